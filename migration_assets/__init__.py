@@ -1,0 +1,1 @@
+"""Moves one huge, never partitioned PostgreSQL table into a partitioned base, and proves it equal."""

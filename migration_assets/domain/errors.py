@@ -1,0 +1,76 @@
+"""The tree of errors: each says what happened, where, what state is left, and what to do next."""
+
+from migration_assets.domain.fingerprint import Fingerprint
+
+
+class MigrationError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Args:
+        what: What happened, one sentence, no secret.
+        where: The slice, table, setting or server it happened to; empty when `what` names it.
+        state_left: What is in the databases now, so that nobody has to guess.
+        next_step: The next command or action.
+    """
+
+    def __init__(self, what: str, *, where: str = "", state_left: str = "", next_step: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.state_left = state_left
+        self.next_step = next_step
+        parts = [f"{where}: {what}" if where else what]
+        if state_left:
+            parts.append(f"State left: {state_left}")
+        if next_step:
+            parts.append(f"Next: {next_step}")
+        super().__init__("\n".join(parts))
+
+
+class SettingsError(MigrationError):
+    """A setting is missing or wrong; nothing was touched."""
+
+
+class CalendarError(MigrationError, ValueError):
+    """A fiscal key, date or calendar parameter makes no sense."""
+
+
+class TableSpecError(MigrationError):
+    """The legacy table cannot be described or carried as the settings ask."""
+
+
+class PreflightError(MigrationError):
+    """Preflight is missing, or has findings that block what was asked for."""
+
+
+class LedgerError(MigrationError):
+    """The ledger contradicts what was asked for, or is newer than this program."""
+
+
+class SliceStateError(LedgerError):
+    """A slice's state does not allow the step."""
+
+
+class SliceBusyError(MigrationError):
+    """Somebody else is working on the slice now."""
+
+
+class SliceMismatchError(MigrationError):
+    """A slice in the base is not what the legacy holds; carries both fingerprints."""
+
+    def __init__(self, legacy: Fingerprint, base: Fingerprint, *, where: str, state_left: str, next_step: str) -> None:
+        self.legacy = legacy
+        self.base = base
+        super().__init__(
+            f"the base differs from the legacy. Legacy: {legacy}. Base: {base}",
+            where=where,
+            state_left=state_left,
+            next_step=next_step,
+        )
+
+
+class PartitionError(MigrationError):
+    """The base's partitions are not as the calendar wants them."""
+
+
+class EmbeddedServerError(MigrationError):
+    """An embedded cluster cannot be created, started or stopped."""

@@ -1,0 +1,50 @@
+"""The fingerprint of a set of rows: how many there are, and two checksums that ignore their order."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Self
+
+METHOD = "image-v1"
+"""Name of the way checksums are taken (`postgres/fingerprints.py`); only equal methods can be compared."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Row count and two sums over signed 64-bit row hashes (exact integers, not reduced modulo 2**64).
+
+    Fingerprints add: those of the weeks of a quarter add up to the quarter's.
+    """
+
+    rows: int
+    sum_a: int
+    sum_b: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            raise ValueError(f"a fingerprint of {self.rows} rows cannot be")
+        if self.rows == 0 and (self.sum_a or self.sum_b):
+            raise ValueError("no rows have no checksum")
+
+    @classmethod
+    def from_row(cls, rows: int, sum_a: Decimal | int | None, sum_b: Decimal | int | None) -> Self:
+        """Build from what `count(*), sum(), sum()` returned: sums over no rows are NULL."""
+        return cls(rows, int(sum_a or 0), int(sum_b or 0))
+
+    def __add__(self, other: "Fingerprint") -> "Fingerprint":
+        return Fingerprint(self.rows + other.rows, self.sum_a + other.sum_a, self.sum_b + other.sum_b)
+
+    @property
+    def checksum(self) -> str:
+        """Both sums as one short text for people: 32 hexadecimal digits."""
+        mask = 2**64 - 1
+        return f"{self.sum_a & mask:016x}{self.sum_b & mask:016x}"
+
+    def same_checksums(self, other: "Fingerprint") -> bool:
+        """Whether both sums agree; the row counts are compared apart."""
+        return (self.sum_a, self.sum_b) == (other.sum_a, other.sum_b)
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows, checksum {self.checksum}"
+
+
+EMPTY = Fingerprint(0, 0, 0)

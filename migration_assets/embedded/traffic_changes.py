@@ -1,0 +1,250 @@
+"""The changes that live traffic makes to the demo's legacy, one committed or rolled-back transaction at a time.
+
+Belongs here: which rows are touched, how, and what is counted. Does not: connecting, pacing, processes (`traffic`).
+The kinds are those that break careless change capture: TOAST left unchanged, ids that come back, rows that change their
+week or quarter, parts of transactions that never happened.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from migration_assets.embedded import traffic_statements as statements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BOUNDS_EVERY: Final = 500  # transactions between two looks at the lowest and highest id
+_POOL_SIZE: Final = 1000  # deleted ids remembered for a return
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LAST_WEEK: Final = 12
+_WEIGHTS: Final = (38, 18, 9, 8, 9, 6, 7, 5)  # of the kinds, in the order of `Changes._kinds`
+
+
+@dataclass(frozen=True)
+class _Week:
+    """A fiscal week, cut to the traffic's range: UTC, [lower, upper)."""
+
+    quarter: date
+    number: int
+    lower: datetime
+    upper: datetime
+
+
+@dataclass
+class Work:
+    """What one transaction has done so far: counts by kind, and the deleted ids that may return."""
+
+    counts: Counter[str] = field(default_factory=Counter[str])
+    deleted_ids: list[int] = field(default_factory=list[int])
+
+    def branch(self) -> Work:
+        """A copy that can be thrown away with its savepoint."""
+        return Work(Counter(self.counts), list(self.deleted_ids))
+
+
+class Changes:
+    """A seeded source of transactions over `public.amenity_bookings`.
+
+    Args:
+        seed: Equal seeds draw equal decisions, as long as the server gives equal answers.
+        first: Earliest booked_at, inclusive, aware.
+        as_of: Latest booked_at, exclusive, aware; inserts crowd in the six hours before it.
+    """
+
+    def __init__(self, seed: int, first: datetime, as_of: datetime) -> None:
+        self.at_commit = False
+        """True while only the COMMIT is missing: an error then leaves the outcome unknown."""
+        self._random = Random(seed)  # noqa: S311 - not for secrets
+        self._first, self._as_of = first.astimezone(UTC), as_of.astimezone(UTC)
+        self._weeks = _weeks(self._first, self._as_of)
+        self._low = self._high = self._begun = 0
+        self._deleted_ids: list[int] = []
+        self._kinds: list[Callable[[psycopg.Connection[Any], Work], bool]] = [
+            self._insert,
+            self._update,
+            self._update_toast_unchanged,
+            self._update_notes,
+            self._delete,
+            self._reinsert,
+            partial(self._move, kind="moved_week"),
+            partial(self._move, kind="moved_quarter"),
+        ]
+
+    def transact(self, connection: psycopg.Connection[Any]) -> Counter[str]:
+        """Run one transaction on an autocommit connection.
+
+        Returns:
+            What was committed, by kind, with `transactions` or `rollbacks` as one of the kinds.
+
+        Raises:
+            psycopg.Error: Nothing was committed, unless `at_commit` is set: then nobody knows.
+        """
+        self.at_commit = False
+        if self._begun % _BOUNDS_EVERY == 0:
+            bounds = connection.execute("SELECT min(id), max(id) FROM public.amenity_bookings").fetchone()
+            self._low, self._high = (bounds[0] or 0, bounds[1] or 0) if bounds else (0, 0)
+        self._begun += 1
+        work = Work(deleted_ids=list(self._deleted_ids[-_POOL_SIZE:]))
+        committed = False
+        with connection.transaction():
+            for _ in range(self._random.randint(2, 6) if self._chance(0.3) else 1):
+                self._change(connection, work)
+            if self._chance(0.1):
+                with connection.transaction():
+                    self._change(connection, work.branch())
+                    raise psycopg.Rollback
+                work.counts["savepoint_rollbacks"] += 1  # reached: the block above swallows its own Rollback
+                self._change(connection, work)
+            if self._chance(0.1):
+                raise psycopg.Rollback
+            committed = self.at_commit = True
+        self.at_commit = False
+        if not committed:
+            return Counter(rollbacks=1)
+        self._deleted_ids = work.deleted_ids
+        work.counts["transactions"] += 1
+        return work.counts
+
+    def _change(self, connection: psycopg.Connection[Any], work: Work) -> None:
+        [kind] = self._random.choices(self._kinds, _WEIGHTS)
+        if not kind(connection, work):  # no such row (any more): the table may be small, or others write as well
+            self._insert(connection, work)
+
+    def _insert(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        recent = self._chance(0.8)
+        first = max(self._first, self._as_of - timedelta(hours=6)) if recent else self._first
+        booked_at = self._between(first, self._as_of)
+        connection.execute(statements.INSERT, self._booking(booked_at, None))
+        work.counts["inserts"] += 1
+        return True
+
+    def _reinsert(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        if not work.deleted_ids:
+            return False
+        id_ = work.deleted_ids.pop(self._random.randrange(len(work.deleted_ids)))
+        done = connection.execute(
+            statements.INSERT, self._booking(self._between(self._first, self._as_of), id_)
+        ).rowcount
+        work.counts["reinserts"] += done
+        return done > 0
+
+    def _update(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        done = connection.execute(statements.SMALL_UPDATE, self._small_values()).rowcount
+        work.counts["updates"] += done
+        return done > 0
+
+    def _update_toast_unchanged(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        done = connection.execute(statements.TOAST_UNCHANGED, self._small_values()).rowcount
+        work.counts["updates_toast_unchanged"] += done
+        return done > 0
+
+    def _update_notes(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        done = connection.execute(statements.NOTES_UPDATE, {"id": self._some_id(), "notes": self._notes()}).rowcount
+        work.counts["updates_notes"] += done
+        return done > 0
+
+    def _delete(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        row = connection.execute(statements.DELETE, {"id": self._some_id()}).fetchone()
+        if row is None:
+            return False
+        work.deleted_ids.append(row[0])
+        work.counts["deletes"] += 1
+        return True
+
+    def _move(self, connection: psycopg.Connection[Any], work: Work, kind: str) -> bool:
+        row = connection.execute(statements.LOCK_ONE, {"id": self._some_id()}).fetchone()
+        if row is None:
+            return False
+        quarter, number = _fiscal(row[1].astimezone(UTC))
+        targets = [
+            week
+            for week in self._weeks
+            if (
+                (week.quarter == quarter and week.number != number) if kind == "moved_week" else week.quarter != quarter
+            )
+        ]
+        if not targets:
+            return False
+        week = self._random.choice(targets)
+        connection.execute(statements.MOVE, {"id": row[0], "booked_at": self._between(week.lower, week.upper)})
+        work.counts[kind] += 1
+        return True
+
+    def _chance(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _some_id(self) -> int:
+        """A number to start looking from; half of the time in the youngest tenth, where bookings still change."""
+        low = self._high - (self._high - self._low) // 10 if self._chance(0.5) else self._low
+        return self._random.randint(low, self._high)
+
+    def _between(self, lower: datetime, upper: datetime) -> datetime:
+        return lower + self._random.randrange((upper - lower) // _MICROSECOND) * _MICROSECOND
+
+    def _notes(self) -> str | None:
+        """Nothing, a sentence, or (1 in 5) 5 to 14 kB that do not compress and so are stored out of line."""
+        if self._chance(0.2):
+            return base64.b64encode(self._random.randbytes(self._random.randint(4_000, 10_000))).decode()
+        ticket = self._random.randint(1, 10**6)
+        return None if self._chance(0.1) else f"Changed while migrating, ticket {ticket}: called back, d'accord ✓"
+
+    def _small_values(self) -> dict[str, Any]:
+        status = self._random.choice(
+            ["requested", "waitlisted", "confirmed", "checked_in", "completed", "cancelled", "no_show"]
+        )
+        price = self._random.randint(0, 48_000) / 100
+        return {"id": self._some_id(), "status": status, "guests": self._random.randint(0, 40), "price": price}
+
+    def _booking(self, booked_at: datetime, id_: int | None) -> dict[str, Any]:
+        """The parameters of one new row; `id_` None lets the sequence decide."""
+        resident = self._random.randint(1, 70_000)
+        starts_at = booked_at + timedelta(hours=self._random.randint(1, 400))
+        return self._small_values() | {
+            "id": id_,
+            "booked_at": booked_at,
+            "amenity": self._random.choice(["Rooftop pool", "Sauna", "Guest suite", "Café d'été", "Tennis court"]),
+            "resident_id": resident,
+            "property_id": 1 + resident % 613,
+            "unit": self._random.choice([None, "12B", "3A"]),
+            "starts_at": starts_at,
+            "ends_at": starts_at + timedelta(minutes=self._random.randint(15, 300)),
+            "discount": self._random.choice([None, "5", "2.50", "0.0000", "17.1250"]),
+            "contact_email": f"resident.{resident}@example.com",
+            "notes": self._notes(),
+            "metadata": Jsonb({"device": "web", "deposit": self._random.randint(0, 400), "extras": ["☀", None]}),
+            "tags": self._random.choice([None, [], ["vip"], ['follow-up, "late"', None]]),
+            "access_code": uuid.UUID(int=self._random.getrandbits(128)),
+            "is_recurring": self._chance(0.1),
+            "channel": self._random.choice(["app", "web", None]),
+        }
+
+
+def _fiscal(moment: datetime) -> tuple[date, int]:
+    """The first day of the quarter and the week's number, 0 to 12, of a UTC time, in the demo's calendar."""
+    quarter = date(moment.year, moment.month - (moment.month - 1) % 3, 1)
+    return quarter, min((moment.date() - quarter).days // 7, _LAST_WEEK)
+
+
+def _weeks(first: datetime, as_of: datetime) -> list[_Week]:
+    """The fiscal weeks of [first, as_of), cut to it."""
+    weeks: list[_Week] = []
+    lower = first
+    while lower < as_of:
+        quarter, number = _fiscal(lower)
+        upper = lower.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        while upper < as_of and _fiscal(upper) == (quarter, number):
+            upper += timedelta(days=1)
+        weeks.append(_Week(quarter, number, lower, min(upper, as_of)))
+        lower = upper
+    return weeks

@@ -1,0 +1,236 @@
+"""Makes the partitioned root in the base from the legacy's own catalogue."""
+
+from psycopg import sql
+
+from migration_assets.domain.errors import PartitionError
+from migration_assets.domain.table_description import Column, Index, TableDescription, UserType, column_differences
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
+from migration_assets.postgres.introspection import describe_table, raw_sql
+from migration_assets.postgres.sessions import Connected
+
+_IDENTITY_ON_PARTITIONED = 170000
+_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
+
+
+def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> TableDescription:
+    """Create types, sequences and the root where they are missing; compare what is there. Inside the caller's transaction.
+
+    Returns:
+        The root as the base's catalogue describes it.
+
+    Raises:
+        PartitionError: A table of that name is there and is not what this migration needs.
+    """
+    existing = describe_table(connection, spec.table)
+    if existing is None:
+        _create_schemas(connection, legacy)
+        for user_type in legacy.types:
+            _ensure_type(connection, user_type)
+        _create_root(connection, legacy, spec)
+        existing = describe_table(connection, spec.table)
+        if existing is None:
+            raise PartitionError("the root was created and cannot be found", where=spec.relation)
+    require_root(connection, existing, legacy, spec)
+    return existing
+
+
+def require_root(connection: Connected, root: TableDescription, legacy: TableDescription, spec: TableSpec) -> None:
+    """Refuse a root that rows of the legacy cannot flow into.
+
+    Raises:
+        PartitionError: Not partitioned by range over the control column, with a default partition, or other columns.
+    """
+
+    def refuse(what: str, next_step: str) -> PartitionError:
+        return PartitionError(
+            what, where=f"{spec.relation} in the base", state_left="nothing was changed", next_step=next_step
+        )
+
+    if root.kind != "p":
+        raise refuse(
+            "a table of this name is there and is not partitioned",
+            "rename it, or point MIGRATION_BASE_URL at a database without it",
+        )
+    row = connection.execute(
+        "SELECT p.partstrat, p.partdefid <> 0, p.partnatts, a.attname FROM pg_partitioned_table p"
+        " JOIN pg_class c ON c.oid = p.partrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]"
+        " WHERE n.nspname = %s AND c.relname = %s",
+        [spec.table.schema, spec.table.name],
+    ).fetchone()
+    if row is None or row[0] != "r" or row[2] != 1 or row[3] != spec.control_column:
+        raise refuse(f"it is not partitioned by range over {spec.control_column!r} alone", "use another base database")
+    if row[1]:
+        raise refuse(
+            "it has a default partition, which every ATTACH would scan under an exclusive lock",
+            "move its rows and drop it",
+        )
+    differences = column_differences(legacy, root)
+    if differences:
+        raise refuse(
+            "its columns differ from the legacy's: " + "; ".join(differences),
+            "alter the base's table so that it matches, then run this again",
+        )
+
+
+def like_root(spec: TableSpec) -> sql.Composed:
+    """The LIKE clause of every partition: all but indexes (built after the load) and identity (ATTACH refuses it)."""
+    return sql.SQL(
+        "LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
+    ).format(sql.Identifier(spec.table.schema, spec.table.name))
+
+
+def add_keys_and_indexes(connection: Connected, table: QualifiedName, legacy: TableDescription, spec: TableSpec) -> int:
+    """Primary key and secondary indexes on a loaded leaf, each with a definition that the root's index will adopt.
+
+    Returns:
+        How many indexes the leaf now has.
+    """
+    name = sql.Identifier(table.schema, table.name)
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
+            name, _names(legacy.base_primary_key(spec.control_column))
+        )
+    )
+    indexes = carried_indexes(legacy)
+    for index in indexes:
+        connection.execute(_index_statement(index, name, spec.control_column, index_name=None))
+    return 1 + len(indexes)
+
+
+def carried_indexes(legacy: TableDescription) -> tuple[Index, ...]:
+    """Those that the base gets; an index that a failed CREATE INDEX CONCURRENTLY left behind is nobody's wish."""
+    return tuple(index for index in legacy.indexes if index.valid)
+
+
+def _create_schemas(connection: Connected, legacy: TableDescription) -> None:
+    names = {legacy.table.schema}
+    names |= {parse_identifiers(thing.name)[0] for thing in (*legacy.types, *legacy.sequences)}
+    for name in sorted(names):
+        exists = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [name]).fetchone()
+        if exists is None:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+
+
+def type_exists(connection: Connected, user_type: UserType) -> bool:
+    """Whether the base has a type of that name."""
+    row = connection.execute("SELECT to_regtype(%s) IS NOT NULL", [user_type.name]).fetchone()
+    return bool(row and row[0])
+
+
+def _ensure_type(connection: Connected, user_type: UserType) -> None:
+    if type_exists(connection, user_type):
+        return  # an enum that lacks labels is found by column_differences
+    name = sql.Identifier(*parse_identifiers(user_type.name))
+    if user_type.kind == "e":
+        labels = sql.SQL(", ").join(sql.Literal(label) for label in user_type.labels)
+        connection.execute(sql.SQL("CREATE TYPE {} AS ENUM ({})").format(name, labels))
+        kind = sql.SQL("TYPE")
+    elif user_type.kind == "d":
+        connection.execute(sql.SQL("CREATE DOMAIN {} AS {}").format(name, raw_sql(user_type.definition)))
+        kind = sql.SQL("DOMAIN")
+    else:
+        raise PartitionError(
+            f"type {user_type.name} is not in the base and cannot be made from the catalogue alone",
+            where="base",
+            state_left="nothing was changed",
+            next_step="create the extension or the type in the base, as preflight says",
+        )
+    _comment(connection, kind, name, user_type.comment)
+
+
+def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> None:
+    root = sql.Identifier(spec.table.schema, spec.table.name)
+    identity_works = connection.info.server_version >= _IDENTITY_ON_PARTITIONED
+    of_identity = {column.default_sequence for column in legacy.columns if column.identity and identity_works}
+    for sequence in legacy.sequences:
+        if sequence.name not in of_identity:
+            connection.execute(
+                sql.SQL("CREATE SEQUENCE IF NOT EXISTS {} AS {} {}").format(
+                    sql.Identifier(*parse_identifiers(sequence.name)),
+                    raw_sql(sequence.type_name),
+                    raw_sql(sequence.options),
+                )
+            )
+    options = {sequence.name: sequence.options for sequence in legacy.sequences}
+    parts = [_column_clause(column, options, identity_works=identity_works) for column in legacy.columns]
+    parts += [
+        sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(check.name), raw_sql(check.definition))
+        for check in legacy.checks
+    ]
+    parts.append(sql.SQL("PRIMARY KEY ({})").format(_names(legacy.base_primary_key(spec.control_column))))
+    connection.execute(
+        sql.SQL("CREATE TABLE {} ({}) PARTITION BY RANGE ({})").format(
+            root, sql.SQL(", ").join(parts), sql.Identifier(spec.control_column)
+        )
+    )
+    for column in legacy.columns:
+        if column.storage:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE {}").format(
+                    root, sql.Identifier(column.name), raw_sql(column.storage)
+                )
+            )
+        if column.default_sequence and column.default_sequence not in of_identity:
+            connection.execute(
+                sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
+                    sql.Identifier(*parse_identifiers(column.default_sequence)),
+                    sql.Identifier(spec.table.schema, spec.table.name, column.name),
+                )
+            )
+    for index in carried_indexes(legacy):
+        connection.execute(_index_statement(index, root, spec.control_column, index_name=index.name))
+        _comment(connection, sql.SQL("INDEX"), sql.Identifier(spec.table.schema, index.name), index.comment)
+    _comment_on_parts(connection, legacy, root)
+
+
+def _column_clause(column: Column, options: dict[str, str], *, identity_works: bool) -> sql.Composed:
+    parts: list[sql.Composable] = [sql.Identifier(column.name), raw_sql(column.type_name)]
+    if column.compression:
+        parts.append(raw_sql(f"COMPRESSION {column.compression}"))
+    if column.collation:
+        parts.append(raw_sql(f"COLLATE {column.collation}"))
+    sequence = column.default_sequence
+    if column.is_generated:
+        kind = "VIRTUAL" if column.is_virtual else "STORED"
+        parts.append(raw_sql(f"GENERATED ALWAYS AS ({column.default}) {kind}"))
+    elif column.identity and sequence and identity_works:
+        parts.append(raw_sql(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY ({options[sequence]})"))
+    elif column.identity and sequence:
+        # Before PostgreSQL 17 a partitioned table has no identity columns; the same sequence as a default serves.
+        parts.append(sql.SQL("DEFAULT nextval({}::regclass)").format(sql.Literal(sequence)))
+    elif column.default is not None:
+        parts.append(raw_sql(f"DEFAULT {column.default}"))
+    if column.not_null:
+        parts.append(sql.SQL("NOT NULL"))
+    return sql.SQL(" ").join(parts)
+
+
+def _index_statement(
+    index: Index, table: sql.Identifier, control_column: str, *, index_name: str | None
+) -> sql.Composed:
+    return sql.SQL("CREATE {unique}INDEX {name}ON {table} {tail}").format(
+        unique=sql.SQL("UNIQUE " if index.is_unique_with(control_column) else ""),
+        name=sql.SQL("{} ").format(sql.Identifier(index_name)) if index_name else sql.SQL(""),
+        table=table,
+        tail=raw_sql(index.tail),
+    )
+
+
+def _names(columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(column) for column in columns)
+
+
+def _comment_on_parts(connection: Connected, legacy: TableDescription, root: sql.Identifier) -> None:
+    _comment(connection, sql.SQL("TABLE"), root, legacy.comment)
+    for column in legacy.columns:
+        name = sql.Identifier(legacy.table.schema, legacy.table.name, column.name)
+        _comment(connection, sql.SQL("COLUMN"), name, column.comment)
+    for check in legacy.checks:
+        on_table = sql.SQL("{} ON {}").format(sql.Identifier(check.name), root)
+        _comment(connection, sql.SQL("CONSTRAINT"), on_table, check.comment)
+
+
+def _comment(connection: Connected, kind: sql.SQL, name: sql.Composable, comment: str | None) -> None:
+    if comment is not None:
+        connection.execute(sql.SQL("COMMENT ON {} {} IS {}").format(kind, name, sql.Literal(comment)))

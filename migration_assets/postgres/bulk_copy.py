@@ -1,0 +1,284 @@
+"""Copies one slice: a new leaf, loaded, proven and put in place in one transaction of the base, or not at all."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import psycopg
+from psycopg import IsolationLevel, sql
+
+from migration_assets.domain.errors import PartitionError, SliceMismatchError, TableSpecError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_description import TableDescription, column_differences
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
+from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
+from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.leaf_swap import swap_leaf
+from migration_assets.postgres.ledger import (
+    CopyEvidence,
+    SliceRecord,
+    begin_attempt,
+    end_attempt,
+    read_slice,
+    record_copy,
+)
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Connected, Databases, Timeouts, announce, require_row
+from migration_assets.postgres.slice_locks import slice_lock
+
+LEDGER_SCHEMA = "migration"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CopyLimits:
+    """How long a copy may wait and how often it is tried; see the settings of the same names."""
+
+    lock_timeout_ms: int = 200
+    lock_patience_seconds: float = 60.0
+    copy_timeout_seconds: int = 4 * 3600
+    idle_timeout_seconds: int = 900
+    maintenance_work_mem_mb: int = 256
+    attempts: int = 5
+
+    def timeouts(self) -> Timeouts:
+        """Of both sessions of a copy: long statements, and short waits for locks."""
+        return Timeouts(
+            lock=5_000,
+            statement=self.copy_timeout_seconds * 1000,
+            idle_in_transaction=self.idle_timeout_seconds * 1000,
+        )
+
+
+@dataclass(frozen=True)
+class SliceCopy:
+    """What is to be copied, on whose behalf."""
+
+    spec: TableSpec
+    calendar: FiscalCalendar
+    week: FiscalWeek
+    limits: CopyLimits = field(default_factory=CopyLimits)
+    run_id: str | None = None
+
+
+@dataclass
+class _Clock:
+    """Seconds of each phase, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | None = None) -> CopyEvidence:
+    """Copy one slice and prove it; a leaf that is there already is replaced at once, never half.
+
+    A lost connection, a restarting server or a lock that others hold is tried again, from a fresh snapshot.
+
+    Raises:
+        PartitionError: The quarter is not open in the base, or the leaf holds rows that the ledger knows nothing of.
+        SliceStateError: The slice's state does not allow a copy.
+        SliceBusyError: Somebody else works on it.
+        SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
+        TableSpecError: The two tables' columns differ.
+        psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
+    """
+
+    def once() -> CopyEvidence:
+        timeouts = copy.limits.timeouts()
+        with (
+            databases.session("base", copy.week.key, timeouts) as base,
+            databases.session("legacy", copy.week.key, timeouts) as legacy,
+        ):
+            record = _require_record(base, copy)
+            with slice_lock(base, record):
+                evidence = _attempt(legacy, base, copy, record, on_progress)
+        return evidence
+
+    return retry_transient(once, what=f"copy of {copy.week.key}", attempts=copy.limits.attempts, log=log)
+
+
+def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
+    record = read_slice(base, copy.spec.relation, copy.week)
+    if record is None:
+        raise PartitionError(
+            "the quarter is not open in the base",
+            where=copy.week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize quarter_partitions for {copy.week.quarter.key}, then run this slice again",
+        )
+    require_transition(record.state, SliceState.COPIED, where=copy.week.key)
+    return record
+
+
+def _attempt(
+    legacy: Connected, base: Connected, copy: SliceCopy, record: SliceRecord, on_progress: Progress | None
+) -> CopyEvidence:
+    attempt = begin_attempt(base, record, "copy", copy.run_id)
+    try:
+        evidence = _load(legacy, base, copy, record, attempt, on_progress)
+    except SliceMismatchError as error:
+        end_attempt(base, attempt, "mismatch", error=error.what, legacy=error.legacy, base=error.base)
+        raise
+    except BaseException as error:
+        _note_failure(base, attempt, error)
+        raise
+    announce(base, f"{copy.week.key}:analyze")
+    leaf = copy.spec.table.sibling(record.leaf)
+    base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(leaf.schema, leaf.name)))
+    return evidence
+
+
+def _note_failure(base: Connected, attempt: int, error: BaseException) -> None:
+    """Best effort: where the base itself is gone, the attempt stays `running` and is read as interrupted."""
+    try:
+        end_attempt(base, attempt, "failed", error=f"{type(error).__name__}: {error}")
+    except psycopg.Error as second:
+        log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, second)
+
+
+def _load(
+    legacy: Connected,
+    base: Connected,
+    copy: SliceCopy,
+    record: SliceRecord,
+    attempt: int,
+    on_progress: Progress | None,
+) -> CopyEvidence:
+    spec, week, clock = copy.spec, copy.week, _Clock()
+    # One name in two schemas: the leaf moves into its place with all its indexes, and no rename is ever needed.
+    staging = QualifiedName(LEDGER_SCHEMA, record.leaf)
+    legacy.isolation_level = IsolationLevel.REPEATABLE_READ
+    legacy.read_only = True
+    with legacy.transaction(), base.transaction():
+        description = require_table(legacy, spec.table, "legacy")
+        _require_same_columns(description, require_table(base, spec.table, "base"))
+        lsn, snapshot_at = _snapshot_position(legacy)
+        bounds = copy.calendar.bound_values(week, description.control_kind(spec.control_column))
+        where = in_range(spec.control_column, bounds)
+        columns = hashed_columns(description)
+
+        base.execute(
+            "SELECT set_config('maintenance_work_mem', %s, true)", [f"{copy.limits.maintenance_work_mem_mb}MB"]
+        )
+        base.execute(
+            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
+                sql.Identifier(staging.schema, staging.name),
+                like_root(spec),
+                where,
+                sql.Identifier(spec.control_column),
+            )
+        )
+        announce(base, f"{week.key}:copy")
+        announce(legacy, f"{week.key}:copy")
+        with clock.phase("copy"):
+            piped = pipe_rows(legacy, base, description, staging, where, on_progress)
+
+        announce(base, f"{week.key}:index")
+        announce(legacy, f"{week.key}:fingerprint")
+        # The legacy reads its rows a second time, in the same snapshot, while the base builds indexes.
+        with _meanwhile(
+            legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
+        ) as legacy_fingerprint:
+            with clock.phase("indexes"):
+                indexes = add_keys_and_indexes(base, staging, description, spec)
+            announce(base, f"{week.key}:fingerprint")
+            with clock.phase("base fingerprint"):
+                of_base = take_fingerprint(base, staging, columns)
+            of_legacy = legacy_fingerprint()
+        _require_equal(of_legacy, of_base, piped, week)
+
+        announce(base, f"{week.key}:swap")
+        with clock.phase("swap"):
+            swap_leaf(
+                base,
+                record,
+                parent_of=spec.table,
+                staging=staging,
+                bounds=bounds,
+                indexes=indexes,
+                lock_timeout_ms=copy.limits.lock_timeout_ms,
+                patience_seconds=copy.limits.lock_patience_seconds,
+            )
+        table_bytes, index_bytes = _sizes(base, spec.table.sibling(record.leaf))
+        evidence = CopyEvidence(
+            of_legacy, of_base, lsn, snapshot_at, piped.wire_bytes, table_bytes, index_bytes, clock.seconds
+        )
+        record_copy(base, record, evidence, copy.run_id)
+        end_attempt(base, attempt, "succeeded", legacy=of_legacy, base=of_base)
+    return evidence
+
+
+@contextmanager
+def _meanwhile(
+    connection: Connected, call: Callable[[], Fingerprint], clock: _Clock, phase: str
+) -> Iterator[Callable[[], Fingerprint]]:
+    """Run `call` on its own connection beside the body; an error in the body cancels it on the server."""
+
+    def timed() -> Fingerprint:
+        with clock.phase(phase):
+            return call()
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+        future = pool.submit(timed)
+        try:
+            yield future.result
+        except BaseException:
+            connection.cancel_safe()
+            raise
+
+
+def _snapshot_position(legacy: Connected) -> tuple[str, datetime]:
+    row = legacy.execute(
+        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text,"
+        " clock_timestamp()"
+    ).fetchone()
+    lsn, at = require_row(row, "the snapshot's position")
+    return str(lsn), at
+
+
+def _require_same_columns(legacy: TableDescription, base: TableDescription) -> None:
+    differences = column_differences(legacy, base)
+    if differences:
+        raise TableSpecError(
+            "the tables differ, and a binary copy between different types would change values: "
+            + "; ".join(differences),
+            where=str(legacy.table),
+            state_left="nothing was changed",
+            next_step="alter the base's table so that it matches, then run the slice again",
+        )
+
+
+def _require_equal(legacy: Fingerprint, base: Fingerprint, piped: Piped, week: FiscalWeek) -> None:
+    if legacy != base or piped.rows != base.rows:
+        raise SliceMismatchError(
+            legacy,
+            base,
+            where=week.key,
+            state_left="the copy was rolled back; the base is as before",
+            next_step="look for triggers on the base that change rows, then run the slice again",
+        )
+
+
+def _sizes(base: Connected, leaf: QualifiedName) -> tuple[int, int]:
+    row = base.execute(
+        "SELECT pg_table_size(c.oid), pg_indexes_size(c.oid) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        [leaf.schema, leaf.name],
+    ).fetchone()
+    table_bytes, index_bytes = require_row(row, "the sizes of a leaf")
+    return int(table_bytes), int(index_bytes)

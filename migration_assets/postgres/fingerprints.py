@@ -1,0 +1,88 @@
+"""Takes fingerprints inside PostgreSQL, in such a way that equal fingerprints mean equal bytes.
+
+The row hash, term by term:
+
+- `hash_record_extended(row(c1, …, cn), 0)` folds the 64-bit hashes of all columns as `31 * h + hash(c)`. Two things
+  follow. First, each column has to enter by something whose hash sees every byte, because a type's own hash follows
+  the type's own equality: 1.0 and 1.00, '1 day' and '24:00', 1 and 2**32 hash alike. `Hashing` says how each enters.
+- Second, the fold is linear, so that *sums* of it fall apart into sums per column: two rows that swapped a value would
+  leave the sum unchanged (measured: 44 % of such swaps unnoticed, even with two seeds). So the row hash is hashed once
+  more, as text (`hashtextextended`; the hash of a bigint would fold it to 32 bits), with two seeds.
+- Sums, never XOR: a row that is there twice would cancel itself out.
+"""
+
+from typing import Any
+
+from psycopg import sql
+
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.table_description import Column, Hashing, TableDescription
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.introspection import raw_sql
+from migration_assets.postgres.sessions import Connected, require_row
+
+SEEDS = (0, 7)
+
+
+def in_range(control_column: str, bounds: tuple[Any, Any]) -> sql.Composed:
+    """`control >= lower AND control < upper`; the bounds are literals, since COPY and DDL take no parameters."""
+    lower, upper = bounds
+    return sql.SQL("{c} >= {lower} AND {c} < {upper}").format(
+        c=sql.Identifier(control_column), lower=sql.Literal(lower), upper=sql.Literal(upper)
+    )
+
+
+def row_hash(columns: tuple[Column, ...]) -> sql.Composed:
+    """The SQL of one row's 64-bit hash, as text."""
+    return sql.SQL("hash_record_extended(row({}), 0)::text").format(
+        sql.SQL(", ").join(hash_input(column) for column in columns)
+    )
+
+
+def hash_input(column: Column) -> sql.Composed:
+    """What of a column enters the row hash: see `Hashing`."""
+    name = sql.Identifier(column.name)
+    if column.hashing is Hashing.NATIVE:
+        return sql.Composed([name])
+    if column.hashing is Hashing.SEND and column.send_function:
+        # A regproc's own output: already quoted and, with our search_path, qualified where it must be.
+        return sql.SQL("{}({})").format(raw_sql(column.send_function), name)
+    return sql.SQL("{}::text").format(name)
+
+
+def fingerprint_query(
+    table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")
+) -> sql.Composed:
+    """A query of one row: count, first sum, second sum."""
+    return sql.SQL(
+        # OFFSET 0 keeps the planner from pulling the inner query up, which would hash every row twice;
+        # parallel plans stay possible. Never ONLY: the base's table is partitioned.
+        "SELECT count(*), sum(hashtextextended(h, {a})), sum(hashtextextended(h, {b}))"
+        " FROM (SELECT {hash} AS h FROM {table} WHERE {where} OFFSET 0) AS rows"
+    ).format(
+        a=SEEDS[0],
+        b=SEEDS[1],
+        hash=row_hash(columns),
+        table=sql.Identifier(table.schema, table.name),
+        where=where,
+    )
+
+
+def take_fingerprint(
+    connection: Connected, table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")
+) -> Fingerprint:
+    """The fingerprint of the rows of `table` for which `where` holds, in the session's snapshot.
+
+    Args:
+        connection: From `sessions.connect`, whose settings make text output the same everywhere.
+        table: The legacy's table, a leaf, or the base's root.
+        columns: The *legacy's* columns, on both sides: they decide how a row is hashed.
+        where: A condition, most often `in_range`.
+    """
+    row = require_row(connection.execute(fingerprint_query(table, columns, where)).fetchone(), "a fingerprint")
+    return Fingerprint.from_row(*row)
+
+
+def hashed_columns(description: TableDescription) -> tuple[Column, ...]:
+    """All columns, the generated ones too: the base must compute what the legacy computed."""
+    return description.columns

@@ -1,0 +1,188 @@
+"""The base's quarters and leaves: opens a quarter with its 13 empty leaves, and puts a loaded leaf in place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import errors, sql
+
+from migration_assets.domain.errors import PartitionError
+from migration_assets.domain.fiscal_calendar import ControlKind, FiscalCalendar, FiscalQuarter, FiscalWeek
+from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.base_table import ensure_root, like_root
+from migration_assets.postgres.ledger import read_slices, register_slices
+from migration_assets.postgres.sessions import Connected, require_row
+
+# Whoever makes or changes partitions of the root holds it for its short transaction.
+_PARTITION_LOCK = (71001, 1)
+
+
+@dataclass(frozen=True)
+class OpenedQuarter:
+    """What `ensure_quarter` found or made; `created` names the leaves that were made now."""
+
+    quarter: FiscalQuarter
+    table: QualifiedName
+    leaves: tuple[str, ...]
+    created: tuple[str, ...]
+
+
+def ensure_quarter(
+    connection: Connected, legacy: TableDescription, spec: TableSpec, calendar: FiscalCalendar, quarter: FiscalQuarter
+) -> OpenedQuarter:
+    """Make the quarter's partition, its 13 empty leaves and their ledger rows; in one transaction, safe to repeat.
+
+    A new quarter is built aside and attached whole, which needs no lock that readers or writers of the base notice.
+
+    Raises:
+        PartitionError: What is there has other bounds than the calendar's, or overlaps.
+        psycopg.errors.LockNotAvailable: Somebody holds a conflicting lock; nothing was changed, try again.
+    """
+    kind = legacy.control_kind(spec.control_column)
+    table = spec.table.sibling(quarter_table_name(spec.table.name, quarter))
+    weeks = calendar.weeks_of(quarter)
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _PARTITION_LOCK)
+            ensure_root(connection, legacy, spec)
+            bounds = {week: bound_texts(connection, calendar.bound_values(week, kind)) for week in weeks}
+            register_slices(
+                connection,
+                spec.relation,
+                [(week, leaf_name(spec.table.name, week), *bounds[week]) for week in weeks],
+            )
+            _require_bounds(connection, spec, quarter, bounds)
+            created = _make(connection, spec, calendar, quarter, kind)
+    except errors.InvalidObjectDefinition as error:  # "partition … would overlap partition …"
+        raise PartitionError(
+            f"cannot open {quarter.key}: {str(error).strip().splitlines()[0]}",
+            where=str(table),
+            state_left="nothing was changed",
+            next_step="the fiscal calendar's settings differ from those the base was partitioned with: set them back",
+        ) from error
+    return OpenedQuarter(quarter, table, tuple(leaf_name(spec.table.name, week) for week in weeks), tuple(created))
+
+
+def _make(
+    connection: Connected, spec: TableSpec, calendar: FiscalCalendar, quarter: FiscalQuarter, kind: ControlKind
+) -> list[str]:
+    table = spec.table.sibling(quarter_table_name(spec.table.name, quarter))
+    retired = {
+        record.week for record in read_slices(connection, spec.relation, quarter) if record.state is SliceState.RETIRED
+    }
+    parent = attached_to(connection, table)
+    if parent is None:
+        connection.execute(
+            sql.SQL("CREATE TABLE {} ({}) PARTITION BY RANGE ({})").format(
+                _identifier(table), like_root(spec), sql.Identifier(spec.control_column)
+            )
+        )
+    created: list[str] = []
+    for week in calendar.weeks_of(quarter):
+        leaf = spec.table.sibling(leaf_name(spec.table.name, week))
+        if week in retired:
+            continue
+        if parent is not None and attached_to(connection, leaf) is not None:
+            _require_partition(connection, leaf, calendar.bound_values(week, kind))
+            continue
+        if parent is None:
+            # Nobody sees the quarter yet, so the strong lock of PARTITION OF meets no one.
+            connection.execute(
+                sql.SQL("CREATE TABLE {} PARTITION OF {} {}").format(
+                    _identifier(leaf), _identifier(table), for_values(calendar.bound_values(week, kind))
+                )
+            )
+        else:
+            connection.execute(sql.SQL("CREATE TABLE {} ({})").format(_identifier(leaf), like_root(spec)))
+            attach(connection, table, leaf, calendar.bound_values(week, kind))
+        created.append(leaf.name)
+    if parent is None:
+        attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
+    else:
+        _require_partition(connection, table, calendar.bound_values(quarter, kind))
+    return created
+
+
+def attach(connection: Connected, parent: QualifiedName, child: QualifiedName, bounds: Sequence[Any]) -> None:
+    """ATTACH PARTITION; takes SHARE UPDATE EXCLUSIVE on the parent, so reads and writes go on."""
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(
+            _identifier(parent), _identifier(child), for_values(bounds)
+        )
+    )
+
+
+def for_values(bounds: Sequence[Any]) -> sql.Composed:
+    """FOR VALUES FROM (lower) TO (upper); DDL takes no parameters, so both are literals."""
+    lower, upper = bounds
+    return sql.SQL("FOR VALUES FROM ({}) TO ({})").format(sql.Literal(lower), sql.Literal(upper))
+
+
+def attached_to(connection: Connected, table: QualifiedName) -> QualifiedName | None:
+    """The parent of a partition; None where the table does not exist.
+
+    Raises:
+        PartitionError: A table of that name exists and is nobody's partition.
+    """
+    row = connection.execute(
+        "SELECT pn.nspname, p.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent"
+        " LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        [table.schema, table.name],
+    ).fetchone()
+    if row is None:
+        return None
+    if row[0] is None:
+        raise PartitionError(
+            "a table of this name is there and is no partition",
+            where=str(table),
+            state_left="nothing was changed",
+            next_step="look at what it holds; rename or drop it, then run this again",
+        )
+    return QualifiedName(row[0], row[1])
+
+
+def bound_texts(connection: Connected, bounds: Sequence[Any]) -> tuple[str, str]:
+    """Both bounds as the server writes them, e.g. `2024-04-01 00:00:00+00`."""
+    row = connection.execute(
+        sql.SQL("SELECT {}::text, {}::text").format(sql.Literal(bounds[0]), sql.Literal(bounds[1]))
+    ).fetchone()
+    lower, upper = require_row(row, "the text of two bounds")
+    return str(lower), str(upper)
+
+
+def _require_partition(connection: Connected, table: QualifiedName, bounds: Sequence[Any]) -> None:
+    row = connection.execute(
+        "SELECT pg_get_expr(c.relpartbound, c.oid), format('FOR VALUES FROM (%%L) TO (%%L)', %s::text, %s::text)"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        [*bound_texts(connection, bounds), table.schema, table.name],
+    ).fetchone()
+    actual, expected = require_row(row, "the bounds of a partition")
+    if actual != expected:
+        raise PartitionError(
+            f"the partition's bounds are {actual}, the calendar's are {expected}",
+            where=str(table),
+            state_left="nothing was changed",
+            next_step="set MIGRATION_FISCAL_* back to what the base was partitioned with",
+        )
+
+
+def _require_bounds(
+    connection: Connected, spec: TableSpec, quarter: FiscalQuarter, bounds: dict[FiscalWeek, tuple[str, str]]
+) -> None:
+    for record in read_slices(connection, spec.relation, quarter):
+        if (record.lower_bound, record.upper_bound) != bounds[record.week]:
+            raise PartitionError(
+                f"the ledger has bounds {record.lower_bound} .. {record.upper_bound},"
+                f" the calendar says {' .. '.join(bounds[record.week])}",
+                where=record.week.key,
+                state_left="nothing was changed",
+                next_step="set MIGRATION_FISCAL_* back to what the base was partitioned with",
+            )
+
+
+def _identifier(table: QualifiedName) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)

@@ -1,0 +1,87 @@
+"""Which errors pass by themselves, and how to try again."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+from psycopg import errors
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+_Result = TypeVar("_Result")
+
+# Classes 08 (connection) and the shutdown codes of class 57 arrive while a server restarts; class 40 and 55P03 are
+# other transactions in the way; 53300 and 53400 mean that connections or a configured limit are used up for now.
+# 57014 (query_canceled) is permanent: a statement timeout or a person said stop.
+_TRANSIENT_STATES = frozenset({"57P01", "57P02", "57P03", "55P03", "55006", "40001", "40P01", "53300", "53400"})
+_PERMANENT_CONNECTION = (
+    errors.InvalidPassword,
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidCatalogName,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed a little later without anybody changing anything."""
+    if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
+        return False
+    if error.sqlstate:
+        return error.sqlstate in _TRANSIENT_STATES or error.sqlstate.startswith("08")
+    # libpq's own errors carry no code. A refused or lost connection is transient; a wrong password also comes
+    # without a code when it happens while connecting, and must not be tried five times (it locks accounts).
+    text = str(error).lower()
+    permanent = ("authentication", "does not exist", "no password supplied", "invalid", "not permitted", "pg_hba")
+    return isinstance(error, psycopg.OperationalError) and not any(word in text for word in permanent)
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether somebody else held the lock for longer than we were willing to wait, or a deadlock was broken."""
+    return isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected))
+
+
+def retry_transient(
+    call: Callable[[], _Result], *, what: str, attempts: int, log: logging.Logger, longest_pause: float = 20.0
+) -> _Result:
+    """Call until it succeeds, fails for good, or `attempts` calls failed; the last error is raised as it is."""
+    retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=0.5, max=longest_pause),
+        before_sleep=_tell(log, what, attempts),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Result:
+    """Call until no lock is in the way; pauses are random, so that two waiters do not meet again and again."""
+    retrying = Retrying(
+        retry=retry_if_exception(is_lock_timeout),
+        stop=stop_after_delay(patience_seconds),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallState], None]:
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        pause = state.next_action.sleep if state.next_action else 0.0
+        log.warning(
+            "%s: try %d of %d failed (%s); again in %.1f s",
+            what,
+            state.attempt_number,
+            attempts,
+            str(error).strip().splitlines()[0] if error else "?",
+            pause,
+        )
+
+    return tell

@@ -1,0 +1,121 @@
+"""Opening sessions on the legacy and the base with every timeout set on purpose."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psycopg
+from psycopg import Connection, sql
+
+from migration_assets.domain.errors import MigrationError
+
+Side = Literal["legacy", "base"]
+Connected = Connection[tuple[Any, ...]]
+
+# What text output of a value looks like must be the same on both sides and in every session: fingerprints of types
+# without an exact binary form rest on it.
+_CANONICAL: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmloption": "content",
+    # Names that we do not qualify are the system's; nothing of a user's schema is ever picked up by accident.
+    "search_path": "pg_catalog",
+    "standard_conforming_strings": "on",
+}
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Milliseconds, 0 for never; `client_check` is how often a busy server looks whether we still live."""
+
+    lock: int = 10_000
+    statement: int = 60_000
+    idle_in_transaction: int = 60_000
+    client_check: int = 2_000
+
+
+@dataclass(frozen=True)
+class Databases:
+    """The two databases. The URLs may hold passwords and so never appear in a repr, an error or a log."""
+
+    legacy_url: str = field(repr=False)
+    base_url: str = field(repr=False)
+
+    def url(self, side: Side) -> str:
+        """The connection URL of one side."""
+        return self.legacy_url if side == "legacy" else self.base_url
+
+    @contextmanager
+    def session(self, side: Side, purpose: str, timeouts: Timeouts | None = None) -> Iterator[Connected]:
+        """An autocommit session that is closed at the end, whatever happens; open transactions roll back.
+
+        Args:
+            side: Which database.
+            purpose: Shown as `application_name`, after `migration_assets:`; 45 bytes at the most are seen.
+            timeouts: Defaults suit short catalogue work.
+
+        Raises:
+            psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
+        """
+        connection = connect(self.url(side), purpose, timeouts or Timeouts())
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
+    """Open one session; see `Databases.session`."""
+    settings = {
+        **_CANONICAL,
+        "application_name": application_name(purpose),
+        "lock_timeout": str(timeouts.lock),
+        "statement_timeout": str(timeouts.statement),
+        "idle_in_transaction_session_timeout": str(timeouts.idle_in_transaction),
+        # Without it the server goes on building an index for a client that was killed.
+        "client_connection_check_interval": str(timeouts.client_check),
+    }
+    connection = psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=10,
+        client_encoding="UTF8",
+        keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
+    )
+    try:
+        connection.execute(
+            sql.SQL("SELECT {}").format(
+                sql.SQL(", ").join(
+                    sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+                    for name, value in settings.items()
+                )
+            )
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def application_name(purpose: str) -> str:
+    """What `pg_stat_activity` shows; PostgreSQL keeps 63 bytes of it."""
+    return f"migration_assets:{purpose}"
+
+
+def announce(connection: Connected, purpose: str) -> None:
+    """Show what the session is doing now; visible to others at once, even inside a transaction."""
+    connection.execute("SELECT pg_catalog.set_config('application_name', %s, false)", [application_name(purpose)])
+
+
+def require_row(row: tuple[Any, ...] | None, what: str) -> tuple[Any, ...]:
+    """The row of a query that always returns one."""
+    if row is None:
+        raise MigrationError(f"{what} returned no row", next_step="report this: it cannot happen")
+    return row

@@ -1,0 +1,42 @@
+"""One worker a slice: a session's advisory lock on the base, which goes when its session goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg import errors
+
+from migration_assets.domain.errors import SliceBusyError
+from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord
+from migration_assets.postgres.sessions import Connected
+
+
+@contextmanager
+def slice_lock(connection: Connected, record: SliceRecord) -> Iterator[None]:
+    """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
+
+    Raises:
+        SliceBusyError: Another session holds it; says which.
+    """
+    key = [SLICE_LOCK_CLASS, record.lock_key]
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
+    except errors.LockNotAvailable:
+        holder = connection.execute(
+            "SELECT a.pid, a.application_name, a.backend_start::timestamp(0) FROM pg_locks k"
+            " JOIN pg_stat_activity a USING (pid) WHERE k.locktype = 'advisory' AND k.granted"
+            " AND k.classid = %s AND k.objid = %s AND k.objsubid = 2",
+            key,
+        ).fetchone()
+        who = "by backend {} ({}, connected since {} UTC)".format(*holder) if holder else "by another session"
+        raise SliceBusyError(
+            f"the slice is being worked on {who}",
+            where=record.week.key,
+            state_left="nothing was changed by this run",
+            next_step="wait for the other run, or end it, then run this slice again",
+        ) from None
+    try:
+        yield
+    finally:
+        # A broken connection lost the lock by itself.
+        if not connection.closed and not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)

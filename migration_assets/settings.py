@@ -1,0 +1,146 @@
+"""The settings of a migration: `MIGRATION_*` variables of the environment or of `.env`. Nothing else reads the environment."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+
+PREFIX = "MIGRATION_"
+_URL_SCHEMES = ("postgresql", "postgres")
+
+
+class MigrationSettings(BaseSettings):
+    """Everything that differs between two migrations. Frozen; build it with `load_settings` for readable errors."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    legacy_url: SecretStr | None = Field(default=None, description="legacy database; unset: the embedded one")
+    base_url: SecretStr | None = Field(default=None, description="base database; unset: the embedded one")
+    dagster_url: SecretStr | None = Field(default=None, description="Dagster's storage; unset: on the embedded base")
+
+    table: str = Field(default="public.amenity_bookings", description="the table, on both sides, as in SQL")
+    control_column: str = Field(default="booked_at", description="decides the partition; exact, never folded")
+
+    fiscal_start_month: int = Field(default=1, ge=1, le=12, description="month in which a fiscal year starts")
+    fiscal_label_offset: int = Field(default=1, description="label year minus calendar year of the start")
+    fiscal_time_zone: str = Field(default="UTC", description="IANA zone whose midnights bound the weeks")
+    as_of: datetime | None = Field(default=None, description='replaces the clock wherever "now" matters')
+
+    parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
+    window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
+    target_gb_per_hour: float = Field(default=72.22, gt=0, description="rate the window asks for, 10^9 bytes/hour")
+
+    lock_timeout_ms: int = Field(default=200, ge=10, le=60_000, description="one try for a lock on the base, ms")
+    lock_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries go on, s")
+    copy_timeout_seconds: int = Field(default=4 * 3600, ge=10, description="longest single statement of a copy, s")
+    idle_timeout_seconds: int = Field(default=900, ge=10, description="longest idle moment inside a transaction, s")
+    retry_attempts: int = Field(default=5, ge=1, le=100, description="tries of a slice when errors are transient")
+    maintenance_work_mem_mb: int = Field(default=256, ge=1, description="memory of one index build on the base, MiB")
+    progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
+
+    var: Path = Field(default=Path("var"), description="folder of everything written at run time")
+
+    @field_validator("legacy_url", "base_url", "dagster_url")
+    @classmethod
+    def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        scheme = urlsplit(value.get_secret_value()).scheme
+        if scheme not in _URL_SCHEMES:
+            # The value itself stays out of the message: it may hold a password.
+            raise ValueError("expected postgresql://user@host:port/database")
+        return value
+
+    @field_validator("as_of")
+    @classmethod
+    def _has_a_zone(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        return value
+
+    @field_validator("var")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("table")
+    @classmethod
+    def _is_a_table_name(cls, value: str) -> str:
+        try:
+            QualifiedName.parse(value)
+        except MigrationError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _makes_a_calendar(self) -> Self:
+        try:
+            self.calendar()
+        except MigrationError as error:
+            raise ValueError(f"{PREFIX}FISCAL_*: {error}") from error
+        if (self.legacy_url is None) != (self.base_url is None):
+            unset = "LEGACY_URL" if self.legacy_url is None else "BASE_URL"
+            # A real database on one side and a toy on the other is never meant.
+            raise ValueError(f"{PREFIX}{unset} is not set while the other one is: set both, or neither for the demo")
+        return self
+
+    def calendar(self) -> FiscalCalendar:
+        """The fiscal calendar of these settings."""
+        return FiscalCalendar(
+            start_month=self.fiscal_start_month, label_offset=self.fiscal_label_offset, time_zone=self.fiscal_time_zone
+        )
+
+    def spec(self) -> TableSpec:
+        """The table and its control column."""
+        return TableSpec(QualifiedName.parse(self.table), self.control_column)
+
+    def now(self) -> datetime:
+        """The clock, unless `as_of` replaces it; aware."""
+        return self.as_of or datetime.now(UTC)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded servers stand in for real ones."""
+        return self.legacy_url is None
+
+
+def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
+    """Read the environment and `env_file`.
+
+    Raises:
+        SettingsError: Names every wrong or unknown variable and never shows a value that may be secret.
+    """
+    known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
+    present = set(os.environ) | (set(dotenv_values(env_file)) if env_file and env_file.is_file() else set())
+    unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(
+            f"unknown: {', '.join(unknown)}",
+            where="settings",
+            state_left="nothing was touched",
+            next_step="`migration-assets settings` lists the names",
+        )
+    try:
+        return MigrationSettings(_env_file=env_file, **overrides)  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg']}"
+            if problem["loc"]
+            else problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(
+            problems,
+            where="settings",
+            state_left="nothing was touched",
+            next_step="correct the variable in the environment or in .env",
+        ) from None

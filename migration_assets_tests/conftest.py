@@ -1,0 +1,40 @@
+"""Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
+
+import secrets
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from migration_assets.embedded.servers import EmbeddedServers
+
+
+@dataclass(frozen=True)
+class Databases:
+    """An empty database on each server, with names that no other test has."""
+
+    legacy_url: str
+    base_url: str
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+    """Both servers, started; a power cut may lose everything, which makes them faster."""
+    pair = EmbeddedServers(Path(tmp_path_factory.mktemp("servers")), extra_settings={"fsync": "off"})
+    try:
+        pair.start()
+        yield pair
+    finally:
+        pair.remove()
+
+
+@pytest.fixture
+def databases(servers: EmbeddedServers) -> Generator[Databases]:
+    """A fresh database on each server, dropped afterwards with all slots and subscriptions."""
+    name = f"test_{secrets.token_hex(6)}"
+    servers.recreate_database("legacy", name)
+    servers.recreate_database("base", name)
+    yield Databases(legacy_url=servers.legacy_url(name), base_url=servers.base_url(name))
+    servers.drop_database("base", name)  # first: its subscriptions take their slots on the legacy with them
+    servers.drop_database("legacy", name)
