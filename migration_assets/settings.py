@@ -1,4 +1,4 @@
-"""The settings of a migration: `MIGRATION_*` variables of the environment or of `.env`. Nothing else reads the environment."""
+"""The settings of a migration: `MIGRATION_*` variables, from the environment or `.env`. Nothing else reads them."""
 
 import os
 from datetime import UTC, datetime
@@ -54,7 +54,8 @@ class MigrationSettings(BaseSettings):
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        scheme = urlsplit(value.get_secret_value()).scheme
+        # Dagster's URL may name a driver, as SQLAlchemy's do: postgresql+psycopg2.
+        scheme = urlsplit(value.get_secret_value()).scheme.split("+")[0]
         if scheme not in _URL_SCHEMES:
             # The value itself stays out of the message: it may hold a password.
             raise ValueError("expected postgresql://user@host:port/database")
@@ -103,10 +104,6 @@ class MigrationSettings(BaseSettings):
         """The table and its control column."""
         return TableSpec(QualifiedName.parse(self.table), self.control_column)
 
-    def now(self) -> datetime:
-        """The clock, unless `as_of` replaces it; aware."""
-        return self.as_of or datetime.now(UTC)
-
     @property
     def embedded(self) -> bool:
         """Whether the embedded servers stand in for real ones."""
@@ -120,7 +117,9 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
         SettingsError: Names every wrong or unknown variable and never shows a value that may be secret.
     """
     known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
-    present = set(os.environ) | (set(dotenv_values(env_file)) if env_file and env_file.is_file() else set())
+    present: set[str] = set(os.environ)
+    if env_file and env_file.is_file():
+        present.update(dotenv_values(env_file))
     unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding matters: `blocking` stops all that follows, `warning` wants a decision, `info` is good to know."""
+    """How much a finding matters: `blocking` stops all that follows, `warning` wants a decision, `info` is evidence."""
 
     BLOCKING = "blocking"
     WARNING = "warning"

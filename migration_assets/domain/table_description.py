@@ -1,4 +1,4 @@
-"""What one side's catalogue says of the table: columns, types, constraints, indexes. Read by `postgres/introspection.py`."""
+"""What a catalogue says of the table: columns, types, constraints, indexes. Read by `postgres/introspection.py`."""
 
 import re
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ import tenacity
 
 from migration_assets.domain.errors import EmbeddedServerError, MigrationError
 from migration_assets.embedded.bookings import AS_OF, FIRST_BOOKED
-from migration_assets.embedded.traffic_changes import Changes
+from migration_assets.embedded.traffic_changes import Changes, is_usable
 from migration_assets.embedded.traffic_stats import TrafficPlan, TrafficStats
 
 if TYPE_CHECKING:
@@ -92,13 +92,14 @@ def run_traffic(
                 stats.add(changes.transact(connection))
             except psycopg.Error as error:
                 stats.last_error = _one_line(error)
-                if connection.closed:
-                    stats.lost_connections += 1
-                    stats.in_doubt += changes.at_commit
-                    connection = None
-                else:
+                if is_usable(connection):
                     stats.errors += 1
                     due = max(due, time.monotonic() + _LONGEST_NAP)  # a read-only legacy must not be hammered
+                else:
+                    connection.close()
+                    connection = None
+                    stats.lost_connections += 1
+                    stats.in_doubt += changes.at_commit
     finally:
         if connection:
             connection.close()

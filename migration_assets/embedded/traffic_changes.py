@@ -11,15 +11,17 @@ import base64
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
 from migration_assets.embedded import traffic_statements as statements
+from migration_assets.embedded.traffic_weeks import fiscal_week, weeks_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,18 +29,7 @@ if TYPE_CHECKING:
 _BOUNDS_EVERY: Final = 500  # transactions between two looks at the lowest and highest id
 _POOL_SIZE: Final = 1000  # deleted ids remembered for a return
 _MICROSECOND: Final = timedelta(microseconds=1)
-_LAST_WEEK: Final = 12
 _WEIGHTS: Final = (38, 18, 9, 8, 9, 6, 7, 5)  # of the kinds, in the order of `Changes._kinds`
-
-
-@dataclass(frozen=True)
-class _Week:
-    """A fiscal week, cut to the traffic's range: UTC, [lower, upper)."""
-
-    quarter: date
-    number: int
-    lower: datetime
-    upper: datetime
 
 
 @dataclass
@@ -67,7 +58,7 @@ class Changes:
         """True while only the COMMIT is missing: an error then leaves the outcome unknown."""
         self._random = Random(seed)  # noqa: S311 - not for secrets
         self._first, self._as_of = first.astimezone(UTC), as_of.astimezone(UTC)
-        self._weeks = _weeks(self._first, self._as_of)
+        self._weeks = weeks_between(self._first, self._as_of)
         self._low = self._high = self._begun = 0
         self._deleted_ids: list[int] = []
         self._kinds: list[Callable[[psycopg.Connection[Any], Work], bool]] = [
@@ -96,7 +87,20 @@ class Changes:
             self._low, self._high = (bounds[0] or 0, bounds[1] or 0) if bounds else (0, 0)
         self._begun += 1
         work = Work(deleted_ids=list(self._deleted_ids[-_POOL_SIZE:]))
-        committed = False
+        try:
+            committed = self._run(connection, work)
+        except psycopg.Rollback:
+            # psycopg swallows an error of ROLLBACK itself and lets Rollback through: only on a dead connection.
+            raise psycopg.OperationalError("the connection was lost in a rollback") from None
+        self.at_commit = False
+        if not committed:
+            return Counter(rollbacks=1)
+        self._deleted_ids = work.deleted_ids
+        work.counts["transactions"] += 1
+        return work.counts
+
+    def _run(self, connection: psycopg.Connection[Any], work: Work) -> bool:
+        """Several changes, perhaps with a lost savepoint in between; False when all was rolled back on purpose."""
         with connection.transaction():
             for _ in range(self._random.randint(2, 6) if self._chance(0.3) else 1):
                 self._change(connection, work)
@@ -108,13 +112,8 @@ class Changes:
                 self._change(connection, work)
             if self._chance(0.1):
                 raise psycopg.Rollback
-            committed = self.at_commit = True
-        self.at_commit = False
-        if not committed:
-            return Counter(rollbacks=1)
-        self._deleted_ids = work.deleted_ids
-        work.counts["transactions"] += 1
-        return work.counts
+            self.at_commit = True
+        return self.at_commit
 
     def _change(self, connection: psycopg.Connection[Any], work: Work) -> None:
         [kind] = self._random.choices(self._kinds, _WEIGHTS)
@@ -166,7 +165,7 @@ class Changes:
         row = connection.execute(statements.LOCK_ONE, {"id": self._some_id()}).fetchone()
         if row is None:
             return False
-        quarter, number = _fiscal(row[1].astimezone(UTC))
+        quarter, number = fiscal_week(row[1].astimezone(UTC))
         targets = [
             week
             for week in self._weeks
@@ -230,21 +229,9 @@ class Changes:
         }
 
 
-def _fiscal(moment: datetime) -> tuple[date, int]:
-    """The first day of the quarter and the week's number, 0 to 12, of a UTC time, in the demo's calendar."""
-    quarter = date(moment.year, moment.month - (moment.month - 1) % 3, 1)
-    return quarter, min((moment.date() - quarter).days // 7, _LAST_WEEK)
+def is_usable(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a transaction can begin.
 
-
-def _weeks(first: datetime, as_of: datetime) -> list[_Week]:
-    """The fiscal weeks of [first, as_of), cut to it."""
-    weeks: list[_Week] = []
-    lower = first
-    while lower < as_of:
-        quarter, number = _fiscal(lower)
-        upper = lower.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        while upper < as_of and _fiscal(upper) == (quarter, number):
-            upper += timedelta(days=1)
-        weeks.append(_Week(quarter, number, lower, min(upper, as_of)))
-        lower = upper
-    return weeks
+    `closed` alone does not tell: a socket that breaks during COMMIT may leave psycopg's connection ACTIVE for ever.
+    """
+    return not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE

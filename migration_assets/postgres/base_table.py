@@ -1,32 +1,48 @@
 """Makes the partitioned root in the base from the legacy's own catalogue."""
 
+import hashlib
+
+import psycopg
 from psycopg import sql
 
 from migration_assets.domain.errors import PartitionError
+from migration_assets.domain.leaf_names import MAX_IDENTIFIER_BYTES
 from migration_assets.domain.table_description import Column, Index, TableDescription, UserType, column_differences
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
 from migration_assets.postgres.introspection import describe_table, raw_sql
 from migration_assets.postgres.sessions import Connected
 
 _IDENTITY_ON_PARTITIONED = 170000
+_HASH_DIGITS = 16
 _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 
 
 def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> TableDescription:
-    """Create types, sequences and the root where they are missing; compare what is there. Inside the caller's transaction.
+    """Create types, sequences and the root where they are missing; compare what is there. In the caller's transaction.
 
     Returns:
         The root as the base's catalogue describes it.
 
     Raises:
-        PartitionError: A table of that name is there and is not what this migration needs.
+        PartitionError: A table of that name is there and is not what this migration needs, or it needs something that
+            only the legacy has.
     """
     existing = describe_table(connection, spec.table)
     if existing is None:
-        _create_schemas(connection, legacy)
-        for user_type in legacy.types:
-            _ensure_type(connection, user_type)
-        _create_root(connection, legacy, spec)
+        try:
+            _create_schemas(connection, legacy)
+            for user_type in legacy.types:
+                _ensure_type(connection, user_type)
+            _create_root(connection, legacy, spec)
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
+            # A function, collation or operator class that only the legacy has; a right that our role lacks.
+            raise PartitionError(
+                f"the legacy's table cannot be made here: {str(error).strip().splitlines()[0]}",
+                where=f"{spec.relation} in the base",
+                state_left="nothing was changed",
+                next_step="create in the base what it names (functions and collations are not carried), or grant the"
+                " right, then run this again",
+            ) from error
         existing = describe_table(connection, spec.table)
         if existing is None:
             raise PartitionError("the root was created and cannot be found", where=spec.relation)
@@ -88,14 +104,30 @@ def add_keys_and_indexes(connection: Connected, table: QualifiedName, legacy: Ta
     """
     name = sql.Identifier(table.schema, table.name)
     connection.execute(
-        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
-            name, _names(legacy.base_primary_key(spec.control_column))
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
+            name,
+            sql.Identifier(leaf_index_name(table.name, "pkey")),
+            _names(legacy.base_primary_key(spec.control_column)),
         )
     )
     indexes = carried_indexes(legacy)
     for index in indexes:
-        connection.execute(_index_statement(index, name, spec.control_column, index_name=None))
+        index_name = leaf_index_name(table.name, index.name.removeprefix(f"{legacy.table.name}_"))
+        connection.execute(_index_statement(index, name, spec.control_column, index_name=index_name))
     return 1 + len(indexes)
+
+
+def leaf_index_name(leaf: str, suffix: str) -> str:
+    """`amenity_bookings_fy25_q2_w05_pkey`: at most 63 bytes, and no two of a schema alike.
+
+    PostgreSQL's own choice will not do: it looks for a free name in the schema where a leaf is loaded, not in the one
+    where it goes; and it cuts long names before the week, so that those of two leaves would meet there.
+    """
+    whole = f"{leaf}_{suffix}".encode()
+    if len(whole) <= MAX_IDENTIFIER_BYTES:
+        return whole.decode()
+    digest = hashlib.sha256(whole).hexdigest()[:_HASH_DIGITS]
+    return f"{whole[: MAX_IDENTIFIER_BYTES - _HASH_DIGITS - 1].decode(errors='ignore')}_{digest}"
 
 
 def carried_indexes(legacy: TableDescription) -> tuple[Index, ...]:
@@ -171,10 +203,12 @@ def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpe
                     root, sql.Identifier(column.name), raw_sql(column.storage)
                 )
             )
-        if column.default_sequence and column.default_sequence not in of_identity:
+        sequence = column.default_sequence
+        # A sequence of another schema serves as a default, but PostgreSQL lets no column own it.
+        if sequence and sequence not in of_identity and parse_identifiers(sequence)[0] == spec.table.schema:
             connection.execute(
                 sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
-                    sql.Identifier(*parse_identifiers(column.default_sequence)),
+                    sql.Identifier(*parse_identifiers(sequence)),
                     sql.Identifier(spec.table.schema, spec.table.name, column.name),
                 )
             )
@@ -207,11 +241,11 @@ def _column_clause(column: Column, options: dict[str, str], *, identity_works: b
 
 
 def _index_statement(
-    index: Index, table: sql.Identifier, control_column: str, *, index_name: str | None
+    index: Index, table: sql.Identifier, control_column: str, *, index_name: str
 ) -> sql.Composed:
-    return sql.SQL("CREATE {unique}INDEX {name}ON {table} {tail}").format(
+    return sql.SQL("CREATE {unique}INDEX {name} ON {table} {tail}").format(
         unique=sql.SQL("UNIQUE " if index.is_unique_with(control_column) else ""),
-        name=sql.SQL("{} ").format(sql.Identifier(index_name)) if index_name else sql.SQL(""),
+        name=sql.Identifier(index_name),
         table=table,
         tail=raw_sql(index.tail),
     )

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -76,7 +76,7 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         start = time.perf_counter()
         try:
             yield
@@ -226,7 +226,7 @@ def _load(
 @contextmanager
 def _meanwhile(
     connection: Connected, call: Callable[[], Fingerprint], clock: _Clock, phase: str
-) -> Iterator[Callable[[], Fingerprint]]:
+) -> Generator[Callable[[], Fingerprint]]:
     """Run `call` on its own connection beside the body; an error in the body cancels it on the server."""
 
     def timed() -> Fingerprint:
@@ -238,7 +238,9 @@ def _meanwhile(
         try:
             yield future.result
         except BaseException:
-            connection.cancel_safe()
+            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            with suppress(psycopg.Error):
+                connection.cancel_safe()
             raise
 
 

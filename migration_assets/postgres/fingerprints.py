@@ -22,6 +22,7 @@ from migration_assets.postgres.introspection import raw_sql
 from migration_assets.postgres.sessions import Connected, require_row
 
 SEEDS = (0, 7)
+EVERYTHING = sql.SQL("true")
 
 
 def in_range(control_column: str, bounds: tuple[Any, Any]) -> sql.Composed:
@@ -51,7 +52,7 @@ def hash_input(column: Column) -> sql.Composed:
 
 
 def fingerprint_query(
-    table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")
+    table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = EVERYTHING
 ) -> sql.Composed:
     """A query of one row: count, first sum, second sum."""
     return sql.SQL(
@@ -69,7 +70,7 @@ def fingerprint_query(
 
 
 def take_fingerprint(
-    connection: Connected, table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")
+    connection: Connected, table: QualifiedName, columns: tuple[Column, ...], where: sql.Composable = EVERYTHING
 ) -> Fingerprint:
     """The fingerprint of the rows of `table` for which `where` holds, in the session's snapshot.
 

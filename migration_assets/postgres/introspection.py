@@ -24,8 +24,10 @@ _FIRST_USER_OID = 16384
 # (1.0 and 1.00), floats (0 and -0), interval ('1 day' and '24:00'), char(n), jsonb, and all containers.
 _NATIVE = frozenset({"boolean", "smallint", "integer", "date", "uuid", "bytea", '"char"', "oid"})
 _NATIVE_TEXT = frozenset({"text", "character varying", "name"})
-# Their bytes are object ids, which mean something else in every database.
-_OID_ALIASES = frozenset({
+# Their binary form cannot be carried. tsquery: receiving refuses the empty one that sending wrote. The others: their
+# bytes are object ids, which mean something else in every database.
+_TEXT_ONLY = frozenset({
+    "tsquery",
     "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype", "regconfig", "regdictionary",
     "regnamespace", "regrole", "regcollation", "regdatabase",
 })  # fmt: skip
@@ -137,7 +139,7 @@ def _is_portable(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> boo
         return _is_portable(types[entry["base"]], types)
     if entry["kind"] == "e":
         return True  # sent as its label
-    if entry["oid"] >= _FIRST_USER_OID or entry["name"] in _OID_ALIASES or not (entry["send"] and entry["receives"]):
+    if entry["oid"] >= _FIRST_USER_OID or entry["name"] in _TEXT_ONLY or not (entry["send"] and entry["receives"]):
         return False
     inner = entry["element"] or entry["subtype"]
     # An array's binary form holds the oid of its element type, so that only the system's own may stand there.

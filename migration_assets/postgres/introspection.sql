@@ -70,14 +70,15 @@ SELECT json_build_object(
             'send', CASE WHEN t.typsend <> 0 THEN t.typsend::regproc::text END,
             'receives', t.typreceive <> 0,
             'not_null', t.typnotnull,
-            'default', t.typdefault,
+            -- typdefault is text from the day the domain was made, under the search_path of that day.
+            'default', COALESCE(pg_get_expr(t.typdefaultbin, 0), quote_literal(t.typdefault)),
             'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
                           JOIN pg_namespace n ON n.oid = co.collnamespace
                           JOIN pg_type b ON b.oid = t.typbasetype
                           WHERE co.oid = t.typcollation AND t.typcollation <> b.typcollation),
             'checks', (SELECT json_agg(format('CONSTRAINT %%I %%s', k.conname, pg_get_constraintdef(k.oid))
                                        ORDER BY k.conname)
-                       FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+                       FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c' AND k.convalidated),
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
             'comment', obj_description(t.oid, 'pg_type')
         ) ORDER BY t.oid)
@@ -90,7 +91,9 @@ SELECT json_build_object(
         WHERE p.conrelid = c.oid AND p.contype = 'p'
     ),
     'checks', (
-        SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid),
+        -- Without a NO INHERIT, which a partitioned table refuses.
+        SELECT json_agg(json_build_object('name', k.conname,
+                                          'definition', format('CHECK (%%s)', pg_get_expr(k.conbin, k.conrelid)),
                                           'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)
         FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated
     ),
@@ -138,6 +141,10 @@ SELECT json_build_object(
             UNION ALL
             SELECT 'check constraint that was never validated', format('%%I: %%s', k.conname, pg_get_constraintdef(k.oid))
             FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND NOT k.convalidated
+            UNION ALL
+            SELECT 'domain check that was never validated', format('%%I of %%s: %%s', k.conname, format_type(k.contypid, NULL),
+                                                                   pg_get_constraintdef(k.oid))
+            FROM pg_constraint k WHERE k.contypid IN (SELECT oid FROM used) AND k.contype = 'c' AND NOT k.convalidated
             UNION ALL
             SELECT 'trigger', tgname FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal
             UNION ALL

@@ -173,11 +173,11 @@ def end_attempt(
     legacy: Fingerprint | None = None,
     base: Fingerprint | None = None,
 ) -> None:
-    """Note how an attempt ended; a success in the transaction that holds its result."""
+    """Note how an attempt ended; a success in the transaction that holds its result. The first note stands."""
     connection.execute(
         "UPDATE migration.attempts SET outcome = %s, error = %s, finished_at = clock_timestamp(),"
         " legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s"
-        " WHERE id = %s",
+        " WHERE id = %s AND outcome = 'running'",
         [outcome, error, *_columns(legacy), *_columns(base), attempt],
     )
 

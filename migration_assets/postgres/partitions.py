@@ -86,7 +86,7 @@ def _make(
         if week in retired:
             continue
         if parent is not None and attached_to(connection, leaf) is not None:
-            _require_partition(connection, leaf, calendar.bound_values(week, kind))
+            _require_partition(connection, leaf, table, calendar.bound_values(week, kind))
             continue
         if parent is None:
             # Nobody sees the quarter yet, so the strong lock of PARTITION OF meets no one.
@@ -102,7 +102,7 @@ def _make(
     if parent is None:
         attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
     else:
-        _require_partition(connection, table, calendar.bound_values(quarter, kind))
+        _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     return created
 
 
@@ -154,7 +154,17 @@ def bound_texts(connection: Connected, bounds: Sequence[Any]) -> tuple[str, str]
     return str(lower), str(upper)
 
 
-def _require_partition(connection: Connected, table: QualifiedName, bounds: Sequence[Any]) -> None:
+def _require_partition(
+    connection: Connected, table: QualifiedName, parent: QualifiedName, bounds: Sequence[Any]
+) -> None:
+    actual_parent = attached_to(connection, table)
+    if actual_parent != parent:
+        raise PartitionError(
+            f"it is a partition of {actual_parent}, not of {parent}",
+            where=str(table),
+            state_left="nothing was changed",
+            next_step="look at what it holds; attach it where it belongs or rename it, then run this again",
+        )
     row = connection.execute(
         "SELECT pg_get_expr(c.relpartbound, c.oid), format('FOR VALUES FROM (%%L) TO (%%L)', %s::text, %s::text)"
         " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",

@@ -1,14 +1,15 @@
 """Opening sessions on the legacy and the base with every timeout set on purpose."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psycopg
 from psycopg import Connection, sql
+from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import MigrationError, SettingsError
 
 Side = Literal["legacy", "base"]
 Connected = Connection[tuple[Any, ...]]
@@ -51,7 +52,7 @@ class Databases:
         return self.legacy_url if side == "legacy" else self.base_url
 
     @contextmanager
-    def session(self, side: Side, purpose: str, timeouts: Timeouts | None = None) -> Iterator[Connected]:
+    def session(self, side: Side, purpose: str, timeouts: Timeouts | None = None) -> Generator[Connected]:
         """An autocommit session that is closed at the end, whatever happens; open transactions roll back.
 
         Args:
@@ -60,6 +61,7 @@ class Databases:
             timeouts: Defaults suit short catalogue work.
 
         Raises:
+            SettingsError: The URL cannot be read.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
         """
         connection = connect(self.url(side), purpose, timeouts or Timeouts())
@@ -80,6 +82,7 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
     }
+    _require_readable(url)
     connection = psycopg.connect(
         url,
         autocommit=True,
@@ -102,6 +105,25 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
         connection.close()
         raise
     return connection
+
+
+def _require_readable(url: str) -> None:
+    """Refuse a URL that libpq would quote in its error, or take for another host: both put the password into the text.
+
+    Raises:
+        SettingsError: Says what to write instead, without a word of the URL.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        parts = None
+    if parts is None or "@" in str(parts.get("host", "")):
+        raise SettingsError(
+            "the connection URL cannot be read",
+            where="settings",
+            state_left="nothing was touched",
+            next_step="write special characters of user and password percent-encoded: @ as %40, / as %2F, % as %25",
+        )
 
 
 def application_name(purpose: str) -> str:

@@ -1,6 +1,6 @@
 """One worker a slice: a session's advisory lock on the base, which goes when its session goes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from psycopg import errors
@@ -11,7 +11,7 @@ from migration_assets.postgres.sessions import Connected
 
 
 @contextmanager
-def slice_lock(connection: Connected, record: SliceRecord) -> Iterator[None]:
+def slice_lock(connection: Connected, record: SliceRecord) -> Generator[None]:
     """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
 
     Raises:

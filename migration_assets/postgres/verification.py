@@ -1,6 +1,9 @@
 """Reads a copied slice again through the base's root and compares it with what was copied."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+
+import psycopg
 
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
@@ -75,7 +78,9 @@ def _compare(
         # Through the root and by the bounds, not from the leaf: what an application reads is what is proven.
         found = take_fingerprint(base, spec.table, hashed_columns(description), in_range(spec.control_column, bounds))
     except BaseException as error:
-        end_attempt(base, attempt, "failed", error=f"{type(error).__name__}: {error}")
+        # Where the base itself is gone, the attempt is read as interrupted, and the first error is the one to raise.
+        with suppress(psycopg.Error):
+            end_attempt(base, attempt, "failed", error=f"{type(error).__name__}: {error}")
         raise
     equal = found == legacy
     with base.transaction():

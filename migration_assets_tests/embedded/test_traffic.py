@@ -22,12 +22,11 @@ from migration_assets.embedded.traffic import (
     start_traffic_process,
     stop_traffic_process,
 )
+from migration_assets.embedded.traffic_changes import Changes, Work, is_usable
 from migration_assets_tests.conftest import Databases
 
-ROWS = 3_000
-FLAT_OUT = TrafficPlan(rate=0, seed=11)
-
-# The audit judges by the rows alone. A week is the calendar quarter and the week within it, as SQL sees them.
+ROWS, FLAT_OUT = 3_000, TrafficPlan(rate=0, seed=11)
+# The audit judges by the rows alone, with a calendar of its own.
 AUDIT = """
 CREATE TABLE audit (kind text NOT NULL);
 CREATE FUNCTION quarter_of(t timestamptz) RETURNS date LANGUAGE sql AS $$
@@ -71,7 +70,7 @@ def seen(url: str) -> dict[str, int]:
 def counted(stats: TrafficStats, rows: int = ROWS) -> dict[str, int]:
     """The same from the traffic's own counts. A trigger cannot tell the two kinds of small updates apart."""
     kinds = ("inserts", "updates_notes", "deletes", "reinserts", "moved_week", "moved_quarter")
-    counts: dict[str, int] = {kind: getattr(stats, kind) for kind in kinds}
+    counts = {kind: getattr(stats, kind) for kind in kinds}
     counts["updates"] = stats.updates + stats.updates_toast_unchanged
     return {k: v for k, v in counts.items() if v} | {"rows": rows + stats.inserts + stats.reinserts - stats.deletes}
 
@@ -81,12 +80,12 @@ def after(loops: int) -> Callable[[], bool]:
     return lambda: next(calls) >= loops
 
 
+SESSIONS = b"FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'migration_assets:traffic'"
+
+
 def sessions(url: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(
-            "SELECT state FROM pg_stat_activity "
-            "WHERE datname = current_database() AND application_name = 'migration_assets:traffic'"
-        ).fetchall()
+        return connection.execute(b"SELECT state " + SESSIONS).fetchall()
 
 
 def test_every_kind_of_change_is_made_and_its_count_is_what_the_table_saw(databases: Databases) -> None:
@@ -145,8 +144,7 @@ def test_it_writes_to_an_empty_table(databases: Databases) -> None:
 def test_it_keeps_to_its_rate_and_reports_each_second(databases: Databases) -> None:
     make_legacy(databases.legacy_url, rows=200)
     reports: list[TrafficStats] = []
-    until = time.monotonic() + 1.5
-    plan = TrafficPlan(rate=40)
+    until, plan = time.monotonic() + 1.5, TrafficPlan(rate=40)
     stats = run_traffic(databases.legacy_url, plan, stop=lambda: time.monotonic() > until, on_stats=reports.append)
     assert stats.transactions + stats.rollbacks == pytest.approx(60, abs=20)
     assert len(reports) == 3
@@ -163,22 +161,53 @@ def test_a_terminated_backend_is_replaced_and_counted(databases: Databases) -> N
     thread.start()
     killed = 0
     with psycopg.connect(databases.legacy_url, autocommit=True) as connection:
-        while killed < 3:
+        while killed < 3 and thread.is_alive():
             time.sleep(0.3)
-            killed += connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND application_name = 'migration_assets:traffic'"
-            ).rowcount
+            killed += connection.execute(b"SELECT pg_terminate_backend(pid) " + SESSIONS).rowcount
     time.sleep(0.5)
     done.set()
     thread.join(timeout=15)
-    [stats] = results
+    [stats] = results  # empty when the thread died
     assert stats.lost_connections == 3
     assert stats.transactions > 50
     assert stats.last_error
     if stats.in_doubt == 0:
         assert seen(databases.legacy_url) == counted(stats)
     assert sessions(databases.legacy_url) == []
+
+
+class CutChanges(Changes):
+    """Loses its server process after a change, while the client is about to commit, roll back or go on."""
+
+    def __init__(self, killer: psycopg.Connection[Any]) -> None:
+        super().__init__(FLAT_OUT.seed, FLAT_OUT.first, FLAT_OUT.as_of)
+        self._killer = killer
+
+    def _change(self, connection: psycopg.Connection[Any], work: Work) -> None:
+        super()._change(connection, work)
+        if self._random.random() < 0.5:
+            pid = connection.info.backend_pid
+            self._killer.execute("SELECT pg_terminate_backend(%s)", [pid])
+            while self._killer.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).rowcount:
+                time.sleep(0.001)  # the function's own waiting comes in steps of 0.1 s
+
+
+def test_a_connection_lost_at_any_point_is_an_error_of_the_database_and_commits_nothing(databases: Databases) -> None:
+    make_legacy(databases.legacy_url, rows=300)
+    messages, stats = list[str](), TrafficStats()
+    with psycopg.connect(databases.legacy_url, autocommit=True) as killer:
+        changes = CutChanges(killer)
+        for _ in range(150):
+            with psycopg.connect(databases.legacy_url, autocommit=True) as connection:
+                try:
+                    stats.add(changes.transact(connection))
+                except psycopg.OperationalError as error:
+                    messages.append(str(error))
+                    assert not is_usable(connection)
+                    connection.close()
+    assert "the connection was lost in a rollback" in messages, "the seed must reach this point"
+    assert len(messages) > 75
+    assert seen(databases.legacy_url) == counted(stats, 300)
 
 
 def test_a_failing_statement_is_an_error_and_not_the_end(databases: Databases) -> None:

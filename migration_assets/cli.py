@@ -1,0 +1,179 @@
+"""The command line: `migration-assets`."""
+
+import os
+import sys
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.domain.findings import blocking
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.activity import current_activity
+from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.runtime import dagster_environment, open_migration
+from migration_assets.settings import PREFIX, MigrationSettings, load_settings
+from migration_assets.steps.examination import examine
+from migration_assets.terminal.findings import print_findings
+from migration_assets.terminal.status import gigabytes, status_tables
+
+console = Console()
+
+
+class _Readable(click.Group):
+    """Errors on purpose are shown as text with exit code 2; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MigrationError as error:
+            Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False)
+            sys.exit(2)
+
+
+@click.group(cls=_Readable)
+@click.version_option(package_name="migration-assets")
+def main() -> None:
+    """Move one huge PostgreSQL table into a base partitioned by fiscal quarter and week."""
+
+
+@main.command()
+def settings() -> None:
+    """List the settings: names, values (never secrets) and meaning."""
+    loaded = load_settings()
+    table = Table(show_lines=False)
+    for column in ("variable", "value", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, field in MigrationSettings.model_fields.items():
+        table.add_row(f"{PREFIX}{name}".upper(), str(getattr(loaded, name)), field.description or "")
+    console.print(table)
+
+
+@main.group()
+def servers() -> None:
+    """The embedded PostgreSQL servers of the demo."""
+
+
+def _embedded() -> EmbeddedServers:
+    loaded = load_settings()
+    if not loaded.embedded:
+        raise SettingsError(
+            f"{PREFIX}LEGACY_URL and {PREFIX}BASE_URL point at real databases",
+            where="servers",
+            state_left="nothing was touched",
+            next_step="unset them to work with the embedded servers",
+        )
+    return EmbeddedServers(loaded.var)
+
+
+@servers.command()
+def start() -> None:
+    """Start both servers; safe to repeat."""
+    embedded = _embedded()
+    embedded.start()
+    _print_servers(embedded)
+
+
+@servers.command()
+def stop() -> None:
+    """Stop both servers; the data stays."""
+    embedded = _embedded()
+    embedded.stop()
+    _print_servers(embedded)
+
+
+@servers.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(yes: bool) -> None:
+    """Stop both servers and delete their data."""
+    embedded = _embedded()
+    if not yes:
+        click.confirm(f"Delete the embedded databases and {embedded.var}?", abort=True)
+    embedded.remove()
+    console.print("The embedded servers and their data are gone.")
+
+
+@servers.command("status")
+def servers_status() -> None:
+    """Show both servers."""
+    _print_servers(_embedded())
+
+
+def _print_servers(embedded: EmbeddedServers) -> None:
+    statuses = embedded.status()
+    if not statuses:
+        console.print("The embedded servers were never started: `migration-assets servers start`.")
+        return
+    table = Table()
+    for column in ("server", "PostgreSQL", "address", "running", "pid", "size", "data"):
+        table.add_column(column, overflow="fold")
+    for status in statuses:
+        table.add_row(
+            status.name, status.version, f"127.0.0.1:{status.port}", "yes" if status.running else "no",
+            str(status.pid or ""), gigabytes(status.size_bytes), str(status.data_folder),
+        )  # fmt: skip
+    console.print(table)
+
+
+@main.command()
+@click.option("--all", "everything", is_flag=True, help="Show what is well, too.")
+def preflight(everything: bool) -> None:
+    """Examine both databases; exit code 1 where something blocks."""
+    examined = examine(open_migration(load_settings()))
+    print_findings(console, examined.findings, everything=everything)
+    if examined.quarters:
+        console.print(f"The legacy holds: {', '.join(quarter.key for quarter in examined.quarters)}.")
+    if blocking(examined.findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
+def status(watch: bool, every: float) -> None:
+    """Show slices, states and rates."""
+    migration = open_migration(load_settings())
+    with migration.databases.session("base", "status") as base:
+        ensure_ledger(base)
+        if not watch:
+            console.print(status_tables(read_slices(base, migration.spec.relation), current_activity(base)))
+            return
+        with Live(console=console, refresh_per_second=4, screen=True) as live:
+            try:
+                while True:
+                    live.update(status_tables(read_slices(base, migration.spec.relation), current_activity(base)))
+                    time.sleep(every)
+            except KeyboardInterrupt:
+                return
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, help="Bookings in the legacy.")
+@click.option("--seed", default=20240624, show_default=True, help="Same seed and rows: same bookings.")
+@click.option("--rate", default=50.0, show_default=True, help="Transactions a second of live traffic.")
+def demo(rows: int, seed: int, rate: float) -> None:
+    """Move FY25-Q2 of a made-up legacy on the embedded servers, under live traffic."""
+    from migration_assets.terminal.demo import run_demo  # noqa: PLC0415  Dagster takes seconds to import
+
+    embedded = _embedded()
+    if not run_demo(console, load_settings(), embedded, rows=rows, seed=seed, rate=rate):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Of the web page, on 127.0.0.1.")
+def ui(port: int) -> None:
+    """Open Dagster's UI and daemon on the migration; starts the embedded servers where they are wanted."""
+    from migration_assets.terminal.ui import serve_ui  # noqa: PLC0415  Dagster takes seconds to import
+
+    loaded = load_settings()
+    if loaded.embedded:
+        EmbeddedServers(loaded.var).start()
+    os.environ.update(dagster_environment(loaded))
+    serve_ui(loaded, port)
+
+

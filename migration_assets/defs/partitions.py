@@ -1,0 +1,45 @@
+"""The two partitionings, and how their keys become the domain's quarters and weeks."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
+
+QUARTER = "quarter"
+WEEK = "week"
+QUARTERS_NAME = "fiscal_quarter"
+
+fiscal_quarters = dg.DynamicPartitionsDefinition(name=QUARTERS_NAME)
+fiscal_weeks = dg.MultiPartitionsDefinition(
+    {QUARTER: fiscal_quarters, WEEK: dg.StaticPartitionsDefinition(list(WEEK_NAMES))}
+)
+quarter_of_its_weeks = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=QUARTER)
+
+
+def quarter_of(context: dg.AssetExecutionContext) -> FiscalQuarter:
+    """The quarter of a run of a quarter asset."""
+    return FiscalQuarter.parse(context.partition_key)
+
+
+def week_of(context: dg.AssetExecutionContext) -> FiscalWeek:
+    """The week of a run of a week asset."""
+    return FiscalWeek.parse(str(context.partition_key))
+
+
+def partition_key(week: FiscalWeek) -> dg.MultiPartitionKey:
+    """The key that Dagster gives the week: `FY25-Q2|W05`."""
+    return dg.MultiPartitionKey({QUARTER: week.quarter.key, WEEK: week.name})
+
+
+def register_quarters(instance: dg.DagsterInstance, quarters: Iterable[FiscalQuarter]) -> list[FiscalQuarter]:
+    """Add the keys that are missing, chronologically, since Dagster shows them in the order of their insertion.
+
+    Returns:
+        The quarters that were added.
+    """
+    known = set(instance.get_dynamic_partitions(QUARTERS_NAME))
+    missing = sorted(quarter for quarter in set(quarters) if quarter.key not in known)
+    if missing:
+        instance.add_dynamic_partitions(QUARTERS_NAME, [quarter.key for quarter in missing])
+    return missing

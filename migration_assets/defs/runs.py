@@ -1,0 +1,58 @@
+"""Runs of the project's own jobs in this process, recorded in the instance like any other run."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from migration_assets.defs.partitions import partition_key
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended; `error` is its first failed step's message."""
+
+    run_id: str
+    success: bool
+    error: str = ""
+
+
+def run_week(definitions: dg.Definitions, job: str, week: FiscalWeek) -> RunOutcome:
+    """One run of a week job, for one week."""
+    return _run(definitions.resolve_job_def(job), {"partition_key": partition_key(week)})
+
+
+def run_asset(definitions: dg.Definitions, asset: str, quarter: FiscalQuarter | None = None) -> RunOutcome:
+    """One run that materializes one asset, for a quarter where it has quarters."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    arguments: dict[str, Any] = {"asset_selection": [dg.AssetKey(asset)]}
+    return _run(job, arguments | ({"partition_key": quarter.key} if quarter else {}))
+
+
+def _run(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False, **arguments)
+        return RunOutcome(result.run_id, result.success, "" if result.success else _first_error(result))
+
+
+def _first_error(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            return data.error.to_string() if data.error else "the step failed"
+    return "the run failed before its first step"
+
+
+def quiet_worker(log_file: Path) -> None:
+    """Send everything that Dagster prints in this worker process to a file."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)

@@ -1,0 +1,147 @@
+"""What the legacy holds: which quarters, and how much of each week."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from psycopg import sql
+
+from migration_assets.domain.fiscal_calendar import ControlKind, FiscalCalendar, FiscalQuarter, FiscalWeek
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.physical_order import PhysicalOrder, read_physical_order
+from migration_assets.postgres.sessions import Connected, require_row
+
+# What Python's dates and the calendar can express, a year of margin on both sides. Rows outside are preflight's to find.
+_YEARS = (2, 9998)
+
+
+@dataclass(frozen=True)
+class SliceMeasure:
+    """What is to be moved.
+
+    `rows` and `table_bytes` are the planner's estimates unless `exact`; the keys are the first and last value of the
+    control column, exact, as text; `amplification` is pages read over pages needed.
+    """
+
+    rows: int
+    table_bytes: int
+    exact: bool
+    first: str | None
+    last: str | None
+    order: PhysicalOrder
+    amplification: float
+
+
+def held_quarters(
+    connection: Connected, description: TableDescription, spec: TableSpec, calendar: FiscalCalendar
+) -> list[FiscalQuarter]:
+    """The quarters of which the legacy holds at least one row, oldest first.
+
+    With an index on the control column each quarter costs one probe; without one the table is read twice.
+    """
+    kind = description.control_kind(spec.control_column)
+    table = sql.Identifier(spec.table.schema, spec.table.name)
+    column = sql.Identifier(spec.control_column)
+    representable = in_range(spec.control_column, [_start_of(year, kind) for year in _YEARS])
+    row = connection.execute(
+        sql.SQL("SELECT min({c}), max({c}) FROM {t} WHERE {w}").format(c=column, t=table, w=representable)
+    ).fetchone()
+    first, last = require_row(row, "the first and the last booking")
+    if first is None:
+        return []
+    quarters = calendar.quarters_between(_quarter_of(calendar, first), _quarter_of(calendar, last))
+    if read_physical_order(connection, spec.table, spec.control_column).control_index is None:
+        starts = [calendar.bound_values(quarter, kind)[0] for quarter in quarters]
+        found = connection.execute(
+            sql.SQL("SELECT DISTINCT width_bucket({c}, ARRAY[{bounds}]) FROM {t} WHERE {w}").format(
+                c=column, t=table, w=representable, bounds=sql.SQL(", ").join(sql.Literal(start) for start in starts)
+            )
+        )
+        held = {int(bucket) for (bucket,) in found}
+        return [quarter for number, quarter in enumerate(quarters, start=1) if number in held]
+    return [
+        quarter
+        for quarter in quarters
+        if require_row(
+            connection.execute(
+                sql.SQL("SELECT EXISTS (SELECT 1 FROM {t} WHERE {w})").format(
+                    t=table, w=in_range(spec.control_column, calendar.bound_values(quarter, kind))
+                )
+            ).fetchone(),
+            "EXISTS",
+        )[0]
+    ]
+
+
+def _start_of(year: int, kind: ControlKind) -> date:
+    if kind is ControlKind.DATE:
+        return date(year, 1, 1)
+    return datetime(year, 1, 1, tzinfo=UTC if kind is ControlKind.TIMESTAMPTZ else None)
+
+
+def _quarter_of(calendar: FiscalCalendar, value: date) -> FiscalQuarter:
+    if isinstance(value, datetime):
+        return calendar.quarter_of(value) if value.tzinfo else calendar.quarter_of_day(value.date())
+    return calendar.quarter_of_day(value)
+
+
+def estimate_rows(connection: Connected, spec: TableSpec, bounds: Sequence[Any]) -> int:
+    """The planner's estimate of the rows in [lower, upper); reads no row."""
+    row = connection.execute(
+        sql.SQL("EXPLAIN (FORMAT JSON) SELECT 1 FROM {} WHERE {}").format(
+            sql.Identifier(spec.table.schema, spec.table.name), in_range(spec.control_column, (bounds[0], bounds[1]))
+        )
+    ).fetchone()
+    return int(require_row(row, "EXPLAIN")[0][0]["Plan"]["Plan Rows"])
+
+
+def measure_slice(
+    connection: Connected,
+    description: TableDescription,
+    spec: TableSpec,
+    calendar: FiscalCalendar,
+    week: FiscalWeek,
+    *,
+    exact: bool = False,
+) -> SliceMeasure:
+    """Measure one slice on the legacy.
+
+    Args:
+        connection: On the legacy.
+        description: The legacy's table.
+        spec: Table and control column.
+        calendar: The fiscal calendar.
+        week: The slice.
+        exact: Count rows and bytes by reading the slice, instead of asking the planner.
+    """
+    bounds = calendar.bound_values(week, description.control_kind(spec.control_column))
+    where = in_range(spec.control_column, bounds)
+    table = sql.Identifier(spec.table.schema, spec.table.name)
+    column = sql.Identifier(spec.control_column)
+    order = read_physical_order(connection, spec.table, spec.control_column)
+    if exact or order.control_index is None:
+        # Without an index the ends cost a scan anyway, which then counts as well.
+        row = connection.execute(
+            sql.SQL(
+                "SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0), min({c})::text, max({c})::text"
+                " FROM {t} AS t WHERE {w}"
+            ).format(c=column, t=table, w=where)
+        ).fetchone()
+        rows, table_bytes, first, last = require_row(row, "a count")
+        measured = SliceMeasure(int(rows), int(table_bytes), exact=True, first=first, last=last, order=order,
+                                amplification=1.0)  # fmt: skip
+    else:
+        row = connection.execute(
+            sql.SQL("SELECT min({c})::text, max({c})::text FROM {t} WHERE {w}").format(c=column, t=table, w=where)
+        ).fetchone()
+        first, last = require_row(row, "the ends of a slice")
+        rows = estimate_rows(connection, spec, bounds) if first is not None else 0
+        measured = SliceMeasure(rows, int(rows * (order.bytes_per_row or 0.0)), exact=False, first=first, last=last,
+                                order=order, amplification=1.0)  # fmt: skip
+    fraction = measured.rows / order.rows if order.rows else 0.0
+    return SliceMeasure(
+        measured.rows, measured.table_bytes, measured.exact, first, last, order, order.read_amplification(fraction)
+    )

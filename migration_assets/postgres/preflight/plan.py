@@ -1,0 +1,43 @@
+"""What preflight is asked to judge against, and what its checks share."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import TableSpec
+
+
+@dataclass(frozen=True)
+class PreflightPlan:
+    """The migration that is planned.
+
+    Args:
+        as_of: "Now", aware: the quarter it lies in is the newest that rows are expected in.
+        parallel_copies: Slices copied at once.
+        window_hours: Length of the maintenance window.
+        target_gb_per_hour: Rate that the window asks for, 10^9 bytes an hour.
+        quarter: What has to fit into the window; None for the quarter of `as_of`, or the biggest where that is empty.
+        scan_seconds: Longest reading of the whole control column; only where no index helps does it take long.
+        sample_seconds: Longest timed reading of rows.
+        sample_bytes: Largest timed reading of rows.
+    """
+
+    as_of: datetime
+    parallel_copies: int = 2
+    window_hours: float = 3.0
+    target_gb_per_hour: float = 72.22
+    quarter: FiscalQuarter | None = None
+    scan_seconds: float = 600.0
+    sample_seconds: float = 2.0
+    sample_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The table under examination: what is planned for it and what the legacy's catalogue says."""
+
+    spec: TableSpec
+    calendar: FiscalCalendar
+    plan: PreflightPlan
+    description: TableDescription

@@ -1,0 +1,91 @@
+"""Settings turned into what the work is done with: the table, the calendar, the two databases."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.embedded.bookings import AS_OF
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.bulk_copy import CopyLimits, SliceCopy
+from migration_assets.postgres.sessions import Databases
+from migration_assets.settings import MigrationSettings
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One migration, ready to work on. Holds no connection; its repr shows no secret."""
+
+    settings: MigrationSettings
+    databases: Databases
+
+    @property
+    def spec(self) -> TableSpec:
+        """Table and control column."""
+        return self.settings.spec()
+
+    @property
+    def calendar(self) -> FiscalCalendar:
+        """The fiscal calendar."""
+        return self.settings.calendar()
+
+    def now(self) -> datetime:
+        """The clock, unless a setting replaces it; the embedded legacy has a present of its own. Aware."""
+        return self.settings.as_of or (AS_OF if self.settings.embedded else datetime.now(UTC))
+
+    @property
+    def limits(self) -> CopyLimits:
+        """Timeouts, patience and tries of a copy."""
+        return CopyLimits(
+            lock_timeout_ms=self.settings.lock_timeout_ms,
+            lock_patience_seconds=self.settings.lock_patience_seconds,
+            copy_timeout_seconds=self.settings.copy_timeout_seconds,
+            idle_timeout_seconds=self.settings.idle_timeout_seconds,
+            maintenance_work_mem_mb=self.settings.maintenance_work_mem_mb,
+            attempts=self.settings.retry_attempts,
+        )
+
+    def copy_of(self, week: FiscalWeek, run_id: str | None = None) -> SliceCopy:
+        """The plan of one slice's copy."""
+        return SliceCopy(self.spec, self.calendar, week, self.limits, run_id)
+
+
+def open_migration(settings: MigrationSettings) -> Migration:
+    """Resolve the databases; nothing is connected to.
+
+    Raises:
+        EmbeddedServerError: No URLs are set and the embedded servers were never started.
+    """
+    if settings.legacy_url is not None and settings.base_url is not None:
+        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value())
+    else:
+        servers = EmbeddedServers(settings.var)
+        urls = Databases(servers.legacy_url(), servers.base_url())
+    return Migration(settings, urls)
+
+
+def project_folder() -> Path:
+    """Where `dagster.yaml` and `workspace.yaml` lie: Dagster's home."""
+    return Path(__file__).resolve().parent.parent
+
+
+def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
+    """The variables that `dagster.yaml` reads; to be set before Dagster's instance is opened.
+
+    Raises:
+        EmbeddedServerError: MIGRATION_DAGSTER_URL is not set and the embedded servers were never started.
+    """
+    if settings.dagster_url is None:
+        url = EmbeddedServers(settings.var).dagster_url()
+    else:
+        # Left to itself SQLAlchemy takes psycopg 3, whose NOTIFY with a parameter dagster-postgres trips over.
+        url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg2:", settings.dagster_url.get_secret_value())
+    return {
+        "DAGSTER_HOME": str(project_folder()),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "MIGRATION_DAGSTER_URL": url,
+        "MIGRATION_VAR": str(settings.var),
+    }

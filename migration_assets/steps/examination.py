@@ -1,0 +1,48 @@
+"""One preflight of a migration: examined, and kept in the ledger where the next steps look for it."""
+
+from dataclasses import dataclass
+
+from migration_assets.domain.findings import Finding, blocking
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.legacy_slices import held_quarters
+from migration_assets.postgres.preflight import PreflightPlan, run_preflight
+from migration_assets.postgres.preflight_records import record_preflight
+from migration_assets.runtime import Migration
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All findings, and the quarters that the legacy holds: none where something blocks."""
+
+    findings: list[Finding]
+    quarters: list[FiscalQuarter]
+    recorded: bool
+
+
+def examine(migration: Migration, run_id: str | None = None) -> Examined:
+    """Run preflight; changes nothing but the ledger, which it creates where it may.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+    """
+    spec, calendar, settings = migration.spec, migration.calendar, migration.settings
+    plan = PreflightPlan(
+        parallel_copies=settings.parallel_copies,
+        window_hours=settings.window_hours,
+        target_gb_per_hour=settings.target_gb_per_hour,
+        as_of=migration.now(),
+    )
+    findings = run_preflight(migration.databases, spec, calendar, plan=plan)
+    unusable = {finding.code for finding in blocking(findings)} & {"reachable", "base_rights", "base_writable"}
+    if not unusable:
+        with migration.databases.session("base", "preflight") as base:
+            ensure_ledger(base)
+            record_preflight(base, spec.relation, findings, run_id)
+    if blocking(findings):
+        return Examined(findings, [], recorded=not unusable)
+    with migration.databases.session("legacy", "preflight") as legacy:
+        description = require_table(legacy, spec.table, "legacy")
+        quarters = held_quarters(legacy, description, spec, calendar)
+    return Examined(findings, quarters, recorded=True)

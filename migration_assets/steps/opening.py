@@ -1,0 +1,43 @@
+"""Opens a quarter of the base, behind the gate of preflight."""
+
+import logging
+
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
+from migration_assets.postgres.preflight_records import require_preflight
+from migration_assets.postgres.retries import retry_locked, retry_transient
+from migration_assets.postgres.sessions import Timeouts
+from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
+
+
+def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQuarter, TableDescription]:
+    """Make the quarter's places; waits for locks with short random tries.
+
+    Raises:
+        PreflightError: Preflight is missing or blocks.
+        PartitionError: What is there does not fit.
+        psycopg.errors.LockNotAvailable: Somebody held a lock for longer than our patience.
+    """
+    settings, spec = migration.settings, migration.spec
+    timeouts = Timeouts(lock=settings.lock_timeout_ms)
+
+    def once() -> tuple[OpenedQuarter, TableDescription]:
+        with (
+            migration.databases.session("base", f"{quarter.key}:open", timeouts) as base,
+            migration.databases.session("legacy", f"{quarter.key}:open") as legacy,
+        ):
+            ensure_ledger(base)
+            require_preflight(base, spec.relation)
+            description = require_table(legacy, spec.table, "legacy")
+            opened = retry_locked(
+                lambda: ensure_quarter(base, description, spec, migration.calendar, quarter),
+                patience_seconds=settings.lock_patience_seconds,
+            )
+        return opened, description
+
+    return retry_transient(once, what=f"opening of {quarter.key}", attempts=settings.retry_attempts, log=log)

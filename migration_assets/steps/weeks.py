@@ -1,0 +1,57 @@
+"""The steps on one week, each behind its gate."""
+
+from collections.abc import Callable
+
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.copy_stream import Progress
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger import CopyEvidence
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.legacy_slices import estimate_rows
+from migration_assets.postgres.preflight_records import require_preflight
+from migration_assets.postgres.verification import Verified, verify_slice
+from migration_assets.runtime import Migration
+
+
+def copy_week(
+    migration: Migration,
+    week: FiscalWeek,
+    *,
+    run_id: str | None = None,
+    progress: Callable[[int], Progress] | None = None,
+) -> CopyEvidence:
+    """Copy one week, if preflight allows it.
+
+    Args:
+        migration: Which migration.
+        week: The slice.
+        run_id: Noted in the ledger.
+        progress: Given the expected number of rows, makes the callback.
+
+    Raises:
+        PreflightError: Preflight is missing or blocks.
+        MigrationError: As `copy_slice`.
+    """
+    spec = migration.spec
+    with migration.databases.session("base", f"{week}:gate") as base:
+        ensure_ledger(base)
+        require_preflight(base, spec.relation)
+    report: Progress | None = None
+    if progress is not None:
+        with migration.databases.session("legacy", f"{week}:gate") as legacy:
+            kind = require_table(legacy, spec.table, "legacy").control_kind(spec.control_column)
+            report = progress(estimate_rows(legacy, spec, migration.calendar.bound_values(week, kind)))
+    return copy_slice(migration.databases, migration.copy_of(week, run_id), report)
+
+
+def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:
+    """Read the base again; see `verify_slice`."""
+    return verify_slice(
+        migration.databases,
+        migration.spec,
+        migration.calendar,
+        week,
+        timeouts=migration.limits.timeouts(),
+        run_id=run_id,
+    )

@@ -1,0 +1,31 @@
+"""Preflight's findings as a table."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from migration_assets.domain.findings import Finding, Severity, worst_first
+
+_STYLES = {Severity.BLOCKING: "bold red", Severity.WARNING: "yellow", Severity.INFO: "green"}
+
+
+def print_findings(console: Console, findings: list[Finding], *, everything: bool) -> None:
+    """Print what blocks and warns, and with `everything` also what is well."""
+    shown = [f for f in worst_first(findings) if everything or f.severity is not Severity.INFO]
+    if shown:
+        table = Table(title="Preflight", title_justify="left", show_lines=True)
+        table.add_column("severity", no_wrap=True)
+        table.add_column("what", no_wrap=True)
+        table.add_column("evidence", ratio=3)
+        table.add_column("remedy", ratio=2)
+        for finding in shown:
+            # As Text: evidence may hold brackets, which rich would take for markup.
+            table.add_row(
+                Text(finding.severity.value, style=_STYLES[finding.severity]),
+                Text(f"{finding.area.value}\n{finding.code}"),
+                Text(finding.evidence),
+                Text(finding.remedy),
+            )
+        console.print(table)
+    counts = ", ".join(f"{sum(f.severity is s for f in findings)} {s.value}" for s in Severity)
+    console.print(f"Preflight examined {len(findings)} things: {counts}.", highlight=False)

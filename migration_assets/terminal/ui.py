@@ -1,0 +1,26 @@
+"""Starts Dagster's web page and daemon on the project, with the pool sized as the settings say."""
+
+import os
+import sys
+
+import dagster as dg
+
+from migration_assets.defs.labels import LEGACY_READ_POOL
+from migration_assets.runtime import project_folder
+from migration_assets.settings import MigrationSettings
+
+
+def size_pool(instance: dg.DagsterInstance, settings: MigrationSettings) -> None:
+    """Bound the copies that read the legacy at once, whoever starts them."""
+    instance.event_log_storage.set_concurrency_slots(LEGACY_READ_POOL, settings.parallel_copies)
+
+
+def serve_ui(settings: MigrationSettings, port: int) -> None:
+    """Become `dagster dev` on 127.0.0.1; never returns. The environment is complete already."""
+    with dg.DagsterInstance.get() as instance:
+        size_pool(instance, settings)
+    workspace = project_folder() / "workspace.yaml"
+    command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "-w", str(workspace)]
+    os.chdir(project_folder())
+    # Replaced, not spawned: Ctrl-C and signals reach Dagster itself, and no process of ours is left behind.
+    os.execv(sys.executable, command)  # noqa: S606

@@ -1,0 +1,88 @@
+"""Imports flow one way, files stay short, and nobody reads the environment behind the settings' back."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "migration_assets"
+LONGEST_FILE = 300
+
+# Each layer may import itself and those named; a module directly below the package is a layer of its own.
+ALLOWED: dict[str, set[str]] = {
+    "domain": set(),
+    "settings": {"domain"},
+    "postgres": {"domain"},
+    "embedded": {"domain"},
+    "runtime": {"domain", "settings", "postgres", "embedded"},
+    "steps": {"domain", "postgres", "runtime"},
+    "defs": {"domain", "settings", "postgres", "runtime", "steps"},
+    "definitions": {"defs", "runtime"},
+    "terminal": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "defs", "definitions"},
+    "cli": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "terminal"},
+}
+# Who may import these packages at all.
+ONLY: dict[str, set[str]] = {
+    "dagster": {"defs", "definitions", "terminal"},
+    "psycopg": {"postgres", "embedded", "terminal"},
+    "rich": {"terminal", "cli"},
+    "click": {"cli", "embedded"},
+    "pydantic_settings": {"settings"},
+}
+MAY_TOUCH_ENVIRONMENT = {
+    "settings.py": "reads it",
+    "cli.py": "sets what dagster.yaml reads",
+    "terminal/demo.py": "sets what dagster.yaml reads, for its workers",
+    "embedded/traffic.py": "hands its URL to a child process, since argument lists are public",
+}
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    layer = layer_of(path)
+    if layer == "__init__":
+        return
+    for name in imported(ast.parse(path.read_text())):
+        assert not name.startswith("dagster._"), f"{path}: {name} is the inside of Dagster"
+        package, _, rest = name.partition(".")
+        if package == "migration_assets":
+            other = rest.split(".")[0]
+            assert other == layer or other in ALLOWED[layer], f"{path}: {layer} must not import {other}"
+        elif package in ONLY:
+            assert layer in ONLY[package], f"{path}: {layer} must not import {package}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_says_what_belongs_into_it_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert len(text.splitlines()) <= LONGEST_FILE, f"{path} has {len(text.splitlines())} lines: one concept each"
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    touching = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+    }
+    assert touching == set(MAY_TOUCH_ENVIRONMENT)
+
+
+def test_every_layer_is_known() -> None:
+    assert {layer_of(path) for path in FILES} - {"__init__"} == set(ALLOWED)
