@@ -175,5 +175,3 @@ def ui(port: int) -> None:
         EmbeddedServers(loaded.var).start()
     os.environ.update(dagster_environment(loaded))
     serve_ui(loaded, port)
-
-

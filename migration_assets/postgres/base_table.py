@@ -240,9 +240,7 @@ def _column_clause(column: Column, options: dict[str, str], *, identity_works: b
     return sql.SQL(" ").join(parts)
 
 
-def _index_statement(
-    index: Index, table: sql.Identifier, control_column: str, *, index_name: str
-) -> sql.Composed:
+def _index_statement(index: Index, table: sql.Identifier, control_column: str, *, index_name: str) -> sql.Composed:
     return sql.SQL("CREATE {unique}INDEX {name} ON {table} {tail}").format(
         unique=sql.SQL("UNIQUE " if index.is_unique_with(control_column) else ""),
         name=sql.Identifier(index_name),

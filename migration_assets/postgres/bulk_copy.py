@@ -164,44 +164,48 @@ def _load(
     staging = QualifiedName(LEDGER_SCHEMA, record.leaf)
     legacy.isolation_level = IsolationLevel.REPEATABLE_READ
     legacy.read_only = True
-    with legacy.transaction(), base.transaction():
-        description = require_table(legacy, spec.table, "legacy")
-        _require_same_columns(description, require_table(base, spec.table, "base"))
-        lsn, snapshot_at = _snapshot_position(legacy)
-        bounds = copy.calendar.bound_values(week, description.control_kind(spec.control_column))
-        where = in_range(spec.control_column, bounds)
-        columns = hashed_columns(description)
+    with base.transaction():
+        with legacy.transaction():
+            description = require_table(legacy, spec.table, "legacy")
+            _require_same_columns(description, require_table(base, spec.table, "base"))
+            lsn, snapshot_at = _snapshot_position(legacy)
+            bounds = copy.calendar.bound_values(week, description.control_kind(spec.control_column))
+            where = in_range(spec.control_column, bounds)
+            columns = hashed_columns(description)
 
-        base.execute(
-            "SELECT set_config('maintenance_work_mem', %s, true)", [f"{copy.limits.maintenance_work_mem_mb}MB"]
-        )
-        base.execute(
-            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
-                sql.Identifier(staging.schema, staging.name),
-                like_root(spec),
-                where,
-                sql.Identifier(spec.control_column),
+            base.execute(
+                "SELECT set_config('maintenance_work_mem', %s, true)", [f"{copy.limits.maintenance_work_mem_mb}MB"]
             )
-        )
-        announce(base, f"{week.key}:copy")
-        announce(legacy, f"{week.key}:copy")
-        with clock.phase("copy"):
-            piped = pipe_rows(legacy, base, description, staging, where, on_progress)
+            base.execute(
+                sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
+                    sql.Identifier(staging.schema, staging.name),
+                    like_root(spec),
+                    where,
+                    sql.Identifier(spec.control_column),
+                )
+            )
+            announce(base, f"{week.key}:copy")
+            announce(legacy, f"{week.key}:copy")
+            with clock.phase("copy"):
+                piped = pipe_rows(legacy, base, description, staging, where, on_progress)
 
-        announce(base, f"{week.key}:index")
-        announce(legacy, f"{week.key}:fingerprint")
-        # The legacy reads its rows a second time, in the same snapshot, while the base builds indexes.
-        with _meanwhile(
-            legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
-        ) as legacy_fingerprint:
-            with clock.phase("indexes"):
-                indexes = add_keys_and_indexes(base, staging, description, spec)
-            announce(base, f"{week.key}:fingerprint")
-            with clock.phase("base fingerprint"):
-                of_base = take_fingerprint(base, staging, columns)
-            of_legacy = legacy_fingerprint()
-        _require_equal(of_legacy, of_base, piped, week)
+            _allow_waiting(base, copy.limits)
+            _allow_waiting(legacy, copy.limits)
+            announce(base, f"{week.key}:index")
+            announce(legacy, f"{week.key}:fingerprint")
+            # The legacy reads its rows a second time, in the same snapshot, while the base builds indexes.
+            with _meanwhile(
+                legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
+            ) as legacy_fingerprint:
+                with clock.phase("indexes"):
+                    indexes = add_keys_and_indexes(base, staging, description, spec)
+                announce(base, f"{week.key}:fingerprint")
+                with clock.phase("base fingerprint"):
+                    of_base = take_fingerprint(base, staging, columns)
+                of_legacy = legacy_fingerprint()
+            _require_equal(of_legacy, of_base, piped, week)
 
+        # The legacy is done with: a connection that breaks from here on cannot spoil a copy that is in place.
         announce(base, f"{week.key}:swap")
         with clock.phase("swap"):
             swap_leaf(
@@ -221,6 +225,13 @@ def _load(
         record_copy(base, record, evidence, copy.run_id)
         end_attempt(base, attempt, "succeeded", legacy=of_legacy, base=of_base)
     return evidence
+
+
+def _allow_waiting(connection: Connected, limits: CopyLimits) -> None:
+    """For the rest of the transaction: one side may wait for the other's index build or fingerprint, idle, for hours."""
+    connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
+    )
 
 
 @contextmanager

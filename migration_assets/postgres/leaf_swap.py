@@ -93,10 +93,10 @@ def _require_adopted_indexes(base: Connected, leaf: QualifiedName, expected: int
         [leaf.schema, leaf.name],
     ).fetchone()
     count, loose = require_row(row, "the indexes of a leaf")
-    if count != expected:
+    if count != expected or loose:
         raise PartitionError(
-            f"the leaf has {count} indexes instead of {expected} ({loose} of them no partition of the root's):"
-            " ATTACH had to build one under its lock",
+            f"the leaf has {count} indexes instead of {expected}, {loose} of them no partition of the root's:"
+            " the root has others than the legacy",
             where=str(leaf),
             state_left="the copy was rolled back; the base is as before",
             next_step="compare the root's indexes with the legacy's: one was added or changed on one side",

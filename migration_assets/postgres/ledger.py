@@ -22,7 +22,7 @@ SLICE_LOCK_CLASS = 71002
 class SliceRecord:
     """One slice as the ledger knows it.
 
-    `working` says whether somebody holds the slice's lock now; `last_outcome` is that of the newest attempt, where a
+    `copies` counts the tries at copying it. `working` says whether somebody holds the slice's lock now; `last_outcome` is that of the newest attempt, where a
     running attempt that nobody holds the lock for counts as interrupted.
     """
 
@@ -46,7 +46,7 @@ class SliceRecord:
     verified_at: datetime | None
     verified_equal: bool | None
     run_id: str | None
-    attempts: int
+    copies: int
     working: bool
     last_action: str | None
     last_outcome: str | None
@@ -68,12 +68,12 @@ class CopyEvidence:
 
 
 _READ = """
-SELECT s.*, a.attempts, l.held AS working, a.action AS last_action, a.error AS last_error,
+SELECT s.*, a.copies, l.held AS working, a.action AS last_action, a.error AS last_error,
        CASE WHEN a.outcome = 'running' AND NOT l.held THEN 'interrupted' ELSE a.outcome END AS last_outcome
 FROM migration.slices s
 LEFT JOIN LATERAL (
-    SELECT n.attempts, t.action, t.outcome, t.error
-    FROM (SELECT count(*) AS attempts, max(id) AS id FROM migration.attempts
+    SELECT n.copies, t.action, t.outcome, t.error
+    FROM (SELECT count(*) FILTER (WHERE action = 'copy') AS copies, max(id) AS id FROM migration.attempts
           WHERE relation = s.relation AND quarter = s.quarter AND week = s.week) n
     LEFT JOIN migration.attempts t ON t.id = n.id
 ) a ON true
@@ -121,7 +121,7 @@ def _record(row: dict[str, Any]) -> SliceRecord:
         legacy=fingerprint("legacy"),
         base=fingerprint("base"),
         seconds=row["seconds"] or {},
-        attempts=row["attempts"] or 0,
+        copies=row["copies"] or 0,
         **{name: row[name] for name in same},
     )
 

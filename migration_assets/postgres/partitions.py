@@ -35,7 +35,7 @@ def ensure_quarter(
 ) -> OpenedQuarter:
     """Make the quarter's partition, its 13 empty leaves and their ledger rows; in one transaction, safe to repeat.
 
-    A new quarter is built aside and attached whole, which needs no lock that readers or writers of the base notice.
+    Nobody sees a new quarter before the commit, and nothing here takes a lock that readers or writers of the base notice.
 
     Raises:
         PartitionError: What is there has other bounds than the calendar's, or overlaps.
@@ -80,6 +80,11 @@ def _make(
                 _identifier(table), like_root(spec), sql.Identifier(spec.control_column)
             )
         )
+        # Before its leaves are made: ATTACH hands the root's identity columns to the quarter alone, not to leaves that
+        # it already has, and a quarter whose leaves lack what it has itself can never be detached again.
+        attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
+    else:
+        _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     created: list[str] = []
     for week in calendar.weeks_of(quarter):
         leaf = spec.table.sibling(leaf_name(spec.table.name, week))
@@ -89,7 +94,7 @@ def _make(
             _require_partition(connection, leaf, table, calendar.bound_values(week, kind))
             continue
         if parent is None:
-            # Nobody sees the quarter yet, so the strong lock of PARTITION OF meets no one.
+            # Nobody else sees the quarter yet, so the strong lock of PARTITION OF on it meets no one.
             connection.execute(
                 sql.SQL("CREATE TABLE {} PARTITION OF {} {}").format(
                     _identifier(leaf), _identifier(table), for_values(calendar.bound_values(week, kind))
@@ -99,10 +104,6 @@ def _make(
             connection.execute(sql.SQL("CREATE TABLE {} ({})").format(_identifier(leaf), like_root(spec)))
             attach(connection, table, leaf, calendar.bound_values(week, kind))
         created.append(leaf.name)
-    if parent is None:
-        attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
-    else:
-        _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     return created
 
 

@@ -258,4 +258,6 @@ def _farewell(console: Console, summary: dict[str, Any], path: Path) -> None:
         console.print(line, style="red", markup=False)
     if summary["success"]:
         console.print("Every week is proven equal, and was read again after its commit.", style="green")
-    console.print(f"Figures: {path}\nNext: `make ui` shows these runs; the servers stay up (`migration-assets servers stop`).")
+    console.print(
+        f"Figures: {path}\nNext: `make ui` shows these runs; the servers stay up (`migration-assets servers stop`)."
+    )

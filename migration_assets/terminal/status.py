@@ -20,7 +20,10 @@ def status_tables(records: Sequence[SliceRecord], activity: Mapping[FiscalWeek, 
     if not records:
         return Text("The ledger knows no slice yet: materialize quarter_partitions first.")
     return Group(
-        *(_quarter_table(quarter, list(group), activity) for quarter, group in groupby(records, lambda r: r.week.quarter))
+        *(
+            _quarter_table(quarter, list(group), activity)
+            for quarter, group in groupby(records, lambda r: r.week.quarter)
+        )
     )
 
 
@@ -28,33 +31,34 @@ def _quarter_table(
     quarter: FiscalQuarter, records: list[SliceRecord], activity: Mapping[FiscalWeek, Activity]
 ) -> Table:
     done = [record for record in records if record.state is not SliceState.ABSENT]
-    rows = sum(record.base.rows for record in done if record.base)
+    sum_of_rows = sum(record.base.rows for record in done if record.base)
     table_bytes = sum(record.table_bytes or 0 for record in done)
     table = Table(
-        title=f"{quarter.key}: {len(done)} of {len(records)} weeks, {rows:,} rows, {gigabytes(table_bytes)}",
+        title=f"{quarter.key}: {len(done)} of {len(records)} weeks, {sum_of_rows:,} rows, {gigabytes(table_bytes)}",
         title_justify="left",
     )
-    for name in ("week", "from", "state", "proof", "rows", "size", "MB/s", "GB/hour", "copied", "tries", "now or last"):
-        table.add_column(name, justify="right" if name in {"rows", "size", "MB/s", "GB/hour", "tries"} else "left")
-    for record in records:
-        table.add_row(*_cells(record, activity.get(record.week)))
+    for name in ("week", "state", "proof", "rows", "size", "MB/s", "GB/h", "copies"):
+        table.add_column(name, justify="left" if name in {"week", "state", "proof"} else "right", no_wrap=True)
+    lines = [(_cells(record), _now_or_last(record, activity.get(record.week))) for record in records]
+    news = any(last.plain for _, last in lines)
+    if news:
+        table.add_column("now, or what went wrong", overflow="fold", min_width=24)
+    for cells, last in lines:
+        table.add_row(*cells, *([last] if news else []))
     return table
 
 
-def _cells(record: SliceRecord, now: Activity | None) -> list[RenderableType]:
+def _cells(record: SliceRecord) -> list[RenderableType]:
     rate = megabytes_per_second(record)
     return [
         record.week.name,
-        record.lower_bound[:16],
         Text(record.state.value, style=_STYLES.get(record.state, "")),
         _proof(record),
         f"{record.base.rows:,}" if record.base else "",
         gigabytes(record.table_bytes) if record.table_bytes is not None else "",
         f"{rate:,.1f}" if rate else "",
         f"{rate * 3.6:,.1f}" if rate else "",
-        f"{record.copied_at:%Y-%m-%d %H:%M:%S}" if record.copied_at else "",
-        str(record.attempts or ""),
-        _now_or_last(record, now),
+        str(record.copies or ""),
     ]
 
 
@@ -63,7 +67,7 @@ def _proof(record: SliceRecord) -> Text:
         return Text("")
     if record.verified_equal is False or record.legacy != record.base:
         return Text("DIFFERS", style="bold red")
-    return Text("equal" if record.verified_at is None else f"equal, read again {record.verified_at:%H:%M}", "green")
+    return Text("equal" if record.verified_at is None else "equal, re-read", "green")
 
 
 def _now_or_last(record: SliceRecord, now: Activity | None) -> Text:

@@ -38,9 +38,7 @@ def legacy_slice(
     timeouts = migration.limits.timeouts()
     with readable_failures(), migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
         description = require_table(legacy, spec.table, "legacy")
-        measure = measure_slice(
-            legacy, description, spec, migration.calendar, week_of(context), exact=config.exact
-        )
+        measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
     return dg.MaterializeResult(
         metadata=measure_metadata(
             measure, window_hours=settings.window_hours, target_gb_per_hour=settings.target_gb_per_hour

@@ -79,7 +79,7 @@ def _copy(context: dg.AssetExecutionContext, migration: Migration) -> tuple[Meta
     evidence = copy_week(
         migration,
         week_of(context),
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         progress=lambda expected: observed_progress(context, expected, migration.settings.progress_seconds),
     )
     target = migration.settings.target_gb_per_hour
@@ -88,7 +88,7 @@ def _copy(context: dg.AssetExecutionContext, migration: Migration) -> tuple[Meta
 
 
 def _verify(context: dg.AssetExecutionContext, migration: Migration) -> tuple[Metadata, Fingerprint, Fingerprint]:
-    verified = verify_week(migration, week_of(context), run_id=context.run_id)
+    verified = verify_week(migration, week_of(context), run_id=context.run.run_id)
     return fingerprint_metadata(verified.legacy, verified.base), verified.legacy, verified.base
 
 
@@ -105,5 +105,3 @@ def _results(legacy: Fingerprint, base: Fingerprint) -> list[dg.AssetCheckResult
         )
         for name in _CHECKS
     ]
-
-

@@ -34,7 +34,7 @@ def preflight(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Examine, keep the findings in the ledger, register quarters."""
     with readable_failures():
-        examined = examine(migration, run_id=context.run_id)
+        examined = examine(migration, run_id=context.run.run_id)
     results = [
         _check("nothing_blocks", examined.findings, Severity.BLOCKING, dg.AssetCheckSeverity.ERROR),
         _check("nothing_warns", examined.findings, Severity.WARNING, dg.AssetCheckSeverity.WARN),

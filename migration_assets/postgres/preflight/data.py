@@ -163,9 +163,7 @@ def _findings(subject: Subject, counted: dict[str, _Counted], how: str) -> list[
             Area.DATA,
             f"{nulls.shown} where {name} is NULL, {how}; it is {'' if declared else 'not '}declared NOT NULL",
             good=declared and not nulls.rows,
-            remedy=(
-                f"UPDATE {table} SET {name} = … WHERE {name} IS NULL; or delete these rows; then " if nulls.rows else ""
-            )
+            remedy=(f"give the rows with {name} IS NULL a time, or delete them; then " if nulls.rows else "")
             + f"ALTER TABLE {table} ADD CONSTRAINT control_not_null CHECK ({name} IS NOT NULL) NOT VALID; ALTER TABLE"
             f" {table} VALIDATE CONSTRAINT control_not_null; ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL;",
             severity=Severity.BLOCKING if nulls.rows else Severity.WARNING,
@@ -175,7 +173,8 @@ def _findings(subject: Subject, counted: dict[str, _Counted], how: str) -> list[
             Area.DATA,
             f"{infinite.shown} where {name} is infinite, {how}",
             good=not infinite.rows,
-            remedy=f"give them a real time, or delete them: … WHERE {name} IN ('infinity', '-infinity'): no week is theirs",
+            remedy=f"give the rows WHERE {name} IN ('infinity', '-infinity') a real time, or delete them: no week can"
+            " be theirs",
         ),
         judge(
             "outside_calendar",
@@ -206,5 +205,3 @@ def _ahead(ahead: _Counted, far: _Counted, where: str) -> Finding:
 def _index_statement(subject: Subject) -> str:
     column = quote_identifier(subject.spec.control_column)
     return f"CREATE INDEX CONCURRENTLY ON {subject.spec.table} ({column});"
-
-

@@ -43,8 +43,8 @@ _KINDS = {
     "trigger": _Kind(
         "trigger",
         Severity.WARNING,
-        "the legacy's triggers go on firing for its writers, and what they write into this table is carried. For the time"
-        " after the cutover create them on the base's root, just before it; never earlier, or rows change twice",
+        "the legacy's triggers go on firing for its writers, and what they write into this table is carried. For the"
+        " time after the cutover create them on the base's root, just before it; never earlier, or rows change twice",
     ),
     "rule": _Kind(
         "rule",

@@ -34,7 +34,8 @@ def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Findi
             Area.LEGACY,
             f"role {role}: USAGE on schema {table.schema} {_yes(usage)}, SELECT on {table} {_yes(select)}",
             good=usage and select,
-            remedy=f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role}; GRANT SELECT ON {table} TO {role};",
+            remedy=f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role};"
+            f" GRANT SELECT ON {table} TO {role};",
         ),
         judge(
             "row_security",
@@ -55,14 +56,16 @@ def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Findi
             Area.LEGACY,
             f"{table} belongs to {owner}; role {role} has its rights: {_yes(owns)}",
             good=owns,
-            remedy=f"GRANT {quote_identifier(owner)} TO {role}; -- REPLICA IDENTITY FULL and the publication want the owner",
+            remedy=f"GRANT {quote_identifier(owner)} TO {role};"
+            " -- REPLICA IDENTITY FULL and the publication want the owner",
         ),
         judge(
             "create_right",
             Area.LEGACY,
             f"role {role}: CREATE on database {database} {_yes(create)}",
             good=create,
-            remedy=f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {role}; -- for publication and marker table",
+            remedy=f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {role};"
+            " -- for the publication and the marker table",
         ),
     ]
 

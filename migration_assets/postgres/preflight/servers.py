@@ -57,8 +57,7 @@ def compare_servers(legacy: Connected, base: Connected) -> list[Finding]:
     majors = version_of(legacy)[0], version_of(base)[0]
     of_legacy, of_base = _locale(legacy), _locale(base)
     encodings = of_legacy["encoding"], of_base["encoding"]
-    order = ("provider", "collate", "locale", "version")
-    same_order = all(of_legacy[name] == of_base[name] for name in order)
+    same_order = _order(of_legacy) == _order(of_base)
     stale = [side for side, of in (("legacy", of_legacy), ("base", of_base)) if of["version"] != of["actual"]]
     # The server's own default: our sessions use UTC whatever it is.
     zones = f"default time zone {of_legacy['zone']} in the legacy, {of_base['zone']} in the base"
@@ -242,6 +241,15 @@ def _locale(connection: Connected) -> dict[str, Any]:
     ).fetchone()
     names = ("provider", "collate", "locale", "version", "actual", "encoding", "zone")
     return dict(zip(names, require_row(row, "the database's locale"), strict=True))
+
+
+def _order(of: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides the order of texts."""
+    name = of["locale"] or of["collate"]
+    # These sort by code points whoever provides them, and so never change.
+    if of["provider"] != "i" and name.upper().replace("-", "") in {"C", "POSIX", "C.UTF8"}:
+        return ("code points",)
+    return (of["provider"], name, of["version"])
 
 
 def _locale_text(of: dict[str, Any]) -> str:

@@ -29,9 +29,7 @@ def examine_kind(description: TableDescription) -> Finding:
         if description.kind == "p"
         else "set MIGRATION_TABLE to the ordinary table that holds the rows"
     )
-    return judge(
-        "table", Area.TABLE, f"{description.table} is {kind}", good=description.kind == "r", remedy=remedy
-    )
+    return judge("table", Area.TABLE, f"{description.table} is {kind}", good=description.kind == "r", remedy=remedy)
 
 
 def examine_table(description: TableDescription, spec: TableSpec, base_major: int | None) -> list[Finding]:
@@ -108,9 +106,7 @@ def _indexes(description: TableDescription, spec: TableSpec) -> list[Finding]:
             Area.TABLE,
             f"invalid and not carried: {listed(invalid)}" if invalid else "every index is valid",
             good=not invalid,
-            remedy="; ".join(
-                f"REINDEX INDEX CONCURRENTLY {QualifiedName(spec.table.schema, name)}" for name in invalid
-            )
+            remedy="; ".join(f"REINDEX INDEX CONCURRENTLY {QualifiedName(spec.table.schema, name)}" for name in invalid)
             + "; or DROP INDEX CONCURRENTLY what a failed build left behind",
             severity=Severity.WARNING,
         ),
