@@ -3,8 +3,10 @@
 import os
 import sys
 import time
+from typing import NoReturn
 
 import click
+import psycopg
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -31,8 +33,14 @@ class _Readable(click.Group):
         try:
             return super().invoke(ctx)
         except MigrationError as error:
-            Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False)
-            sys.exit(2)
+            _complain(f"{type(error).__name__}: {error}")
+        except psycopg.OperationalError as error:
+            _complain(f"PostgreSQL: {str(error).strip()}\nNext: see whether both servers run and the URLs are right.")
+
+
+def _complain(text: str) -> NoReturn:
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 @click.group(cls=_Readable)
@@ -175,3 +183,7 @@ def ui(port: int) -> None:
         EmbeddedServers(loaded.var).start()
     os.environ.update(dagster_environment(loaded))
     serve_ui(loaded, port)
+
+
+if __name__ == "__main__":
+    main()

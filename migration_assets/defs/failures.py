@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import dagster as dg
+import psycopg
 
 from migration_assets.domain.errors import MigrationError
 
@@ -18,6 +19,14 @@ def readable_failures() -> Generator[None]:
         yield
     except MigrationError as error:
         raise failure(error) from error
+    except psycopg.Error as error:
+        # Tried again as often as it was worth it; what the server said comes first, the stack trace after it.
+        raise dg.Failure(
+            description=f"PostgreSQL: {str(error).strip()}\nState left: every step is one transaction, so nothing is"
+            " half-done.\nNext: mend the cause, then materialize this partition again.",
+            metadata={"sqlstate": dg.MetadataValue.text(error.sqlstate or "none: the connection itself failed")},
+            allow_retries=False,
+        ) from error
 
 
 def failure(error: MigrationError) -> dg.Failure:

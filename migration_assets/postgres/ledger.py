@@ -22,8 +22,8 @@ SLICE_LOCK_CLASS = 71002
 class SliceRecord:
     """One slice as the ledger knows it.
 
-    `copies` counts the tries at copying it. `working` says whether somebody holds the slice's lock now; `last_outcome` is that of the newest attempt, where a
-    running attempt that nobody holds the lock for counts as interrupted.
+    `copies` counts the tries at copying it. `working` says whether somebody holds the slice's lock now. `last_outcome`
+    is that of the newest attempt, where a running attempt that nobody holds the lock for counts as interrupted.
     """
 
     relation: str

@@ -14,7 +14,7 @@ from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.physical_order import PhysicalOrder, read_physical_order
 from migration_assets.postgres.sessions import Connected, require_row
 
-# What Python's dates and the calendar can express, a year of margin on both sides. Rows outside are preflight's to find.
+# What Python's dates and the calendar can express, with a year of margin. Rows outside are preflight's to find.
 _YEARS = (2, 9998)
 
 
@@ -45,7 +45,7 @@ def held_quarters(
     kind = description.control_kind(spec.control_column)
     table = sql.Identifier(spec.table.schema, spec.table.name)
     column = sql.Identifier(spec.control_column)
-    representable = in_range(spec.control_column, [_start_of(year, kind) for year in _YEARS])
+    representable = in_range(spec.control_column, (_start_of(_YEARS[0], kind), _start_of(_YEARS[1], kind)))
     row = connection.execute(
         sql.SQL("SELECT min({c}), max({c}) FROM {t} WHERE {w}").format(c=column, t=table, w=representable)
     ).fetchone()

@@ -33,9 +33,9 @@ class OpenedQuarter:
 def ensure_quarter(
     connection: Connected, legacy: TableDescription, spec: TableSpec, calendar: FiscalCalendar, quarter: FiscalQuarter
 ) -> OpenedQuarter:
-    """Make the quarter's partition, its 13 empty leaves and their ledger rows; in one transaction, safe to repeat.
+    """Make the quarter's partition, its 13 empty leaves and their ledger rows, in one transaction; safe to repeat.
 
-    Nobody sees a new quarter before the commit, and nothing here takes a lock that readers or writers of the base notice.
+    Nobody sees a new quarter before the commit; no lock is taken that readers or writers of the base would notice.
 
     Raises:
         PartitionError: What is there has other bounds than the calendar's, or overlaps.

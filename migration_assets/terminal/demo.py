@@ -78,8 +78,9 @@ def run_demo(
     with story.timed("servers"), console.status("Starting PostgreSQL 16 (legacy) and 18 (base)"):
         servers.start()
         _refuse_while_ui_runs(servers)
-        for server, database in (("legacy", "legacy"), ("base", "base"), ("base", "dagster")):
-            servers.recreate_database(server, database)
+        servers.recreate_database("legacy", "legacy")
+        servers.recreate_database("base", "base")
+        servers.recreate_database("base", "dagster")
     _make_legacy(console, servers, story)
     os.environ.update(dagster_environment(settings))
     migration = open_migration(settings)

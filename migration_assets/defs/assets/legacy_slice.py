@@ -1,5 +1,7 @@
 """What of one week is to be moved."""
 
+from typing import Any
+
 import dagster as dg
 
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
@@ -32,7 +34,7 @@ class LegacySliceConfig(dg.Config):
 )
 def legacy_slice(
     context: dg.AssetExecutionContext, config: LegacySliceConfig, migration: dg.ResourceParam[Migration]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult[Any]:
     """Measure the slice."""
     spec, settings = migration.spec, migration.settings
     timeouts = migration.limits.timeouts()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 import dagster as dg
 
@@ -15,13 +16,13 @@ from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks,
 from migration_assets.defs.progress import observed_progress
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.steps.weeks import copy_week, verify_week
 from migration_assets.runtime import Migration
+from migration_assets.steps.weeks import copy_week, verify_week
 
 _NAME = "migrated_slice"
 _CHECKS = {
     "row_count_matches": "The base holds as many rows of the week as the legacy held in the copy's snapshot.",
-    "checksum_matches": "Both checksums over all columns of these rows agree; the base's are taken by reading it again.",
+    "checksum_matches": "Both checksums over all columns of these rows agree; the base is read again for its own.",
 }
 
 
@@ -58,7 +59,7 @@ class MigratedSliceConfig(dg.Config):
 )
 def migrated_slice(
     context: dg.AssetExecutionContext, config: MigratedSliceConfig, migration: dg.ResourceParam[Migration]
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Copy or verify; a mismatch is a failed check and a failed partition."""
     try:
         with readable_failures():

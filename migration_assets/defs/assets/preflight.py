@@ -1,6 +1,7 @@
 """Both databases examined; what blocks, stops all that follows."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -8,8 +9,8 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.domain.findings import Finding, Severity, blocking, worst_first
-from migration_assets.steps.examination import examine
 from migration_assets.runtime import Migration
+from migration_assets.steps.examination import examine
 
 _NAME = "preflight"
 _CHECKS = {
@@ -31,7 +32,7 @@ _CHECKS = {
 )
 def preflight(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Examine, keep the findings in the ledger, register quarters."""
     with readable_failures():
         examined = examine(migration, run_id=context.run.run_id)

@@ -1,5 +1,7 @@
 """The places of a quarter's 13 weeks in the base."""
 
+from typing import Any
+
 import dagster as dg
 
 from migration_assets.defs.assets.preflight import preflight
@@ -7,8 +9,8 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.metadata import schema_metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of
-from migration_assets.steps.opening import open_quarter
 from migration_assets.runtime import Migration
+from migration_assets.steps.opening import open_quarter
 
 
 @dg.asset(
@@ -24,7 +26,7 @@ from migration_assets.runtime import Migration
 )
 def quarter_partitions(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult[Any]:
     """Open the quarter."""
     with readable_failures():
         opened, description = open_quarter(migration, quarter_of(context))

@@ -13,7 +13,7 @@ from migration_assets.domain.fiscal_periods import FIRST_LABEL_YEAR, LAST_LABEL_
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.plan import Subject
-from migration_assets.postgres.preflight.wording import info, judge
+from migration_assets.postgres.preflight.wording import info, judge, milliseconds
 from migration_assets.postgres.sessions import Connected, require_row
 
 _COUNT_CAP = 100_000
@@ -61,7 +61,7 @@ def examine_data(legacy: Connected, subject: Subject, order: PhysicalOrder) -> l
     try:
         with legacy.transaction(force_rollback=True):
             legacy.execute(
-                "SELECT set_config('statement_timeout', %s, true)", [str(int(subject.plan.scan_seconds * 1000))]
+                "SELECT set_config('statement_timeout', %s, true)", [milliseconds(subject.plan.scan_seconds)]
             )
             if order.control_index is not None:
                 # The statistics may not know the few odd values that are looked for here.

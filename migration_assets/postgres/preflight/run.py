@@ -14,7 +14,17 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.physical_order import read_physical_order
-from migration_assets.postgres.preflight import data, probe, rehearsal, requisites, rights, servers, table, window
+from migration_assets.postgres.preflight import (
+    data,
+    probe,
+    rehearsal,
+    requisites,
+    rights,
+    server_pair,
+    servers,
+    table,
+    window,
+)
 from migration_assets.postgres.preflight.plan import PreflightPlan, Subject
 from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
@@ -52,7 +62,7 @@ def run_preflight(
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
-            run.check("server_pair", Area.BASE, lambda: servers.compare_servers(legacy, base))
+            run.check("server_pair", Area.BASE, lambda: server_pair.compare_servers(legacy, base))
             run.check("fingerprint_probe", Area.BASE, lambda: probe.examine_probe(legacy, base))
         if legacy is not None:
             description = run.describe(legacy, spec)

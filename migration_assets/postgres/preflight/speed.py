@@ -10,7 +10,7 @@ from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.plan import Subject
-from migration_assets.postgres.preflight.wording import size
+from migration_assets.postgres.preflight.wording import milliseconds, size
 from migration_assets.postgres.sessions import Connected, require_row
 
 # A copy with primary key, index and both fingerprints took 4.5 times as long as reading the same million rows of
@@ -81,13 +81,14 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
     try:
         with legacy.transaction(force_rollback=True):
             # The server ends the sample: it sees the time pass even while it finds no row to send.
-            legacy.execute("SELECT set_config('statement_timeout', %s, true)", [str(int(plan.sample_seconds * 1000))])
-            with legacy.cursor() as cursor, cursor.copy(query) as rows:
-                for message in rows:
-                    messages += 1
-                    wire += len(message)
-            # The server's own count, without the header and the trailer; there is none when time ran out.
-            messages = cursor.rowcount
+            legacy.execute("SELECT set_config('statement_timeout', %s, true)", [milliseconds(plan.sample_seconds)])
+            with legacy.cursor() as cursor:
+                with cursor.copy(query) as rows:
+                    for message in rows:
+                        messages += 1
+                        wire += len(message)
+                # The server's own count knows no header and no trailer; there is none when time ran out.
+                messages = cursor.rowcount
     except errors.QueryCanceled:
         pass
     seconds = time.perf_counter() - start

@@ -51,7 +51,7 @@ def examine_order(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter)
             Area.WINDOW,
             f"index {order.control_index} begins with {column}"
             if order.control_index
-            else f"no valid, complete btree or BRIN index begins with {column}: each week reads all {order.pages:,} pages",
+            else f"no valid, complete btree or BRIN index begins with {column}: a week reads all {order.pages:,} pages",
             good=order.control_index is not None,
             remedy=f"{create} -- online; needs free disk of about 25 bytes a row",
             severity=Severity.WARNING,
@@ -68,9 +68,9 @@ def examine_order(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter)
     if order.correlation is None:
         remedies.append(f"ANALYZE {subject.spec.table}; -- an unknown order counts as random;")
     remedies.append(
-        "each page is then read for several weeks: copy all weeks of the quarter in one go, so that pages are still cached"
-        " for the next one, and expect the window to be that much longer. CLUSTER would sort the table, but locks it for"
-        " as long as it takes: not online"
+        "each page is then read for several weeks: copy all weeks of the quarter in one go, so that pages are still"
+        " cached for the next one, and expect the window to be that much longer. CLUSTER would sort the table, but"
+        " locks it for as long as it takes: not online"
     )
     return [
         *findings,

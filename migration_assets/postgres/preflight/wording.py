@@ -40,6 +40,11 @@ def size(number: float) -> str:
     return f"{number:,.0f} bytes"
 
 
+def milliseconds(seconds: float) -> str:
+    """A timeout as PostgreSQL takes it; never its 0, which means no timeout at all."""
+    return str(max(1, round(seconds * 1000)))
+
+
 def listed(names: Iterable[str]) -> str:
     """Some names and how many more there are."""
     all_names = list(names)

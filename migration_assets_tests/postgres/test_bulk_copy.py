@@ -1,0 +1,355 @@
+"""A slice is copied whole and proven, or the base stays as it was."""
+
+import json
+import subprocess
+import sys
+import threading
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from migration_assets.domain.errors import (
+    MigrationError,
+    PartitionError,
+    SliceBusyError,
+    SliceMismatchError,
+    SliceStateError,
+    TableSpecError,
+)
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.ledger import CopyEvidence
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
+
+# Whenever a table is made in schema migration, every row that is loaded into it passes public.meddle().
+_MEDDLE = """
+CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;
+CREATE FUNCTION public.add_meddler() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE made record;
+BEGIN
+    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
+        EXECUTE format('CREATE TRIGGER meddler BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.meddle()',
+                       made.object_identity);
+    END LOOP;
+END $$;
+CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+    EXECUTE FUNCTION public.add_meddler();
+"""
+_MEMORY = """
+import json, resource, sys
+from migration_assets_tests.postgres.support import Ground
+from migration_assets.postgres.sessions import Databases
+urls = json.load(sys.stdin)
+ground = Ground(Databases(*urls))
+ground.copy(2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evidence = ground.copy(1)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([evidence.wire_bytes, after - before]))
+"""
+
+
+@pytest.fixture
+def filled(ground: Ground) -> Ground:
+    """910 rows, 70 a week, and the quarter open."""
+    ground.fill().open()
+    return ground
+
+
+def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground) -> None:
+    evidence = filled.copy(1)
+    assert filled.contents("base") == filled.contents("legacy", 1)
+    record = filled.record(1)
+    assert record.state is SliceState.COPIED
+    assert record.legacy == record.base == evidence.legacy == evidence.base
+    assert record.base is not None
+    assert record.base.rows == 70
+    assert (record.run_id, record.attempts, record.working) == ("test", 1, False)
+    assert record.verified_at is None
+    assert record.wire_bytes == evidence.wire_bytes > 70 * 40
+    assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap"}
+    assert filled.attempts(1) == [("copy", "succeeded")]
+
+
+def test_thirteen_weeks_make_the_quarter_and_leave_nothing_in_the_staging_schema(filled: Ground) -> None:
+    for number in range(1, 14):
+        filled.copy(number)
+    assert filled.contents("base") == filled.contents("legacy")
+    assert filled.staging() == []
+
+
+def test_a_copied_leaf_is_born_frozen_so_that_no_vacuum_reads_it_again(filled: Ground) -> None:
+    filled.copy(1)
+    pages, visible, frozen = filled.ask(
+        "base",
+        "SELECT relpages, relallvisible, relallfrozen FROM pg_class WHERE oid = 'bookings_fy25_q2_w01'::regclass",
+    )[0]
+    assert pages == visible == frozen > 0
+
+
+def test_a_copied_leaf_has_the_roots_indexes_and_no_constraint_of_its_own(filled: Ground) -> None:
+    before = filled.one(
+        "base", "SELECT count(*) FROM pg_index WHERE indrelid = 'bookings_fy25_q2_w01'::regclass AND indisvalid"
+    )
+    filled.copy(1)
+    indexes = filled.ask(
+        "base",
+        "SELECT c.relname, c.relispartition, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " WHERE i.indrelid = 'bookings_fy25_q2_w01'::regclass ORDER BY 1",
+    )
+    assert indexes == [("bookings_fy25_q2_w01_booked_at_idx", True, True), ("bookings_fy25_q2_w01_pkey", True, True)]
+    assert len(indexes) == before
+    checks = "SELECT conname FROM pg_constraint WHERE conrelid = 'bookings_fy25_q2_w01'::regclass AND contype = 'c'"
+    assert filled.ask("base", checks) == []
+    other_indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'bookings'::regclass AND NOT indisvalid"
+    assert filled.one("base", other_indexes) == 0
+
+
+def test_a_reader_sees_the_old_slice_or_the_new_one_never_none_and_never_both(filled: Ground) -> None:
+    filled.copy(1)
+    counts: list[tuple[int, int]] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        query = "SELECT count(*), count(DISTINCT guests) FROM bookings WHERE booked_at < '2024-04-08Z'"
+        with psycopg.connect(filled.databases.base_url, autocommit=True) as connection:
+            while not stop.is_set():
+                row = connection.execute(query).fetchone()
+                assert row is not None
+                counts.append(row)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for turn in range(5):
+            # Old and new differ in every row: a mixture would show more than one value.
+            filled.ask("legacy", "UPDATE bookings SET guests = %s RETURNING 1", turn)
+            filled.copy(1)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert len(counts) > 50
+    assert {rows for rows, _ in counts} == {70}
+    assert {guests for _, guests in counts[len(counts) // 2 :]} == {1}
+
+
+def test_writers_on_the_legacy_do_not_disturb_a_copy(filled: Ground) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(filled.databases.legacy_url, autocommit=True) as connection:
+            while not stop.is_set():
+                connection.execute("UPDATE bookings SET guests = guests + 1 WHERE id % 9 = 1")
+                connection.execute("INSERT INTO bookings (id, booked_at) SELECT max(id) + 1, '2024-04-02Z' FROM bookings")
+                connection.execute("DELETE FROM bookings WHERE id IN (SELECT min(id) FROM bookings)")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(4):
+            filled.copy(1)
+            filled.verify(1)
+    finally:
+        stop.set()
+        writer.join()
+    filled.copy(1)
+    assert filled.contents("base") == filled.contents("legacy", 1)
+
+
+def test_four_weeks_at_once_do_not_disturb_each_other(filled: Ground) -> None:
+    results = at_once([lambda n=n: filled.copy(n) for n in (1, 2, 3, 13)])
+    assert [type(result) for result in results] == [CopyEvidence] * 4, results
+    assert all(filled.verify(number).base.rows == 70 for number in (1, 2, 3, 13))
+
+
+def test_the_second_copy_of_the_same_slice_is_told_who_holds_it(filled: Ground) -> None:
+    with filled.databases.session("base", "the-other-run") as base, slice_lock(base, filled.record(1)):
+        assert filled.record(1).working
+        with pytest.raises(SliceBusyError, match="the-other-run") as caught:
+            filled.copy(1)
+        assert str(base.info.backend_pid) in caught.value.what
+    assert not filled.record(1).working
+    assert filled.attempts(1) == []
+    filled.copy(1)
+
+
+def test_rows_that_no_copy_put_there_are_never_dropped(filled: Ground) -> None:
+    filled.run("base", "INSERT INTO bookings (id, booked_at) VALUES (1, '2024-04-01 12:00Z')")
+    state = filled.base_state()
+    with pytest.raises(PartitionError, match="holds rows"):
+        filled.copy(1)
+    assert filled.base_state() == state
+    assert filled.attempts(1) == [("copy", "failed")]
+    filled.copy(2)
+
+
+def test_a_quarter_that_is_not_open_is_refused(ground: Ground) -> None:
+    ground.fill().open(week(1).quarter.next)
+    with pytest.raises(PartitionError, match="not open"):
+        ground.copy(1)
+
+
+def test_a_missing_leaf_is_refused_and_nothing_is_left(filled: Ground) -> None:
+    filled.run("base", "DROP TABLE bookings_fy25_q2_w01")
+    with pytest.raises(PartitionError, match="missing"):
+        filled.copy(1)
+    assert filled.staging() == []
+
+
+@pytest.mark.parametrize("state", ["streaming", "validated", "signed_off", "archived", "retired"])
+def test_a_slice_that_others_rely_on_is_not_copied_over(filled: Ground, state: str) -> None:
+    filled.copy(1)
+    filled.ask("base", "UPDATE migration.slices SET state = %s WHERE week = 'W01' RETURNING 1", state)
+    before = filled.base_state()
+    with pytest.raises(SliceStateError, match=state):
+        filled.copy(1)
+    assert filled.base_state() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ("NEW.guests := NEW.guests + 1; RETURN NEW;", "mismatch"),
+        ("NEW.price := trim_scale(NEW.price); RETURN NEW;", "mismatch"),
+        ("IF NEW.id % 9 = 1 THEN NEW.note := NULL; END IF; RETURN NEW;", "mismatch"),
+        ("NEW.booked_at := NEW.booked_at + interval '1 microsecond'; RETURN NEW;", "mismatch"),
+        (
+            "IF NEW.id < 10000 THEN EXECUTE format('INSERT INTO %s (id, booked_at) VALUES ($1, $2)', TG_RELID::regclass)"
+            " USING NEW.id + 10000, NEW.booked_at; END IF; RETURN NEW;",
+            "mismatch",
+        ),
+        ("IF NEW.id % 91 = 1 THEN RETURN NULL; END IF; RETURN NEW;", "failed"),
+        ("RETURN NULL;", "failed"),
+    ],
+    ids=["value", "scale", "null", "microsecond", "added rows", "lost rows", "all lost"],
+)
+def test_rows_that_were_changed_on_the_way_never_arrive(filled: Ground, change: str, outcome: str) -> None:
+    filled.copy(1)
+    with psycopg.connect(filled.databases.base_url, autocommit=True) as connection:
+        connection.execute(_MEDDLE.replace("{}", change).encode())
+    state = filled.base_state()
+    with pytest.raises(MigrationError) as caught:
+        filled.copy(1)
+    if outcome == "mismatch":
+        assert isinstance(caught.value, SliceMismatchError)
+        assert caught.value.legacy != caught.value.base
+        assert caught.value.legacy.checksum in str(caught.value)
+        assert caught.value.base.checksum in str(caught.value)
+        figures = filled.ask("base", "SELECT legacy_rows, base_rows FROM migration.attempts ORDER BY id DESC LIMIT 1")
+        assert figures == [(caught.value.legacy.rows, caught.value.base.rows)]
+    else:
+        assert "70 rows" in caught.value.what
+    assert filled.base_state() == state
+    assert filled.attempts(1) == [("copy", "succeeded"), ("copy", outcome)]
+    assert filled.record(1).last_outcome == outcome
+    filled.run("base", "DROP EVENT TRIGGER add_meddler")
+    filled.copy(1)
+    filled.verify(1)
+
+
+@pytest.mark.parametrize(
+    ("side", "change"),
+    [
+        ("legacy", "ALTER TABLE bookings ADD COLUMN late integer"),
+        ("base", "ALTER TABLE bookings ALTER COLUMN guests TYPE bigint"),
+        ("legacy", "ALTER TABLE bookings RENAME note TO remark"),
+    ],
+)
+def test_columns_that_differ_by_now_are_refused(filled: Ground, side: str, change: LiteralString) -> None:
+    filled.run("legacy" if side == "legacy" else "base", change)
+    with pytest.raises(TableSpecError, match="differ"):
+        filled.copy(1)
+    assert filled.staging() == []
+
+
+def test_an_index_that_one_side_lacks_is_refused_before_attach_builds_it_under_the_lock(filled: Ground) -> None:
+    filled.run("base", "CREATE INDEX added_by_hand ON bookings (price)")
+    state = filled.base_state()
+    with pytest.raises(PartitionError, match="3 indexes instead of 2"):
+        filled.copy(1)
+    assert filled.base_state() == state
+
+
+def test_a_row_that_the_base_refuses_stops_the_copy_and_nothing_is_left(filled: Ground) -> None:
+    filled.run("base", "ALTER TABLE bookings ADD CONSTRAINT stricter CHECK (guests < 3)")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        filled.copy(1)
+    assert filled.staging() == []
+    assert filled.record(1).state is SliceState.ABSENT
+    assert filled.attempts(1) == [("copy", "failed")]
+
+
+def test_infinite_and_foreign_times_belong_to_no_slice(ground: Ground) -> None:
+    ground.run(
+        "legacy",
+        BOOKINGS,
+        "INSERT INTO bookings (booked_at) VALUES ('infinity'), ('-infinity'), ('2024-04-01Z'),"
+        " ('2024-07-01Z'), ('2024-03-31 23:59:59.999999Z'), ('2024-06-30 23:59:59.999999Z')",
+    )
+    ground.open()
+    assert [ground.copy(number).base.rows for number in range(1, 14)] == [1] + 11 * [0] + [1]
+
+
+def test_an_empty_slice_and_an_empty_legacy_are_copied_and_verified(ground: Ground) -> None:
+    ground.run("legacy", BOOKINGS)
+    ground.open()
+    evidence = ground.copy(4)
+    assert (evidence.base.rows, evidence.base.sum_a) == (0, 0)
+    assert ground.verify(4).base.rows == 0
+    assert ground.record(4).state is SliceState.COPIED
+
+
+def test_rows_of_several_megabytes_arrive_exactly(ground: Ground) -> None:
+    ground.run(
+        "legacy",
+        BOOKINGS,
+        "INSERT INTO bookings (booked_at, note) SELECT '2024-04-02Z', string_agg(md5(m::text || n), '') FROM"
+        " generate_series(1, 3) n, generate_series(1, 160000) m GROUP BY n",
+    )
+    ground.open()
+    assert ground.copy(1).wire_bytes > 15_000_000
+    ground.verify(1)
+    digests = "SELECT id, length(note), md5(note) FROM bookings ORDER BY id"
+    assert ground.ask("base", digests) == ground.ask("legacy", digests)
+
+
+def test_a_copy_of_150_megabytes_needs_no_more_memory_than_a_small_one(ground: Ground) -> None:
+    ground.run("legacy", BOOKINGS)
+    ground.ask(
+        "legacy",
+        "INSERT INTO bookings (booked_at, note) SELECT '2024-04-02Z'::timestamptz + n * interval '1 second',"
+        " repeat(md5(n::text), 80) FROM generate_series(1, 60000) n RETURNING 1",
+    )
+    ground.open()
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY],
+        input=json.dumps([ground.databases.legacy_url, ground.databases.base_url]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    wire_bytes, grown_kib = json.loads(done.stdout)
+    print(f"{wire_bytes / 1e6:.0f} MB copied, memory grew by {grown_kib / 1024:.1f} MiB")
+    assert wire_bytes > 150_000_000
+    assert grown_kib < 60 * 1024
+
+
+def test_one_side_may_wait_for_the_other_longer_than_a_frozen_controller_may(ground: Ground) -> None:
+    """The legacy's fingerprint is ready long before the indexes of a large leaf: its session then waits, idle."""
+    ground.run("legacy", "CREATE FUNCTION public.nap(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $1'")
+    ground.fill(91)
+    ground.run("legacy", "CREATE INDEX ON bookings (nap(guests))")
+    ground.run(
+        "base",
+        "CREATE FUNCTION public.nap(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS"
+        " 'BEGIN PERFORM pg_sleep(0.3); RETURN $1; END'",
+    )
+    ground.open()
+    evidence = ground.copy(1, limits=CopyLimits(idle_timeout_seconds=1, attempts=1))
+    assert evidence.seconds["indexes"] > 2

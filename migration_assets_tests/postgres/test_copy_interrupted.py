@@ -1,0 +1,122 @@
+"""The copying process is stopped or killed in any phase: nothing is left, and the next run does the work."""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from migration_assets.domain.slice_state import SliceState
+from migration_assets_tests.postgres.support import Ground, phases, wait_for
+
+_PROCESS = """
+import os
+from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.postgres.support import Ground
+Ground(Databases(os.environ["TEST_LEGACY"], os.environ["TEST_BASE"])).copy(1)
+"""
+# Each phase takes 70 rows x 0.1 s while table public.slow exists: in the base's COPY, its index, the legacy's
+# fingerprint (a cast of an enum to text), or the wait for a reader.
+_NAP = """
+CREATE FUNCTION public.nap() RETURNS void LANGUAGE plpgsql SET search_path = public AS
+$$ BEGIN IF to_regclass('public.slow') IS NOT NULL THEN PERFORM pg_sleep(0.1); END IF; END $$;
+"""
+_SLOW_GUESTS = """
+CREATE FUNCTION public.slow_guests(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS
+$$ BEGIN PERFORM public.nap(); RETURN $1; END $$;
+"""
+_SLOW_MOOD = """
+CREATE TYPE public.mood AS ENUM ('sad', 'glad');
+CREATE FUNCTION public.mood_text(public.mood) RETURNS text LANGUAGE plpgsql STABLE AS
+$$ BEGIN PERFORM public.nap(); RETURN enumsend($1)::text; END $$;
+CREATE CAST (public.mood AS text) WITH FUNCTION public.mood_text;
+"""
+_SLOW_COPY = """
+CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM public.nap(); RETURN NEW; END $$;
+CREATE FUNCTION public.add_meddler() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE made record;
+BEGIN
+    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
+        EXECUTE format('CREATE TRIGGER meddler BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.meddle()',
+                       made.object_identity);
+    END LOOP;
+END $$;
+CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+    EXECUTE FUNCTION public.add_meddler();
+"""
+_MAKE_SLOW: LiteralString = "CREATE TABLE public.slow ()"
+
+
+@pytest.fixture
+def copied(ground: Ground) -> Ground:
+    """W01 was copied, and differs in the legacy by now."""
+    ground.run("legacy", _NAP, _SLOW_GUESTS, _SLOW_MOOD)
+    ground.run("base", _NAP, _SLOW_GUESTS, _SLOW_MOOD)
+    ground.fill()
+    ground.run(
+        "legacy",
+        "ALTER TABLE bookings ADD COLUMN mood mood DEFAULT 'glad'",
+        "CREATE INDEX bookings_slow_idx ON bookings (slow_guests(guests))",
+    )
+    ground.open()
+    ground.copy(1)
+    ground.run("legacy", "UPDATE bookings SET guests = -1")
+    return ground
+
+
+def _start(ground: Ground) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROCESS],
+        env={**os.environ, "TEST_LEGACY": ground.databases.legacy_url, "TEST_BASE": ground.databases.base_url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("phase", ["copy", "index", "fingerprint", "swap"])
+def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_completes(
+    copied: Ground, phase: str
+) -> None:
+    if phase == "copy":
+        copied.run("base", _SLOW_COPY)
+    with (
+        psycopg.connect(copied.databases.base_url) as reader,
+        psycopg.connect(copied.databases.base_url, autocommit=True) as watch,
+        psycopg.connect(copied.databases.legacy_url, autocommit=True) as watch_legacy,
+    ):
+        if phase == "swap":
+            reader.execute("SELECT count(*) FROM bookings_fy25_q2")
+        elif phase == "fingerprint":
+            watch_legacy.execute(_MAKE_SLOW)
+        else:
+            watch.execute(_MAKE_SLOW)
+        state = copied.base_state()
+        for number, outcome in ((signal.SIGINT, "failed"), (signal.SIGKILL, "interrupted")):
+            process = _start(copied)
+            wait_for(lambda: f"FY25-Q2|W01:{phase}" in phases(watch), f"phase {phase}")
+            assert copied.record(1).working
+            assert copied.record(1).last_outcome == "running"
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=20)
+            assert process.returncode != 0
+            wait_for(lambda: phases(watch) + phases(watch_legacy) == [], "the servers' sessions end", seconds=6)
+            record = copied.record(1)
+            assert (record.working, record.last_outcome, record.state) == (False, outcome, SliceState.COPIED)
+            if number is signal.SIGINT:
+                assert "KeyboardInterrupt" in errors
+                assert "KeyboardInterrupt" in str(record.last_error)
+            assert copied.base_state() == state
+            assert copied.staging() == []
+        reader.rollback()
+        for connection in (watch, watch_legacy):
+            connection.execute("DROP TABLE IF EXISTS public.slow")
+    copied.copy(1)
+    copied.verify(1)
+    assert copied.contents("base") == copied.contents("legacy", 1)
+    outcomes = ["succeeded", "failed", "interrupted", "succeeded", "succeeded"]
+    assert [outcome for _, outcome in copied.attempts(1)] == outcomes

@@ -1,0 +1,115 @@
+"""The command line as a person types it, on real databases."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+
+from migration_assets.cli import main
+from migration_assets.embedded.bookings import create_bookings
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.conftest import Databases
+
+
+@pytest.fixture
+def environment(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables of a real deployment; no .env of the developer's is read."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
+        monkeypatch.delenv(name)
+    return {
+        "MIGRATION_LEGACY_URL": databases.legacy_url,
+        "MIGRATION_BASE_URL": databases.base_url,
+        "MIGRATION_AS_OF": "2024-06-24T12:00:00Z",
+    }
+
+
+def run(environment: dict[str, str], *arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env=environment)
+
+
+def test_preflight_prints_every_finding_and_the_quarters(environment: dict[str, str]) -> None:
+    with psycopg.connect(environment["MIGRATION_LEGACY_URL"]) as connection:
+        create_bookings(connection, rows=2000)
+    result = run(environment, "preflight", "--all")
+    assert result.exit_code == 0, result.output
+    assert "0 blocking" in result.output
+    assert "wal_level" in result.output
+    assert "FY24-Q3, FY24-Q4, FY25-Q1, FY25-Q2" in result.output
+
+
+def test_preflight_that_blocks_exits_with_1_and_names_the_remedy(environment: dict[str, str]) -> None:
+    result = run(environment, "preflight")
+    assert result.exit_code == 1, result.output
+    assert "blocking" in result.output
+    assert "MIGRATION_TABLE" in result.output
+
+
+def test_status_of_an_untouched_base_says_what_to_do(environment: dict[str, str]) -> None:
+    result = run(environment, "status")
+    assert result.exit_code == 0, result.output
+    assert "materialize quarter_partitions" in result.output
+
+
+def test_a_wrong_setting_is_a_sentence_with_exit_code_2(environment: dict[str, str]) -> None:
+    result = run({**environment, "MIGRATION_PARALLEL_COPIES": "many"}, "status")
+    assert result.exit_code == 2
+    assert "MIGRATION_PARALLEL_COPIES" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_password_is_never_shown(environment: dict[str, str]) -> None:
+    url = "postgresql://someone:open-sesame@127.0.0.1:1/nowhere"
+    hidden = {**environment, "MIGRATION_LEGACY_URL": url, "MIGRATION_BASE_URL": url}
+    for arguments in (["settings"], ["preflight"], ["status"]):
+        result = run(hidden, *arguments)
+        assert "open-sesame" not in result.output + result.stderr + str(result.exception), arguments
+
+
+def test_the_demo_and_the_servers_refuse_to_touch_real_databases(environment: dict[str, str]) -> None:
+    for arguments in (["demo"], ["servers", "start"], ["servers", "stop"], ["servers", "remove", "--yes"]):
+        result = run(environment, *arguments)
+        assert result.exit_code == 2, arguments
+        assert "point at real databases" in result.stderr
+
+
+def test_servers_that_never_ran_are_said_to_be_so(tmp_path: Path, environment: dict[str, str]) -> None:
+    nothing = {"MIGRATION_LEGACY_URL": None, "MIGRATION_BASE_URL": None, "MIGRATION_VAR": str(tmp_path / "var")}
+    result = CliRunner().invoke(main, ["servers", "status"], env=nothing)
+    assert result.exit_code == 0, result.output
+    assert "never started" in result.output
+    result = CliRunner().invoke(main, ["status"], env=nothing)
+    assert result.exit_code == 2
+    assert "servers start" in result.stderr
+    assert environment
+
+
+def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) -> None:
+    var = tmp_path / "var"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MIGRATION_")}
+    command = [sys.executable, "-m", "migration_assets.cli", "demo", "--rows", "5000"]
+    servers = EmbeddedServers(var)
+    try:
+        done = subprocess.run(
+            command, env={**environment, "MIGRATION_VAR": str(var)}, cwd=tmp_path, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads((var / "demo" / "summary.json").read_text())
+        assert summary["success"] is True
+        assert summary["failures"] == {}
+        assert len(summary["weeks"]) == 13
+        assert all(week["equal"] and week["read_again_equal"] for week in summary["weeks"])
+        assert all(week["legacy_fingerprint"] == week["base_fingerprint"] for week in summary["weeks"])
+        with psycopg.connect(servers.base_url()) as base:
+            [(rows,)] = base.execute("SELECT count(*) FROM amenity_bookings").fetchall()
+        assert rows == summary["rows"] == sum(week["rows"] for week in summary["weeks"]) > 1000
+        assert summary["traffic"]["transactions"] > 0
+        assert "Every week is proven equal" in done.stdout
+    finally:
+        servers.remove()
