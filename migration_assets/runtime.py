@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
@@ -76,10 +77,18 @@ def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
     """The variables that `dagster.yaml` reads; to be set before Dagster's instance is opened.
 
     Raises:
-        EmbeddedServerError: MIGRATION_DAGSTER_URL is not set and the embedded servers were never started.
+        SettingsError: The databases are real ones and MIGRATION_DAGSTER_URL is not set.
+        EmbeddedServerError: The embedded servers are wanted and were never started.
     """
-    if settings.dagster_url is None:
+    if settings.dagster_url is None and settings.embedded:
         url = EmbeddedServers(settings.var).dagster_url()
+    elif settings.dagster_url is None:
+        raise SettingsError(
+            "MIGRATION_DAGSTER_URL is not set",
+            where="settings",
+            state_left="nothing was touched",
+            next_step="create an empty database for Dagster's own runs and events, anywhere, and set its URL",
+        )
     else:
         # Left to itself SQLAlchemy takes psycopg 3, whose NOTIFY with a parameter dagster-postgres trips over.
         url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg2:", settings.dagster_url.get_secret_value())

@@ -129,7 +129,8 @@ class _Run:
         """Add what `examine` finds, or a finding `code` that says why it could not."""
         try:
             self.findings += examine()
-        except (psycopg.Error, MigrationError) as error:
+        # ValueError: text that is not valid in the encoding the server says it has, as SQL_ASCII allows.
+        except (psycopg.Error, MigrationError, ValueError) as error:
             evidence = f"could not be examined: {error_text(error)}"
             remedy = "grant the right or mend what the message says, then run preflight again"
             self.findings.append(judge(code, area, evidence, good=False, remedy=remedy, severity=severity))
@@ -160,21 +161,21 @@ class _Run:
 
     def describe(self, legacy: Connected, spec: TableSpec) -> TableDescription | None:
         """The description of an ordinary table, else None and a finding that says why."""
-        try:
-            description = require_table(legacy, spec.table, "legacy")
-        except MigrationError as error:
-            self.findings.append(
-                judge("table", Area.TABLE, f"{spec.table}: {error.what}", good=False, remedy=error.next_step)
-            )
-            return None
-        except psycopg.Error as error:
-            evidence = f"{spec.table} could not be described: {error_text(error)}"
-            remedy = "grant the right or mend what the message says, then run preflight again"
-            self.findings.append(judge("table", Area.TABLE, evidence, good=False, remedy=remedy))
-            return None
-        finding = table.examine_kind(description)
-        self.findings.append(finding)
-        return description if finding.severity is Severity.INFO else None
+        descriptions: list[TableDescription] = []
+
+        def examine() -> list[Finding]:
+            try:
+                description = require_table(legacy, spec.table, "legacy")
+            except TableSpecError as error:
+                evidence = f"{spec.table}: {error.what}"
+                return [judge("table", Area.TABLE, evidence, good=False, remedy=error.next_step)]
+            finding = table.examine_kind(description)
+            if finding.severity is Severity.INFO:
+                descriptions.append(description)
+            return [finding]
+
+        self.check("table", Area.TABLE, examine)
+        return descriptions[0] if descriptions else None
 
 
 def _read_only(legacy: Connected) -> list[Finding]:
