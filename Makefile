@@ -35,4 +35,4 @@ bench: $(STAMP)
 # Stops the embedded servers first; their data lies in var/ or, for root, where var/servers.json says.
 clean:
 	if [ -x $(BIN)/migration-assets ]; then $(BIN)/migration-assets servers remove --yes; fi
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf var/demo var/dagster var/bench $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -95,6 +95,6 @@ def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
     return {
         "DAGSTER_HOME": str(project_folder()),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "MIGRATION_DAGSTER_URL": url,
-        "MIGRATION_VAR": str(settings.var),
+        "DAGSTER_STORAGE_URL": url,
+        "DAGSTER_STORAGE_FOLDER": str(settings.var / "dagster"),
     }

@@ -48,7 +48,9 @@ def hash_input(column: Column) -> sql.Composed:
     if column.hashing is Hashing.SEND and column.send_function:
         # A regproc's own output: already quoted and, with our search_path, qualified where it must be.
         return sql.SQL("{}({})").format(raw_sql(column.send_function), name)
-    return sql.SQL("{}::text").format(name)
+    # The type's own output, and NULL told from 'NULL'. A cast would take a user's CREATE CAST (… AS text), which may
+    # drop differences, or be there on one side only.
+    return sql.SQL("format('%L', {})").format(name)
 
 
 def fingerprint_query(

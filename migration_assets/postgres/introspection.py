@@ -110,7 +110,7 @@ def _column(entry: dict[str, Any], types: dict[int, dict[str, Any]], sequence: s
     portable = _is_portable(base, types)
     if portable and (base["name"] in _NATIVE or (base["name"] in _NATIVE_TEXT and entry["deterministic"])):
         hashing = Hashing.NATIVE
-    elif portable and base["kind"] != "e" and base["name"] != "xml":
+    elif portable and base["name"] != "xml":  # an enum is sent as its label, whatever its object id is
         hashing = Hashing.SEND
     else:
         hashing = Hashing.TEXT

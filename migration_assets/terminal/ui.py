@@ -21,6 +21,6 @@ def serve_ui(settings: MigrationSettings, port: int) -> None:
         size_pool(instance, settings)
     workspace = project_folder() / "workspace.yaml"
     command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "-w", str(workspace)]
-    os.chdir(project_folder())
-    # Replaced, not spawned: Ctrl-C and signals reach Dagster itself, and no process of ours is left behind.
+    # Replaced, not spawned: Ctrl-C and signals reach Dagster itself, and no process of ours is left behind. The working
+    # directory stays, so that runs read the same .env as this process did.
     os.execv(sys.executable, command)  # noqa: S606

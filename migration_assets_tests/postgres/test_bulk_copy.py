@@ -66,7 +66,7 @@ def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground)
     assert record.legacy == record.base == evidence.legacy == evidence.base
     assert record.base is not None
     assert record.base.rows == 70
-    assert (record.run_id, record.attempts, record.working) == ("test", 1, False)
+    assert (record.run_id, record.copies, record.working) == ("test", 1, False)
     assert record.verified_at is None
     assert record.wire_bytes == evidence.wire_bytes > 70 * 40
     assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap"}

@@ -166,6 +166,27 @@ def test_a_collation_that_takes_two_texts_for_equal_does_not_hide_a_change(both:
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    ("column", "one", "two"), [("mood", "'sad'", "'glad'"), ("pair", "NULL", "ROW(NULL, 1, NULL, NULL, NULL)")]
+)
+def test_a_users_own_cast_to_text_does_not_hide_a_change(
+    both: Databases, side: Side, column: str, one: str, two: str
+) -> None:
+    with _scratch(both, side) as connection:
+        _raw(connection, f"CREATE TABLE public.things (v public.{column})")
+        _raw(connection, f"INSERT INTO public.things VALUES ({one})")
+        plain = _of(connection, "things")
+        _raw(
+            connection,
+            f"CREATE FUNCTION public.lossy(public.{column}) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT ''same''::text'",
+        )
+        _raw(connection, f"CREATE CAST (public.{column} AS text) WITH FUNCTION public.lossy")
+        assert _of(connection, "things") == plain
+        _raw(connection, f"UPDATE public.things SET v = {two}")
+        assert _of(connection, "things") != plain
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_values_that_two_rows_swapped_are_found_where_plain_sums_of_record_hashes_miss_them(
     both: Databases, side: Side
 ) -> None:

@@ -88,7 +88,7 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
     by = "superuser" if superuser else "rds_superuser" if managed else "pg_create_subscription" if subscriber else ""
     return [
         judge(
-            "create_right",
+            "base_rights",
             Area.BASE,
             f"role {role}: CREATE on database {database} {_yes(create)}; schema {schema} {schema_text}",
             good=create and in_schema is not False,

@@ -122,7 +122,7 @@ def examine_base_server(base: Connected) -> list[Finding]:
     wanted = 0 if own else 1
     return [
         judge(
-            "writable",
+            "base_writable",
             Area.BASE,
             "it is a standby" if standby else f"transaction_read_only = {read_only}",
             good=not standby and read_only == "off",

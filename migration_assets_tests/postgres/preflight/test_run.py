@@ -35,9 +35,9 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
     assert findings.blocking == []
     assert sorted((str(f.area), f.code) for f in findings.all) == [
         *(("base", code) for code in (
-            "apply_workers", "base_table", "collation", "collations", "connections", "create_right", "ddl_rehearsal",
+            "apply_workers", "base_rights", "base_table", "base_writable", "collation", "collations", "connections", "ddl_rehearsal",
             "encoding", "fingerprint_probe", "reachable", "replication_origins", "subscription_right", "time_zone",
-            "types", "version", "version_order", "worker_processes", "writable")),
+            "types", "version", "version_order", "worker_processes")),
         *(("data", code) for code in ("control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
         *(("legacy", code) for code in (
             "connections", "create_right", "in_recovery", "reachable", "read_right", "replication_right",
@@ -70,7 +70,7 @@ def test_a_server_that_does_not_run_is_a_finding_with_its_host_and_port(patient:
     findings = replace(patient, ground=replace(patient.ground, databases=gone)).examine()
     assert findings.blocking == ["reachable"]
     assert "127.0.0.1:1, database nowhere" in findings.one("reachable", "legacy").evidence
-    assert findings.severity("writable") is Severity.INFO
+    assert findings.severity("base_writable") is Severity.INFO
     assert "hunter2" not in findings.text
 
 

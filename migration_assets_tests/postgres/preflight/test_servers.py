@@ -60,7 +60,7 @@ def test_a_role_without_rights_is_told_each_grant_that_it_lacks(patient: Patient
         ("replication_right", "legacy", f"ALTER ROLE {weak.name} REPLICATION"),
         ("table_ownership", "legacy", f"GRANT migration TO {weak.name}"),
         ("create_right", "legacy", "GRANT CREATE ON DATABASE"),
-        ("create_right", "base", f"GRANT USAGE, CREATE ON SCHEMA public TO {weak.name}"),
+        ("base_rights", "base", f"GRANT USAGE, CREATE ON SCHEMA public TO {weak.name}"),
         ("subscription_right", "base", f"GRANT pg_create_subscription TO {weak.name}"),
         ("ddl_rehearsal", "base", "grant the role"),
     ):
@@ -168,5 +168,5 @@ def test_a_base_that_refuses_writes_is_refused(patient: Patient) -> None:
             sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(base.info.dbname))
         )
     findings = patient.examine()
-    assert findings.severity("writable") is Severity.BLOCKING
+    assert findings.severity("base_writable") is Severity.BLOCKING
     assert findings.severity("ddl_rehearsal") is Severity.BLOCKING
