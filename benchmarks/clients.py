@@ -1,11 +1,11 @@
-"""Runs client programs and measures them: wall clock, their own CPU, the memory of all of them together."""
+"""Runs client programs and measures them: wall clock, CPU of clients and servers, the memory of all clients."""
 
 import os
 import resource
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -21,11 +21,13 @@ class ClientFailedError(Exception):
 
 @dataclass
 class Usage:
-    """What the client processes of one contender used; `phases` are wall-clock seconds, in order."""
+    """What one contender used; `phases` are wall-clock seconds, in order, `server_cpu` both servers' CPU in each."""
 
+    read_server_cpu: Callable[[], float]
     peak_rss_bytes: int = 0
     cpu_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict[str, float])
+    server_cpu: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def seconds(self) -> float:
@@ -35,15 +37,16 @@ class Usage:
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
         """Measure one phase."""
-        start = time.perf_counter()
+        cpu, start = self.read_server_cpu(), time.perf_counter()
         yield
-        self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+        self.phases[name] = time.perf_counter() - start
+        self.server_cpu[name] = self.read_server_cpu() - cpu
 
 
 @contextmanager
-def measured() -> Generator[Usage]:
+def measured(read_server_cpu: Callable[[], float]) -> Generator[Usage]:
     """Watch all child processes of ours meanwhile; the benchmark itself does not count."""
-    usage, done = Usage(), threading.Event()
+    usage, done = Usage(read_server_cpu), threading.Event()
     watcher = threading.Thread(target=_watch, args=(usage, done), daemon=True)
     before = _children_cpu()
     watcher.start()
@@ -53,6 +56,20 @@ def measured() -> Generator[Usage]:
         done.set()
         watcher.join()
         usage.cpu_seconds = _children_cpu() - before
+
+
+def process_tree_cpu(pid: int) -> float:
+    """CPU seconds of a process, its living children, and those that it has outlived."""
+    leader = psutil.Process(pid)
+    own = leader.cpu_times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for child in leader.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.Error:  # it ended in between; the leader has it now
+            continue
+        total += times.user + times.system
+    return total
 
 
 def run_client(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from benchmarks.clients import process_tree_cpu
 from benchmarks.lab_names import SPEC
 from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.domain.fingerprint import Fingerprint
@@ -56,6 +57,10 @@ class Lab:
             legacy = pool.submit(self.fingerprint_of, "legacy")
             base = pool.submit(self.fingerprint_of, "base")
             return legacy.result(), base.result()
+
+    def server_cpu(self) -> float:
+        """CPU seconds that both servers have used so far, of all backends there ever were."""
+        return sum(process_tree_cpu(status.pid) for status in self.servers.status() if status.pid is not None)
 
     def versions(self) -> dict[str, str]:
         """Of both servers."""

@@ -31,7 +31,7 @@ def _run(lab: Lab, copies: int) -> Run:
     ends = ["--source", urls.legacy_url, "--target", urls.base_url]
     # It calls pg_dump and pg_restore, which must be as new as the servers.
     environment = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PG_CONFIG": str(tools / "pg_config")}
-    with tempfile.TemporaryDirectory(prefix="pgcopydb-") as folder, measured() as usage:
+    with tempfile.TemporaryDirectory(prefix="pgcopydb-") as folder, measured(lab.server_cpu) as usage:
         with usage.phase("clone"):
             run_client(
                 ["pgcopydb", "clone", *ends, "--dir", f"{folder}/clone", "--skip-large-objects",

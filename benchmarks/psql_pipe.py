@@ -35,7 +35,7 @@ def _run(lab: Lab, copies: int) -> Run:
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in lab.description.copied_columns).as_string()
     table = sql.Identifier(SPEC.table.schema, SPEC.table.name).as_string()
     key = f"{SPEC.table.name}_pkey"
-    with measured() as usage:
+    with measured(lab.server_cpu) as usage:
         with usage.phase("copy"):
             run_pipe(
                 _psql(urls.legacy_url, f"COPY {table} ({columns}) TO STDOUT (FORMAT binary)"),
@@ -46,7 +46,8 @@ def _run(lab: Lab, copies: int) -> Run:
                 _ENVIRONMENT,
             )
         with usage.phase("indexes"), ThreadPoolExecutor(copies) as pool:
-            list(pool.map(lambda statement: run_client(_psql(urls.base_url, statement), _ENVIRONMENT), indexes))
+            for build in [pool.submit(run_client, _psql(urls.base_url, index), _ENVIRONMENT) for index in indexes]:
+                build.result()
         with usage.phase("key and analyze"):
             adopt = f"ALTER TABLE {table} ADD CONSTRAINT {key} PRIMARY KEY USING INDEX {key}"
             run_client(_psql(urls.base_url, adopt, f"ANALYZE {table}"), _ENVIRONMENT)

@@ -73,9 +73,10 @@ def _print_phases(console: Console, summary: dict[str, Any]) -> None:
     table.add_column("contender")
     table.add_column("phase")
     table.add_column("s", justify="right")
+    table.add_column("server CPU s", justify="right")
     for name, figures in summary["contenders"].items():
         for phase, seconds in figures["phases"].items():
-            table.add_row(name, phase, f"{seconds:.2f}")
+            table.add_row(name, phase, f"{seconds:.2f}", f"{figures['server_cpu_seconds'][phase]:.2f}")
         for phase, seconds in figures["slice_seconds"].items():
             table.add_row(name, f"sum over all slices: {phase}", f"{seconds:.2f}")
         for note, value in figures["notes"].items():
@@ -103,6 +104,7 @@ def _figures(lab: Lab, runs: Sequence[Run]) -> dict[str, Any]:
         "client_peak_rss_mb": round(max(run.usage.peak_rss_bytes for run in runs) / 1e6, 1),
         "client_cpu_seconds": round(median(run.usage.cpu_seconds for run in runs), 2),
         "phases": _medians([run.usage.phases for run in runs]),
+        "server_cpu_seconds": _medians([run.usage.server_cpu for run in runs]),
         "slice_seconds": _medians([run.slice_seconds for run in runs]),
         "notes": _medians([run.notes for run in runs]),
         "all_seconds": [round(run.seconds, 3) for run in runs],

@@ -33,7 +33,7 @@ def _run(lab: Lab, copies: int) -> Run:
     for quarter in _QUARTERS:
         for week in calendar.weeks_of(quarter):
             weeks.put(week)
-    with measured() as usage, usage.phase("copy and prove"), ThreadPoolExecutor(copies) as pool:
+    with measured(lab.server_cpu) as usage, usage.phase("copy and prove"), ThreadPoolExecutor(copies) as pool:
         start = time.monotonic()
         workers = [pool.submit(_work, lab, weeks) for _ in range(copies)]
         answers = [answer for worker in workers for answer in worker.result()]

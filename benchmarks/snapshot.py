@@ -33,9 +33,7 @@ def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ..
             for turn in range(runs):
                 # There and back again: whoever profits from being first or last does so in turn.
                 order = contenders if turn % 2 == 0 else contenders[::-1]
-                for contender in order:
-                    if contender.skip is None:
-                        results.append(_measure(console, lab, contender, copies))
+                results += [_measure(console, lab, one, copies) for one in order if one.skip is None]
             summary = summarize(lab, contenders, results, copies=copies)
     except (MigrationError, ClientFailedError) as error:
         raise click.ClickException(str(error)) from error

@@ -110,7 +110,8 @@ def _column(entry: dict[str, Any], types: dict[int, dict[str, Any]], sequence: s
     portable = _is_portable(base, types)
     if portable and (base["name"] in _NATIVE or (base["name"] in _NATIVE_TEXT and entry["deterministic"])):
         hashing = Hashing.NATIVE
-    elif portable and base["name"] != "xml":  # an enum is sent as its label, whatever its object id is
+    elif portable and base["name"] != "xml" and not (base["kind"] == "e" and base["oid"] != entry["type"]):
+        # An enum is sent as its label, whatever its object id is; but enum_send takes no domain over one.
         hashing = Hashing.SEND
     else:
         hashing = Hashing.TEXT

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -157,7 +157,11 @@ _VALUES = [
     ("regtype[]", "'{integer,text}'", "NULL"),
     ("mood[]", "'{sad,\"so so\",NULL}'", "'{}'"),
     ("fine_mood", "'glad'", "NULL"),
+    ("mood", "'worse'", "'so so'"),
     ("short[]", "'{a,b}'", "NULL"),
+    ("days", "'[2024-01-01,)'", "'empty'"),
+    ("many_days", "'{[2024-01-01,)}'", "NULL"),
+    ("public.oid", "1", "NULL"),
     ("words", "'{a,NULL}'", "'{}'"),
     ("int8range", "'(,5]'", "'empty'"),
     ("datemultirange", "'{[2024-01-01,2024-02-01)}'", "'{}'"),
@@ -193,6 +197,13 @@ _VALUES = [
 ]
 
 
+_DOMAINS: tuple[LiteralString, ...] = (
+    "CREATE DOMAIN days AS daterange",
+    "CREATE DOMAIN many_days AS datemultirange",
+    "CREATE DOMAIN public.oid AS numeric",  # a name that the system has as well
+)
+
+
 def test_values_of_every_type_arrive_exactly(ground: Ground) -> None:
     ground.run(
         "legacy",
@@ -201,6 +212,7 @@ def test_values_of_every_type_arrive_exactly(ground: Ground) -> None:
         "CREATE DOMAIN fine_mood AS mood CHECK (VALUE > 'sad')",
         "CREATE DOMAIN short AS text CHECK (length(VALUE) < 5)",
         "CREATE DOMAIN words AS text[] CHECK (cardinality(VALUE) < 5)",
+        *_DOMAINS,
     )
     columns = ", ".join(f"v{number} {case[0]}" for number, case in enumerate(_VALUES))
     _with_column(ground, columns, ", ".join(case[1] for case in _VALUES), ", ".join(case[2] for case in _VALUES))
@@ -220,6 +232,7 @@ def test_values_go_in_binary_wherever_their_bytes_mean_the_same(ground: Ground) 
         "CREATE DOMAIN fine_mood AS mood",
         "CREATE DOMAIN short AS text",
         "CREATE DOMAIN words AS text[]",
+        *_DOMAINS,
     )
     _with_column(ground, ", ".join(f"v{number} {case[0]}" for number, case in enumerate(_VALUES)))
     columns = _described(ground, "legacy").columns[2:]

@@ -1,0 +1,119 @@
+"""The ledger is made once, refuses what it does not know, and tells dead attempts from living ones."""
+
+import psycopg
+import pytest
+
+from migration_assets.domain.errors import LedgerError
+from migration_assets.postgres.ledger import begin_attempt, end_attempt, read_slice, read_slices
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_once, week
+
+
+def _ensure(ground: Ground) -> int:
+    with ground.databases.session("base", "test") as base:
+        return ensure_ledger(base)
+
+
+@pytest.fixture
+def opened(ground: Ground) -> Ground:
+    ground.fill(91).open()
+    return ground
+
+
+def test_making_the_ledger_twice_changes_nothing(ground: Ground) -> None:
+    version = _ensure(ground)
+    relations = "SELECT oid::bigint, relname, xmin::text FROM pg_class WHERE relnamespace = 'migration'::regnamespace"
+    before = ground.ask("base", relations + " ORDER BY 1")
+    assert _ensure(ground) == version
+    assert ground.ask("base", relations + " ORDER BY 1") == before
+    assert ground.ask("base", "SELECT version FROM migration.schema_versions ORDER BY 1") == [
+        (number,) for number in range(1, version + 1)
+    ]
+
+
+def test_four_that_make_the_ledger_at_once_make_it_once(ground: Ground) -> None:
+    results = at_once([lambda: _ensure(ground)] * 4)
+    assert len({str(result) for result in results}) == 1, results
+    assert isinstance(results[0], int)
+
+
+def test_a_ledger_of_a_newer_version_is_not_touched(ground: Ground) -> None:
+    version = _ensure(ground)
+    ground.ask("base", "INSERT INTO migration.schema_versions (version) VALUES (%s) RETURNING 1", version + 1)
+    with pytest.raises(LedgerError, match=f"version {version + 1}"):
+        _ensure(ground)
+
+
+def test_a_role_that_may_not_create_can_use_a_ledger_that_is_there(ground: Ground) -> None:
+    version = _ensure(ground)
+    with ground.databases.session("base", "test") as base, base.transaction(force_rollback=True):
+        base.execute("CREATE ROLE weak_reader")
+        base.execute("GRANT USAGE ON SCHEMA migration TO weak_reader")
+        base.execute("GRANT SELECT ON ALL TABLES IN SCHEMA migration TO weak_reader")
+        base.execute("SET LOCAL ROLE weak_reader")
+        assert ensure_ledger(base) == version
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE migration.slices SET state = 'lost'",
+        "UPDATE migration.slices SET state = 'copied'",
+        "UPDATE migration.slices SET week = 'W14'",
+        "UPDATE migration.slices SET quarter = 'FY25-Q5'",
+        "INSERT INTO migration.attempts (relation, quarter, week, action)"
+        " VALUES ('public.bookings', 'FY25-Q2', 'W01', 'guess')",
+        "UPDATE migration.attempts SET outcome = 'fine'",
+    ],
+    ids=["unknown state", "copied without evidence", "week", "quarter", "action", "outcome"],
+)
+def test_the_ledger_refuses_what_cannot_be(opened: Ground, change: str) -> None:
+    with opened.databases.session("base", "test") as base:
+        begin_attempt(base, opened.record(1), "copy", None)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            base.execute(change.encode())
+
+
+def test_an_attempt_of_a_dead_process_shows_as_interrupted_and_is_closed_by_the_next(opened: Ground) -> None:
+    with opened.databases.session("base", "first") as base, slice_lock(base, opened.record(1)):
+        begin_attempt(base, opened.record(1), "copy", "run-1")
+        alive = opened.record(1)
+        assert (alive.working, alive.last_outcome) == (True, "running")
+    dead = opened.record(1)
+    assert (dead.working, dead.last_outcome) == (False, "interrupted")
+    assert opened.attempts(1) == [("copy", "running")]
+    with opened.databases.session("base", "second") as base:
+        begin_attempt(base, opened.record(1), "copy", "run-2")
+        begin_attempt(base, opened.record(2), "copy", "run-2")
+    assert opened.attempts(1) == [("copy", "interrupted"), ("copy", "running")]
+    assert opened.attempts(2) == [("copy", "running")]
+
+
+def test_the_first_outcome_of_an_attempt_stands(opened: Ground) -> None:
+    with opened.databases.session("base", "test") as base:
+        attempt = begin_attempt(base, opened.record(1), "copy", None)
+        end_attempt(base, attempt, "succeeded")
+        end_attempt(base, attempt, "failed", error="the connection broke after the commit")
+    assert opened.attempts(1) == [("copy", "succeeded")]
+    assert opened.record(1).last_error is None
+
+
+def test_the_lock_of_a_slice_of_another_database_does_not_count(opened: Ground, ground: Ground) -> None:
+    """Advisory locks are a database's own, but pg_locks shows those of all."""
+    with psycopg.connect(ground.databases.base_url) as here:
+        row = here.execute("SELECT lock_key FROM migration.slices WHERE week = 'W01'").fetchone()
+    assert row is not None
+    elsewhere = psycopg.conninfo.make_conninfo(ground.databases.base_url, dbname="postgres")
+    with psycopg.connect(elsewhere) as other:
+        other.execute("SELECT pg_advisory_lock(71002, %s)", [row[0]])
+        assert not opened.record(1).working
+
+
+def test_slices_are_read_by_table_quarter_and_week(opened: Ground) -> None:
+    opened.open(QUARTER.next)
+    with opened.databases.session("base", "test") as base:
+        assert [record.week for record in read_slices(base, SPEC.relation, QUARTER)] == [week(n) for n in range(1, 14)]
+        assert len(read_slices(base, SPEC.relation)) == 26
+        assert read_slices(base, "public.other") == []
+        assert read_slice(base, SPEC.relation, week(1).previous) is None
