@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
 # Who may import these packages at all.
 ONLY: dict[str, set[str]] = {
     "dagster": {"defs", "definitions", "terminal"},
-    "psycopg": {"postgres", "embedded", "defs", "terminal", "cli"},
+    "psycopg": {"postgres", "embedded", "steps", "defs", "terminal", "cli"},
     "rich": {"terminal", "cli"},
     "click": {"cli", "embedded"},
     "pydantic_settings": {"settings"},

@@ -228,7 +228,7 @@ def _load(
 
 
 def _allow_waiting(connection: Connected, limits: CopyLimits) -> None:
-    """For the rest of the transaction: one side may wait for the other's index build or fingerprint, idle, for hours."""
+    """For the rest of the transaction: one side may wait, idle, for the other's index build or fingerprint."""
     connection.execute(
         "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
     )
@@ -257,8 +257,8 @@ def _meanwhile(
 
 def _snapshot_position(legacy: Connected) -> tuple[str, datetime]:
     row = legacy.execute(
-        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text,"
-        " clock_timestamp()"
+        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+        " ELSE pg_current_wal_insert_lsn() END)::text, clock_timestamp()"
     ).fetchone()
     lsn, at = require_row(row, "the snapshot's position")
     return str(lsn), at

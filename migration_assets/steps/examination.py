@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from migration_assets.domain.findings import Finding, blocking
+from psycopg import errors
+
+from migration_assets.domain.findings import Area, Finding, blocking
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -35,14 +37,25 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
         as_of=migration.now(),
     )
     findings = run_preflight(migration.databases, spec, calendar, plan=plan)
-    unusable = {finding.code for finding in blocking(findings)} & {"reachable", "base_rights", "base_writable"}
-    if not unusable:
-        with migration.databases.session("base", "preflight") as base:
-            ensure_ledger(base)
-            record_preflight(base, spec.relation, findings, run_id)
+    recorded = _record(migration, findings, run_id)
     if blocking(findings):
-        return Examined(findings, [], recorded=not unusable)
+        return Examined(findings, [], recorded)
     with migration.databases.session("legacy", "preflight") as legacy:
         description = require_table(legacy, spec.table, "legacy")
         quarters = held_quarters(legacy, description, spec, calendar)
-    return Examined(findings, quarters, recorded=True)
+    return Examined(findings, quarters, recorded)
+
+
+def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> bool:
+    """Whether the findings are in the ledger now. Blocking ones must get there if at all possible: they shut the gate."""
+    if any(finding.code == "reachable" and finding.area is Area.BASE for finding in blocking(findings)):
+        return False
+    try:
+        with migration.databases.session("base", "preflight") as base:
+            ensure_ledger(base)
+            record_preflight(base, migration.spec.relation, findings, run_id)
+    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+        if not blocking(findings):
+            raise
+        return False  # a finding says so already, and nothing can be written to such a base anyway
+    return True

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
@@ -48,7 +48,7 @@ class Ground:
     databases: Databases
     spec: TableSpec = SPEC
     calendar: FiscalCalendar = CALENDAR
-    limits: CopyLimits = CopyLimits()
+    limits: CopyLimits = field(default_factory=CopyLimits)
 
     def run(self, side: Side, *statements: LiteralString) -> None:
         with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
@@ -150,9 +150,6 @@ class Ground:
             QUARTER.key,
         )
         return [(str(action), str(outcome)) for action, outcome in rows]
-
-    def with_limits(self, limits: CopyLimits) -> "Ground":
-        return replace(self, limits=limits)
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:

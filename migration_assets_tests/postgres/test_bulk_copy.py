@@ -144,7 +144,9 @@ def test_writers_on_the_legacy_do_not_disturb_a_copy(filled: Ground) -> None:
         with psycopg.connect(filled.databases.legacy_url, autocommit=True) as connection:
             while not stop.is_set():
                 connection.execute("UPDATE bookings SET guests = guests + 1 WHERE id % 9 = 1")
-                connection.execute("INSERT INTO bookings (id, booked_at) SELECT max(id) + 1, '2024-04-02Z' FROM bookings")
+                connection.execute(
+                    "INSERT INTO bookings (id, booked_at) SELECT max(id) + 1, '2024-04-02Z' FROM bookings"
+                )
                 connection.execute("DELETE FROM bookings WHERE id IN (SELECT min(id) FROM bookings)")
 
     writer = threading.Thread(target=write)
@@ -218,8 +220,11 @@ def test_a_slice_that_others_rely_on_is_not_copied_over(filled: Ground, state: s
         ("IF NEW.id % 9 = 1 THEN NEW.note := NULL; END IF; RETURN NEW;", "mismatch"),
         ("NEW.booked_at := NEW.booked_at + interval '1 microsecond'; RETURN NEW;", "mismatch"),
         (
-            "IF NEW.id < 10000 THEN EXECUTE format('INSERT INTO %s (id, booked_at) VALUES ($1, $2)', TG_RELID::regclass)"
-            " USING NEW.id + 10000, NEW.booked_at; END IF; RETURN NEW;",
+            (
+                "IF NEW.id < 10000 THEN"
+                " EXECUTE format('INSERT INTO %s (id, booked_at) VALUES ($1, $2)', TG_RELID::regclass)"
+                " USING NEW.id + 10000, NEW.booked_at; END IF; RETURN NEW;"
+            ),
             "mismatch",
         ),
         ("IF NEW.id % 91 = 1 THEN RETURN NULL; END IF; RETURN NEW;", "failed"),

@@ -45,7 +45,8 @@ CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
 """
 _MAKE_SLOW: LiteralString = "CREATE TABLE public.slow ()"
 _MUCH: LiteralString = """
-INSERT INTO bookings SELECT 10000 + n, '2024-04-02Z', n % 7, n, repeat(md5(n::text), 60) FROM generate_series(1, 40000) n
+INSERT INTO bookings SELECT 10000 + n, '2024-04-02Z', n % 7, n, repeat(md5(n::text), 60)
+FROM generate_series(1, 40000) n
 """
 
 
@@ -75,9 +76,7 @@ def _start(ground: Ground) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("phase", ["copy", "index", "fingerprint", "swap"])
-def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_completes(
-    copied: Ground, phase: str
-) -> None:
+def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_completes(copied: Ground, phase: str) -> None:
     if phase == "copy":
         copied.run("base", _SLOW_COPY)
     with (

@@ -2,14 +2,17 @@
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.postgres.bulk_copy import CopyLimits
-from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, phases, wait_for
+
+if TYPE_CHECKING:
+    from migration_assets.postgres.ledger import CopyEvidence
 
 
 @pytest.fixture
@@ -25,9 +28,10 @@ def test_a_long_reader_delays_the_swap_and_the_swap_delays_nobody_for_long(copie
     limits = CopyLimits(lock_timeout_ms=150, lock_patience_seconds=30, attempts=1)
     copier = threading.Thread(target=lambda: results.append(copied.copy(1, limits=limits)))
     waits: list[float] = []
-    with psycopg.connect(copied.databases.base_url) as reader, psycopg.connect(
-        copied.databases.base_url, autocommit=True
-    ) as other:
+    with (
+        psycopg.connect(copied.databases.base_url) as reader,
+        psycopg.connect(copied.databases.base_url, autocommit=True) as other,
+    ):
         reader.execute("SELECT count(*) FROM bookings_fy25_q2")
         copier.start()
         wait_for(lambda: "FY25-Q2|W01:swap" in phases(other), "the swap begins")

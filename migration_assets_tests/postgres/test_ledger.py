@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import LedgerError
 from migration_assets.postgres.ledger import begin_attempt, end_attempt, read_slice, read_slices
@@ -62,8 +63,10 @@ def test_a_role_that_may_not_create_can_use_a_ledger_that_is_there(ground: Groun
         "UPDATE migration.slices SET state = 'copied'",
         "UPDATE migration.slices SET week = 'W14'",
         "UPDATE migration.slices SET quarter = 'FY25-Q5'",
-        "INSERT INTO migration.attempts (relation, quarter, week, action)"
-        " VALUES ('public.bookings', 'FY25-Q2', 'W01', 'guess')",
+        (
+            "INSERT INTO migration.attempts (relation, quarter, week, action)"
+            " VALUES ('public.bookings', 'FY25-Q2', 'W01', 'guess')"
+        ),
         "UPDATE migration.attempts SET outcome = 'fine'",
     ],
     ids=["unknown state", "copied without evidence", "week", "quarter", "action", "outcome"],
@@ -104,7 +107,7 @@ def test_the_lock_of_a_slice_of_another_database_does_not_count(opened: Ground, 
     with psycopg.connect(ground.databases.base_url) as here:
         row = here.execute("SELECT lock_key FROM migration.slices WHERE week = 'W01'").fetchone()
     assert row is not None
-    elsewhere = psycopg.conninfo.make_conninfo(ground.databases.base_url, dbname="postgres")
+    elsewhere = make_conninfo(ground.databases.base_url, dbname="postgres")
     with psycopg.connect(elsewhere) as other:
         other.execute("SELECT pg_advisory_lock(71002, %s)", [row[0]])
         assert not opened.record(1).working

@@ -1,5 +1,6 @@
 """Opening a quarter: repeatable, safe beside others, and never on top of something that is not ours."""
 
+from itertools import pairwise
 from typing import LiteralString
 
 import psycopg
@@ -58,7 +59,7 @@ def test_the_leaves_of_a_year_tile_it_without_gap_or_overlap(legacy_only: Ground
         "base", "SELECT lower_bound::timestamptz, upper_bound::timestamptz FROM migration.slices ORDER BY 1"
     )
     assert len(bounds) == 39
-    assert all(left[1] == right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in pairwise(bounds))
     legacy_only.run(
         "base",
         "INSERT INTO bookings (booked_at) SELECT t FROM generate_series('2024-01-01Z'::timestamptz,"
@@ -142,34 +143,51 @@ def test_a_new_quarter_that_overlaps_an_old_one_is_refused_and_nothing_is_change
         ("CREATE TABLE public.bookings (id bigint)", "not partitioned"),
         ("CREATE VIEW public.bookings AS SELECT 1 AS id", "not partitioned"),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
-            " PARTITION BY LIST (booked_at)",
+            (
+                "CREATE TABLE public.bookings"
+                " (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
+                " PARTITION BY LIST (booked_at)"
+            ),
             "not partitioned by range",
         ),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
-            " PARTITION BY RANGE (id)",
+            (
+                "CREATE TABLE public.bookings"
+                " (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
+                " PARTITION BY RANGE (id)"
+            ),
             "not partitioned by range over 'booked_at'",
         ),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
-            " PARTITION BY RANGE (booked_at, id)",
+            (
+                "CREATE TABLE public.bookings"
+                " (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
+                " PARTITION BY RANGE (booked_at, id)"
+            ),
             "not partitioned by range over 'booked_at'",
         ),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
-            " PARTITION BY RANGE (booked_at);"
-            " CREATE TABLE public.rest PARTITION OF public.bookings DEFAULT",
+            (
+                "CREATE TABLE public.bookings"
+                " (id bigint, booked_at timestamptz, guests integer, price numeric, note text)"
+                " PARTITION BY RANGE (booked_at);"
+                " CREATE TABLE public.rest PARTITION OF public.bookings DEFAULT"
+            ),
             "default partition",
         ),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests bigint, price numeric, note text)"
-            " PARTITION BY RANGE (booked_at)",
+            (
+                "CREATE TABLE public.bookings"
+                " (id bigint, booked_at timestamptz, guests bigint, price numeric, note text)"
+                " PARTITION BY RANGE (booked_at)"
+            ),
             "guests: integer in the legacy, bigint in the base",
         ),
         (
-            "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric)"
-            " PARTITION BY RANGE (booked_at)",
+            (
+                "CREATE TABLE public.bookings (id bigint, booked_at timestamptz, guests integer, price numeric)"
+                " PARTITION BY RANGE (booked_at)"
+            ),
             "only in the legacy: ['note']",
         ),
     ],
@@ -196,7 +214,7 @@ def test_a_quarter_that_hangs_on_another_table_is_refused(legacy_only: Ground) -
     legacy_only.open()
     legacy_only.run(
         "base",
-        "CREATE TABLE public.copy (LIKE public.bookings INCLUDING ALL EXCLUDING IDENTITY) PARTITION BY RANGE (booked_at)",
+        "CREATE TABLE public.copy (LIKE public.bookings INCLUDING DEFAULTS) PARTITION BY RANGE (booked_at)",
         "ALTER TABLE public.bookings DETACH PARTITION public.bookings_fy25_q2",
     )
     with legacy_only.databases.session("base", "test") as base:

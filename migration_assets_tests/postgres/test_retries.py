@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import PartitionError, SliceBusyError
 from migration_assets.postgres.retries import is_lock_timeout, is_transient, retry_locked, retry_transient
@@ -79,7 +80,7 @@ def test_our_own_errors_are_permanent(error: BaseException) -> None:
 def test_real_logins_that_fail_are_permanent_and_a_dead_port_is_transient(ground: Ground) -> None:
     def attempt(**changes: str) -> psycopg.Error:
         with pytest.raises(psycopg.Error) as caught:
-            psycopg.connect(psycopg.conninfo.make_conninfo(ground.databases.base_url, **changes), connect_timeout=5)
+            psycopg.connect(make_conninfo(ground.databases.base_url, **changes), connect_timeout=5)
         return caught.value
 
     assert not is_transient(attempt(dbname="nowhere"))

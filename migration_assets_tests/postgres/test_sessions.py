@@ -51,9 +51,7 @@ def test_every_timeout_is_set_and_an_open_transaction_ends_with_its_session(grou
             "SELECT array_agg(current_setting(n) ORDER BY o) FROM unnest(%s::text[]) WITH ORDINALITY u(n, o)",
             [list(names)],
         ).fetchone()
-        assert values == (
-            ["111ms", "2222ms", "3333ms", "4444ms", "migration_assets:a purpose", "pg_catalog", "UTC"],
-        )
+        assert values == (["111ms", "2222ms", "3333ms", "4444ms", "migration_assets:a purpose", "pg_catalog", "UTC"],)
         base.execute("BEGIN")
         base.execute("CREATE TABLE public.half_done ()")
     assert ground.one("base", "SELECT to_regclass('public.half_done') IS NULL")

@@ -44,9 +44,7 @@ def test_a_new_copy_is_not_verified_by_the_verification_of_the_old_one(copied: G
         ("UPDATE bookings SET booked_at = booked_at + interval '1 hour' WHERE id = 91",),
         ("UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 91",),
         ("UPDATE bookings SET id = 100000 WHERE id = 91",),
-        (
-            "UPDATE bookings b SET guests = o.guests FROM bookings o WHERE (b.id, o.id) IN ((91, 92), (92, 91))",
-        ),
+        ("UPDATE bookings b SET guests = o.guests FROM bookings o WHERE (b.id, o.id) IN ((91, 92), (92, 91))",),
         ("TRUNCATE bookings_fy25_q2_w01",),
     ],
     ids=["value", "scale", "lost", "added", "twice", "hour", "week", "key", "swapped", "emptied"],
