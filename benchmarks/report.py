@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,9 @@ from benchmarks.lab import Lab
 OURS = "slices"
 
 
-def summarize(lab: Lab, contenders: Sequence[Contender], runs: Sequence[Run], *, copies: int) -> dict[str, Any]:
+def summarize(
+    lab: Lab, contenders: Sequence[Contender], runs: Sequence[Run], failed: Mapping[str, str], *, copies: int
+) -> dict[str, Any]:
     """All figures, as they go to the JSON file; seconds are medians, with the range beside them."""
     of = {contender.name: [run for run in runs if run.contender == contender.name] for contender in contenders}
     figures = {name: _figures(lab, found) for name, found in of.items() if found}
@@ -32,6 +34,7 @@ def summarize(lab: Lab, contenders: Sequence[Contender], runs: Sequence[Run], *,
         "machine": {"cores": os.cpu_count(), "system": platform.platform(), "load_at_end": os.getloadavg()[0]},
         "titles": {contender.name: contender.title for contender in contenders},
         "skipped": {contender.name: contender.skip for contender in contenders if contender.skip},
+        "failed": dict(failed),
         "contenders": figures,
         "ratios": {
             f"ours validated / {peer} {proof}": round(ours / figures[peer][key]["median"], 3)
@@ -63,6 +66,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     console.print(table)
     for name, reason in summary["skipped"].items():
         console.print(f"{name} skipped: {reason}", style="yellow")
+    for name, reason in summary["failed"].items():
+        console.print(f"{name} failed and was left out from then on: {reason}", style="red", markup=False)
     for name, ratio in summary["ratios"].items():
         console.print(f"{name}: {ratio:.2f}", style="bold", highlight=False)
     _print_phases(console, summary)

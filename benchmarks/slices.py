@@ -43,6 +43,8 @@ def _run(lab: Lab, copies: int) -> Run:
             for phase, seconds in record.seconds.items():
                 slices[phase] = slices.get(phase, 0.0) + seconds
     notes = {
+        # What the peers do without a proof; an upper bound, since the legacy's fingerprint competes for the same cores.
+        "copy + indexes + swap alone_seconds": sum(slices.get(p, 0.0) for p in ("copy", "indexes", "swap")) / copies,
         "opening_seconds": opening,
         "startup_seconds": min(answer["began"] for answer in answers) - start,
         "busy_seconds": sum(answer["seconds"] for answer in answers),

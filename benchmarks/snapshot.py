@@ -30,11 +30,20 @@ def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ..
     try:
         with console.status(f"Making {rows:,} bookings"), open_lab(folder, rows, keep=keep) as lab:
             results: list[Run] = []
+            failed: dict[str, str] = {}
             for turn in range(runs):
                 # There and back again: whoever profits from being first or last does so in turn.
                 order = contenders if turn % 2 == 0 else contenders[::-1]
-                results += [_measure(console, lab, one, copies) for one in order if one.skip is None]
-            summary = summarize(lab, contenders, results, copies=copies)
+                for one in order:
+                    if one.skip is None and one.name not in failed:
+                        try:
+                            results.append(_measure(console, lab, one, copies))
+                        except ClientFailedError as error:
+                            if one.name == OURS:
+                                raise
+                            failed[one.name] = str(error)
+                            console.print(f"{one.title} failed: {error}", style="red", markup=False)
+            summary = summarize(lab, contenders, results, failed, copies=copies)
     except (MigrationError, ClientFailedError) as error:
         raise click.ClickException(str(error)) from error
     print_summary(console, summary)

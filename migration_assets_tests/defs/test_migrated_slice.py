@@ -145,6 +145,20 @@ def test_a_blocking_preflight_stops_what_follows_in_a_later_run(project: Project
     assert "set it to logical" in failure_text(result)
 
 
+def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(project: Project) -> None:
+    project.prepared()
+    settings = project.migration.settings
+    nowhere = SecretStr("postgresql://migration@127.0.0.1:1/legacy")
+    broken = Project(open_migration(settings.model_copy(update={"legacy_url": nowhere})), project.instance)
+    result = broken.run("preflight")
+    assert not result.success
+    assert check_results(result) == {"nothing_blocks": False, "nothing_warns": True}
+    assert "reachable" in failure_text(result)
+    assert "reachable" in failure_text(project.run("migrated_slice", WEEK))
+    assert project.run("preflight").success
+    assert project.run("migrated_slice", WEEK).success
+
+
 def test_a_week_of_a_quarter_that_was_never_opened_says_what_to_do(project: Project) -> None:
     assert project.run("preflight").success
     text = failure_text(project.run("migrated_slice", WEEK))

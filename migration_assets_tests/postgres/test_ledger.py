@@ -56,26 +56,22 @@ def test_a_role_that_may_not_create_can_use_a_ledger_that_is_there(ground: Groun
         assert ensure_ledger(base) == version
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE migration.slices SET state = 'lost'",
-        "UPDATE migration.slices SET state = 'copied'",
-        "UPDATE migration.slices SET week = 'W14'",
-        "UPDATE migration.slices SET quarter = 'FY25-Q5'",
-        (
-            "INSERT INTO migration.attempts (relation, quarter, week, action)"
-            " VALUES ('public.bookings', 'FY25-Q2', 'W01', 'guess')"
-        ),
-        "UPDATE migration.attempts SET outcome = 'fine'",
-    ],
-    ids=["unknown state", "copied without evidence", "week", "quarter", "action", "outcome"],
-)
-def test_the_ledger_refuses_what_cannot_be(opened: Ground, change: str) -> None:
+_IMPOSSIBLE = {
+    "unknown state": "UPDATE migration.slices SET state = 'lost'",
+    "copied without evidence": "UPDATE migration.slices SET state = 'copied'",
+    "week": "UPDATE migration.slices SET week = 'W14'",
+    "quarter": "UPDATE migration.slices SET quarter = 'FY25-Q5'",
+    "action": "UPDATE migration.attempts SET action = 'guess'",
+    "outcome": "UPDATE migration.attempts SET outcome = 'fine'",
+}
+
+
+def test_the_ledger_refuses_what_cannot_be(opened: Ground) -> None:
     with opened.databases.session("base", "test") as base:
         begin_attempt(base, opened.record(1), "copy", None)
-        with pytest.raises(psycopg.errors.CheckViolation):
-            base.execute(change.encode())
+        for change in _IMPOSSIBLE.values():
+            with pytest.raises(psycopg.errors.CheckViolation):
+                base.execute(change.encode())
 
 
 def test_an_attempt_of_a_dead_process_shows_as_interrupted_and_is_closed_by_the_next(opened: Ground) -> None:

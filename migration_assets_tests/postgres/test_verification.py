@@ -1,19 +1,39 @@
 """Whatever happens to a copied slice is found by reading it again, and a new copy heals it."""
 
+from collections.abc import Generator
 from typing import LiteralString
 
 import pytest
 
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 
 
+@pytest.fixture(scope="module")
+def one_ground(servers: EmbeddedServers) -> Generator[Ground]:
+    for side in ("legacy", "base"):
+        servers.recreate_database(side, "verification")
+    ground = Ground(Databases(servers.legacy_url("verification"), servers.base_url("verification"))).fill()
+    ground.open()
+    yield ground
+    for side in ("base", "legacy"):
+        servers.drop_database(side, "verification")
+
+
 @pytest.fixture
-def copied(ground: Ground) -> Ground:
-    ground.fill().open()
-    ground.copy(1)
-    ground.copy(2)
-    return ground
+def copied(one_ground: Ground) -> Ground:
+    """W01 and W02, fresh; nothing of earlier tests is in the ledger's attempts or in the leaves."""
+    one_ground.run(
+        "base",
+        "TRUNCATE migration.attempts, bookings",
+        "ALTER TABLE bookings DROP CONSTRAINT IF EXISTS bookings_pkey",
+        "ALTER TABLE bookings ADD PRIMARY KEY (id, booked_at)",
+    )
+    one_ground.copy(1)
+    one_ground.copy(2)
+    return one_ground
 
 
 def test_an_untouched_slice_is_verified(copied: Ground) -> None:
