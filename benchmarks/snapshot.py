@@ -28,21 +28,8 @@ def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ..
         contenders = [contender for contender in contenders if contender.name in {OURS, *only}]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with console.status(f"Making {rows:,} bookings"), open_lab(folder, rows, keep=keep) as lab:
-            results: list[Run] = []
-            failed: dict[str, str] = {}
-            for turn in range(runs):
-                # There and back again: whoever profits from being first or last does so in turn.
-                order = contenders if turn % 2 == 0 else contenders[::-1]
-                for one in order:
-                    if one.skip is None and one.name not in failed:
-                        try:
-                            results.append(_measure(console, lab, one, copies))
-                        except ClientFailedError as error:
-                            if one.name == OURS:
-                                raise
-                            failed[one.name] = str(error)
-                            console.print(f"{one.title} failed: {error}", style="red", markup=False)
+        with console.status(f"Moving {rows:,} bookings, {runs} times by each"), open_lab(folder, rows, keep=keep) as lab:
+            results, failed = _rounds(console, lab, contenders, runs=runs, copies=copies)
             summary = summarize(lab, contenders, results, failed, copies=copies)
     except (MigrationError, ClientFailedError) as error:
         raise click.ClickException(str(error)) from error
@@ -50,6 +37,27 @@ def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ..
     path = folder / "snapshot.json"
     write_summary(summary, path)
     console.print(f"Figures: {path}")
+
+
+def _rounds(
+    console: Console, lab: Lab, contenders: list[Contender], *, runs: int, copies: int
+) -> tuple[list[Run], dict[str, str]]:
+    """All runs, and why a peer was left out after it failed; a failure of ours ends the benchmark."""
+    results: list[Run] = []
+    failed: dict[str, str] = {}
+    for turn in range(runs):
+        # There and back again: whoever profits from being first or last does so in turn.
+        for contender in contenders if turn % 2 == 0 else contenders[::-1]:
+            if contender.skip is not None or contender.name in failed:
+                continue
+            try:
+                results.append(_measure(console, lab, contender, copies))
+            except ClientFailedError as error:
+                if contender.name == OURS:
+                    raise
+                failed[contender.name] = str(error)
+                console.print(f"{contender.title} failed: {error}", style="red", markup=False)
+    return results, failed
 
 
 def _measure(console: Console, lab: Lab, contender: Contender, copies: int) -> Run:

@@ -1,5 +1,6 @@
 """The demo: a made-up legacy moves into the base under live traffic, through the same Dagster runs as in the UI."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,8 +13,7 @@ import psycopg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from migration_assets.definitions import defs
-from migration_assets.defs.runs import RunOutcome, run_asset
+from migration_assets.defs.runs import RunOutcome
 from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.embedded.bookings import create_bookings
@@ -27,10 +27,11 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.steps.weeks import verify_week
 from migration_assets.terminal.demo_progress import WeekLines
 from migration_assets.terminal.demo_summary import Story, print_farewell, summarize
-from migration_assets.terminal.demo_worker import migrate, prepare
+from migration_assets.terminal.demo_worker import materialize, migrate, prepare, ready
 from migration_assets.terminal.findings import print_findings
 from migration_assets.terminal.status import status_tables
 from migration_assets.terminal.ui import size_pool
+from migration_assets.terminal.ui_lock import take_ui_lock
 
 QUARTER = FiscalQuarter(2025, 2)
 
@@ -51,46 +52,40 @@ def run_demo(
     story = Story(rows, seed)
     folder = settings.var / "demo"
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(os.fdopen(take_ui_lock(settings.var))):
+        _serve(console, servers, story)
+        os.environ.update(dagster_environment(settings))
+        migration = open_migration(settings)
+        with _workers(settings.parallel_copies, folder) as pool:
+            _make_legacy(console, servers, story)
+            plan = TrafficPlan(rate=rate, seed=seed)
+            traffic = start_traffic_process(servers.legacy_url(), plan, stats_file=folder / "traffic.json")
+            try:
+                console.print(f"Live traffic writes to the legacy, {rate:g} transactions a second, until the end.")
+                _prepare(console, migration, story, pool)
+                _copy_weeks(console, migration, story, pool)
+            finally:
+                story.traffic = stop_traffic_process(traffic)
+        return _tell(console, migration, story, folder / "summary.json")
+
+
+def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:
     with story.timed("servers"), console.status("Starting PostgreSQL 16 (legacy) and 18 (base)"):
         servers.start()
-        _refuse_while_ui_runs(servers)
         servers.recreate_database("legacy", "legacy")
         servers.recreate_database("base", "base")
         servers.recreate_database("base", "dagster")
-    _make_legacy(console, servers, story)
-    os.environ.update(dagster_environment(settings))
-    migration = open_migration(settings)
 
-    traffic = start_traffic_process(
-        servers.legacy_url(), TrafficPlan(rate=rate, seed=seed), stats_file=folder / "traffic.json"
-    )
-    try:
-        console.print(f"Live traffic writes to the legacy, {rate:g} transactions a second, until the end.")
-        _prepare(console, migration, story, folder)
-        _copy_weeks(console, migration, story, folder)
-    finally:
-        story.traffic = stop_traffic_process(traffic)
+
+def _tell(console: Console, migration: Migration, story: Story, path: Path) -> bool:
     _read_again(console, migration, story)
     with migration.databases.session("base", "demo") as base:
         records = read_slices(base, migration.spec.relation, QUARTER)
         console.print(status_tables(records, {}))
-    summary = summarize(story, QUARTER, records, settings)
-    path = folder / "summary.json"
+    summary = summarize(story, QUARTER, records, migration.settings)
     path.write_text(json.dumps(summary, indent=2) + "\n")
     print_farewell(console, summary, path)
     return bool(summary["success"])
-
-
-def _refuse_while_ui_runs(servers: EmbeddedServers) -> None:
-    with psycopg.connect(servers.base_url("postgres")) as connection:
-        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'dagster'").fetchone()
-    if row and row[0]:
-        raise MigrationError(
-            f"Dagster is running on the demo's data ({row[0]} connections)",
-            where="demo",
-            state_left="nothing was changed",
-            next_step="stop `make ui` (Ctrl-C), then run the demo again; it starts from a fresh legacy",
-        )
 
 
 def _make_legacy(console: Console, servers: EmbeddedServers, story: Story) -> None:
@@ -108,13 +103,13 @@ def _make_legacy(console: Console, servers: EmbeddedServers, story: Story) -> No
         progress.update(task, completed=story.rows or 1)
 
 
-def _prepare(console: Console, migration: Migration, story: Story, folder: Path) -> None:
+def _prepare(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor) -> None:
     with story.timed("preflight and partitions"):
-        with console.status("Preflight, then the 13 places of FY25-Q2"), _one_worker(folder) as pool:
+        with console.status("Preflight, then the 13 places of FY25-Q2"):
             with dg.DagsterInstance.get() as instance:
                 size_pool(instance, migration.settings)
             for asset, quarter in (("preflight", None), ("quarter_partitions", QUARTER)):
-                outcome = pool.submit(_run_asset, asset, quarter).result()
+                outcome = pool.submit(materialize, asset, quarter).result()
                 if not outcome.success:
                     raise MigrationError(outcome.error, where=f"asset {asset}", next_step="see var/demo/workers.log")
         with migration.databases.session("base", "demo") as base:
@@ -122,30 +117,22 @@ def _prepare(console: Console, migration: Migration, story: Story, folder: Path)
     print_findings(console, latest[1] if latest else [], everything=False)
 
 
-def _run_asset(asset: str, quarter: FiscalQuarter | None) -> RunOutcome:
-    return run_asset(defs, asset, quarter)
-
-
-def _one_worker(folder: Path) -> ProcessPoolExecutor:
-    return _workers(1, folder)
-
-
 def _workers(count: int, folder: Path) -> ProcessPoolExecutor:
     # Spawned: a forked child would share Dagster's connections with us.
-    return ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         count, mp_context=multiprocessing.get_context("spawn"), initializer=prepare, initargs=(folder,)
     )
+    # They load Dagster, which takes seconds, while the server makes the legacy.
+    for _ in range(count):
+        pool.submit(ready)
+    return pool
 
 
-def _copy_weeks(console: Console, migration: Migration, story: Story, folder: Path) -> None:
+def _copy_weeks(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor) -> None:
     weeks = migration.calendar.weeks_of(QUARTER)
     copies = migration.settings.parallel_copies
     console.print(f"Copying 13 weeks, {copies} at a time; each is a run of the Dagster job migrate_quarter.")
-    with (
-        WeekLines(console, migration, weeks) as lines,
-        _workers(copies, folder) as pool,
-        story.timed("snapshot"),
-    ):
+    with WeekLines(console, migration, weeks) as lines, story.timed("snapshot"):
         running: dict[Future[RunOutcome], FiscalWeek] = {pool.submit(migrate, week): week for week in weeks}
         while running:
             done, _ = wait_for(running, timeout=0.2, return_when="FIRST_COMPLETED")

@@ -3,13 +3,22 @@
 from pathlib import Path
 
 from migration_assets.definitions import defs
-from migration_assets.defs.runs import RunOutcome, quiet_worker, run_week
-from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.defs.runs import RunOutcome, quiet_worker, run_asset, run_week
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
 
 def prepare(log_folder: Path) -> None:
     """Called once in every new worker."""
     quiet_worker(log_folder / "workers.log")
+
+
+def ready() -> None:
+    """Nothing: whoever waits for it waits for a worker that has loaded Dagster."""
+
+
+def materialize(asset: str, quarter: FiscalQuarter | None) -> RunOutcome:
+    """One run that materializes one asset."""
+    return run_asset(defs, asset, quarter)
 
 
 def migrate(week: FiscalWeek) -> RunOutcome:

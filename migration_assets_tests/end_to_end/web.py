@@ -1,0 +1,163 @@
+"""Dagster's web server as a person meets it: started by our command, spoken to as its own pages speak."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from migration_assets.embedded.ports import free_port
+
+REPOSITORY = {"repositoryLocationName": "migration_assets", "repositoryName": "__repository__"}
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_LAUNCH_RUN = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
+_LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }"""
+_BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  ... on PartitionBackfill { error { message }
+    runs { runId jobName status startTime endTime tags { key value } } } } }"""
+_RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the page of runs lists it; times in seconds of the epoch."""
+
+    run_id: str
+    job: str
+    partition: str
+    status: str
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Web:
+    """A running `migration-assets ui`."""
+
+    process: psutil.Process
+    port: int
+    log: Path
+
+    def ask(self, query: str, **variables: object) -> dict[str, Any]:
+        """A GraphQL request; its errors are test failures."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with _DIRECT.open(request, timeout=30) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def materialize(self, asset: str, partition: str = "") -> str:
+        """One run of one asset; returns its status at the end."""
+        tags = [{"key": "dagster/partition", "value": partition}] if partition else []
+        params = {
+            "selector": {"jobName": "__ASSET_JOB", "assetSelection": [_key(asset)], **REPOSITORY},
+            "executionMetadata": {"tags": tags},
+            "runConfigData": {},
+            "mode": "default",
+        }
+        launched = self.ask(_LAUNCH_RUN, params=params)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+
+        def status() -> str:
+            return str(self.ask(_RUN, id=launched["run"]["runId"])["runOrError"]["status"])
+
+        self.wait_until(lambda: status() in {"SUCCESS", "FAILURE", "CANCELED"}, f"the run of {asset}")
+        return status()
+
+    def backfill(self, assets: list[str], partitions: list[str], *, job: str = "") -> list[Run]:
+        """What the dialog of an asset sends, or that of a job's page; returns the runs by partition, all ended."""
+        params: dict[str, Any] = {
+            "tags": [{"key": "dagster/from_ui", "value": "true"}],
+            "assetSelection": [_key(asset) for asset in assets],
+            "partitionNames": partitions,
+            "fromFailure": False,
+        }
+        if job:
+            params["selector"] = {"partitionSetName": f"{job}_partition_set", "repositorySelector": REPOSITORY}
+        launched = self.ask(_LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+        def backfill() -> dict[str, Any]:
+            return self.ask(_BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
+
+        def ended() -> bool:
+            now = backfill()
+            assert now["error"] is None, now["error"]
+            # The backfill itself is called done some 15 s after its last run.
+            return len(now["runs"]) == len(partitions) and all(run["endTime"] for run in now["runs"])
+
+        self.wait_until(ended, f"the backfill of {', '.join(partitions)}")
+        return sorted((_run(run) for run in backfill()["runs"]), key=lambda run: run.partition)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+        """Ask until it is true; when the time is up, say what the server printed."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_running(), f"the server is gone:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"{what}: not after {seconds} s\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.2)
+
+    def answers(self) -> bool:
+        """Whether the page is there."""
+        try:
+            with _DIRECT.open(f"http://127.0.0.1:{self.port}/server_info", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def processes(self) -> list[psutil.Process]:
+        """The server and all that it started."""
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@contextmanager
+def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
+    """Start `migration-assets ui` as a person does, in a working directory of its own; end it as Ctrl-C does."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("migration-assets")), "ui", "--port", str(port)]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MIGRATION_", "DAGSTER_", "PYTEST_"))}
+    log = folder / "ui.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command, cwd=folder, env=inherited | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    web = Web(psutil.Process(child.pid), port, log)
+    try:
+        web.wait_until(web.answers, "the first page")
+        yield web
+    finally:
+        family = web.processes()
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(20)
+        # By their ids: what was ours before, and only if it is still the same process.
+        _, left = psutil.wait_procs(family, timeout=5)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        child.wait(10)
+
+
+def _key(asset: str) -> dict[str, list[str]]:
+    return {"path": [asset]}
+
+
+def _run(run: dict[str, Any]) -> Run:
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    return Run(run["runId"], run["jobName"], tags["dagster/partition"], run["status"], run["startTime"], run["endTime"])
