@@ -28,7 +28,10 @@ def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ..
         contenders = [contender for contender in contenders if contender.name in {OURS, *only}]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with console.status(f"Moving {rows:,} bookings, {runs} times by each"), open_lab(folder, rows, keep=keep) as lab:
+        with (
+            console.status(f"Moving {rows:,} bookings, {runs} times by each"),
+            open_lab(folder, rows, keep=keep) as lab,
+        ):
             results, failed = _rounds(console, lab, contenders, runs=runs, copies=copies)
             summary = summarize(lab, contenders, results, failed, copies=copies)
     except (MigrationError, ClientFailedError) as error:

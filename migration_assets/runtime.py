@@ -11,7 +11,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.bulk_copy import CopyLimits, SliceCopy
+from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
 from migration_assets.settings import MigrationSettings
 
@@ -46,6 +46,7 @@ class Migration:
             copy_timeout_seconds=self.settings.copy_timeout_seconds,
             idle_timeout_seconds=self.settings.idle_timeout_seconds,
             maintenance_work_mem_mb=self.settings.maintenance_work_mem_mb,
+            index_workers=self.settings.index_workers,
             attempts=self.settings.retry_attempts,
         )
 

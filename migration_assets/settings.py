@@ -45,6 +45,7 @@ class MigrationSettings(BaseSettings):
     idle_timeout_seconds: int = Field(default=900, ge=10, description="longest idle moment inside a transaction, s")
     retry_attempts: int = Field(default=5, ge=1, le=100, description="tries of a slice when errors are transient")
     maintenance_work_mem_mb: int = Field(default=256, ge=1, description="memory of one index build on the base, MiB")
+    index_workers: int = Field(default=0, ge=0, le=64, description="parallel workers of one index build on the base")
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
@@ -55,7 +56,10 @@ class MigrationSettings(BaseSettings):
         if value is None:
             return None
         # Dagster's URL may name a driver, as SQLAlchemy's do: postgresql+psycopg2.
-        scheme = urlsplit(value.get_secret_value()).scheme.split("+")[0]
+        try:
+            scheme = urlsplit(value.get_secret_value()).scheme.split("+")[0]
+        except ValueError:
+            scheme = ""  # its text quotes the URL
         if scheme not in _URL_SCHEMES:
             # The value itself stays out of the message: it may hold a password.
             raise ValueError("expected postgresql://user@host:port/database")

@@ -192,6 +192,9 @@ def column_differences(legacy: TableDescription, base: TableDescription) -> list
             continue
         if column.type_name != other.type_name:
             differences.append(f"{column.name}: {column.type_name} in the legacy, {other.type_name} in the base")
+        elif column.hashing is not other.hashing:
+            # A nondeterministic collation on one side: copying would work, comparing would not.
+            differences.append(f"{column.name}: its values compare in another way (see the collations)")
         if column.is_generated != other.is_generated:
             differences.append(f"{column.name}: generated on one side only")
     labels = {t.name: t.labels for t in base.types}

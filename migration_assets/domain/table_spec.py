@@ -61,13 +61,18 @@ def parse_identifiers(text: str) -> list[str]:
                 next_step='write schema.table; quote mixed case and odd characters: "My Schema"."My Table"',
             )
         quoted, plain = match.groups()
-        parts.append(quoted.replace('""', '"') if quoted is not None else plain.lower())
+        parts.append(quoted.replace('""', '"') if quoted is not None else _fold(plain))
         position = match.end()
         if position == len(text):
             return parts
         if text[position] != ".":
             raise TableSpecError(f"{text!r} is not an SQL name: unexpected {text[position]!r}")
         position += 1
+
+
+def _fold(name: str) -> str:
+    """As PostgreSQL folds unquoted names in a UTF-8 database: A to Z alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 def quote_identifier(name: str) -> str:

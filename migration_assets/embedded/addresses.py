@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOST = "127.0.0.1"
-SUPERUSER = "migration"
+# Not the name of the ledger's schema: through "$user" the tables of people at psql would land among the ledger's.
+SUPERUSER = "migrator"
 
 
 def server_url(port: int, database: str, passfile: Path) -> str:

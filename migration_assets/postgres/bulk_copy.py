@@ -13,11 +13,12 @@ from psycopg import IsolationLevel, sql
 
 from migration_assets.domain.errors import PartitionError, SliceMismatchError, TableSpecError
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_description import TableDescription, column_differences
-from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
+from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
@@ -31,42 +32,11 @@ from migration_assets.postgres.ledger import (
     record_copy,
 )
 from migration_assets.postgres.retries import retry_transient
-from migration_assets.postgres.sessions import Connected, Databases, Timeouts, announce, require_row
+from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_locks import slice_lock
 
 LEDGER_SCHEMA = "migration"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CopyLimits:
-    """How long a copy may wait and how often it is tried; see the settings of the same names."""
-
-    lock_timeout_ms: int = 200
-    lock_patience_seconds: float = 60.0
-    copy_timeout_seconds: int = 4 * 3600
-    idle_timeout_seconds: int = 900
-    maintenance_work_mem_mb: int = 256
-    attempts: int = 5
-
-    def timeouts(self) -> Timeouts:
-        """Of both sessions of a copy: long statements, and short waits for locks."""
-        return Timeouts(
-            lock=5_000,
-            statement=self.copy_timeout_seconds * 1000,
-            idle_in_transaction=self.idle_timeout_seconds * 1000,
-        )
-
-
-@dataclass(frozen=True)
-class SliceCopy:
-    """What is to be copied, on whose behalf."""
-
-    spec: TableSpec
-    calendar: FiscalCalendar
-    week: FiscalWeek
-    limits: CopyLimits = field(default_factory=CopyLimits)
-    run_id: str | None = None
 
 
 @dataclass
@@ -137,9 +107,6 @@ def _attempt(
     except BaseException as error:
         _note_failure(base, attempt, error)
         raise
-    announce(base, f"{copy.week.key}:analyze")
-    leaf = copy.spec.table.sibling(record.leaf)
-    base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(leaf.schema, leaf.name)))
     return evidence
 
 
@@ -173,9 +140,7 @@ def _load(
             where = in_range(spec.control_column, bounds)
             columns = hashed_columns(description)
 
-            base.execute(
-                "SELECT set_config('maintenance_work_mem', %s, true)", [f"{copy.limits.maintenance_work_mem_mb}MB"]
-            )
+            _bound_resources(legacy, base, copy.limits)
             base.execute(
                 sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
                     sql.Identifier(staging.schema, staging.name),
@@ -199,6 +164,9 @@ def _load(
             ) as legacy_fingerprint:
                 with clock.phase("indexes"):
                     indexes = add_keys_and_indexes(base, staging, description, spec)
+                announce(base, f"{week.key}:analyze")
+                with clock.phase("analyze"):
+                    _analyze(base, staging, piped.rows)
                 announce(base, f"{week.key}:fingerprint")
                 with clock.phase("base fingerprint"):
                     of_base = take_fingerprint(base, staging, columns)
@@ -225,6 +193,31 @@ def _load(
         record_copy(base, record, evidence, copy.run_id)
         end_attempt(base, attempt, "succeeded", legacy=of_legacy, base=of_base)
     return evidence
+
+
+def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> None:
+    """One backend a slice on the legacy, so that the number of slices is the load; the same for indexes by default."""
+    legacy.execute("SELECT set_config('max_parallel_workers_per_gather', '0', true)")
+    base.execute(
+        "SELECT set_config('max_parallel_workers_per_gather', '0', true),"
+        " set_config('max_parallel_maintenance_workers', %s, true), set_config('maintenance_work_mem', %s, true)",
+        [str(limits.index_workers), f"{limits.maintenance_work_mem_mb}MB"],
+    )
+
+
+def _analyze(base: Connected, staging: QualifiedName, rows: int) -> None:
+    """Before the leaf is seen by anyone, so that no plan is ever made without statistics.
+
+    The sample is 300 rows for each unit of the target. For a small leaf the default would read every row of every
+    column, and cost more than the copy; a tenth of the rows tells as much.
+    """
+    target = max(10, min(100, rows // 3000))
+    base.execute(
+        "SELECT set_config('default_statistics_target', least(%s, current_setting('default_statistics_target')::int)"
+        "::text, true)",
+        [target],
+    )
+    base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(staging.schema, staging.name)))
 
 
 def _allow_waiting(connection: Connected, limits: CopyLimits) -> None:

@@ -47,7 +47,7 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> bool:
-    """Whether the findings are in the ledger now. Blocking ones must get there if at all possible: they are the gate."""
+    """Whether the findings are in the ledger now; blocking ones must get there if possible: they are the gate."""
     if any(finding.code == "reachable" and finding.area is Area.BASE for finding in blocking(findings)):
         return False
     try:

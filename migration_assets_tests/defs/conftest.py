@@ -34,13 +34,12 @@ class Project:
     ) -> dg.ExecuteInProcessResult:
         """Materialize one asset for one partition."""
         job = build_defs(self.migration).resolve_implicit_global_asset_job_def()
-        partition = {} if key is None else {"partition_key": _key(key)}
         return job.execute_in_process(
             asset_selection=[dg.AssetKey(asset)],
             instance=self.instance,
             raise_on_error=False,
             run_config={"ops": {asset: {"config": config}}} if config else None,
-            **partition,
+            partition_key=None if key is None else _key(key),
         )
 
     def prepared(self) -> "Project":
@@ -78,7 +77,7 @@ def failure_text(result: dg.ExecuteInProcessResult) -> str:
 
 @pytest.fixture
 def instance() -> Generator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
         yield instance
 
 

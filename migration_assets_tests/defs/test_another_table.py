@@ -31,7 +31,7 @@ SELECT 'house ' || chr(65 + i % 26) || repeat('''', i % 3), i, date '2023-09-20'
 FROM generate_series(1, 3000) i;
 ANALYZE {TABLE};
 """
-CONTENT = f'SELECT t::text FROM {TABLE} t ORDER BY 1'  # noqa: S608
+CONTENT = f"SELECT t::text FROM {TABLE} t ORDER BY 1"
 # Fiscal years of this house start in October and carry the year in which they end.
 QUARTER = FiscalQuarter(2024, 1)
 

@@ -10,7 +10,7 @@ from migration_assets.definitions import build_defs
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 
-ASSETS = {
+ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "preflight": (set(), {"nothing_blocks", "nothing_warns"}),
     "quarter_partitions": ({"preflight"}, set()),
     "legacy_slice": ({"quarter_partitions"}, set()),
@@ -61,7 +61,7 @@ def test_definitions_load_in_an_empty_environment() -> None:
 
 
 def test_quarters_are_registered_chronologically_and_once() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
         quarters = [FiscalQuarter(2025, 2), FiscalQuarter(2024, 3), FiscalQuarter(2025, 1), FiscalQuarter(2024, 4)]
         assert len(register_quarters(instance, quarters)) == 4
         assert register_quarters(instance, quarters) == []

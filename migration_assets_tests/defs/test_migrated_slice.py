@@ -34,7 +34,8 @@ CORRUPTIONS = {
     "two rows that swapped a value": (
         f"WITH pair AS (SELECT id, price, row_number() OVER (ORDER BY price, id) AS up,"
         f" row_number() OVER (ORDER BY price DESC, id DESC) AS down FROM {LEAF}),"
-        f" swap AS (SELECT a.id, b.price FROM pair a, pair b WHERE (a.up = 1 AND b.down = 1) OR (a.down = 1 AND b.up = 1))"
+        " swap AS (SELECT a.id, b.price FROM pair a, pair b"
+        " WHERE (a.up = 1 AND b.down = 1) OR (a.down = 1 AND b.up = 1))"
         f" UPDATE {LEAF} t SET price = swap.price FROM swap WHERE t.id = swap.id"
     ),
 }
@@ -116,7 +117,8 @@ def test_damage_in_transit_is_a_red_check_and_the_base_stays_as_it_was(project: 
                     FOR EACH ROW EXECUTE FUNCTION public.meddle();
             END IF;
         END $$;
-        CREATE EVENT TRIGGER meddling ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION public.add_meddler();
+        CREATE EVENT TRIGGER meddling ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+            EXECUTE FUNCTION public.add_meddler();
         """
     )
     red = project.run("migrated_slice", WEEK)
@@ -148,7 +150,7 @@ def test_a_blocking_preflight_stops_what_follows_in_a_later_run(project: Project
 def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(project: Project) -> None:
     project.prepared()
     settings = project.migration.settings
-    nowhere = SecretStr("postgresql://migration@127.0.0.1:1/legacy")
+    nowhere = SecretStr("postgresql://migrator@127.0.0.1:1/legacy")
     broken = Project(open_migration(settings.model_copy(update={"legacy_url": nowhere})), project.instance)
     result = broken.run("preflight")
     assert not result.success
@@ -167,7 +169,7 @@ def test_a_week_of_a_quarter_that_was_never_opened_says_what_to_do(project: Proj
 
 def test_no_secret_reaches_an_event(project: Project) -> None:
     secret = "open sesame"
-    wrong = project.migration.databases.legacy_url.replace("migration@", f"migration:{secret.replace(' ', '%20')}@")
+    wrong = project.migration.databases.legacy_url.replace("migrator@", f"migrator:{secret.replace(' ', '%20')}@")
     settings = project.migration.settings
     broken = Project(open_migration(settings.model_copy(update={"legacy_url": SecretStr(wrong)})), project.instance)
     project.prepared()

@@ -47,9 +47,6 @@ def test_names_fold_and_quote_as_in_sql(text: str, schema: str, name: str) -> No
     assert QualifiedName.parse(text) == QualifiedName(schema, name)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="parse_identifiers folds with str.lower(); PostgreSQL in UTF-8 folds A to Z only"
-)
 def test_letters_outside_ascii_do_not_fold_because_postgresql_leaves_them_alone() -> None:
     assert QualifiedName.parse("GRÖSSE") == QualifiedName("public", "grÖsse")
 

@@ -126,7 +126,7 @@ def test_nobody_gets_in_without_the_password(servers: EmbeddedServers, name: Ser
             psycopg.connect(
                 host=address.host,
                 port=address.port,
-                user="migration",
+                user="migrator",
                 password=password,
                 dbname="postgres",
                 passfile=str(empty),
@@ -150,11 +150,11 @@ def test_the_password_is_in_the_password_file_and_nowhere_else(servers: Embedded
 
 
 def test_psycopg_sqlalchemy_and_adbc_take_the_url_as_it_is(databases: Databases) -> None:
-    assert _one(databases.base_url, "SELECT current_user") == "migration"
+    assert _one(databases.base_url, "SELECT current_user") == "migrator"
     for scheme in ("postgresql+psycopg", "postgresql+psycopg2", "postgresql"):
         engine = sqlalchemy.create_engine(databases.base_url.replace("postgresql", scheme, 1))
         with engine.connect() as connection:
-            assert connection.execute(sqlalchemy.text("SELECT current_user")).scalar_one() == "migration"
+            assert connection.execute(sqlalchemy.text("SELECT current_user")).scalar_one() == "migrator"
         engine.dispose()
     dbapi: Any = importlib.import_module("adbc_driver_postgresql.dbapi")  # its stubs leave half of it unknown
     with dbapi.connect(databases.base_url) as connection, connection.cursor() as cursor:

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,8 @@ _LAUNCH_RUN = """mutation($params: ExecutionParams!) { launchRun(executionParams
   __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
 _LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }"""
-_BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
-  ... on PartitionBackfill { error { message }
-    runs { runId jobName status startTime endTime tags { key value } } } } }"""
+_BACKFILL_RUNS = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
+  ... on Runs { results { runId jobName status startTime endTime tags { key value } } } } }"""
 _RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
 
@@ -62,12 +61,16 @@ class Web:
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def materialize(self, asset: str, partition: str = "") -> str:
-        """One run of one asset; returns its status at the end."""
-        tags = [{"key": "dagster/partition", "value": partition}] if partition else []
+    def materialize(self, asset: str, partition: str = "", checks: Sequence[str] = ()) -> str:
+        """One run of one asset, as the dialog launches it for a single partition; returns its status at the end."""
         params = {
-            "selector": {"jobName": "__ASSET_JOB", "assetSelection": [_key(asset)], **REPOSITORY},
-            "executionMetadata": {"tags": tags},
+            "selector": {
+                "jobName": "__ASSET_JOB",
+                "assetSelection": [_key(asset)],
+                "assetCheckSelection": [{"name": name, "assetKey": _key(asset)} for name in checks],
+                **REPOSITORY,
+            },
+            "executionMetadata": {"tags": _partition_tags(partition) if partition else []},
             "runConfigData": {},
             "mode": "default",
         }
@@ -90,20 +93,21 @@ class Web:
         }
         if job:
             params["selector"] = {"partitionSetName": f"{job}_partition_set", "repositorySelector": REPOSITORY}
+            # The daemon looks for backfills every 30 s, fixed: not waiting for it is all that differs from the dialog.
+            params["forceSynchronousSubmission"] = True
         launched = self.ask(_LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
-        def backfill() -> dict[str, Any]:
-            return self.ask(_BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
+        def runs() -> list[dict[str, Any]]:
+            return self.ask(_BACKFILL_RUNS, id=launched["backfillId"])["runsOrError"]["results"]
 
+        # The backfill itself is called done up to 30 s after its last run.
         def ended() -> bool:
-            now = backfill()
-            assert now["error"] is None, now["error"]
-            # The backfill itself is called done some 15 s after its last run.
-            return len(now["runs"]) == len(partitions) and all(run["endTime"] for run in now["runs"])
+            now = runs()
+            return len(now) == len(partitions) and all(run["endTime"] for run in now)
 
         self.wait_until(ended, f"the backfill of {', '.join(partitions)}")
-        return sorted((_run(run) for run in backfill()["runs"]), key=lambda run: run.partition)
+        return sorted((_run(run) for run in runs()), key=lambda run: run.partition)
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
         """Ask until it is true; when the time is up, say what the server printed."""
@@ -135,7 +139,7 @@ def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
     log = folder / "ui.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command, cwd=folder, env=inherited | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command, cwd=folder, env={**inherited, **variables}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     web = Web(psutil.Process(child.pid), port, log)
     try:
@@ -156,6 +160,14 @@ def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
 
 def _key(asset: str) -> dict[str, list[str]]:
     return {"path": [asset]}
+
+
+def _partition_tags(partition: str) -> list[dict[str, str]]:
+    tags = {"dagster/partition": partition}
+    quarter, _, week = partition.partition("|")
+    if week:
+        tags |= {"dagster/partition/quarter": quarter, "dagster/partition/week": week}
+    return [{"key": key, "value": value} for key, value in tags.items()]
 
 
 def _run(run: dict[str, Any]) -> Run:

@@ -11,7 +11,8 @@ from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.bulk_copy import CopyLimits, SliceCopy, copy_slice
+from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence, SliceRecord, read_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger

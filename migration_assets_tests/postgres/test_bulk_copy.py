@@ -18,7 +18,7 @@ from migration_assets.domain.errors import (
     TableSpecError,
 )
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
@@ -69,7 +69,10 @@ def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground)
     assert (record.run_id, record.copies, record.working) == ("test", 1, False)
     assert record.verified_at is None
     assert record.wire_bytes == evidence.wire_bytes > 70 * 40
-    assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap"}
+    phases = {"copy", "indexes", "analyze", "base fingerprint", "legacy fingerprint", "swap"}
+    assert set(record.seconds) == phases
+    statistics = filled.one("base", "SELECT count(*) FROM pg_stats WHERE tablename = %s", record.leaf)
+    assert statistics > 0, "a leaf that is seen has statistics"
     assert filled.attempts(1) == [("copy", "succeeded")]
 
 

@@ -14,7 +14,7 @@ from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
 _PROCESS = """
 import os
-from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 Ground(Databases(os.environ["TEST_LEGACY"], os.environ["TEST_BASE"])).copy(1)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import PartitionError
-from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, phases, wait_for
 
 if TYPE_CHECKING:

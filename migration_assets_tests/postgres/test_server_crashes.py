@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets.postgres.bulk_copy import CopyLimits
+from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
@@ -97,7 +97,7 @@ def test_a_server_that_stays_away_is_an_error_and_the_next_run_completes(
     own_servers.kill(server)
     thread.join(60)
     assert [isinstance(result, psycopg.OperationalError) for result in results] == [True], results
-    assert "migration@" not in str(results[0])
+    assert "migrator@" not in str(results[0])
     own_servers.start()
     assert copied.base_state() == state
     assert copied.staging() == []

@@ -54,7 +54,7 @@ def test_a_wrong_password_is_a_finding_that_does_not_show_it_and_the_other_side_
     patient: Patient,
 ) -> None:
     wrong = replace(
-        urls(patient), base_url=urls(patient).base_url.replace("://migration@", "://migration:tr0ub4dor%263@")
+        urls(patient), base_url=urls(patient).base_url.replace("://migrator@", "://migrator:tr0ub4dor%263@")
     )
     patient.with_bookings()
     findings = replace(patient, ground=replace(patient.ground, databases=wrong)).examine()

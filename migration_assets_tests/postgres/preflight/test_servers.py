@@ -46,8 +46,8 @@ def as_role(patient: Patient, role: WeakRole) -> Findings:
     databases = patient.ground.databases
     weakened = replace(
         databases,
-        legacy_url=databases.legacy_url.replace("://migration@", login),
-        base_url=databases.base_url.replace("://migration@", login),
+        legacy_url=databases.legacy_url.replace("://migrator@", login),
+        base_url=databases.base_url.replace("://migrator@", login),
     )
     return replace(patient, ground=replace(patient.ground, databases=weakened)).examine()
 
@@ -58,7 +58,7 @@ def test_a_role_without_rights_is_told_each_grant_that_it_lacks(patient: Patient
     for code, area, grant in (
         ("read_right", "legacy", f"GRANT SELECT ON public.bookings TO {weak.name}"),
         ("replication_right", "legacy", f"ALTER ROLE {weak.name} REPLICATION"),
-        ("table_ownership", "legacy", f"GRANT migration TO {weak.name}"),
+        ("table_ownership", "legacy", f"GRANT migrator TO {weak.name}"),
         ("create_right", "legacy", "GRANT CREATE ON DATABASE"),
         ("base_rights", "base", f"GRANT USAGE, CREATE ON SCHEMA public TO {weak.name}"),
         ("subscription_right", "base", f"GRANT pg_create_subscription TO {weak.name}"),

@@ -1,0 +1,39 @@
+"""What is to be copied, on whose behalf, and how patiently."""
+
+from dataclasses import dataclass, field
+
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.sessions import Timeouts
+
+
+@dataclass(frozen=True)
+class CopyLimits:
+    """How long a copy may wait and how often it is tried; see the settings of the same names."""
+
+    lock_timeout_ms: int = 200
+    lock_patience_seconds: float = 60.0
+    copy_timeout_seconds: int = 4 * 3600
+    idle_timeout_seconds: int = 900
+    maintenance_work_mem_mb: int = 256
+    index_workers: int = 0
+    attempts: int = 5
+
+    def timeouts(self) -> Timeouts:
+        """Of both sessions of a copy: long statements, and short waits for locks."""
+        return Timeouts(
+            lock=5_000,
+            statement=self.copy_timeout_seconds * 1000,
+            idle_in_transaction=self.idle_timeout_seconds * 1000,
+        )
+
+
+@dataclass(frozen=True)
+class SliceCopy:
+    """What is to be copied, on whose behalf."""
+
+    spec: TableSpec
+    calendar: FiscalCalendar
+    week: FiscalWeek
+    limits: CopyLimits = field(default_factory=CopyLimits)
+    run_id: str | None = None
