@@ -25,19 +25,20 @@ _LAUNCH_RUN = """mutation($params: ExecutionParams!) { launchRun(executionParams
 _LAUNCH_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }"""
 _BACKFILL_RUNS = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
-  ... on Runs { results { runId jobName status startTime endTime tags { key value } } } } }"""
+  ... on Runs { results { runId jobName status endTime tags { key value }
+    eventConnection { events { ... on RunStartingEvent { timestamp } } } } } } }"""
 _RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as the page of runs lists it; times in seconds of the epoch."""
+    """One run as its page shows it; seconds of the epoch. It holds its place in the pool from `launched_at` on."""
 
     run_id: str
     job: str
     partition: str
     status: str
-    started: float
+    launched_at: float
     ended: float
 
 
@@ -172,4 +173,7 @@ def _partition_tags(partition: str) -> list[dict[str, str]]:
 
 def _run(run: dict[str, Any]) -> Run:
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    return Run(run["runId"], run["jobName"], tags["dagster/partition"], run["status"], run["startTime"], run["endTime"])
+    [launched_at] = [event["timestamp"] for event in run["eventConnection"]["events"] if event]
+    return Run(
+        run["runId"], run["jobName"], tags["dagster/partition"], run["status"], int(launched_at) / 1000, run["endTime"]
+    )
