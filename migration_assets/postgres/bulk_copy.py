@@ -107,7 +107,31 @@ def _attempt(
     except BaseException as error:
         _note_failure(base, attempt, error)
         raise
+    _analyze(base, copy, record, evidence.base.rows)
     return evidence
+
+
+def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -> None:
+    """Statistics of the new leaf; never the reason to copy it again, since autovacuum would come by anyway.
+
+    After the commit, and after the session's counters are flushed: else the loaded rows count as changed since this
+    ANALYZE, and autovacuum does it all again, deeper, while the next slices are being copied (seen).
+
+    The sample is 300 rows for each unit of the target. For a small leaf the default would read every row of every
+    column, and cost more than the copy; a tenth of the rows tells as much.
+    """
+    target = max(10, min(100, rows // 3000))
+    leaf = copy.spec.table.sibling(record.leaf)
+    try:
+        announce(base, f"{copy.week.key}:analyze")
+        base.execute(
+            "SELECT pg_stat_force_next_flush(), set_config('default_statistics_target',"
+            " least(%s, current_setting('default_statistics_target')::int)::text, false)",
+            [target],
+        )
+        base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(leaf.schema, leaf.name)))
+    except psycopg.OperationalError as error:
+        log.warning("%s is copied and proven; ANALYZE failed (%s): run it by hand", copy.week.key, error)
 
 
 def _note_failure(base: Connected, attempt: int, error: BaseException) -> None:
@@ -164,9 +188,6 @@ def _load(
             ) as legacy_fingerprint:
                 with clock.phase("indexes"):
                     indexes = add_keys_and_indexes(base, staging, description, spec)
-                announce(base, f"{week.key}:analyze")
-                with clock.phase("analyze"):
-                    _analyze(base, staging, piped.rows)
                 announce(base, f"{week.key}:fingerprint")
                 with clock.phase("base fingerprint"):
                     of_base = take_fingerprint(base, staging, columns)
@@ -203,21 +224,6 @@ def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> 
         " set_config('max_parallel_maintenance_workers', %s, true), set_config('maintenance_work_mem', %s, true)",
         [str(limits.index_workers), f"{limits.maintenance_work_mem_mb}MB"],
     )
-
-
-def _analyze(base: Connected, staging: QualifiedName, rows: int) -> None:
-    """Before the leaf is seen by anyone, so that no plan is ever made without statistics.
-
-    The sample is 300 rows for each unit of the target. For a small leaf the default would read every row of every
-    column, and cost more than the copy; a tenth of the rows tells as much.
-    """
-    target = max(10, min(100, rows // 3000))
-    base.execute(
-        "SELECT set_config('default_statistics_target', least(%s, current_setting('default_statistics_target')::int)"
-        "::text, true)",
-        [target],
-    )
-    base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(staging.schema, staging.name)))
 
 
 def _allow_waiting(connection: Connected, limits: CopyLimits) -> None:

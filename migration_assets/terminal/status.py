@@ -88,7 +88,7 @@ def megabytes_per_second(record: SliceRecord) -> float:
 
 def elapsed(seconds: Mapping[str, float]) -> float:
     """Wall seconds of a copy from its phases: the legacy's fingerprint runs beside the work on the base."""
-    beside = sum(seconds.get(phase, 0.0) for phase in ("indexes", "analyze", "base fingerprint"))
+    beside = sum(seconds.get(phase, 0.0) for phase in ("indexes", "base fingerprint"))
     return seconds.get("copy", 0.0) + max(beside, seconds.get("legacy fingerprint", 0.0)) + seconds.get("swap", 0.0)
 
 
