@@ -18,7 +18,8 @@ def readable_failures() -> Generator[None]:
     try:
         yield
     except MigrationError as error:
-        raise failure(error) from error
+        # Its own stack trace would only bury the text.
+        raise failure(error) from None
     except psycopg.Error as error:
         # Tried again as often as it was worth it; what the server said comes first, the stack trace after it.
         raise dg.Failure(
@@ -31,7 +32,7 @@ def readable_failures() -> Generator[None]:
 
 def failure(error: MigrationError) -> dg.Failure:
     """The Failure for one of our errors."""
-    metadata = {"what": error.what, "where": error.where, "state left": error.state_left, "next": error.next_step}
+    metadata = {"where": error.where, "state left": error.state_left, "next": error.next_step}
     return dg.Failure(
         description=str(error),
         metadata={name: dg.MetadataValue.text(text) for name, text in metadata.items() if text},

@@ -18,8 +18,8 @@ verify_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
     selection=[migrated_slice],
     config={"ops": {"migrated_slice": {"config": {"action": SliceAction.VERIFY.name}}}},
     description=(
-        "Read copied weeks in the base again and compare them with the copy's fingerprint. A week that differs fails,"
-        " so that a backfill of failed weeks copies exactly those again."
+        "Read copied weeks in the base again and compare them with the copy's fingerprint. A week that differs fails."
+        " To copy exactly those again: on the page of the asset migrated_slice, Materialize, only failed and missing."
     ),
     executor_def=dg.in_process_executor,
 )

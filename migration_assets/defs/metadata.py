@@ -12,15 +12,18 @@ _MB = 1e6
 _GB = 1e9
 
 
-def copy_metadata(evidence: CopyEvidence, *, target_gb_per_hour: float, wall_seconds: float) -> Metadata:
+def copy_metadata(evidence: CopyEvidence, *, target_gb_per_hour: float) -> Metadata:
     """Rows, bytes, rates and the seconds of each phase; bytes are the leaf's heap with TOAST, 10^6 and 10^9."""
-    rate = evidence.table_bytes / wall_seconds if wall_seconds else 0.0
+    seconds = evidence.seconds["total"]
+    rate = evidence.table_bytes / seconds
     metadata: Metadata = {
+        "result": dg.MetadataValue.text(
+            f"{evidence.base.rows:,} rows, {evidence.table_bytes / _MB:,.1f} MB in {seconds:,.1f} s, proven equal"
+        ),
         "dagster/row_count": dg.MetadataValue.int(evidence.base.rows),
         "table_bytes": dg.MetadataValue.int(evidence.table_bytes),
         "index_bytes": dg.MetadataValue.int(evidence.index_bytes),
         "wire_bytes": dg.MetadataValue.int(evidence.wire_bytes),
-        "seconds": dg.MetadataValue.float(round(wall_seconds, 3)),
         "mb_per_second": dg.MetadataValue.float(round(rate / _MB, 2)),
         "gb_per_hour": dg.MetadataValue.float(round(rate * 3600 / _GB, 2)),
         "gb_per_hour_target": dg.MetadataValue.float(target_gb_per_hour),
@@ -28,8 +31,8 @@ def copy_metadata(evidence: CopyEvidence, *, target_gb_per_hour: float, wall_sec
         "snapshot_at": dg.MetadataValue.timestamp(evidence.snapshot_at),
         **fingerprint_metadata(evidence.legacy, evidence.base),
     }
-    for phase, seconds in evidence.seconds.items():
-        metadata[f"seconds_{phase.replace(' ', '_')}"] = dg.MetadataValue.float(round(seconds, 3))
+    for phase, measured in evidence.seconds.items():
+        metadata[f"seconds_{phase.replace(' ', '_')}"] = dg.MetadataValue.float(round(measured, 3))
     return metadata
 
 
@@ -47,6 +50,10 @@ def measure_metadata(measure: SliceMeasure, *, window_hours: float, target_gb_pe
     """What is to be moved; the predicted duration is that at the target rate, read amplification included."""
     hours = measure.table_bytes * measure.amplification / _GB / target_gb_per_hour
     return {
+        "result": dg.MetadataValue.text(
+            f"{measure.rows:,} rows, {measure.table_bytes / _MB:,.1f} MB to move"
+            f" ({'counted' if measure.exact else 'estimated'}), {hours * 3600:,.1f} s at the target rate"
+        ),
         "rows": dg.MetadataValue.int(measure.rows),
         "table_bytes": dg.MetadataValue.int(measure.table_bytes),
         "figures": dg.MetadataValue.text("counted" if measure.exact else "the planner's estimate"),

@@ -151,6 +151,7 @@ def _load(
     on_progress: Progress | None,
 ) -> CopyEvidence:
     spec, week, clock = copy.spec, copy.week, _Clock()
+    started = time.perf_counter()
     # One name in two schemas: the leaf moves into its place with all its indexes, and no rename is ever needed.
     staging = QualifiedName(LEDGER_SCHEMA, record.leaf)
     legacy.isolation_level = IsolationLevel.REPEATABLE_READ
@@ -208,6 +209,7 @@ def _load(
                 patience_seconds=copy.limits.lock_patience_seconds,
             )
         table_bytes, index_bytes = _sizes(base, spec.table.sibling(record.leaf))
+        clock.seconds["total"] = time.perf_counter() - started
         evidence = CopyEvidence(
             of_legacy, of_base, lsn, snapshot_at, piped.wire_bytes, table_bytes, index_bytes, clock.seconds
         )

@@ -55,7 +55,10 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class CopyEvidence:
-    """What a finished copy proved and measured; bytes are of the leaf's heap with TOAST, and of its indexes."""
+    """What a finished copy proved and measured; bytes are of the leaf's heap with TOAST, and of its indexes.
+
+    `seconds` has those of each phase, some of which run side by side, and `total`: from the snapshot to this record.
+    """
 
     legacy: Fingerprint
     base: Fingerprint

@@ -92,6 +92,7 @@ def _compare(
             found,
             where=record.week.key,
             state_left="the leaf is as it was found; the ledger notes the difference",
-            next_step="materialize migrated_slice for this week: it replaces the leaf",
+            next_step="materialize migrated_slice for this week (on the asset's page: only failed and missing): it"
+            " replaces the leaf",
         )
     return Verified(legacy, found)

@@ -81,15 +81,9 @@ def _now_or_last(record: SliceRecord, now: Activity | None) -> Text:
 
 
 def megabytes_per_second(record: SliceRecord) -> float:
-    """Table bytes (10^6) a second of the slice's last copy; 0.0 where there was none. Phases overlap: see below."""
-    seconds = elapsed(record.seconds)
+    """Table bytes (10^6) a second of the slice's last copy; 0.0 where there was none."""
+    seconds = record.seconds.get("total", 0.0)
     return (record.table_bytes or 0) / 1e6 / seconds if seconds else 0.0
-
-
-def elapsed(seconds: Mapping[str, float]) -> float:
-    """Wall seconds of a copy from its phases: the legacy's fingerprint runs beside the work on the base."""
-    beside = sum(seconds.get(phase, 0.0) for phase in ("indexes", "base fingerprint"))
-    return seconds.get("copy", 0.0) + max(beside, seconds.get("legacy fingerprint", 0.0)) + seconds.get("swap", 0.0)
 
 
 def gigabytes(size: int) -> str:

@@ -69,7 +69,7 @@ def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground)
     assert (record.run_id, record.copies, record.working) == ("test", 1, False)
     assert record.verified_at is None
     assert record.wire_bytes == evidence.wire_bytes > 70 * 40
-    assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap"}
+    assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap", "total"}
     statistics = filled.one("base", "SELECT count(*) FROM pg_stats WHERE tablename = %s", record.leaf)
     assert statistics > 0
     pending = filled.one("base", "SELECT n_mod_since_analyze FROM pg_stat_user_tables WHERE relname = %s", record.leaf)

@@ -45,13 +45,13 @@ def preflight(
         yield from results
         raise dg.Failure(
             description="; ".join(f"{finding.code}: {finding.evidence} Remedy: {finding.remedy}" for finding in stops),
-            metadata={"findings": _table(examined.findings)},
+            metadata=_tables(examined.findings),
             allow_retries=False,
         )
     added = register_quarters(context.instance, examined.quarters)
     yield dg.MaterializeResult(
         metadata={
-            "findings": _table(examined.findings),
+            **_tables(examined.findings),
             "blocking": dg.MetadataValue.int(0),
             "warnings": dg.MetadataValue.int(sum(f.severity is Severity.WARNING for f in examined.findings)),
             "quarters_held": dg.MetadataValue.text(", ".join(q.key for q in examined.quarters) or "none"),
@@ -70,18 +70,26 @@ def _check(
         asset_key=_NAME,
         passed=not hits,
         severity=check_severity,
+        description="; ".join(f"{hit.code}: {hit.evidence}" for hit in hits) or None,
         metadata={"count": dg.MetadataValue.int(len(hits)), "findings": _table(hits)},
     )
 
 
+def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
+    """What wants somebody's attention first, then everything that was examined."""
+    urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
+    attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
+    return {"findings": attention, "everything_examined": _table(findings)}
+
+
 def _table(findings: list[Finding]) -> dg.TableMetadataValue:
+    columns = ("severity", "finding", "remedy", "evidence")
     return dg.MetadataValue.table(
         records=[
             dg.TableRecord(
-                {"severity": f.severity.value, "area": f.area.value, "code": f.code, "evidence": f.evidence,
-                 "remedy": f.remedy}
+                dict(zip(columns, (f.severity.value, f"{f.area.value}: {f.code}", f.remedy, f.evidence), strict=True))
             )
             for f in worst_first(findings)
         ],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in ("severity", "area", "code", "evidence", "remedy")]),
-    )  # fmt: skip
+        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+    )
