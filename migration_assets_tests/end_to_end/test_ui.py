@@ -1,26 +1,20 @@
 """The web page and the daemon as `migration-assets ui` starts them: copy, damage, find, mend, all through the page."""
 
-from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
 
-from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.runtime import project_folder
-from migration_assets_tests.end_to_end.web import Run, Web, running_ui
+from migration_assets_tests.end_to_end.web import Run, Web, top_level
 
 WEEKS = ["FY25-Q2|W04", "FY25-Q2|W05", "FY25-Q2|W06"]
 DAMAGED = "FY25-Q2|W05"
 CHECKS = ("row_count_matches", "checksum_matches")
 LOSE_A_ROW = """DELETE FROM public.amenity_bookings_fy25_q2_w05
     WHERE id = (SELECT max(id) FROM public.amenity_bookings_fy25_q2_w05)"""
-# Caches of tools that run beside the tests.
-NOT_OURS = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".hypothesis", "var"}
 
 _STATUSES = """{ assetNodeOrError(assetKey: {path: ["migrated_slice"]}) { ... on AssetNode {
   partitionStats { numMaterialized numFailed }
@@ -66,31 +60,6 @@ class Story:
     after_mending: Statuses
     mended_checks: dict[tuple[str, str], Check]
     runs: int
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
-    """Servers below a `var` of their own: Dagster's storage is one of their databases."""
-    servers = EmbeddedServers(Path(tmp_path_factory.mktemp("ui")) / "var", extra_settings={"fsync": "off"})
-    try:
-        servers.start()
-        with psycopg.connect(servers.legacy_url()) as connection:
-            create_bookings(connection, rows=3000)
-        yield servers
-    finally:
-        servers.remove()
-
-
-@pytest.fixture(scope="module")
-def top_level_before() -> set[str]:
-    return _top_level()
-
-
-@pytest.fixture(scope="module")
-def web(pair: EmbeddedServers, top_level_before: set[str]) -> Generator[Web]:
-    assert top_level_before
-    with running_ui(pair.var.parent, {"MIGRATION_VAR": str(pair.var), "MIGRATION_PARALLEL_COPIES": "1"}) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +161,9 @@ def test_a_backfill_of_failed_weeks_mends_exactly_those(story: Story) -> None:
 @pytest.mark.usefixtures("story")
 def test_what_dagster_writes_lies_below_var(pair: EmbeddedServers, top_level_before: set[str]) -> None:
     # Dagster writes to its home, which is the project folder, and to the working directory.
-    assert _top_level() - top_level_before == set()
+    assert top_level() - top_level_before == set()
     assert {path.name for path in pair.var.parent.iterdir()} == {"var", "ui.log"}
     assert any((pair.var / "dagster").iterdir())
-
-
-def _top_level() -> set[str]:
-    return {path.name for path in project_folder().iterdir()} - NOT_OURS
 
 
 def _quarters(web: Web) -> list[str]:

@@ -16,8 +16,11 @@ from typing import Any
 import psutil
 
 from migration_assets.embedded.ports import free_port
+from migration_assets.runtime import project_folder
 
 REPOSITORY = {"repositoryLocationName": "migration_assets", "repositoryName": "__repository__"}
+_NOT_OURS = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".hypothesis", "var"}
+ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _LAUNCH_RUN = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
@@ -64,6 +67,12 @@ class Web:
 
     def materialize(self, asset: str, partition: str = "", checks: Sequence[str] = ()) -> str:
         """One run of one asset, as the dialog launches it for a single partition; returns its status at the end."""
+        run_id = self.launch(asset, partition, checks)
+        self.wait_until(lambda: self.status(run_id) in ENDED, f"the run of {asset}")
+        return self.status(run_id)
+
+    def launch(self, asset: str, partition: str = "", checks: Sequence[str] = ()) -> str:
+        """The same without waiting; returns the run's id."""
         params = {
             "selector": {
                 "jobName": "__ASSET_JOB",
@@ -77,12 +86,11 @@ class Web:
         }
         launched = self.ask(_LAUNCH_RUN, params=params)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
 
-        def status() -> str:
-            return str(self.ask(_RUN, id=launched["run"]["runId"])["runOrError"]["status"])
-
-        self.wait_until(lambda: status() in {"SUCCESS", "FAILURE", "CANCELED"}, f"the run of {asset}")
-        return status()
+    def status(self, run_id: str) -> str:
+        """A run's status as its page shows it."""
+        return str(self.ask(_RUN, id=run_id)["runOrError"]["status"])
 
     def backfill(self, assets: list[str], partitions: list[str], *, job: str = "") -> list[Run]:
         """What the dialog of an asset sends, or that of a job's page; returns the runs by partition, all ended."""
@@ -129,6 +137,11 @@ class Web:
     def processes(self) -> list[psutil.Process]:
         """The server and all that it started."""
         return [self.process, *self.process.children(recursive=True)]
+
+
+def top_level() -> set[str]:
+    """What lies in the project's folder, but for the caches of tools that run beside the tests."""
+    return {path.name for path in project_folder().iterdir()} - _NOT_OURS
 
 
 @contextmanager
