@@ -11,7 +11,7 @@ from migration_assets.embedded.addresses import SUPERUSER
 from migration_assets.embedded.binaries import Binaries, Major
 from migration_assets.embedded.passwords import write_secret
 from migration_assets.embedded.privileges import ServerUser, own
-from migration_assets.embedded.processes import run
+from migration_assets.embedded.processes import end_programs_on, run
 
 _ASIDE = "initdb-"
 # Order by code point everywhere. 18 brings its own C.UTF-8; 16 needs the system's, which macOS may lack.
@@ -42,7 +42,8 @@ def create_cluster(folder: Path, binaries: Binaries, user: ServerUser | None, pa
     folder.mkdir(mode=0o700, exist_ok=True)
     own(folder, user)
     for leftover in folder.glob(f"{_ASIDE}*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # one that resists is in use by an initdb that outlived its starter
+        end_programs_on(leftover)  # we hold the lock, so whoever works there has lost its starter
+        shutil.rmtree(leftover, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
     try:
         own(aside, user)

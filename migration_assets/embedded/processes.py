@@ -117,6 +117,26 @@ def kill_server(data: Path, *, seconds: float = 20.0) -> bool:
     return wait_until(none_left, seconds=seconds)
 
 
+def end_programs_on(folder: Path, *, seconds: float = 20.0) -> None:
+    """SIGKILL what still works on `folder`: an initdb, and what it started, that outlived whoever started it."""
+
+    def none_left() -> bool:
+        left = [process for process in psutil.process_iter() if _names(process, str(folder))]
+        for process in left:
+            _kill(process)
+        return not left
+
+    wait_until(none_left, seconds=seconds)
+
+
+def _names(process: psutil.Process, path: str) -> bool:
+    try:
+        named = any(path in argument for argument in process.cmdline()) or process.cwd().startswith(path)
+        return process.name().startswith(("initdb", "postgres")) and named and is_alive(process)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
 def _kill(process: psutil.Process) -> None:
     try:
         process.kill()

@@ -84,6 +84,9 @@ def _make(
         # it already has, and a quarter whose leaves lack what it has itself can never be detached again.
         attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
     else:
+        # A leaf that is swapped between two looks at the catalogue would seem to have no bounds. Nobody who reads or
+        # writes rows notices this lock; a swap does, and is over in milliseconds.
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(_identifier(table)))
         _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     created: list[str] = []
     for week in calendar.weeks_of(quarter):
