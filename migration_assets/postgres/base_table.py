@@ -9,8 +9,9 @@ from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.leaf_names import MAX_IDENTIFIER_BYTES
 from migration_assets.domain.table_description import Column, Index, TableDescription, UserType, column_differences
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
-from migration_assets.postgres.introspection import describe_table, raw_sql
+from migration_assets.postgres.introspection import describe_table
 from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import raw_sql, table_name
 
 _IDENTITY_ON_PARTITIONED = 170000
 _HASH_DIGITS = 16
@@ -93,7 +94,7 @@ def like_root(spec: TableSpec) -> sql.Composed:
     """The LIKE clause of every partition: all but indexes (built after the load) and identity (ATTACH refuses it)."""
     return sql.SQL(
         "LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
-    ).format(sql.Identifier(spec.table.schema, spec.table.name))
+    ).format(table_name(spec.table))
 
 
 def add_keys_and_indexes(connection: Connected, table: QualifiedName, legacy: TableDescription, spec: TableSpec) -> int:
@@ -102,7 +103,7 @@ def add_keys_and_indexes(connection: Connected, table: QualifiedName, legacy: Ta
     Returns:
         How many indexes the leaf now has.
     """
-    name = sql.Identifier(table.schema, table.name)
+    name = table_name(table)
     connection.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
             name,
@@ -172,7 +173,7 @@ def _ensure_type(connection: Connected, user_type: UserType) -> None:
 
 
 def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> None:
-    root = sql.Identifier(spec.table.schema, spec.table.name)
+    root = table_name(spec.table)
     identity_works = connection.info.server_version >= _IDENTITY_ON_PARTITIONED
     of_identity = {column.default_sequence for column in legacy.columns if column.identity and identity_works}
     for sequence in legacy.sequences:

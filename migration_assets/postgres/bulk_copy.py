@@ -34,6 +34,7 @@ from migration_assets.postgres.ledger import (
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.sql_text import table_name
 
 LEDGER_SCHEMA = "migration"
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -
             " least(%s, current_setting('default_statistics_target')::int)::text, false)",
             [target],
         )
-        base.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(leaf.schema, leaf.name)))
+        base.execute(sql.SQL("ANALYZE {}").format(table_name(leaf)))
     except psycopg.OperationalError as error:
         log.warning("%s is copied and proven; ANALYZE failed (%s): run it by hand", copy.week.key, error)
 
@@ -168,7 +169,7 @@ def _load(
             _bound_resources(legacy, base, copy.limits)
             base.execute(
                 sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
-                    sql.Identifier(staging.schema, staging.name),
+                    table_name(staging),
                     like_root(spec),
                     where,
                     sql.Identifier(spec.control_column),

@@ -10,6 +10,7 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import table_name
 
 Progress = Callable[[int, int], None]
 """Called with rows and bytes so far, a few times a second."""
@@ -43,15 +44,13 @@ def pipe_rows(
         MigrationError: The two servers do not agree on the number of rows.
         psycopg.Error: Either server failed; both transactions are then useless.
     """
-    source = sql.Identifier(description.table.schema, description.table.name)
+    source = table_name(description.table)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in description.copied_columns)
     form = sql.SQL("binary" if description.binary_copy else "text")
     # SELECT, not the table itself: a COPY of the table takes no WHERE.
     copy_out = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT {})").format(columns, source, where, form)
     # FREEZE: the rows are born visible to all, so that no vacuum has to read and write the leaf a second time.
-    copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}, FREEZE)").format(
-        sql.Identifier(target.schema, target.name), columns, form
-    )
+    copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}, FREEZE)").format(table_name(target), columns, form)
     wire_bytes = messages = 0
     with legacy.cursor() as reader, base.cursor() as writer:
         with reader.copy(copy_out) as rows, writer.copy(copy_in) as sink:

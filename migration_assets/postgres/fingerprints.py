@@ -18,8 +18,8 @@ from psycopg import sql
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_description import Column, Hashing, TableDescription
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.introspection import raw_sql
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql, table_name
 
 SEEDS = (0, 7)
 EVERYTHING = sql.SQL("true")
@@ -66,7 +66,7 @@ def fingerprint_query(
         a=SEEDS[0],
         b=SEEDS[1],
         hash=row_hash(columns),
-        table=sql.Identifier(table.schema, table.name),
+        table=table_name(table),
         where=where,
     )
 

@@ -3,8 +3,6 @@
 from importlib.resources import files
 from typing import Any
 
-from psycopg import sql
-
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.table_description import (
     Check,
@@ -200,8 +198,3 @@ def _user_type(entry: dict[str, Any]) -> UserType:
         definition=definition,
         comment=entry["comment"],
     )
-
-
-def raw_sql(text: str) -> sql.SQL:
-    """SQL that a server's own catalogue functions wrote (expressions, definitions); never a user's text."""
-    return sql.SQL(text)  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.partitions import attach, attached_to
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 
 def swap_leaf(
@@ -58,15 +59,15 @@ def swap_leaf(
                     next_step=f"materialize quarter_partitions for {record.week.quarter.key}",
                 )
             # Parent before child, as every reader locks them: no deadlock.
-            base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(_identifier(parent)))
+            base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(parent)))
             _require_ours(base, record, leaf)
-            base.execute(sql.SQL("DROP TABLE {}").format(_identifier(leaf)))
+            base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf)))
             base.execute(
-                sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(_identifier(staging), sql.Identifier(leaf.schema))
+                sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(staging), sql.Identifier(leaf.schema))
             )
             attach(base, parent, leaf, bounds)
             # It spared ATTACH the scan; from now on the partition's own bounds say the same.
-            base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(_identifier(leaf)))
+            base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(table_name(leaf)))
             _require_adopted_indexes(base, leaf, indexes)
 
     retry_locked(swap, patience_seconds=patience_seconds)
@@ -75,7 +76,7 @@ def swap_leaf(
 def _require_ours(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:
     if record.state is not SliceState.ABSENT:
         return
-    row = base.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(_identifier(leaf))).fetchone()
+    row = base.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(table_name(leaf))).fetchone()
     if require_row(row, "EXISTS")[0]:
         raise PartitionError(
             "the leaf holds rows, and the ledger knows of no copy that put them there",
@@ -101,7 +102,3 @@ def _require_adopted_indexes(base: Connected, leaf: QualifiedName, expected: int
             state_left="the copy was rolled back; the base is as before",
             next_step="compare the root's indexes with the legacy's: one was added or changed on one side",
         )
-
-
-def _identifier(table: QualifiedName) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)

@@ -4,8 +4,8 @@ import re
 from importlib.resources import files
 
 from migration_assets.domain.errors import LedgerError
-from migration_assets.postgres.introspection import raw_sql
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql
 
 # Whoever upgrades holds it, so that two runs that start together do not race in CREATE.
 _UPGRADE_LOCK = (71001, 0)

@@ -13,6 +13,7 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.physical_order import PhysicalOrder, read_physical_order
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 # What Python's dates and the calendar can express, with a year of margin. Rows outside are preflight's to find.
 _YEARS = (2, 9998)
@@ -43,7 +44,7 @@ def held_quarters(
     With an index on the control column each quarter costs one probe; without one the table is read twice.
     """
     kind = description.control_kind(spec.control_column)
-    table = sql.Identifier(spec.table.schema, spec.table.name)
+    table = table_name(spec.table)
     column = sql.Identifier(spec.control_column)
     representable = in_range(spec.control_column, (_start_of(_YEARS[0], kind), _start_of(_YEARS[1], kind)))
     row = connection.execute(
@@ -92,7 +93,7 @@ def estimate_rows(connection: Connected, spec: TableSpec, bounds: Sequence[Any])
     """The planner's estimate of the rows in [lower, upper); reads no row."""
     row = connection.execute(
         sql.SQL("EXPLAIN (FORMAT JSON) SELECT 1 FROM {} WHERE {}").format(
-            sql.Identifier(spec.table.schema, spec.table.name), in_range(spec.control_column, (bounds[0], bounds[1]))
+            table_name(spec.table), in_range(spec.control_column, (bounds[0], bounds[1]))
         )
     ).fetchone()
     return int(require_row(row, "EXPLAIN")[0][0]["Plan"]["Plan Rows"])
@@ -119,7 +120,7 @@ def measure_slice(
     """
     bounds = calendar.bound_values(week, description.control_kind(spec.control_column))
     where = in_range(spec.control_column, bounds)
-    table = sql.Identifier(spec.table.schema, spec.table.name)
+    table = table_name(spec.table)
     column = sql.Identifier(spec.control_column)
     order = read_physical_order(connection, spec.table, spec.control_column)
     if exact or order.control_index is None:

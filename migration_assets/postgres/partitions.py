@@ -15,6 +15,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.base_table import ensure_root, like_root
 from migration_assets.postgres.ledger import read_slices, register_slices
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 # Whoever makes or changes partitions of the root holds it for its short transaction.
 _PARTITION_LOCK = (71001, 1)
@@ -77,7 +78,7 @@ def _make(
     if parent is None:
         connection.execute(
             sql.SQL("CREATE TABLE {} ({}) PARTITION BY RANGE ({})").format(
-                _identifier(table), like_root(spec), sql.Identifier(spec.control_column)
+                table_name(table), like_root(spec), sql.Identifier(spec.control_column)
             )
         )
         # Before its leaves are made: ATTACH hands the root's identity columns to the quarter alone, not to leaves that
@@ -86,7 +87,7 @@ def _make(
     else:
         # A leaf that is swapped between two looks at the catalogue would seem to have no bounds. Nobody who reads or
         # writes rows notices this lock; a swap does, and is over in milliseconds.
-        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(_identifier(table)))
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(table_name(table)))
         _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     created: list[str] = []
     for week in calendar.weeks_of(quarter):
@@ -100,11 +101,11 @@ def _make(
             # Nobody else sees the quarter yet, so the strong lock of PARTITION OF on it meets no one.
             connection.execute(
                 sql.SQL("CREATE TABLE {} PARTITION OF {} {}").format(
-                    _identifier(leaf), _identifier(table), for_values(calendar.bound_values(week, kind))
+                    table_name(leaf), table_name(table), for_values(calendar.bound_values(week, kind))
                 )
             )
         else:
-            connection.execute(sql.SQL("CREATE TABLE {} ({})").format(_identifier(leaf), like_root(spec)))
+            connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table_name(leaf), like_root(spec)))
             attach(connection, table, leaf, calendar.bound_values(week, kind))
         created.append(leaf.name)
     return created
@@ -114,7 +115,7 @@ def attach(connection: Connected, parent: QualifiedName, child: QualifiedName, b
     """ATTACH PARTITION; takes SHARE UPDATE EXCLUSIVE on the parent, so reads and writes go on."""
     connection.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(
-            _identifier(parent), _identifier(child), for_values(bounds)
+            table_name(parent), table_name(child), for_values(bounds)
         )
     )
 
@@ -196,7 +197,3 @@ def _require_bounds(
                 state_left="nothing was changed",
                 next_step="set MIGRATION_FISCAL_* back to what the base was partitioned with",
             )
-
-
-def _identifier(table: QualifiedName) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)

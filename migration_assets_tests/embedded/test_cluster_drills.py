@@ -4,21 +4,19 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 
 from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.embedded.privileges import server_user
 from migration_assets.embedded.processes import is_alive, pid_file_lines, server_processes
 from migration_assets.embedded.reach import shared_home
-from migration_assets.embedded.servers import EmbeddedServers, ServerName, ServerStatus
+from migration_assets.embedded.servers import EmbeddedServers, ServerName
+from migration_assets_tests.embedded.support import FAST, eventually, execute, one, status_of
 
-_FAST = {"fsync": "off"}
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 _START_SCRIPT = """
 import sys
@@ -40,41 +38,9 @@ with exclusive(Path(sys.argv[1])):
 def own(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[EmbeddedServers, Path]]:
     """A pair that tests may crash, and its folder; each test starts it for itself."""
     var = tmp_path_factory.mktemp("own")
-    pair = EmbeddedServers(var, extra_settings=_FAST)
+    pair = EmbeddedServers(var, extra_settings=FAST)
     yield pair, var
     pair.remove()
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Generator[tuple[EmbeddedServers, Path]]:
-    """A pair that was never started, and its folder."""
-    pair = EmbeddedServers(tmp_path, extra_settings=_FAST)
-    yield pair, tmp_path
-    pair.remove()
-
-
-def _one(url: str, query: str, *parameters: str) -> str:
-    with psycopg.connect(url) as connection:
-        row = connection.execute(query.encode(), parameters or None).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def _execute(url: str, *statements: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def _status(pair: EmbeddedServers, name: ServerName) -> ServerStatus:
-    return next(status for status in pair.status() if status.name == name)
-
-
-def _eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.05)
 
 
 def _python(script: str, var: Path) -> subprocess.Popen[str]:
@@ -97,20 +63,20 @@ def test_committed_rows_survive_a_kill_of_both_servers(own: tuple[EmbeddedServer
     pair.start()
     for name in _NAMES:
         url = pair.address(name).url("postgres")
-        _execute(url, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id")
+        execute(url, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id")
         pair.kill(name)
     assert [(status.running, status.pid) for status in pair.status()] == [(False, None)] * 2
     assert not [p for status in pair.status() for p in server_processes(status.data_folder)]
     pair.start()
     for name in _NAMES:
-        assert _one(pair.address(name).url("postgres"), "SELECT count(*) FROM kept") == "1000"
+        assert one(pair.address(name).url("postgres"), "SELECT count(*) FROM kept") == "1000"
 
 
 def test_stop_and_start_keep_ports_and_rows_and_may_be_repeated(own: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = own
     pair.start()
     ports = [status.port for status in pair.status()]
-    _execute(pair.base_url(), "CREATE TABLE stopped AS SELECT 1 AS id")
+    execute(pair.base_url(), "CREATE TABLE stopped AS SELECT 1 AS id")
     pair.stop()
     pair.stop()
     assert [status.running for status in pair.status()] == [False, False]
@@ -118,7 +84,7 @@ def test_stop_and_start_keep_ports_and_rows_and_may_be_repeated(own: tuple[Embed
     pair.stop(mode="immediate")
     pair.start()
     assert [status.port for status in pair.status()] == ports
-    assert _one(pair.base_url(), "SELECT count(*) FROM stopped") == "1"
+    assert one(pair.base_url(), "SELECT count(*) FROM stopped") == "1"
 
 
 def test_a_kept_port_that_another_program_took_is_replaced(own: tuple[EmbeddedServers, Path]) -> None:
@@ -132,12 +98,12 @@ def test_a_kept_port_that_another_program_took_is_replaced(own: tuple[EmbeddedSe
         assert pair.address("base").port != old
         assert pair.address("legacy").port == legacy
         assert json.loads((var / "servers.json").read_text())["servers"]["base"]["port"] == pair.address("base").port
-        assert _one(pair.base_url(), "SELECT 1") == "1"
+        assert one(pair.base_url(), "SELECT 1") == "1"
 
 
 def test_a_pid_file_that_names_a_zombie_does_not_block_the_start(own: tuple[EmbeddedServers, Path]) -> None:
     zombie = _as_server_user("/bin/sh", "-c", "exit 0")
-    _eventually(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+    eventually(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
     assert not is_alive(psutil.Process(zombie.pid))
     _start_over_a_pid_file_of(own[0], zombie.pid)
     zombie.wait()
@@ -156,25 +122,25 @@ def test_a_pid_file_that_names_another_program_does_not_block_the_start(own: tup
 def _start_over_a_pid_file_of(pair: EmbeddedServers, pid: int) -> None:
     pair.start()
     pair.kill("legacy")
-    status = _status(pair, "legacy")
+    status = status_of(pair, "legacy")
     lines = pid_file_lines(status.data_folder)
     assert lines, "a kill leaves the pid file behind"
     (status.data_folder / "postmaster.pid").write_text("\n".join([str(pid), *lines[1:]]) + "\n")
-    assert not _status(pair, "legacy").running
+    assert not status_of(pair, "legacy").running
     pair.start()
-    assert _one(pair.legacy_url(), "SELECT 1") == "1"
+    assert one(pair.legacy_url(), "SELECT 1") == "1"
 
 
 def test_a_frozen_server_is_not_called_running(own: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = own
     pair.start()
-    leader = psutil.Process(_status(pair, "base").pid)
+    leader = psutil.Process(status_of(pair, "base").pid)
     leader.suspend()
     try:
-        assert not _status(pair, "base").running
+        assert not status_of(pair, "base").running
     finally:
         leader.resume()
-    assert _status(pair, "base").running
+    assert status_of(pair, "base").running
 
 
 def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(own: tuple[EmbeddedServers, Path]) -> None:
@@ -182,7 +148,7 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(own: tuple[Embe
     pair.start()
     pair.stop()
     with pytest.raises(EmbeddedServerError, match="nonsense") as caught:
-        EmbeddedServers(var, extra_settings={**_FAST, "work_mem": "nonsense"}).start()
+        EmbeddedServers(var, extra_settings={**FAST, "work_mem": "nonsense"}).start()
     assert "server.log" in str(caught.value)
     assert caught.value.next_step
     password = pair.address("base").passfile.read_text().strip().rpartition(":")[2]
@@ -225,7 +191,7 @@ def test_a_start_that_is_killed_during_initdb_is_made_good_by_the_next_one(fresh
     starter = _python(_START_SCRIPT, var)
     homes = (var, shared_home(var))
     with starter:
-        _eventually(lambda: any(list(home.glob("servers/*/initdb-*/data/base")) for home in homes))
+        eventually(lambda: any(list(home.glob("servers/*/initdb-*/data/base")) for home in homes))
         starter.kill()
     assert not (var / "servers.json").exists()
     pair.start()
@@ -248,7 +214,7 @@ def test_lost_data_is_reported_and_not_replaced_by_an_empty_server(fresh: tuple[
     pair, _ = fresh
     pair.start()
     passfile = pair.address("legacy").passfile
-    data = _status(pair, "legacy").data_folder
+    data = status_of(pair, "legacy").data_folder
     pair.stop()
     data.rename(data.with_name("elsewhere"))
     with pytest.raises(EmbeddedServerError, match="data folder of an embedded server is gone"):

@@ -6,8 +6,6 @@ import secrets
 import socket
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Generator
 from pathlib import Path
 
 import psutil
@@ -21,48 +19,16 @@ from migration_assets.embedded.privileges import server_user
 from migration_assets.embedded.processes import server_processes
 from migration_assets.embedded.reach import reachable_binaries, shared_home
 from migration_assets.embedded.server_settings import render
-from migration_assets.embedded.servers import EmbeddedServers, ServerName, ServerStatus
+from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.conftest import Databases
+from migration_assets_tests.embedded.support import eventually, execute, one, status_of
 
-_FAST = {"fsync": "off"}
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Generator[tuple[EmbeddedServers, Path]]:
-    """A pair that was never started, and its folder."""
-    pair = EmbeddedServers(tmp_path, extra_settings=_FAST)
-    yield pair, tmp_path
-    pair.remove()
-
-
-def _one(url: str, query: str, *parameters: str) -> str:
-    with psycopg.connect(url) as connection:
-        row = connection.execute(query.encode(), parameters or None).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def _execute(url: str, *statements: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def _status(pair: EmbeddedServers, name: ServerName) -> ServerStatus:
-    return next(status for status in pair.status() if status.name == name)
-
-
-def _eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.05)
-
-
 def test_the_legacy_is_postgresql_16_and_the_base_is_18(servers: EmbeddedServers) -> None:
-    assert _one(servers.legacy_url("postgres"), "SHOW server_version").startswith("16.")
-    assert _one(servers.base_url("postgres"), "SHOW server_version").startswith("18.")
+    assert one(servers.legacy_url("postgres"), "SHOW server_version").startswith("16.")
+    assert one(servers.base_url("postgres"), "SHOW server_version").startswith("18.")
     assert [status.version.split(".")[0] for status in servers.status()] == ["16", "18"]
 
 
@@ -79,13 +45,13 @@ def test_a_server_is_set_up_for_logical_replication_and_bulk_load(servers: Embed
         "track_io_timing": "on",
         "fsync": "off",
     }
-    assert {setting: _one(url, f"SHOW {setting}") for setting in expected} == expected
+    assert {setting: one(url, f"SHOW {setting}") for setting in expected} == expected
 
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_text_is_ordered_by_code_point_on_both_sides(servers: EmbeddedServers, name: ServerName) -> None:
     query = "SELECT string_agg(t, '' ORDER BY t) FROM unnest(ARRAY['b', 'B', 'a', 'é', 'Z', '-']) t"
-    assert _one(servers.address(name).url("postgres"), query) == "-BZabé"
+    assert one(servers.address(name).url("postgres"), query) == "-BZabé"
 
 
 def test_only_postgresql_18_gets_the_setting_that_only_it_knows() -> None:
@@ -107,7 +73,7 @@ def test_a_setting_name_that_would_smuggle_in_another_line_is_refused() -> None:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_a_server_listens_on_the_loopback_address_only(servers: EmbeddedServers, name: ServerName) -> None:
-    leader = psutil.Process(_status(servers, name).pid)
+    leader = psutil.Process(status_of(servers, name).pid)
     listening = [
         c for c in leader.net_connections(kind="all") if c.status == psutil.CONN_LISTEN or c.family == socket.AF_UNIX
     ]
@@ -148,7 +114,7 @@ def test_the_password_is_in_the_password_file_and_nowhere_else(servers: Embedded
 
 
 def test_psycopg_and_sqlalchemy_take_the_url_as_it_is(databases: Databases) -> None:
-    assert _one(databases.base_url, "SELECT current_user") == "migrator"
+    assert one(databases.base_url, "SELECT current_user") == "migrator"
     for scheme in ("postgresql+psycopg", "postgresql+psycopg2", "postgresql"):
         engine = sqlalchemy.create_engine(databases.base_url.replace("postgresql", scheme, 1))
         with engine.connect() as connection:
@@ -165,7 +131,7 @@ def test_dagsters_storage_url_can_send_the_bound_notify_of_its_event_log(servers
 
 def test_a_subscription_on_the_base_takes_the_legacys_url_as_it_is(databases: Databases) -> None:
     _replicate(databases)
-    _eventually(lambda: _one(databases.base_url, "SELECT count(*) FROM t") == "2")
+    eventually(lambda: one(databases.base_url, "SELECT count(*) FROM t") == "2")
 
 
 def test_databases_in_use_can_be_dropped_and_in_the_wrong_order_too(servers: EmbeddedServers) -> None:
@@ -180,20 +146,20 @@ def test_databases_in_use_can_be_dropped_and_in_the_wrong_order_too(servers: Emb
     held.close()
     for server in _NAMES:
         url = servers.address(server).url("postgres")
-        assert _one(url, "SELECT count(*) FROM pg_database WHERE datname = %s", name) == "0"
-        assert _one(url, "SELECT count(*) FROM pg_replication_slots WHERE database = %s", name) == "0"
+        assert one(url, "SELECT count(*) FROM pg_database WHERE datname = %s", name) == "0"
+        assert one(url, "SELECT count(*) FROM pg_replication_slots WHERE database = %s", name) == "0"
 
 
 def _replicate(databases: Databases) -> None:
-    _execute(databases.legacy_url, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
-    _execute(databases.legacy_url, "CREATE PUBLICATION p FOR TABLE t")
+    execute(databases.legacy_url, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    execute(databases.legacy_url, "CREATE PUBLICATION p FOR TABLE t")
     slot = f"s_{secrets.token_hex(6)}"
-    _execute(
+    execute(
         databases.base_url,
         "CREATE TABLE t (id int PRIMARY KEY)",
         f"CREATE SUBSCRIPTION {slot} CONNECTION '{databases.legacy_url}' PUBLICATION p",
     )
-    _execute(databases.legacy_url, "INSERT INTO t VALUES (2)")
+    execute(databases.legacy_url, "INSERT INTO t VALUES (2)")
 
 
 def test_a_second_start_leaves_running_servers_alone(servers: EmbeddedServers) -> None:

@@ -42,6 +42,22 @@ def week(number: int) -> FiscalWeek:
     return FiscalWeek(QUARTER, number)
 
 
+# Whenever a table is made in schema migration, every row that is loaded into it passes public.meddle().
+_MEDDLE: LiteralString = """
+CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;
+CREATE FUNCTION public.add_meddler() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE made record;
+BEGIN
+    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
+        EXECUTE format('CREATE TRIGGER meddler BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.meddle()',
+                       made.object_identity);
+    END LOOP;
+END $$;
+CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+    EXECUTE FUNCTION public.add_meddler();
+"""
+
+
 @dataclass(frozen=True)
 class Ground:
     """Both databases with one table to migrate."""
@@ -55,6 +71,10 @@ class Ground:
         with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
+
+    def meddle(self, change: LiteralString) -> None:
+        """From now on `change` happens to every row on its way into a leaf of the base."""
+        self.run("base", _MEDDLE.replace("{}", change))
 
     def ask(self, side: Side, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of a query; a percent sign is a plain one when there are no parameters."""

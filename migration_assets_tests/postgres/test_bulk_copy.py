@@ -23,20 +23,6 @@ from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
 
-# Whenever a table is made in schema migration, every row that is loaded into it passes public.meddle().
-_MEDDLE = """
-CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;
-CREATE FUNCTION public.add_meddler() RETURNS event_trigger LANGUAGE plpgsql AS $$
-DECLARE made record;
-BEGIN
-    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
-        EXECUTE format('CREATE TRIGGER meddler BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.meddle()',
-                       made.object_identity);
-    END LOOP;
-END $$;
-CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
-    EXECUTE FUNCTION public.add_meddler();
-"""
 _MEMORY = """
 import json, resource, sys
 from migration_assets_tests.postgres.support import Ground
@@ -252,7 +238,7 @@ def test_a_slice_that_others_rely_on_is_not_copied_over(filled: Ground) -> None:
     assert filled.attempts(1) == [("copy", "succeeded")]
 
 
-_ON_THE_WAY = {
+_ON_THE_WAY: dict[LiteralString, tuple[LiteralString, str]] = {
     "value": ("NEW.guests := NEW.guests + 1; RETURN NEW;", "mismatch"),
     "scale": ("NEW.price := trim_scale(NEW.price); RETURN NEW;", "mismatch"),
     "null": ("IF NEW.id % 9 = 1 THEN NEW.note := NULL; END IF; RETURN NEW;", "mismatch"),
@@ -275,8 +261,7 @@ def test_rows_that_were_changed_on_the_way_never_arrive(filled: Ground) -> None:
     outcomes = ["succeeded"]
     state = filled.base_state()
     for what, (change, outcome) in _ON_THE_WAY.items():
-        with psycopg.connect(filled.databases.base_url, autocommit=True) as connection:
-            connection.execute(_MEDDLE.replace("{}", change).encode())
+        filled.meddle(change)
         with pytest.raises(MigrationError) as caught:
             filled.copy(1)
         outcomes.append(outcome)

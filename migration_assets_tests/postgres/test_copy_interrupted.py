@@ -29,20 +29,6 @@ _SLOW_GUESTS = """
 CREATE FUNCTION public.slow_guests(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS
 $$ BEGIN PERFORM public.nap(); RETURN $1; END $$;
 """
-_SLOW_COPY = """
-CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN PERFORM public.nap(); RETURN NEW; END $$;
-CREATE FUNCTION public.add_meddler() RETURNS event_trigger LANGUAGE plpgsql AS $$
-DECLARE made record;
-BEGIN
-    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
-        EXECUTE format('CREATE TRIGGER meddler BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.meddle()',
-                       made.object_identity);
-    END LOOP;
-END $$;
-CREATE EVENT TRIGGER add_meddler ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
-    EXECUTE FUNCTION public.add_meddler();
-"""
 _MAKE_SLOW: LiteralString = "CREATE TABLE public.slow ()"
 _MUCH: LiteralString = """
 INSERT INTO bookings SELECT 10000 + n, '2024-04-02Z', n % 7, n, repeat(md5(n::text), 60)
@@ -78,7 +64,7 @@ def _start(ground: Ground) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("phase", ["copy", "index", "fingerprint", "swap"])
 def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_completes(copied: Ground, phase: str) -> None:
     if phase == "copy":
-        copied.run("base", _SLOW_COPY)
+        copied.meddle("PERFORM public.nap(); RETURN NEW;")
     with (
         psycopg.connect(copied.databases.base_url) as reader,
         psycopg.connect(copied.databases.base_url, autocommit=True) as watch,

@@ -14,20 +14,6 @@ from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
-_SLOW = """
-CREATE FUNCTION public.nap() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
-CREATE FUNCTION public.add_nap() RETURNS event_trigger LANGUAGE plpgsql AS $$
-DECLARE made record;
-BEGIN
-    FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'migration' LOOP
-        EXECUTE format('CREATE TRIGGER nap BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.nap()',
-                       made.object_identity);
-    END LOOP;
-END $$;
-CREATE EVENT TRIGGER add_nap ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION public.add_nap();
-"""
-
 
 @pytest.fixture(scope="module")
 def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
@@ -50,7 +36,7 @@ def copied(own_servers: EmbeddedServers) -> Ground:
     ground.open()
     ground.copy(1)
     ground.run("legacy", "UPDATE bookings SET guests = -1")
-    ground.run("base", _SLOW)
+    ground.meddle("PERFORM pg_sleep(0.02); RETURN NEW;")
     return ground
 
 

@@ -15,6 +15,7 @@ from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.plan import Subject
 from migration_assets.postgres.preflight.wording import info, judge, milliseconds
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 _COUNT_CAP = 100_000
 _EXAMPLES = 5
@@ -120,7 +121,7 @@ def _key_text(subject: Subject) -> sql.Composable:
 
 
 def _table(subject: Subject) -> sql.Identifier:
-    return sql.Identifier(subject.spec.table.schema, subject.spec.table.name)
+    return table_name(subject.spec.table)
 
 
 def _by_index(legacy: Connected, subject: Subject, where: sql.Composable) -> _Counted:

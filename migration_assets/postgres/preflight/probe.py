@@ -9,9 +9,9 @@ from migration_assets.domain.findings import Area, Finding
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_description import Column, Hashing, TableDescription
 from migration_assets.postgres.fingerprints import SEEDS, hashed_columns, row_hash
-from migration_assets.postgres.introspection import raw_sql
 from migration_assets.postgres.preflight.wording import error_text, judge, listed
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql, table_name
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def run_row_hash(connection: Connected, description: TableDescription) -> None:
     # Even for a NULL the server looks up the hash function of each column's type, and fails where there is none.
     query = sql.SQL("SELECT {hash} FROM (VALUES (1)) AS one (n) LEFT JOIN {table} ON false").format(
         hash=row_hash(hashed_columns(description)),
-        table=sql.Identifier(description.table.schema, description.table.name),
+        table=table_name(description.table),
     )
     connection.execute(query)
 

@@ -10,6 +10,7 @@ from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.data import calendar_span
 from migration_assets.postgres.preflight.plan import Subject
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 _QUARTERS_EXAMINED = 200
 
@@ -49,7 +50,7 @@ def estimate_rows(legacy: Connected, subject: Subject, quarter: FiscalQuarter) -
     """What the planner expects; 1 where it expects none."""
     kind = subject.description.control_kind(subject.spec.control_column)
     query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}").format(
-        sql.Identifier(subject.spec.table.schema, subject.spec.table.name),
+        table_name(subject.spec.table),
         in_range(subject.spec.control_column, subject.calendar.bound_values(quarter, kind)),
     )
     plan = require_row(legacy.execute(query).fetchone(), "a plan")[0]

@@ -12,6 +12,7 @@ from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.plan import Subject
 from migration_assets.postgres.preflight.wording import milliseconds, size
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
 
 # A copy with primary key, index and both fingerprints took 4.5 times as long as reading the same million rows of
 # 850 bytes (10.3 s against 2.3 s, two copies on two shared cores). One part of it is the reading itself.
@@ -71,7 +72,7 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
         where = in_range(spec.control_column, bounds)
     query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} LIMIT {}) TO STDOUT (FORMAT {})").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in description.copied_columns),
-        sql.Identifier(spec.table.schema, spec.table.name),
+        table_name(spec.table),
         where,
         sql.Literal(max(1, int(plan.sample_bytes / row_bytes))),
         sql.SQL("binary" if description.binary_copy else "text"),
