@@ -1,5 +1,6 @@
 """The bulk copy against its peers: `python -m benchmarks.snapshot`; see README.md for how to read what it prints."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ from migration_assets.domain.errors import MigrationError
 @click.option("--keep", is_flag=True, help="Leave the servers and the legacy for the next run.")
 def main(*, rows: int, runs: int, copies: int, folder: Path, only: tuple[str, ...], keep: bool) -> None:
     """Move the same rows by every contender in turn and print what each needs."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     contenders = [slices.contender(), psql_pipe.contender(), pgcopydb.contender()]
     if only:
         contenders = [contender for contender in contenders if contender.name in {OURS, *only}]

@@ -13,7 +13,9 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
 _PROCESS = """
-import os
+import os, signal
+# Whoever runs the tests in the background has SIGINT ignored, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
