@@ -79,17 +79,22 @@ def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
     """What wants somebody's attention first, then everything that was examined."""
     urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
     attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
-    return {"findings": attention, "everything_examined": _table(findings)}
+    # What is well has no remedy; its column would only push the evidence out of sight.
+    return {"findings": attention, "everything_examined": _table(findings, remedies=False)}
 
 
-def _table(findings: list[Finding]) -> dg.TableMetadataValue:
-    columns = ("severity", "finding", "remedy", "evidence")
+def _table(findings: list[Finding], *, remedies: bool = True) -> dg.TableMetadataValue:
+    columns = ("severity", "finding", *(("remedy",) if remedies else ()), "evidence")
+    records = [
+        {
+            "severity": f.severity.value,
+            "finding": f"{f.area.value}: {f.code}",
+            "remedy": f.remedy,
+            "evidence": f.evidence,
+        }
+        for f in worst_first(findings)
+    ]
     return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                dict(zip(columns, (f.severity.value, f"{f.area.value}: {f.code}", f.remedy, f.evidence), strict=True))
-            )
-            for f in worst_first(findings)
-        ],
+        records=[dg.TableRecord({name: record[name] for name in columns}) for record in records],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
     )
