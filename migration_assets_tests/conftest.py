@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,22 @@ class Databases:
     base_url: str
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
-    """Both servers, started; a power cut may lose everything, which makes them faster."""
-    pair = EmbeddedServers(Path(tmp_path_factory.mktemp("servers")), extra_settings={"fsync": "off"})
+@contextmanager
+def running_pair(folder: Path) -> Generator[EmbeddedServers]:
+    """Both servers, started, and removed at the end; a power cut may lose everything, which makes them faster."""
+    pair = EmbeddedServers(folder, extra_settings={"fsync": "off"})
     try:
         pair.start()
         yield pair
     finally:
         pair.remove()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+    """The pair that all tests share which crash nothing."""
+    with running_pair(tmp_path_factory.mktemp("servers")) as pair:
+        yield pair
 
 
 @pytest.fixture

@@ -1,27 +1,23 @@
 """One running UI on servers of its own, for all tests here."""
 
 from collections.abc import Generator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.end_to_end.web import Web, running_ui, top_level
 
 
 @pytest.fixture(scope="package")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
     """Servers below a `var` of their own: Dagster's storage is one of their databases."""
-    servers = EmbeddedServers(Path(tmp_path_factory.mktemp("ui")) / "var", extra_settings={"fsync": "off"})
-    try:
-        servers.start()
+    with running_pair(tmp_path_factory.mktemp("ui") / "var") as servers:
         with psycopg.connect(servers.legacy_url()) as connection:
             create_bookings(connection, rows=3000)
         yield servers
-    finally:
-        servers.remove()
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Generator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,18 +11,15 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
 
 @pytest.fixture(scope="module")
 def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
     """A pair that tests may crash. Nothing but the kernel's cache is at risk, which a killed process leaves alone."""
-    pair = EmbeddedServers(Path(tmp_path_factory.mktemp("crash")), extra_settings={"fsync": "off"})
-    try:
-        pair.start()
+    with running_pair(tmp_path_factory.mktemp("crash")) as pair:
         yield pair
-    finally:
-        pair.remove()
 
 
 @pytest.fixture
