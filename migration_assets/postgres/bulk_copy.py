@@ -28,6 +28,7 @@ from migration_assets.postgres.ledger import (
     SliceRecord,
     begin_attempt,
     end_attempt,
+    note_failure,
     read_slice,
     record_copy,
 )
@@ -74,11 +75,10 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         with (
             databases.session("base", copy.week.key, timeouts) as base,
             databases.session("legacy", copy.week.key, timeouts) as legacy,
+            slice_lock(base, _require_record(base, copy)) as record,
         ):
-            record = _require_record(base, copy)
-            with slice_lock(base, record):
-                evidence = _attempt(legacy, base, copy, record, on_progress)
-        return evidence
+            require_transition(record.state, SliceState.COPIED, where=copy.week.key)
+            return _attempt(legacy, base, copy, record, on_progress)
 
     return retry_transient(once, what=f"copy of {copy.week.key}", attempts=copy.limits.attempts, log=log)
 
@@ -92,7 +92,6 @@ def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
             state_left="nothing was touched",
             next_step=f"materialize quarter_partitions for {copy.week.quarter.key}, then run this slice again",
         )
-    require_transition(record.state, SliceState.COPIED, where=copy.week.key)
     return record
 
 
@@ -106,7 +105,7 @@ def _attempt(
         end_attempt(base, attempt, "mismatch", error=error.what, legacy=error.legacy, base=error.base)
         raise
     except BaseException as error:
-        _note_failure(base, attempt, error)
+        note_failure(base, attempt, error)
         raise
     _analyze(base, copy, record, evidence.base.rows)
     return evidence
@@ -133,14 +132,6 @@ def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -
         base.execute(sql.SQL("ANALYZE {}").format(table_name(leaf)))
     except psycopg.OperationalError as error:
         log.warning("%s is copied and proven; ANALYZE failed (%s): run it by hand", copy.week.key, error)
-
-
-def _note_failure(base: Connected, attempt: int, error: BaseException) -> None:
-    """Best effort: where the base itself is gone, the attempt stays `running` and is read as interrupted."""
-    try:
-        end_attempt(base, attempt, "failed", error=f"{type(error).__name__}: {error}")
-    except psycopg.Error as second:
-        log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, second)
 
 
 def _load(

@@ -1,10 +1,12 @@
 """The ledger: what the base holds of each slice, and every try at it. The authority for every gate."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -16,6 +18,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 Action = Literal["copy", "verify"]
 Outcome = Literal["succeeded", "mismatch", "failed", "interrupted"]
 SLICE_LOCK_CLASS = 71002
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ LEFT JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT EXISTS (
         SELECT 1 FROM pg_locks k
-        WHERE k.locktype = 'advisory' AND k.objsubid = 2 AND k.granted AND k.classid = 71002
+        WHERE k.locktype = 'advisory' AND k.objsubid = 2 AND k.granted AND k.classid = %(lock_class)s
           AND k.objid = s.lock_key AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ) AS held
 ) l
@@ -106,7 +109,8 @@ def read_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceR
 
 def _read(connection: Connected, relation: str, quarter: str | None, week: str | None) -> list[SliceRecord]:
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(_READ, {"relation": relation, "quarter": quarter, "week": week})
+        parameters = {"relation": relation, "quarter": quarter, "week": week, "lock_class": SLICE_LOCK_CLASS}
+        cursor.execute(_READ, parameters)
         return [_record(row) for row in cursor]
 
 
@@ -183,6 +187,17 @@ def end_attempt(
         " WHERE id = %s AND outcome = 'running'",
         [outcome, error, *_columns(legacy), *_columns(base), attempt],
     )
+
+
+def note_failure(connection: Connected, attempt: int, error: BaseException) -> None:
+    """Best effort: where the base itself is gone, the attempt stays `running` and is read as interrupted.
+
+    Never raises a server's error: the first one is the one to raise.
+    """
+    try:
+        end_attempt(connection, attempt, "failed", error=f"{type(error).__name__}: {error}")
+    except psycopg.Error as second:
+        log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, second)
 
 
 def _columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:

@@ -11,7 +11,7 @@ from migration_assets.domain.fiscal_calendar import ControlKind, FiscalCalendar,
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.physical_order import PhysicalOrder, read_physical_order
+from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -32,7 +32,6 @@ class SliceMeasure:
     exact: bool
     first: str | None
     last: str | None
-    order: PhysicalOrder
     amplification: float
 
 
@@ -123,7 +122,8 @@ def measure_slice(
     table = table_name(spec.table)
     column = sql.Identifier(spec.control_column)
     order = read_physical_order(connection, spec.table, spec.control_column)
-    if exact or order.control_index is None:
+    counted = exact or order.control_index is None
+    if counted:
         # Without an index the ends cost a scan anyway, which then counts as well.
         row = connection.execute(
             sql.SQL(
@@ -132,17 +132,12 @@ def measure_slice(
             ).format(c=column, t=table, w=where)
         ).fetchone()
         rows, table_bytes, first, last = require_row(row, "a count")
-        measured = SliceMeasure(int(rows), int(table_bytes), exact=True, first=first, last=last, order=order,
-                                amplification=1.0)  # fmt: skip
     else:
         row = connection.execute(
             sql.SQL("SELECT min({c})::text, max({c})::text FROM {t} WHERE {w}").format(c=column, t=table, w=where)
         ).fetchone()
         first, last = require_row(row, "the ends of a slice")
         rows = estimate_rows(connection, spec, bounds) if first is not None else 0
-        measured = SliceMeasure(rows, int(rows * (order.bytes_per_row or 0.0)), exact=False, first=first, last=last,
-                                order=order, amplification=1.0)  # fmt: skip
-    fraction = measured.rows / order.rows if order.rows else 0.0
-    return SliceMeasure(
-        measured.rows, measured.table_bytes, measured.exact, first, last, order, order.read_amplification(fraction)
-    )
+        table_bytes = rows * (order.bytes_per_row or 0.0)
+    amplification = order.read_amplification(rows / order.rows if order.rows else 0.0)
+    return SliceMeasure(int(rows), int(table_bytes), counted, first, last, amplification)

@@ -1,18 +1,22 @@
 """One worker a slice: a session's advisory lock on the base, which goes when its session goes."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import psycopg
 from psycopg import errors
 
 from migration_assets.domain.errors import SliceBusyError
-from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord
+from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice
 from migration_assets.postgres.sessions import Connected
 
 
 @contextmanager
-def slice_lock(connection: Connected, record: SliceRecord) -> Generator[None]:
+def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRecord]:
     """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
+
+    Yields:
+        The slice as the ledger has it now: whoever held the lock before may have changed what `record` says.
 
     Raises:
         SliceBusyError: Another session holds it; says which.
@@ -35,8 +39,8 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[None]:
             next_step="wait for the other run, or end it, then run this slice again",
         ) from None
     try:
-        yield
+        yield read_slice(connection, record.relation, record.week) or record
     finally:
-        # A broken connection lost the lock by itself.
-        if not connection.closed and not connection.broken:
+        # A lost connection lost the lock by itself, and psycopg may not know yet that it is lost.
+        with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)

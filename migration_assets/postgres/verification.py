@@ -1,9 +1,6 @@
 """Reads a copied slice again through the base's root and compares it with what was copied."""
 
-from contextlib import suppress
 from dataclasses import dataclass
-
-import psycopg
 
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
@@ -12,7 +9,14 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slice, record_verification
+from migration_assets.postgres.ledger import (
+    SliceRecord,
+    begin_attempt,
+    end_attempt,
+    note_failure,
+    read_slice,
+    record_verification,
+)
 from migration_assets.postgres.sessions import Connected, Databases, Timeouts
 from migration_assets.postgres.slice_locks import slice_lock
 
@@ -45,22 +49,28 @@ def verify_slice(
     """
     with databases.session("base", f"{week.key}:verify", timeouts) as base:
         record = read_slice(base, spec.relation, week)
-        if record is None or record.legacy is None or record.state is not SliceState.COPIED:
-            raise SliceStateError(
-                f"the slice is {record.state if record else SliceState.ABSENT}; only a copied one can be verified so",
-                where=week.key,
-                state_left="nothing was touched",
-                next_step="materialize migrated_slice for it",
-            )
-        if record.method != METHOD:
-            raise LedgerError(
-                f"the copy's fingerprint was taken by method {record.method}, this program's is {METHOD}",
-                where=week.key,
-                state_left="nothing was touched",
-                next_step="copy the slice again",
-            )
-        with slice_lock(base, record):
-            return _compare(base, record, record.legacy, spec, calendar, run_id)
+        if record is None:
+            raise _not_copied(week, SliceState.ABSENT)
+        with slice_lock(base, record) as held:
+            if held.legacy is None or held.state is not SliceState.COPIED:
+                raise _not_copied(week, held.state)
+            if held.method != METHOD:
+                raise LedgerError(
+                    f"the copy's fingerprint was taken by method {held.method}, this program's is {METHOD}",
+                    where=week.key,
+                    state_left="nothing was touched",
+                    next_step="copy the slice again",
+                )
+            return _compare(base, held, held.legacy, spec, calendar, run_id)
+
+
+def _not_copied(week: FiscalWeek, state: SliceState) -> SliceStateError:
+    return SliceStateError(
+        f"the slice is {state}; only a copied one can be verified so",
+        where=week.key,
+        state_left="nothing was touched",
+        next_step="materialize migrated_slice for it",
+    )
 
 
 def _compare(
@@ -78,9 +88,7 @@ def _compare(
         # Through the root and by the bounds, not from the leaf: what an application reads is what is proven.
         found = take_fingerprint(base, spec.table, hashed_columns(description), in_range(spec.control_column, bounds))
     except BaseException as error:
-        # Where the base itself is gone, the attempt is read as interrupted, and the first error is the one to raise.
-        with suppress(psycopg.Error):
-            end_attempt(base, attempt, "failed", error=f"{type(error).__name__}: {error}")
+        note_failure(base, attempt, error)
         raise
     equal = found == legacy
     with base.transaction():

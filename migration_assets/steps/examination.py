@@ -20,7 +20,6 @@ class Examined:
 
     findings: list[Finding]
     quarters: list[FiscalQuarter]
-    recorded: bool
 
 
 def examine(migration: Migration, run_id: str | None = None) -> Examined:
@@ -37,25 +36,23 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
         as_of=migration.now(),
     )
     findings = run_preflight(migration.databases, spec, calendar, plan=plan)
-    recorded = _record(migration, findings, run_id)
+    _record(migration, findings, run_id)
     if blocking(findings):
-        return Examined(findings, [], recorded)
+        return Examined(findings, [])
     with migration.databases.session("legacy", "preflight") as legacy:
         description = require_table(legacy, spec.table, "legacy")
         quarters = held_quarters(legacy, description, spec, calendar)
-    return Examined(findings, quarters, recorded)
+    return Examined(findings, quarters)
 
 
-def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> bool:
-    """Whether the findings are in the ledger now; blocking ones must get there if possible: they are the gate."""
+def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> None:
+    """Keep the findings in the ledger; blocking ones must get there if at all possible: they are the gate."""
     if any(finding.code == "reachable" and finding.area is Area.BASE for finding in blocking(findings)):
-        return False
+        return
     try:
         with migration.databases.session("base", "preflight") as base:
             ensure_ledger(base)
             record_preflight(base, migration.spec.relation, findings, run_id)
     except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
         if not blocking(findings):
-            raise
-        return False  # a finding says so already, and nothing can be written to such a base anyway
-    return True
+            raise  # else a finding says so already, and nothing can be written to such a base anyway

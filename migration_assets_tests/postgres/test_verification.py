@@ -1,6 +1,7 @@
 """Whatever happens to a copied slice is found by reading it again, and a new copy heals it."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.postgres.support import Ground, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,24 @@ def test_a_row_that_moved_to_another_week_is_missed_in_both(copied: Ground) -> N
         copied.verify(1)
     with pytest.raises(SliceMismatchError, match=r"70 rows.*71 rows"):
         copied.verify(2)
+
+
+def test_who_waited_for_a_copy_judges_by_what_the_copy_left_and_raises_no_alarm(copied: Ground) -> None:
+    def waiting() -> int:
+        return int(copied.one("base", "SELECT count(*) FROM pg_locks WHERE classid = 71002 AND NOT granted"))
+
+    copied.run("legacy", "UPDATE bookings SET guests = guests + 1")
+    before = copied.record()
+    with copied.databases.session("base", "holder") as holder, ThreadPoolExecutor(2) as pool:
+        holder.execute("SELECT pg_advisory_lock(71002, %s)", [before.lock_key])
+        copy = pool.submit(copied.copy)
+        wait_for(lambda: waiting() == 1, "the copy at the lock")
+        verification = pool.submit(copied.verify)  # it stands behind the copy, and has looked at the ledger before it
+        wait_for(lambda: waiting() == 2, "the verification behind it")
+        holder.execute("SELECT pg_advisory_unlock(71002, %s)", [before.lock_key])
+        assert copy.result().base != before.base
+        assert verification.result().base == copy.result().base
+    assert copied.record().verified_equal is True
 
 
 def test_a_slice_that_was_never_copied_is_not_verified(copied: Ground) -> None:
