@@ -26,6 +26,9 @@ class MigrationSettings(BaseSettings):
     legacy_url: SecretStr | None = Field(default=None, description="legacy database; unset: the embedded one")
     base_url: SecretStr | None = Field(default=None, description="base database; unset: the embedded one")
     dagster_url: SecretStr | None = Field(default=None, description="Dagster's storage; unset: on the embedded base")
+    legacy_url_for_base: SecretStr | None = Field(
+        default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
+    )
 
     table: str = Field(default="public.amenity_bookings", description="the table, on both sides, as in SQL")
     control_column: str = Field(default="booked_at", description="decides the partition; exact, never folded")
@@ -46,11 +49,21 @@ class MigrationSettings(BaseSettings):
     retry_attempts: int = Field(default=5, ge=1, le=100, description="tries of a slice when errors are transient")
     maintenance_work_mem_mb: int = Field(default=256, ge=1, description="memory of one index build on the base, MiB")
     index_workers: int = Field(default=0, ge=0, le=64, description="parallel workers of one index build on the base")
+    cut_lock_timeout_ms: int = Field(
+        default=100, ge=10, le=5_000, description="longest that one try of a cut may hold the legacy's writers, ms"
+    )
+    cut_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries go on, s")
+    stream_patience_seconds: float = Field(
+        default=600.0, ge=1, description="how long a step waits for the stream to catch up, s"
+    )
+    validation_max_age_hours: float = Field(
+        default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
+    )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
 
-    @field_validator("legacy_url", "base_url", "dagster_url")
+    @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base")
     @classmethod
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:

@@ -1,5 +1,6 @@
 """The tree of errors: each says what happened, where, what state is left, and what to do next."""
 
+from migration_assets.domain.differences import Differences
 from migration_assets.domain.fingerprint import Fingerprint
 
 
@@ -55,13 +56,24 @@ class SliceBusyError(MigrationError):
 
 
 class SliceMismatchError(MigrationError):
-    """A slice in the base is not what the legacy holds; carries both fingerprints."""
+    """A slice in the base is not what the legacy holds; carries both fingerprints, and the rows where known."""
 
-    def __init__(self, legacy: Fingerprint, base: Fingerprint, *, where: str, state_left: str, next_step: str) -> None:
+    def __init__(
+        self,
+        legacy: Fingerprint,
+        base: Fingerprint,
+        *,
+        where: str,
+        state_left: str,
+        next_step: str,
+        differences: Differences | None = None,
+    ) -> None:
         self.legacy = legacy
         self.base = base
+        self.differences = differences
+        rows = f" {differences}." if differences else ""
         super().__init__(
-            f"the base differs from the legacy. Legacy: {legacy}. Base: {base}",
+            f"the base differs from the legacy.{rows} Legacy: {legacy}. Base: {base}",
             where=where,
             state_left=state_left,
             next_step=next_step,
@@ -74,3 +86,15 @@ class PartitionError(MigrationError):
 
 class EmbeddedServerError(MigrationError):
     """An embedded cluster cannot be created, started or stopped."""
+
+
+class StreamError(MigrationError):
+    """The change stream is not there, does not run, or was changed behind our back."""
+
+
+class CutError(StreamError):
+    """A consistent cut could not be taken; the legacy's writers are free and the stream is as it was."""
+
+
+class SignOffError(MigrationError):
+    """The ledger does not prove what a sign-off would claim; lists everything that is missing."""

@@ -73,3 +73,164 @@ CREATE TABLE migration.preflights (
 );
 CREATE INDEX ON migration.preflights (relation, id);
 COMMENT ON TABLE migration.preflights IS 'Every preflight with all its findings; the last one is the gate';
+
+-- version 2
+ALTER TABLE migration.attempts DROP CONSTRAINT attempts_action_check;
+ALTER TABLE migration.attempts ADD CONSTRAINT attempts_action_check
+    CHECK (action IN ('copy', 'verify', 'join', 'validate', 'repair', 'undo'));
+
+ALTER TABLE migration.slices
+    ADD COLUMN changed_at        timestamptz,
+    ADD COLUMN validated_at      timestamptz,
+    ADD COLUMN validated_equal   boolean,
+    ADD COLUMN validated_marker  bigint,
+    ADD COLUMN validated_lsn     pg_lsn,
+    ADD COLUMN validated_changes bigint;
+COMMENT ON COLUMN migration.slices.changed_at IS
+    'when we last put rows in: copy, join, live re-copy, repair; the stream''s own changes do not count here';
+COMMENT ON COLUMN migration.slices.validated_changes IS
+    'how many row changes the leaf had seen at the validation (pg_stat_all_tables): what came since then is shown';
+UPDATE migration.slices SET changed_at = copied_at;
+
+CREATE TABLE migration.streams (
+    relation            text PRIMARY KEY,
+    publication         text NOT NULL,
+    slot                text NOT NULL,
+    subscription        text NOT NULL,
+    status              text NOT NULL CHECK (status IN ('activating', 'live', 'paused', 'joining')),
+    reason              text,
+    row_filter          text,
+    former_identity     text,
+    exact_since_marker  bigint,
+    exact_since_lsn     pg_lsn,
+    exact_since         timestamptz,
+    status_since        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at          timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE migration.streams IS 'The change stream of a table: intent is written before the deed';
+COMMENT ON COLUMN migration.streams.row_filter IS 'the publication''s filter, as the legacy prints it; NULL until it is set';
+COMMENT ON COLUMN migration.streams.former_identity IS 'the legacy table''s replica identity before ours: d, n, f, or i:index';
+
+CREATE TABLE migration.markers (
+    relation            text NOT NULL,
+    id                  integer NOT NULL,
+    kind                text NOT NULL,
+    sent_at             timestamptz NOT NULL,
+    arrived_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, id)
+);
+COMMENT ON TABLE migration.markers IS
+    'Written by the apply worker alone: once a marker is visible, everything before it on the legacy is applied';
+CREATE FUNCTION migration.wait_at_marker() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    -- Whoever takes a cut holds (71003, id) exclusively: the apply worker waits here, exactly at the marker.
+    PERFORM pg_advisory_xact_lock_shared(71003, NEW.id);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER wait_at_marker BEFORE INSERT ON migration.markers
+    FOR EACH ROW EXECUTE FUNCTION migration.wait_at_marker();
+-- An apply worker's session fires only these.
+ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker;
+
+CREATE TABLE migration.cuts (
+    relation            text NOT NULL,
+    marker              integer NOT NULL,
+    kind                text NOT NULL CHECK (kind IN ('validate', 'pause')),
+    purpose             text NOT NULL,
+    run_id              text,
+    lsn                 pg_lsn NOT NULL,
+    tries               integer NOT NULL,
+    writers_held_ms     float8 NOT NULL,
+    longest_try_ms      float8 NOT NULL,
+    reached_ms          float8 NOT NULL,
+    apply_held_ms       float8,
+    taken_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, marker)
+);
+COMMENT ON TABLE migration.cuts IS 'Every consistent cut: what it cost the legacy''s writers and the stream';
+COMMENT ON COLUMN migration.cuts.writers_held_ms IS 'how long the try that succeeded held the legacy''s writers, waiting included';
+COMMENT ON COLUMN migration.cuts.longest_try_ms IS 'the longest single try, failed ones included: the worst that a writer waited';
+COMMENT ON COLUMN migration.cuts.reached_ms IS 'from the marker on the legacy until the apply worker stood at it';
+COMMENT ON COLUMN migration.cuts.apply_held_ms IS 'how long the stream stood: until the base''s snapshot, or until ENABLE; NULL while it stands';
+
+CREATE TABLE migration.validations (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    week                text NOT NULL,
+    purpose             text NOT NULL CHECK (purpose IN ('validate', 'reconcile', 'join', 'copy', 'repair')),
+    marker              integer,
+    lsn                 pg_lsn NOT NULL,
+    method              text NOT NULL,
+    legacy_rows         bigint NOT NULL,
+    legacy_sum_a        numeric(40) NOT NULL,
+    legacy_sum_b        numeric(40) NOT NULL,
+    base_rows           bigint NOT NULL,
+    base_sum_a          numeric(40) NOT NULL,
+    base_sum_b          numeric(40) NOT NULL,
+    equal               boolean NOT NULL,
+    missing             bigint NOT NULL DEFAULT 0,
+    extra               bigint NOT NULL DEFAULT 0,
+    changed             bigint NOT NULL DEFAULT 0,
+    run_id              text,
+    validated_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (relation, quarter, week) REFERENCES migration.slices
+);
+CREATE INDEX ON migration.validations (relation, quarter, week, id);
+COMMENT ON TABLE migration.validations IS
+    'Every exact comparison of a slice; the counts are of rows that were missing in the base, too many, or different';
+
+CREATE TABLE migration.reconciliations (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    marker              integer NOT NULL,
+    lsn                 pg_lsn NOT NULL,
+    equal               boolean NOT NULL,
+    duplicate_keys      bigint NOT NULL,
+    run_id              text,
+    reconciled_at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX ON migration.reconciliations (relation, quarter, id);
+COMMENT ON TABLE migration.reconciliations IS 'Every comparison of a whole quarter at one cut';
+
+CREATE TABLE migration.repairs (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    week                text NOT NULL,
+    marker              integer NOT NULL,
+    lsn                 pg_lsn NOT NULL,
+    missing             bigint NOT NULL,
+    extra               bigint NOT NULL,
+    changed             bigint NOT NULL,
+    run_id              text,
+    repaired_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    undone_at           timestamptz,
+    FOREIGN KEY (relation, quarter, week) REFERENCES migration.slices
+);
+CREATE TABLE migration.repaired_rows (
+    repair_id           bigint NOT NULL REFERENCES migration.repairs,
+    kind                text NOT NULL CHECK (kind IN ('missing', 'extra', 'changed')),
+    key                 text[] NOT NULL,
+    before              text,
+    PRIMARY KEY (repair_id, key),
+    CHECK ((kind = 'missing') = (before IS NULL))
+);
+COMMENT ON TABLE migration.repaired_rows IS
+    'What a repair changed: the key''s columns as text, and the base''s row before it as a composite value''s text';
+
+CREATE TABLE migration.sign_offs (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    approved_by         text NOT NULL CHECK (btrim(approved_by) <> ''),
+    note                text NOT NULL DEFAULT '',
+    evidence            jsonb NOT NULL,
+    sha256              text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    run_id              text,
+    signed_at           timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX ON migration.sign_offs (relation, quarter, id);
+COMMENT ON TABLE migration.sign_offs IS
+    'Who approved what on which proof; it stands while all of the quarter''s slices are still signed_off';

@@ -1,0 +1,1 @@
+"""The change stream: one publication, slot and subscription for the whole migration, from first join to cutover."""

@@ -1,0 +1,165 @@
+"""What the ledger knows of the change stream: its names, its status, and the two locks that order work on it."""
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import dict_row
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.sessions import Connected, require_row
+
+STREAM_LOCK_CLASS = 71004
+_RESUME = "run `migration-assets stream resume`"
+
+
+class StreamStatus(StrEnum):
+    """What the ledger says the stream is; whether it really runs is for `stream_health` to see.
+
+    `activating` and `joining` are intents: a step that was begun and not finished, which a rebuild mends. `paused` is
+    a stream that rests exactly at a marker, and may be enabled at any time.
+    """
+
+    ACTIVATING = "activating"
+    LIVE = "live"
+    PAUSED = "paused"
+    JOINING = "joining"
+
+
+@dataclass(frozen=True)
+class StreamNames:
+    """The names of the three parts; slots are the whole server's, so that a name says whose it is."""
+
+    publication: str
+    slot: str
+    subscription: str
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One table's stream. `exact_since_*` is the position from which all its slices equal the legacy."""
+
+    relation: str
+    publication: str
+    slot: str
+    subscription: str
+    status: StreamStatus
+    reason: str | None
+    row_filter: str | None
+    former_identity: str | None
+    exact_since_marker: int | None
+    exact_since_lsn: str | None
+    exact_since: datetime | None
+    status_since: datetime
+    created_at: datetime
+
+
+def stream_names(base: Connected, relation: str) -> StreamNames:
+    """Names that no other migration has: of this table, this database and this server."""
+    row = base.execute(
+        "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()"
+    ).fetchone()
+    digest = hashlib.sha256(f"{require_row(row, 'the base')[0]}/{relation}".encode()).hexdigest()[:12]
+    name = f"migration_assets_{digest}"
+    return StreamNames(name, name, name)
+
+
+def read_stream(base: Connected, relation: str) -> StreamRecord | None:
+    """The stream of the table, or None where none was ever begun."""
+    with base.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute("SELECT * FROM migration.streams WHERE relation = %s", [relation]).fetchone()
+    return None if row is None else _record(row)
+
+
+def _record(row: dict[str, Any]) -> StreamRecord:
+    fields: dict[str, Any] = {**row, "status": StreamStatus(row["status"])}
+    return StreamRecord(**fields)
+
+
+def require_live(base: Connected, relation: str) -> StreamRecord:
+    """The stream, where the ledger says that it runs.
+
+    Raises:
+        StreamError: There is none, it was paused, or a step on it was never finished; says which.
+    """
+    record = read_stream(base, relation)
+    if record is None:
+        raise StreamError(
+            "there is no change stream yet",
+            where=relation,
+            state_left="nothing was touched",
+            next_step="materialize change_stream for the quarter",
+        )
+    if record.status is StreamStatus.LIVE:
+        return record
+    unfinished = {
+        StreamStatus.PAUSED: (f"the stream is paused ({record.reason})", _RESUME),
+        StreamStatus.ACTIVATING: ("its activation was never finished", "materialize change_stream again"),
+        StreamStatus.JOINING: (f"a join was never finished ({record.reason})", _RESUME),
+    }
+    what, next_step = unfinished[record.status]
+    raise StreamError(what, where=relation, state_left="nothing was touched", next_step=next_step)
+
+
+def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str) -> None:
+    """Intent before the deed: status `activating`, whatever the stream was before."""
+    base.execute(
+        "INSERT INTO migration.streams (relation, publication, slot, subscription, status, reason)"
+        " VALUES (%(relation)s, %(publication)s, %(slot)s, %(subscription)s, 'activating', %(reason)s)"
+        " ON CONFLICT (relation) DO UPDATE SET status = 'activating', reason = %(reason)s,"
+        " status_since = clock_timestamp()",
+        {"relation": relation, "reason": reason, "publication": names.publication, "slot": names.slot,
+         "subscription": names.subscription},
+    )  # fmt: skip
+
+
+def set_status(base: Connected, relation: str, status: StreamStatus, reason: str | None = None) -> None:
+    """Note a new status, durably: on a base that commits asynchronously by default, too."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute(
+            "UPDATE migration.streams SET status = %s, reason = %s, status_since = clock_timestamp()"
+            " WHERE relation = %s",
+            [status, reason, relation],
+        )
+
+
+@contextmanager
+def stream_lock(base: Connected, relation: str, *, shared: bool = False) -> Generator[None]:
+    """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
+
+    Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`.
+
+    Raises:
+        StreamError: Somebody else holds it; says who.
+    """
+    suffix = "_shared" if shared else ""
+    key = [STREAM_LOCK_CLASS, relation]
+    try:
+        base.execute(f"SELECT pg_advisory_lock{suffix}(%s, hashtext(%s))".encode(), key)
+    except errors.LockNotAvailable:
+        holder = base.execute(
+            "SELECT a.pid, a.application_name FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
+            " WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.classid = %s"
+            " AND k.objid::bigint = hashtext(%s)::bigint & 4294967295",
+            key,
+        ).fetchone()
+        who = "backend {} ({})".format(*holder) if holder else "another session"
+        raise StreamError(
+            f"the change stream is being worked on by {who}",
+            where=relation,
+            state_left="nothing was changed by this run",
+            next_step="wait for the other run, or end it, then run this again",
+        ) from None
+    try:
+        yield
+    finally:
+        # A lost connection lost the lock by itself.
+        with suppress(psycopg.OperationalError):
+            base.execute(f"SELECT pg_advisory_unlock{suffix}(%s, hashtext(%s))".encode(), key)
