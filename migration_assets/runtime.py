@@ -8,11 +8,14 @@ from pathlib import Path
 
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.stream_thresholds import StreamThresholds
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
+from migration_assets.postgres.throttle import ThrottleLimits
+from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
 from migration_assets.settings import MigrationSettings
 
 
@@ -50,9 +53,56 @@ class Migration:
             attempts=self.settings.retry_attempts,
         )
 
+    @property
+    def thresholds(self) -> StreamThresholds:
+        """Where a figure of the stream becomes a problem, on an ordinary day."""
+        return StreamThresholds(
+            lag_warning_seconds=self.settings.lag_warning_seconds,
+            lag_critical_seconds=self.settings.lag_critical_seconds,
+            retained_wal_warning_gb=self.settings.retained_wal_warning_gb,
+            retained_wal_critical_gb=self.settings.retained_wal_critical_gb,
+            wal_room_warning_minutes=self.settings.wal_room_warning_minutes,
+            legacy_wal_disk_gb=self.settings.legacy_wal_disk_gb,
+            pause_warning_seconds=self.settings.pause_warning_seconds,
+        )
+
+    @property
+    def throttle_limits(self) -> ThrottleLimits:
+        """Above which bulk copies wait."""
+        return ThrottleLimits(
+            lag_seconds=self.settings.throttle_lag_seconds,
+            retained_wal_gb=self.settings.throttle_retained_wal_gb,
+            legacy_active_sessions=self.settings.throttle_legacy_active_sessions,
+            patience_seconds=self.settings.throttle_patience_seconds,
+        )
+
     def copy_of(self, week: FiscalWeek, run_id: str | None = None) -> SliceCopy:
         """The plan of one slice's copy."""
-        return SliceCopy(self.spec, self.calendar, week, self.limits, run_id)
+        return SliceCopy(self.spec, self.calendar, week, self.limits, self.stream_limits, run_id)
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """How patient and how gentle cuts and true-ups are."""
+        return StreamLimits(
+            cut_lock_timeout_ms=self.settings.cut_lock_timeout_ms,
+            cut_patience_seconds=self.settings.cut_patience_seconds,
+            stream_patience_seconds=self.settings.stream_patience_seconds,
+            statement_seconds=self.settings.copy_timeout_seconds,
+            parallel=self.settings.parallel_copies,
+            attempts=self.settings.retry_attempts,
+        )
+
+    def stream_plan(self, run_id: str | None = None) -> StreamPlan:
+        """The plan of any work on the change stream."""
+        url = self.settings.legacy_url_for_base
+        return StreamPlan(
+            self.databases,
+            self.spec,
+            self.calendar,
+            self.stream_limits,
+            run_id,
+            url.get_secret_value() if url else None,
+        )
 
 
 def open_migration(settings: MigrationSettings) -> Migration:

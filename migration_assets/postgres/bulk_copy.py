@@ -2,26 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from contextlib import ExitStack
+from dataclasses import replace
 
 import psycopg
-from psycopg import IsolationLevel, sql
+from psycopg import sql
 
-from migration_assets.domain.errors import PartitionError, SliceMismatchError, TableSpecError
-from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.errors import PartitionError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState, require_transition
-from migration_assets.domain.table_description import TableDescription, column_differences
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
-from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
-from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
-from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
-from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.consistent_cut.cut import paused_stream
+from migration_assets.postgres.copy_plan import SliceCopy
+from migration_assets.postgres.copy_stream import Progress
 from migration_assets.postgres.leaf_swap import swap_leaf
 from migration_assets.postgres.ledger import (
     CopyEvidence,
@@ -34,26 +26,16 @@ from migration_assets.postgres.ledger import (
 )
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
+from migration_assets.postgres.slice_loading import Clock, load_slice
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.applying import true_up
+from migration_assets.postgres.true_up.slices import slice_rows
+from migration_assets.postgres.validation_records import UNDER_CDC, Proof, record_proof
 
 LEDGER_SCHEMA = "migration"
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Clock:
-    """Seconds of each phase, in order."""
-
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | None = None) -> CopyEvidence:
@@ -69,6 +51,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         TableSpecError: The two tables' columns differ.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
+    plan = StreamPlan(databases, copy.spec, copy.calendar, copy.stream, copy.run_id)
 
     def once() -> CopyEvidence:
         timeouts = copy.limits.timeouts()
@@ -77,8 +60,10 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             databases.session("legacy", copy.week.key, timeouts) as legacy,
             slice_lock(base, _require_record(base, copy)) as record,
         ):
-            require_transition(record.state, SliceState.COPIED, where=copy.week.key)
-            return _attempt(legacy, base, copy, record, on_progress)
+            # A slice under CDC stays under it.
+            then = SliceState.STREAMING if record.state in UNDER_CDC else SliceState.COPIED
+            require_transition(record.state, then, where=copy.week.key)
+            return _attempt(legacy, base, copy, plan, record, on_progress)
 
     return retry_transient(once, what=f"copy of {copy.week.key}", attempts=copy.limits.attempts, log=log)
 
@@ -96,11 +81,16 @@ def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
 
 
 def _attempt(
-    legacy: Connected, base: Connected, copy: SliceCopy, record: SliceRecord, on_progress: Progress | None
+    legacy: Connected,
+    base: Connected,
+    copy: SliceCopy,
+    plan: StreamPlan,
+    record: SliceRecord,
+    on_progress: Progress | None,
 ) -> CopyEvidence:
     attempt = begin_attempt(base, record, "copy", copy.run_id)
     try:
-        evidence = _load(legacy, base, copy, record, attempt, on_progress)
+        evidence = _load(legacy, base, copy, plan, record, attempt, on_progress)
     except SliceMismatchError as error:
         end_attempt(base, attempt, "mismatch", error=error.what, legacy=error.legacy, base=error.base)
         raise
@@ -138,146 +128,53 @@ def _load(
     legacy: Connected,
     base: Connected,
     copy: SliceCopy,
+    plan: StreamPlan,
     record: SliceRecord,
     attempt: int,
     on_progress: Progress | None,
 ) -> CopyEvidence:
-    spec, week, clock = copy.spec, copy.week, _Clock()
+    """One transaction of the base. For a slice under CDC the stream rests from before the swap until its commit."""
+    clock = Clock()
     started = time.perf_counter()
     # One name in two schemas: the leaf moves into its place with all its indexes, and no rename is ever needed.
     staging = QualifiedName(LEDGER_SCHEMA, record.leaf)
-    legacy.isolation_level = IsolationLevel.REPEATABLE_READ
-    legacy.read_only = True
-    with base.transaction():
-        with legacy.transaction():
-            description = require_table(legacy, spec.table, "legacy")
-            _require_same_columns(description, require_table(base, spec.table, "base"))
-            lsn, snapshot_at = _snapshot_position(legacy)
-            bounds = copy.calendar.bound_values(week, description.control_kind(spec.control_column))
-            where = in_range(spec.control_column, bounds)
-            columns = hashed_columns(description)
-
-            _bound_resources(legacy, base, copy.limits)
-            base.execute(
-                sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
-                    table_name(staging),
-                    like_root(spec),
-                    where,
-                    sql.Identifier(spec.control_column),
-                )
-            )
-            announce(base, f"{week.key}:copy")
-            announce(legacy, f"{week.key}:copy")
-            with clock.phase("copy"):
-                piped = pipe_rows(legacy, base, description, staging, where, on_progress)
-
-            _allow_waiting(base, copy.limits)
-            _allow_waiting(legacy, copy.limits)
-            announce(base, f"{week.key}:index")
-            announce(legacy, f"{week.key}:fingerprint")
-            # The legacy reads its rows a second time, in the same snapshot, while the base builds indexes.
-            with _meanwhile(
-                legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
-            ) as legacy_fingerprint:
-                with clock.phase("indexes"):
-                    indexes = add_keys_and_indexes(base, staging, description, spec)
-                announce(base, f"{week.key}:fingerprint")
-                with clock.phase("base fingerprint"):
-                    of_base = take_fingerprint(base, staging, columns)
-                of_legacy = legacy_fingerprint()
-            _require_equal(of_legacy, of_base, piped, week)
-
-        # The legacy is done with: a connection that breaks from here on cannot spoil a copy that is in place.
-        announce(base, f"{week.key}:swap")
+    with ExitStack() as after_commit, base.transaction():
+        loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
+        # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.
+        live = record.state in UNDER_CDC
+        proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None)
+        snapshot_at = loaded.snapshot_at
+        if live:
+            announce(base, f"{copy.week.key}:true-up")
+            pause = after_commit.enter_context(paused_stream(plan, f"{copy.week.key}:copy"))
+            with clock.phase("true-up"):
+                rows = slice_rows(plan, loaded.description, record, staging)
+                done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week)
+            proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
+            snapshot_at = pause.record.taken_at
+        announce(base, f"{copy.week.key}:swap")
         with clock.phase("swap"):
             swap_leaf(
                 base,
                 record,
-                parent_of=spec.table,
+                parent_of=copy.spec.table,
                 staging=staging,
-                bounds=bounds,
-                indexes=indexes,
+                bounds=loaded.bounds,
+                indexes=loaded.indexes,
                 lock_timeout_ms=copy.limits.lock_timeout_ms,
                 patience_seconds=copy.limits.lock_patience_seconds,
             )
-        table_bytes, index_bytes = _sizes(base, spec.table.sibling(record.leaf))
+        table_bytes, index_bytes = _sizes(base, copy.spec.table.sibling(record.leaf))
         clock.seconds["total"] = time.perf_counter() - started
         evidence = CopyEvidence(
-            of_legacy, of_base, lsn, snapshot_at, piped.wire_bytes, table_bytes, index_bytes, clock.seconds
-        )
-        record_copy(base, record, evidence, copy.run_id)
-        end_attempt(base, attempt, "succeeded", legacy=of_legacy, base=of_base)
+            proof.legacy, proof.base, proof.lsn, snapshot_at, loaded.piped.wire_bytes, table_bytes, index_bytes,
+            clock.seconds,
+        )  # fmt: skip
+        record_copy(base, record, evidence, copy.run_id, SliceState.STREAMING if live else SliceState.COPIED)
+        if live:
+            record_proof(base, record, proof, "copy", copy.run_id, changed=True)
+        end_attempt(base, attempt, "succeeded", legacy=proof.legacy, base=proof.base)
     return evidence
-
-
-def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> None:
-    """One backend a slice on the legacy, so that the number of slices is the load; the same for indexes by default."""
-    legacy.execute("SELECT set_config('max_parallel_workers_per_gather', '0', true)")
-    base.execute(
-        "SELECT set_config('max_parallel_workers_per_gather', '0', true),"
-        " set_config('max_parallel_maintenance_workers', %s, true), set_config('maintenance_work_mem', %s, true)",
-        [str(limits.index_workers), f"{limits.maintenance_work_mem_mb}MB"],
-    )
-
-
-def _allow_waiting(connection: Connected, limits: CopyLimits) -> None:
-    """For the rest of the transaction: one side may wait, idle, for the other's index build or fingerprint."""
-    connection.execute(
-        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
-    )
-
-
-@contextmanager
-def _meanwhile(
-    connection: Connected, call: Callable[[], Fingerprint], clock: _Clock, phase: str
-) -> Generator[Callable[[], Fingerprint]]:
-    """Run `call` on its own connection beside the body; an error in the body cancels it on the server."""
-
-    def timed() -> Fingerprint:
-        with clock.phase(phase):
-            return call()
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
-        future = pool.submit(timed)
-        try:
-            yield future.result
-        except BaseException:
-            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
-            with suppress(psycopg.Error):
-                connection.cancel_safe()
-            raise
-
-
-def _snapshot_position(legacy: Connected) -> tuple[str, datetime]:
-    row = legacy.execute(
-        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-        " ELSE pg_current_wal_insert_lsn() END)::text, clock_timestamp()"
-    ).fetchone()
-    lsn, at = require_row(row, "the snapshot's position")
-    return str(lsn), at
-
-
-def _require_same_columns(legacy: TableDescription, base: TableDescription) -> None:
-    differences = column_differences(legacy, base)
-    if differences:
-        raise TableSpecError(
-            "the tables differ, and a binary copy between different types would change values: "
-            + "; ".join(differences),
-            where=str(legacy.table),
-            state_left="nothing was changed",
-            next_step="alter the base's table so that it matches, then run the slice again",
-        )
-
-
-def _require_equal(legacy: Fingerprint, base: Fingerprint, piped: Piped, week: FiscalWeek) -> None:
-    if legacy != base or piped.rows != base.rows:
-        raise SliceMismatchError(
-            legacy,
-            base,
-            where=week.key,
-            state_left="the copy was rolled back; the base is as before",
-            next_step="look for triggers on the base that change rows, then run the slice again",
-        )
 
 
 def _sizes(base: Connected, leaf: QualifiedName) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.stream_plan import StreamLimits
 
 
 @dataclass(frozen=True)
@@ -36,4 +37,5 @@ class SliceCopy:
     calendar: FiscalCalendar
     week: FiscalWeek
     limits: CopyLimits = field(default_factory=CopyLimits)
+    stream: StreamLimits = field(default_factory=StreamLimits)
     run_id: str | None = None

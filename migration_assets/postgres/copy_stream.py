@@ -35,8 +35,10 @@ def pipe_rows(
     target: QualifiedName,
     where: sql.Composable,
     on_progress: Progress | None = None,
+    *,
+    freeze: bool = True,
 ) -> Piped:
-    """COPY out of the legacy's open snapshot into `target`, which the base's open transaction has just created.
+    """COPY out of the legacy's open snapshot into `target`; with `freeze` only where this transaction made `target`.
 
     Binary where every column's bytes mean the same in both databases, text otherwise.
 
@@ -50,7 +52,9 @@ def pipe_rows(
     # SELECT, not the table itself: a COPY of the table takes no WHERE.
     copy_out = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT {})").format(columns, source, where, form)
     # FREEZE: the rows are born visible to all, so that no vacuum has to read and write the leaf a second time.
-    copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}, FREEZE)").format(table_name(target), columns, form)
+    copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}, FREEZE {})").format(
+        table_name(target), columns, form, sql.SQL("true" if freeze else "false")
+    )
     wire_bytes = messages = 0
     with legacy.cursor() as reader, base.cursor() as writer:
         with reader.copy(copy_out) as rows, writer.copy(copy_in) as sink:

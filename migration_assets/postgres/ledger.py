@@ -15,7 +15,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.sessions import Connected, require_row
 
-Action = Literal["copy", "verify"]
+Action = Literal["copy", "verify", "join", "validate", "repair", "undo"]
 Outcome = Literal["succeeded", "mismatch", "failed", "interrupted"]
 SLICE_LOCK_CLASS = 71002
 log = logging.getLogger(__name__)
@@ -48,6 +48,12 @@ class SliceRecord:
     copied_at: datetime | None
     verified_at: datetime | None
     verified_equal: bool | None
+    changed_at: datetime | None
+    validated_at: datetime | None
+    validated_equal: bool | None
+    validated_marker: int | None
+    validated_lsn: str | None
+    validated_changes: int | None
     run_id: str | None
     copies: int
     working: bool
@@ -120,7 +126,9 @@ def _record(row: dict[str, Any]) -> SliceRecord:
         return None if rows is None else Fingerprint.from_row(rows, row[f"{side}_sum_a"], row[f"{side}_sum_b"])
 
     same = ("relation", "lock_key", "leaf", "lower_bound", "upper_bound", "method", "snapshot_lsn", "snapshot_at",
-            "wire_bytes", "table_bytes", "index_bytes", "copied_at", "verified_at", "verified_equal", "run_id",
+            "wire_bytes", "table_bytes", "index_bytes", "copied_at", "verified_at", "verified_equal",
+            "changed_at", "validated_at", "validated_equal", "validated_marker", "validated_lsn",
+            "validated_changes", "run_id",
             "working", "last_action", "last_outcome", "last_error")  # fmt: skip
     return SliceRecord(
         week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
@@ -185,7 +193,7 @@ def end_attempt(
         "UPDATE migration.attempts SET outcome = %s, error = %s, finished_at = clock_timestamp(),"
         " legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s"
         " WHERE id = %s AND outcome = 'running'",
-        [outcome, error, *_columns(legacy), *_columns(base), attempt],
+        [outcome, error, *fingerprint_columns(legacy), *fingerprint_columns(base), attempt],
     )
 
 
@@ -200,21 +208,25 @@ def note_failure(connection: Connected, attempt: int, error: BaseException) -> N
         log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, second)
 
 
-def _columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:
+def fingerprint_columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:
+    """What the ledger's three columns of a fingerprint hold."""
     return (fingerprint.rows, fingerprint.sum_a, fingerprint.sum_b) if fingerprint else (None, None, None)
 
 
-def record_copy(connection: Connected, record: SliceRecord, evidence: CopyEvidence, run_id: str | None) -> None:
-    """State `copied` with all evidence; only ever inside the transaction that puts the leaf in place."""
+def record_copy(
+    connection: Connected, record: SliceRecord, evidence: CopyEvidence, run_id: str | None, state: SliceState
+) -> None:
+    """The slice's new leaf with all evidence; only ever inside the transaction that puts the leaf in place."""
     connection.execute(
-        "UPDATE migration.slices SET state = 'copied', method = %s, legacy_rows = %s, legacy_sum_a = %s,"
+        "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s,"
         " legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s, snapshot_lsn = %s, snapshot_at = %s,"
         " wire_bytes = %s, table_bytes = %s, index_bytes = %s, seconds = %s, copied_at = clock_timestamp(),"
-        " verified_at = NULL, verified_equal = NULL, run_id = %s, updated_at = clock_timestamp()"
-        " WHERE lock_key = %s",
-        [METHOD, *_columns(evidence.legacy), *_columns(evidence.base), evidence.snapshot_lsn, evidence.snapshot_at,
-         evidence.wire_bytes, evidence.table_bytes, evidence.index_bytes, Jsonb(dict(evidence.seconds)), run_id,
-         record.lock_key],
+        " changed_at = clock_timestamp(), verified_at = NULL, verified_equal = NULL, validated_at = NULL,"
+        " validated_equal = NULL, validated_marker = NULL, validated_lsn = NULL, validated_changes = NULL,"
+        " run_id = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
+        [state, METHOD, *fingerprint_columns(evidence.legacy), *fingerprint_columns(evidence.base),
+         evidence.snapshot_lsn, evidence.snapshot_at, evidence.wire_bytes, evidence.table_bytes, evidence.index_bytes,
+         Jsonb(dict(evidence.seconds)), run_id, record.lock_key],
     )  # fmt: skip
 
 
@@ -223,5 +235,5 @@ def record_verification(connection: Connected, record: SliceRecord, base: Finger
     connection.execute(
         "UPDATE migration.slices SET verified_at = clock_timestamp(), verified_equal = %s, base_rows = %s,"
         " base_sum_a = %s, base_sum_b = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
-        [equal, *_columns(base), record.lock_key],
+        [equal, *fingerprint_columns(base), record.lock_key],
     )

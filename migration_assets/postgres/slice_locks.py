@@ -1,7 +1,7 @@
 """One worker a slice: a session's advisory lock on the base, which goes when its session goes."""
 
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
 
 import psycopg
 from psycopg import errors
@@ -44,3 +44,16 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
         # A lost connection lost the lock by itself, and psycopg may not know yet that it is lost.
         with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+
+@contextmanager
+def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
+    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
+
+    Raises:
+        SliceBusyError: Somebody works on one of them; none is held then.
+    """
+    with ExitStack() as held:
+        ordered = sorted(records, key=lambda record: record.lock_key)
+        fresh = [held.enter_context(slice_lock(connection, record)) for record in ordered]
+        yield sorted(fresh, key=lambda record: record.week)

@@ -1,8 +1,10 @@
 """The steps on one week, each behind its gate."""
 
+import logging
 from collections.abc import Callable
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres import repair
 from migration_assets.postgres.bulk_copy import copy_slice
 from migration_assets.postgres.copy_stream import Progress
 from migration_assets.postgres.introspection import require_table
@@ -10,8 +12,13 @@ from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import estimate_rows
 from migration_assets.postgres.preflight_records import require_preflight
+from migration_assets.postgres.repair import Repaired, repair_slice
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.validation import Validated, validate_slice
 from migration_assets.postgres.verification import Verified, verify_slice
 from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
 
 
 def copy_week(
@@ -21,7 +28,7 @@ def copy_week(
     run_id: str | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> CopyEvidence:
-    """Copy one week, if preflight allows it.
+    """Copy one week, if preflight allows it. A week under CDC is copied live and stays under it.
 
     Args:
         migration: Which migration.
@@ -55,3 +62,28 @@ def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = 
         timeouts=migration.limits.timeouts(),
         run_id=run_id,
     )
+
+
+def validate_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Validated:
+    """Prove the week equal at a cut; see `validate_slice`."""
+    return retry_transient(
+        lambda: validate_slice(migration.stream_plan(run_id), week),
+        what=f"validation of {week.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def repair_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True, run_id: str | None = None) -> Repaired:
+    """Find out what differs and, unless `dry_run`, mend it; see `repair_slice`."""
+    return retry_transient(
+        lambda: repair_slice(migration.stream_plan(run_id), week, dry_run=dry_run),
+        what=f"repair of {week.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def undo_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> Repaired:
+    """Put back what a repair changed; see `repair.undo_repair`. Not tried again: it is not done twice by accident."""
+    return repair.undo_repair(migration.stream_plan(run_id), repair_id)

@@ -16,19 +16,20 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.sessions import Connected, require_row
 
 STREAM_LOCK_CLASS = 71004
-_RESUME = "run `migration-assets stream resume`"
 
 
 class StreamStatus(StrEnum):
     """What the ledger says the stream is; whether it really runs is for `stream_health` to see.
 
     `activating` and `joining` are intents: a step that was begun and not finished, which a rebuild mends. `paused` is
-    a stream that rests exactly at a marker, and may be enabled at any time.
+    a step's: the stream rests exactly at a marker, and where that step died the next one enables it. `held` is a
+    person's pause, which nobody but a person ends.
     """
 
     ACTIVATING = "activating"
     LIVE = "live"
     PAUSED = "paused"
+    HELD = "held"
     JOINING = "joining"
 
 
@@ -60,6 +61,11 @@ class StreamRecord:
     created_at: datetime
 
 
+def names_of(stream: StreamRecord) -> StreamNames:
+    """The names that the ledger keeps."""
+    return StreamNames(stream.publication, stream.slot, stream.subscription)
+
+
 def stream_names(base: Connected, relation: str) -> StreamNames:
     """Names that no other migration has: of this table, this database and this server."""
     row = base.execute(
@@ -80,31 +86,6 @@ def read_stream(base: Connected, relation: str) -> StreamRecord | None:
 def _record(row: dict[str, Any]) -> StreamRecord:
     fields: dict[str, Any] = {**row, "status": StreamStatus(row["status"])}
     return StreamRecord(**fields)
-
-
-def require_live(base: Connected, relation: str) -> StreamRecord:
-    """The stream, where the ledger says that it runs.
-
-    Raises:
-        StreamError: There is none, it was paused, or a step on it was never finished; says which.
-    """
-    record = read_stream(base, relation)
-    if record is None:
-        raise StreamError(
-            "there is no change stream yet",
-            where=relation,
-            state_left="nothing was touched",
-            next_step="materialize change_stream for the quarter",
-        )
-    if record.status is StreamStatus.LIVE:
-        return record
-    unfinished = {
-        StreamStatus.PAUSED: (f"the stream is paused ({record.reason})", _RESUME),
-        StreamStatus.ACTIVATING: ("its activation was never finished", "materialize change_stream again"),
-        StreamStatus.JOINING: (f"a join was never finished ({record.reason})", _RESUME),
-    }
-    what, next_step = unfinished[record.status]
-    raise StreamError(what, where=relation, state_left="nothing was touched", next_step=next_step)
 
 
 def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str) -> None:

@@ -1,0 +1,57 @@
+"""A person stops the stream for a while, and lets it go on."""
+
+from migration_assets.postgres.change_stream.joining import start_stream
+from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
+from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
+from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.stream_plan import StreamPlan
+
+# Somebody who types a command wants an answer.
+_TIMEOUTS = Timeouts(lock=30_000)
+
+
+def hold_stream(plan: StreamPlan, reason: str) -> str:
+    """Stop the stream until a person resumes it; the legacy keeps its WAL meanwhile.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        StreamError: It does not run, or somebody works on it.
+    """
+    with (
+        plan.databases.session("base", "hold", _TIMEOUTS) as base,
+        stream_lock(base, plan.relation),
+    ):
+        record = require_stream(base, plan.relation)
+        if record.status is StreamStatus.HELD:
+            return f"the stream was held already ({record.reason})"
+        record = require_running(base, plan.relation)
+        with base.transaction():
+            set_status(base, plan.relation, StreamStatus.HELD, reason)
+            disable(base, record.subscription)
+    return "the stream is held; `migration-assets stream resume` lets it go on; until then the legacy keeps its WAL"
+
+
+def resume_stream(plan: StreamPlan) -> str:
+    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that never was.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        StreamError: There is no stream, its subscription is gone, or its first activation was never finished.
+    """
+    with plan.databases.session("base", "resume", _TIMEOUTS) as base, stream_lock(base, plan.relation):
+        record = require_stream(base, plan.relation)
+        if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
+            worker = apply_worker(base, record.subscription)
+            if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:
+                return "the stream runs already"
+            go_on(base, record)
+            was = record.status if record.status is not StreamStatus.LIVE else "disabled by hand"
+            return f"the stream goes on (it was {was}{f': {record.reason}' if record.reason else ''})"
+    # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
+    done = start_stream(plan, None, rebuild=True)
+    return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"

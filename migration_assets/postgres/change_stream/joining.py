@@ -1,0 +1,222 @@
+"""Weeks come under CDC: the first ones with a slot of their own, later ones at a cut of the running stream."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.legacy_side import (
+    alter_filter,
+    create_publication,
+    drop_publication,
+    prepare_legacy,
+    published_filter,
+    row_filter,
+)
+from migration_assets.postgres.change_stream.records import (
+    StreamStatus,
+    begin_stream,
+    names_of,
+    read_stream,
+    set_status,
+    stream_lock,
+    stream_names,
+)
+from migration_assets.postgres.change_stream.running import require_stream
+from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot
+from migration_assets.postgres.change_stream.subscription import (
+    create_subscription,
+    drop_subscription,
+    enable,
+    legacy_conninfo,
+)
+from migration_assets.postgres.change_stream.weeks import OnWeek, true_up_weeks
+from migration_assets.postgres.consistent_cut.cut import paused_stream
+from migration_assets.postgres.consistent_cut.records import time_held
+from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.slice_locks import slice_locks
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.applying import TruedUp
+from migration_assets.postgres.true_up.slices import same_table
+from migration_assets.postgres.validation_records import UNDER_CDC
+
+_STREAM_LOCK_MS = 600_000
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A quarter (None: all that was under CDC before) is under CDC.
+
+    `how`: activated, joined, rebuilt, or already under CDC.
+
+    `weeks` are those that were trued up, `lsn` the position from which all are exact, `marker` that of the cut (None
+    where a slot's own snapshot was used), `paused_ms` how long a running stream stood.
+    """
+
+    quarter: FiscalQuarter | None
+    how: str
+    marker: int | None
+    lsn: str
+    weeks: tuple[TruedUp, ...]
+    paused_ms: float
+    seconds: float
+
+
+def start_stream(
+    plan: StreamPlan, quarter: FiscalQuarter | None, *, rebuild: bool = False, on_week: OnWeek | None = None
+) -> Joined:
+    """Bring the quarter's 13 copied weeks under CDC, in the way that the stream's state asks for; safe to repeat.
+
+    Without a quarter: those that are under CDC already, which only a rebuild does anything for.
+
+    Where there is no stream, or an earlier step on it was never finished, or `rebuild` is set: a new slot, and every
+    week that is or comes under CDC is trued up against its snapshot. That mends whatever was wrong with a stream: a
+    lost slot, a dropped subscription, an altered publication, a join that died. Else the quarter joins at a cut.
+
+    Raises:
+        StreamError: A week is not copied yet (lists which), or a person holds the stream.
+        SliceBusyError: Somebody works on one of the weeks.
+        CutError: No moment for a cut.
+    """
+    started = time.monotonic()
+    timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
+    label = quarter.key if quarter else "all"
+    with ExitStack() as stack:
+        base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
+        records = _wanted(base, plan, quarter) if quarter else _under_cdc(base, plan)
+        base.execute("SET lock_timeout = '5s'")
+        held = stack.enter_context(slice_locks(base, records))
+        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
+        description = same_table(plan, legacy, base)
+        stream = read_stream(base, plan.relation)
+        if stream is not None and stream.status is StreamStatus.HELD:
+            raise StreamError(
+                f"a person holds the stream ({stream.reason})",
+                where=plan.relation,
+                state_left="nothing was changed",
+                next_step="run `migration-assets stream resume`, then this again",
+            )
+        unfinished = stream is None or stream.status in {StreamStatus.ACTIVATING, StreamStatus.JOINING}
+        joining = [record for record in held if record.state is SliceState.COPIED]
+        if stream is None or unfinished or rebuild:
+            how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
+            lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week)
+            return Joined(quarter, how, None, lsn, tuple(weeks), 0.0, time.monotonic() - started)
+        if not joining:
+            at = stream.exact_since_marker, stream.exact_since_lsn or ""
+            return Joined(quarter, "already under CDC", *at, (), 0.0, time.monotonic() - started)
+        return _join(plan, base, legacy, description, held, joining, on_week, started)
+
+
+def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
+    records = [record for record in read_slices(base, plan.relation) if record.state in UNDER_CDC]
+    if not records:
+        raise StreamError(
+            "no week is under CDC yet",
+            where=plan.relation,
+            state_left="nothing was changed",
+            next_step="materialize change_stream for a quarter whose weeks are copied",
+        )
+    return records
+
+
+def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[SliceRecord]:
+    """The quarter's weeks, and all that are under CDC already."""
+    records = read_slices(base, plan.relation)
+    of_quarter = [record for record in records if record.week.quarter == quarter]
+    lacking = [record.week.name for record in of_quarter if record.state is SliceState.ABSENT]
+    if not of_quarter or lacking:
+        raise StreamError(
+            f"not copied yet: {', '.join(lacking)}" if of_quarter else "the quarter is not open in the base",
+            where=quarter.key,
+            state_left="nothing was changed",
+            next_step="materialize migrated_slice for these weeks, then change_stream again"
+            if of_quarter
+            else f"materialize quarter_partitions for {quarter.key}, then migrated_slice",
+        )
+    return [
+        record
+        for record in records
+        if record.state in UNDER_CDC or (record.week.quarter == quarter and record.state is SliceState.COPIED)
+    ]
+
+
+def _activate(
+    plan: StreamPlan,
+    base: Connected,
+    legacy: Connected,
+    description: TableDescription,
+    records: Sequence[SliceRecord],
+    how: str,
+    on_week: OnWeek | None,
+) -> tuple[str, list[TruedUp]]:
+    """A new slot and all weeks at its snapshot; whatever an earlier try left behind is cleared away first."""
+    existing = read_stream(base, plan.relation)
+    names = names_of(existing) if existing else stream_names(base, plan.relation)
+    with stream_lock(base, plan.relation):
+        begin_stream(base, plan.relation, names, f"being {how}")
+        drop_subscription(base, names.subscription)
+        drop_slot(legacy, names.slot)
+        # A short lock_timeout: everybody queues behind a lock that waits.
+        legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
+        former = prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        with legacy.transaction():
+            drop_publication(legacy, names.publication)
+            where = row_filter([r.week for r in records], description, plan.spec, plan.calendar)
+            create_publication(legacy, names.publication, plan.spec, where)
+        url = plan.databases.legacy_url
+        with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
+            weeks = true_up_weeks(plan, description, records, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week)
+            conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
+            with base.transaction():
+                base.execute(
+                    "UPDATE migration.streams SET row_filter = %s, former_identity = coalesce(former_identity, %s),"
+                    " exact_since_marker = NULL, exact_since_lsn = %s, exact_since = clock_timestamp()"
+                    " WHERE relation = %s",
+                    [published_filter(legacy, names.publication, plan.spec), former, slot.lsn, plan.relation],
+                )
+                set_status(base, plan.relation, StreamStatus.LIVE)
+                create_subscription(base, names, conninfo, binary=description.binary_copy)
+        return slot.lsn, weeks
+
+
+def _join(
+    plan: StreamPlan,
+    base: Connected,
+    legacy: Connected,
+    description: TableDescription,
+    held: Sequence[SliceRecord],
+    joining: Sequence[SliceRecord],
+    on_week: OnWeek | None,
+    started: float,
+) -> Joined:
+    where = row_filter([record.week for record in held], description, plan.spec, plan.calendar)
+    quarter = joining[0].week.quarter
+    stream = require_stream(base, plan.relation)
+    with paused_stream(
+        plan,
+        f"{quarter.key}:join",
+        in_lock=lambda locker: alter_filter(locker, stream.publication, plan.spec, where),
+        as_join=True,
+    ) as pause:
+        cut = pause.record
+        weeks = true_up_weeks(
+            plan, description, joining, pause.legacy_snapshot, lsn=cut.lsn, marker=cut.marker, on_week=on_week
+        )
+        with base.transaction():
+            base.execute(
+                "UPDATE migration.streams SET row_filter = %s, exact_since_marker = %s, exact_since_lsn = %s,"
+                " exact_since = clock_timestamp() WHERE relation = %s",
+                # Not in the pause's session: its snapshot is older than the change of the publication.
+                [published_filter(legacy, stream.publication, plan.spec), cut.marker, cut.lsn, plan.relation],
+            )
+            set_status(base, plan.relation, StreamStatus.LIVE)
+            enable(base, stream.subscription)
+    paused_ms = time_held(base, plan.relation, cut).apply_held_ms
+    return Joined(quarter, "joined", cut.marker, cut.lsn, tuple(weeks), paused_ms, time.monotonic() - started)

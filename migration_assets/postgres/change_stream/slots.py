@@ -1,0 +1,87 @@
+"""The replication slot, and the snapshot of the legacy at which it begins."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import ClientCursor, errors, sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.sessions import Connected, application_name, require_row
+
+
+@dataclass(frozen=True)
+class SlotSnapshot:
+    """Everything committed before `lsn` is in the snapshot; everything after it will come through the slot."""
+
+    snapshot: str
+    lsn: str
+
+
+@contextmanager
+def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: float) -> Generator[SlotSnapshot]:
+    """Create the slot and keep its snapshot importable for as long as the body runs. The slot stays.
+
+    The server first waits for every transaction that writes anywhere in the database; writers are not held.
+
+    Raises:
+        StreamError: Patience ended before the oldest of them did; names it. No slot is left.
+    """
+    with psycopg.connect(url, replication="database", autocommit=True) as replication:
+        cursor = ClientCursor(replication)
+        for name, value in (
+            ("application_name", application_name("slot")),
+            ("idle_in_transaction_session_timeout", "0"),  # it is idle in a transaction by design
+            ("wal_sender_timeout", "0"),
+        ):
+            cursor.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(
+            sql.Identifier(slot)
+        )
+        # A walsender does not keep to statement_timeout.
+        watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
+        watchdog.start()
+        try:
+            row = cursor.execute(created).fetchone()
+        except errors.QueryCanceled:
+            raise StreamError(
+                f"the slot could not begin within {patience_seconds:g} s: a transaction that writes is still open."
+                f" The oldest: {_oldest_writer(legacy)}",
+                where=slot,
+                state_left="no slot was left behind; writers were never held",
+                next_step="let that transaction end, or end it, then run this again",
+            ) from None
+        finally:
+            watchdog.cancel()
+        _, lsn, snapshot, _ = require_row(row, "a new slot")
+        yield SlotSnapshot(str(snapshot), str(lsn))
+
+
+def _oldest_writer(legacy: Connected) -> str:
+    row = legacy.execute(
+        "SELECT pid, usename::text, application_name, extract(epoch FROM clock_timestamp() - xact_start)::float8,"
+        " left(query, 120) FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1"
+    ).fetchone()
+    if row is None:
+        prepared = legacy.execute("SELECT gid, prepared::text FROM pg_prepared_xacts ORDER BY prepared LIMIT 1")
+        found = prepared.fetchone()
+        return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
+    pid, user, application, age, query = row
+    return f"backend {pid} ({user}, {application}), {age:,.0f} s old: {query}"
+
+
+def drop_slot(legacy: Connected, slot: str) -> None:
+    """Gone afterwards, also where it was not there; a walsender that still reads it is ended first.
+
+    Raises:
+        psycopg.errors.ObjectInUse: It is in use by somebody who comes back at once.
+    """
+    legacy.execute(
+        "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL",
+        [slot],
+    )
+    with suppress(errors.UndefinedObject):
+        legacy.execute("SELECT pg_drop_replication_slot(%s)", [slot])

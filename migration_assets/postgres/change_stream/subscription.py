@@ -1,0 +1,121 @@
+"""The subscription on the base, and its apply worker."""
+
+from dataclasses import dataclass
+
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.sessions import Connected
+
+_LEADER_PID_SINCE = 160000
+_ORIGIN_SINCE = 160000
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The subscription now; `pid` is None while no apply worker runs."""
+
+    enabled: bool
+    pid: int | None
+
+
+def apply_worker(base: Connected, subscription: str) -> Worker | None:
+    """What the base says of the subscription of this database, or None where there is none of that name."""
+    # Parallel apply workers and table synchronisation have rows of their own.
+    leaders = sql.SQL("AND s.leader_pid IS NULL" if base.info.server_version >= _LEADER_PID_SINCE else "")
+    row = base.execute(
+        sql.SQL(
+            "SELECT p.subenabled, s.pid FROM pg_subscription p"
+            " LEFT JOIN pg_stat_subscription s ON s.subid = p.oid AND s.relid IS NULL {}"
+            " WHERE p.subname = {} AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).format(leaders, sql.Literal(subscription))
+    ).fetchone()
+    return None if row is None else Worker(bool(row[0]), row[1])
+
+
+def legacy_conninfo(legacy: Connected, url: str, name: str) -> str:
+    """How the base's server reaches the legacy: with the password in use, since it has no password file of ours.
+
+    Args:
+        legacy: A session on the legacy: its password is taken where `url` names none.
+        url: The legacy as the base's server sees it.
+        name: The `application_name` of the stream's WAL sender.
+    """
+    password = conninfo_to_dict(url).get("password") or legacy.info.password
+    settings = {"application_name": name, "connect_timeout": "10"}
+    return make_conninfo(url, **settings, **({"password": password} if password else {}))
+
+
+def create_subscription(base: Connected, names: StreamNames, conninfo: str, *, binary: bool) -> None:
+    """Subscribe to the slot that is there, enabled: the worker starts with the commit. In the caller's transaction."""
+    may_hush = base.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    if may_hush and may_hush[0]:
+        # The statement holds the password, and the server logs statements that fail.
+        base.execute("SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_statement = 'none';"
+                     " SET LOCAL log_min_duration_statement = -1")  # fmt: skip
+    options = [
+        sql.SQL("create_slot = false, copy_data = false, enabled = true, slot_name = {}").format(
+            sql.Literal(names.slot)
+        ),
+        sql.SQL("binary = {}").format(sql.SQL("true" if binary else "false")),
+        # 18's default, parallel, lets a large transaction's end pass a worker that waits at a marker (5 of 5).
+        sql.SQL("streaming = on"),
+        # It would disable the stream on every lost connection as well.
+        sql.SQL("disable_on_error = false"),
+    ]
+    if base.info.server_version >= _ORIGIN_SINCE:
+        options.append(sql.SQL("origin = any, run_as_owner = false"))
+    base.execute(
+        sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
+            sql.Identifier(names.subscription),
+            sql.Literal(conninfo),
+            sql.Identifier(names.publication),
+            sql.SQL(", ").join(options),
+        )
+    )
+
+
+def enable(base: Connected, subscription: str) -> None:
+    """Let the apply worker run; with the caller's transaction."""
+    base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
+
+
+def disable(base: Connected, subscription: str) -> None:
+    """Let the apply worker end after the transaction that it is in."""
+    base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
+
+
+def drop_subscription(base: Connected, subscription: str) -> None:
+    """Gone afterwards, with its worker; the slot on the legacy is left to `drop_slot`, which needs no worker."""
+    if apply_worker(base, subscription) is None:
+        return
+    name = sql.Identifier(subscription)
+    with base.transaction():
+        disable(base, subscription)
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(name))
+        base.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
+
+
+def require_enabled(worker: Worker | None, subscription: str) -> Worker:
+    """The subscription, which must be there and enabled.
+
+    Raises:
+        StreamError: It was dropped or disabled behind our back.
+    """
+    if worker is None:
+        raise StreamError(
+            "the subscription is gone: it was dropped by hand",
+            where=subscription,
+            state_left="the base stands where it stopped; the slot may still keep WAL on the legacy",
+            next_step="materialize change_stream with rebuild set: a new slot, and every week trued up against it",
+        )
+    if not worker.enabled:
+        raise StreamError(
+            "the subscription was disabled by hand",
+            where=subscription,
+            state_left="the base stands where it stopped; the slot keeps WAL on the legacy",
+            next_step="run `migration-assets stream resume`",
+        )
+    return worker

@@ -1,0 +1,70 @@
+"""Brings many weeks to one snapshot of the legacy, several at a time."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
+from migration_assets.postgres.sessions import announce
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets.postgres.true_up.slices import in_snapshot, slice_rows
+from migration_assets.postgres.validation_records import Proof, record_proof
+
+OnWeek = Callable[[TruedUp], None]
+
+
+def true_up_weeks(
+    plan: StreamPlan,
+    description: TableDescription,
+    records: Sequence[SliceRecord],
+    snapshot: str,
+    *,
+    lsn: str,
+    marker: int | None,
+    on_week: OnWeek | None = None,
+) -> list[TruedUp]:
+    """True up every week in a transaction of its own. The caller holds the slices' locks, and the stream stands.
+
+    The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
+    transaction makes that true, and its status in the ledger says meanwhile that it is not.
+
+    Raises:
+        SliceMismatchError: A week cannot be made equal.
+        psycopg.Error: A server failed. Weeks that are done are done; run it again.
+    """
+
+    def one(record: SliceRecord) -> TruedUp:
+        purpose = f"{record.week.key}:true-up"
+        with (
+            plan.databases.session("base", purpose, plan.limits.timeouts()) as base,
+            plan.databases.session("legacy", purpose, plan.limits.timeouts()) as legacy,
+        ):
+            attempt = begin_attempt(base, record, "join", plan.run_id)
+            try:
+                with in_snapshot(legacy, snapshot), base.transaction():
+                    announce(base, purpose)
+                    rows = slice_rows(plan, description, record)
+                    done = true_up(legacy, base, rows, record.week)
+                    record_proof(
+                        base,
+                        record,
+                        Proof(done.legacy, done.base, lsn, marker),
+                        "join",
+                        plan.run_id,
+                        found=done.differences,
+                        changed=bool(done.differences.rows),
+                    )
+                    end_attempt(base, attempt, "succeeded", legacy=done.legacy, base=done.base)
+            except BaseException as error:
+                note_failure(base, attempt, error)
+                raise
+        if on_week is not None:
+            on_week(done)
+        return done
+
+    with ThreadPoolExecutor(max_workers=plan.limits.parallel, thread_name_prefix="true-up") as pool:
+        try:
+            return list(pool.map(one, records))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,118 @@
+"""Waits on the base until the apply worker stands at a marker, or has ended behind it."""
+
+import time
+
+from psycopg import sql
+
+from migration_assets.domain.errors import CutError, StreamError
+from migration_assets.postgres.change_stream.records import StreamRecord
+from migration_assets.postgres.change_stream.subscription import apply_worker, require_enabled
+from migration_assets.postgres.consistent_cut.records import Barrier
+from migration_assets.postgres.sessions import Connected, require_row
+
+MARKER_LOCK_CLASS = 71003
+_SHORTEST, _LONGEST = 0.001, 0.05
+# An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
+_WORKER_MAY_BE_AWAY = 30.0
+
+
+def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> None:
+    """Until this stream's own apply worker waits for the marker's lock: the base then holds all before the marker.
+
+    Raises:
+        StreamError: The worker is away for too long, or the subscription was disabled or dropped.
+        CutError: The stream is too far behind.
+    """
+    began = seen = time.monotonic()
+    pause = _SHORTEST
+    while True:
+        worker = require_enabled(apply_worker(base, stream.subscription), stream.subscription)
+        now = time.monotonic()
+        if worker.pid is not None:
+            seen = now
+            if _waits(base, worker.pid, marker):
+                return
+        if now - seen > _WORKER_MAY_BE_AWAY:
+            raise StreamError(
+                f"the apply worker has been away for {now - seen:.0f} s: it fails and starts again, or cannot connect",
+                where=stream.subscription,
+                state_left="nothing was changed; no writer is held",
+                next_step="`migration-assets stream status` says what is wrong; the base's server log has the error",
+            )
+        if now - began > patience_seconds:
+            raise CutError(
+                f"the stream did not arrive at marker {marker} within {patience_seconds:g} s: it is too far behind",
+                where=stream.relation,
+                state_left="nothing was changed; no writer is held",
+                next_step="wait until the lag is smaller (`migration-assets stream status`), then run this again",
+            )
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+
+
+def _waits(base: Connected, pid: int, marker: int) -> bool:
+    row = base.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
+        " AND classid = %s AND objid = %s AND objsubid = 2)",
+        [pid, MARKER_LOCK_CLASS, marker],
+    ).fetchone()
+    return bool(require_row(row, "EXISTS")[0])
+
+
+def wait_until_gone(base: Connected, stream: StreamRecord, pid: int, barrier: Barrier, *, patience: float) -> None:
+    """After DISABLE: until the worker has committed the marker and ended; then the base rests exactly there.
+
+    Raises:
+        CutError: It did not end, or the base does not stand at the marker: the cut is void.
+    """
+    deadline = time.monotonic() + patience
+    pause = _SHORTEST
+    while _is_alive(base, stream.subscription, pid):
+        if time.monotonic() > deadline:
+            raise _void(stream, "the apply worker does not end")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+    row = base.execute(
+        "SELECT EXISTS (SELECT FROM migration.markers WHERE relation = %s AND id = %s)",
+        [stream.relation, barrier.marker],
+    ).fetchone()
+    if not require_row(row, "EXISTS")[0]:
+        raise _void(stream, "the marker was not applied")
+    passed = _origin_beyond(base, stream.subscription, barrier.lsn)
+    if passed:
+        raise _void(stream, f"the stream went on to {passed}, past the cut at {barrier.lsn}")
+
+
+def _is_alive(base: Connected, subscription: str, pid: int) -> bool:
+    worker = apply_worker(base, subscription)
+    if worker is not None and worker.pid is not None:
+        return True
+    return base.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone() is not None
+
+
+def _origin_beyond(base: Connected, subscription: str, lsn: str) -> str | None:
+    """The stream's own position where it is past the cut; a second look at what the marker says already.
+
+    Only roles that were granted it may read the view.
+    """
+    row = base.execute("SELECT has_table_privilege('pg_replication_origin_status', 'SELECT')").fetchone()
+    if not require_row(row, "has_table_privilege")[0]:
+        return None
+    found = base.execute(
+        sql.SQL(
+            "SELECT o.remote_lsn::text FROM pg_replication_origin_status o"
+            " JOIN pg_subscription p ON o.external_id = 'pg_' || p.oid::text"
+            " WHERE p.subname = {} AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND o.remote_lsn > {}::pg_lsn"
+        ).format(sql.Literal(subscription), sql.Literal(lsn))
+    ).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _void(stream: StreamRecord, what: str) -> CutError:
+    return CutError(
+        f"the cut is void: {what}",
+        where=stream.relation,
+        state_left="nothing was changed; no writer is held",
+        next_step="run this again; if it comes back, see the base's server log",
+    )

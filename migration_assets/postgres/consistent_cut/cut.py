@@ -1,0 +1,198 @@
+"""The two ways to use a cut: look at both sides there, or let the stream rest there."""
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+
+from migration_assets.domain.errors import CutError, MigrationError
+from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
+from migration_assets.postgres.change_stream.running import go_on, require_running
+from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
+from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS, wait_at_marker, wait_until_gone
+from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
+from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
+from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.stream_plan import StreamPlan
+
+log = logging.getLogger(__name__)
+_WORKER_ENDS_SECONDS = 60.0
+# A pause or a join of a whole quarter holds the stream's lock for as long as its rows take.
+_STREAM_LOCK_MS = 600_000
+
+
+@dataclass(frozen=True)
+class PairedSnapshots:
+    """Both sides at one marker: sessions in their open snapshots, which any number of other sessions may import."""
+
+    record: CutRecord
+    legacy: Connected
+    base: Connected
+    legacy_snapshot: str
+    base_snapshot: str
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so."""
+
+    record: CutRecord
+    stream: StreamRecord
+    legacy: Connected
+    legacy_snapshot: str
+
+
+@contextmanager
+def paired_snapshots(plan: StreamPlan, purpose: str) -> Generator[PairedSnapshots]:
+    """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
+
+    Raises:
+        StreamError: The stream does not run.
+        CutError: No moment for it, or too far behind.
+        psycopg.Error: A session was lost; nothing was changed.
+    """
+    with ExitStack() as stack:
+        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:cut", _holding(plan)))
+        reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
+        legacy = stack.enter_context(legacy_sessions(plan, purpose))
+        with stream_lock(holder, plan.relation, shared=True):
+            stream = require_running(holder, plan.relation)
+            marker = next_marker(legacy)
+            with _marker_lock(holder, marker) as let_go:
+                barrier = set_marker(plan, legacy, marker)
+                since = time.perf_counter()
+                wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
+                reached = time.perf_counter()
+                reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                snapshot = str(require_row(reader.execute("SELECT pg_export_snapshot()").fetchone(), "a snapshot")[0])
+                let_go()
+                held_ms = (time.perf_counter() - reached) * 1000
+            reached_ms = (reached - since) * 1000
+            taken_at = record_cut(
+                holder, plan.relation, barrier, kind="validate", purpose=purpose, run_id=plan.run_id,
+                reached_ms=reached_ms,
+            )  # fmt: skip
+            record_release(holder, plan.relation, marker, held_ms)
+        record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
+                           barrier.longest_try_ms, reached_ms, held_ms)  # fmt: skip
+        yield PairedSnapshots(record, legacy.reader, reader, barrier.snapshot, snapshot)
+
+
+@contextmanager
+def paused_stream(
+    plan: StreamPlan,
+    purpose: str,
+    *,
+    in_lock: Callable[[Connected], None] | None = None,
+    as_join: bool = False,
+) -> Generator[Pause]:
+    """Let the stream rest at a cut for as long as the body runs, alone; enable it again, whatever happens in the body.
+
+    Args:
+        plan: The stream.
+        purpose: Shown while it rests, and kept in the ledger.
+        in_lock: Done on the legacy under the cut's lock: changes of the publication.
+        as_join: The ledger says `joining` from before the publication changes until the caller says otherwise, in the
+            transaction that completes the join and enables the stream. Where the body fails, the stream stays at rest:
+            it must not run with the new filter before the new weeks are true.
+
+    Raises:
+        StreamError: The stream does not run, or somebody else works on it.
+        CutError: No moment for it, too far behind, or void.
+        psycopg.Error: A session was lost. A pause that could not be ended is ended by whoever works on it next.
+    """
+    intent = StreamStatus.JOINING if as_join else StreamStatus.PAUSED
+    with ExitStack() as stack:
+        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:pause", _holding(plan)))
+        legacy = stack.enter_context(legacy_sessions(plan, purpose))
+        stack.enter_context(stream_lock(holder, plan.relation))
+        stream = require_running(holder, plan.relation)
+        marker = next_marker(legacy)
+        reached = time.perf_counter()
+        try:
+            with _marker_lock(holder, marker) as let_go:
+                barrier = (
+                    _set_join_marker(plan, holder, legacy, marker, in_lock, purpose)
+                    if as_join
+                    else (set_marker(plan, legacy, marker, in_lock))
+                )
+                since = time.perf_counter()
+                wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
+                reached = time.perf_counter()
+                worker = require_enabled(apply_worker(holder, stream.subscription), stream.subscription)
+                # Intent first: from DISABLE on the subscription stays disabled until somebody enables it.
+                set_status(holder, plan.relation, intent, purpose)
+                disable(holder, stream.subscription)
+                let_go()
+                wait_until_gone(holder, stream, worker.pid or 0, barrier, patience=_WORKER_ENDS_SECONDS)
+            reached_ms = (reached - since) * 1000
+            taken_at = record_cut(
+                holder, plan.relation, barrier, kind="pause", purpose=purpose, run_id=plan.run_id,
+                reached_ms=reached_ms,
+            )  # fmt: skip
+            record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
+                               barrier.longest_try_ms, reached_ms, 0.0)  # fmt: skip
+            yield Pause(record, stream, legacy.reader, barrier.snapshot)
+        except BaseException as error:
+            _after_failure(holder, stream, error, as_join=as_join)
+            raise
+        if not as_join:
+            go_on(holder, stream)
+        record_release(holder, plan.relation, marker, (time.perf_counter() - reached) * 1000)
+
+
+def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
+    """The first error is the one to raise; what cannot be mended now is mended by the next step."""
+    if as_join:
+        log.warning("the join failed (%s); the stream rests until the join is done again", type(error).__name__)
+        return
+    try:
+        go_on(holder, stream)
+    except (psycopg.Error, MigrationError) as second:
+        log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", second)
+
+
+def _set_join_marker(
+    plan: StreamPlan,
+    holder: Connected,
+    legacy: LegacySessions,
+    marker: int,
+    in_lock: Callable[[Connected], None] | None,
+    purpose: str,
+) -> Barrier:
+    # Before the publication changes: whatever dies from here on, the ledger says that the new weeks may be untrue.
+    set_status(holder, plan.relation, StreamStatus.JOINING, purpose)
+    try:
+        return set_marker(plan, legacy, marker, in_lock)
+    except CutError:
+        # The lock was never got, so the publication is as it was.
+        set_status(holder, plan.relation, StreamStatus.LIVE)
+        raise
+
+
+@contextmanager
+def _marker_lock(holder: Connected, marker: int) -> Generator[Callable[[], None]]:
+    """Hold the apply worker at the marker until the yielded function is called, or the body fails."""
+    key = [MARKER_LOCK_CLASS, marker]
+    holder.execute("SELECT pg_advisory_lock(%s, %s)", key)
+    released = False
+
+    def let_go() -> None:
+        nonlocal released
+        released = True
+        holder.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+    try:
+        yield let_go
+    finally:
+        if not released:
+            # A lost connection lost the lock by itself.
+            with suppress(psycopg.OperationalError):
+                let_go()
+
+
+def _holding(plan: StreamPlan) -> Timeouts:
+    return Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)

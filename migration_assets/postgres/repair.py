@@ -1,0 +1,166 @@
+"""Repairs a slice row by row at a cut, keeping what was there before; and takes a repair back."""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from migration_assets.domain.differences import Differences
+from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.consistent_cut.cut import paused_stream
+from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.applying import delete_rows, true_up
+from migration_assets.postgres.true_up.buckets import SliceRows
+from migration_assets.postgres.true_up.slices import same_table, slice_rows
+from migration_assets.postgres.validation import examine_slice, prove, require_streaming_state, require_under_cdc
+from migration_assets.postgres.validation_records import Proof, record_proof
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What differed. `base` is the fingerprint after the repair; in a dry run, as it was found.
+
+    `repair_id` names the images of before in the ledger; None where nothing was changed.
+    """
+
+    week: FiscalWeek
+    dry_run: bool
+    differences: Differences
+    legacy: Fingerprint
+    base: Fingerprint
+    repair_id: int | None
+    cut: CutRecord
+
+
+def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) -> Repaired:
+    """Make the slice equal at a cut, in one transaction of the base; a dry run only says what it would do.
+
+    Raises:
+        SliceStateError: The slice is not under CDC.
+        SliceBusyError: Somebody works on it.
+        StreamError: The stream does not run, or somebody works on it.
+        CutError: No moment for a cut.
+        SliceMismatchError: Something in the base changes rows on their way in; rolled back.
+    """
+    if dry_run:
+        proof, cut = examine_slice(plan, week, "validate")
+        return Repaired(week, True, proof.differences, proof.legacy, proof.base, None, cut)
+    with ExitStack() as stack:
+        base = stack.enter_context(plan.databases.session("base", f"{week.key}:repair", plan.limits.timeouts()))
+        record = stack.enter_context(_locked(base, plan, week))
+        attempt = begin_attempt(base, record, "repair", plan.run_id)
+        try:
+            with paused_stream(plan, f"{week.key}:repair") as pause, base.transaction():
+                rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
+                repair_id = _begin_repair(base, plan, record, pause.record)
+                done = true_up(pause.legacy, base, rows, week, repair_id=repair_id)
+                differences = done.differences
+                repair_id = _end_repair(base, repair_id, differences)
+                proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
+                record_proof(base, record, proof, "repair", plan.run_id, found=differences,
+                             changed=bool(differences.rows))  # fmt: skip
+                end_attempt(base, attempt, "succeeded", legacy=done.legacy, base=done.base)
+        except BaseException as error:
+            note_failure(base, attempt, error)
+            raise
+        cut = time_held(base, plan.relation, pause.record)
+    return Repaired(week, False, differences, done.legacy, done.base, repair_id, cut)
+
+
+def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
+    """Put back what a repair changed: its images of before, in the place of what it put in.
+
+    Rows that the legacy has changed since then are put back as well: the slice is as untrue as it was, and the next
+    validation says so.
+
+    Raises:
+        LedgerError: There is no such repair, or it was undone already.
+    """
+    with ExitStack() as stack:
+        base = stack.enter_context(plan.databases.session("base", f"repair {repair_id}:undo", plan.limits.timeouts()))
+        week = _week_of(base, plan, repair_id)
+        record = stack.enter_context(_locked(base, plan, week))
+        attempt = begin_attempt(base, record, "undo", plan.run_id)
+        try:
+            with paused_stream(plan, f"{week.key}:undo") as pause, base.transaction():
+                rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
+                _put_back(base, rows, repair_id)
+                proof = prove(pause.legacy, base, rows, lsn=pause.record.lsn, marker=pause.record.marker)
+                record_proof(base, record, proof, "repair", plan.run_id, changed=True)
+                base.execute("UPDATE migration.repairs SET undone_at = clock_timestamp() WHERE id = %s", [repair_id])
+                end_attempt(base, attempt, "succeeded", legacy=proof.legacy, base=proof.base)
+        except BaseException as error:
+            note_failure(base, attempt, error)
+            raise
+        cut = time_held(base, plan.relation, pause.record)
+    return Repaired(week, False, proof.differences, proof.legacy, proof.base, repair_id, cut)
+
+
+@contextmanager
+def _locked(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Generator[SliceRecord]:
+    with slice_lock(base, require_under_cdc(base, plan, week)) as record:
+        require_streaming_state(record)
+        yield record
+
+
+def _begin_repair(base: Connected, plan: StreamPlan, record: SliceRecord, cut: CutRecord) -> int:
+    row = base.execute(
+        "INSERT INTO migration.repairs (relation, quarter, week, marker, lsn, missing, extra, changed, run_id)"
+        " VALUES (%s, %s, %s, %s, %s, 0, 0, 0, %s) RETURNING id",
+        [record.relation, record.week.quarter.key, record.week.name, cut.marker, cut.lsn, plan.run_id],
+    ).fetchone()
+    return int(require_row(row, "a new repair")[0])
+
+
+def _end_repair(base: Connected, repair_id: int, differences: Differences) -> int | None:
+    if not differences.rows:
+        base.execute("DELETE FROM migration.repairs WHERE id = %s", [repair_id])
+        return None
+    base.execute(
+        "UPDATE migration.repairs SET missing = %s, extra = %s, changed = %s WHERE id = %s",
+        [differences.missing, differences.extra, differences.changed, repair_id],
+    )
+    return repair_id
+
+
+def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
+    row = base.execute(
+        "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s",
+        [repair_id, plan.relation],
+    ).fetchone()
+    if row is None or row[2] is not None:
+        raise LedgerError(
+            f"there is no repair {repair_id}" if row is None else f"repair {repair_id} was undone at {row[2]}",
+            where=plan.relation,
+            state_left="nothing was changed",
+            next_step="the table migration.repairs in the base lists them",
+        )
+    return FiscalWeek.parse(f"{row[0]}|{row[1]}")
+
+
+def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
+    """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
+    found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
+    if found:
+        delete_rows(base, rows, [tuple(key) for key, _ in found])
+    root = table_name(rows.target)
+    names = [sql.Identifier(column.name) for column in rows.description.copied_columns]
+    base.execute(
+        sql.SQL(
+            "INSERT INTO {root} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM (SELECT before::{root} AS image"
+            " FROM migration.repaired_rows WHERE repair_id = {id} AND before IS NOT NULL) AS images"
+        ).format(
+            root=root,
+            names=sql.SQL(", ").join(names),
+            values=sql.SQL(", ").join(sql.SQL("(image).{}").format(name) for name in names),
+            id=repair_id,
+        )
+    )

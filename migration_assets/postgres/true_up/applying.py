@@ -1,0 +1,120 @@
+"""Brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction of the base."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from migration_assets.domain.differences import Differences, Kind
+from migration_assets.domain.errors import SliceMismatchError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.copy_stream import pipe_rows
+from migration_assets.postgres.fingerprints import take_fingerprint
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.true_up.buckets import SliceRows, compare
+from migration_assets.postgres.true_up.differences import DifferingKeys, Keys, differing_keys, key_matches, unnested
+
+_KEYS_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class TruedUp:
+    """A slice that is equal now; `differences` is what was wrong before."""
+
+    week: FiscalWeek
+    legacy: Fingerprint
+    base: Fingerprint
+    differences: Differences
+
+
+def true_up(
+    legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, *, repair_id: int | None = None
+) -> TruedUp:
+    """Make the base's rows of the slice those of the legacy's snapshot.
+
+    Args:
+        legacy: In the snapshot's transaction.
+        base: In a transaction; nobody else may write to the slice until it ends.
+        rows: Which rows, and where they are in the base.
+        week: For errors.
+        repair_id: Where set, keeps every changed row's image from before under this repair.
+
+    Raises:
+        SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
+    """
+    compared = compare(legacy, base, rows)
+    if compared.equal:
+        return TruedUp(week, compared.legacy, compared.base, Differences())
+    counts = dict.fromkeys(Kind, 0)
+    for batch in differing_keys(legacy, base, rows, compared):
+        if repair_id is not None:
+            _keep_images(base, rows, batch, repair_id)
+        _apply(legacy, base, rows, batch)
+        for kind in Kind:
+            counts[kind] += len(batch.of(kind))
+    differences = Differences(counts[Kind.MISSING], counts[Kind.EXTRA], counts[Kind.CHANGED])
+    now = take_fingerprint(base, rows.target, rows.columns, rows.where)
+    if now != compared.legacy:
+        raise SliceMismatchError(
+            compared.legacy,
+            now,
+            where=week.key,
+            state_left="the true-up is rolled back; the base is as before",
+            next_step="look for triggers, rules or generated columns on the base that change rows, then run this again",
+            differences=differences,
+        )
+    return TruedUp(week, compared.legacy, now, differences)
+
+
+def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:
+    # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
+    for keys in _chunks(batch.extra + batch.changed):
+        delete_rows(base, rows, keys)
+    for keys in _chunks(batch.missing + batch.changed):
+        wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
+        )
+        pipe_rows(legacy, base, rows.description, rows.target, wanted, freeze=False)
+
+
+def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:
+    """Delete the rows of these keys, within the slice's range."""
+    base.execute(
+        sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {}").format(
+            table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where
+        )
+    )
+
+
+def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_id: int) -> None:
+    key = sql.SQL("ARRAY[{}]").format(
+        sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(column.name)) for column in rows.key)
+    )
+    for kind in (Kind.EXTRA, Kind.CHANGED):
+        for keys in _chunks(batch.of(kind)):
+            base.execute(
+                sql.SQL(
+                    "INSERT INTO migration.repaired_rows (repair_id, kind, key, before)"
+                    " SELECT {id}, {kind}, {key}, t::text FROM {table} AS t JOIN {keys} ON {matches} WHERE {where}"
+                ).format(
+                    id=repair_id,
+                    kind=str(kind),
+                    key=key,
+                    table=table_name(rows.target),
+                    keys=unnested(rows, keys),
+                    matches=key_matches(rows),
+                    where=rows.where,
+                )
+            )
+    with base.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO migration.repaired_rows (repair_id, kind, key) VALUES (%s, 'missing', %s)",
+            [(repair_id, list(key)) for key in batch.missing],
+        )
+
+
+def _chunks(keys: Keys) -> Iterator[Keys]:
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        yield keys[start : start + _KEYS_AT_ONCE]

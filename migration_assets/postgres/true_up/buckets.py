@@ -1,0 +1,117 @@
+"""Fingerprints of a slice, bucket by bucket: what is equal is known after one pass over each side."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from migration_assets.domain.fingerprint import EMPTY, Fingerprint
+from migration_assets.domain.table_description import Column, TableDescription
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.fingerprints import SEEDS, hash_input, hashed_columns, in_range, row_hash
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import table_name
+
+_ROWS_A_BUCKET = 1000
+_FEWEST, _MOST = 16, 65_536
+
+
+@dataclass(frozen=True)
+class SliceRows:
+    """Which rows are compared, and how: the legacy's description decides on both sides.
+
+    `target` is where the base has them: the root, or a table that is still being made.
+    """
+
+    description: TableDescription
+    spec: TableSpec
+    bounds: tuple[Any, Any]
+    target: QualifiedName
+    expected_rows: int
+
+    @property
+    def where(self) -> sql.Composed:
+        """The slice's range."""
+        return in_range(self.spec.control_column, self.bounds)
+
+    @property
+    def key(self) -> tuple[Column, ...]:
+        """The columns of the base's primary key."""
+        names = self.description.base_primary_key(self.spec.control_column)
+        return tuple(self.description.column(name) for name in names)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns that count."""
+        return hashed_columns(self.description)
+
+    @property
+    def buckets(self) -> int:
+        """A power of two, so that a bucket of a real week holds about a thousand rows."""
+        wanted = max(_FEWEST, min(_MOST, self.expected_rows // _ROWS_A_BUCKET))
+        return 1 << (wanted - 1).bit_length()
+
+    def hashed(self, table: QualifiedName) -> sql.Composed:
+        """A sub-query: every row's hash `h`, bucket `b` and key columns, as text, `k1`, `k2`…."""
+        keys = sql.SQL(", ").join(
+            sql.SQL("format('%s', {}) AS {}").format(sql.Identifier(column.name), sql.Identifier(f"k{number}"))
+            for number, column in enumerate(self.key, start=1)
+        )
+        return sql.SQL(
+            # OFFSET 0 keeps the planner from computing the hash once for every use of it.
+            "(SELECT {hash} AS h, (hash_record_extended(row({key}), 0) & {mask})::integer AS b, {keys}"
+            " FROM {table} WHERE {where} OFFSET 0) AS hashed"
+        ).format(
+            hash=row_hash(self.columns),
+            key=sql.SQL(", ").join(hash_input(column) for column in self.key),
+            mask=sql.Literal(self.buckets - 1),
+            keys=keys,
+            table=table_name(table),
+            where=self.where,
+        )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Both fingerprints, and of the buckets that differ how many rows the fuller side has."""
+
+    legacy: Fingerprint
+    base: Fingerprint
+    differing: dict[int, int]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every bucket agrees, which is more than that the sums do."""
+        return not self.differing
+
+
+def compare(legacy: Connected, base: Connected, rows: SliceRows) -> Compared:
+    """One pass over each side, at the same time, each in its session's snapshot or transaction."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+        future = pool.submit(_fingerprints, legacy, rows, rows.spec.table)
+        try:
+            of_base = _fingerprints(base, rows, rows.target)
+            of_legacy = future.result()
+        except BaseException:
+            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            with suppress(psycopg.Error):
+                legacy.cancel_safe()
+            raise
+    differing = {
+        bucket: max(of_legacy.get(bucket, EMPTY).rows, of_base.get(bucket, EMPTY).rows)
+        for bucket in sorted(of_legacy.keys() | of_base.keys())
+        if of_legacy.get(bucket, EMPTY) != of_base.get(bucket, EMPTY)
+    }
+    return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing)
+
+
+def _fingerprints(connection: Connected, rows: SliceRows, table: QualifiedName) -> dict[int, Fingerprint]:
+    found = connection.execute(
+        sql.SQL(
+            "SELECT b, count(*), sum(hashtextextended(h, {a})), sum(hashtextextended(h, {b})) FROM {hashed} GROUP BY b"
+        ).format(a=SEEDS[0], b=SEEDS[1], hashed=rows.hashed(table))
+    )
+    return {int(bucket): Fingerprint.from_row(*sums) for bucket, *sums in found}

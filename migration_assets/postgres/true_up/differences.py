@@ -1,0 +1,182 @@
+"""Which rows differ, found by comparing key and hash of the buckets that do."""
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from psycopg import sql
+
+from migration_assets.domain.differences import Difference, Differences, Kind
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.fingerprints import hash_input
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import raw_sql, table_name
+from migration_assets.postgres.true_up.buckets import Compared, SliceRows
+
+# A key and a hash take some 100 bytes on each side.
+_ROWS_AT_ONCE = 400_000
+_SAMPLE = 20
+
+Keys = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class DifferingKeys:
+    """The keys of one batch, by what is wrong in the base; each key is the texts of its columns."""
+
+    missing: Keys
+    extra: Keys
+    changed: Keys
+
+    def of(self, kind: Kind) -> Keys:
+        """The keys of one kind."""
+        return {Kind.MISSING: self.missing, Kind.EXTRA: self.extra, Kind.CHANGED: self.changed}[kind]
+
+
+def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Iterator[DifferingKeys]:
+    """Batch by batch, so that memory stays bounded however many rows differ; every batch reads the slice once more."""
+    for buckets in _batches(compared.differing):
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+            future = pool.submit(_keys_and_hashes, legacy, rows, rows.spec.table, buckets)
+            of_base = _keys_and_hashes(base, rows, rows.target, buckets)
+            of_legacy = future.result()
+        yield _compare(of_legacy, of_base, len(rows.key))
+
+
+def _batches(differing: dict[int, int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    size = 0
+    for bucket, count in differing.items():
+        if batch and size + count > _ROWS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(bucket)
+        size += count
+    if batch:
+        yield batch
+
+
+def _keys_and_hashes(connection: Connected, rows: SliceRows, table: QualifiedName, buckets: list[int]) -> pl.DataFrame:
+    names = [f"k{number}" for number in range(1, len(rows.key) + 1)]
+    statement = sql.SQL(
+        "COPY (SELECT {keys}, h FROM {hashed} WHERE b = ANY ({buckets})) TO STDOUT (FORMAT csv)"
+    ).format(
+        keys=sql.SQL(", ").join(sql.Identifier(name) for name in names),
+        hashed=rows.hashed(table),
+        buckets=sql.Literal(buckets),
+    )
+    received = io.BytesIO()
+    with connection.cursor().copy(statement) as copy:
+        for block in copy:
+            received.write(block)
+    schema = dict.fromkeys([*names, "h"], pl.String)
+    if not received.tell():
+        return pl.DataFrame(schema=schema)
+    received.seek(0)
+    return pl.read_csv(received, has_header=False, schema=schema, empty_string_is_null=False)
+
+
+def _compare(legacy: pl.DataFrame, base: pl.DataFrame, key_columns: int) -> DifferingKeys:
+    names = [f"k{number}" for number in range(1, key_columns + 1)]
+
+    def keys(frame: pl.DataFrame) -> Keys:
+        return frame.select(names).rows()  # pyright: ignore[reportUnknownMemberType]  polars leaves types of other libraries open
+
+    both = legacy.join(base, on=names, how="inner", suffix="_base")
+    return DifferingKeys(
+        missing=keys(legacy.join(base, on=names, how="anti")),
+        extra=keys(base.join(legacy, on=names, how="anti")),
+        changed=keys(both.filter(pl.col("h") != pl.col("h_base"))),  # pyright: ignore[reportUnknownMemberType]  as above
+    )
+
+
+def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]], alias: str = "k") -> sql.Composed:
+    """The keys as a table of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
+    columns = rows.key
+    arrays = sql.SQL(", ").join(
+        sql.SQL("{}::text[]").format(sql.Literal([key[number] for key in keys])) for number in range(len(columns))
+    )
+    texts = sql.SQL(", ").join(sql.Identifier(f"t{number}") for number in range(1, len(columns) + 1))
+    typed = sql.SQL(", ").join(
+        sql.SQL("{}::{} AS {}").format(
+            sql.Identifier(f"t{number}"), raw_sql(column.type_name), sql.Identifier(f"__key_{number}")
+        )
+        for number, column in enumerate(columns, start=1)
+    )
+    return sql.SQL("(SELECT {typed} FROM unnest({arrays}) AS texts({texts})) AS {alias}").format(
+        typed=typed, arrays=arrays, texts=texts, alias=sql.Identifier(alias)
+    )
+
+
+def key_matches(rows: SliceRows, alias: str = "k") -> sql.Composed:
+    """`t.id = k.__key_1 AND …`, where the table is called `t`."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("t.{} = {}.{}").format(
+            sql.Identifier(column.name), sql.Identifier(alias), sql.Identifier(f"__key_{number}")
+        )
+        for number, column in enumerate(rows.key, start=1)
+    )
+
+
+def look(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Differences:
+    """Counts by kind and a sample with the columns that differ; changes nothing."""
+    counts = dict.fromkeys(Kind, 0)
+    sample: list[Difference] = []
+    for batch in differing_keys(legacy, base, rows, compared):
+        for kind in Kind:
+            keys = batch.of(kind)
+            counts[kind] += len(keys)
+            wanted = keys[: max(0, _SAMPLE - len(sample))]
+            columns = differing_columns(legacy, base, rows, wanted) if kind is Kind.CHANGED and wanted else {}
+            sample += [Difference(kind, named(rows, key), columns.get(key, ())) for key in wanted]
+    return Differences(counts[Kind.MISSING], counts[Kind.EXTRA], counts[Kind.CHANGED], tuple(sample))
+
+
+def named(rows: SliceRows, key: tuple[str, ...]) -> dict[str, str]:
+    """A key's texts by the names of its columns."""
+    return {column.name: text for column, text in zip(rows.key, key, strict=True)}
+
+
+def differing_columns(
+    legacy: Connected, base: Connected, rows: SliceRows, keys: Keys
+) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """For rows that are on both sides: the names of the columns whose values are not the same bytes."""
+    of_legacy = _column_hashes(legacy, rows, rows.spec.table, keys)
+    of_base = _column_hashes(base, rows, rows.target, keys)
+    return {
+        key: tuple(
+            column.name
+            for column, one, other in zip(rows.columns, of_legacy[key], of_base[key], strict=True)
+            if one != other
+        )
+        for key in keys
+        if key in of_legacy and key in of_base
+    }
+
+
+def _column_hashes(
+    connection: Connected, rows: SliceRows, table: QualifiedName, keys: Keys
+) -> dict[tuple[str, ...], list[Any]]:
+    hashes = sql.SQL(", ").join(
+        sql.SQL("(SELECT hash_record_extended(row({}), 0) FROM (SELECT t.{}) AS one)").format(
+            hash_input(column), sql.Identifier(column.name)
+        )
+        for column in rows.columns
+    )
+    texts = sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(c.name)) for c in rows.key)
+    found = connection.execute(
+        sql.SQL(
+            "SELECT ARRAY[{texts}], ARRAY[{hashes}] FROM {table} AS t JOIN {keys} ON {matches} WHERE {where}"
+        ).format(
+            texts=texts,
+            hashes=hashes,
+            table=table_name(table),
+            keys=unnested(rows, keys),
+            matches=key_matches(rows),
+            where=rows.where,
+        )
+    )
+    return {tuple(key): values for key, values in found}

@@ -1,0 +1,48 @@
+"""From a slice in the ledger to the rows that are compared, and sessions that look at them in an exported snapshot."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from psycopg import sql
+
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.base_table import require_root
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.buckets import SliceRows
+
+
+def slice_rows(
+    plan: StreamPlan, description: TableDescription, record: SliceRecord, target: QualifiedName | None = None
+) -> SliceRows:
+    """The slice's rows through the base's root, which is what applications read, unless `target` says otherwise."""
+    bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
+    expected = max(side.rows for side in (record.legacy, record.base) if side) if record.legacy and record.base else 0
+    return SliceRows(description, plan.spec, bounds, target or plan.spec.table, expected)
+
+
+def same_table(plan: StreamPlan, legacy: Connected, base: Connected) -> TableDescription:
+    """The legacy's table, which the base's root must match.
+
+    Raises:
+        TableSpecError: One of them does not exist.
+        PartitionError: They differ: a column was added or changed on one side.
+    """
+    description = require_table(legacy, plan.spec.table, "legacy")
+    require_root(base, require_table(base, plan.spec.table, "base"), description, plan.spec)
+    return description
+
+
+@contextmanager
+def in_snapshot(connection: Connected, snapshot: str) -> Generator[Connected]:
+    """A read-only transaction in a snapshot that another session exported and still holds."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        yield connection
+    finally:
+        if not connection.closed:
+            connection.rollback()

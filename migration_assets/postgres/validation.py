@@ -1,0 +1,122 @@
+"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from migration_assets.domain.errors import SliceMismatchError, SliceStateError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.consistent_cut.cut import paired_snapshots
+from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.true_up.buckets import SliceRows, compare
+from migration_assets.postgres.true_up.differences import look
+from migration_assets.postgres.true_up.slices import same_table, slice_rows
+from migration_assets.postgres.validation_records import UNDER_CDC, Proof, Purpose, record_proof
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Both fingerprints at one cut: equal, or `validate_slice` would have raised."""
+
+    week: FiscalWeek
+    legacy: Fingerprint
+    base: Fingerprint
+    cut: CutRecord
+
+
+def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
+    """Compare both sides at a cut without pausing the stream; the ledger notes the result either way.
+
+    Raises:
+        SliceMismatchError: They differ; carries the differing keys. The slice's state is `streaming` again.
+        SliceStateError: The slice is not under CDC.
+        SliceBusyError: Somebody works on it.
+        StreamError: The stream does not run.
+        CutError: No moment for a cut.
+    """
+    proof, cut = examine_slice(plan, week, "validate")
+    if not proof.equal:
+        raise SliceMismatchError(
+            proof.legacy,
+            proof.base,
+            where=week.key,
+            state_left="the base is as it was found; the ledger notes the difference",
+            next_step="job `repair_slices` (or `migration-assets repair`) shows and then repairs it; or materialize"
+            " migrated_slice for this week, which replaces its leaf",
+            differences=proof.differences,
+        )
+    return Validated(week, proof.legacy, proof.base, cut)
+
+
+def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple[Proof, CutRecord]:
+    """As `validate_slice`, but a difference is a result."""
+    with ExitStack() as stack:
+        ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", Timeouts(lock=5_000)))
+        # While the slice is locked nobody swaps its leaf, whose frozen rows an older snapshot would see.
+        record = stack.enter_context(slice_lock(ledger, require_under_cdc(ledger, plan, week)))
+        require_streaming_state(record)
+        attempt = begin_attempt(ledger, record, "validate", plan.run_id)
+        try:
+            with paired_snapshots(plan, f"{week.key}:{purpose}") as pair:
+                rows = slice_rows(plan, same_table(plan, pair.legacy, pair.base), record)
+                proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
+                cut = pair.record
+            with ledger.transaction():
+                record_proof(ledger, record, proof, purpose, plan.run_id)
+                end_attempt(
+                    ledger,
+                    attempt,
+                    "succeeded" if proof.equal else "mismatch",
+                    error=None if proof.equal else str(proof.differences),
+                    legacy=proof.legacy,
+                    base=proof.base,
+                )
+        except BaseException as error:
+            note_failure(ledger, attempt, error)
+            raise
+    return proof, cut
+
+
+def prove(legacy: Connected, base: Connected, rows: SliceRows, *, lsn: str, marker: int | None) -> Proof:
+    """Compare in both sessions' snapshots; the rows are looked for only where something differs."""
+    compared = compare(legacy, base, rows)
+    if compared.equal:
+        return Proof(compared.legacy, compared.base, lsn, marker)
+    return Proof(compared.legacy, compared.base, lsn, marker, look(legacy, base, rows, compared))
+
+
+def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:
+    """The slice's record, of a state in which it follows the legacy.
+
+    Raises:
+        SliceStateError: It does not.
+    """
+    record = read_slice(base, plan.relation, week)
+    if record is None:
+        raise SliceStateError(
+            "the quarter is not open in the base",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize quarter_partitions for {week.quarter.key}",
+        )
+    require_streaming_state(record)
+    return record
+
+
+def require_streaming_state(record: SliceRecord) -> None:
+    """Refuse a slice that does not follow the legacy.
+
+    Raises:
+        SliceStateError: Says what it is instead.
+    """
+    if record.state not in UNDER_CDC:
+        raise SliceStateError(
+            f"the slice is {record.state}, not under CDC; an exact comparison needs the stream",
+            where=record.week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize change_stream for {record.week.quarter.key} first",
+        )

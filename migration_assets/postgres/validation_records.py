@@ -1,0 +1,101 @@
+"""Keeps every exact comparison of a slice, and what it means for the slice's state."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from migration_assets.domain.differences import Differences
+from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.ledger import SliceRecord, fingerprint_columns
+from migration_assets.postgres.sessions import Connected, require_row
+
+Purpose = Literal["validate", "reconcile", "join", "copy", "repair"]
+UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Both sides of one slice at one position; `marker` is None at a slot's own snapshot."""
+
+    legacy: Fingerprint
+    base: Fingerprint
+    lsn: str
+    marker: int | None
+    differences: Differences = field(default_factory=Differences)
+
+    @property
+    def equal(self) -> bool:
+        """Whether there was nothing to tell the sides apart."""
+        return self.legacy == self.base and not self.differences.rows
+
+
+def record_proof(
+    base: Connected,
+    record: SliceRecord,
+    proof: Proof,
+    purpose: Purpose,
+    run_id: str | None,
+    *,
+    found: Differences | None = None,
+    changed: bool = False,
+) -> SliceState:
+    """Append a comparison and draw its consequence; in the transaction of what it proves, under the slice's lock.
+
+    Args:
+        base: In a transaction.
+        record: The slice, read under its lock.
+        proof: What was compared.
+        purpose: On which occasion.
+        run_id: Noted.
+        found: What was wrong before a true-up, to be counted.
+        changed: Whether we put rows in: a sign-off is void then.
+
+    Returns:
+        The slice's new state.
+    """
+    differences = found or proof.differences
+    base.execute(
+        "INSERT INTO migration.validations (relation, quarter, week, purpose, marker, lsn, method, legacy_rows,"
+        " legacy_sum_a, legacy_sum_b, base_rows, base_sum_a, base_sum_b, equal, missing, extra, changed, run_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [record.relation, record.week.quarter.key, record.week.name, purpose, proof.marker, proof.lsn, METHOD,
+         *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
+         differences.extra, differences.changed, run_id],
+    )  # fmt: skip
+    if record.state is SliceState.SIGNED_OFF and proof.equal and not changed:
+        state = SliceState.SIGNED_OFF
+    elif proof.equal and record.state is not SliceState.COPIED:
+        state = SliceState.VALIDATED
+    else:
+        state = SliceState.STREAMING
+    if record.state is SliceState.SIGNED_OFF and state is SliceState.VALIDATED:
+        # Void first: what was signed is not what is there now.
+        require_transition(record.state, SliceState.STREAMING, where=record.week.key)
+    elif record.state is not state:
+        require_transition(record.state, state, where=record.week.key)
+    base.execute(
+        "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s,"
+        " base_rows = %s, base_sum_a = %s, base_sum_b = %s, verified_at = NULL, verified_equal = NULL,"
+        " validated_at = statement_timestamp(), validated_equal = %s, validated_marker = %s, validated_lsn = %s,"
+        " validated_changes = %s, run_id = %s, updated_at = clock_timestamp(),"
+        " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END WHERE lock_key = %s",
+        [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
+         proof.marker, proof.lsn, leaf_changes(base, leaf_of(record)), run_id, changed, record.lock_key],
+    )  # fmt: skip
+    return state
+
+
+def leaf_of(record: SliceRecord) -> QualifiedName:
+    """The slice's leaf: it lies in the schema of its root."""
+    return QualifiedName.parse(record.relation).sibling(record.leaf)
+
+
+def leaf_changes(base: Connected, leaf: QualifiedName) -> int:
+    """How many row changes the leaf has seen, by the server's statistics: lost in a crash, and a little late."""
+    row = base.execute(
+        "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_all_tables"
+        " WHERE schemaname = %s AND relname = %s",
+        [leaf.schema, leaf.name],
+    ).fetchone()
+    return int(require_row(row, "a leaf's statistics")[0])

@@ -1,0 +1,50 @@
+"""The steps on the change stream, each behind its gate."""
+
+import logging
+
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.postgres.change_stream import holding, joining
+from migration_assets.postgres.change_stream.joining import Joined
+from migration_assets.postgres.change_stream.weeks import OnWeek
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.preflight_records import require_preflight
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
+
+
+def start_stream(
+    migration: Migration,
+    quarter: FiscalQuarter,
+    *,
+    rebuild: bool = False,
+    run_id: str | None = None,
+    on_week: OnWeek | None = None,
+) -> Joined:
+    """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
+
+    Raises:
+        PreflightError: Preflight is missing or blocks.
+        MigrationError: As `joining.start_stream`.
+    """
+    with migration.databases.session("base", f"{quarter.key}:gate") as base:
+        ensure_ledger(base)
+        require_preflight(base, migration.spec.relation)
+    plan = migration.stream_plan(run_id)
+    return retry_transient(
+        lambda: joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
+        what=f"change stream of {quarter.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def pause_stream(migration: Migration, reason: str) -> str:
+    """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
+    return holding.hold_stream(migration.stream_plan(), reason)
+
+
+def resume_stream(migration: Migration, run_id: str | None = None) -> str:
+    """Let it go on, and finish what never was; see `holding.resume_stream`."""
+    return holding.resume_stream(migration.stream_plan(run_id))
