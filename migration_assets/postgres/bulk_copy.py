@@ -11,6 +11,8 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.change_stream.records import stream_lock
+from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.copy_plan import SliceCopy
 from migration_assets.postgres.copy_stream import Progress
@@ -61,8 +63,13 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             slice_lock(base, _require_record(base, copy)) as record,
         ):
             # A slice under CDC stays under it.
-            then = SliceState.STREAMING if record.state in UNDER_CDC else SliceState.COPIED
+            live = record.state in UNDER_CDC
+            then = SliceState.STREAMING if live else SliceState.COPIED
             require_transition(record.state, then, where=copy.week.key)
+            if live:
+                # Now, and not after hours of copying.
+                with stream_lock(base, copy.spec.relation, shared=True):
+                    require_running(base, copy.spec.relation)
             return _attempt(legacy, base, copy, plan, record, on_progress)
 
     return retry_transient(once, what=f"copy of {copy.week.key}", attempts=copy.limits.attempts, log=log)

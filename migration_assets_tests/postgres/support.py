@@ -158,7 +158,7 @@ class Ground:
         rows = self.ask(
             "base",
             "SELECT relname FROM pg_class WHERE relnamespace = 'migration'::regnamespace AND relkind IN ('r', 'p')"
-            " AND relname NOT IN ('slices', 'attempts', 'preflights', 'schema_versions') ORDER BY 1",
+            " AND relname ~ '_fy[0-9]+_q[1-4]' ORDER BY 1",
         )
         return [str(row[0]) for row in rows]
 

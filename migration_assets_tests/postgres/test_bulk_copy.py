@@ -15,6 +15,7 @@ from migration_assets.domain.errors import (
     SliceBusyError,
     SliceMismatchError,
     SliceStateError,
+    StreamError,
     TableSpecError,
 )
 from migration_assets.domain.slice_state import SliceState
@@ -227,15 +228,25 @@ def test_a_missing_leaf_is_refused_and_nothing_is_left(filled: Ground) -> None:
     assert filled.staging() == []
 
 
-def test_a_slice_that_others_rely_on_is_not_copied_over(filled: Ground) -> None:
+def test_an_archived_slice_is_not_copied_over(filled: Ground) -> None:
     filled.copy(1)
-    for state in ("streaming", "validated", "signed_off", "archived", "retired"):
+    for state in ("archived", "retired"):
         filled.ask("base", "UPDATE migration.slices SET state = %s WHERE week = 'W01' RETURNING 1", state)
         before = filled.base_state()
         with pytest.raises(SliceStateError, match=state):
             filled.copy(1)
         assert filled.base_state() == before
     assert filled.attempts(1) == [("copy", "succeeded")]
+
+
+def test_a_slice_under_cdc_is_not_copied_over_where_the_stream_is_gone(filled: Ground) -> None:
+    filled.copy(1)
+    for state in ("streaming", "validated", "signed_off"):
+        filled.ask("base", "UPDATE migration.slices SET state = %s WHERE week = 'W01' RETURNING 1", state)
+        before = filled.base_state()
+        with pytest.raises(StreamError, match="no change stream"):
+            filled.copy(1)
+        assert filled.base_state() == before
 
 
 _ON_THE_WAY: dict[LiteralString, tuple[LiteralString, str]] = {

@@ -87,7 +87,7 @@ def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_comple
             process.send_signal(number)
             _, errors = process.communicate(timeout=20)
             assert process.returncode != 0
-            wait_for(lambda: phases(watch) + phases(watch_legacy) == [], "the servers' sessions end", seconds=6)
+            wait_for(lambda: phases(watch) + phases(watch_legacy) == [], "the servers' sessions end")
             record = copied.record(1)
             assert (record.working, record.last_outcome, record.state) == (False, outcome, SliceState.COPIED)
             if number is signal.SIGINT:
