@@ -1,0 +1,217 @@
+"""Sign-offs in the ledger: the facts one is decided on, read at one moment, its row, and whether it still stands."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.fingerprint import METHOD
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.freshness import LastValidation, changes_since
+from migration_assets.domain.sign_off import (
+    Approval,
+    CutFacts,
+    QuarterFacts,
+    ReconciliationFacts,
+    StreamFacts,
+    Versions,
+    WeekFacts,
+)
+from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.change_stream.records import read_stream, stream_lock
+from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.slice_locks import slice_locks
+
+
+@dataclass(frozen=True)
+class SignOffState:
+    """A quarter's newest sign-off, None where nobody signed, and every reason for which it is void."""
+
+    signed: SignedOff | None
+    void: tuple[str, ...]
+
+    @property
+    def stands(self) -> bool:
+        """Whether the quarter is signed off now."""
+        return self.signed is not None and not self.void
+
+
+@contextmanager
+def hold_quarter(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> Generator[None]:
+    """Hold all of the quarter's slices and, shared, the stream: no copy, repair, join or pause runs meanwhile.
+
+    Raises:
+        SliceBusyError: Somebody works on one of the slices.
+        StreamError: Somebody works on the stream.
+    """
+    with (
+        slice_locks(base, read_slices(base, spec.relation, quarter)),
+        stream_lock(base, spec.relation, shared=True),
+    ):
+        yield
+
+
+def record_sign_off(
+    base: Connected,
+    spec: TableSpec,
+    quarter: FiscalQuarter,
+    *,
+    approved_by: str,
+    note: str,
+    max_age: timedelta,
+    versions: tuple[str, str],
+    problems: Sequence[str],
+    run_id: str | None = None,
+) -> SignedOff:
+    """Read, decide, and sign in one transaction; the caller holds the quarter.
+
+    Args:
+        base: A session on the base.
+        spec: The table.
+        quarter: Which quarter.
+        approved_by: Who approves.
+        note: What that person adds.
+        max_age: How old a proof may be.
+        versions: Of this package and of the legacy's server.
+        problems: The stream's, as observed a moment ago.
+        run_id: Noted in the ledger.
+
+    Raises:
+        SignOffRefusedError: Lists everything that is missing.
+        psycopg.errors.SerializationFailure: A slice was changed at this moment by somebody who held no lock.
+    """
+    with _one_snapshot(base):
+        # A signature is not to be lost, also on a base that commits asynchronously by default.
+        base.execute("SET LOCAL synchronous_commit = on")
+        facts = _read_facts(base, spec, quarter, versions, problems)
+        row = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")
+        approval = Approval(approved_by.strip(), note, row[0], max_age)
+        evidence, sha256 = sign(facts, approval)
+        row = base.execute(
+            "INSERT INTO migration.sign_offs"
+            " (relation, quarter, approved_by, note, evidence, sha256, run_id, signed_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+            [spec.relation, quarter.key, approval.approved_by, note, Jsonb(evidence), sha256, run_id, approval.at],
+        ).fetchone()
+        _sign_slices(base, spec, facts.weeks)
+    number = int(require_row(row, "a new sign-off")[0])
+    return SignedOff(number, spec.relation, quarter, approval.approved_by, note, evidence, sha256, run_id, approval.at)
+
+
+def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -> None:
+    for facts in weeks:
+        if facts.state is SliceState.SIGNED_OFF:
+            continue  # signed before, and nothing happened since
+        require_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
+        base.execute(
+            "UPDATE migration.slices SET state = 'signed_off', updated_at = clock_timestamp()"
+            " WHERE relation = %s AND quarter = %s AND week = %s",
+            [spec.relation, facts.week.quarter.key, facts.week.name],
+        )
+
+
+def read_sign_off(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> SignOffState:
+    """The quarter's newest sign-off, and whether it still stands."""
+    with _one_snapshot(base), base.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            "SELECT id, approved_by, note, evidence, sha256, run_id, signed_at FROM migration.sign_offs"
+            " WHERE relation = %s AND quarter = %s ORDER BY id DESC LIMIT 1",
+            [spec.relation, quarter.key],
+        ).fetchone()
+        if row is None:
+            return SignOffState(None, ())
+        if not isinstance(row["evidence"], dict):
+            row["evidence"] = {}  # an edit made it something else, which its hash tells
+        signed = SignedOff(relation=spec.relation, quarter=quarter, **row)
+        return SignOffState(signed, tuple(why_void(signed, _read_weeks(base, spec, quarter))))
+
+
+@contextmanager
+def _one_snapshot(base: Connected) -> Generator[None]:
+    with base.transaction():
+        base.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def _read_facts(
+    base: Connected, spec: TableSpec, quarter: FiscalQuarter, versions: tuple[str, str], problems: Sequence[str]
+) -> QuarterFacts:
+    weeks = _read_weeks(base, spec, quarter)
+    reconciliation = _read_reconciliation(base, spec, quarter)
+    markers = {facts.marker for facts in weeks} | {reconciliation.marker if reconciliation else None}
+    stream = read_stream(base, spec.relation)
+    package, legacy = versions
+    server = require_row(base.execute("SELECT current_setting('server_version')").fetchone(), "the base's version")
+    return QuarterFacts(
+        relation=spec.relation,
+        quarter=quarter,
+        weeks=weeks,
+        reconciliation=reconciliation,
+        stream=stream
+        and StreamFacts(
+            stream.publication, stream.slot, stream.subscription, stream.status.value, stream.reason,
+            stream.exact_since_marker, stream.exact_since_lsn, stream.exact_since,
+        ),
+        problems=tuple(problems),
+        cuts=_read_cuts(base, spec, [marker for marker in markers if marker is not None]),
+        versions=Versions(package, legacy, str(server[0]), METHOD),
+    )  # fmt: skip
+
+
+def _read_weeks(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> tuple[WeekFacts, ...]:
+    records = read_slices(base, spec.relation, quarter)
+    counted = changes_by_leaf(base, spec, [record.leaf for record in records])
+    return tuple(
+        WeekFacts(
+            record.week, record.leaf, record.lower_bound, record.upper_bound, record.state, record.method,
+            record.legacy, record.base, record.validated_marker, record.validated_lsn,
+            last_validation(record, counted.get(record.leaf)),
+        )
+        for record in records
+    )  # fmt: skip
+
+
+def last_validation(record: SliceRecord, changes_now: int | None = None) -> LastValidation:
+    """What the ledger says of the slice's last validation; `changes_now` is the leaf's in `changes_by_leaf`."""
+    return LastValidation(
+        record.validated_at,
+        record.validated_equal,
+        record.changed_at,
+        changes_since(record.validated_changes, changes_now),
+    )
+
+
+def changes_by_leaf(base: Connected, spec: TableSpec, leaves: Sequence[str]) -> dict[str, int]:
+    """Leaf → row changes it has seen since it was made, or since the server's last crash; seconds late."""
+    rows = base.execute(
+        "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_all_tables"
+        " WHERE schemaname = %s AND relname = ANY(%s)",
+        [spec.table.schema, list(leaves)],
+    )
+    return {str(leaf): int(changes) for leaf, changes in rows}
+
+
+def _read_reconciliation(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> ReconciliationFacts | None:
+    with base.cursor(row_factory=class_row(ReconciliationFacts)) as cursor:
+        return cursor.execute(
+            "SELECT r.marker, r.lsn, r.equal, r.duplicate_keys, r.reconciled_at AS at, c.taken_at AS cut_at"
+            " FROM migration.reconciliations r LEFT JOIN migration.cuts c USING (relation, marker)"
+            " WHERE r.relation = %s AND r.quarter = %s ORDER BY r.id DESC LIMIT 1",
+            [spec.relation, quarter.key],
+        ).fetchone()
+
+
+def _read_cuts(base: Connected, spec: TableSpec, markers: Sequence[int]) -> tuple[CutFacts, ...]:
+    with base.cursor(row_factory=class_row(CutFacts)) as cursor:
+        cursor.execute(
+            "SELECT marker, lsn, taken_at AS at, tries, writers_held_ms, longest_try_ms, apply_held_ms"
+            " FROM migration.cuts WHERE relation = %s AND marker = ANY(%s)",
+            [spec.relation, list(markers)],
+        )
+        return tuple(cursor)

@@ -1,0 +1,121 @@
+"""The sign-off of a quarter: a named person approves what the ledger proves, or is told what is missing."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+
+import psycopg
+
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.sign_off_evidence import SignedOff
+from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
+from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sign_offs import SignOffState, hold_quarter, read_sign_off, record_sign_off
+from migration_assets.runtime import Migration
+
+__all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
+
+log = logging.getLogger(__name__)
+
+
+def sign_off_quarter(
+    migration: Migration,
+    quarter: FiscalQuarter,
+    approved_by: str,
+    note: str = "",
+    *,
+    run_id: str | None = None,
+    stream_problems: Sequence[str] | None = None,
+) -> SignedOff:
+    """Sign the quarter off, if everything is proven; signing again adds a new signature and takes none away.
+
+    Args:
+        migration: Which migration.
+        quarter: Which quarter.
+        approved_by: The person who approves.
+        note: What that person adds.
+        run_id: Noted in the ledger.
+        stream_problems: As somebody observed them; by default the stream is looked at here and now.
+
+    Raises:
+        SignOffRefusedError: A SignOffError that lists every single thing that is missing.
+        SliceBusyError: Somebody works on one of the weeks.
+        StreamError: Somebody works on the stream.
+    """
+    spec = migration.spec
+
+    def once() -> SignedOff:
+        with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
+            ensure_ledger(base)
+            with hold_quarter(base, spec, quarter):
+                legacy_version, found = _observe(migration, base, stream_problems)
+                return record_sign_off(
+                    base,
+                    spec,
+                    quarter,
+                    approved_by=approved_by,
+                    note=note,
+                    max_age=timedelta(hours=migration.settings.validation_max_age_hours),
+                    versions=(version("migration-assets"), legacy_version),
+                    problems=found,
+                    run_id=run_id,
+                )
+
+    return retry_transient(once, what=f"sign-off of {quarter.key}", attempts=migration.settings.retry_attempts, log=log)
+
+
+def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState:
+    """The newest sign-off, whether it stands, and if not, why."""
+    with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
+        ensure_ledger(base)
+        return read_sign_off(base, migration.spec, quarter)
+
+
+def _observe(migration: Migration, base: Connected, given: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The legacy's version, and what stops the stream now; a legacy that cannot be reached does so, too.
+
+    The one place to plug a fuller observation in. The ledger's own status is for the gate to judge.
+    """
+    stream = read_stream(base, migration.spec.relation) if given is None else None
+    problems = [*(given or ()), *(_subscription(base, stream) if stream else ())]
+    try:
+        with migration.databases.session("legacy", "sign-off") as legacy:
+            row = legacy.execute("SELECT current_setting('server_version')").fetchone()
+            version_of_legacy = str(require_row(row, "the legacy's version")[0])
+            problems += _slot(legacy, stream) if stream else ()
+    except psycopg.OperationalError as error:
+        first_line = str(error).strip().partition("\n")[0]
+        return "", [*problems, f"the legacy cannot be reached: {first_line}"]
+    return version_of_legacy, problems
+
+
+def _subscription(base: Connected, stream: StreamRecord) -> list[str]:
+    name = f"the subscription {stream.subscription}"
+    worker = apply_worker(base, stream.subscription)
+    if worker is None:
+        return [f"{name} does not exist on the base"]
+    if not worker.enabled:
+        return [f"{name} is disabled"]
+    return [] if worker.pid is not None else [f"{name} is enabled, but no worker applies its changes"]
+
+
+def _slot(legacy: Connected, stream: StreamRecord) -> list[str]:
+    row = legacy.execute(
+        "SELECT active, wal_status FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()",
+        [stream.slot],
+    ).fetchone()
+    if row is None:
+        return [f"the slot {stream.slot} does not exist on the legacy: changes since its loss are not carried over"]
+    active, wal_status = row
+    problems: list[str] = []
+    if wal_status in {"lost", "unreserved"}:
+        problems.append(
+            f"the slot {stream.slot} is {wal_status}: WAL that it needs is gone, or goes with the next checkpoint"
+        )
+    if not active:
+        problems.append(f"nobody reads from the slot {stream.slot}")
+    return problems
