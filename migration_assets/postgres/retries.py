@@ -10,6 +10,7 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
+    retry_if_result,
     stop_after_attempt,
     stop_after_delay,
     wait_exponential,
@@ -72,6 +73,17 @@ def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Re
         reraise=True,
     )
     return retrying(call)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Ask again and again, ever more slowly, until it holds or the time is over; whether it holds."""
+    retrying = Retrying(
+        retry=retry_if_result(lambda holds: not holds),
+        stop=stop_after_delay(seconds),
+        wait=wait_exponential(multiplier=0.005, max=0.25),
+        retry_error_callback=lambda _: False,
+    )
+    return bool(retrying(condition))
 
 
 def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallState], None]:

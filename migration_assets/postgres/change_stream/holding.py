@@ -1,6 +1,7 @@
 """A person stops the stream for a while, and lets it go on."""
 
 from migration_assets.postgres.change_stream.joining import start_stream
+from migration_assets.postgres.change_stream.legacy_side import prepare_legacy
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
@@ -46,6 +47,7 @@ def resume_stream(plan: StreamPlan) -> str:
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, stream_lock(base, plan.relation):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
+            _guard_again(plan)
             worker = apply_worker(base, record.subscription)
             if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:
                 return "the stream runs already"
@@ -55,3 +57,10 @@ def resume_stream(plan: StreamPlan) -> str:
     # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
     done = start_stream(plan, None, rebuild=True)
     return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
+
+
+def _guard_again(plan: StreamPlan) -> None:
+    """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
+    timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
+    with plan.databases.session("legacy", "resume", timeouts) as legacy:
+        prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)

@@ -73,3 +73,13 @@ def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
         [relation, cut.marker],
     ).fetchone()
     return replace(cut, apply_held_ms=float(require_row(row, "a cut")[0]))
+
+
+def read_cuts(base: Connected, relation: str) -> list[tuple[CutKind, CutRecord]]:
+    """Every cut of the stream that is over, oldest first."""
+    found = base.execute(
+        "SELECT kind, marker, lsn::text, taken_at, tries, writers_held_ms, longest_try_ms, reached_ms, apply_held_ms"
+        " FROM migration.cuts WHERE relation = %s AND apply_held_ms IS NOT NULL ORDER BY taken_at",
+        [relation],
+    )
+    return [(kind, CutRecord(*values)) for kind, *values in found]
