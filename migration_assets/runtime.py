@@ -14,8 +14,8 @@ from migration_assets.embedded.bookings import AS_OF
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.throttle import ThrottleLimits
 from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
+from migration_assets.postgres.throttle import ThrottleLimits
 from migration_assets.settings import MigrationSettings
 
 
@@ -78,7 +78,7 @@ class Migration:
 
     def copy_of(self, week: FiscalWeek, run_id: str | None = None) -> SliceCopy:
         """The plan of one slice's copy."""
-        return SliceCopy(self.spec, self.calendar, week, self.limits, self.stream_limits, run_id)
+        return SliceCopy(self.spec, self.calendar, week, self.limits, self.stream_limits, self.throttle_limits, run_id)
 
     @property
     def stream_limits(self) -> StreamLimits:

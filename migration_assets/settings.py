@@ -1,14 +1,15 @@
 """The settings of a migration: `MIGRATION_*` variables, from the environment or `.env`. Nothing else reads them."""
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
@@ -16,6 +17,8 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
 PREFIX = "MIGRATION_"
 _URL_SCHEMES = ("postgresql", "postgres")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 class MigrationSettings(BaseSettings):
@@ -59,6 +62,43 @@ class MigrationSettings(BaseSettings):
     validation_max_age_hours: float = Field(
         default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
     )
+    ongoing_validation_rows: int = Field(default=20_000_000, ge=1, description="rows of one tick of ongoing validation")
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, le=300, description="how long a look waits for its heartbeat, s"
+    )
+    lag_warning_seconds: float = Field(default=30.0, gt=0, description="the base this far behind: warning, s")
+    lag_critical_seconds: float = Field(default=300.0, gt=0, description="the same, critical, s")
+    retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
+    retained_wal_critical_gb: float = Field(default=12.0, gt=0, description="the same, critical, 10^9 bytes")
+    wal_room_warning_minutes: float = Field(
+        default=120.0,
+        gt=0,
+        description="time until WAL reaches its limit: warning below it, critical at a quarter, min",
+    )
+    legacy_wal_disk_gb: float | None = Field(
+        default=None, gt=0, description="room for WAL on the legacy, where it has no max_slot_wal_keep_size, 10^9 bytes"
+    )
+    pause_warning_seconds: float = Field(default=300.0, gt=0, description="a stream that stands for longer warns, s")
+    watch_factor: float = Field(default=2.0, ge=1, description="how much stricter the watch is around month ends")
+    watch_days: int = Field(default=2, ge=0, le=14, description="days before and after a month's end that this holds")
+    realert_minutes: float = Field(default=60.0, gt=0, description="until an open alert is told again, minutes")
+    sample_days: float = Field(default=30.0, gt=0, description="how long looks at the stream are kept, days")
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="apprise URLs that alerts go to, separated by spaces or commas"
+    )
+
+    throttle_lag_seconds: float = Field(
+        default=120.0, ge=0, description="copies wait while the lag is over it, s; 0: off"
+    )
+    throttle_retained_wal_gb: float = Field(
+        default=10.0, ge=0, description="copies wait while retained WAL is over it, 10^9 bytes; 0: off"
+    )
+    throttle_legacy_active_sessions: int = Field(
+        default=0, ge=0, description="copies wait while more sessions of others work on the legacy; 0: off"
+    )
+    throttle_patience_seconds: float = Field(
+        default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
+    )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
@@ -77,6 +117,16 @@ class MigrationSettings(BaseSettings):
             # The value itself stays out of the message: it may hold a password.
             raise ValueError("expected postgresql://user@host:port/database")
         return value
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _are_urls(cls, value: Any) -> Any:
+        # A comma inside a URL belongs to it: only one before the next scheme separates.
+        urls = _BETWEEN_URLS.split(value.strip(" ,\t\n")) if isinstance(value, str) else value
+        texts = [url.get_secret_value() if isinstance(url, SecretStr) else str(url) for url in urls if url]
+        if any(not _URL.match(text) for text in texts):
+            raise ValueError("expected apprise URLs such as mailto://… or https://…")
+        return tuple(texts)
 
     @field_validator("as_of")
     @classmethod
@@ -98,6 +148,14 @@ class MigrationSettings(BaseSettings):
         except MigrationError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _warns_before_it_is_critical(self) -> Self:
+        for name in ("lag_{}_seconds", "retained_wal_{}_gb"):
+            warning, critical = name.format("warning"), name.format("critical")
+            if getattr(self, warning) > getattr(self, critical):
+                raise ValueError(f"{PREFIX}{warning.upper()} is over {PREFIX}{critical.upper()}: it would never warn")
+        return self
 
     @model_validator(mode="after")
     def _makes_a_calendar(self) -> Self:

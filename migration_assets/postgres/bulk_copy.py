@@ -32,6 +32,7 @@ from migration_assets.postgres.slice_loading import Clock, load_slice
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.postgres.throttle import Throttle, throttle
 from migration_assets.postgres.true_up.applying import true_up
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import UNDER_CDC, Proof, record_proof
@@ -51,6 +52,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         SliceBusyError: Somebody else works on it.
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
+        ThrottleError: It was held back for longer than its limits allow.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
     plan = StreamPlan(databases, copy.spec, copy.calendar, copy.stream, copy.run_id)
@@ -61,6 +63,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             databases.session("base", copy.week.key, timeouts) as base,
             databases.session("legacy", copy.week.key, timeouts) as legacy,
             slice_lock(base, _require_record(base, copy)) as record,
+            throttle(databases, copy.spec.relation, copy.throttle) as brake,
         ):
             # A slice under CDC stays under it.
             live = record.state in UNDER_CDC
@@ -70,9 +73,21 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
                 # Now, and not after hours of copying.
                 with stream_lock(base, copy.spec.relation, shared=True):
                     require_running(base, copy.spec.relation)
-            return _attempt(legacy, base, copy, plan, record, on_progress)
+            brake.wait()
+            return _attempt(legacy, base, copy, plan, record, _held_back(brake, on_progress))
 
     return retry_transient(once, what=f"copy of {copy.week.key}", attempts=copy.limits.attempts, log=log)
+
+
+def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
+    """Between two blocks, as long as there is a reason: the servers' buffers fill, and both sides simply wait."""
+
+    def report(rows: int, wire_bytes: int) -> None:
+        if on_progress is not None:
+            on_progress(rows, wire_bytes)
+        brake.wait()
+
+    return report
 
 
 def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:

@@ -6,6 +6,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.postgres.stream_plan import StreamLimits
+from migration_assets.postgres.throttle import ThrottleLimits
 
 
 @dataclass(frozen=True)
@@ -38,4 +39,5 @@ class SliceCopy:
     week: FiscalWeek
     limits: CopyLimits = field(default_factory=CopyLimits)
     stream: StreamLimits = field(default_factory=StreamLimits)
+    throttle: ThrottleLimits = field(default_factory=ThrottleLimits)
     run_id: str | None = None

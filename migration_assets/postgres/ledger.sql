@@ -97,7 +97,7 @@ CREATE TABLE migration.streams (
     publication         text NOT NULL,
     slot                text NOT NULL,
     subscription        text NOT NULL,
-    status              text NOT NULL CHECK (status IN ('activating', 'live', 'paused', 'joining')),
+    status              text NOT NULL CHECK (status IN ('activating', 'live', 'paused', 'held', 'joining')),
     reason              text,
     row_filter          text,
     former_identity     text,
@@ -234,3 +234,38 @@ CREATE TABLE migration.sign_offs (
 CREATE INDEX ON migration.sign_offs (relation, quarter, id);
 COMMENT ON TABLE migration.sign_offs IS
     'Who approved what on which proof; it stands while all of the quarter''s slices are still signed_off';
+
+-- version 3
+CREATE TABLE migration.stream_samples (
+    relation            text NOT NULL,
+    taken_at            timestamptz NOT NULL,
+    stored_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    sample              jsonb NOT NULL,
+    status              text GENERATED ALWAYS AS (sample ->> 'status') STORED,
+    lag_seconds         float8 GENERATED ALWAYS AS ((sample ->> 'lag_seconds')::float8) STORED,
+    retained_wal_bytes  bigint GENERATED ALWAYS AS ((sample ->> 'retained_wal_bytes')::bigint) STORED,
+    unconfirmed_bytes   bigint GENERATED ALWAYS AS ((sample ->> 'unconfirmed_bytes')::bigint) STORED,
+    apply_errors        bigint GENERATED ALWAYS AS ((sample ->> 'apply_errors')::bigint) STORED,
+    active_sessions     integer GENERATED ALWAYS AS ((sample ->> 'legacy_active_sessions')::integer) STORED,
+    PRIMARY KEY (relation, taken_at)
+);
+CREATE INDEX ON migration.stream_samples (stored_at);
+COMMENT ON TABLE migration.stream_samples IS 'Every look at the change stream, for as long as the settings say';
+COMMENT ON COLUMN migration.stream_samples.taken_at IS 'by the watcher''s clock; stored_at is by the base''s';
+
+CREATE TABLE migration.alerts (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    code                text NOT NULL,
+    severity            text NOT NULL CHECK (severity IN ('warning', 'critical')),
+    what                text NOT NULL,
+    next_step           text NOT NULL,
+    since               timestamptz NOT NULL,
+    seen_at             timestamptz NOT NULL,
+    good_looks          integer NOT NULL DEFAULT 0,
+    sent_at             timestamptz,
+    sent_severity       text CHECK (sent_severity IN ('warning', 'critical')),
+    cleared_at          timestamptz
+);
+CREATE UNIQUE INDEX ON migration.alerts (relation, code) WHERE cleared_at IS NULL;
+COMMENT ON TABLE migration.alerts IS 'Every problem of a stream that was worth telling; at most one of a kind is open';

@@ -71,8 +71,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
-        every = read_slices(ledger, plan.relation)
-        records = [record for record in every if record.week.quarter == quarter]
+        records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
         held = stack.enter_context(slice_locks(ledger, records))
         for record in held:
@@ -80,8 +79,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
         with paired_snapshots(plan, purpose) as pair:
             description = same_table(plan, pair.legacy, pair.base)
             proofs = _compare_all(plan, description, held, pair)
-            streaming = [record for record in every if record.state in UNDER_CDC]
-            duplicates = _duplicates(pair.base, plan, description, streaming)
+            duplicates = _duplicates(pair.base, plan, description, held)
         done = Reconciled(
             quarter, pair.record, tuple(zip((r.week for r in held), proofs, strict=True)), tuple(duplicates)
         )
@@ -132,7 +130,9 @@ def _compare_all(
 def _duplicates(
     base: Connected, plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord]
 ) -> list[DuplicateKey]:
-    """Keys that two rows of weeks under CDC share: the base's own key has the control column in it and allows that.
+    """Keys that two rows share: the base's own key has the control column in it and allows that.
+
+    Only of weeks that we hold the locks of: a leaf that is swapped meanwhile would show rows of a later moment.
 
     Where the legacy's key holds the control column itself, the base's primary key allows no duplicates at all.
     """

@@ -1,0 +1,1 @@
+"""Telling people: the only place that knows the channels."""

@@ -1,0 +1,295 @@
+"""What makes each problem one: rules over a look at the stream, the looks before it, and thresholds. Pure.
+
+A rule judges, or says that it cannot: an alert is never taken back because nobody could look.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeAlias
+
+from migration_assets.domain.stream_sample import DRIFTS, ProblemCode, StreamSample
+from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
+
+# A raised alert stays until the figure is below this part of its threshold.
+CLEAR_BELOW = 0.8
+_GROWTH_SPAN = timedelta(minutes=15)
+_SHORTEST_SPAN = timedelta(seconds=30)
+# Critical when only this part of the wanted time is left.
+_CRITICAL_PART = 0.25
+_LOOPING = 3
+# The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
+_HARMLESS_CONFLICTS = "origin_differs"
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rule sees: the look, those before it (oldest first), and which alerts are open."""
+
+    sample: StreamSample
+    history: Sequence[StreamSample] = ()
+    thresholds: StreamThresholds = field(default_factory=StreamThresholds)
+    raised: Mapping[ProblemCode, Severity] = field(default_factory=dict[ProblemCode, Severity])
+
+    @property
+    def previous(self) -> StreamSample | None:
+        """The last look before this one."""
+        return self.history[-1] if self.history else None
+
+    def level(self, code: ProblemCode, value: float, warning: float, critical: float) -> Severity | None:
+        """How bad a figure is; what is raised already stays so until well below its threshold."""
+        for severity, threshold in ((Severity.CRITICAL, critical), (Severity.WARNING, warning)):
+            open_severity = self.raised.get(code)
+            stays = open_severity is Severity.CRITICAL or open_severity is severity
+            if value > threshold * (CLEAR_BELOW if stays else 1.0):
+                return severity
+        return None
+
+
+class Unknown:
+    """A rule's answer where nothing can be said."""
+
+
+UNKNOWN = Unknown()
+Verdict: TypeAlias = tuple[Severity, str] | Unknown | None
+Rule: TypeAlias = Callable[[View], Verdict]
+
+
+def _unreachable(side: str) -> Rule:
+    def rule(view: View) -> Verdict:
+        error = view.sample.base_error if side == "base" else view.sample.legacy_error
+        return (Severity.CRITICAL, f"the {side} cannot be asked: {error}") if error else None
+
+    return rule
+
+
+def _of_stream(rule: Rule, *statuses: str) -> Rule:
+    """Only where the stream has one of these statuses; a base that is away leaves everything open."""
+
+    def guarded(view: View) -> Verdict:
+        if view.sample.base_error is not None:
+            return UNKNOWN
+        return rule(view) if view.sample.status in statuses else None
+
+    return guarded
+
+
+def _unless_worked_on(rule: Rule) -> Rule:
+    """Somebody who holds the stream may have it stand, or be about to say in the ledger that it does."""
+
+    def guarded(view: View) -> Verdict:
+        verdict = rule(view)
+        return UNKNOWN if verdict is not None and view.sample.worked_on_by else verdict
+
+    return guarded
+
+
+def _subscription_missing(view: View) -> Verdict:
+    if view.sample.subscription_exists is None:
+        return UNKNOWN
+    return None if view.sample.subscription_exists else (Severity.CRITICAL, "the subscription is gone from the base")
+
+
+def _subscription_disabled(view: View) -> Verdict:
+    if not view.sample.subscription_exists:
+        return UNKNOWN
+    if view.sample.subscription_enabled:
+        return None
+    return Severity.CRITICAL, "the subscription is disabled, though the ledger says that the stream is live"
+
+
+def _worker_down(view: View) -> Verdict:
+    sample, previous = view.sample, view.previous
+    if not sample.subscription_enabled or sample.worker_pids is None:
+        return UNKNOWN
+    if sample.worker_pids:
+        return None
+    again = previous is not None and previous.worker_pids == () and previous.subscription_enabled
+    return Severity.CRITICAL if again else Severity.WARNING, "the subscription is enabled, and no apply worker runs"
+
+
+def _worker_looping(view: View) -> Verdict:
+    sample = view.sample
+    if not sample.subscription_enabled or sample.worker_pids is None:
+        return UNKNOWN
+    if len(sample.worker_pids) > 1:
+        return Severity.CRITICAL, f"{len(sample.worker_pids)} apply workers came and went during one look"
+    looks = [s for s in (*view.history, sample)[-_LOOPING:] if s.worker_pids]
+    pids = [s.worker_pids[0] for s in looks if s.worker_pids]
+    if len(set(pids)) < _LOOPING:
+        return None
+    # A pause ends the worker on purpose, and changes the status.
+    undisturbed = (sample.taken_at - looks[0].taken_at).total_seconds() <= (sample.status_seconds or 0.0)
+    return (Severity.WARNING, f"another apply worker at each of the last {_LOOPING} looks") if undisturbed else None
+
+
+def _apply_errors(view: View) -> Verdict:
+    grown = _growth(view, lambda s: s.apply_errors)
+    if grown is None:
+        return UNKNOWN
+    if grown == 0:
+        return None
+    severity = Severity.CRITICAL if ProblemCode.APPLY_ERRORS in view.raised else Severity.WARNING
+    return severity, f"{grown} apply errors since the last look, {view.sample.apply_errors} in all"
+
+
+def _conflicts(view: View) -> Verdict:
+    now, previous = view.sample.conflicts, view.previous
+    if now is None or previous is None or previous.conflicts is None:
+        return UNKNOWN
+    before = previous.conflicts
+    grown = {
+        name: count - before.get(name, 0) if count >= before.get(name, 0) else count
+        for name, count in now.items()
+        if _HARMLESS_CONFLICTS not in name
+    }
+    listed = ", ".join(f"{count} {name}" for name, count in grown.items() if count)
+    return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
+
+
+def _growth(view: View, count: Callable[[StreamSample], int | None]) -> int | None:
+    """How much a counter grew since the last look; one that was reset began at nought."""
+    now = count(view.sample)
+    before = count(view.previous) if view.previous else None
+    if now is None or before is None:
+        return None
+    return now - before if now >= before else now
+
+
+def _slot_missing(view: View) -> Verdict:
+    if view.sample.slot_exists is None:
+        return UNKNOWN
+    return None if view.sample.slot_exists else (Severity.CRITICAL, "the replication slot is gone from the legacy")
+
+
+def _wal_status(status: str, what: str) -> Rule:
+    def rule(view: View) -> Verdict:
+        if view.sample.slot_exists is None:
+            return UNKNOWN
+        return (Severity.CRITICAL, what) if view.sample.wal_status == status else None
+
+    return rule
+
+
+def _lag(view: View) -> Verdict:
+    sample, limits = view.sample, view.thresholds
+    if sample.lag_seconds is None:
+        return UNKNOWN
+    warning, critical = limits.lag_warning_seconds, limits.lag_critical_seconds
+    severity = view.level(ProblemCode.LAG, sample.lag_seconds, warning, critical)
+    if severity is None:
+        return None
+    behind = f", {_gb(sample.unconfirmed_bytes)} not yet confirmed" if sample.unconfirmed_bytes is not None else ""
+    return (
+        severity,
+        f"the base is {sample.lag_seconds:,.0f} s behind (warning {warning:g}, critical {critical:g}){behind}",
+    )
+
+
+def _heartbeat_failed(view: View) -> Verdict:
+    if view.sample.heartbeat_error:
+        return (
+            Severity.WARNING,
+            f"no heartbeat could be sent, so that the lag is unknown: {view.sample.heartbeat_error}",
+        )
+    return UNKNOWN if view.sample.legacy_error else None
+
+
+def _retained_wal(view: View) -> Verdict:
+    sample, limits = view.sample, view.thresholds
+    if sample.retained_wal_bytes is None:
+        return UNKNOWN
+    warning, critical = limits.retained_wal_warning_gb, limits.retained_wal_critical_gb
+    severity = view.level(ProblemCode.RETAINED_WAL, sample.retained_wal_bytes / 1e9, warning, critical)
+    if severity is None:
+        return None
+    kept = _gb(sample.retained_wal_bytes)
+    return severity, f"the legacy keeps {kept} of WAL for the slot (warning {warning:g}, critical {critical:g} GB)"
+
+
+def minutes_of_room(sample: StreamSample, history: Sequence[StreamSample], disk_gb: float | None) -> float | None:
+    """Until the slot's limit, or else the legacy's disk, is reached at the growth of the last quarter of an hour.
+
+    Infinite where the WAL kept does not grow; None where there is no limit, or too little history to tell.
+    """
+    kept = sample.retained_wal_bytes
+    room = sample.safe_wal_bytes
+    if room is None and disk_gb is not None and kept is not None:
+        room = disk_gb * 1e9 - kept
+    earlier = [
+        s
+        for s in history
+        if s.retained_wal_bytes is not None and _SHORTEST_SPAN <= sample.taken_at - s.taken_at <= _GROWTH_SPAN
+    ]
+    if room is None or kept is None or not earlier:
+        return None
+    grown = kept - (earlier[0].retained_wal_bytes or 0)
+    if grown <= 0:
+        return float("inf")
+    seconds = (sample.taken_at - earlier[0].taken_at).total_seconds()
+    return max(room, 0.0) / (grown / seconds) / 60
+
+
+def _wal_room(view: View) -> Verdict:
+    minutes = minutes_of_room(view.sample, view.history, view.thresholds.legacy_wal_disk_gb)
+    if minutes is None:
+        return UNKNOWN
+    wanted = view.thresholds.wal_room_warning_minutes
+    raised = view.raised.get(ProblemCode.WAL_ROOM)
+    for severity, limit in ((Severity.CRITICAL, wanted * _CRITICAL_PART), (Severity.WARNING, wanted)):
+        stays = raised is Severity.CRITICAL or raised is severity
+        if minutes < limit / (CLEAR_BELOW if stays else 1.0):
+            return severity, f"at its present growth the WAL kept for the slot is too much in {minutes:,.0f} minutes"
+    return None
+
+
+def _standing(view: View) -> Verdict:
+    sample = view.sample
+    if sample.status_seconds is None:
+        return UNKNOWN
+    # A first activation trues up whole quarters while nothing stands still yet.
+    at_work = sample.worked_on_by is not None
+    if sample.status_seconds <= view.thresholds.pause_warning_seconds or (at_work and sample.status == "activating"):
+        return None
+    who = f"; {sample.worked_on_by} works on it" if at_work else "; nobody works on it"
+    why = f" ({sample.reason})" if sample.reason else ""
+    return Severity.WARNING, f"the stream has been {sample.status} for {sample.status_seconds:,.0f} s{why}{who}"
+
+
+def _drift(code: ProblemCode) -> Rule:
+    def rule(view: View) -> Verdict:
+        if view.sample.drifts is None:
+            return UNKNOWN
+        found = [drift.what for drift in view.sample.drifts if drift.code is code]
+        return (Severity.CRITICAL, "; ".join(found)) if found else None
+
+    return rule
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 10**8 else f"{count / 1e6:,.1f} MB"
+
+
+_STANDING = ("activating", "joining", "paused", "held")
+_LOST = "the slot is lost: the legacy removed WAL that the base had not read"
+_AT_RISK = "the slot keeps more WAL than the legacy allows: the next checkpoint may lose it"
+RULES: Mapping[ProblemCode, Rule] = {
+    ProblemCode.BASE_UNREACHABLE: _unreachable("base"),
+    ProblemCode.LEGACY_UNREACHABLE: _unreachable("legacy"),
+    ProblemCode.SUBSCRIPTION_MISSING: _of_stream(_unless_worked_on(_subscription_missing), "live", *_STANDING[1:]),
+    ProblemCode.SUBSCRIPTION_DISABLED: _of_stream(_unless_worked_on(_subscription_disabled), "live"),
+    ProblemCode.WORKER_DOWN: _of_stream(_unless_worked_on(_worker_down), "live"),
+    ProblemCode.WORKER_LOOPING: _of_stream(_unless_worked_on(_worker_looping), "live"),
+    ProblemCode.APPLY_ERRORS: _of_stream(_apply_errors, "live", *_STANDING),
+    ProblemCode.CONFLICTS: _of_stream(_conflicts, "live", *_STANDING),
+    ProblemCode.SLOT_MISSING: _of_stream(_unless_worked_on(_slot_missing), "live", *_STANDING[1:]),
+    # A base that is away keeps nobody from seeing these, and that is when they matter most.
+    ProblemCode.SLOT_LOST: _wal_status("lost", _LOST),
+    ProblemCode.SLOT_AT_RISK: _wal_status("unreserved", _AT_RISK),
+    ProblemCode.RETAINED_WAL: _retained_wal,
+    ProblemCode.WAL_ROOM: _wal_room,
+    ProblemCode.LAG: _of_stream(_lag, "live"),
+    ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
+    ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
+    **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
+}

@@ -1,0 +1,130 @@
+"""One look at the change stream: what was seen, and what could not be seen. No judgement: that is `stream_watch`'s."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class ProblemCode(StrEnum):
+    """Everything that can be wrong with a stream; at most one alert of each is open at a time."""
+
+    BASE_UNREACHABLE = "base_unreachable"
+    LEGACY_UNREACHABLE = "legacy_unreachable"
+    SUBSCRIPTION_MISSING = "subscription_missing"
+    SUBSCRIPTION_DISABLED = "subscription_disabled"
+    SUBSCRIPTION_ALTERED = "subscription_altered"
+    WORKER_DOWN = "worker_down"
+    WORKER_LOOPING = "worker_looping"
+    APPLY_ERRORS = "apply_errors"
+    CONFLICTS = "conflicts"
+    SLOT_MISSING = "slot_missing"
+    SLOT_LOST = "slot_lost"
+    SLOT_AT_RISK = "slot_at_risk"
+    LAG = "lag"
+    HEARTBEAT_FAILED = "heartbeat_failed"
+    RETAINED_WAL = "retained_wal"
+    WAL_ROOM = "wal_room"
+    STREAM_STANDING = "stream_standing"
+    PUBLICATION_MISSING = "publication_missing"
+    PUBLICATION_ALTERED = "publication_altered"
+    IDENTITY_ALTERED = "identity_altered"
+    GUARD_MISSING = "guard_missing"
+    MARKER_TRIGGER_MISSING = "marker_trigger_missing"
+    COLUMNS_DIFFER = "columns_differ"
+    RIGHTS_MISSING = "rights_missing"
+
+
+DRIFTS = frozenset({
+    ProblemCode.SUBSCRIPTION_ALTERED,
+    ProblemCode.PUBLICATION_MISSING,
+    ProblemCode.PUBLICATION_ALTERED,
+    ProblemCode.IDENTITY_ALTERED,
+    ProblemCode.GUARD_MISSING,
+    ProblemCode.MARKER_TRIGGER_MISSING,
+    ProblemCode.COLUMNS_DIFFER,
+    ProblemCode.RIGHTS_MISSING,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something that the stream rests on is not as it was built."""
+
+    code: ProblemCode
+    what: str
+
+
+@dataclass(frozen=True)
+class StreamSample:
+    """One observation; None is "not known", most often because a side was away.
+
+    Attributes:
+        relation: The table's key in the ledger.
+        taken_at: By the watcher's clock, which every sample and alert keeps to; aware.
+        base_error: Why the base could not be asked; None where it was.
+        legacy_error: The same of the legacy.
+        status: As the ledger has it; None where there is no stream, or no base to ask.
+        reason: Why it has that status.
+        status_seconds: How long it has had it, by the base's clock.
+        worked_on_by: The session that holds the stream alone at this moment: what looks odd may be its doing.
+        subscription_exists: In this database of the base.
+        subscription_enabled: As `pg_subscription` has it.
+        worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
+        apply_errors: `apply_error_count`; it does not move while the slot is lost.
+        conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        slot_exists: On the legacy.
+        slot_active: A walsender reads it.
+        wal_status: `reserved`, `extended`, `unreserved` or `lost`.
+        safe_wal_bytes: What may still be written before the slot is lost; None without `max_slot_wal_keep_size`.
+        retained_wal_bytes: WAL that the legacy keeps for the slot (`restart_lsn`).
+        unconfirmed_bytes: WAL that the base has not confirmed.
+        lag_seconds: Travel time of this look's heartbeat; where that did not arrive in time, the age by the legacy's
+            clock of the oldest marker that is not on the base. None where none was sent.
+        heartbeat_arrived: Whether this look's did in time; None where none was sent.
+        heartbeat_error: Why none could be sent.
+        legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
+        drifts: What was altered; None where that could not be examined, or changed while it was.
+    """
+
+    relation: str
+    taken_at: datetime
+    base_error: str | None = None
+    legacy_error: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    status_seconds: float | None = None
+    worked_on_by: str | None = None
+    subscription_exists: bool | None = None
+    subscription_enabled: bool | None = None
+    worker_pids: tuple[int, ...] | None = None
+    apply_errors: int | None = None
+    conflicts: Mapping[str, int] | None = None
+    slot_exists: bool | None = None
+    slot_active: bool | None = None
+    wal_status: str | None = None
+    safe_wal_bytes: int | None = None
+    retained_wal_bytes: int | None = None
+    unconfirmed_bytes: int | None = None
+    lag_seconds: float | None = None
+    heartbeat_arrived: bool | None = None
+    heartbeat_error: str | None = None
+    legacy_active_sessions: int | None = None
+    drifts: tuple[Drift, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger; `from_json` makes it again."""
+        return {**asdict(self), "taken_at": self.taken_at.isoformat()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "StreamSample":
+        """As it was; what another version of this program wrote besides is left out."""
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in stored.items() if name in names}
+        values["taken_at"] = datetime.fromisoformat(values["taken_at"])
+        if values.get("worker_pids") is not None:
+            values["worker_pids"] = tuple(values["worker_pids"])
+        if values.get("drifts") is not None:
+            values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
+        return cls(**values)

@@ -1,0 +1,93 @@
+"""Whether a stream is well: every rule on one look, and for each problem what to do next. Pure.
+
+`alerting` decides who is told of it, and when.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from migration_assets.domain.stream_rules import RULES, Unknown, View
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.stream_thresholds import Severity
+
+_RESUME = "run `migration-assets stream resume`"
+_REBUILD = "materialize change_stream with rebuild set: a new slot, and every week trued up against it"
+_TO_FIT = "; what had changed in between is found by validated_slice and mended by repair_slices"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in figures, since when, and what to do."""
+
+    code: ProblemCode
+    severity: Severity
+    what: str
+    since: datetime
+    next_step: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The problems, and every code that could be judged: of the others nothing is known."""
+
+    problems: tuple[Problem, ...]
+    judged: frozenset[ProblemCode]
+
+
+def evaluate(view: View) -> Evaluation:
+    """Every rule on one view."""
+    problems: list[Problem] = []
+    judged: set[ProblemCode] = set()
+    for code, rule in RULES.items():
+        verdict = rule(view)
+        if isinstance(verdict, Unknown):
+            continue
+        judged.add(code)
+        if verdict is not None:
+            severity, what = verdict
+            since = view.sample.taken_at
+            if code is ProblemCode.STREAM_STANDING:
+                since -= timedelta(seconds=view.sample.status_seconds or 0.0)
+            problems.append(Problem(code, severity, what, since, NEXT_STEPS[code]))
+    return Evaluation(tuple(problems), frozenset(judged))
+
+
+NEXT_STEPS: Mapping[ProblemCode, str] = {
+    ProblemCode.BASE_UNREACHABLE: "bring the base back: until then the legacy keeps all WAL for the slot",
+    ProblemCode.LEGACY_UNREACHABLE: "bring the legacy back, or correct the role, password or connection limit named"
+    " here; the stream goes on by itself",
+    ProblemCode.SUBSCRIPTION_MISSING: _REBUILD,
+    ProblemCode.SUBSCRIPTION_DISABLED: _RESUME,
+    ProblemCode.SUBSCRIPTION_ALTERED: "set it back with ALTER SUBSCRIPTION, or " + _REBUILD,
+    ProblemCode.WORKER_DOWN: "read the base's server log for the worker's error; see that the base's server reaches the"
+    " legacy with the subscription's role, and that worker slots are free",
+    ProblemCode.WORKER_LOOPING: "read the base's server log: the worker ends with the same error again and again",
+    ProblemCode.APPLY_ERRORS: "read the base's server log for the error and mend its cause; never use SKIP, which drops"
+    " the whole transaction",
+    ProblemCode.CONFLICTS: "find who writes to the base besides the stream; materialize validated_slice for every week"
+    " under CDC, and repair_slices where one differs",
+    ProblemCode.SLOT_MISSING: _REBUILD,
+    ProblemCode.SLOT_LOST: _REBUILD + "; raise max_slot_wal_keep_size first",
+    ProblemCode.SLOT_AT_RISK: "raise max_slot_wal_keep_size on the legacy now (a reload is enough), then let the base"
+    " catch up",
+    ProblemCode.RETAINED_WAL: "see why the base lags; mind the legacy's disk, and raise MIGRATION_THROTTLE_* or pause"
+    " bulk copies",
+    ProblemCode.WAL_ROOM: "let the base catch up (pause bulk copies), or raise max_slot_wal_keep_size while the disk"
+    " allows it",
+    ProblemCode.LAG: "look for locks on the base's leaves, for long transactions on the legacy, and for bulk copies,"
+    " which MIGRATION_THROTTLE_LAG_SECONDS slows down",
+    ProblemCode.HEARTBEAT_FAILED: "grant our role USAGE on schema migration and its sequence, and SELECT, INSERT and"
+    " DELETE on migration.markers, on the legacy",
+    ProblemCode.STREAM_STANDING: _RESUME + ", unless the step that holds it is still at work",
+    ProblemCode.PUBLICATION_MISSING: _REBUILD,
+    ProblemCode.PUBLICATION_ALTERED: _REBUILD + ": changes made meanwhile may not have been sent",
+    ProblemCode.IDENTITY_ALTERED: "ALTER TABLE … REPLICA IDENTITY FULL on the legacy at once: its updates and deletes"
+    " fail or arrive broken" + _TO_FIT,
+    ProblemCode.GUARD_MISSING: "run `migration-assets stream resume`, which makes the guard again, and validate: a"
+    " TRUNCATE would not have reached the base",
+    ProblemCode.MARKER_TRIGGER_MISSING: "ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker, on the"
+    " base: without it no cut is consistent",
+    ProblemCode.COLUMNS_DIFFER: "make the same change on the base's table, then the stream goes on" + _TO_FIT,
+    ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",
+}

@@ -1,0 +1,239 @@
+"""Looks at the change stream on both sides and says what is there; a side that is away is part of the answer."""
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import dict_row
+
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
+from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.heartbeats import (
+    age_of_oldest_under_way,
+    has_arrived,
+    newest_arrived,
+    prune_heartbeats,
+    send_heartbeat,
+)
+from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
+from migration_assets.postgres.stream_samples import has_ledger
+
+_TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
+_POLL_SECONDS = 0.02
+# Of a base that is away the slot's exact name is not known; all of ours begin so.
+_OUR_SLOTS = "migration\\_assets\\_%"
+_Read = TypeVar("_Read")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LookLimits:
+    """How long a look waits for its heartbeat, and how long heartbeats are kept on the legacy, in seconds."""
+
+    heartbeat_seconds: float = 5.0
+    keep_heartbeats_seconds: float = 3600.0
+
+
+def observe_stream(databases: Databases, spec: TableSpec, limits: LookLimits | None = None) -> StreamSample:
+    """One look, of at most some seconds. Changes nothing but heartbeats.
+
+    Never raises what a server says: a side that cannot be asked is in the sample with its error. Where no stream was
+    ever begun the legacy is left alone.
+
+    Raises:
+        SettingsError: A connection URL cannot be read.
+    """
+    seen: dict[str, Any] = {"relation": spec.relation, "taken_at": datetime.now(UTC)}
+    with ExitStack() as stack:
+        base = _open(stack, databases, "base", seen)
+        record: StreamRecord | None = None
+        if base is not None:
+            with _asking("base", seen):
+                record = _look_at_base(base, spec.relation, seen)
+        if record is None and "base_error" not in seen:
+            return StreamSample(**seen)
+        legacy = _open(stack, databases, "legacy", seen)
+        if legacy is not None:
+            with _asking("legacy", seen):
+                seen.update(_look_at_legacy(legacy, record.slot if record else None))
+            if base is not None and record is not None and not {"base_error", "legacy_error"} & seen.keys():
+                _examine(legacy, base, spec, record, seen)
+                _measure_lag(legacy, base, record, seen, limits or LookLimits())
+        if base is not None and record is not None and "base_error" not in seen:
+            with _asking("base", seen):
+                _look_again(base, record, seen)
+    return StreamSample(**seen)
+
+
+@contextmanager
+def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
+    """Whatever the server says against it becomes part of the sample."""
+    try:
+        yield
+    except psycopg.Error as error:
+        seen[f"{side}_error"] = _first_line(error)
+        log.info("the %s could not be asked: %s", side, error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, Any]) -> Connected | None:
+    with _asking(side, seen):
+        return stack.enter_context(databases.session(side, "watch", _TIMEOUTS))
+    return None
+
+
+# One statement, so that status and subscription are of one moment. The row of pg_stat_subscription_stats as JSON has
+# whichever conflict counters the version knows.
+_BASE = """
+SELECT s.status, s.reason, extract(epoch FROM clock_timestamp() - s.status_since)::float8 AS status_seconds,
+       p.oid IS NOT NULL AS subscription_exists, p.subenabled AS subscription_enabled, to_jsonb(t) AS stats,
+       (SELECT format('backend %%s (%%s)', a.pid, a.application_name)
+        FROM pg_locks k JOIN pg_stat_activity a USING (pid)
+        WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.mode = 'ExclusiveLock'
+          AND k.classid = %(lock)s AND k.objid::bigint = hashtext(s.relation)::bigint & 4294967295
+          AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1) AS worked_on_by
+FROM migration.streams s
+LEFT JOIN pg_subscription p ON p.subname = s.subscription
+      AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+LEFT JOIN pg_stat_subscription_stats t ON t.subid = p.oid
+WHERE s.relation = %(relation)s
+"""
+
+
+def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> StreamRecord | None:
+    if not has_ledger(base):
+        return None
+    record = read_stream(base, relation)
+    with base.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_BASE, {"lock": STREAM_LOCK_CLASS, "relation": relation}).fetchone()
+    if record is None or row is None:
+        return None
+    stats: dict[str, Any] = row.pop("stats") or {}
+    seen.update(row)
+    seen["apply_errors"] = stats.get("apply_error_count")
+    seen["conflicts"] = {
+        name.removeprefix("confl_"): count for name, count in stats.items() if name.startswith("confl_")
+    }
+    return record
+
+
+_LEGACY = """
+SELECT r.slot_name IS NOT NULL AS slot_exists, r.active AS slot_active, r.wal_status, r.safe_wal_size AS safe_wal_bytes,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)::bigint AS retained_wal_bytes,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), r.confirmed_flush_lsn)::bigint AS unconfirmed_bytes,
+       CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN (
+           SELECT count(*) FROM pg_stat_activity
+           WHERE datname = current_database() AND state = 'active' AND backend_type = 'client backend'
+             AND NOT starts_with(application_name, 'migration_assets:')) END AS legacy_active_sessions
+FROM (SELECT) one
+LEFT JOIN pg_replication_slots r ON r.slot_type = 'logical' AND r.database = current_database()
+      AND (r.slot_name = %(slot)s OR (%(slot)s::text IS NULL AND r.slot_name LIKE %(ours)s))
+ORDER BY retained_wal_bytes DESC NULLS LAST LIMIT 1
+"""
+
+
+def _look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
+    """The slot and the load. Of a slot whose name is not known: the one of ours that keeps most."""
+    with legacy.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_LEGACY, {"slot": slot, "ours": _OUR_SLOTS}).fetchone()
+    found = dict(row or {})
+    if slot is None and not found.get("slot_exists"):
+        found["slot_exists"] = None  # perhaps there is none of ours, perhaps it is gone
+    return found
+
+
+def measure_legacy(legacy: Connected, slot: str) -> StreamSample:
+    """The cheap part of a look, for the throttle: retained WAL and load, one statement."""
+    return StreamSample(relation="", taken_at=datetime.now(UTC), **_look_at_legacy(legacy, slot))
+
+
+def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: StreamRecord, seen: dict[str, Any]) -> None:
+    """Compare with how it was built; where a lock is in the way this look knows nothing of it."""
+    of_legacy = _unless_locked("legacy", seen, lambda: examine_legacy(legacy, spec, record.publication))
+    of_base = _unless_locked("base", seen, lambda: examine_base(base, spec, record.subscription))
+    if of_legacy is not None and of_base is not None:
+        seen["drifts"] = find_drifts(of_legacy, of_base, record, spec)
+
+
+def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:
+    with _asking(side, seen):
+        try:
+            return read()
+        except (errors.LockNotAvailable, errors.QueryCanceled) as error:
+            log.info("the stream's structure could not be examined now: %s", _first_line(error))
+    return None
+
+
+def _measure_lag(
+    legacy: Connected, base: Connected, record: StreamRecord, seen: dict[str, Any], limits: LookLimits
+) -> None:
+    """Send a heartbeat and wait for it; where none can arrive, or one is under way and nobody fetches it, only wait."""
+    if record.status is StreamStatus.ACTIVATING or {"base_error", "legacy_error"} & seen.keys():
+        return
+    runs = (
+        seen["status"] == StreamStatus.LIVE
+        and seen["subscription_enabled"]
+        and seen["slot_exists"]
+        and seen["wal_status"] != "lost"
+    )
+    relation, pids, marker, arrived, travelled = record.relation, dict[int, None](), None, False, 0.0
+    with _asking_both(legacy, base, seen):
+        started = time.monotonic()
+        worker = apply_worker(base, record.subscription)
+        under_way = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
+        if under_way is None or (runs and worker is not None and worker.pid):
+            marker = send_heartbeat(legacy, relation)
+        while runs:
+            worker = apply_worker(base, record.subscription)
+            if worker is not None and worker.pid is not None:
+                pids[worker.pid] = None
+            travelled = time.monotonic() - started
+            arrived = marker is not None and has_arrived(base, relation, marker)
+            if arrived or travelled >= limits.heartbeat_seconds:
+                break
+            time.sleep(_POLL_SECONDS)
+        if arrived:
+            seen["lag_seconds"] = travelled
+            prune_heartbeats(legacy, base, relation, keep_seconds=limits.keep_heartbeats_seconds)
+        else:
+            seen["lag_seconds"] = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
+        seen["heartbeat_arrived"] = arrived if marker is not None else None
+        # A heartbeat that is there was brought by somebody, even if he was between two entries of the view.
+        seen["worker_pids"] = tuple(pids) if pids or not arrived else None
+
+
+@contextmanager
+def _asking_both(legacy: Connected, base: Connected, seen: dict[str, Any]) -> Generator[None]:
+    """A side that is lost is told from two that answer, where one does not take or show markers."""
+    try:
+        yield
+    except psycopg.Error as error:
+        lost = "base_error" if base.broken else "legacy_error" if legacy.broken else "heartbeat_error"
+        seen[lost] = _first_line(error)
+        log.info("the lag could not be measured: %s", error)
+
+
+def _look_again(base: Connected, record: StreamRecord, seen: dict[str, Any]) -> None:
+    """Counters after the wait; and what a step changed meanwhile must not look like somebody's meddling."""
+    before = seen["worked_on_by"]
+    now = _look_at_base(base, record.relation, seen)
+    if now != record or seen["worked_on_by"] or before:
+        seen["worked_on_by"] = seen["worked_on_by"] or before
+        seen["drifts"] = None
+        if len(seen.get("worker_pids") or ()) > 1:
+            seen["worker_pids"] = None
+    if now is None:
+        seen["status"] = None

@@ -1,0 +1,115 @@
+"""The ledger's memory of the watch: samples of the stream, and the alerts that are open."""
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.alerting import Alert, alert_from
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres.sessions import Connected, require_row
+
+# Held by the one watcher that judges and tells; the others only look.
+WATCH_LOCK_CLASS = 71005
+_ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_looks", "sent_at", "sent_severity",
+          "cleared_at")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AgedSample:
+    """A sample, and how long ago the base took it in, by the base's own clock."""
+
+    sample: StreamSample
+    age_seconds: float
+
+
+def has_ledger(base: Connected) -> bool:
+    """Whether a stream could be in the ledger at all; a watch must not be what creates it."""
+    row = base.execute("SELECT to_regclass('migration.streams') IS NOT NULL").fetchone()
+    return bool(require_row(row, "to_regclass")[0])
+
+
+def store_sample(base: Connected, sample: StreamSample) -> None:
+    """Keep a sample; of two with the same time the first one stays."""
+    base.execute(
+        "INSERT INTO migration.stream_samples (relation, taken_at, sample) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        [sample.relation, sample.taken_at, Jsonb(sample.to_json())],
+    )
+
+
+def prune_samples(base: Connected, relation: str, days: float) -> int:
+    """Delete samples that are older; returns how many."""
+    return base.execute(
+        "DELETE FROM migration.stream_samples"
+        " WHERE relation = %s AND stored_at < clock_timestamp() - %s * interval '1 day'",
+        [relation, days],
+    ).rowcount
+
+
+def read_samples(base: Connected, relation: str, *, limit: int) -> list[StreamSample]:
+    """The last `limit` samples, oldest first."""
+    rows = base.execute(
+        "SELECT sample FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT %s",
+        [relation, limit],
+    ).fetchall()
+    return [StreamSample.from_json(row[0]) for row in reversed(rows)]
+
+
+def latest_sample(base: Connected, relation: str) -> AgedSample | None:
+    """The newest sample that the base took in."""
+    row = base.execute(
+        "SELECT sample, extract(epoch FROM clock_timestamp() - stored_at)::float8"
+        " FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT 1",
+        [relation],
+    ).fetchone()
+    return None if row is None else AgedSample(StreamSample.from_json(row[0]), float(row[1]))
+
+
+@contextmanager
+def watch_lock(base: Connected, relation: str) -> Generator[bool]:
+    """Whether this watcher is the one that judges and tells now; never waits."""
+    key = [WATCH_LOCK_CLASS, relation]
+    row = base.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", key).fetchone()
+    held = bool(require_row(row, "pg_try_advisory_lock")[0])
+    try:
+        yield held
+    finally:
+        # A lost connection lost the lock by itself.
+        if held and not base.closed and not base.broken:
+            base.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", key)
+
+
+def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
+    """Those that are not past, by code."""
+    with base.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT * FROM migration.alerts WHERE relation = %s AND cleared_at IS NULL ORDER BY code", [relation]
+        )
+        return tuple(alert_from({name: row[name] for name in _ALERT}) for row in cursor)
+
+
+def save_alerts(base: Connected, relation: str, alerts: Iterable[Alert]) -> None:
+    """Write alerts over the open ones of the same codes; those that are past are closed."""
+    rows: Sequence[dict[str, object]] = [
+        {"relation": relation, **{name: getattr(alert, name) for name in _ALERT}} for alert in alerts
+    ]
+    past = [row for row in rows if row["cleared_at"] is not None]
+    with base.transaction(), base.cursor() as cursor:
+        # All as open: a row that is past has no place in the partial index, and would not meet the open one.
+        cursor.executemany(
+            "INSERT INTO migration.alerts (relation, code, severity, what, next_step, since, seen_at, good_looks,"
+            " sent_at, sent_severity) VALUES (%(relation)s, %(code)s, %(severity)s, %(what)s, %(next_step)s,"
+            " %(since)s, %(seen_at)s, %(good_looks)s, %(sent_at)s, %(sent_severity)s)"
+            " ON CONFLICT (relation, code) WHERE cleared_at IS NULL DO UPDATE SET severity = excluded.severity,"
+            " what = excluded.what, next_step = excluded.next_step, since = excluded.since,"
+            " seen_at = excluded.seen_at, good_looks = excluded.good_looks, sent_at = excluded.sent_at,"
+            " sent_severity = excluded.sent_severity",
+            rows,
+        )
+        cursor.executemany(
+            "UPDATE migration.alerts SET cleared_at = %(cleared_at)s"
+            " WHERE relation = %(relation)s AND code = %(code)s AND cleared_at IS NULL",
+            past,
+        )

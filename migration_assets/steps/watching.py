@@ -1,0 +1,168 @@
+"""One watch over the change stream: looked at, judged, kept, and told to people where that is due."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from migration_assets.alerts.notify import Delivery, Kind, send
+from migration_assets.domain.alerting import Alert, AlertPolicy, Event, Message, advance, mark_sent
+from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.stream_thresholds import Severity, high_change
+from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.postgres.stream_samples import (
+    open_alerts,
+    prune_samples,
+    read_samples,
+    save_alerts,
+    store_sample,
+    watch_lock,
+)
+from migration_assets.runtime import Migration
+
+_HISTORY = 100
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one watch saw and did.
+
+    Attributes:
+        sample: The look.
+        problems: What is wrong now.
+        open: Every open alert afterwards; hand it to the next watch as `remembered`.
+        raised: Alerts that are new, or worse than they were.
+        cleared: Alerts that have ended.
+        messages: What was due to be told.
+        sent: What became of it, channel by channel; empty where no channels are set.
+        stored: Whether the ledger has the sample and the alerts.
+        note: Why not, or what else is unusual; None on an ordinary watch.
+        high_change: `month end` or `quarter end` where the thresholds were stricter.
+    """
+
+    sample: StreamSample
+    problems: tuple[Problem, ...] = ()
+    open: tuple[Alert, ...] = ()
+    raised: tuple[Alert, ...] = ()
+    cleared: tuple[Alert, ...] = ()
+    messages: tuple[Message, ...] = ()
+    sent: tuple[Delivery, ...] = ()
+    stored: bool = False
+    note: str | None = None
+    high_change: str | None = None
+
+
+def watch_stream(migration: Migration, remembered: Sequence[Alert] = ()) -> Watched:
+    """Look once, and tell whom it may concern.
+
+    Args:
+        migration: Which migration.
+        remembered: The open alerts after the last watch: while the base is away, only they say what was told already.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+    """
+    limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
+    sample = observe_stream(migration.databases, migration.spec, limits)
+    if sample.base_error is None and sample.status is None:
+        return Watched(sample, note="no change stream was begun yet")
+    if sample.base_error is None:
+        try:
+            with migration.databases.session("base", "watch") as base:
+                return _watch_with_ledger(migration, base, sample, remembered)
+        except psycopg.OperationalError as error:  # it was there for the look
+            sample = replace(sample, base_error=str(error).strip().splitlines()[0])
+    log.warning("the base is away, and this look is not stored: %s", sample.base_error)
+    note = "the base is away: neither the look nor its alerts could be stored"
+    judged = replace(_judge(migration, sample, (), tuple(remembered)), note=note)
+    return _tell(migration, judged)
+
+
+def _watch_with_ledger(
+    migration: Migration, base: Connected, sample: StreamSample, remembered: Sequence[Alert]
+) -> Watched:
+    ensure_ledger(base)
+    relation = sample.relation
+    with watch_lock(base, relation) as mine:
+        history = read_samples(base, relation, limit=_HISTORY)
+        known = {alert.code: alert for alert in open_alerts(base, relation)}
+        # What was seen while nothing could be stored; the rest of what is remembered the ledger knows better.
+        last = history[-1].taken_at if history else None
+        known.update({alert.code: alert for alert in remembered if last is None or alert.seen_at > last})
+        judged = _judge(migration, sample, history, tuple(known.values()))
+        if not mine:
+            note = "another watch is at work, and tells what is to be told"
+            return Watched(sample, judged.problems, tuple(known.values()), note=note, high_change=judged.high_change)
+        store_sample(base, sample)
+        save_alerts(base, relation, (*judged.open, *judged.cleared))
+        prune_samples(base, relation, migration.settings.sample_days)
+        told = replace(_tell(migration, judged), stored=True)
+        try:
+            save_alerts(base, relation, told.open)
+        except psycopg.OperationalError as error:
+            log.warning("the base was lost while alerts were sent: %s", error)
+            told = replace(told, note="the base was lost while alerts were sent: they may be sent again")
+    return told
+
+
+def _judge(
+    migration: Migration, sample: StreamSample, history: Sequence[StreamSample], known: tuple[Alert, ...]
+) -> Watched:
+    """Everything but telling: `messages` are due, and `open` does not have them as sent."""
+    settings = migration.settings
+    today = migration.now().astimezone(migration.calendar.zone).date()
+    busy = high_change(today, migration.calendar, settings.watch_days)
+    thresholds = migration.thresholds.stricter(settings.watch_factor) if busy else migration.thresholds
+    before = {alert.code: alert.severity for alert in known}
+    evaluation = evaluate(View(sample, history, thresholds, before))
+    policy = AlertPolicy(realert=timedelta(minutes=settings.realert_minutes))
+    step = advance(known, evaluation, sample.taken_at, relation=sample.relation, policy=policy)
+    raised = tuple(
+        alert
+        for alert in step.open
+        if alert.code not in before or (alert.severity, before[alert.code]) == (Severity.CRITICAL, Severity.WARNING)
+    )
+    return Watched(sample, evaluation.problems, step.open, raised, step.cleared, step.messages, (), high_change=busy)
+
+
+def _tell(migration: Migration, judged: Watched) -> Watched:
+    """Send what is due; what no channel took is due again at the next watch."""
+    urls = _channels(migration)
+    sent: list[Delivery] = []
+    told: list[Message] = []
+    for message in judged.messages:
+        log.log(
+            logging.INFO if message.event is Event.CLEARED else logging.WARNING, "%s: %s", message.title, message.body
+        )
+        deliveries = send(urls, message.title, message.body, _kind(message))
+        sent.extend(deliveries)
+        if not urls or any(delivery.delivered for delivery in deliveries):
+            told.append(message)
+    return replace(judged, open=mark_sent(judged.open, told, judged.sample.taken_at), sent=tuple(sent))
+
+
+def _kind(message: Message) -> Kind:
+    if message.event is Event.CLEARED:
+        return "success"
+    return "failure" if message.alert.severity is Severity.CRITICAL else "warning"
+
+
+def _channels(migration: Migration) -> tuple[str, ...]:
+    return tuple(url.get_secret_value() for url in migration.settings.alert_urls)
+
+
+def send_test_alert(migration: Migration) -> tuple[Delivery, ...]:
+    """A text to every channel, to see that it arrives; empty where MIGRATION_ALERT_URLS is not set."""
+    return send(
+        _channels(migration),
+        f"[TEST] change stream of {migration.spec.relation}",
+        f"A test of migration_assets' alerts, sent {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC. Nothing is wrong.",
+        "info",
+    )

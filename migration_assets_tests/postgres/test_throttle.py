@@ -1,0 +1,134 @@
+"""A copy is held back while a limit is passed, says why in figures, and goes on by itself."""
+
+import logging
+import threading
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres.sessions import Databases
+from migration_assets.postgres.stream_samples import store_sample
+from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
+from migration_assets_tests.postgres.small_stream import SmallStream, small_stream
+from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
+
+NOWHERE = Databases("postgresql://nobody@127.0.0.1:1/nothing", "postgresql://nobody@127.0.0.1:1/nothing")
+
+
+@pytest.fixture
+def stream(ground: Ground) -> SmallStream:
+    return small_stream(ground)
+
+
+@pytest.fixture
+def busy(ground: Ground) -> Generator[ExitStack]:
+    """Three sessions of a shop at work on the legacy, until it is closed."""
+    sleep = "SELECT pg_sleep(60)"
+    with ExitStack() as stack:
+        for _ in range(3):
+            session = stack.enter_context(closing(psycopg.connect(ground.databases.legacy_url, autocommit=True)))
+            stack.callback(session.cancel_safe)  # closing alone would not end the query
+            session.pgconn.send_query(sleep.encode())
+        active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+        wait_for(lambda: ground.one("legacy", active + " AND datname = current_database()") == 3, "the shop is at work")
+        yield stack
+
+
+def reasons(ground: Ground, limits: ThrottleLimits) -> list[str]:
+    with throttle(ground.databases, SPEC.relation, limits) as made:
+        return made.reasons()
+
+
+def test_a_throttle_without_limits_asks_nobody() -> None:
+    assert Throttle(NOWHERE, SPEC.relation, ThrottleLimits()).wait() == 0.0
+
+
+def test_without_a_stream_only_the_load_counts(ground: Ground, busy: ExitStack) -> None:
+    every = ThrottleLimits(lag_seconds=0.001, retained_wal_gb=1e-9, legacy_active_sessions=2)
+    assert reasons(ground, every) == ["3 active sessions on the legacy are over 2"]
+    assert reasons(ground, ThrottleLimits(legacy_active_sessions=3)) == []
+    busy.close()
+
+
+def test_a_fresh_sample_is_believed(stream: SmallStream) -> None:
+    sample = StreamSample(SPEC.relation, datetime.now(UTC), status="live", lag_seconds=45.0,
+                          retained_wal_bytes=9 * 10**9, legacy_active_sessions=50)  # fmt: skip
+    with stream.ground.databases.session("base", "test") as base:
+        store_sample(base, sample)
+    assert reasons(stream.ground, ThrottleLimits(30, 8, 40)) == [
+        "lag 45.0 s is over 30 s",
+        "retained WAL 9.000 GB is over 8 GB",
+        "50 active sessions on the legacy are over 40",
+    ]
+    assert reasons(stream.ground, ThrottleLimits(50, 10, 50)) == []
+
+    # A stream that stands on purpose, and then a sample that is old: measured instead.
+    stream.ground.run("base", 'UPDATE migration.stream_samples SET sample = sample || \'{"status": "held"}\'')
+    assert reasons(stream.ground, ThrottleLimits(30, 8)) == []
+    stream.ground.run("base", "UPDATE migration.stream_samples SET stored_at = stored_at - interval '1 hour'")
+    assert reasons(stream.ground, ThrottleLimits(30, 8, 40)) == []
+
+
+def test_without_a_watch_the_throttle_sends_heartbeats_and_measures_for_itself(stream: SmallStream) -> None:
+    stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
+    stream.wait_for_slot_to_be_free()
+    stream.ground.run("legacy", "CREATE TABLE others AS SELECT generate_series(1, 2000)")
+    limits = ThrottleLimits(lag_seconds=0.5, retained_wal_gb=0.00001)
+    with throttle(stream.ground.databases, SPEC.relation, limits) as made:
+        [kept] = made.reasons()
+        assert kept.startswith("retained WAL 0.000 GB is over 1e-05 GB")
+        wait_for(lambda: any(reason.startswith("lag ") for reason in made.reasons()), "the heartbeat gets old")
+        assert stream.ground.one("legacy", "SELECT count(*) FROM migration.markers") == 1
+        stream.on("base", "ALTER SUBSCRIPTION {} ENABLE")
+        wait_for(lambda: not any(reason.startswith("lag ") for reason in made.reasons()), "the base catches up")
+
+
+def test_a_copy_waits_says_why_and_goes_on(ground: Ground, busy: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    waited: list[float] = []
+
+    def copy() -> None:
+        with throttle(ground.databases, SPEC.relation, ThrottleLimits(legacy_active_sessions=1)) as made:
+            waited.append(made.wait(told.append))
+
+    with caplog.at_level(logging.INFO):
+        thread = threading.Thread(target=copy)
+        thread.start()
+        wait_for(lambda: told, "it says that it waits")
+        busy.close()
+        thread.join(20)
+    assert waited[0] > 0
+    assert told[0] == (
+        "copy held back: 3 active sessions on the legacy are over 1 (0 s so far; waits for as long as it takes)"
+    )
+    assert told[1].startswith("copy goes on after ")
+    assert [record.getMessage() for record in caplog.records if "copy" in record.getMessage()] == told
+
+
+def test_patience_ends_with_the_reason(ground: Ground, busy: ExitStack) -> None:
+    limits = ThrottleLimits(legacy_active_sessions=1, patience_seconds=0.5)
+    with (
+        throttle(ground.databases, SPEC.relation, limits) as made,
+        pytest.raises(ThrottleError, match="3 active sessions on the legacy are over 1"),
+    ):
+        made.wait()
+    busy.close()
+
+
+def test_between_two_looks_it_costs_nothing(ground: Ground) -> None:
+    with throttle(ground.databases, SPEC.relation, ThrottleLimits(legacy_active_sessions=1000)) as made:
+        assert made.reasons() == []
+        started = time.perf_counter()
+        for _ in range(1000):
+            made.wait()
+        assert time.perf_counter() - started < 0.5
+
+
+def test_a_throttle_that_cannot_look_holds_nothing_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert Throttle(NOWHERE, SPEC.relation, ThrottleLimits(lag_seconds=1)).reasons() == []
+    assert "could not look" in caplog.text
