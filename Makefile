@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROWS ?= 1000000
+SEEDS ?= 200
 
-.PHONY: demo ui test lint bench clean
+.PHONY: demo ui test soak lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -24,6 +25,10 @@ ui: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# Hours of random migrations under traffic; ONLY=1,2 runs seeds again that failed.
+soak: $(STAMP)
+	$(BIN)/python -m migration_assets_tests.convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,6 +36,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.snapshot
+	$(BIN)/python -m benchmarks.cdc
 
 # Stops the embedded servers first; their data lies in var/ or, for root, where var/servers.json says.
 clean:

@@ -39,7 +39,7 @@ def _run(lab: Lab, copies: int) -> Run:
                 environment,
             )  # fmt: skip
         unvalidated = usage.seconds
-        if _version() >= _COMPARES_SINCE:
+        if version() >= _COMPARES_SINCE:
             with usage.phase("compare data"):
                 run_client(["pgcopydb", "compare", "data", *ends, "--dir", f"{folder}/compare"], environment)
         else:
@@ -50,5 +50,6 @@ def _run(lab: Lab, copies: int) -> Run:
     return Run("pgcopydb", usage, unvalidated, usage.seconds)
 
 
-def _version() -> tuple[int, ...]:
+def version() -> tuple[int, ...]:
+    """Such as (0, 10)."""
     return tuple(int(part) for part in re.findall(r"\d+", version_text())[:2])
