@@ -9,12 +9,15 @@ import psycopg
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.sign_off_evidence import SignedOff
-from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
-from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import SignOffState, hold_quarter, read_sign_off, record_sign_off
+from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets.runtime import Migration
 
 __all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
@@ -78,44 +81,21 @@ def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState
 def _observe(migration: Migration, base: Connected, given: Sequence[str] | None) -> tuple[str, list[str]]:
     """The legacy's version, and what stops the stream now; a legacy that cannot be reached does so, too.
 
-    The one place to plug a fuller observation in. The ledger's own status is for the gate to judge.
+    The ledger's own status is for the gate to judge. A warning does not stop a sign-off: the lag of the moment says
+    nothing about a cut.
     """
-    stream = read_stream(base, migration.spec.relation) if given is None else None
-    problems = [*(given or ()), *(_subscription(base, stream) if stream else ())]
+    problems = list(given or ())
+    if given is None and read_stream(base, migration.spec.relation) is not None:
+        limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
+        sample = observe_stream(migration.databases, migration.spec, limits)
+        found = evaluate(View(sample, thresholds=migration.thresholds)).problems
+        problems += [problem.what for problem in found if problem.severity is Severity.CRITICAL]
+        if sample.legacy_error is not None:
+            return "", problems
     try:
         with migration.databases.session("legacy", "sign-off") as legacy:
             row = legacy.execute("SELECT current_setting('server_version')").fetchone()
-            version_of_legacy = str(require_row(row, "the legacy's version")[0])
-            problems += _slot(legacy, stream) if stream else ()
     except psycopg.OperationalError as error:
         first_line = str(error).strip().partition("\n")[0]
-        return "", [*problems, f"the legacy cannot be reached: {first_line}"]
-    return version_of_legacy, problems
-
-
-def _subscription(base: Connected, stream: StreamRecord) -> list[str]:
-    name = f"the subscription {stream.subscription}"
-    worker = apply_worker(base, stream.subscription)
-    if worker is None:
-        return [f"{name} does not exist on the base"]
-    if not worker.enabled:
-        return [f"{name} is disabled"]
-    return [] if worker.pid is not None else [f"{name} is enabled, but no worker applies its changes"]
-
-
-def _slot(legacy: Connected, stream: StreamRecord) -> list[str]:
-    row = legacy.execute(
-        "SELECT active, wal_status FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()",
-        [stream.slot],
-    ).fetchone()
-    if row is None:
-        return [f"the slot {stream.slot} does not exist on the legacy: changes since its loss are not carried over"]
-    active, wal_status = row
-    problems: list[str] = []
-    if wal_status in {"lost", "unreserved"}:
-        problems.append(
-            f"the slot {stream.slot} is {wal_status}: WAL that it needs is gone, or goes with the next checkpoint"
-        )
-    if not active:
-        problems.append(f"nobody reads from the slot {stream.slot}")
-    return problems
+        return "", [*problems, f"the legacy cannot be asked: {first_line}"]
+    return str(require_row(row, "the legacy's version")[0]), problems

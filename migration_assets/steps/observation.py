@@ -1,0 +1,90 @@
+"""One look at the change stream for somebody who asks: judged as the watch judges, but nothing is kept or sent."""
+
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from migration_assets.domain.alerting import Alert
+from migration_assets.domain.stream_rules import View, minutes_of_room
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.stream_thresholds import Severity, StreamThresholds, high_change
+from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
+from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.postgres.stream_samples import open_alerts, read_samples
+from migration_assets.postgres.validation_records import UNDER_CDC
+from migration_assets.runtime import Migration
+
+_HISTORY = 100
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen, what is wrong with it, and what the watch has raised already.
+
+    Attributes:
+        sample: The look.
+        problems: What is wrong now, the worst first.
+        thresholds: What was judged by.
+        high_change: `month end` or `quarter end` where they were stricter.
+        record: The ledger's, None where there is none, or no base to ask.
+        weeks: How many weeks of which quarters are under CDC: keys and numbers.
+        alerts: Those that are open.
+        room_minutes: Until the slot's limit is reached; None where that is not known.
+    """
+
+    sample: StreamSample
+    problems: tuple[Problem, ...]
+    thresholds: StreamThresholds
+    high_change: str | None
+    record: StreamRecord | None = None
+    weeks: tuple[tuple[str, int], ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    room_minutes: float | None = None
+
+    @property
+    def critical(self) -> bool:
+        """Whether something is critical."""
+        return any(problem.severity is Severity.CRITICAL for problem in self.problems)
+
+
+def observe(migration: Migration) -> Observed:
+    """Look at both sides once, of at most some seconds; a side that is away is a problem, not an error.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+        SettingsError: A connection URL cannot be read.
+    """
+    settings, relation = migration.settings, migration.spec.relation
+    limits = LookLimits(heartbeat_seconds=settings.heartbeat_seconds)
+    sample = observe_stream(migration.databases, migration.spec, limits)
+    today = migration.now().astimezone(migration.calendar.zone).date()
+    busy = high_change(today, migration.calendar, settings.watch_days)
+    thresholds = migration.thresholds.stricter(settings.watch_factor) if busy else migration.thresholds
+    known = Observed(sample, (), thresholds, busy)
+    history: list[StreamSample] = []
+    if sample.base_error is None and sample.status is not None:
+        try:
+            with migration.databases.session("base", "stream status") as base:
+                ensure_ledger(base)
+                history = read_samples(base, relation, limit=_HISTORY)
+                under_cdc = [record.week.quarter.key for record in read_slices(base, relation)
+                             if record.state in UNDER_CDC]  # fmt: skip
+                known = replace(
+                    known,
+                    record=read_stream(base, relation),
+                    weeks=tuple((key, under_cdc.count(key)) for key in dict.fromkeys(under_cdc)),
+                    alerts=open_alerts(base, relation),
+                )
+        except psycopg.OperationalError as error:  # it was there for the look
+            sample = replace(sample, base_error=str(error).strip().splitlines()[0])
+    raised = {alert.code: alert.severity for alert in known.alerts}
+    problems = evaluate(View(sample, history, thresholds, raised)).problems
+    return replace(
+        known,
+        sample=sample,
+        problems=tuple(sorted(problems, key=lambda problem: problem.severity is not Severity.CRITICAL)),
+        room_minutes=minutes_of_room(sample, history, thresholds.legacy_wal_disk_gb),
+    )
