@@ -25,7 +25,7 @@ ui: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Hours of random migrations under traffic; ONLY=1,2 runs seeds again that failed.
+# Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak: $(STAMP)
 	$(BIN)/python -m migration_assets_tests.convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
 

@@ -44,8 +44,8 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
             "replication_slots", "row_hash", "row_security", "slot_wal_limit", "table_ownership", "version",
             "wal_level", "wal_senders")),
         *(("table", code) for code in (
-            "control_column", "copy_format", "identity_columns", "invalid_indexes", "not_carried", "primary_key",
-            "table", "unique_indexes")),
+            "control_column", "copy_format", "generated_columns", "identity_columns", "invalid_indexes", "not_carried",
+            "primary_key", "replica_identity", "table", "unique_indexes")),
         *(("window", code) for code in ("control_index", "physical_order", "sizes", "target_rate", "window")),
     ]  # fmt: skip
 

@@ -1,6 +1,14 @@
 """What the catalogue tells of the table: key, control column, indexes, and all that has no place in the base."""
 
+import secrets
+from dataclasses import replace
+
+import psycopg
+import pytest
+
 from migration_assets.domain.findings import Severity
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 
@@ -86,3 +94,35 @@ def test_a_column_whose_bytes_mean_something_else_elsewhere_is_told_to_travel_as
     finding = patient.examine().one("copy_format")
     assert finding.severity is Severity.INFO
     assert finding.evidence.endswith(": kind")
+
+
+def test_what_the_replica_identity_costs_is_said_in_figures(patient: Patient) -> None:
+    patient.with_bookings("UPDATE bookings SET guests = guests + 1")
+    finding = patient.examine().one("replica_identity")
+    assert finding.severity is Severity.INFO
+    assert "it is the primary key" in finding.evidence
+    assert "a day" in finding.evidence
+    patient.legacy("ALTER TABLE bookings REPLICA IDENTITY FULL")
+    assert "FULL already" in patient.examine().one("replica_identity").evidence
+
+
+def test_generated_columns_are_refused_where_full_identity_would_stop_the_writers(
+    patient: Patient, servers: EmbeddedServers
+) -> None:
+    stored = "ALTER TABLE bookings ADD doubled int GENERATED ALWAYS AS (guests * 2) STORED"
+    patient.with_bookings(stored)
+    assert patient.examine().severity("generated_columns") is Severity.INFO  # PostgreSQL 16 allows it
+    name = f"test_{secrets.token_hex(6)}"
+    servers.recreate_database("base", name)
+    try:
+        urls = Databases(servers.base_url(name), patient.ground.databases.base_url)
+        on_18 = replace(patient, ground=replace(patient.ground, databases=urls)).with_bookings(stored)
+        finding = on_18.examine().one("generated_columns")
+        assert finding.severity is Severity.BLOCKING
+        assert "DROP EXPRESSION" in finding.remedy
+        # What it is about: PostgreSQL itself.
+        on_18.legacy("ALTER TABLE bookings REPLICA IDENTITY FULL", "CREATE PUBLICATION p FOR TABLE bookings")
+        with pytest.raises(psycopg.Error, match="generated columns"):
+            on_18.legacy("UPDATE bookings SET guests = 0")
+    finally:
+        servers.drop_database("base", name)
