@@ -1,29 +1,24 @@
-"""The command line: `migration-assets`."""
+"""The command line `migration-assets`: the group, what the demo and a first look need; the rest is in `commands`."""
 
 import os
 import sys
-import time
-from typing import NoReturn
 
 import click
 import psycopg
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
+from migration_assets.commands.looking import status
+from migration_assets.commands.proving import repair, sign_off, validate
+from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.activity import current_activity
-from migration_assets.postgres.ledger import read_slices
-from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import dagster_environment, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.examination import examine
+from migration_assets.terminal.figures import gigabytes
 from migration_assets.terminal.findings import print_findings
-from migration_assets.terminal.status import gigabytes, status_tables
-
-console = Console()
+from migration_assets.terminal.output import complain, console
 
 
 class _Readable(click.Group):
@@ -33,14 +28,9 @@ class _Readable(click.Group):
         try:
             return super().invoke(ctx)
         except MigrationError as error:
-            _complain(f"{type(error).__name__}: {error}")
+            complain(f"{type(error).__name__}: {error}")
         except psycopg.OperationalError as error:
-            _complain(f"PostgreSQL: {str(error).strip()}\nNext: see whether both servers run and the URLs are right.")
-
-
-def _complain(text: str) -> NoReturn:
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(2)
+            complain(f"PostgreSQL: {str(error).strip()}\nNext: see whether both servers run and the URLs are right.")
 
 
 @click.group(cls=_Readable)
@@ -119,10 +109,10 @@ def _print_servers(embedded: EmbeddedServers) -> None:
     table = Table()
     for column in ("server", "PostgreSQL", "address", "running", "pid", "size", "data"):
         table.add_column(column, overflow="fold")
-    for status in statuses:
+    for one in statuses:
         table.add_row(
-            status.name, status.version, f"127.0.0.1:{status.port}", "yes" if status.running else "no",
-            str(status.pid or ""), gigabytes(status.size_bytes), str(status.data_folder),
+            one.name, one.version, f"127.0.0.1:{one.port}", "yes" if one.running else "no",
+            str(one.pid or ""), gigabytes(one.size_bytes), str(one.data_folder),
         )  # fmt: skip
     console.print(table)
 
@@ -137,26 +127,6 @@ def preflight(everything: bool) -> None:
         console.print(f"The legacy holds: {', '.join(quarter.key for quarter in examined.quarters)}.")
     if blocking(examined.findings):
         sys.exit(1)
-
-
-@main.command()
-@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
-@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
-def status(watch: bool, every: float) -> None:
-    """Show slices, states and rates."""
-    migration = open_migration(load_settings())
-    with migration.databases.session("base", "status") as base:
-        ensure_ledger(base)
-        if not watch:
-            console.print(status_tables(read_slices(base, migration.spec.relation), current_activity(base)))
-            return
-        with Live(console=console, refresh_per_second=4, screen=True) as live:
-            try:
-                while True:
-                    live.update(status_tables(read_slices(base, migration.spec.relation), current_activity(base)))
-                    time.sleep(every)
-            except KeyboardInterrupt:
-                return
 
 
 @main.command()
@@ -184,6 +154,9 @@ def ui(port: int) -> None:
     os.environ.update(dagster_environment(loaded))
     serve_ui(loaded, port)
 
+
+for command in (status, stream, validate, repair, sign_off, alert):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

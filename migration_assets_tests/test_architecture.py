@@ -15,20 +15,23 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"domain"},
     "postgres": {"domain"},
     "embedded": {"domain"},
+    "alerts": {"domain"},
     "runtime": {"domain", "settings", "postgres", "embedded"},
-    "steps": {"domain", "postgres", "runtime"},
+    "steps": {"domain", "postgres", "alerts", "runtime"},
     "defs": {"domain", "settings", "postgres", "runtime", "steps"},
     "definitions": {"defs", "runtime"},
     "terminal": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "defs", "definitions"},
-    "cli": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "terminal"},
+    "commands": {"domain", "settings", "postgres", "runtime", "steps", "terminal"},
+    "cli": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "terminal", "commands"},
 }
 # Who may import these packages at all.
 ONLY: dict[str, set[str]] = {
     "dagster": {"defs", "definitions", "terminal"},
     "psycopg": {"postgres", "embedded", "steps", "defs", "terminal", "cli"},
     "rich": {"terminal", "cli"},
-    "click": {"cli", "embedded"},
+    "click": {"cli", "commands", "embedded"},
     "pydantic_settings": {"settings"},
+    "apprise": {"alerts"},
 }
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py": "reads it",

@@ -4,4 +4,6 @@ OWNERS = ["team:data-platform"]
 KINDS = {"postgres"}
 PREPARE = "1_prepare"
 MIGRATE = "2_migrate"
+FOLLOW = "3_follow"
+APPROVE = "4_approve"
 LEGACY_READ_POOL = "legacy_read"

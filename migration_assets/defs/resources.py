@@ -1,4 +1,6 @@
-"""What assets are given to work with."""
+"""What assets, schedules and sensors are given to work with."""
+
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -6,6 +8,22 @@ from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import load_settings
 
 MIGRATION = "migration"
+MIGRATION_SOURCE = "migration_source"
+
+
+@dataclass(frozen=True)
+class MigrationSource:
+    """The migration for a tick, opened inside it: what cannot be opened is a tick's reason to skip, not its error."""
+
+    migration: Migration | None
+
+    def open(self) -> Migration:
+        """The migration.
+
+        Raises:
+            MigrationError: The settings are wrong, or the embedded servers were never started.
+        """
+        return self.migration or open_migration(load_settings())
 
 
 def migration_resource(migration: Migration | None) -> dg.ResourceDefinition:
@@ -14,6 +32,13 @@ def migration_resource(migration: Migration | None) -> dg.ResourceDefinition:
     It is no configurable resource on purpose: what such a one holds is shown in the UI, and URLs hold passwords.
     """
     return dg.ResourceDefinition(
-        resource_fn=lambda _: migration or open_migration(load_settings()),
+        resource_fn=lambda _: MigrationSource(migration).open(),
         description="Both databases, the table and the fiscal calendar, from MIGRATION_* variables.",
+    )
+
+
+def source_resource(migration: Migration | None) -> dg.ResourceDefinition:
+    """The same for schedules and sensors, not opened yet."""
+    return dg.ResourceDefinition(
+        resource_fn=lambda _: MigrationSource(migration), description="Opens the migration inside a tick."
     )

@@ -21,16 +21,31 @@ class RunOutcome:
     error: str = ""
 
 
-def run_week(definitions: dg.Definitions, job: str, week: FiscalWeek) -> RunOutcome:
-    """One run of a week job, for one week."""
-    return _run(definitions.resolve_job_def(job), {"partition_key": partition_key(week)})
+def run_week(
+    definitions: dg.Definitions, job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None
+) -> RunOutcome:
+    """One run of a week job, for one week; `config` maps assets to their configuration."""
+    arguments: dict[str, Any] = {"partition_key": partition_key(week)}
+    return _run(definitions.resolve_job_def(job), arguments | _configured(config))
 
 
-def run_asset(definitions: dg.Definitions, asset: str, quarter: FiscalQuarter | None = None) -> RunOutcome:
+def run_asset(
+    definitions: dg.Definitions,
+    asset: str,
+    quarter: FiscalQuarter | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> RunOutcome:
     """One run that materializes one asset, for a quarter where it has quarters."""
     job = definitions.resolve_implicit_global_asset_job_def()
     arguments: dict[str, Any] = {"asset_selection": [dg.AssetKey(asset)]}
-    return _run(job, arguments | ({"partition_key": quarter.key} if quarter else {}))
+    arguments |= {"partition_key": quarter.key} if quarter else {}
+    return _run(job, arguments | _configured({asset: config} if config else None))
+
+
+def _configured(config: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    if not config:
+        return {}
+    return {"run_config": {"ops": {asset: {"config": dict(values)} for asset, values in config.items()}}}
 
 
 def _run(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:

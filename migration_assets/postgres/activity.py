@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.sessions import Connected, application_name
 
-_PURPOSE = re.compile(r"^(FY\d+-Q\d\|W\d\d):(\w+)$")
+_PURPOSE = re.compile(r"^(FY\d+-Q\d\|W\d\d):([\w-]+)$")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.change_stream.records import stream_lock
+from migration_assets.postgres.change_stream.records import keep_at_rest, stream_lock
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.copy_plan import SliceCopy
@@ -169,6 +169,7 @@ def _load(
         if live:
             announce(base, f"{copy.week.key}:true-up")
             pause = after_commit.enter_context(paused_stream(plan, f"{copy.week.key}:copy"))
+            keep_at_rest(base, pause.stream)
             with clock.phase("true-up"):
                 rows = slice_rows(plan, loaded.description, record, staging)
                 done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week)

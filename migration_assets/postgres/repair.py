@@ -10,6 +10,7 @@ from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import LedgerError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.change_stream.records import keep_at_rest
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
@@ -59,6 +60,7 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
         attempt = begin_attempt(base, record, "repair", plan.run_id)
         try:
             with paused_stream(plan, f"{week.key}:repair") as pause, base.transaction():
+                keep_at_rest(base, pause.stream)
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
                 repair_id = _begin_repair(base, plan, record, pause.record)
                 done = true_up(pause.legacy, base, rows, week, repair_id=repair_id)
@@ -91,6 +93,7 @@ def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
         attempt = begin_attempt(base, record, "undo", plan.run_id)
         try:
             with paused_stream(plan, f"{week.key}:undo") as pause, base.transaction():
+                keep_at_rest(base, pause.stream)
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
                 _put_back(base, rows, repair_id)
                 proof = prove(pause.legacy, base, rows, lsn=pause.record.lsn, marker=pause.record.marker)

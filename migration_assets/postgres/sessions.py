@@ -79,6 +79,8 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
         "lock_timeout": str(timeouts.lock),
         "statement_timeout": str(timeouts.statement),
         "idle_in_transaction_session_timeout": str(timeouts.idle_in_transaction),
+        # Whoever holds a lock for others, who do the work, is idle by design.
+        "idle_session_timeout": "0",
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
     }

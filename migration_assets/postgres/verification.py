@@ -19,6 +19,7 @@ from migration_assets.postgres.ledger import (
 )
 from migration_assets.postgres.sessions import Connected, Databases, Timeouts
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.validation_records import UNDER_CDC
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def _not_copied(week: FiscalWeek, state: SliceState) -> SliceStateError:
         f"the slice is {state}; only a copied one can be verified so",
         where=week.key,
         state_left="nothing was touched",
-        next_step="materialize migrated_slice for it",
+        next_step="materialize validated_slice for it: it compares both sides at a cut"
+        if state in UNDER_CDC
+        else "materialize migrated_slice for it",
     )
 
 

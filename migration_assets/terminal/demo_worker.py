@@ -1,6 +1,8 @@
 """The demo's worker processes: each loads Dagster once and then runs one week after the other."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from migration_assets.definitions import defs
 from migration_assets.defs.runs import RunOutcome, quiet_worker, run_asset, run_week
@@ -16,11 +18,11 @@ def ready() -> None:
     """Nothing: whoever waits for it waits for a worker that has loaded Dagster."""
 
 
-def materialize(asset: str, quarter: FiscalQuarter | None) -> RunOutcome:
+def materialize(asset: str, quarter: FiscalQuarter | None, config: Mapping[str, Any] | None = None) -> RunOutcome:
     """One run that materializes one asset."""
-    return run_asset(defs, asset, quarter)
+    return run_asset(defs, asset, quarter, config)
 
 
-def migrate(week: FiscalWeek) -> RunOutcome:
-    """One run of `migrate_quarter` for one week."""
-    return run_week(defs, "migrate_quarter", week)
+def run_job(job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
+    """One run of a job for one week."""
+    return run_week(defs, job, week, config)

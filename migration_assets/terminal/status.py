@@ -1,94 +1,187 @@
-"""Slices, states and rates as tables, once or live."""
+"""Slices, states, proofs and rates as tables, one a quarter."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import groupby
 
-from rich.console import Group, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.freshness import Freshness, instant_text
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.activity import Activity
 from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.postgres.overview import Overview, Signature
+from migration_assets.terminal.figures import count, duration, gigabytes, megabytes_per_second
+from migration_assets.terminal.marks import STATES, Seen, differs, failed, mark_of
+from migration_assets.terminal.stream_line import costs_line, stream_line
 
-_STYLES = {SliceState.ABSENT: "dim", SliceState.COPIED: "green"}
+EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
+# Columns that a terminal must be this wide for; the proof is folded before anything else is.
+_SIZE_FROM, _RATE_FROM, _COPIES_FROM = 88, 112, 126
 
 
-def status_tables(records: Sequence[SliceRecord], activity: Mapping[FiscalWeek, Activity]) -> RenderableType:
+def status_page(overview: Overview, max_age: timedelta) -> RenderableType:
+    """Everything that one look says: the stream, the quarters, what the cuts cost."""
+    if not overview.slices:
+        return Text(EMPTY)
+    seen = Seen.of(overview, max_age)
+    parts: list[RenderableType] = [stream_line(overview), Text()]
+    parts.append(status_tables(overview.slices, overview.activity, seen, overview.signatures))
+    if overview.stream is not None:
+        parts.append(costs_line(overview.costs))
+    return Group(*parts)
+
+
+def status_tables(
+    records: Sequence[SliceRecord],
+    activity: Mapping[FiscalWeek, Activity],
+    seen: Seen | None = None,
+    signatures: Mapping[FiscalQuarter, Signature] | None = None,
+) -> RenderableType:
     """One table a quarter; slices at work show what the server says of them now."""
     if not records:
-        return Text("The ledger knows no slice yet: materialize quarter_partitions first.")
+        return Text(EMPTY)
     return Group(
         *(
-            _quarter_table(quarter, list(group), activity)
+            _Quarter(quarter, list(group), activity, seen or Seen(), (signatures or {}).get(quarter))
             for quarter, group in groupby(records, lambda r: r.week.quarter)
         )
     )
 
 
-def _quarter_table(
-    quarter: FiscalQuarter, records: list[SliceRecord], activity: Mapping[FiscalWeek, Activity]
-) -> Table:
-    done = [record for record in records if record.state is not SliceState.ABSENT]
-    sum_of_rows = sum(record.base.rows for record in done if record.base)
-    table_bytes = sum(record.table_bytes or 0 for record in done)
-    table = Table(
-        title=f"{quarter.key}: {len(done)} of {len(records)} weeks, {sum_of_rows:,} rows, {gigabytes(table_bytes)}",
-        title_justify="left",
-    )
-    for name in ("week", "state", "proof", "rows", "size", "MB/s", "GB/h", "copies"):
-        table.add_column(name, justify="left" if name in {"week", "state", "proof"} else "right", no_wrap=True)
-    lines = [(_cells(record), _now_or_last(record, activity.get(record.week))) for record in records]
-    news = any(last.plain for _, last in lines)
-    if news:
-        table.add_column("now, or what went wrong", overflow="fold", min_width=24)
-    for cells, last in lines:
-        table.add_row(*cells, *([last] if news else []))
-    return table
+class _Quarter:
+    """A table that has as many columns as the terminal has room for."""
+
+    def __init__(
+        self,
+        quarter: FiscalQuarter,
+        records: list[SliceRecord],
+        activity: Mapping[FiscalWeek, Activity],
+        seen: Seen,
+        signature: Signature | None,
+    ) -> None:
+        self._quarter = quarter
+        self._records = records
+        self._activity = activity
+        self._seen = seen
+        self._signature = signature
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+        table.add_column("week", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        for name, wide_enough in _shown(width):
+            if wide_enough:
+                table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("proof, or what goes on", overflow="fold")
+        for record in self._records:
+            table.add_row(*self._cells(record, width, plain=options.ascii_only))
+        yield self._title()
+        yield table
+        yield Text()
+
+    def _title(self) -> Text:
+        done = [record for record in self._records if record.state is not SliceState.ABSENT]
+        rows = sum(record.base.rows for record in done if record.base)
+        size = sum(record.table_bytes or 0 for record in done)
+        title = Text(self._quarter.key, "bold").append(f": {count(rows, 'row')}, {gigabytes(size)}; ", "not bold")
+        title.append_text(states_summary(self._records))
+        if self._signature is not None:
+            stands = all(record.state is SliceState.SIGNED_OFF for record in self._records)
+            void = "" if stands else ", void by now"
+            signed = f"signed off by {self._signature.approved_by}, {instant_text(self._signature.signed_at)}{void}"
+            title.append(f"\n{signed}", "green" if stands else "yellow")
+        return title
+
+    def _cells(self, record: SliceRecord, width: int, *, plain: bool) -> list[RenderableType]:
+        mark, state = mark_of(record, self._seen), STATES[record.state]
+        rate = megabytes_per_second(record)
+        figures = (
+            f"{record.base.rows:,}" if record.base else "",
+            gigabytes(record.table_bytes) if record.table_bytes is not None else "",
+            f"{rate:,.1f}" if rate else "",
+            f"{rate * 3.6:,.1f}" if rate else "",
+            str(record.copies or ""),
+        )
+        return [
+            record.week.name,
+            Text(mark.plain if plain else mark.symbol, mark.style).append(f" {state.word}", state.style),
+            *(figure for figure, (_, wide_enough) in zip(figures, _shown(width), strict=True) if wide_enough),
+            _last_column(record, self._activity.get(record.week), self._seen),
+        ]
 
 
-def _cells(record: SliceRecord) -> list[RenderableType]:
-    rate = megabytes_per_second(record)
-    return [
-        record.week.name,
-        Text(record.state.value, style=_STYLES.get(record.state, "")),
-        _proof(record),
-        f"{record.base.rows:,}" if record.base else "",
-        gigabytes(record.table_bytes) if record.table_bytes is not None else "",
-        f"{rate:,.1f}" if rate else "",
-        f"{rate * 3.6:,.1f}" if rate else "",
-        str(record.copies or ""),
-    ]
+def _shown(width: int) -> list[tuple[str, bool]]:
+    return [("rows", True), ("size", width >= _SIZE_FROM), ("MB/s", width >= _COPIES_FROM),
+            ("GB/h", width >= _RATE_FROM), ("copies", width >= _COPIES_FROM)]  # fmt: skip
 
 
-def _proof(record: SliceRecord) -> Text:
-    if record.legacy is None or record.base is None:
+def states_summary(records: Sequence[SliceRecord]) -> Text:
+    """`10 validated, 3 streaming`, in the order of a slice's life."""
+    counted = Counter(record.state for record in records)
+    parts = [Text(f"{counted[state]} {mark.word}", mark.style) for state, mark in STATES.items() if counted[state]]
+    return Text(", ").join(parts)
+
+
+def _last_column(record: SliceRecord, now: Activity | None, seen: Seen) -> Text:
+    lines: list[Text] = []
+    if record.working:
+        lines.append(Text(_at_work(now), "bold blue"))
+    proof = proof_text(record, seen)
+    if proof.plain:
+        lines.append(proof)
+    # What a validation found is in the proof already.
+    if failed(record) and not (differs(record) and record.last_outcome == "mismatch"):
+        lines.append(failure_text(record))
+    return Text("\n").join(lines)
+
+
+def failure_text(record: SliceRecord) -> Text:
+    """How the newest try at a slice ended, in one line."""
+    first_line = "".join((record.last_error or "").splitlines()[0:1])
+    # Where it happened is said already.
+    for known in (record.relation, record.week.key):
+        first_line = first_line.replace(f"{known}: ", "")
+    return Text(f"last {record.last_action} {record.last_outcome}: {first_line[:200]}", "red")
+
+
+def _at_work(now: Activity | None) -> str:
+    if now is None:
+        return "at work"
+    rows = f", {count(now.rows, 'row')}" if now.rows else ""
+    return f"{now.phase}{rows}, {duration(now.seconds)}"
+
+
+def proof_text(record: SliceRecord, seen: Seen) -> Text:
+    """What is proven of the slice, how old the proof is, and what the stream changed since then."""
+    if record.legacy is None or record.base is None or record.state is SliceState.ABSENT:
         return Text("")
-    if record.verified_equal is False or record.legacy != record.base:
-        return Text("DIFFERS", style="bold red")
-    return Text("equal" if record.verified_at is None else "equal, re-read", "green")
+    if record.validated_at is not None:
+        return _validation(record, record.validated_at, seen)
+    if differs(record):
+        return Text("DIFFERS from the legacy", "bold red")
+    return Text("equal when copied" + ("" if record.verified_at is None else ", re-read"), "green")
 
 
-def _now_or_last(record: SliceRecord, now: Activity | None) -> Text:
-    if now is not None and record.working:
-        size = f", {now.rows:,} rows" if now.rows else ""
-        return Text(f"{now.phase}{size}, {now.seconds:.0f} s", style="cyan")
-    if record.last_outcome in {None, "succeeded"}:
-        return Text("")
-    first_line = (record.last_error or "").splitlines()[0:1]
-    return Text(f"{record.last_action} {record.last_outcome}: {''.join(first_line)[:60]}", style="red")
-
-
-def megabytes_per_second(record: SliceRecord) -> float:
-    """Table bytes (10^6) a second of the slice's last copy; 0.0 where there was none."""
-    seconds = record.seconds.get("total", 0.0)
-    return (record.table_bytes or 0) / 1e6 / seconds if seconds else 0.0
-
-
-def gigabytes(size: int) -> str:
-    """Bytes as people say them, decimal."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size} B"
+def _validation(record: SliceRecord, at: datetime, seen: Seen) -> Text:
+    ago = "" if seen.now is None else f" {duration((seen.now - at).total_seconds())} ago"
+    changes = seen.last(record).stream_changes
+    since = "" if changes is None else f"; since then {count(changes, 'change') if changes else 'no changes'}"
+    # A slice that joined the stream was equal then, which is not yet the validation that a sign-off asks for.
+    word = "equal" if record.state is SliceState.STREAMING else "validated"
+    match seen.freshness(record):
+        case Freshness.FAILED:
+            found = f": {record.last_error}" if record.last_outcome == "mismatch" else ""
+            return Text(f"DIFFERED{ago}{found}", "bold red")
+        case Freshness.CHANGED:
+            return Text(f"changed by us since its validation{ago}: validate it", "yellow")
+        case Freshness.OLD:
+            return Text(f"{word}{ago}, too old{since}", "yellow")
+        case _:
+            return Text(f"{word}{ago}{since}", "green")

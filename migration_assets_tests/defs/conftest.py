@@ -1,6 +1,8 @@
 """A migration of a small legacy, ready for Dagster runs in this process."""
 
-from collections.abc import Generator
+import secrets
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +13,23 @@ from pydantic import SecretStr
 
 from migration_assets.definitions import build_defs
 from migration_assets.defs.assets.migrated_slice import SliceAction
-from migration_assets.defs.partitions import partition_key
-from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.defs.partitions import fiscal_weeks, partition_key, register_quarters
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.embedded.bookings import create_bookings
+from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
+from migration_assets.steps.examination import examine
+from migration_assets.steps.opening import open_quarter
+from migration_assets.steps.streaming import resume_stream, start_stream
+from migration_assets.steps.weeks import copy_week, repair_week
 from migration_assets_tests.conftest import Databases
 
 QUARTER = FiscalQuarter(2025, 2)
 WEEK = FiscalWeek(QUARTER, 5)
+WEEKS = FiscalCalendar.weeks_of(QUARTER)
+_CONTENT = "SELECT count(*), sum(hashtextextended(b::text, 0)) FROM public.amenity_bookings b"
+LEAF = "public.amenity_bookings_fy25_q2_w05"
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,58 @@ class Project:
         """Read the week again."""
         return self.run("migrated_slice", week, {"action": SliceAction.VERIFY.name})
 
+    def run_job(
+        self, job: str, week: FiscalWeek, config: dict[str, dict[str, Any]] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """A job by its name for one week; `config` maps assets to what a person changes in the launchpad."""
+        return (
+            build_defs(self.migration)
+            .resolve_job_def(job)
+            .execute_in_process(
+                instance=self.instance,
+                raise_on_error=False,
+                partition_key=partition_key(week),
+                run_config={"ops": {asset: {"config": given} for asset, given in config.items()}} if config else None,
+            )
+        )
+
+    def run_check(self, asset: str, check: str, quarter: FiscalQuarter = QUARTER) -> dg.AssetCheckEvaluation:
+        """One check alone, without its asset."""
+        key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+        alone = dg.define_asset_job("alone", selection=dg.AssetSelection.checks(key))  # pyright: ignore[reportUnknownMemberType]
+        job = dg.Definitions.merge(build_defs(self.migration), dg.Definitions(jobs=[alone])).resolve_job_def("alone")
+        # As its page launches it: by the tag, since a run without assets takes no partition_key.
+        result = job.execute_in_process(instance=self.instance, tags={"dagster/partition": quarter.key})
+        [evaluation] = result.get_asset_check_evaluations()
+        assert evaluation.check_name == check
+        assert not any(event.is_step_materialization for event in result.all_events)
+        return evaluation
+
+    def partitions(self, asset: str) -> dict[str, str]:
+        """Week → what its square on the asset's page shows, of those that were ever run."""
+        found = self.instance.get_status_by_partition(
+            dg.AssetKey(asset), [partition_key(week) for week in WEEKS], fiscal_weeks
+        )
+        assert found is not None
+        return {FiscalWeek.parse(str(key)).name: status.name for key, status in found.items() if status is not None}
+
     def on_base(self, statement: str) -> list[tuple[Any, ...]]:
         """Run SQL on the base as a person with psql would."""
-        with psycopg.connect(self.migration.databases.base_url, autocommit=True) as connection:
+        return self._on(self.migration.databases.base_url, statement)
+
+    def on_legacy(self, statement: str) -> list[tuple[Any, ...]]:
+        """The same on the legacy."""
+        return self._on(self.migration.databases.legacy_url, statement)
+
+    @staticmethod
+    def _on(url: str, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+    def subscription(self) -> str:
+        """The name that the stream's three parts share."""
+        return str(self.on_base("SELECT subscription FROM migration.streams")[0][0])
 
 
 def _key(key: FiscalQuarter | FiscalWeek) -> str:
@@ -66,6 +123,12 @@ def _key(key: FiscalQuarter | FiscalWeek) -> str:
 def check_results(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     """Check name → passed, of one run."""
     return {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
+
+
+def table_rows(value: dg.MetadataValue) -> list[dict[str, Any]]:
+    """The records of a table in metadata."""
+    assert isinstance(value, dg.TableMetadataValue)
+    return [dict(record.data) for record in value.records]
 
 
 def failure_text(result: dg.ExecuteInProcessResult) -> str:
@@ -81,18 +144,24 @@ def instance() -> Generator[dg.DagsterInstance]:
         yield instance
 
 
+def migration_of(legacy_url: str, base_url: str) -> Migration:
+    """Settings of a test, whatever the environment says."""
+    return open_migration(
+        MigrationSettings(
+            _env_file=None,  # pyright: ignore[reportCallIssue]
+            legacy_url=SecretStr(legacy_url),
+            base_url=SecretStr(base_url),
+            as_of=None,
+            progress_seconds=0.001,
+            lock_patience_seconds=5,
+        )
+    )
+
+
 @pytest.fixture
 def empty_project(databases: Databases, instance: dg.DagsterInstance) -> Project:
     """Both databases empty."""
-    settings = MigrationSettings(
-        _env_file=None,  # pyright: ignore[reportCallIssue]
-        legacy_url=SecretStr(databases.legacy_url),
-        base_url=SecretStr(databases.base_url),
-        as_of=None,
-        progress_seconds=0.001,
-        lock_patience_seconds=5,
-    )
-    return Project(open_migration(settings), instance)
+    return Project(migration_of(databases.legacy_url, databases.base_url), instance)
 
 
 @pytest.fixture
@@ -101,3 +170,45 @@ def project(empty_project: Project) -> Project:
     with psycopg.connect(empty_project.migration.databases.legacy_url) as connection:
         create_bookings(connection, rows=4000)
     return empty_project
+
+
+def copy_weeks(migration: Migration, weeks: Sequence[FiscalWeek]) -> None:
+    """Without Dagster, two at a time: for weeks of which a test wants no more than that they are there."""
+
+    def copy(week: FiscalWeek) -> None:
+        copy_week(migration, week)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(copy, weeks))
+
+
+@pytest.fixture(scope="package")
+def migration_under_cdc(servers: EmbeddedServers) -> Generator[Migration]:
+    """FY25-Q2 under CDC, made once: `streamed` hands it to tests, and mends what they leave."""
+    name = f"test_{secrets.token_hex(6)}"
+    servers.recreate_database("legacy", name)
+    servers.recreate_database("base", name)
+    migration = migration_of(servers.legacy_url(name), servers.base_url(name))
+    with psycopg.connect(migration.databases.legacy_url) as connection:
+        create_bookings(connection, rows=4000)
+    examine(migration)
+    open_quarter(migration, QUARTER)
+    copy_weeks(migration, WEEKS)
+    start_stream(migration, QUARTER)
+    yield migration
+    servers.drop_database("base", name)
+    servers.drop_database("legacy", name)
+
+
+@pytest.fixture
+def streamed(migration_under_cdc: Migration, instance: dg.DagsterInstance) -> Generator[Project]:
+    """FY25-Q2 under CDC and equal; an instance that knows the quarter, and nothing of any run."""
+    project = Project(migration_under_cdc, instance)
+    register_quarters(instance, [QUARTER])
+    before = project.on_base(_CONTENT)
+    yield project
+    resume_stream(migration_under_cdc)
+    if project.on_base(_CONTENT) != before:
+        for number in (5, 6):  # the only ones that tests damage
+            repair_week(migration_under_cdc, FiscalWeek(QUARTER, number), dry_run=False)
+        assert project.on_base(_CONTENT) == before

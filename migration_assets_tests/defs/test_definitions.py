@@ -7,7 +7,8 @@ import sys
 import dagster as dg
 
 from migration_assets.definitions import build_defs
-from migration_assets.defs.partitions import register_quarters
+from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
+from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 
 ASSETS: dict[str, tuple[set[str], set[str]]] = {
@@ -15,7 +16,19 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "quarter_partitions": ({"preflight"}, set()),
     "legacy_slice": ({"quarter_partitions"}, set()),
     "migrated_slice": ({"legacy_slice"}, {"row_count_matches", "checksum_matches"}),
+    "change_stream": ({"migrated_slice"}, set()),
+    "validated_slice": ({"change_stream", "migrated_slice"}, {"row_count_matches", "checksum_matches"}),
+    "reconciled_quarter": ({"validated_slice"}, {"every_week_matches", "no_key_is_twice"}),
+    "sign_off": ({"reconciled_quarter"}, set()),
 }
+# Those that can be run without their asset.
+ALONE = {
+    ("change_stream", "stream_is_healthy"),
+    ("change_stream", "lag_within_threshold"),
+    ("sign_off", "still_stands"),
+}
+PER_WEEK = {"legacy_slice", "migrated_slice", "validated_slice"}
+PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 
 def test_the_graph_is_the_one_that_was_designed() -> None:
@@ -36,19 +49,65 @@ def test_every_asset_is_described_grouped_and_owned() -> None:
         assert "postgres" in spec.kinds, spec.key
 
 
-def test_every_check_of_a_week_is_partitioned_else_the_last_week_speaks_for_all() -> None:
-    assets_def = build_defs().resolve_assets_def("migrated_slice")
-    for check in assets_def.check_specs:
-        assert check.partitions_def == assets_def.partitions_def
+def test_the_partitions_are_weeks_and_quarters() -> None:
+    definitions = build_defs()
+    for assets, partitions_def in ((PER_WEEK, fiscal_weeks), (PER_QUARTER, fiscal_quarters)):
+        for asset in assets:
+            assert definitions.resolve_assets_def(asset).partitions_def == partitions_def, asset
+    assert set(ASSETS) - {"preflight"} == PER_WEEK | PER_QUARTER
+
+
+def test_these_checks_can_be_run_alone() -> None:
+    found = {(key.asset_key.to_user_string(), key.name) for check in alone() for key in check.check_keys}
+    assert found == ALONE
+
+
+def test_every_check_is_partitioned_like_its_asset_else_the_last_one_speaks_for_all() -> None:
+    definitions = build_defs()
+    for asset in ASSETS:
+        assets_def = definitions.resolve_assets_def(asset)
+        for check in assets_def.check_specs:
+            assert check.partitions_def == assets_def.partitions_def, check.key
+    for check_def in alone():
+        for spec in check_def.check_specs:
+            assert spec.partitions_def == definitions.resolve_assets_def(spec.asset_key).partitions_def, spec.key
+
+
+def test_what_reads_the_legacy_takes_a_place_in_its_pool() -> None:
+    definitions = build_defs()
+    pooled = {name for name in ASSETS if definitions.resolve_assets_def(name).op.pool == "legacy_read"}
+    assert pooled == {"migrated_slice", "change_stream", "validated_slice", "reconciled_quarter"}
 
 
 def test_the_jobs_run_one_week_a_run() -> None:
     names = {job.name for job in build_defs().resolve_all_job_defs()} - {"__ASSET_JOB"}
-    assert names == {"migrate_quarter", "verify_slices"}
+    assert names == {"migrate_quarter", "verify_slices", "validate_slices", "repair_slices"}
     for name in names:
         job = build_defs().resolve_job_def(name)
         assert isinstance(job.partitions_def, dg.MultiPartitionsDefinition)
         assert job.executor_def is dg.in_process_executor
+
+
+def test_a_repair_is_a_dry_run_unless_somebody_says_otherwise() -> None:
+    job = build_defs().resolve_job_def("repair_slices")
+    assert job.partitioned_config is not None
+    config = job.partitioned_config.get_run_config_for_partition_key("FY25-Q2|W05")
+    assert config == {"ops": {"validated_slice": {"config": {"action": "REPAIR", "dry_run": True}}}}
+    assert ValidatedSliceConfig().dry_run
+
+
+def test_what_reads_the_legacy_by_the_clock_waits_to_be_started_and_what_only_watches_runs() -> None:
+    repository = build_defs().get_repository_def()
+    schedules = {one.name: (one.cron_schedule, one.job_name, one.default_status) for one in repository.schedule_defs}
+    assert schedules == {"ongoing_validation": ("*/15 * * * *", "validate_slices", dg.DefaultScheduleStatus.STOPPED)}
+    sensors = {one.name: (one.minimum_interval_seconds, one.default_status) for one in repository.sensor_defs}
+    assert sensors == dict.fromkeys(
+        ("change_stream_monitor", "run_failure_alert"), (30, dg.DefaultSensorStatus.RUNNING)
+    )
+
+
+def alone() -> list[dg.AssetsDefinition]:
+    return list(build_defs().asset_checks or [])
 
 
 def test_definitions_load_in_an_empty_environment() -> None:

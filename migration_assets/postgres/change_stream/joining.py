@@ -15,9 +15,12 @@ from migration_assets.postgres.change_stream.legacy_side import (
     drop_publication,
     prepare_legacy,
     published_filter,
+    replica_identity,
     row_filter,
 )
 from migration_assets.postgres.change_stream.records import (
+    START_LOCK_CLASS,
+    StreamRecord,
     StreamStatus,
     begin_stream,
     names_of,
@@ -88,20 +91,15 @@ def start_stream(
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
+        # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
+        stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
         records = _wanted(base, plan, quarter) if quarter else _under_cdc(base, plan)
         base.execute("SET lock_timeout = '5s'")
         held = stack.enter_context(slice_locks(base, records))
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
-        stream = read_stream(base, plan.relation)
-        if stream is not None and stream.status is StreamStatus.HELD:
-            raise StreamError(
-                f"a person holds the stream ({stream.reason})",
-                where=plan.relation,
-                state_left="nothing was changed",
-                next_step="run `migration-assets stream resume`, then this again",
-            )
+        stream = _unheld(base, plan)
         unfinished = stream is None or stream.status in {StreamStatus.ACTIVATING, StreamStatus.JOINING}
         joining = [record for record in held if record.state is SliceState.COPIED]
         if stream is None or unfinished or rebuild:
@@ -112,6 +110,18 @@ def start_stream(
             at = stream.exact_since_marker, stream.exact_since_lsn or ""
             return Joined(quarter, "already under CDC", *at, (), 0.0, time.monotonic() - started)
         return _join(plan, base, legacy, description, held, joining, on_week, started)
+
+
+def _unheld(base: Connected, plan: StreamPlan) -> StreamRecord | None:
+    stream = read_stream(base, plan.relation)
+    if stream is not None and stream.status is StreamStatus.HELD:
+        raise StreamError(
+            f"a person holds the stream ({stream.reason})",
+            where=plan.relation,
+            state_left="nothing was changed",
+            next_step="run `migration-assets stream resume`, then this again",
+        )
+    return stream
 
 
 def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
@@ -157,29 +167,36 @@ def _activate(
     on_week: OnWeek | None,
 ) -> tuple[str, list[TruedUp]]:
     """A new slot and all weeks at its snapshot; whatever an earlier try left behind is cleared away first."""
-    existing = read_stream(base, plan.relation)
-    names = names_of(existing) if existing else stream_names(base, plan.relation)
     with stream_lock(base, plan.relation):
+        existing = _unheld(base, plan)  # a person may have been faster
+        names = names_of(existing) if existing else stream_names(base, plan.relation)
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
         drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
-        former = prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        # Before it is changed: the next try would find ours.
+        base.execute(
+            "UPDATE migration.streams SET former_identity = coalesce(former_identity, %s) WHERE relation = %s",
+            [replica_identity(legacy, plan.spec), plan.relation],
+        )
+        prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
         with legacy.transaction():
             drop_publication(legacy, names.publication)
             where = row_filter([r.week for r in records], description, plan.spec, plan.calendar)
             create_publication(legacy, names.publication, plan.spec, where)
         url = plan.databases.legacy_url
         with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
-            weeks = true_up_weeks(plan, description, records, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week)
+            resting = require_stream(base, plan.relation)
+            weeks = true_up_weeks(
+                plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week
+            )
             conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
             with base.transaction():
                 base.execute(
-                    "UPDATE migration.streams SET row_filter = %s, former_identity = coalesce(former_identity, %s),"
-                    " exact_since_marker = NULL, exact_since_lsn = %s, exact_since = clock_timestamp()"
-                    " WHERE relation = %s",
-                    [published_filter(legacy, names.publication, plan.spec), former, slot.lsn, plan.relation],
+                    "UPDATE migration.streams SET row_filter = %s, exact_since_marker = NULL, exact_since_lsn = %s,"
+                    " exact_since = clock_timestamp() WHERE relation = %s",
+                    [published_filter(legacy, names.publication, plan.spec), slot.lsn, plan.relation],
                 )
                 set_status(base, plan.relation, StreamStatus.LIVE)
                 create_subscription(base, names, conninfo, binary=description.binary_copy)
@@ -207,7 +224,14 @@ def _join(
     ) as pause:
         cut = pause.record
         weeks = true_up_weeks(
-            plan, description, joining, pause.legacy_snapshot, lsn=cut.lsn, marker=cut.marker, on_week=on_week
+            plan,
+            description,
+            joining,
+            pause.stream,
+            pause.legacy_snapshot,
+            lsn=cut.lsn,
+            marker=cut.marker,
+            on_week=on_week,
         )
         with base.transaction():
             base.execute(

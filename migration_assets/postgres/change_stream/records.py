@@ -16,6 +16,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.sessions import Connected, require_row
 
 STREAM_LOCK_CLASS = 71004
+START_LOCK_CLASS = 71006
 
 
 class StreamStatus(StrEnum):
@@ -111,17 +112,46 @@ def set_status(base: Connected, relation: str, status: StreamStatus, reason: str
         )
 
 
+def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
+    """Until the caller's transaction ends, nobody lets a stream go on that the caller's step has brought to rest.
+
+    Every transaction that makes rows true must ask: the stream's lock is another session's and may be lost unnoticed,
+    and whoever comes next takes the step for dead.
+
+    Args:
+        base: In the transaction that changes rows.
+        stream: As read after the step noted its intent.
+
+    Raises:
+        StreamError: Somebody did let it go on; what was read at the cut is no longer what the base stands at.
+    """
+    row = base.execute(
+        "SELECT 1 FROM migration.streams WHERE relation = %s AND status = %s AND status_since = %s FOR SHARE",
+        [stream.relation, stream.status, stream.status_since],
+    ).fetchone()
+    if row is None:
+        raise StreamError(
+            "the session that kept the stream at rest was lost, and somebody let it go on",
+            where=stream.relation,
+            state_left="this step's rows are rolled back; the base is as the stream left it",
+            next_step="run this again",
+        )
+
+
 @contextmanager
-def stream_lock(base: Connected, relation: str, *, shared: bool = False) -> Generator[None]:
+def stream_lock(
+    base: Connected, relation: str, *, shared: bool = False, lock_class: int = STREAM_LOCK_CLASS
+) -> Generator[None]:
     """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
 
-    Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`.
+    Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both comes
+    that of class START_LOCK_CLASS, held by whoever decides which weeks are under CDC, from the first look on.
 
     Raises:
         StreamError: Somebody else holds it; says who.
     """
     suffix = "_shared" if shared else ""
-    key = [STREAM_LOCK_CLASS, relation]
+    key = [lock_class, relation]
     try:
         base.execute(f"SELECT pg_advisory_lock{suffix}(%s, hashtext(%s))".encode(), key)
     except errors.LockNotAvailable:

@@ -69,7 +69,9 @@ def _oldest_writer(legacy: Connected) -> str:
         found = prepared.fetchone()
         return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
     pid, user, application, age, query = row
-    return f"backend {pid} ({user}, {application}), {age:,.0f} s old: {query}"
+    # Who is not in pg_read_all_stats sees of others no more than that they are there.
+    old = "of unknown age" if age is None else f"{age:,.0f} s old"
+    return f"backend {pid} ({user}, {application or 'unnamed'}), {old}: {query}"
 
 
 def drop_slot(legacy: Connected, slot: str) -> None:

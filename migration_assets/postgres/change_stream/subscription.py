@@ -11,6 +11,13 @@ from migration_assets.postgres.sessions import Connected
 
 _LEADER_PID_SINCE = 160000
 _ORIGIN_SINCE = 160000
+_SUBSCRIBE = """
+CREATE OR REPLACE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE statement;
+EXCEPTION WHEN OTHERS THEN
+    RAISE EXCEPTION USING MESSAGE = SQLERRM, ERRCODE = SQLSTATE;
+END $$
+"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def create_subscription(base: Connected, names: StreamNames, conninfo: str, *, b
     """Subscribe to the slot that is there, enabled: the worker starts with the commit. In the caller's transaction."""
     may_hush = base.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
     if may_hush and may_hush[0]:
-        # The statement holds the password, and the server logs statements that fail.
+        # What is called below has the password among its parameters, and some servers log those.
         base.execute("SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_statement = 'none';"
                      " SET LOCAL log_min_duration_statement = -1")  # fmt: skip
     options = [
@@ -67,14 +74,17 @@ def create_subscription(base: Connected, names: StreamNames, conninfo: str, *, b
     ]
     if base.info.server_version >= _ORIGIN_SINCE:
         options.append(sql.SQL("origin = any, run_as_owner = false"))
-    base.execute(
-        sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
-            sql.Identifier(names.subscription),
-            sql.Literal(conninfo),
-            sql.Identifier(names.publication),
-            sql.SQL(", ").join(options),
-        )
+    statement = sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
+        sql.Identifier(names.subscription),
+        sql.Literal(conninfo),
+        sql.Identifier(names.publication),
+        sql.SQL(", ").join(options),
     )
+    # As a parameter: the statement's own text, password and all, would be shown in pg_stat_activity, and logged
+    # where it fails, which only a superuser can prevent. The same error is raised anew, without it in its context.
+    base.execute(_SUBSCRIBE)
+    base.execute("SELECT migration.subscribe(%s)", [statement.as_string(base)])
+    base.execute("DROP FUNCTION migration.subscribe(text)")
 
 
 def enable(base: Connected, subscription: str) -> None:

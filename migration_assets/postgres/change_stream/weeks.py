@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.sessions import announce
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -18,13 +19,14 @@ def true_up_weeks(
     plan: StreamPlan,
     description: TableDescription,
     records: Sequence[SliceRecord],
+    stream: StreamRecord,
     snapshot: str,
     *,
     lsn: str,
     marker: int | None,
     on_week: OnWeek | None = None,
 ) -> list[TruedUp]:
-    """True up every week in a transaction of its own. The caller holds the slices' locks, and the stream stands.
+    """True up every week in a transaction of its own. The caller holds the slices' locks, and `stream` stands.
 
     The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
     transaction makes that true, and its status in the ledger says meanwhile that it is not.
@@ -43,6 +45,7 @@ def true_up_weeks(
             attempt = begin_attempt(base, record, "join", plan.run_id)
             try:
                 with in_snapshot(legacy, snapshot), base.transaction():
+                    keep_at_rest(base, stream)
                     announce(base, purpose)
                     rows = slice_rows(plan, description, record)
                     done = true_up(legacy, base, rows, record.week)

@@ -150,5 +150,6 @@ def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms:
         f" longest held the others for {longest_ms:.0f} ms). In the way: {'; '.join(found) or 'nobody any more'}",
         where=plan.relation,
         state_left="no writer is held; the stream goes on as before",
-        next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid)), then run this again",
+        next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid); a prepared one: ROLLBACK"
+        " PREPARED), then run this again",
     )

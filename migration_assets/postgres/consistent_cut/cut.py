@@ -10,7 +10,7 @@ import psycopg
 
 from migration_assets.domain.errors import CutError, MigrationError
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
-from migration_assets.postgres.change_stream.running import go_on, require_running
+from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
@@ -37,7 +37,10 @@ class PairedSnapshots:
 
 @dataclass(frozen=True)
 class Pause:
-    """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so."""
+    """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so.
+
+    Whoever changes rows meanwhile calls `keep_at_rest` with `stream` in that transaction.
+    """
 
     record: CutRecord
     stream: StreamRecord
@@ -126,6 +129,7 @@ def paused_stream(
                 # Intent first: from DISABLE on the subscription stays disabled until somebody enables it.
                 set_status(holder, plan.relation, intent, purpose)
                 disable(holder, stream.subscription)
+                stream = require_stream(holder, plan.relation)
                 let_go()
                 wait_until_gone(holder, stream, worker.pid or 0, barrier, patience=_WORKER_ENDS_SECONDS)
             reached_ms = (reached - since) * 1000

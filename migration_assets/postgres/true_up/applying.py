@@ -97,7 +97,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
             base.execute(
                 sql.SQL(
                     "INSERT INTO migration.repaired_rows (repair_id, kind, key, before)"
-                    " SELECT {id}, {kind}, {key}, t::text FROM {table} AS t JOIN {keys} ON {matches} WHERE {where}"
+                    " SELECT {id}, {kind}, {key}, (t.*)::text FROM {table} AS t JOIN {keys} ON {matches} WHERE {where}"
                 ).format(
                     id=repair_id,
                     kind=str(kind),

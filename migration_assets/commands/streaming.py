@@ -1,0 +1,84 @@
+"""`stream status|pause|resume|start` and `alert test`."""
+
+import sys
+
+import click
+
+from migration_assets.commands.opening import opened
+from migration_assets.commands.periods import parse_quarter
+from migration_assets.domain.errors import SettingsError
+from migration_assets.steps.observation import observe
+from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.steps.watching import send_test_alert
+from migration_assets.terminal.joining import print_joined, weeks_progress
+from migration_assets.terminal.output import console, say
+from migration_assets.terminal.stream_health import health_page
+
+
+@click.group()
+def stream() -> None:
+    """The change stream: how it is, and its brake."""
+
+
+@stream.command("status")
+def stream_status() -> None:
+    """Look at both sides now; exit code 1 where something is critical. Tells nobody else."""
+    migration = opened()
+    with console.status("Looking at both sides"):
+        observed = observe(migration)
+    console.print(health_page(observed))
+    if observed.critical:
+        sys.exit(1)
+
+
+@stream.command()
+@click.option("--reason", required=True, help="Why; everybody who looks at the stream is told.")
+def pause(reason: str) -> None:
+    """Stop the stream until somebody resumes it; the legacy keeps its WAL meanwhile."""
+    if not reason.strip():
+        raise click.BadParameter("say why: whoever finds the stream standing will want to know", param_hint="--reason")
+    say(pause_stream(opened(), reason.strip()))
+
+
+@stream.command()
+def resume() -> None:
+    """Let the stream go on; a join that was never finished is finished by a rebuild."""
+    migration = opened()
+    with console.status("Letting the stream go on"):
+        done = resume_stream(migration)
+    say(done)
+
+
+@stream.command("start")
+@click.argument("quarter")
+@click.option("--rebuild", is_flag=True, help="A new slot, and every week under CDC trued up against it.")
+def stream_start(quarter: str, rebuild: bool) -> None:
+    """Bring a quarter whose weeks are copied under CDC."""
+    wanted = parse_quarter(quarter)
+    migration = opened()
+    with weeks_progress(console, f"{wanted.key}: weeks under CDC") as on_week:
+        joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week)
+    print_joined(console, joined)
+
+
+@click.group()
+def alert() -> None:
+    """Where alerts go."""
+
+
+@alert.command("test")
+def alert_test() -> None:
+    """Send a text to every channel; exit code 1 where one did not take it. Never prints a URL."""
+    sent = send_test_alert(opened())
+    if not sent:
+        raise SettingsError(
+            "MIGRATION_ALERT_URLS is not set: alerts reach nobody",
+            where="settings",
+            state_left="nothing was sent",
+            next_step="set it to apprise URLs, separated by spaces",
+        )
+    for delivery in sent:
+        outcome = "delivered" if delivery.delivered else f"NOT delivered: {delivery.error}"
+        say(f"channel {delivery.channel}: {outcome}", "green" if delivery.delivered else "red")
+    if not all(delivery.delivered for delivery in sent):
+        sys.exit(1)

@@ -1,0 +1,101 @@
+"""A quarter under CDC: its weeks follow the legacy in real time."""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+import dagster as dg
+
+from migration_assets.defs.assets.migrated_slice import migrated_slice
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
+from migration_assets.defs.metadata import Metadata
+from migration_assets.defs.partitions import fiscal_quarters, quarter_of, quarter_of_its_weeks
+from migration_assets.defs.proofs import table
+from migration_assets.postgres.change_stream.joining import Joined
+from migration_assets.postgres.true_up.applying import TruedUp
+from migration_assets.runtime import Migration
+from migration_assets.steps.streaming import start_stream
+
+_COUNTS = ("missing", "extra", "changed")
+
+
+class ChangeStreamConfig(dg.Config):
+    """How to bring the quarter under CDC."""
+
+    rebuild: bool = False
+    """A new slot, and every week under CDC trued up against it: mends a stream that was lost, dropped or altered."""
+
+
+@dg.asset(
+    group_name=FOLLOW,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=LEGACY_READ_POOL,
+    partitions_def=fiscal_quarters,
+    deps=[dg.AssetDep(migrated_slice, partition_mapping=quarter_of_its_weeks)],
+    description=(
+        "The quarter's 13 weeks are under CDC and equal the legacy from the stated position on: what had changed since"
+        " they were copied was found and put right. The first quarter activates the stream, later ones join it while it"
+        " runs. Safe to repeat, also after a crash; with `rebuild` the stream is made anew. Its two checks can be run"
+        " alone at any time."
+    ),
+)
+def change_stream(
+    context: dg.AssetExecutionContext, config: ChangeStreamConfig, migration: dg.ResourceParam[Migration]
+) -> dg.MaterializeResult[Any]:
+    """Activate, join or rebuild."""
+    with readable_failures():
+        joined = start_stream(
+            migration,
+            quarter_of(context),
+            rebuild=config.rebuild,
+            run_id=context.run.run_id,
+            on_week=_observed_week(context),
+        )
+    return dg.MaterializeResult(metadata=_metadata(joined))
+
+
+def _observed_week(context: dg.AssetExecutionContext) -> Callable[[TruedUp], None]:
+    """A callback that logs an observation for every week that was trued up; called from several threads."""
+    lock, done = Lock(), 0
+
+    def report(trued_up: TruedUp) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            context.log_event(
+                dg.AssetObservation(
+                    asset_key=context.asset_key,
+                    partition=str(context.partition_key),
+                    description=f"{trued_up.week.key} is true: {trued_up.differences}, mended; {trued_up.base}",
+                    metadata={"weeks_so_far": dg.MetadataValue.int(done), **_counts([trued_up])},
+                )
+            )
+
+    return report
+
+
+def _metadata(joined: Joined) -> Metadata:
+    position = f"LSN {joined.lsn}" + (f", marker {joined.marker}" if joined.marker is not None else "")
+    return {
+        "result": dg.MetadataValue.text(f"{joined.how}, exact since {position}"),
+        "how": dg.MetadataValue.text(joined.how),
+        "exact_since": dg.MetadataValue.text(position),
+        "weeks_trued_up": dg.MetadataValue.int(len(joined.weeks)),
+        **_counts(joined.weeks),
+        "paused_ms": dg.MetadataValue.float(round(joined.paused_ms, 3)),
+        "seconds": dg.MetadataValue.float(round(joined.seconds, 3)),
+        "weeks": table(
+            ("week", "rows", *_COUNTS),
+            (
+                {"week": one.week.key, "rows": one.base.rows}
+                | {name: getattr(one.differences, name) for name in _COUNTS}
+                for one in sorted(joined.weeks, key=lambda one: one.week)
+            ),
+        ),
+    }
+
+
+def _counts(weeks: "tuple[TruedUp, ...] | list[TruedUp]") -> Metadata:
+    return {name: dg.MetadataValue.int(sum(getattr(one.differences, name) for one in weeks)) for name in _COUNTS}

@@ -1,0 +1,115 @@
+"""What Dagster watches: the change stream, every half minute."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+import psycopg
+
+from migration_assets.defs.assets.change_stream import change_stream
+from migration_assets.defs.looks import look_metadata
+from migration_assets.defs.resources import MigrationSource
+from migration_assets.domain.alerting import Alert, dump_alerts, load_alerts
+from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.stream_samples import has_ledger
+from migration_assets.postgres.validation_records import UNDER_CDC
+from migration_assets.runtime import Migration
+from migration_assets.steps.watching import Watched, watch_stream
+
+EVERY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What one tick tells the next: quarters under CDC, none where there was no stream, and open alerts."""
+
+    quarters: tuple[str, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    begun: bool = False
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> "_Memory":
+        if not cursor:
+            return cls()
+        stored = json.loads(cursor)
+        return cls(tuple(stored["quarters"]), load_alerts(stored["alerts"]), stored["begun"])
+
+    def __str__(self) -> str:
+        return json.dumps({"quarters": self.quarters, "alerts": dump_alerts(self.alerts), "begun": self.begun})
+
+
+# Running from the first day: where no stream was begun it only asks the base whether there is one.
+@dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    minimum_interval_seconds=EVERY_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Looks at the change stream: lag, retained WAL, apply errors, what was altered by hand. Keeps every look in the"
+        " ledger, shows it as observations of change_stream, which plot over time, and alerts MIGRATION_ALERT_URLS."
+        " Skips, saying why, where there is no stream or no server."
+    ),
+)
+def change_stream_monitor(
+    context: dg.SensorEvaluationContext, migration_source: dg.ResourceParam[MigrationSource]
+) -> dg.SensorResult | dg.SkipReason:
+    """One watch."""
+    memory = _Memory.parse(context.cursor)
+    try:
+        migration = migration_source.open()
+    except MigrationError as error:
+        return dg.SkipReason(f"nothing to watch: {_first_line(error)}")
+    try:
+        quarters = _quarters_under_cdc(migration)
+    except psycopg.OperationalError as error:
+        if not memory.begun:
+            return dg.SkipReason(f"the base is away, and no stream was seen so far: {_first_line(error)}")
+        quarters = memory.quarters
+    if quarters is None:
+        return dg.SkipReason("no change stream was begun yet")
+    watched = watch_stream(migration, memory.alerts)
+    return dg.SensorResult(
+        skip_reason=_summary(watched),
+        cursor=str(_Memory(tuple(quarters), watched.open, begun=True)),
+        asset_events=[_observation(quarter, watched) for quarter in quarters] if watched.sample.status else [],
+    )
+
+
+def _quarters_under_cdc(migration: Migration) -> Sequence[str] | None:
+    """Their keys, oldest first; None where no stream was ever begun."""
+    relation = migration.spec.relation
+    with migration.databases.session("base", "monitor") as base:
+        if not has_ledger(base) or read_stream(base, relation) is None:
+            return None
+        weeks = [record.week for record in read_slices(base, relation) if record.state in UNDER_CDC]
+    return [quarter.key for quarter in sorted({week.quarter for week in weeks})]
+
+
+def _observation(quarter: str, watched: Watched) -> dg.AssetObservation:
+    return dg.AssetObservation(
+        asset_key=change_stream.key,
+        partition=quarter,
+        description=_summary(watched),
+        metadata={
+            **look_metadata(watched.sample),
+            "problems": dg.MetadataValue.int(len(watched.problems)),
+            "open_alerts": dg.MetadataValue.int(len(watched.open)),
+        },
+    )
+
+
+def _summary(watched: Watched) -> str:
+    lag = watched.sample.lag_seconds
+    parts = [
+        f"lag {lag:,.2f} s" if lag is not None else "lag not known",
+        "; ".join(problem.what for problem in watched.problems) or "nothing is wrong",
+        *([f"{watched.high_change}: stricter thresholds"] if watched.high_change else []),
+        *([watched.note] if watched.note else []),
+        *(f"channel {delivery.channel} not told: {delivery.error}" for delivery in watched.sent if delivery.error),
+    ]
+    return "; ".join(parts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

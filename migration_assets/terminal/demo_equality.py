@@ -1,0 +1,74 @@
+"""The demo's last word: both sides read whole and compared row by row, without a fingerprint anywhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from psycopg import sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.runtime import Migration
+
+_DRAIN_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class FullComparison:
+    """Rows read on both sides, and of those that differ how many and the first."""
+
+    rows: int
+    differing: int
+    first: str
+
+
+def drain(migration: Migration) -> None:
+    """Until a marker that is written now is in the base, and so everything before it.
+
+    Raises:
+        StreamError: It did not arrive.
+    """
+    relation = migration.spec.relation
+    with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
+        marker = send_heartbeat(legacy, relation)
+        if not wait_until(lambda: has_arrived(base, relation, marker), seconds=_DRAIN_SECONDS):
+            raise StreamError(f"the stream did not drain within {_DRAIN_SECONDS:g} s", where=relation)
+
+
+def compare_everything(migration: Migration, quarter: FiscalQuarter) -> FullComparison:
+    """Every row of the quarter, all columns as text, in the order of the base's primary key, side by side."""
+    with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
+        statement = _everything(migration, legacy, quarter)
+        rows = differing = 0
+        first = ""
+        for one, other in zip_longest(_lines(legacy, statement), _lines(base, statement)):
+            rows += 1
+            if one != other:
+                differing += 1
+                first = first or f"legacy {one!r}, base {other!r}"
+    return FullComparison(rows, differing, first)
+
+
+def _everything(migration: Migration, legacy: Connected, quarter: FiscalQuarter) -> sql.Composed:
+    spec = migration.spec
+    description = require_table(legacy, spec.table, "legacy")
+    bounds = migration.calendar.bound_values(quarter, description.control_kind(spec.control_column))
+    return sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
+        sql.SQL(", ").join(sql.Identifier(column.name) for column in description.columns),
+        table_name(spec.table),
+        in_range(spec.control_column, bounds),
+        sql.SQL(", ").join(sql.Identifier(name) for name in description.base_primary_key(spec.control_column)),
+    )
+
+
+def _lines(connection: Connected, statement: sql.Composed) -> Iterator[bytes]:
+    """COPY sends one message a row."""
+    with connection.cursor().copy(statement) as copy:
+        for message in copy:
+            yield bytes(message)
