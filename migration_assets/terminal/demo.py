@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -25,6 +26,7 @@ from migration_assets.embedded.traffic import start_traffic_process, stop_traffi
 from migration_assets.embedded.traffic_stats import TrafficPlan
 from migration_assets.postgres.consistent_cut.records import read_cuts
 from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.preflight_records import latest_preflight
 from migration_assets.runtime import Migration, dagster_environment, open_migration
 from migration_assets.settings import MigrationSettings
@@ -35,7 +37,7 @@ from migration_assets.terminal.demo_summary import Story, print_farewell, summar
 from migration_assets.terminal.demo_watch import applied_changes
 from migration_assets.terminal.demo_worker import materialize, prepare, ready, run_job
 from migration_assets.terminal.findings import print_findings
-from migration_assets.terminal.status import status_tables
+from migration_assets.terminal.status import status_page
 from migration_assets.terminal.ui import size_pool
 from migration_assets.terminal.ui_lock import take_ui_lock
 
@@ -91,7 +93,8 @@ def _tell(console: Console, migration: Migration, story: Story, path: Path) -> b
         _compare_whole(console, migration, story)
     with migration.databases.session("base", "demo") as base:
         records = read_slices(base, migration.spec.relation, QUARTER)
-        console.print(status_tables(records, {}))
+        max_age = timedelta(hours=migration.settings.validation_max_age_hours)
+        console.print(status_page(read_overview(base, migration.spec), max_age))
         story.cdc.changes_after = applied_changes(base, migration.spec.relation)
         story.cuts = read_cuts(base, migration.spec.relation)
     summary = summarize(story, QUARTER, records, migration.settings)

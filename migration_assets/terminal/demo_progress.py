@@ -13,7 +13,7 @@ from migration_assets.postgres.ledger import read_slice
 from migration_assets.postgres.legacy_slices import estimate_rows
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
-from migration_assets.terminal.status import gigabytes, megabytes_per_second
+from migration_assets.terminal.figures import gigabytes, megabytes_per_second
 
 
 class WeekLines:

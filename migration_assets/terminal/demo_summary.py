@@ -17,7 +17,7 @@ from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.demo_cdc import CdcStory
 from migration_assets.terminal.demo_watch import percentile
-from migration_assets.terminal.status import gigabytes, megabytes_per_second
+from migration_assets.terminal.figures import gigabytes, megabytes_per_second
 
 
 @dataclass
