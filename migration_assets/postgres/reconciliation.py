@@ -19,7 +19,7 @@ from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
-from migration_assets.postgres.true_up.slices import in_snapshot, same_table, slice_rows
+from migration_assets.postgres.true_up.slices import in_snapshot, require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation import prove, require_streaming_state
 from migration_assets.postgres.validation_records import UNDER_CDC, Proof, record_proof
 
@@ -76,9 +76,11 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
         held = stack.enter_context(slice_locks(ledger, records))
         for record in held:
             require_streaming_state(record)
+        description = table_before_cut(plan, ledger, purpose)
         with paired_snapshots(plan, purpose) as pair:
-            description = same_table(plan, pair.legacy, pair.base)
             proofs = _compare_all(plan, description, held, pair)
+            if not all(proof.equal for proof in proofs):
+                require_unaltered(plan, pair.legacy, pair.base, description, quarter.key)
             duplicates = _duplicates(pair.base, plan, description, held)
         done = Reconciled(
             quarter, pair.record, tuple(zip((r.week for r in held), proofs, strict=True)), tuple(duplicates)

@@ -14,7 +14,7 @@ from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
-from migration_assets.postgres.true_up.slices import same_table, slice_rows
+from migration_assets.postgres.true_up.slices import require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation_records import UNDER_CDC, Proof, Purpose, record_proof
 
 
@@ -61,9 +61,12 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
         require_streaming_state(record)
         attempt = begin_attempt(ledger, record, "validate", plan.run_id)
         try:
+            description = table_before_cut(plan, ledger, f"{week.key}:{purpose}")
             with paired_snapshots(plan, f"{week.key}:{purpose}") as pair:
-                rows = slice_rows(plan, same_table(plan, pair.legacy, pair.base), record)
+                rows = slice_rows(plan, description, record)
                 proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
+                if not proof.equal:
+                    require_unaltered(plan, pair.legacy, pair.base, description, week.key)
                 cut = pair.record
             with ledger.transaction():
                 record_proof(ledger, record, proof, purpose, plan.run_id)

@@ -23,6 +23,7 @@ from migration_assets.postgres.change_stream.records import (
     StreamRecord,
     StreamStatus,
     begin_stream,
+    keep_at_rest,
     names_of,
     read_stream,
     set_status,
@@ -193,6 +194,7 @@ def _activate(
             )
             conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
             with base.transaction():
+                keep_at_rest(base, resting)
                 base.execute(
                     "UPDATE migration.streams SET row_filter = %s, exact_since_marker = NULL, exact_since_lsn = %s,"
                     " exact_since = clock_timestamp() WHERE relation = %s",
@@ -234,6 +236,7 @@ def _join(
             on_week=on_week,
         )
         with base.transaction():
+            keep_at_rest(base, pause.stream)
             base.execute(
                 "UPDATE migration.streams SET row_filter = %s, exact_since_marker = %s, exact_since_lsn = %s,"
                 " exact_since = clock_timestamp() WHERE relation = %s",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from psycopg import sql
 
+from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.base_table import require_root
@@ -34,6 +35,35 @@ def same_table(plan: StreamPlan, legacy: Connected, base: Connected) -> TableDes
     description = require_table(legacy, plan.spec.table, "legacy")
     require_root(base, require_table(base, plan.spec.table, "base"), description, plan.spec)
     return description
+
+
+def table_before_cut(plan: StreamPlan, base: Connected, purpose: str) -> TableDescription:
+    """As `same_table`, before anybody is held: a stream that stands because of a new column is never waited for.
+
+    Raises:
+        TableSpecError: One of them does not exist.
+        PartitionError: They differ.
+    """
+    with plan.databases.session("legacy", purpose) as legacy:
+        return same_table(plan, legacy, base)
+
+
+def require_unaltered(
+    plan: StreamPlan, legacy: Connected, base: Connected, description: TableDescription, where: str
+) -> None:
+    """Where a difference was found: that it is not one of the table itself, altered since it was described.
+
+    Raises:
+        StreamError: It was altered, on both sides.
+        PartitionError: It was altered, on one side.
+    """
+    if same_table(plan, legacy, base) != description:
+        raise StreamError(
+            "the table was altered while it was being compared",
+            where=where,
+            state_left="nothing was changed; nothing was noted",
+            next_step="run this again",
+        )
 
 
 @contextmanager
