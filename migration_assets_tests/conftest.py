@@ -22,7 +22,7 @@ class Databases:
 @contextmanager
 def running_pair(folder: Path) -> Generator[EmbeddedServers]:
     """Both servers, started, and removed at the end; a power cut may lose everything, which makes them faster."""
-    pair = EmbeddedServers(folder, extra_settings={"fsync": "off"})
+    pair = EmbeddedServers(folder, extra_settings={"fsync": "off", "max_prepared_transactions": "4"})
     try:
         pair.start()
         yield pair

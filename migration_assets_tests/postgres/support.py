@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -12,18 +13,26 @@ from psycopg import sql
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.change_stream.joining import Joined, start_stream
+from migration_assets.postgres.change_stream.records import StreamRecord
+from migration_assets.postgres.change_stream.running import require_stream
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence, SliceRecord, read_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
+from migration_assets.postgres.reconciliation import Reconciled, reconcile_quarter
+from migration_assets.postgres.repair import Repaired, repair_slice, undo_repair
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
+from migration_assets.postgres.validation import Validated, validate_slice
 from migration_assets.postgres.verification import Verified, verify_slice
 
 QUARTER = FiscalQuarter(2025, 2)
 CALENDAR = FiscalCalendar()
 SPEC = TableSpec(QualifiedName("public", "bookings"), "booked_at")
 IMPATIENT = CopyLimits(lock_timeout_ms=100, lock_patience_seconds=0.3, attempts=1)
+QUICK = StreamLimits(cut_patience_seconds=10, stream_patience_seconds=20, statement_seconds=60, attempts=1)
 
 BOOKINGS = """
 CREATE TABLE public.bookings (
@@ -37,9 +46,9 @@ CREATE INDEX bookings_booked_at_idx ON public.bookings (booked_at);
 """
 
 
-def week(number: int) -> FiscalWeek:
+def week(number: int, quarter: FiscalQuarter = QUARTER) -> FiscalWeek:
     """Of FY25-Q2: W01 begins on 2024-04-01."""
-    return FiscalWeek(QUARTER, number)
+    return FiscalWeek(quarter, number)
 
 
 # Whenever a table is made in schema migration, every row that is loaded into it passes public.meddle().
@@ -66,6 +75,11 @@ class Ground:
     spec: TableSpec = SPEC
     calendar: FiscalCalendar = CALENDAR
     limits: CopyLimits = field(default_factory=CopyLimits)
+    stream_limits: StreamLimits = QUICK
+
+    @property
+    def plan(self) -> StreamPlan:
+        return StreamPlan(self.databases, self.spec, self.calendar, self.stream_limits, "test")
 
     def run(self, side: Side, *statements: LiteralString) -> None:
         with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
@@ -75,6 +89,15 @@ class Ground:
     def meddle(self, change: LiteralString) -> None:
         """From now on `change` happens to every row on its way into a leaf of the base."""
         self.run("base", _MEDDLE.replace("{}", change))
+
+    def spoil(self, table: LiteralString = "bookings") -> None:
+        """From now on a row that we put into a table of the base has one guest more; the stream's rows have not."""
+        self.run(
+            "base",
+            "CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN NEW.guests := NEW.guests + 1; RETURN NEW; END $$",
+            f"CREATE TRIGGER spoil BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION public.spoil()",
+        )
 
     def ask(self, side: Side, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of a query; a percent sign is a plain one when there are no parameters."""
@@ -106,29 +129,93 @@ class Ground:
             description = require_table(legacy, self.spec.table, "legacy")
             return ensure_quarter(base, description, self.spec, self.calendar, quarter)
 
-    def copy(self, number: int = 1, *, limits: CopyLimits | None = None) -> CopyEvidence:
-        return copy_slice(
-            self.databases, SliceCopy(self.spec, self.calendar, week(number), limits or self.limits, run_id="test")
+    def copy(
+        self, number: int = 1, *, limits: CopyLimits | None = None, quarter: FiscalQuarter = QUARTER
+    ) -> CopyEvidence:
+        what = week(number, quarter)
+        plan = SliceCopy(self.spec, self.calendar, what, limits or self.limits, self.stream_limits, run_id="test")
+        return copy_slice(self.databases, plan)
+
+    def copy_all(self, quarter: FiscalQuarter = QUARTER) -> "Ground":
+        """All 13 weeks, in a quarter that is opened for it."""
+        self.open(quarter)
+        with ThreadPoolExecutor(4) as pool:
+            for future in [pool.submit(self.copy, number, quarter=quarter) for number in range(1, 14)]:
+                future.result()
+        return self
+
+    def stream(self, quarter: FiscalQuarter = QUARTER, *, rebuild: bool = False) -> Joined:
+        return start_stream(self.plan, quarter, rebuild=rebuild)
+
+    def streamed(self, quarter: FiscalQuarter = QUARTER) -> "Ground":
+        """The quarter under CDC; the ledger says that its weeks were copied, and the true-up brings all their rows."""
+        self.open(quarter)
+        self.run(
+            "base",
+            "UPDATE migration.slices SET state = 'copied', copied_at = now(), legacy_rows = 0, legacy_sum_a = 0,"
+            " legacy_sum_b = 0, base_rows = 0, base_sum_a = 0, base_sum_b = 0 WHERE state = 'absent'",
         )
+        self.stream(quarter)
+        return self
+
+    def validate(self, number: int = 1) -> Validated:
+        return validate_slice(self.plan, week(number))
+
+    def repair(self, number: int = 1, *, dry_run: bool = False) -> Repaired:
+        return repair_slice(self.plan, week(number), dry_run=dry_run)
+
+    def undo(self, repair_id: int | None) -> Repaired:
+        assert repair_id is not None
+        return undo_repair(self.plan, repair_id)
+
+    def reconcile(self, quarter: FiscalQuarter = QUARTER) -> Reconciled:
+        return reconcile_quarter(self.plan, quarter)
+
+    def stream_record(self) -> StreamRecord:
+        with self.databases.session("base", "test") as base:
+            return require_stream(base, self.spec.relation)
+
+    def drain(self) -> None:
+        """Until the base has applied all that is on the legacy now."""
+        marker = self.one(
+            "legacy",
+            "INSERT INTO migration.markers (relation, id, kind)"
+            " VALUES (%s, nextval('migration.marker_id'), 'heartbeat') RETURNING id",
+            self.spec.relation,
+        )
+        seen = "SELECT count(*) FROM migration.markers WHERE relation = %s AND id = %s"
+        wait_for(lambda: self.one("base", seen, self.spec.relation, marker), "a marker arrives")
+
+    def assert_same(self, *quarters: FiscalQuarter) -> None:
+        """Both sides hold the same rows of these quarters, and the base no others, once everything has arrived."""
+        self.drain()
+        weeks = [(week(1, quarter), week(13, quarter)) for quarter in quarters or (QUARTER,)]
+        of_legacy = sorted(row for pair in weeks for row in self.contents("legacy", pair))
+        of_base = self.contents("base")
+        # A few rows tell enough, and pytest's own comparison of long lists takes minutes.
+        missing, extra = (
+            sorted(set(one) - set(other))[:5] for one, other in ((of_legacy, of_base), (of_base, of_legacy))
+        )
+        assert of_base == of_legacy, f"{len(of_base)} rows, not {len(of_legacy)}; missing {missing}, extra {extra}"
 
     def verify(self, number: int = 1) -> Verified:
         return verify_slice(self.databases, self.spec, self.calendar, week(number), timeouts=Timeouts())
 
-    def record(self, number: int = 1) -> SliceRecord:
+    def record(self, number: int = 1, quarter: FiscalQuarter = QUARTER) -> SliceRecord:
         with self.databases.session("base", "test") as base:
-            record = read_slice(base, self.spec.relation, week(number))
+            record = read_slice(base, self.spec.relation, week(number, quarter))
         assert record is not None
         return record
 
-    def contents(self, side: Side, number: int | None = None) -> list[str]:
-        """Every row of the table (of one week) as text, sorted: the comparison that owes nothing to fingerprints."""
+    def contents(self, side: Side, weeks: int | tuple[FiscalWeek, FiscalWeek] | None = None) -> list[str]:
+        """Every row of the table as text (of one week, from week to week): it owes nothing to fingerprints. Sorted."""
         where = sql.SQL("true")
         with self.databases.session(side, "test") as connection:
             description = require_table(connection, self.spec.table, side)
-            if number is not None:
-                lower, upper = self.calendar.bound_values(
-                    week(number), description.control_kind(self.spec.control_column)
-                )
+            if weeks is not None:
+                first, last = (week(weeks), week(weeks)) if isinstance(weeks, int) else weeks
+                kind = description.control_kind(self.spec.control_column)
+                lower, upper = self.calendar.bound_values(first, kind)[0], self.calendar.bound_values(last, kind)[1]
                 control = sql.Identifier(self.spec.control_column)
                 where = sql.SQL("{c} >= {l} AND {c} < {u}").format(c=control, l=lower, u=upper)
             # By name: the root of the base need not have its columns where the legacy has dropped ones.

@@ -1,0 +1,295 @@
+"""A repair mends exactly what differs and can be taken back, whatever the rows are made of."""
+
+import threading
+from dataclasses import replace
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from migration_assets.domain.errors import LedgerError, SliceMismatchError
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
+
+_DAMAGE: tuple[LiteralString, ...] = (
+    "UPDATE bookings SET guests = -1, note = NULL WHERE id IN (1, 2)",
+    "DELETE FROM bookings WHERE id IN (3, 4, 5)",
+    "INSERT INTO bookings (id, booked_at, price) VALUES (9001, '2024-04-03Z', 1.500)",
+)
+
+
+@pytest.fixture
+def streamed(ground: Ground) -> Ground:
+    return ground.fill(364).streamed()
+
+
+@pytest.fixture
+def damaged(streamed: Ground) -> Ground:
+    """In W01: two rows changed, three lost, one too many."""
+    streamed.run("base", *_DAMAGE)
+    return streamed
+
+
+def _shape(ground: Ground) -> tuple[object, object]:
+    """All relations and rows, without the ledger's."""
+    relations, _, rows = ground.base_state()
+    return relations, rows
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_not_do_it(damaged: Ground) -> None:
+    before = _shape(damaged)
+    dry = damaged.repair(dry_run=True)
+    assert (dry.dry_run, dry.repair_id, dry.legacy == dry.base) == (True, None, False)
+    assert str(dry.differences) == "3 missing, 1 extra, 2 changed"
+    assert len(dry.differences.sample) == 6
+    assert _shape(damaged) == before
+    assert damaged.ask("base", "SELECT 1 FROM migration.repairs") == []
+    assert damaged.one("base", "SELECT count(*) FROM migration.cuts WHERE kind = 'pause'") == 0
+
+
+def test_a_repair_makes_the_slice_equal_and_keeps_what_was_there(damaged: Ground) -> None:
+    done = damaged.repair()
+    assert (done.dry_run, str(done.differences)) == (False, "3 missing, 1 extra, 2 changed")
+    assert done.legacy == done.base
+    assert done.cut.apply_held_ms > 0
+    damaged.assert_same()
+    record = damaged.record()
+    assert record.state is SliceState.VALIDATED
+    assert record.changed_at == record.validated_at
+    rows = (
+        "SELECT kind, array_agg(key[1] ORDER BY key[1]), count(before) FROM migration.repaired_rows"
+        " GROUP BY kind ORDER BY kind"
+    )
+    assert damaged.ask("base", rows) == [
+        ("changed", ["1", "2"], 2),
+        ("extra", ["9001"], 1),
+        ("missing", ["3", "4", "5"], 0),
+    ]
+    repairs = "SELECT id, week, marker, missing, extra, changed, undone_at, run_id FROM migration.repairs"
+    assert damaged.ask("base", repairs) == [(done.repair_id, "W01", done.cut.marker, 3, 1, 2, None, "test")]
+    assert damaged.attempts() == [("join", "succeeded"), ("repair", "succeeded")]
+
+
+def test_a_repair_of_nothing_changes_nothing_and_has_nothing_to_undo(streamed: Ground) -> None:
+    before, changed_at = _shape(streamed), streamed.record().changed_at
+    done = streamed.repair()
+    assert (done.repair_id, done.differences.rows) == (None, 0)
+    assert _shape(streamed) == before
+    assert streamed.record().changed_at == changed_at
+    assert streamed.ask("base", "SELECT 1 FROM migration.repairs UNION ALL SELECT 1 FROM migration.repaired_rows") == []
+
+
+def test_a_repair_that_is_undone_leaves_exactly_what_was_there_and_is_not_undone_twice(damaged: Ground) -> None:
+    before = damaged.contents("base")
+    done = damaged.repair()
+    undone = damaged.undo(done.repair_id)
+    assert damaged.contents("base") == before
+    assert str(undone.differences) == "3 missing, 1 extra, 2 changed"
+    assert damaged.record().state is SliceState.STREAMING
+    with pytest.raises(LedgerError, match=f"repair {done.repair_id} was undone at"):
+        damaged.undo(done.repair_id)
+    with pytest.raises(LedgerError, match="there is no repair 4711"):
+        damaged.undo(4711)
+    assert damaged.contents("base") == before
+    with pytest.raises(SliceMismatchError):
+        damaged.validate()
+    assert damaged.repair().differences.rows == 6
+    damaged.assert_same()
+
+
+def test_an_undo_puts_back_what_the_legacy_has_changed_since_and_says_so(damaged: Ground) -> None:
+    done = damaged.repair()
+    damaged.run(
+        "legacy",
+        "UPDATE bookings SET guests = 77 WHERE id IN (1, 3)",
+        "DELETE FROM bookings WHERE id IN (2, 4)",
+        "INSERT INTO bookings (id, booked_at) VALUES (9001, '2024-04-03Z')",
+    )
+    undone = damaged.undo(done.repair_id)
+    assert undone.legacy != undone.base
+    rows = "SELECT id, guests FROM bookings WHERE id IN (1, 2, 3, 4, 5, 9001) ORDER BY id"
+    assert damaged.ask("base", rows) == [(1, -1), (2, -1), (9001, None)]
+    damaged.repair()
+    damaged.assert_same()
+
+
+_ODD_TABLE = """
+CREATE TYPE public.mood AS ENUM ('bad', 'it''s, "fine"');
+CREATE TYPE public.pair AS (a integer, b text);
+CREATE TABLE bookings (
+    id bigint GENERATED ALWAYS AS IDENTITY, part text, booked_at timestamptz NOT NULL,
+    price numeric, exact numeric(12, 4), doc jsonb, raw json, tags text[], grid integer[][], moods mood[],
+    one public.pair, pairs public.pair[], note text, bytes bytea, stay interval, score float8, period tstzrange,
+    padded char(9), late date,
+    len integer GENERATED ALWAYS AS (length(note)) STORED,
+    PRIMARY KEY (part, id)
+);
+"""
+_ODD_ROWS: LiteralString = r"""
+INSERT INTO bookings (part, booked_at, price, exact, doc, raw, tags, grid, moods, one, pairs, note, bytes, stay, score,
+                      period, padded, late)
+SELECT E'p,"' || n, '2024-04-02Z', 1.10 * n * 10.00, n,
+    jsonb_build_object('n', n, 'x', 1.10, 't', E'tab\t"q" \\'), '{"b": 1,  "a":[ ]}',
+    ARRAY['a,b', NULL, '"', '', 'NULL', E'new\nline', '{}', E'\\'], '[2:3][0:1]={{1,2},{3,4}}',
+    ARRAY['it''s, "fine"', NULL]::mood[],
+    (n, E'(a,"b")\n')::public.pair, ARRAY[(1, NULL)::public.pair, NULL, (2, '')::public.pair],
+    (ARRAY[E'a''b"c\\d', E'line\nbreak\r\n\t', '', NULL, '{"x"}', '(1,2)', 'ünïcödé 🛎️', repeat('x', 9000)])[1 + n % 8],
+    decode(md5(n::text), 'hex'),
+    n * interval '1 mon 25 h',
+    (ARRAY['NaN', '-0', 'infinity', '0.1'])[1 + n % 4]::float8, tstzrange('2024-01-01Z', NULL), 'p' || n,
+    (ARRAY['infinity', '0044-03-15 BC', '2024-02-29'])[1 + n % 3]::date
+FROM generate_series(1, 40) n
+"""
+
+
+def test_undo_gives_back_every_byte_of_rows_of_odd_types(ground: Ground) -> None:
+    ground.run("base", "CREATE TYPE public.pair AS (a integer, b text)")
+    ground.run("legacy", _ODD_TABLE, _ODD_ROWS)
+    ground.streamed()
+    ground.assert_same()
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as base:
+        base.execute(
+            "UPDATE bookings SET price = price * 1.000, doc = doc || '{\"x\": 1.1}', note = note || ' '"
+            " WHERE id % 2 = 0"
+        )
+        base.execute(
+            "UPDATE bookings SET tags = NULL, grid = '{}', pairs = NULL, one = NULL WHERE id % 2 = 1 AND id < 20"
+        )
+        base.execute("DELETE FROM bookings WHERE id > 36")
+        base.execute(
+            "INSERT INTO bookings (part, id, booked_at, note) OVERRIDING SYSTEM VALUE VALUES ('', 99,"
+            " '2024-04-03Z', E'\"')"
+        )
+    before = ground.contents("base")
+    done = ground.repair()
+    assert (done.differences.missing, done.differences.extra) == (4, 1)
+    assert done.differences.changed > 20
+    ground.assert_same()
+    ground.undo(done.repair_id)
+    assert ground.contents("base") == before
+    ground.repair()
+    ground.run("legacy", "UPDATE bookings SET note = note || '!', moods = NULL")
+    ground.assert_same()
+
+
+def test_columns_may_have_the_names_that_our_queries_use(ground: Ground) -> None:
+    names = [
+        "t",
+        "k",
+        "h",
+        "b",
+        "k1",
+        "t1",
+        "hashed",
+        "texts",
+        "one",
+        "image",
+        "images",
+        "before",
+        "keys",
+        "row",
+        "bookings",
+    ]
+    spec = TableSpec(SPEC.table, "t")
+    ground = replace(ground, spec=spec)
+    columns = sql.SQL(", ").join(sql.SQL("{} text").format(sql.Identifier(name)) for name in names[1:])
+    values = sql.SQL(", ").join(sql.SQL("n::text") for _ in names[1:])
+    with psycopg.connect(ground.databases.legacy_url, autocommit=True) as legacy:
+        legacy.execute(
+            sql.SQL("CREATE TABLE bookings (t timestamptz NOT NULL, {}, PRIMARY KEY (k, h, b))").format(columns)
+        )
+        legacy.execute(
+            sql.SQL("INSERT INTO bookings SELECT '2024-04-02Z', {} FROM generate_series(1, 9) n").format(values)
+        )
+    ground.streamed()
+    ground.run(
+        "base",
+        "UPDATE bookings SET before = 'x', one = NULL WHERE k < '5'",
+        "UPDATE bookings SET k = 'z' WHERE k = '9'",
+    )
+    damaged = ground.contents("base")
+    dry = ground.repair(dry_run=True)
+    assert {difference.columns for difference in dry.differences.sample} == {(), ("one", "before")}
+    repaired = ground.repair()
+    assert str(repaired.differences) == str(dry.differences) == "1 missing, 1 extra, 4 changed"
+    ground.assert_same()
+    ground.undo(repaired.repair_id)
+    assert ground.contents("base") == damaged
+
+
+def test_a_trigger_that_spoils_the_repair_undoes_it_and_the_stream_goes_on(damaged: Ground) -> None:
+    damaged.spoil()
+    before = damaged.base_state()
+    with pytest.raises(SliceMismatchError, match="triggers"):
+        damaged.repair()
+    assert damaged.base_state() == before
+    assert damaged.attempts()[-1] == ("repair", "failed")
+    assert damaged.ask("base", "SELECT 1 FROM migration.repairs UNION ALL SELECT 1 FROM migration.repaired_rows") == []
+    assert damaged.stream_record().status == "live"
+    damaged.run("base", "DROP TRIGGER spoil ON bookings")
+    damaged.run("legacy", "UPDATE bookings SET guests = guests + 1 WHERE id > 10")
+    damaged.repair()
+    damaged.assert_same()
+
+
+def test_a_repair_whose_pause_was_lost_does_not_write_over_what_came_since(
+    damaged: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session is ended, the lock of the stream with it: to the next step that pause looks like a dead one's."""
+    others: list[threading.Thread] = []
+
+    def lose_the_pause(*arguments: Any, **more: Any) -> TruedUp:
+        damaged.ask("base", "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name LIKE '%:pause'")  # fmt: skip
+        others.append(threading.Thread(target=damaged.validate, args=(5,)))
+        others[0].start()
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%W05:validate:cut'"
+            " AND wait_event_type = 'Lock'"
+        )
+        wait_for(
+            lambda: not others[0].is_alive() or damaged.one("base", waiting), "the other step waits, or is through"
+        )
+        damaged.run("legacy", "UPDATE bookings SET guests = 50 WHERE id = 1", "DELETE FROM bookings WHERE id = 2")
+        if not others[0].is_alive():
+            damaged.drain()
+        return true_up(*arguments, **more)
+
+    monkeypatch.setattr("migration_assets.postgres.repair.true_up", lose_the_pause)
+    with pytest.raises(psycopg.OperationalError):
+        damaged.repair()
+    others[0].join(30)
+    assert damaged.stream_record().status == "live"
+    damaged.assert_same()
+
+
+def test_a_repair_while_writers_write_loses_none_of_their_changes(damaged: Ground) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(damaged.databases.legacy_url, autocommit=True) as legacy:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                legacy.execute("UPDATE bookings SET guests = guests + 1 WHERE id %% 9 = %s", [turn % 9])
+                legacy.execute("INSERT INTO bookings (id, booked_at) VALUES (%s, '2024-04-03Z')", [20_000 + turn])
+                legacy.execute("DELETE FROM bookings WHERE id = %s", [20_000 + turn - 30])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(3):
+            damaged.repair()
+            damaged.validate()
+            damaged.run(
+                "base", "UPDATE bookings SET guests = -5 WHERE id IN (SELECT id FROM bookings WHERE id < 50 LIMIT 9)"
+            )
+        damaged.repair()
+    finally:
+        stop.set()
+        writer.join()
+    damaged.repair()
+    damaged.assert_same()

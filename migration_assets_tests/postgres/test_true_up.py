@@ -1,0 +1,265 @@
+"""A true-up finds every differing row by its key, and makes the base's rows those of the legacy, byte for byte."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from migration_assets.domain.differences import Differences, Kind
+from migration_assets.domain.errors import SliceMismatchError
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.true_up import applying, differences
+from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets.postgres.true_up.buckets import SliceRows, compare
+from migration_assets.postgres.true_up.differences import look
+from migration_assets.postgres.true_up.slices import same_table, slice_rows
+from migration_assets_tests.postgres.support import Ground, week
+
+_IN_WEEK: LiteralString = "booked_at < '2024-04-08Z'"
+
+
+@pytest.fixture
+def copied(ground: Ground) -> Ground:
+    """Two weeks copied, 70 rows each; both sides stand still."""
+    ground.fill().open()
+    ground.copy(1)
+    ground.copy(2)
+    return ground
+
+
+@contextmanager
+def sides(ground: Ground) -> Generator[tuple[Connected, Connected, SliceRows]]:
+    """As the product calls it: the legacy in a snapshot, the base in a transaction that commits at the end."""
+    with ground.databases.session("legacy", "test") as legacy, ground.databases.session("base", "test") as base:
+        legacy.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with legacy.transaction(), base.transaction():
+            yield legacy, base, slice_rows(ground.plan, same_table(ground.plan, legacy, base), ground.record(1))
+
+
+def found(ground: Ground) -> Differences:
+    """What is said to differ in W01; changes nothing."""
+    with sides(ground) as (legacy, base, rows):
+        return look(legacy, base, rows, compare(legacy, base, rows))
+
+
+def made_true(ground: Ground) -> TruedUp:
+    with sides(ground) as (legacy, base, rows):
+        return true_up(legacy, base, rows, week(1))
+
+
+def counts(of: Differences) -> tuple[int, int, int]:
+    return of.missing, of.extra, of.changed
+
+
+_ROW = "INSERT INTO bookings (id, booked_at) VALUES (99001, '2024-04-03Z')"
+_DAMAGES: dict[LiteralString, tuple[LiteralString, tuple[int, int, int]]] = {
+    "nothing": ("SELECT 1", (0, 0, 0)),
+    "one lost": (f"DELETE FROM bookings WHERE id = (SELECT min(id) FROM bookings WHERE {_IN_WEEK})", (1, 0, 0)),
+    "all lost": (f"DELETE FROM bookings WHERE {_IN_WEEK}", (70, 0, 0)),
+    "one too many": (_ROW, (0, 1, 0)),
+    "value": (f"UPDATE bookings SET guests = guests + 1 WHERE id % 9 = 1 AND {_IN_WEEK}", (0, 0, 9)),
+    "null": ("UPDATE bookings SET note = NULL WHERE id = 92", (0, 0, 1)),
+    "empty text": ("UPDATE bookings SET note = '' WHERE id = 92", (0, 0, 1)),
+    "scale": ("UPDATE bookings SET price = price * 1.000 WHERE id = 92", (0, 0, 1)),
+    "all rows": (f"UPDATE bookings SET guests = guests + 1 WHERE {_IN_WEEK}", (0, 0, 70)),
+    "microsecond": ("UPDATE bookings SET booked_at = booked_at + interval '1 microsecond' WHERE id = 92", (1, 1, 0)),
+    "into the next week": ("UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 92", (1, 0, 0)),
+    "another key": ("UPDATE bookings SET id = 99002 WHERE id = 92", (1, 1, 0)),
+    "twice in the week": (
+        "INSERT INTO bookings SELECT id, booked_at + interval '1 s', guests, price, note FROM bookings WHERE id = 92",
+        (0, 1, 0),
+    ),
+    "two swapped a value": (
+        "UPDATE bookings b SET note = o.note FROM bookings o WHERE b.id + o.id = 92 + 93 AND b.id IN (92, 93)",
+        (0, 0, 2),
+    ),
+    "two swapped keys": (
+        (
+            "UPDATE bookings SET id = 92 + 93 - id + 99000 WHERE id IN (92, 93); UPDATE bookings SET id = id"
+            " - 99000 WHERE id > 99000"
+        ),
+        (2, 2, 0),
+    ),
+    "everything at once": (
+        (
+            f"DELETE FROM bookings WHERE id IN (1, 2, 3); {_ROW}; UPDATE bookings SET guests = -1 WHERE id IN"
+            " (92, 93, 183, 184)"
+        ),
+        (3, 1, 4),
+    ),
+}
+
+
+def test_each_kind_of_damage_is_counted_exactly_and_made_true(copied: Ground) -> None:
+    good, other = copied.contents("base", 1), copied.contents("base", 2)
+    for damage, (statement, expected) in _DAMAGES.items():
+        copied.run("base", statement)
+        damaged = copied.contents("base")
+        assert counts(found(copied)) == expected, damage
+        assert copied.contents("base") == damaged, damage
+        done = made_true(copied)
+        assert counts(done.differences) == expected, damage
+        assert done.legacy == done.base
+        assert copied.contents("base", 1) == good, damage
+        if damage == "into the next week":
+            copied.run("base", "DELETE FROM bookings WHERE id = 92 AND booked_at >= '2024-04-08Z'")
+        assert copied.contents("base", 2) == other, damage
+
+
+@pytest.mark.parametrize("emptied", ["legacy", "base"])
+def test_a_side_without_rows_is_no_special_case(copied: Ground, emptied: str) -> None:
+    copied.run("legacy" if emptied == "legacy" else "base", f"DELETE FROM bookings WHERE {_IN_WEEK}")
+    assert counts(found(copied)) == ((0, 70, 0) if emptied == "legacy" else (70, 0, 0))
+    assert made_true(copied).base.rows == (0 if emptied == "legacy" else 70)
+    assert copied.contents("base", 1) == copied.contents("legacy", 1)
+    assert counts(made_true(copied).differences) == (0, 0, 0)
+
+
+def test_more_rows_than_one_batch_and_one_chunk_hold(copied: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 9)
+    monkeypatch.setattr(applying, "_KEYS_AT_ONCE", 2)
+    copied.run(
+        "base",
+        f"UPDATE bookings SET guests = -1 WHERE id % 2 = 0 AND {_IN_WEEK}",
+        f"DELETE FROM bookings WHERE id % 5 = 0 AND {_IN_WEEK}",
+        f"INSERT INTO bookings SELECT id + 50000, booked_at FROM bookings WHERE id % 7 = 0 AND {_IN_WEEK}",
+    )
+    with sides(copied) as (legacy, base, rows):
+        batches = list(differences.differing_keys(legacy, base, rows, compare(legacy, base, rows)))
+    assert len(batches) > 5
+    assert max(len(batch.of(kind)) for batch in batches for kind in Kind) > 2
+    expected = counts(found(copied))
+    assert sum(expected) > 40
+    assert counts(made_true(copied).differences) == expected
+    assert copied.contents("base", 1) == copied.contents("legacy", 1)
+
+
+def test_the_sample_names_keys_and_columns_and_has_no_values(copied: Ground) -> None:
+    copied.run(
+        "base",
+        "UPDATE bookings SET guests = -1, note = 'personal' WHERE id = 92",
+        "DELETE FROM bookings WHERE id = 93",
+        _ROW,
+    )
+    sample = {difference.kind: difference for difference in found(copied).sample}
+    assert sample[Kind.CHANGED].columns == ("guests", "note")
+    assert sample[Kind.CHANGED].key == {"id": "92", "booked_at": "2024-04-02 00:00:00.092+00"}
+    assert (sample[Kind.MISSING].key["id"], sample[Kind.MISSING].columns) == ("93", ())
+    assert sample[Kind.EXTRA].key["id"] == "99001"
+    assert "personal" not in repr(sample)
+    copied.run("base", f"DELETE FROM bookings WHERE {_IN_WEEK}")
+    assert len(found(copied).sample) == 20
+
+
+# The first one, a byte order mark, comes first in the order of the rows as well.
+_ODD = ["\ufeffbom", "", " ", "  two", "NULL", "\\N", "\\.", '"', '""', "'", ",",
+        'a,"b"\n,c', "line\nbreak", "cr\rlf\r\n", "\n",
+        "tab\t", "trailing ", "ünïcödé", "日本", "🛎️", "e\u0301", "é", "{}", "{a,b}",
+        "%s %", "\\", "\\\\", "$1", "(1,2)", "1", "1.0",
+        "true", "#", "A", "a", "\x01", "\u2028", "\u00a0", "x" * 2000]  # fmt: skip
+
+
+def test_keys_of_text_may_hold_anything_that_a_text_may_hold(ground: Ground) -> None:
+    ground.run(
+        "legacy",
+        'CREATE TABLE bookings (code text, part text COLLATE "C", booked_at timestamptz, v integer,'
+        " PRIMARY KEY (part, code))",
+    )
+    ground.ask(
+        "legacy",
+        "INSERT INTO bookings SELECT code, part, '2024-04-02Z', 1 FROM unnest(%s::text[]) code,"
+        " unnest(ARRAY['', 'p', E'q\"\\n']) part RETURNING 1",
+        _ODD,
+    )
+    ground.open()
+    ground.copy(1)
+    every = len(_ODD) * 3
+    ground.run("base", "UPDATE bookings SET v = 2")
+    assert counts(found(ground)) == (0, 0, every)
+    assert {d.key["code"] for d in found(ground).sample} <= set(_ODD)
+    assert all(difference.columns == ("v",) for difference in found(ground).sample)
+    assert counts(made_true(ground).differences) == (0, 0, every)
+    ground.run(
+        "base",
+        "DELETE FROM bookings WHERE part = 'p'",
+        "INSERT INTO bookings SELECT code || 'x', part || 'x', booked_at, v FROM bookings",
+    )
+    assert counts(made_true(ground).differences) == (len(_ODD), len(_ODD) * 2, 0)
+    ground.run("legacy", "DELETE FROM bookings")
+    assert counts(made_true(ground).differences) == (0, every, 0)
+    assert ground.contents("base") == []
+
+
+def test_keys_of_every_type_are_found_again_by_their_text(ground: Ground) -> None:
+    for side in ("legacy", "base"):
+        ground.run(side, 'CREATE SCHEMA "Odd %s"')
+    ground.run(
+        "legacy",
+        "CREATE TYPE \"Odd %s\".\"Mood\" AS ENUM ('a', 'it''s, \"b\"')",
+        'CREATE DOMAIN "Odd %s".word AS varchar(9)',
+        'CREATE TABLE bookings (a uuid, b date, c timestamp, d float8, e bytea, f boolean, g "Odd %s"."Mood",'
+        ' h "Odd %s".word, i char(5), j interval, k inet, l integer[], m numeric, n text[], o int4range,'
+        " p real, q time,"
+        ' r "char", booked_at timestamptz NOT NULL, v integer,'
+        " PRIMARY KEY (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r))",
+        "INSERT INTO bookings SELECT gen_random_uuid(), '2024-01-01'::date + n, '2024-01-01'::timestamp +"
+        " n * interval '1.000001 s',"
+        ' n / 3.0, decode(md5(n::text), \'hex\'), n % 2 = 0, (enum_range(NULL::"Odd %s"."Mood"))[1 + n'
+        " % 2], 'w' || n, 'c' || n % 9,"
+        " n * interval '25 h 1 mon', '10.0.0.1'::inet + n, ARRAY[n, NULL, -n], n * 1.10, ARRAY['a,b',"
+        " '\"', E'\\n', NULL, ''],"
+        " int4range(n, 2 * n), n / 7.0, '10:00'::time + n * interval '1 s', 'x', '2024-04-02Z', n FROM"
+        " generate_series(1, 40) n",
+        "INSERT INTO bookings SELECT a, 'infinity', '-infinity', 'NaN', '', f, g, '', '', '0', '::1/64',"
+        " '{}', 'NaN', '{}', 'empty',"
+        " '-Infinity', '24:00', '', booked_at, 0 FROM bookings LIMIT 1",
+    )
+    ground.open()
+    ground.copy(1)
+    ground.run("base", "UPDATE bookings SET v = -v - 1")
+    assert counts(found(ground)) == (0, 0, 41)
+    assert {difference.columns for difference in found(ground).sample} == {("v",)}
+    assert counts(made_true(ground).differences) == (0, 0, 41)
+    ground.run("base", "DELETE FROM bookings WHERE v % 2 = 0", "UPDATE bookings SET h = 'other' WHERE v % 2 = 1")
+    assert counts(made_true(ground).differences) == (41, 20, 0)
+    assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_keys_that_are_equal_as_numbers_and_differ_as_texts_are_put_right(ground: Ground) -> None:
+    ground.run(
+        "legacy",
+        "CREATE TABLE bookings (id numeric PRIMARY KEY, booked_at timestamptz NOT NULL, v integer)",
+        "INSERT INTO bookings SELECT n + 0.0, '2024-04-02Z', n FROM generate_series(1, 20) n",
+    )
+    ground.open()
+    ground.copy(1)
+    ground.run("base", "UPDATE bookings SET id = id * 1.00 WHERE v <= 10")
+    assert counts(made_true(ground).differences) == (10, 10, 0)
+    assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_generated_columns_are_computed_again_and_told_among_those_that_differ(ground: Ground) -> None:
+    ground.run(
+        "legacy",
+        "CREATE TABLE bookings (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, booked_at timestamptz NOT NULL,"
+        " v integer, twice integer GENERATED ALWAYS AS (v * 2) STORED)",
+        "INSERT INTO bookings (booked_at, v) SELECT '2024-04-02Z', n FROM generate_series(1, 20) n",
+    )
+    ground.open()
+    ground.copy(1)
+    ground.run("base", "UPDATE bookings SET v = -v WHERE id < 5", "DELETE FROM bookings WHERE id > 18")
+    assert {difference.columns for difference in found(ground).sample} == {(), ("v", "twice")}
+    assert counts(made_true(ground).differences) == (2, 0, 4)
+    assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_a_trigger_of_the_base_that_changes_rows_undoes_the_whole_true_up(copied: Ground) -> None:
+    copied.run("base", "UPDATE bookings SET guests = -1 WHERE id = 92")
+    copied.spoil()
+    before = copied.base_state()
+    with pytest.raises(SliceMismatchError, match="1 changed") as caught:
+        made_true(copied)
+    assert "triggers" in caught.value.next_step
+    assert copied.base_state() == before
