@@ -22,8 +22,9 @@ demo: $(STAMP)
 ui: $(STAMP)
 	$(BIN)/migration-assets ui
 
+# Three at a time, each with PostgreSQL servers of its own: tests wait for servers more than they compute.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak: $(STAMP)

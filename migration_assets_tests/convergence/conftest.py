@@ -2,9 +2,9 @@
 
 import pytest
 
-from migration_assets_tests.convergence.seeds import some_seeds
+from migration_assets_tests.convergence.seeds import FIXED
 
-SEEDS = 4
+FRESH = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,4 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         chosen: str | None = metafunc.config.getoption("--seeds", default=None)
-        metafunc.parametrize("seed", [int(seed) for seed in chosen.split(",")] if chosen else some_seeds(SEEDS))
+        if chosen:
+            metafunc.parametrize("seed", [int(seed) for seed in chosen.split(",")])
+        else:
+            # Drawn in the test: whoever collects for several processes must find the same tests in each.
+            fresh = [pytest.param(None, id=f"fresh {number}") for number in range(1, FRESH + 1)]
+            metafunc.parametrize("seed", [*FIXED, *fresh])
