@@ -13,9 +13,9 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.activity import Activity, current_activity
 from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
 from migration_assets.postgres.change_stream.subscription import Worker, apply_worker
+from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.sign_offs import changes_by_leaf
 from migration_assets.postgres.stream_samples import AgedSample, latest_sample, open_alerts, read_samples
 
 _SAMPLES = 200
@@ -109,7 +109,7 @@ def read_overview(base: Connected, spec: TableSpec) -> Overview:
         now=require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0],
         slices=tuple(slices),
         activity=current_activity(base),
-        changes=changes_by_leaf(base, spec, [record.leaf for record in slices]),
+        changes=changes_by_leaf(base, spec.table, [record.leaf for record in slices]),
         signatures=_signatures(base, relation),
         stream=stream,
         worker=apply_worker(base, stream.subscription) if stream else None,

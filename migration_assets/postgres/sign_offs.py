@@ -24,6 +24,7 @@ from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import read_stream, stream_lock
+from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_locks
@@ -166,7 +167,7 @@ def _read_facts(
 
 def _read_weeks(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> tuple[WeekFacts, ...]:
     records = read_slices(base, spec.relation, quarter)
-    counted = changes_by_leaf(base, spec, [record.leaf for record in records])
+    counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
     return tuple(
         WeekFacts(
             record.week, record.leaf, record.lower_bound, record.upper_bound, record.state, record.method,
@@ -185,16 +186,6 @@ def last_validation(record: SliceRecord, changes_now: int | None = None) -> Last
         record.changed_at,
         changes_since(record.validated_changes, changes_now),
     )
-
-
-def changes_by_leaf(base: Connected, spec: TableSpec, leaves: Sequence[str]) -> dict[str, int]:
-    """Leaf → row changes it has seen since it was made, or since the server's last crash; seconds late."""
-    rows = base.execute(
-        "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_all_tables"
-        " WHERE schemaname = %s AND relname = ANY(%s)",
-        [spec.table.schema, list(leaves)],
-    )
-    return {str(leaf): int(changes) for leaf, changes in rows}
 
 
 def _read_reconciliation(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> ReconciliationFacts | None:

@@ -7,8 +7,9 @@ from migration_assets.domain.differences import Differences
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, fingerprint_columns
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected
 
 Purpose = Literal["validate", "reconcile", "join", "copy", "repair"]
 UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF})
@@ -81,21 +82,10 @@ def record_proof(
         " validated_changes = %s, run_id = %s, updated_at = clock_timestamp(),"
         " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
-         proof.marker, proof.lsn, leaf_changes(base, leaf_of(record)), run_id, changed, record.lock_key],
+         proof.marker, proof.lsn, _changes_of(base, record), run_id, changed, record.lock_key],
     )  # fmt: skip
     return state
 
 
-def leaf_of(record: SliceRecord) -> QualifiedName:
-    """The slice's leaf: it lies in the schema of its root."""
-    return QualifiedName.parse(record.relation).sibling(record.leaf)
-
-
-def leaf_changes(base: Connected, leaf: QualifiedName) -> int:
-    """How many row changes the leaf has seen, by the server's statistics: lost in a crash, and a little late."""
-    row = base.execute(
-        "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_all_tables"
-        " WHERE schemaname = %s AND relname = %s",
-        [leaf.schema, leaf.name],
-    ).fetchone()
-    return int(require_row(row, "a leaf's statistics")[0])
+def _changes_of(base: Connected, record: SliceRecord) -> int:
+    return changes_by_leaf(base, QualifiedName.parse(record.relation), [record.leaf]).get(record.leaf, 0)

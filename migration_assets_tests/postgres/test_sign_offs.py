@@ -14,9 +14,10 @@ from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.domain.sign_off_evidence import verify
 from migration_assets.postgres.change_stream.records import stream_lock, stream_names
+from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.sign_offs import changes_by_leaf, last_validation
+from migration_assets.postgres.sign_offs import last_validation
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
@@ -469,7 +470,7 @@ def test_what_the_stream_changed_since_the_validation_is_counted_leaf_by_leaf(pr
         base.execute("DELETE FROM public.bookings WHERE id = 5")
         base.execute("SELECT pg_stat_force_next_flush()")
         base.execute("SELECT pg_stat_clear_snapshot()")
-        counted = changes_by_leaf(base, SPEC, [record.leaf, project.ground.record(2).leaf])
+        counted = changes_by_leaf(base, SPEC.table, [record.leaf, project.ground.record(2).leaf])
     assert counted == {record.leaf: 8, project.ground.record(2).leaf: 0}
     assert last_validation(record, counted[record.leaf]).stream_changes == 8
     assert last_validation(record).stream_changes is None

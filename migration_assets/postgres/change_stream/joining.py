@@ -11,6 +11,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.legacy_side import (
     alter_filter,
+    continue_markers,
     create_publication,
     drop_publication,
     prepare_legacy,
@@ -25,12 +26,13 @@ from migration_assets.postgres.change_stream.records import (
     begin_stream,
     keep_at_rest,
     names_of,
+    newest_marker,
     read_stream,
     set_status,
     stream_lock,
     stream_names,
 )
-from migration_assets.postgres.change_stream.running import require_stream
+from migration_assets.postgres.change_stream.running import require_running, require_stream
 from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
@@ -108,6 +110,8 @@ def start_stream(
             lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week)
             return Joined(quarter, how, None, lsn, tuple(weeks), 0.0, time.monotonic() - started)
         if not joining:
+            with stream_lock(base, plan.relation, shared=True):
+                require_running(base, plan.relation)
             at = stream.exact_since_marker, stream.exact_since_lsn or ""
             return Joined(quarter, "already under CDC", *at, (), 0.0, time.monotonic() - started)
         return _join(plan, base, legacy, description, held, joining, on_week, started)
@@ -182,6 +186,7 @@ def _activate(
             [replica_identity(legacy, plan.spec), plan.relation],
         )
         prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        continue_markers(legacy, newest_marker(base))
         with legacy.transaction():
             drop_publication(legacy, names.publication)
             where = row_filter([r.week for r in records], description, plan.spec, plan.calendar)

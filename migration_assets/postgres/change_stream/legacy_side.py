@@ -78,6 +78,14 @@ def _make_markers(legacy: Connected) -> None:
     )
 
 
+def continue_markers(legacy: Connected, after: int) -> None:
+    """Let no new marker have the number of one that the base has: a legacy that was restored would begin at 1 again."""
+    legacy.execute(
+        "SELECT setval('migration.marker_id', %(after)s) FROM migration.marker_id WHERE last_value < %(after)s",
+        {"after": after},
+    )
+
+
 def _mark_table(legacy: Connected, spec: TableSpec) -> None:
     table = table_name(spec.table)
     with legacy.transaction():

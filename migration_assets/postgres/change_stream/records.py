@@ -91,14 +91,47 @@ def _record(row: dict[str, Any]) -> StreamRecord:
 
 def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str) -> None:
     """Intent before the deed: status `activating`, whatever the stream was before."""
-    base.execute(
-        "INSERT INTO migration.streams (relation, publication, slot, subscription, status, reason)"
-        " VALUES (%(relation)s, %(publication)s, %(slot)s, %(subscription)s, 'activating', %(reason)s)"
-        " ON CONFLICT (relation) DO UPDATE SET status = 'activating', reason = %(reason)s,"
-        " status_since = clock_timestamp()",
-        {"relation": relation, "reason": reason, "publication": names.publication, "slot": names.slot,
-         "subscription": names.subscription},
-    )  # fmt: skip
+    with nobody_at_work(base, relation):
+        base.execute(
+            "INSERT INTO migration.streams (relation, publication, slot, subscription, status, reason)"
+            " VALUES (%(relation)s, %(publication)s, %(slot)s, %(subscription)s, 'activating', %(reason)s)"
+            " ON CONFLICT (relation) DO UPDATE SET status = 'activating', reason = %(reason)s,"
+            " status_since = clock_timestamp()",
+            {"relation": relation, "reason": reason, "publication": names.publication, "slot": names.slot,
+             "subscription": names.subscription},
+        )  # fmt: skip
+
+
+def newest_marker(base: Connected) -> int:
+    """The highest number of all markers that the base has; 0 where it has none."""
+    row = base.execute("SELECT coalesce(max(id), 0) FROM migration.markers").fetchone()
+    return int(require_row(row, "the newest marker")[0])
+
+
+@contextmanager
+def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
+    """A transaction that may change what `keep_at_rest` relies on.
+
+    Raises:
+        StreamError: A step whose own lock on the stream was lost is still at work; names it.
+    """
+    try:
+        with base.transaction():
+            base.execute("SET LOCAL lock_timeout = '5s'")
+            yield
+    except errors.LockNotAvailable:
+        found = base.execute(
+            "SELECT DISTINCT a.pid, a.application_name FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
+            " WHERE k.relation = 'migration.streams'::regclass AND k.mode = 'RowShareLock' AND k.granted"
+            " AND a.pid <> pg_backend_pid()"
+        ).fetchall()
+        who = ", ".join(f"backend {pid} ({application})" for pid, application in found) or "another session"
+        raise StreamError(
+            f"a step is still at work on the resting stream: {who}",
+            where=relation,
+            state_left="nothing was changed by this run",
+            next_step="let it end, or end it (SELECT pg_terminate_backend(pid)), then run this again",
+        ) from None
 
 
 def set_status(base: Connected, relation: str, status: StreamStatus, reason: str | None = None) -> None:

@@ -3,7 +3,13 @@
 import logging
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, read_stream, set_status
+from migration_assets.postgres.change_stream.records import (
+    StreamRecord,
+    StreamStatus,
+    nobody_at_work,
+    read_stream,
+    set_status,
+)
 from migration_assets.postgres.change_stream.subscription import apply_worker, enable, require_enabled
 from migration_assets.postgres.sessions import Connected
 
@@ -62,6 +68,6 @@ def go_on(base: Connected, record: StreamRecord) -> None:
     """Enable the subscription and note it, in one transaction."""
     if apply_worker(base, record.subscription) is None:
         require_enabled(None, record.subscription)
-    with base.transaction():
-        enable(base, record.subscription)
+    with nobody_at_work(base, record.relation):
         set_status(base, record.relation, StreamStatus.LIVE)
+        enable(base, record.subscription)

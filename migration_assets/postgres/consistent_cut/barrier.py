@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import CutError
 from migration_assets.postgres.change_stream.legacy_side import old_writers
@@ -23,6 +23,7 @@ _OLD_MS = 30.0
 # Where transactions of that age never end all at once, a try is made all the same, unless one is this old.
 _HOPELESS_MS = 3_000.0
 _PEEK_SECONDS = 1.0
+_TELL_SECONDS = 10.0
 _FROZEN = "1s"
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,19 @@ def set_marker(
     """
     _make_gentle(legacy)
     give_up = time.monotonic() + plan.limits.cut_patience_seconds
-    tries, longest = 0, 0.0
+    tries, longest, told = 0, 0.0, float("-inf")
     while True:
         blockers = _peek(plan, legacy, give_up)
+        if blockers and time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            log.warning("a cut waits for a moment between writers; in the way: %s", "; ".join(blockers))
         if not blockers or time.monotonic() < give_up:
             tries += 1
             started = time.perf_counter()
             try:
                 lsn, snapshot = _once(plan, legacy, marker, in_lock)
+            except errors.IdleInTransactionSessionTimeout:
+                raise _frozen(plan) from None
             except psycopg.OperationalError as error:
                 if not is_lock_timeout(error):
                     raise
@@ -141,6 +147,15 @@ def _once(
 def _may_set_deadlock_timeout(connection: Connected) -> bool:
     row = connection.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
     return bool(row and row[0])
+
+
+def _frozen(plan: StreamPlan) -> CutError:
+    return CutError(
+        f"this process stood still for over {_FROZEN} while it held the legacy's writers, and was cut off",
+        where=plan.relation,
+        state_left="no writer is held; nothing was changed; the stream goes on as before",
+        next_step="see why the machine stood still (suspended, swapping?), then run this again",
+    )
 
 
 def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms: float) -> CutError:

@@ -150,10 +150,12 @@ def paused_stream(
 
 def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
     """The first error is the one to raise; what cannot be mended now is mended by the next step."""
-    if as_join:
-        log.warning("the join failed (%s); the stream rests until the join is done again", type(error).__name__)
-        return
     try:
+        if as_join:
+            now = require_stream(holder, stream.relation)
+            if now.status is StreamStatus.JOINING:
+                log.warning("the join failed (%s); the stream rests until it is done again", type(error).__name__)
+            return
         go_on(holder, stream)
     except (psycopg.Error, MigrationError) as second:
         log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", second)

@@ -3,7 +3,8 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_description import TableDescription
@@ -71,7 +72,11 @@ def in_snapshot(connection: Connected, snapshot: str) -> Generator[Connected]:
     """A read-only transaction in a snapshot that another session exported and still holds."""
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        try:
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        except (errors.InvalidParameterValue, errors.UndefinedObject) as error:
+            # As if the connection itself had been lost: the whole step is worth another try.
+            raise psycopg.OperationalError("the session that exported the snapshot was lost") from error
         yield connection
     finally:
         if not connection.closed:
