@@ -14,6 +14,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
+from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, wait_for
 
@@ -219,3 +220,25 @@ def test_the_password_is_in_the_subscription_and_nowhere_else(ground: Ground, se
     mine = [line for log in logs for line in log.read_text(errors="replace").splitlines() if f"@{database} " in line]
     assert any("no subscriptions on a Sunday" in line for line in mine)
     assert not [log for log in logs if password in log.read_text(errors="replace")]
+
+
+def test_a_quarter_under_cdc_whose_stream_a_dead_step_left_at_rest_follows_again_when_asked_for(ground: Ground) -> None:
+    ground.fill(91).streamed()
+    ground.ask("base", "UPDATE migration.streams SET status = 'paused', reason = 'a dead step' RETURNING 1")
+    disable_subscription(ground)
+    assert ground.stream().how == "already under CDC"
+    assert ground.stream_record().status is StreamStatus.LIVE
+    ground.run("legacy", "UPDATE bookings SET guests = 99")
+    ground.assert_same()
+
+
+def test_a_legacy_whose_markers_were_lost_begins_behind_those_that_the_base_has(ground: Ground) -> None:
+    ground.fill(91).streamed()
+    for number in (1, 2, 3):
+        ground.validate(number)
+    before = ground.one("base", "SELECT max(id) FROM migration.markers")
+    ground.run("legacy", "DROP SCHEMA migration CASCADE")
+    ground.stream(rebuild=True)
+    ground.validate(4)
+    assert ground.one("base", "SELECT max(id) FROM migration.markers") > before
+    ground.assert_same()
