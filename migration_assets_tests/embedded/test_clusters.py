@@ -6,6 +6,7 @@ import secrets
 import socket
 import stat
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from migration_assets.embedded.processes import server_processes
 from migration_assets.embedded.reach import reachable_binaries, shared_home
 from migration_assets.embedded.server_settings import render
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets_tests.conftest import Databases
+from migration_assets_tests.conftest import Databases, running_pair
 from migration_assets_tests.embedded.support import eventually, execute, one, status_of
 
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
@@ -97,7 +98,15 @@ def test_nobody_gets_in_without_the_password(servers: EmbeddedServers, name: Ser
             )
 
 
-def test_the_password_is_in_the_password_file_and_nowhere_else(servers: EmbeddedServers) -> None:
+@pytest.fixture
+def untouched_servers(tmp_path: Path) -> Generator[EmbeddedServers]:
+    """A pair that no subscription was ever made on: its connection string is in the catalogue and in the WAL."""
+    with running_pair(tmp_path) as pair:
+        yield pair
+
+
+def test_the_password_is_in_the_password_file_and_nowhere_else(untouched_servers: EmbeddedServers) -> None:
+    servers = untouched_servers
     passfile = servers.address("legacy").passfile
     assert stat.S_IMODE(passfile.stat().st_mode) == 0o600
     password = passfile.read_text().strip().rpartition(":")[2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration_assets.domain.findings import Severity
 from migration_assets.embedded.servers import EmbeddedServers
@@ -104,11 +104,13 @@ def test_only_minor_versions_that_were_proven_pass_as_legacy(patient: Patient, m
 
 def test_used_up_replication_slots_are_refused(patient: Patient) -> None:
     patient.with_bookings()
-    names = [f"taken_{number}" for number in range(20)]
+    names = [f"taken_{number}" for number in range(21)]
     with psycopg.connect(patient.ground.databases.legacy_url, autocommit=True) as connection:
         try:
-            for name in names:
-                connection.execute("SELECT pg_create_physical_replication_slot(%s)", [name])
+            # Others may hold some: of 20 all are taken in the end.
+            with pytest.raises(errors.ConfigurationLimitExceeded):  # noqa: PT012 - which one is the last
+                for name in names:
+                    connection.execute("SELECT pg_create_physical_replication_slot(%s)", [name])
             findings = patient.examine()
         finally:
             connection.execute(
