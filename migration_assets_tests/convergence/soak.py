@@ -32,7 +32,7 @@ def _run(folder: Path, seed: int, steps: int) -> Outcome | str:
 
 
 def _soak(folder: Path, seeds: list[int], steps: int, jobs: int) -> Iterator[tuple[int, Outcome | str]]:
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run, folder, seed, steps): seed for seed in seeds}
         try:
             for future in as_completed(futures):
