@@ -95,7 +95,7 @@ def _tell(console: Console, migration: Migration, story: Story, path: Path) -> b
         records = read_slices(base, migration.spec.relation, QUARTER)
         max_age = timedelta(hours=migration.settings.validation_max_age_hours)
         console.print(status_page(read_overview(base, migration.spec), max_age))
-        story.cdc.changes_after = applied_changes(base, migration.spec.relation)
+        story.cdc.changes_after = applied_changes(base, migration.spec)
         story.cuts = read_cuts(base, migration.spec.relation)
     summary = summarize(story, QUARTER, records, migration.settings)
     path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -56,7 +56,7 @@ def tell_cdc(
             return
     with StreamWatch(migration) as watch:
         with migration.databases.session("base", "demo") as base:
-            story.changes_before = applied_changes(base, migration.spec.relation)
+            story.changes_before = applied_changes(base, migration.spec)
         console.print("Change stream: on. The base follows the legacy; every week is validated while writes go on.")
         _validate(console, migration, quarter, pool, story)
         _break_and_mend(console, migration, quarter, pool, story)

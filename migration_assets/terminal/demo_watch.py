@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
 from migration_assets.steps.watching import watch_stream
@@ -57,11 +60,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
 
 
-def applied_changes(base: Connected, relation: str) -> int:
-    """Row changes that the leaves have seen since their ledger rows noted a validation, all weeks together."""
-    row = base.execute(
-        "SELECT coalesce(sum(t.n_tup_ins + t.n_tup_upd + t.n_tup_del), 0)::bigint FROM migration.slices s"
-        " JOIN pg_stat_all_tables t ON t.relname = s.leaf WHERE s.relation = %s AND s.state <> 'absent'",
-        [relation],
-    ).fetchone()
-    return int(row[0]) if row else 0
+def applied_changes(base: Connected, spec: TableSpec) -> int:
+    """Row changes that all leaves together have seen; the difference of two looks is what came in between."""
+    leaves = [record.leaf for record in read_slices(base, spec.relation)]
+    return sum(changes_by_leaf(base, spec.table, leaves).values())
