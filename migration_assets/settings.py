@@ -99,6 +99,26 @@ class MigrationSettings(BaseSettings):
     throttle_patience_seconds: float = Field(
         default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
     )
+    runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is open, days")
+    runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's on")
+    join_rows: int = Field(
+        default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
+    )
+    archive_url: SecretStr | None = Field(
+        default=None, description="where archives go: a folder, s3://, gs:// or abfs:// URL; unset: archive in VAR"
+    )
+    archive_file_mb: int = Field(default=512, ge=1, description="size of one Parquet file, about, MB")
+    archive_row_group_rows: int = Field(default=100_000, ge=1_000, description="rows of one row group, at most")
+    retention_quarters: int = Field(
+        default=8, ge=1, description="quarters that stay in the base, today's included; older ones are archived"
+    )
+    auto_retire: bool = Field(default=False, description="whether archived old weeks also leave the base by themselves")
+    quarantine_days: float = Field(
+        default=7.0, ge=0, description="how long a detached leaf is kept before it is dropped, days"
+    )
+    drill_max_age_days: float = Field(
+        default=92.0, gt=0, description="an archive without a restore drill for longer than this warns, days"
+    )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")

@@ -14,14 +14,15 @@ ALLOWED: dict[str, set[str]] = {
     "domain": set(),
     "settings": {"domain"},
     "postgres": {"domain"},
+    "archive": {"domain"},
     "embedded": {"domain"},
     "alerts": {"domain"},
-    "runtime": {"domain", "settings", "postgres", "embedded"},
-    "steps": {"domain", "postgres", "alerts", "runtime"},
-    "defs": {"domain", "settings", "postgres", "runtime", "steps"},
+    "runtime": {"domain", "settings", "postgres", "archive", "embedded"},
+    "steps": {"domain", "postgres", "archive", "alerts", "runtime"},
+    "defs": {"domain", "settings", "postgres", "archive", "runtime", "steps"},
     "definitions": {"defs", "runtime"},
-    "terminal": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "defs", "definitions"},
-    "commands": {"domain", "settings", "postgres", "runtime", "steps", "terminal"},
+    "terminal": {"domain", "settings", "postgres", "archive", "embedded", "runtime", "steps", "defs", "definitions"},
+    "commands": {"domain", "settings", "postgres", "archive", "runtime", "steps", "terminal"},
     "cli": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "terminal", "commands"},
 }
 # Who may import these packages at all.
@@ -32,6 +33,8 @@ ONLY: dict[str, set[str]] = {
     "click": {"cli", "commands", "embedded"},
     "pydantic_settings": {"settings"},
     "apprise": {"alerts"},
+    "duckdb": {"archive"},
+    "adbc_driver_postgresql": {"postgres"},
 }
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py": "reads it",

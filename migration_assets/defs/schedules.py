@@ -15,7 +15,6 @@ from migration_assets.postgres.change_stream.records import StreamStatus, read_s
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets.postgres.throttle import throttle
-from migration_assets.postgres.validation_records import UNDER_CDC
 from migration_assets.runtime import Migration
 
 EVERY_QUARTER_OF_AN_HOUR = "*/15 * * * *"
@@ -84,7 +83,7 @@ def _see(migration: Migration) -> _Seen:
         stream = read_stream(base, relation) if has_ledger(base) else None
         if stream is None:
             return _Seen((), "nothing is under CDC: no change stream was begun yet")
-        weeks = [record for record in read_slices(base, relation) if record.state in UNDER_CDC]
+        weeks = [record for record in read_slices(base, relation) if record.under_cdc]
     if not weeks:
         return _Seen((), "nothing is under CDC")
     if stream.status is not StreamStatus.LIVE:

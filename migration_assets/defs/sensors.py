@@ -15,7 +15,6 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.stream_samples import has_ledger
-from migration_assets.postgres.validation_records import UNDER_CDC
 from migration_assets.runtime import Migration
 from migration_assets.steps.watching import Watched, watch_stream
 
@@ -82,7 +81,7 @@ def _quarters_under_cdc(migration: Migration) -> Sequence[str] | None:
     with migration.databases.session("base", "monitor") as base:
         if not has_ledger(base) or read_stream(base, relation) is None:
             return None
-        weeks = [record.week for record in read_slices(base, relation) if record.state in UNDER_CDC]
+        weeks = [record.week for record in read_slices(base, relation) if record.under_cdc]
     return [quarter.key for quarter in sorted({week.quarter for week in weeks})]
 
 

@@ -96,5 +96,17 @@ class CutError(StreamError):
     """A consistent cut could not be taken; the legacy's writers are free and the stream is as it was."""
 
 
+class ArchiveError(MigrationError):
+    """An archive cannot be written, read or trusted; whatever was there before is as it was."""
+
+
+class RetirementError(MigrationError):
+    """A slice must not leave the base, or not yet; lists everything that stands in the way."""
+
+
+class RestoreError(MigrationError):
+    """A slice could not be brought back; the base is as before."""
+
+
 class SignOffError(MigrationError):
     """The ledger does not prove what a sign-off would claim; lists everything that is missing."""

@@ -183,8 +183,8 @@ def _week(facts: WeekFacts, approval: Approval) -> Iterator[tuple[str, str]]:
         case SliceState.COPIED:
             yield "is copied, but not under CDC", "materialize change_stream for the quarter, then validated_slice"
             return
-        case SliceState.ARCHIVED | SliceState.RETIRED:
-            yield f"is {facts.state} by now", "nothing: its sign-off came before"
+        case SliceState.RETIRED:
+            yield "is retired by now", "nothing, if its sign-off came before; else restore it, then change_stream"
             return
         case _:
             pass

@@ -19,7 +19,8 @@ class SliceState(StrEnum):
 
 _S = SliceState
 _ALLOWED: dict[SliceState, frozenset[SliceState]] = {
-    _S.ABSENT: frozenset({_S.COPIED}),
+    # A week that was opened ahead of its time has nothing to copy: it joins the stream as it is.
+    _S.ABSENT: frozenset({_S.COPIED, _S.STREAMING}),
     # A copy may be repeated as long as nobody relies on it.
     _S.COPIED: frozenset({_S.COPIED, _S.STREAMING}),
     # From here on a re-copy keeps the slice in the stream.
@@ -27,9 +28,9 @@ _ALLOWED: dict[SliceState, frozenset[SliceState]] = {
     _S.VALIDATED: frozenset({_S.STREAMING, _S.VALIDATED, _S.SIGNED_OFF}),
     # A repair after the sign-off makes it void.
     _S.SIGNED_OFF: frozenset({_S.STREAMING, _S.ARCHIVED}),
-    # A late booking makes an archive stale; the slice is then archived anew.
-    _S.ARCHIVED: frozenset({_S.SIGNED_OFF, _S.ARCHIVED, _S.RETIRED}),
-    # Restored from its archive.
+    # A late booking makes an archive stale, and the slice is archived anew; a repair makes its sign-off void as well.
+    _S.ARCHIVED: frozenset({_S.STREAMING, _S.ARCHIVED, _S.RETIRED}),
+    # Restored: from its archive, or from quarantine.
     _S.RETIRED: frozenset({_S.ARCHIVED}),
 }
 

@@ -35,7 +35,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.throttle import Throttle, throttle
 from migration_assets.postgres.true_up.applying import true_up
 from migration_assets.postgres.true_up.slices import slice_rows
-from migration_assets.postgres.validation_records import UNDER_CDC, Proof, record_proof
+from migration_assets.postgres.validation_records import Proof, record_proof
 
 LEDGER_SCHEMA = "migration"
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             throttle(databases, copy.spec.relation, copy.throttle) as brake,
         ):
             # A slice under CDC stays under it.
-            live = record.state in UNDER_CDC
+            live = record.under_cdc
             then = SliceState.STREAMING if live else SliceState.COPIED
             require_transition(record.state, then, where=copy.week.key)
             if live:
@@ -163,7 +163,7 @@ def _load(
     with ExitStack() as after_commit, base.transaction():
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
         # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.
-        live = record.state in UNDER_CDC
+        live = record.under_cdc
         proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None)
         snapshot_at = loaded.snapshot_at
         if live:

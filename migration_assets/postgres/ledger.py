@@ -15,9 +15,10 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.sessions import Connected, require_row
 
-Action = Literal["copy", "verify", "join", "validate", "repair", "undo"]
+Action = Literal["copy", "verify", "join", "validate", "repair", "undo", "archive", "reread", "retire", "restore"]
 Outcome = Literal["succeeded", "mismatch", "failed", "interrupted"]
 SLICE_LOCK_CLASS = 71002
+_STREAMED = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 log = logging.getLogger(__name__)
 
 
@@ -54,12 +55,20 @@ class SliceRecord:
     validated_marker: int | None
     validated_lsn: str | None
     validated_changes: int | None
+    released_at: datetime | None
+    released_marker: int | None
+    released_lsn: str | None
     run_id: str | None
     copies: int
     working: bool
     last_action: str | None
     last_outcome: str | None
     last_error: str | None
+
+    @property
+    def under_cdc(self) -> bool:
+        """Whether the change stream covers the slice: a retiring one is released from it at a cut."""
+        return self.state in _STREAMED and self.released_at is None
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ def _record(row: dict[str, Any]) -> SliceRecord:
     same = ("relation", "lock_key", "leaf", "lower_bound", "upper_bound", "method", "snapshot_lsn", "snapshot_at",
             "wire_bytes", "table_bytes", "index_bytes", "copied_at", "verified_at", "verified_equal",
             "changed_at", "validated_at", "validated_equal", "validated_marker", "validated_lsn",
-            "validated_changes", "run_id",
+            "validated_changes", "released_at", "released_marker", "released_lsn", "run_id",
             "working", "last_action", "last_outcome", "last_error")  # fmt: skip
     return SliceRecord(
         week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),

@@ -269,3 +269,91 @@ CREATE TABLE migration.alerts (
 );
 CREATE UNIQUE INDEX ON migration.alerts (relation, code) WHERE cleared_at IS NULL;
 COMMENT ON TABLE migration.alerts IS 'Every problem of a stream that was worth telling; at most one of a kind is open';
+
+-- version 4
+ALTER TABLE migration.attempts DROP CONSTRAINT attempts_action_check;
+ALTER TABLE migration.attempts ADD CONSTRAINT attempts_action_check
+    CHECK (action IN ('copy', 'verify', 'join', 'validate', 'repair', 'undo', 'archive', 'reread', 'retire', 'restore'));
+
+ALTER TABLE migration.slices
+    ADD COLUMN released_at      timestamptz,
+    ADD COLUMN released_marker  bigint,
+    ADD COLUMN released_lsn     pg_lsn;
+COMMENT ON COLUMN migration.slices.released_at IS
+    'since when the change stream no longer covers the slice, from which cut on; NULL while it does, or never did';
+
+CREATE TABLE migration.archives (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    week                text NOT NULL,
+    location            text NOT NULL,
+    generation          text NOT NULL,
+    manifest_sha256     text NOT NULL CHECK (manifest_sha256 ~ '^[0-9a-f]{64}$'),
+    files               integer NOT NULL,
+    bytes               bigint NOT NULL,
+    method              text NOT NULL,
+    rows                bigint NOT NULL,
+    sum_a               numeric(40) NOT NULL,
+    sum_b               numeric(40) NOT NULL,
+    portable_method     text NOT NULL,
+    portable_sum_a      numeric(40) NOT NULL,
+    portable_sum_b      numeric(40) NOT NULL,
+    lsn                 pg_lsn NOT NULL,
+    snapshot_at         timestamptz NOT NULL,
+    leaf_changes        bigint NOT NULL,
+    run_id              text,
+    archived_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    verified_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    verified_equal      boolean NOT NULL DEFAULT true,
+    verify_error        text,
+    superseded_at       timestamptz,
+    FOREIGN KEY (relation, quarter, week) REFERENCES migration.slices
+);
+CREATE UNIQUE INDEX ON migration.archives (relation, quarter, week) WHERE superseded_at IS NULL;
+COMMENT ON TABLE migration.archives IS
+    'Every archive of a slice that was proven and put in place; the one that is not superseded is the archive';
+COMMENT ON COLUMN migration.archives.location IS 'the slice''s folder as a URL, without credentials';
+COMMENT ON COLUMN migration.archives.sum_a IS 'the native fingerprint of the leaf in the snapshot that was archived';
+COMMENT ON COLUMN migration.archives.portable_sum_a IS 'the fingerprint that PostgreSQL and DuckDB compute alike';
+COMMENT ON COLUMN migration.archives.leaf_changes IS
+    'how many row changes the leaf had seen then (pg_stat_all_tables): a hint only, the fingerprint decides';
+COMMENT ON COLUMN migration.archives.verified_equal IS 'what the last re-reading of the files said';
+
+CREATE TABLE migration.retirements (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    week                text NOT NULL,
+    archive_id          bigint NOT NULL REFERENCES migration.archives,
+    step                text NOT NULL CHECK (step IN ('detaching', 'quarantined', 'dropped', 'returned')),
+    run_id              text,
+    begun_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    quarantined_at      timestamptz,
+    drop_after          timestamptz,
+    dropped_at          timestamptz,
+    returned_at         timestamptz,
+    FOREIGN KEY (relation, quarter, week) REFERENCES migration.slices
+);
+CREATE UNIQUE INDEX ON migration.retirements (relation, quarter, week) WHERE step IN ('detaching', 'quarantined');
+COMMENT ON TABLE migration.retirements IS
+    'Every slice that left the root: intent is written before the DETACH; at most one of a slice is under way';
+COMMENT ON COLUMN migration.retirements.drop_after IS 'when the grace period ends, by the clock of the settings';
+
+CREATE TABLE migration.restores (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    quarter             text NOT NULL,
+    week                text NOT NULL,
+    archive_id          bigint NOT NULL REFERENCES migration.archives,
+    kind                text NOT NULL CHECK (kind IN ('restore', 'return', 'drill')),
+    rows                bigint NOT NULL,
+    equal               boolean NOT NULL,
+    error               text,
+    seconds             float8 NOT NULL,
+    run_id              text,
+    restored_at         timestamptz NOT NULL,
+    FOREIGN KEY (relation, quarter, week) REFERENCES migration.slices
+);
+COMMENT ON TABLE migration.restores IS
+    'Every restore from an archive or from quarantine, and every drill; restored_at is by the clock of the settings';

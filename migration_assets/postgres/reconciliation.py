@@ -21,7 +21,7 @@ from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.slices import in_snapshot, require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation import prove, require_streaming_state
-from migration_assets.postgres.validation_records import UNDER_CDC, Proof, record_proof
+from migration_assets.postgres.validation_records import Proof, record_proof
 
 _SHOWN = 20
 
@@ -98,7 +98,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
 
 
 def _require_all_under_cdc(records: Sequence[SliceRecord], quarter: FiscalQuarter) -> None:
-    lacking = [f"{record.week.name} is {record.state}" for record in records if record.state not in UNDER_CDC]
+    lacking = [f"{record.week.name} is {record.state}" for record in records if not record.under_cdc]
     if lacking or len(records) != len(WEEK_NAMES):
         raise SliceStateError(
             "not under CDC: " + (", ".join(lacking) or "the quarter is not open in the base"),

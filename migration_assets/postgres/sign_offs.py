@@ -107,7 +107,7 @@ def record_sign_off(
 
 def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -> None:
     for facts in weeks:
-        if facts.state is SliceState.SIGNED_OFF:
+        if facts.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED}:
             continue  # signed before, and nothing happened since
         require_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
         base.execute(

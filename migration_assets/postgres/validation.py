@@ -15,7 +15,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
 from migration_assets.postgres.true_up.slices import require_unaltered, slice_rows, table_before_cut
-from migration_assets.postgres.validation_records import UNDER_CDC, Proof, Purpose, record_proof
+from migration_assets.postgres.validation_records import Proof, Purpose, record_proof
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def require_streaming_state(record: SliceRecord) -> None:
     Raises:
         SliceStateError: Says what it is instead.
     """
-    if record.state not in UNDER_CDC:
+    if not record.under_cdc:
         raise SliceStateError(
             f"the slice is {record.state}, not under CDC; an exact comparison needs the stream",
             where=record.week.key,

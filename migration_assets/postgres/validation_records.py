@@ -12,7 +12,8 @@ from migration_assets.postgres.ledger import SliceRecord, fingerprint_columns
 from migration_assets.postgres.sessions import Connected
 
 Purpose = Literal["validate", "reconcile", "join", "copy", "repair"]
-UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF})
+_FIRST = frozenset({SliceState.ABSENT, SliceState.COPIED})
+_APPROVED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def record_proof(
          *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
          differences.extra, differences.changed, run_id],
     )  # fmt: skip
-    if record.state is SliceState.SIGNED_OFF and proof.equal and not changed:
-        state = SliceState.SIGNED_OFF
-    elif proof.equal and record.state is not SliceState.COPIED:
+    if record.state in _APPROVED and proof.equal and not changed:
+        state = record.state
+    elif proof.equal and record.state not in _FIRST:
         state = SliceState.VALIDATED
     else:
         state = SliceState.STREAMING
-    if record.state is SliceState.SIGNED_OFF and state is SliceState.VALIDATED:
+    if record.state in _APPROVED and state is SliceState.VALIDATED:
         # Void first: what was signed is not what is there now.
         require_transition(record.state, SliceState.STREAMING, where=record.week.key)
     elif record.state is not state:
@@ -80,9 +81,12 @@ def record_proof(
         " base_rows = %s, base_sum_a = %s, base_sum_b = %s, verified_at = NULL, verified_equal = NULL,"
         " validated_at = statement_timestamp(), validated_equal = %s, validated_marker = %s, validated_lsn = %s,"
         " validated_changes = %s, run_id = %s, updated_at = clock_timestamp(),"
-        " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END WHERE lock_key = %s",
+        " copied_at = coalesce(copied_at, statement_timestamp()),"
+        " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END,"
+        # Who joins the stream is covered by it again.
+        " released_at = CASE WHEN %s THEN NULL ELSE released_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
-         proof.marker, proof.lsn, _changes_of(base, record), run_id, changed, record.lock_key],
+         proof.marker, proof.lsn, _changes_of(base, record), run_id, changed, purpose == "join", record.lock_key],
     )  # fmt: skip
     return state
 

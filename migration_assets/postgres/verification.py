@@ -19,7 +19,6 @@ from migration_assets.postgres.ledger import (
 )
 from migration_assets.postgres.sessions import Connected, Databases, Timeouts
 from migration_assets.postgres.slice_locks import slice_lock
-from migration_assets.postgres.validation_records import UNDER_CDC
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ def verify_slice(
     with databases.session("base", f"{week.key}:verify", timeouts) as base:
         record = read_slice(base, spec.relation, week)
         if record is None:
-            raise _not_copied(week, SliceState.ABSENT)
+            raise _not_copied(week)
         with slice_lock(base, record) as held:
             if held.legacy is None or held.state is not SliceState.COPIED:
-                raise _not_copied(week, held.state)
+                raise _not_copied(week, held)
             if held.method != METHOD:
                 raise LedgerError(
                     f"the copy's fingerprint was taken by method {held.method}, this program's is {METHOD}",
@@ -65,13 +64,13 @@ def verify_slice(
             return _compare(base, held, held.legacy, spec, calendar, run_id)
 
 
-def _not_copied(week: FiscalWeek, state: SliceState) -> SliceStateError:
+def _not_copied(week: FiscalWeek, record: SliceRecord | None = None) -> SliceStateError:
     return SliceStateError(
-        f"the slice is {state}; only a copied one can be verified so",
+        f"the slice is {record.state if record else SliceState.ABSENT}; only a copied one can be verified so",
         where=week.key,
         state_left="nothing was touched",
         next_step="materialize validated_slice for it: it compares both sides at a cut"
-        if state in UNDER_CDC
+        if record and record.under_cdc
         else "materialize migrated_slice for it",
     )
 

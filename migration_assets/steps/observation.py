@@ -14,7 +14,6 @@ from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets.postgres.stream_samples import open_alerts, read_samples
-from migration_assets.postgres.validation_records import UNDER_CDC
 from migration_assets.runtime import Migration
 
 _HISTORY = 100
@@ -71,7 +70,7 @@ def observe(migration: Migration) -> Observed:
                 ensure_ledger(base)
                 history = read_samples(base, relation, limit=_HISTORY)
                 under_cdc = [record.week.quarter.key for record in read_slices(base, relation)
-                             if record.state in UNDER_CDC]  # fmt: skip
+                             if record.under_cdc]  # fmt: skip
                 known = replace(
                     known,
                     record=read_stream(base, relation),

@@ -9,12 +9,12 @@ from migration_assets.domain.slice_state import SliceState, may_become, require_
 
 _TABLE = """
              absent copied streaming validated signed_off archived retired
-absent       .      yes    .         .         .          .        .
+absent       .      yes    yes       .         .          .        .
 copied       .      yes    yes       .         .          .        .
 streaming    .      .      yes       yes       .          .        .
 validated    .      .      yes       yes       yes        .        .
 signed_off   .      .      yes       .         .          yes      .
-archived     .      .      .         .         yes        yes      yes
+archived     .      .      yes       .         .          yes      yes
 retired      .      .      .         .         .          yes      .
 """
 _HEAD, *_ROWS = (line.split() for line in _TABLE.strip().splitlines())

@@ -49,7 +49,6 @@ from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.postgres.true_up.slices import same_table
-from migration_assets.postgres.validation_records import UNDER_CDC
 
 _STREAM_LOCK_MS = 600_000
 
@@ -130,7 +129,7 @@ def _unheld(base: Connected, plan: StreamPlan) -> StreamRecord | None:
 
 
 def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
-    records = [record for record in read_slices(base, plan.relation) if record.state in UNDER_CDC]
+    records = [record for record in read_slices(base, plan.relation) if record.under_cdc]
     if not records:
         raise StreamError(
             "no week is under CDC yet",
@@ -158,7 +157,7 @@ def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[S
     return [
         record
         for record in records
-        if record.state in UNDER_CDC or (record.week.quarter == quarter and record.state is SliceState.COPIED)
+        if record.under_cdc or (record.week.quarter == quarter and record.state is SliceState.COPIED)
     ]
 
 

@@ -1,0 +1,131 @@
+"""Archives in the ledger: which files hold a slice, proven by which fingerprints."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.postgres.sessions import Connected, require_row
+
+
+@dataclass(frozen=True)
+class ArchiveEvidence:
+    """What a finished archive proved. `native` is the leaf's in the snapshot that was archived; sizes in bytes."""
+
+    location: str
+    generation: str
+    manifest_sha256: str
+    files: int
+    bytes: int
+    native: Fingerprint
+    portable: Fingerprint
+    portable_method: str
+    lsn: str
+    snapshot_at: datetime
+    leaf_changes: int
+
+
+@dataclass(frozen=True)
+class ArchiveRecord:
+    """One archive as the ledger knows it; `location` is the slice's folder as a URL, without credentials."""
+
+    id: int
+    relation: str
+    week: FiscalWeek
+    location: str
+    generation: str
+    manifest_sha256: str
+    files: int
+    bytes: int
+    method: str
+    native: Fingerprint
+    portable: Fingerprint
+    portable_method: str
+    lsn: str
+    snapshot_at: datetime
+    leaf_changes: int
+    run_id: str | None
+    archived_at: datetime
+    verified_at: datetime
+    verified_equal: bool
+    verify_error: str | None
+
+
+_CURRENT = "SELECT * FROM migration.archives WHERE relation = %s AND superseded_at IS NULL"
+
+
+def read_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord | None:
+    """The slice's archive, or None where it was never archived."""
+    found = _read(base, f"{_CURRENT} AND quarter = %s AND week = %s", [relation, week.quarter.key, week.name])
+    return found[0] if found else None
+
+
+def read_archives(base: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[ArchiveRecord]:
+    """The archives of all slices that have one, or of a quarter's; oldest slice first."""
+    where = " AND (%s::text IS NULL OR quarter = %s)"
+    key = quarter.key if quarter else None
+    return sorted(_read(base, _CURRENT + where, [relation, key, key]), key=lambda record: record.week)
+
+
+def _read(base: Connected, query: str, parameters: list[Any]) -> list[ArchiveRecord]:
+    with base.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(query.encode(), parameters)
+        return [_record(row) for row in cursor]
+
+
+def _record(row: dict[str, Any]) -> ArchiveRecord:
+    same = ("id", "relation", "location", "generation", "manifest_sha256", "files", "bytes", "method",
+            "portable_method", "lsn", "snapshot_at", "leaf_changes", "run_id", "archived_at", "verified_at",
+            "verified_equal", "verify_error")  # fmt: skip
+    return ArchiveRecord(
+        week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
+        native=Fingerprint.from_row(row["rows"], row["sum_a"], row["sum_b"]),
+        portable=Fingerprint.from_row(row["rows"], row["portable_sum_a"], row["portable_sum_b"]),
+        **{name: row[name] for name in same},
+    )
+
+
+def record_archive(base: Connected, record: SliceRecord, evidence: ArchiveEvidence, run_id: str | None) -> int:
+    """The slice's new archive in place of the one before, if any; in a transaction, under the slice's lock.
+
+    Returns:
+        The archive's id.
+
+    Raises:
+        SliceStateError: The slice is not signed off.
+    """
+    require_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
+    key = [record.relation, record.week.quarter.key, record.week.name]
+    base.execute(
+        "UPDATE migration.archives SET superseded_at = clock_timestamp()"
+        " WHERE relation = %s AND quarter = %s AND week = %s AND superseded_at IS NULL",
+        key,
+    )
+    row = base.execute(
+        "INSERT INTO migration.archives (relation, quarter, week, location, generation, manifest_sha256, files, bytes,"
+        " method, rows, sum_a, sum_b, portable_method, portable_sum_a, portable_sum_b, lsn, snapshot_at, leaf_changes,"
+        " run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+        [*key, evidence.location, evidence.generation, evidence.manifest_sha256, evidence.files, evidence.bytes,
+         METHOD, evidence.native.rows, evidence.native.sum_a, evidence.native.sum_b, evidence.portable_method,
+         evidence.portable.sum_a, evidence.portable.sum_b, evidence.lsn, evidence.snapshot_at, evidence.leaf_changes,
+         run_id],
+    ).fetchone()  # fmt: skip
+    base.execute(
+        "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
+        [record.lock_key],
+    )
+    return int(require_row(row, "a new archive")[0])
+
+
+def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
+    """What re-reading an archive's files said; `error` is None where every byte was as it was proven."""
+    base.execute(
+        "UPDATE migration.archives SET verified_at = clock_timestamp(), verified_equal = %s, verify_error = %s"
+        " WHERE id = %s",
+        [error is None, error, archive_id],
+    )
