@@ -2,18 +2,25 @@
 
 import dagster as dg
 
+from migration_assets.defs.archive_checks import drilled_lately, nothing_came_late
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.assets.migrated_slice import migrated_slice
+from migration_assets.defs.assets.parquet_archive import parquet_archive
 from migration_assets.defs.assets.preflight import preflight
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.assets.reconciled_quarter import reconciled_quarter
+from migration_assets.defs.assets.restored_slice import restored_slice
+from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.sign_off import sign_off
 from migration_assets.defs.assets.validated_slice import validated_slice
 from migration_assets.defs.checks import lag_within_threshold, still_stands, stream_is_healthy
-from migration_assets.defs.jobs import migrate_quarter, repair_slices, validate_slices, verify_slices
+from migration_assets.defs.jobs import JOBS
+from migration_assets.defs.quarter_opener import quarter_opener
 from migration_assets.defs.resources import MIGRATION, MIGRATION_SOURCE, migration_resource, source_resource
+from migration_assets.defs.retention import retention
 from migration_assets.defs.run_failures import run_failure_alert
+from migration_assets.defs.runway_checks import no_gap_no_overlap, runway_is_sufficient
 from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.defs.sensors import change_stream_monitor
 from migration_assets.runtime import Migration
@@ -36,11 +43,22 @@ def build_defs(migration: Migration | None = None) -> dg.Definitions:
             validated_slice,
             reconciled_quarter,
             sign_off,
+            parquet_archive,
+            retired_slice,
+            restored_slice,
         ],
-        asset_checks=[stream_is_healthy, lag_within_threshold, still_stands],
-        jobs=[migrate_quarter, verify_slices, validate_slices, repair_slices],
+        asset_checks=[
+            runway_is_sufficient,
+            no_gap_no_overlap,
+            stream_is_healthy,
+            lag_within_threshold,
+            still_stands,
+            drilled_lately,
+            nothing_came_late,
+        ],
+        jobs=JOBS,
         schedules=[ongoing_validation],
-        sensors=[change_stream_monitor, run_failure_alert],
+        sensors=[quarter_opener, change_stream_monitor, retention, run_failure_alert],
         resources={MIGRATION: migration_resource(migration), MIGRATION_SOURCE: source_resource(migration)},
         executor=dg.in_process_executor,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.runway import RunwayPolicy
 from migration_assets.domain.stream_thresholds import StreamThresholds
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
@@ -64,6 +65,7 @@ class Migration:
             wal_room_warning_minutes=self.settings.wal_room_warning_minutes,
             legacy_wal_disk_gb=self.settings.legacy_wal_disk_gb,
             pause_warning_seconds=self.settings.pause_warning_seconds,
+            runway_days=self.settings.runway_days,
         )
 
     @property
@@ -90,7 +92,13 @@ class Migration:
             statement_seconds=self.settings.copy_timeout_seconds,
             parallel=self.settings.parallel_copies,
             attempts=self.settings.retry_attempts,
+            join_rows=self.settings.join_rows,
         )
+
+    @property
+    def runway_policy(self) -> RunwayPolicy:
+        """How early quarters are open, and how many always are."""
+        return RunwayPolicy(days=self.settings.runway_days, quarters=self.settings.runway_quarters)
 
     def stream_plan(self, run_id: str | None = None) -> StreamPlan:
         """The plan of any work on the change stream."""

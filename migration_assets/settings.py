@@ -109,6 +109,7 @@ class MigrationSettings(BaseSettings):
     )
     archive_file_mb: int = Field(default=512, ge=1, description="size of one Parquet file, about, MB")
     archive_row_group_rows: int = Field(default=100_000, ge=1_000, description="rows of one row group, at most")
+    query_memory_mb: int = Field(default=2048, ge=128, description="memory of one query over hot and cold rows, MB")
     retention_quarters: int = Field(
         default=8, ge=1, description="quarters that stay in the base, today's included; older ones are archived"
     )

@@ -4,6 +4,9 @@ import dagster as dg
 
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.assets.migrated_slice import SliceAction, migrated_slice
+from migration_assets.defs.assets.parquet_archive import ArchiveAction, parquet_archive
+from migration_assets.defs.assets.restored_slice import RestoreAction, restored_slice
+from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.validated_slice import ValidationAction, validated_slice
 
 # One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
@@ -44,3 +47,56 @@ repair_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
     ),
     executor_def=dg.in_process_executor,
 )
+
+archive_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    "archive_slices",
+    selection=[parquet_archive],
+    description="Write signed-off weeks to Parquet and prove them by another engine; again where they are stale.",
+    executor_def=dg.in_process_executor,
+)
+
+verify_archives = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    "verify_archives",
+    selection=[parquet_archive],
+    config={"ops": {"parquet_archive": {"config": {"action": ArchiveAction.REREAD.name}}}},
+    description="Read archived files again, hash them, and let DuckDB compute their fingerprint. A changed byte fails.",
+    executor_def=dg.in_process_executor,
+)
+
+retire_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    "retire_slices",
+    selection=[retired_slice],
+    config={"ops": {"retired_slice": {"config": {"dry_run": True}}}},
+    description=(
+        "Show what stands in the way of weeks leaving the base. With dry_run: false they leave: into quarantine, and"
+        " when that is over, for good. Destructive only then."
+    ),
+    executor_def=dg.in_process_executor,
+)
+
+restore_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    "restore_slices",
+    selection=[restored_slice],
+    description="Bring retired weeks back as attached leaves, from quarantine or from Parquet, proven equal.",
+    executor_def=dg.in_process_executor,
+)
+
+restore_drill = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    "restore_drill",
+    selection=[restored_slice],
+    config={"ops": {"restored_slice": {"config": {"action": RestoreAction.DRILL.name}}}},
+    description="Restore archived weeks into a scratch table, compare, and drop it. Nothing in the base changes.",
+    executor_def=dg.in_process_executor,
+)
+
+JOBS = [
+    migrate_quarter,
+    verify_slices,
+    validate_slices,
+    repair_slices,
+    archive_slices,
+    verify_archives,
+    retire_slices,
+    restore_slices,
+    restore_drill,
+]

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from migration_assets.defs.partitions import partition_key
+from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
 
@@ -26,7 +27,7 @@ def run_week(
 ) -> RunOutcome:
     """One run of a week job, for one week; `config` maps assets to their configuration."""
     arguments: dict[str, Any] = {"partition_key": partition_key(week)}
-    return _run(definitions.resolve_job_def(job), arguments | _configured(config))
+    return _run_alone(definitions.resolve_job_def(job), arguments | _configured(config))
 
 
 def run_asset(
@@ -39,7 +40,37 @@ def run_asset(
     job = definitions.resolve_implicit_global_asset_job_def()
     arguments: dict[str, Any] = {"asset_selection": [dg.AssetKey(asset)]}
     arguments |= {"partition_key": quarter.key} if quarter else {}
-    return _run(job, arguments | _configured({asset: config} if config else None))
+    return _run_alone(job, arguments | _configured({asset: config} if config else None))
+
+
+def run_sensor(definitions: dg.Definitions, sensor: str) -> list[tuple[str, RunOutcome]]:
+    """One tick of a sensor, and the runs that it asks for, one after the other: what Dagster's daemon would do.
+
+    Returns:
+        Partition and outcome of each run; none where the sensor skipped.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def()
+    with (
+        dg.DagsterInstance.get() as instance,
+        dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: MigrationSource(None)}) as context,
+    ):
+        result = definitions.resolve_sensor_def(sensor)(context)
+        if not isinstance(result, dg.SensorResult):
+            return []
+        for request in result.dynamic_partitions_requests or []:
+            instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        return [
+            (str(request.partition_key), _run(job, _asked(request), instance)) for request in result.run_requests or []
+        ]
+
+
+def _asked(request: dg.RunRequest) -> dict[str, Any]:
+    return {
+        "partition_key": request.partition_key,
+        "asset_selection": list(request.asset_selection or []),
+        "run_config": dict(request.run_config),
+        "tags": dict(request.tags),
+    }
 
 
 def _configured(config: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
@@ -48,10 +79,14 @@ def _configured(config: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any
     return {"run_config": {"ops": {asset: {"config": dict(values)} for asset, values in config.items()}}}
 
 
-def _run(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:
+def _run_alone(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(instance=instance, raise_on_error=False, **arguments)
-        return RunOutcome(result.run_id, result.success, "" if result.success else _first_error(result))
+        return _run(job, arguments, instance)
+
+
+def _run(job: dg.JobDefinition, arguments: Mapping[str, Any], instance: dg.DagsterInstance) -> RunOutcome:
+    result = job.execute_in_process(instance=instance, raise_on_error=False, **arguments)
+    return RunOutcome(result.run_id, result.success, "" if result.success else _first_error(result))
 
 
 def _first_error(result: dg.ExecuteInProcessResult) -> str:

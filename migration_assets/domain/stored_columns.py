@@ -113,7 +113,7 @@ def _stored(column: Column, labels: Mapping[str, tuple[str, ...]], *, unfit: boo
         generated=column.is_generated,
         hashing=column.hashing,
         send_function=column.send_function,
-        labels=labels.get(column.type_name, ()),
+        labels=labels.get(base, ()),
         **kind,
     )
 

@@ -5,16 +5,15 @@ A rule judges, or says that it cannot: an alert is never taken back because nobo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TypeAlias
 
+from migration_assets.domain.runway import judge_days
 from migration_assets.domain.stream_sample import DRIFTS, ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
+from migration_assets.domain.wal_room import minutes_of_room
 
 # A raised alert stays until the figure is below this part of its threshold.
 CLEAR_BELOW = 0.8
-_GROWTH_SPAN = timedelta(minutes=15)
-_SHORTEST_SPAN = timedelta(seconds=30)
 # Critical when only this part of the wanted time is left.
 _CRITICAL_PART = 0.25
 _LOOPING = 3
@@ -207,29 +206,6 @@ def _retained_wal(view: View) -> Verdict:
     return severity, f"the legacy keeps {kept} of WAL for the slot (warning {warning:g}, critical {critical:g} GB)"
 
 
-def minutes_of_room(sample: StreamSample, history: Sequence[StreamSample], disk_gb: float | None) -> float | None:
-    """Until the slot's limit, or else the legacy's disk, is reached at the growth of the last quarter of an hour.
-
-    Infinite where the WAL kept does not grow; None where there is no limit, or too little history to tell.
-    """
-    kept = sample.retained_wal_bytes
-    room = sample.safe_wal_bytes
-    if room is None and disk_gb is not None and kept is not None:
-        room = disk_gb * 1e9 - kept
-    earlier = [
-        s
-        for s in history
-        if s.retained_wal_bytes is not None and _SHORTEST_SPAN <= sample.taken_at - s.taken_at <= _GROWTH_SPAN
-    ]
-    if room is None or kept is None or not earlier:
-        return None
-    grown = kept - (earlier[0].retained_wal_bytes or 0)
-    if grown <= 0:
-        return float("inf")
-    seconds = (sample.taken_at - earlier[0].taken_at).total_seconds()
-    return max(room, 0.0) / (grown / seconds) / 60
-
-
 def _wal_room(view: View) -> Verdict:
     minutes = minutes_of_room(view.sample, view.history, view.thresholds.legacy_wal_disk_gb)
     if minutes is None:
@@ -266,6 +242,16 @@ def _drift(code: ProblemCode) -> Rule:
     return rule
 
 
+def _runway(view: View) -> Verdict:
+    days, wanted = view.sample.runway_days, view.thresholds.runway_days
+    if days is None:
+        return UNKNOWN
+    severity = judge_days(days, wanted)
+    if severity is None:
+        return None
+    return severity, f"the runway is {days:,.1f} days of {wanted:g}: then {view.sample.runway_ends}"
+
+
 def _gb(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 10**8 else f"{count / 1e6:,.1f} MB"
 
@@ -291,5 +277,6 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.LAG: _of_stream(_lag, "live"),
     ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
     ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
+    ProblemCode.RUNWAY: _runway,
     **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
 }

@@ -34,6 +34,8 @@ class ProblemCode(StrEnum):
     MARKER_TRIGGER_MISSING = "marker_trigger_missing"
     COLUMNS_DIFFER = "columns_differ"
     RIGHTS_MISSING = "rights_missing"
+    LEAF_MISSING = "leaf_missing"
+    RUNWAY = "runway"
 
 
 DRIFTS = frozenset({
@@ -45,6 +47,7 @@ DRIFTS = frozenset({
     ProblemCode.MARKER_TRIGGER_MISSING,
     ProblemCode.COLUMNS_DIFFER,
     ProblemCode.RIGHTS_MISSING,
+    ProblemCode.LEAF_MISSING,
 })  # fmt: skip
 
 
@@ -86,6 +89,9 @@ class StreamSample:
         heartbeat_error: Why none could be sent.
         legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
         drifts: What was altered; None where that could not be examined, or changed while it was.
+        runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
+            the past and has not reached the present.
+        runway_ends: Which week that is, and what it lacks.
     """
 
     relation: str
@@ -112,6 +118,8 @@ class StreamSample:
     heartbeat_error: str | None = None
     legacy_active_sessions: int | None = None
     drifts: tuple[Drift, ...] | None = None
+    runway_days: float | None = None
+    runway_ends: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger; `from_json` makes it again."""

@@ -25,9 +25,10 @@ class StreamThresholds:
     wal_room_warning_minutes: float = 120.0
     legacy_wal_disk_gb: float | None = None
     pause_warning_seconds: float = 300.0
+    runway_days: float = 14.0
 
     def stricter(self, factor: float) -> "StreamThresholds":
-        """For days on which more is written: limits are divided, and the room to be kept is multiplied."""
+        """For days on which more is written: limits are divided, and the room for WAL is multiplied."""
         return replace(
             self,
             lag_warning_seconds=self.lag_warning_seconds / factor,

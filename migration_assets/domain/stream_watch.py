@@ -90,4 +90,9 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " base: without it no cut is consistent",
     ProblemCode.COLUMNS_DIFFER: "make the same change on the base's table, then the stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",
+    ProblemCode.LEAF_MISSING: "run the statements named here where nobody wrote to what was detached, and the stream"
+    " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
+    " rebuild set, which brings every row back",
+    ProblemCode.RUNWAY: "see that the sensor quarter_opener runs and what its last tick says; or materialize"
+    " quarter_partitions and change_stream for the quarter named here",
 }

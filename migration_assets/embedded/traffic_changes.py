@@ -49,7 +49,7 @@ class Changes:
 
     Args:
         seed: Equal seeds draw equal decisions, as long as the server gives equal answers.
-        first: Earliest booked_at, inclusive, aware.
+        first: Earliest booked_at, inclusive, aware; older rows are left alone.
         as_of: Latest booked_at, exclusive, aware; inserts crowd in the six hours before it.
     """
 
@@ -83,7 +83,7 @@ class Changes:
         """
         self.at_commit = False
         if self._begun % _BOUNDS_EVERY == 0:
-            bounds = connection.execute("SELECT min(id), max(id) FROM public.amenity_bookings").fetchone()
+            bounds = connection.execute(statements.BOUNDS, {"since": self._first}).fetchone()
             self._low, self._high = (bounds[0] or 0, bounds[1] or 0) if bounds else (0, 0)
         self._begun += 1
         work = Work(deleted_ids=list(self._deleted_ids[-_POOL_SIZE:]))
@@ -149,12 +149,12 @@ class Changes:
         return done > 0
 
     def _update_notes(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        done = connection.execute(statements.NOTES_UPDATE, {"id": self._some_id(), "notes": self._notes()}).rowcount
+        done = connection.execute(statements.NOTES_UPDATE, {**self._somewhere(), "notes": self._notes()}).rowcount
         work.counts["updates_notes"] += done
         return done > 0
 
     def _delete(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        row = connection.execute(statements.DELETE, {"id": self._some_id()}).fetchone()
+        row = connection.execute(statements.DELETE, self._somewhere()).fetchone()
         if row is None:
             return False
         work.deleted_ids.append(row[0])
@@ -162,7 +162,7 @@ class Changes:
         return True
 
     def _move(self, connection: psycopg.Connection[Any], work: Work, kind: str) -> bool:
-        row = connection.execute(statements.LOCK_ONE, {"id": self._some_id()}).fetchone()
+        row = connection.execute(statements.LOCK_ONE, self._somewhere()).fetchone()
         if row is None:
             return False
         quarter, number = fiscal_week(row[1].astimezone(UTC))
@@ -188,6 +188,9 @@ class Changes:
         low = self._high - (self._high - self._low) // 10 if self._chance(0.5) else self._low
         return self._random.randint(low, self._high)
 
+    def _somewhere(self) -> dict[str, Any]:
+        return {"id": self._some_id(), "since": self._first}
+
     def _between(self, lower: datetime, upper: datetime) -> datetime:
         return lower + self._random.randrange((upper - lower) // _MICROSECOND) * _MICROSECOND
 
@@ -203,7 +206,7 @@ class Changes:
             ["requested", "waitlisted", "confirmed", "checked_in", "completed", "cancelled", "no_show"]
         )
         price = self._random.randint(0, 48_000) / 100
-        return {"id": self._some_id(), "status": status, "guests": self._random.randint(0, 40), "price": price}
+        return {**self._somewhere(), "status": status, "guests": self._random.randint(0, 40), "price": price}
 
     def _booking(self, booked_at: datetime, id_: int | None) -> dict[str, Any]:
         """The parameters of one new row; `id_` None lets the sequence decide."""

@@ -22,7 +22,7 @@ class TrafficPlan:
         rate: Transactions per second; 0 = as fast as one connection can.
         seed: Equal seeds draw equal decisions.
         as_of: Upper end of booked_at, exclusive, aware: the traffic's present.
-        first: Lower end of booked_at, inclusive, aware.
+        first: Lower end of booked_at, inclusive, aware; older rows are left alone.
 
     Raises:
         SettingsError: A negative rate, a naive time or an empty range.

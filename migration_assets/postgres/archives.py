@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
@@ -129,3 +129,28 @@ def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
         " WHERE id = %s",
         [error is None, error, archive_id],
     )
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One occasion on which the rows of a slice's archive were compared: archived, restore, return or drill."""
+
+    kind: str
+    at: datetime
+    equal: bool
+    error: str | None
+
+
+def read_trials(base: Connected, relation: str, week: FiscalWeek) -> list[TrialRecord]:
+    """All of them for the archive that is in force, oldest first; none where there is no archive."""
+    with base.cursor(row_factory=class_row(TrialRecord)) as cursor:
+        cursor.execute(
+            "WITH current AS (SELECT * FROM migration.archives WHERE relation = %s AND quarter = %s AND week = %s"
+            " AND superseded_at IS NULL)"
+            " SELECT kind, at, equal, error FROM ("
+            "  SELECT 0 AS n, 'archived' AS kind, archived_at AS at, true AS equal, NULL::text AS error FROM current"
+            "  UNION ALL SELECT r.id, r.kind, r.restored_at, r.equal, r.error FROM migration.restores r"
+            "  JOIN current c ON c.id = r.archive_id) AS all_of_them ORDER BY n",
+            [relation, week.quarter.key, week.name],
+        )
+        return cursor.fetchall()

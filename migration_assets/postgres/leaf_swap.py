@@ -62,15 +62,39 @@ def swap_leaf(
             base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(parent)))
             _require_ours(base, record, leaf)
             base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf)))
-            base.execute(
-                sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(staging), sql.Identifier(leaf.schema))
-            )
-            attach(base, parent, leaf, bounds)
-            # It spared ATTACH the scan; from now on the partition's own bounds say the same.
-            base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(table_name(leaf)))
-            _require_adopted_indexes(base, leaf, indexes)
+            place_leaf(base, staging, leaf, parent=parent, bounds=bounds, indexes=indexes)
 
     retry_locked(swap, patience_seconds=patience_seconds)
+
+
+def place_leaf(
+    base: Connected,
+    staging: QualifiedName,
+    leaf: QualifiedName,
+    *,
+    parent: QualifiedName,
+    bounds: Sequence[Any],
+    indexes: int,
+) -> None:
+    """Move a loaded table into the leaf's place and attach it without a scan; in a transaction.
+
+    Args:
+        base: With a short `lock_timeout`.
+        staging: Of the leaf's name in another schema, with a CHECK `slice_bounds` equal to the bounds.
+        leaf: Its place, where nothing is.
+        parent: The quarter's partition.
+        bounds: Lower and upper.
+        indexes: How many `staging` has; after ATTACH there must be no more, else one was built under the lock.
+
+    Raises:
+        PartitionError: The root's indexes are others.
+        psycopg.errors.LockNotAvailable: Somebody holds the parent.
+    """
+    base.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(staging), sql.Identifier(leaf.schema)))
+    attach(base, parent, leaf, bounds)
+    # It spared ATTACH the scan; from now on the partition's own bounds say the same.
+    base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(table_name(leaf)))
+    _require_adopted_indexes(base, leaf, indexes)
 
 
 def _require_ours(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:
@@ -99,6 +123,6 @@ def _require_adopted_indexes(base: Connected, leaf: QualifiedName, expected: int
             f"the leaf has {count} indexes instead of {expected}, {loose} of them no partition of the root's:"
             " the root has others than the legacy",
             where=str(leaf),
-            state_left="the copy was rolled back; the base is as before",
+            state_left="it was rolled back; the base is as before",
             next_step="compare the root's indexes with the legacy's: one was added or changed on one side",
         )

@@ -71,9 +71,9 @@ class Databases:
             connection.close()
 
 
-def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
-    """Open one session; see `Databases.session`."""
-    settings = {
+def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
+    """What every session of ours is set to, whichever driver opens it."""
+    return {
         **_CANONICAL,
         "application_name": application_name(purpose),
         "lock_timeout": str(timeouts.lock),
@@ -84,7 +84,12 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
     }
-    _require_readable(url)
+
+
+def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
+    """Open one session; see `Databases.session`."""
+    settings = session_settings(purpose, timeouts)
+    require_readable(url)
     connection = psycopg.connect(
         url,
         autocommit=True,
@@ -109,7 +114,7 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
     return connection
 
 
-def _require_readable(url: str) -> None:
+def require_readable(url: str) -> None:
     """Refuse a URL that libpq would quote in its error, or take for another host: both put the password into the text.
 
     Raises:

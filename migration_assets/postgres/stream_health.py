@@ -12,6 +12,8 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import dict_row
 
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
@@ -23,6 +25,7 @@ from migration_assets.postgres.heartbeats import (
     prune_heartbeats,
     send_heartbeat,
 )
+from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
 from migration_assets.postgres.stream_samples import has_ledger
@@ -43,8 +46,18 @@ class LookLimits:
     keep_heartbeats_seconds: float = 3600.0
 
 
-def observe_stream(databases: Databases, spec: TableSpec, limits: LookLimits | None = None) -> StreamSample:
-    """One look, of at most some seconds. Changes nothing but heartbeats.
+@dataclass(frozen=True)
+class Ahead:
+    """By which calendar and from which instant the runway is measured."""
+
+    calendar: FiscalCalendar
+    now: datetime
+
+
+def observe_stream(
+    databases: Databases, spec: TableSpec, limits: LookLimits | None = None, ahead: Ahead | None = None
+) -> StreamSample:
+    """One look, of at most some seconds. Changes nothing but heartbeats. Without `ahead` the runway is not known.
 
     Never raises what a server says: a side that cannot be asked is in the sample with its error. Where no stream was
     ever begun the legacy is left alone.
@@ -59,6 +72,8 @@ def observe_stream(databases: Databases, spec: TableSpec, limits: LookLimits | N
         if base is not None:
             with _asking("base", seen):
                 record = _look_at_base(base, spec.relation, seen)
+                if record is not None and ahead is not None:
+                    seen.update(_look_ahead(base, spec, ahead))
         if record is None and "base_error" not in seen:
             return StreamSample(**seen)
         legacy = _open(stack, databases, "legacy", seen)
@@ -130,6 +145,14 @@ def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> Strea
     return record
 
 
+def _look_ahead(base: Connected, spec: TableSpec, ahead: Ahead) -> dict[str, Any]:
+    places = read_places(base, spec)
+    if not reaches_present(ahead.calendar, ahead.now, places):
+        return {}
+    runway = measure_runway(ahead.calendar, ahead.now, places)
+    return {"runway_days": runway.days, "runway_ends": f"{runway.ends_with.key} {runway.because}"}
+
+
 _LEGACY = """
 SELECT r.slot_name IS NOT NULL AS slot_exists, r.active AS slot_active, r.wal_status, r.safe_wal_size AS safe_wal_bytes,
        pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)::bigint AS retained_wal_bytes,
@@ -165,7 +188,8 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
     of_legacy = _unless_locked("legacy", seen, lambda: examine_legacy(legacy, spec, record.publication))
     of_base = _unless_locked("base", seen, lambda: examine_base(base, spec, record.subscription))
     if of_legacy is not None and of_base is not None:
-        seen["drifts"] = find_drifts(of_legacy, of_base, record, spec)
+        leaves = _unless_locked("base", seen, lambda: missing_leaves(base, spec))
+        seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

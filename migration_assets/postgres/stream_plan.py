@@ -17,6 +17,7 @@ class StreamLimits:
     statement_seconds: int = 4 * 3600
     parallel: int = 2
     attempts: int = 5
+    join_rows: int = 100_000
 
     def timeouts(self) -> Timeouts:
         """Of sessions that read whole slices or stand still in a transaction while others do."""

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from migration_assets.domain.alerting import Alert
-from migration_assets.domain.stream_rules import View, minutes_of_room
+from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_thresholds import Severity, StreamThresholds, high_change
 from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.domain.wal_room import minutes_of_room
 from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets.postgres.stream_samples import open_alerts, read_samples
 from migration_assets.runtime import Migration
 
@@ -58,7 +59,7 @@ def observe(migration: Migration) -> Observed:
     """
     settings, relation = migration.settings, migration.spec.relation
     limits = LookLimits(heartbeat_seconds=settings.heartbeat_seconds)
-    sample = observe_stream(migration.databases, migration.spec, limits)
+    sample = observe_stream(migration.databases, migration.spec, limits, Ahead(migration.calendar, migration.now()))
     today = migration.now().astimezone(migration.calendar.zone).date()
     busy = high_change(today, migration.calendar, settings.watch_days)
     thresholds = migration.thresholds.stricter(settings.watch_factor) if busy else migration.thresholds

@@ -2,13 +2,14 @@
 
 import logging
 
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_locked, retry_transient
+from migration_assets.postgres.runway import note_lost_rows
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.runtime import Migration
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQuarter, TableDescription]:
     """Make the quarter's places; waits for locks with short random tries.
+
+    Where a leaf is made again whose week is under CDC, the ledger says from then on that the week is not equal.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
@@ -34,9 +37,17 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
             ensure_ledger(base)
             require_preflight(base, spec.relation)
             description = require_table(legacy, spec.table, "legacy")
-            opened = retry_locked(
-                lambda: ensure_quarter(base, description, spec, migration.calendar, quarter),
-                patience_seconds=settings.lock_patience_seconds,
+
+            def make() -> tuple[OpenedQuarter, tuple[FiscalWeek, ...]]:
+                with base.transaction():
+                    opened = ensure_quarter(base, description, spec, migration.calendar, quarter)
+                    return opened, note_lost_rows(base, spec, quarter, opened.created)
+
+            opened, lost = retry_locked(make, patience_seconds=settings.lock_patience_seconds)
+        if lost:
+            log.warning(
+                "%s: under CDC, and the leaf was gone; it is empty now: materialize change_stream with rebuild set",
+                ", ".join(week.key for week in lost),
             )
         return opened, description
 

@@ -15,7 +15,7 @@ from migration_assets.domain.stream_thresholds import Severity, high_change
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets.postgres.stream_samples import (
     open_alerts,
     prune_samples,
@@ -70,7 +70,7 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = ()) -> Watc
         LedgerError: The ledger is newer than this program.
     """
     limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
-    sample = observe_stream(migration.databases, migration.spec, limits)
+    sample = observe_stream(migration.databases, migration.spec, limits, Ahead(migration.calendar, migration.now()))
     if sample.base_error is None and sample.status is None:
         return Watched(sample, note="no change stream was begun yet")
     if sample.base_error is None:

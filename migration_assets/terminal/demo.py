@@ -7,8 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,9 +16,8 @@ import psycopg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from migration_assets.defs.runs import RunOutcome
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.embedded.traffic import start_traffic_process, stop_traffic_process
@@ -29,19 +27,21 @@ from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.preflight_records import latest_preflight
 from migration_assets.runtime import Migration, dagster_environment, open_migration
-from migration_assets.settings import MigrationSettings
+from migration_assets.settings import PREFIX, MigrationSettings, load_settings
+from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, tell_archive
 from migration_assets.terminal.demo_cdc import tell_cdc
+from migration_assets.terminal.demo_copying import copy_weeks
 from migration_assets.terminal.demo_equality import compare_everything, drain
-from migration_assets.terminal.demo_progress import WeekLines
 from migration_assets.terminal.demo_summary import Story, print_farewell, summarize
 from migration_assets.terminal.demo_watch import applied_changes
-from migration_assets.terminal.demo_worker import materialize, prepare, ready, run_job
+from migration_assets.terminal.demo_worker import materialize, prepare, ready
 from migration_assets.terminal.findings import print_findings
 from migration_assets.terminal.status import status_page
 from migration_assets.terminal.ui import size_pool
 from migration_assets.terminal.ui_lock import take_ui_lock
 
 QUARTER = FiscalQuarter(2025, 2)
+DEMO_POLICY = {"retention_quarters": "3", "quarantine_days": "0"}
 
 
 def run_demo(
@@ -57,12 +57,15 @@ def run_demo(
     Raises:
         MigrationError: A step before the copies failed; says what to do.
     """
-    story = Story(rows, seed)
+    story = Story(rows, seed, rate)
     folder = settings.var / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(os.fdopen(take_ui_lock(settings.var))):
         _serve(console, servers, story)
         os.environ.update(dagster_environment(settings))
+        # A year of bookings is all there is: the oldest quarter is due, and nobody waits for a week.
+        os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in DEMO_POLICY.items()})
+        settings = load_settings()
         migration = open_migration(settings)
         with _workers(settings.parallel_copies, folder) as pool:
             _make_legacy(console, servers, story)
@@ -71,13 +74,33 @@ def run_demo(
             try:
                 console.print(f"Live traffic writes to the legacy, {rate:g} transactions a second, until the end.")
                 _prepare(console, migration, story, pool)
-                _copy_weeks(console, migration, story, pool)
+                with story.timed("snapshot"):
+                    copy_weeks(console, migration, QUARTER, pool, story.failures)
                 if not story.failures:
                     with story.timed("cdc"):
                         tell_cdc(console, migration, QUARTER, pool, story.cdc)
+                if story.cdc.signed:
+                    with story.timed("second quarter"):
+                        bring_in(console, migration, pool, story.archive)
             finally:
                 story.traffic = stop_traffic_process(traffic)
+            if story.archive.signed:
+                _archive(console, migration, servers, story, pool)
         return _tell(console, migration, story, folder / "summary.json")
+
+
+def _archive(
+    console: Console, migration: Migration, servers: EmbeddedServers, story: Story, pool: ProcessPoolExecutor
+) -> None:
+    """The old quarter rests from now on; everybody else goes on writing, also into the quarter that begins."""
+    plan = TrafficPlan(rate=story.rate, seed=story.seed, first=STILL_WRITTEN, as_of=NEXT_WEEK)
+    folder = migration.settings.var / "demo"
+    traffic = start_traffic_process(servers.legacy_url(), plan, stats_file=folder / "traffic_later.json")
+    try:
+        with story.timed("archive"):
+            tell_archive(console, migration, pool, story.archive)
+    finally:
+        story.later_traffic = stop_traffic_process(traffic)
 
 
 def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:
@@ -143,38 +166,12 @@ def _workers(count: int, folder: Path) -> ProcessPoolExecutor:
     return pool
 
 
-def _copy_weeks(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor) -> None:
-    weeks = migration.calendar.weeks_of(QUARTER)
-    copies = migration.settings.parallel_copies
-    console.print(f"Copying 13 weeks, {copies} at a time; each is a run of the Dagster job migrate_quarter.")
-    with WeekLines(console, migration, weeks) as lines, story.timed("snapshot"):
-        running: dict[Future[RunOutcome], FiscalWeek] = {
-            pool.submit(run_job, "migrate_quarter", week): week for week in weeks
-        }
-        while running:
-            done, _ = wait_for(running, timeout=0.2, return_when="FIRST_COMPLETED")
-            lines.refresh()
-            for future in done:
-                week = running.pop(future)
-                error = _error_of(future)
-                if error:
-                    story.failures[week.key] = error
-                lines.finish(week, error)
-
-
-def _error_of(future: Future[RunOutcome]) -> str:
-    crash = future.exception()
-    if crash is not None:
-        return f"the worker died: {crash}"
-    outcome = future.result()
-    return "" if outcome.success else outcome.error
-
-
 def _compare_whole(console: Console, migration: Migration, story: Story) -> None:
     """The writes are over: when the last one is in the base, both sides are read whole, without fingerprints."""
     with story.timed("full comparison"), console.status("Draining the stream, then comparing every row as text"):
         drain(migration)
         story.cdc.equality = compare_everything(migration, QUARTER)
+        story.archive.compare(migration)
     equality = story.cdc.equality
     verdict = "all equal" if not equality.differing else f"{equality.differing:,} differ, first: {equality.first}"
     console.print(f"Full comparison after the last write: {equality.rows:,} rows, {verdict}.", markup=False)

@@ -58,25 +58,31 @@ def tell_cdc(
         with migration.databases.session("base", "demo") as base:
             story.changes_before = applied_changes(base, migration.spec)
         console.print("Change stream: on. The base follows the legacy; every week is validated while writes go on.")
-        _validate(console, migration, quarter, pool, story)
+        validate_weeks(console, migration, quarter, pool, story)
         _break_and_mend(console, migration, quarter, pool, story)
-        with console.status("Reconciliation of the 13 weeks at one cut, then the sign-off"):
-            outcome = pool.submit(materialize, "reconciled_quarter", quarter).result()
-            story.reconciled = story.note("reconciled_quarter", outcome)
-            outcome = pool.submit(materialize, "sign_off", quarter, _APPROVAL).result()
-            story.signed = story.note("sign_off", outcome)
+        approve(console, quarter, pool, story)
     story.lags, story.alerts = watch.lags, watch.alerts
 
 
-def _validate(
+def approve(console: Console, quarter: FiscalQuarter, pool: ProcessPoolExecutor, story: CdcStory) -> None:
+    """Reconcile the quarter, and sign it off."""
+    with console.status(f"Reconciliation of the 13 weeks of {quarter.key} at one cut, then the sign-off"):
+        outcome = pool.submit(materialize, "reconciled_quarter", quarter).result()
+        story.reconciled = story.note("reconciled_quarter", outcome)
+        outcome = pool.submit(materialize, "sign_off", quarter, _APPROVAL).result()
+        story.signed = story.note("sign_off", outcome)
+
+
+def validate_weeks(
     console: Console, migration: Migration, quarter: FiscalQuarter, pool: ProcessPoolExecutor, story: CdcStory
 ) -> None:
+    """Prove every week of the quarter equal at a cut of its own."""
     weeks = migration.calendar.weeks_of(quarter)
     with console.status("Validating 13 weeks at consistent cuts") as status:
         for week, future in [(week, pool.submit(run_job, "validate_slices", week)) for week in weeks]:
             story.validated += story.note(f"validated_slice {week.key}", future.result())
             status.update(f"Validating 13 weeks at consistent cuts: {story.validated} are equal")
-    console.print(f"{story.validated} of 13 weeks are proven equal at their cuts, under live traffic.")
+    console.print(f"{quarter.key}: {story.validated} of 13 weeks are proven equal at their cuts, under live traffic.")
 
 
 def _break_and_mend(

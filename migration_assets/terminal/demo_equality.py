@@ -7,7 +7,7 @@ from itertools import zip_longest
 from psycopg import sql
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
@@ -41,10 +41,10 @@ def drain(migration: Migration) -> None:
             raise StreamError(f"the stream did not drain within {_DRAIN_SECONDS:g} s", where=relation)
 
 
-def compare_everything(migration: Migration, quarter: FiscalQuarter) -> FullComparison:
-    """Every row of the quarter, all columns as text, in the order of the base's primary key, side by side."""
+def compare_everything(migration: Migration, period: FiscalQuarter | FiscalWeek) -> FullComparison:
+    """Every row of the quarter or week, all columns as text, in the order of the base's primary key, side by side."""
     with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
-        statement = _everything(migration, legacy, quarter)
+        statement = _everything(migration, legacy, period)
         rows = differing = 0
         first = ""
         for one, other in zip_longest(_lines(legacy, statement), _lines(base, statement)):
@@ -55,10 +55,10 @@ def compare_everything(migration: Migration, quarter: FiscalQuarter) -> FullComp
     return FullComparison(rows, differing, first)
 
 
-def _everything(migration: Migration, legacy: Connected, quarter: FiscalQuarter) -> sql.Composed:
+def _everything(migration: Migration, legacy: Connected, period: FiscalQuarter | FiscalWeek) -> sql.Composed:
     spec = migration.spec
     description = require_table(legacy, spec.table, "legacy")
-    bounds = migration.calendar.bound_values(quarter, description.control_kind(spec.control_column))
+    bounds = migration.calendar.bound_values(period, description.control_kind(spec.control_column))
     return sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in description.columns),
         table_name(spec.table),

@@ -26,8 +26,9 @@ DELETE FROM amenity_bookings WHERE id = (SELECT max(id) FROM amenity_bookings
 
 def test_the_whole_chain_from_preflight_to_sign_off(project: Project) -> None:
     project.prepared()
-    refused = project.run("change_stream", QUARTER)
-    assert "FY25-Q2: not copied yet: W01, W02," in failure_text(refused)
+    settings = project.migration.settings.model_copy(update={"join_rows": 0})
+    refused = Project(open_migration(settings), project.instance).run("change_stream", QUARTER)
+    assert "FY25-Q2: not copied yet: W01 (about " in failure_text(refused)
 
     assert project.run("migrated_slice", WEEK).success
     copy_weeks(project.migration, [week for week in WEEKS if week != WEEK])

@@ -16,13 +16,15 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "quarter_partitions": ({"preflight"}, set()),
     "legacy_slice": ({"quarter_partitions"}, set()),
     "migrated_slice": ({"legacy_slice"}, {"row_count_matches", "checksum_matches"}),
-    "change_stream": ({"migrated_slice"}, set()),
+    "change_stream": ({"migrated_slice", "quarter_partitions"}, set()),
     "validated_slice": ({"change_stream", "migrated_slice"}, {"row_count_matches", "checksum_matches"}),
     "reconciled_quarter": ({"validated_slice"}, {"every_week_matches", "no_key_is_twice"}),
     "sign_off": ({"reconciled_quarter"}, set()),
 }
 # Those that can be run without their asset.
 ALONE = {
+    ("quarter_partitions", "runway_is_sufficient"),
+    ("quarter_partitions", "no_gap_no_overlap"),
     ("change_stream", "stream_is_healthy"),
     ("change_stream", "lag_within_threshold"),
     ("sign_off", "still_stands"),
@@ -101,9 +103,11 @@ def test_what_reads_the_legacy_by_the_clock_waits_to_be_started_and_what_only_wa
     schedules = {one.name: (one.cron_schedule, one.job_name, one.default_status) for one in repository.schedule_defs}
     assert schedules == {"ongoing_validation": ("*/15 * * * *", "validate_slices", dg.DefaultScheduleStatus.STOPPED)}
     sensors = {one.name: (one.minimum_interval_seconds, one.default_status) for one in repository.sensor_defs}
-    assert sensors == dict.fromkeys(
-        ("change_stream_monitor", "run_failure_alert"), (30, dg.DefaultSensorStatus.RUNNING)
-    )
+    assert sensors == {
+        "quarter_opener": (60, dg.DefaultSensorStatus.RUNNING),
+        "change_stream_monitor": (30, dg.DefaultSensorStatus.RUNNING),
+        "run_failure_alert": (30, dg.DefaultSensorStatus.RUNNING),
+    }
 
 
 def alone() -> list[dg.AssetsDefinition]:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
-from migration_assets.domain.stream_rules import RULES, View, minutes_of_room
+from migration_assets.domain.stream_rules import RULES, View
 from migration_assets.domain.stream_sample import DRIFTS, Drift, ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, StreamThresholds, high_change
 from migration_assets.domain.stream_watch import NEXT_STEPS, evaluate
+from migration_assets.domain.wal_room import minutes_of_room
 
 NOW = datetime(2024, 6, 15, 12, tzinfo=UTC)
 GOOD = StreamSample(
@@ -34,6 +35,8 @@ GOOD = StreamSample(
     heartbeat_arrived=True,
     legacy_active_sessions=3,
     drifts=(),
+    runway_days=98.0,
+    runway_ends="FY25-Q4|W01 has no leaf",
 )
 
 
@@ -88,6 +91,9 @@ RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] 
         (C.STREAM_STANDING, WARNING, {"status": status, "status_seconds": 301.0}, ())
         for status in ("activating", "joining", "paused", "held")
     ),
+    (C.RUNWAY, WARNING, {"runway_days": 13.0}, ()),
+    (C.RUNWAY, WARNING, {"runway_days": 3.5, "status": "held", "status_seconds": 1.0}, ()),
+    (C.RUNWAY, CRITICAL, {"runway_days": 3.4}, ()),
     *((code, CRITICAL, {"drifts": (Drift(code, "altered"),)}, ()) for code in sorted(DRIFTS)),
 ]
 
@@ -119,6 +125,7 @@ UNKNOWN: list[tuple[ProblemCode, dict[str, Any], Sequence[StreamSample]]] = [
     (C.HEARTBEAT_FAILED, {"legacy_error": "gone"}, ()),
     (C.RETAINED_WAL, {"retained_wal_bytes": None}, ()),
     (C.WAL_ROOM, {}, (before(5),)),
+    (C.RUNWAY, {"runway_days": None}, ()),
     *((code, {"drifts": None}, ()) for code in sorted(DRIFTS)),
 ]
 
@@ -252,3 +259,10 @@ def test_a_sample_survives_the_ledger_and_another_versions_fields() -> None:
     stored = sample.to_json()
     assert StreamSample.from_json({**stored, "of_the_future": 1}) == sample
     assert isinstance(stored["taken_at"], str)
+
+
+def test_the_runway_is_the_same_on_strict_days_and_says_which_week_it_ends_with() -> None:
+    strict = StreamThresholds().stricter(2.0)
+    [problem] = evaluate(View(replace(GOOD, runway_days=9.0), (), strict)).problems
+    assert (problem.code, problem.severity) == (C.RUNWAY, WARNING)
+    assert problem.what == "the runway is 9.0 days of 14: then FY25-Q4|W01 has no leaf"

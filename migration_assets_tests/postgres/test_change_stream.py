@@ -130,8 +130,9 @@ def test_a_quarter_with_absent_weeks_is_refused_and_they_are_named(ground: Groun
     ground.fill(91).open()
     for number in (1, 2, 4):
         ground.copy(number)
-    with pytest.raises(StreamError, match=r"not copied yet: W03, W05, W06, .*W13") as caught:
-        ground.stream()
+    no_row_without_a_copy = replace(ground, stream_limits=replace(ground.stream_limits, join_rows=0))
+    with pytest.raises(StreamError, match=r"not copied yet: W03 \(about \d+ rows\), W05 .*, W13 ") as caught:
+        no_row_without_a_copy.stream()
     assert "migrated_slice" in caught.value.next_step
     with pytest.raises(StreamError, match="not open"):
         ground.stream(QUARTER.next)

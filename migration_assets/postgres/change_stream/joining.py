@@ -9,6 +9,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.joining_ahead import joins, require_leaves, require_small, true_up_joining
 from migration_assets.postgres.change_stream.legacy_side import (
     alter_filter,
     continue_markers,
@@ -40,7 +41,7 @@ from migration_assets.postgres.change_stream.subscription import (
     enable,
     legacy_conninfo,
 )
-from migration_assets.postgres.change_stream.weeks import OnWeek, true_up_weeks
+from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
 from migration_assets.postgres.ledger import SliceRecord, read_slices
@@ -75,7 +76,10 @@ class Joined:
 def start_stream(
     plan: StreamPlan, quarter: FiscalQuarter | None, *, rebuild: bool = False, on_week: OnWeek | None = None
 ) -> Joined:
-    """Bring the quarter's 13 copied weeks under CDC, in the way that the stream's state asks for; safe to repeat.
+    """Bring the quarter's 13 weeks under CDC, in the way that the stream's state asks for; safe to repeat.
+
+    Weeks that were copied join, those that came back to the base, and those that were opened ahead of their time and
+    hold at most `join_rows` rows on the legacy: the true-up alone brings these. Retired ones stay away.
 
     Without a quarter: those that are under CDC already, which only a rebuild does anything for.
 
@@ -84,7 +88,8 @@ def start_stream(
     lost slot, a dropped subscription, an altered publication, a join that died. Else the quarter joins at a cut.
 
     Raises:
-        StreamError: A week is not copied yet (lists which), or a person holds the stream.
+        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; or a person holds the
+            stream.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
     """
@@ -103,7 +108,11 @@ def start_stream(
         description = same_table(plan, legacy, base)
         stream = _unheld(base, plan)
         unfinished = stream is None or stream.status in {StreamStatus.ACTIVATING, StreamStatus.JOINING}
-        joining = [record for record in held if record.state is SliceState.COPIED]
+        joining = [record for record in held if not record.under_cdc]
+        require_leaves(base, plan.spec, held if unfinished or rebuild else joining)
+        require_small(
+            plan, legacy, description, [record.week for record in joining if record.state is SliceState.ABSENT]
+        )
         if stream is None or unfinished or rebuild:
             how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
             lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week)
@@ -141,24 +150,16 @@ def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
 
 
 def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[SliceRecord]:
-    """The quarter's weeks, and all that are under CDC already."""
+    """The quarter's weeks that are to join, and all that are under CDC already."""
     records = read_slices(base, plan.relation)
-    of_quarter = [record for record in records if record.week.quarter == quarter]
-    lacking = [record.week.name for record in of_quarter if record.state is SliceState.ABSENT]
-    if not of_quarter or lacking:
+    if not any(record.week.quarter == quarter for record in records):
         raise StreamError(
-            f"not copied yet: {', '.join(lacking)}" if of_quarter else "the quarter is not open in the base",
+            "the quarter is not open in the base",
             where=quarter.key,
             state_left="nothing was changed",
-            next_step="materialize migrated_slice for these weeks, then change_stream again"
-            if of_quarter
-            else f"materialize quarter_partitions for {quarter.key}, then migrated_slice",
+            next_step=f"materialize quarter_partitions for {quarter.key}, then migrated_slice",
         )
-    return [
-        record
-        for record in records
-        if record.under_cdc or (record.week.quarter == quarter and record.state is SliceState.COPIED)
-    ]
+    return [record for record in records if record.under_cdc or joins(record, quarter)]
 
 
 def _activate(
@@ -193,7 +194,7 @@ def _activate(
         url = plan.databases.legacy_url
         with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
             resting = require_stream(base, plan.relation)
-            weeks = true_up_weeks(
+            weeks = true_up_joining(
                 plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week
             )
             conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
@@ -229,7 +230,7 @@ def _join(
         as_join=True,
     ) as pause:
         cut = pause.record
-        weeks = true_up_weeks(
+        weeks = true_up_joining(
             plan,
             description,
             joining,

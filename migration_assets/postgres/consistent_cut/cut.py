@@ -49,8 +49,16 @@ class Pause:
 
 
 @contextmanager
-def paired_snapshots(plan: StreamPlan, purpose: str) -> Generator[PairedSnapshots]:
+def paired_snapshots(
+    plan: StreamPlan, purpose: str, *, in_lock: Callable[[Connected], None] | None = None
+) -> Generator[PairedSnapshots]:
     """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
+
+    Args:
+        plan: The stream.
+        purpose: Shown in both servers' lists of sessions, and kept in the ledger.
+        in_lock: Done on the legacy under the cut's lock, perhaps more than once: a narrower filter of the publication,
+            which needs no pause. What widens it does: see `paused_stream`.
 
     Raises:
         StreamError: The stream does not run.
@@ -65,7 +73,7 @@ def paired_snapshots(plan: StreamPlan, purpose: str) -> Generator[PairedSnapshot
             stream = require_running(holder, plan.relation)
             marker = next_marker(legacy)
             with _marker_lock(holder, marker) as let_go:
-                barrier = set_marker(plan, legacy, marker)
+                barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
                 wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()

@@ -21,6 +21,7 @@ from migration_assets.postgres.preflight import (
     rehearsal,
     requisites,
     rights,
+    runway,
     server_pair,
     servers,
     table,
@@ -105,6 +106,13 @@ def _rehearse(run: "_Run", before: int, base: Connected, subject: Subject) -> Fi
 def _examine_rows(run: "_Run", legacy: Connected, base: Connected | None, subject: Subject) -> list[Finding]:
     order = read_physical_order(legacy, subject.spec.table, subject.spec.control_column)
     run.check("control_values", Area.DATA, lambda: data.examine_data(legacy, subject, order))
+    if base is not None:
+        run.check(
+            "beyond_last_partition",
+            Area.DATA,
+            lambda: runway.examine_runway(legacy, base, subject, order),
+            severity=Severity.WARNING,
+        )
     run.check("sizes", Area.WINDOW, lambda: window.examine_sizes(legacy, subject, order))
 
     def examine_window() -> list[Finding]:

@@ -38,7 +38,8 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
             "apply_workers", "base_rights", "base_table", "base_writable", "collation", "collations", "connections",
             "ddl_rehearsal", "encoding", "fingerprint_probe", "reachable", "replication_origins",
             "subscription_right", "time_zone", "types", "version", "version_order", "worker_processes")),
-        *(("data", code) for code in ("control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
+        *(("data", code) for code in (
+            "beyond_last_partition", "control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
         *(("legacy", code) for code in (
             "connections", "create_right", "in_recovery", "reachable", "read_right", "replication_right",
             "replication_slots", "row_hash", "row_security", "slot_wal_limit", "table_ownership", "version",

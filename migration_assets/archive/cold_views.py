@@ -1,0 +1,134 @@
+"""Archived weeks as one relation with the table's own columns, and `archive.duckdb`, a file of views over them.
+
+One branch a quarter, with the quarter's bounds in it, and the weeks' folders as columns: a condition on the control
+column drops whole quarters before anything is opened, one on fiscal_quarter or fiscal_week drops files by their names,
+and the row groups' statistics do the rest. Only files that manifests list are read, whatever else lies there.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+
+from migration_assets.archive.layout import slice_folder
+from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.quoting import identifier, literal
+from migration_assets.archive.shown_values import as_shown, shown_type
+from migration_assets.archive.store_base import ArchiveStore
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.stored_columns import StoredColumn
+
+QUARTER, WEEK = "fiscal_quarter", "fiscal_week"
+
+
+def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: Sequence[StoredColumn]) -> str:
+    """A SELECT over the archived weeks' rows: the columns, then fiscal_quarter and fiscal_week as texts.
+
+    Its types are those of `shown_type` whatever a week has stored: a value that cannot be shown in its column's type,
+    such as NaN in a numeric(10,2), is NULL, as is every value of a column that a week did not have yet. Without
+    manifests there are no rows, but the same types. A table with columns of these two names keeps its own.
+
+    Args:
+        store: Where the archives are; the connection is to be one of its own.
+        manifests: Of one table; trusted ones, see `verification.trusted_manifest`.
+        columns: The table's, as they are now.
+    """
+    names = _distinct([column.name for column in columns])
+    taken = {name.lower() for name in names}
+    extra = [name for name in (QUARTER, WEEK) if name not in taken]
+    if not manifests:
+        kinds = [*(shown_type(column) for column in columns), *("VARCHAR" for _ in extra)]
+        nothing = ", ".join(
+            f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in zip([*names, *extra], kinds, strict=True)
+        )
+        return f"SELECT {nothing} WHERE false"
+    return " UNION ALL ".join(_branch(store, group, columns, names, extra) for group in _alike(manifests))
+
+
+def _alike(manifests: Iterable[Manifest]) -> list[list[Manifest]]:
+    """Weeks of one quarter whose files have the same columns, oldest first."""
+    groups: dict[tuple[object, ...], list[Manifest]] = {}
+    for manifest in sorted(manifests, key=lambda one: one.week):
+        groups.setdefault((manifest.week.quarter, manifest.columns, manifest.control_column), []).append(manifest)
+    return list(groups.values())
+
+
+def _branch(
+    store: ArchiveStore,
+    group: Sequence[Manifest],
+    columns: Sequence[StoredColumn],
+    names: Sequence[str],
+    extra: Sequence[str],
+) -> str:
+    stored = {column.name: (f"c{place}", column) for place, column in enumerate(group[0].columns)}
+    shown = [
+        f"{as_shown(column, *stored[column.name])} AS {identifier(name)}"
+        if column.name in stored
+        else f"CAST(NULL AS {shown_type(column)}) AS {identifier(name)}"
+        for column, name in zip(columns, names, strict=True)
+    ]
+    aliases = [*(alias for alias, _ in stored.values()), QUARTER, WEEK]
+    files = ", ".join(
+        literal(store.duckdb_path(f"{slice_folder(manifest.relation, manifest.week)}/{file.name}"))
+        for manifest in group
+        for file in manifest.files
+    )
+    control, control_column = stored[group[0].control_column]
+    kind = shown_type(control_column)
+    lower, upper = literal(group[0].lower_bound), literal(group[-1].upper_bound)
+    return (
+        f"SELECT {', '.join([*shown, *extra])} FROM read_parquet([{files}], hive_partitioning = true,"
+        f" hive_types = {{'{QUARTER}': VARCHAR, '{WEEK}': VARCHAR}}) AS stored({', '.join(aliases)})"
+        f" WHERE {control} >= {kind} {lower} AND {control} < {kind} {upper}"
+    )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """`"a"` and `"A"` are the same to DuckDB: the second becomes `A_1`, as it would itself call it."""
+    taken = {name.lower() for name in names}
+    seen: set[str] = set()
+    distinct: list[str] = []
+    for name in names:
+        chosen, number = name, 0
+        while chosen.lower() in seen or (number and chosen.lower() in taken):
+            number += 1
+            chosen = f"{name}_{number}"
+        seen.add(chosen.lower())
+        distinct.append(chosen)
+    return distinct
+
+
+def write_catalogue(path: Path, views: Mapping[str, str], store: ArchiveStore) -> None:
+    """Replace the file `archive.duckdb` by one with these views; who has the old one open keeps it.
+
+    Args:
+        path: Of the file; its folder is made.
+        views: SELECTs by the views' names, from `cold_relation`. A view looks at its files when it is made.
+        store: Where the archives are.
+
+    Raises:
+        ArchiveError: It cannot be written, or a file of an archive cannot be read; the old catalogue is as it was.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with store.connect_duckdb(str(aside)) as connection:
+            for name, select in views.items():
+                connection.execute(f"CREATE VIEW {identifier(name)} AS {select}")
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (duckdb.Error, OSError) as error:
+        raise ArchiveError(
+            f"the catalogue cannot be written: {store.scrubbed(error)}",
+            where=str(path),
+            state_left="the catalogue of before, if any, is as it was; no archive was touched",
+            next_step="see the message; the catalogue can be written again at any time",
+        ) from None
+    finally:
+        for left in (aside, aside.with_name(f"{aside.name}.wal")):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""An archived slice as CSV that PostgreSQL's COPY reads, piece by piece."""
+
+import io
+from collections.abc import Iterator, Sequence
+
+import duckdb
+import pyarrow.csv as pa_csv
+
+from migration_assets.archive.sql_values import numbered, text_expression
+from migration_assets.domain.stored_columns import StoredColumn
+
+# DuckDB's own unit. A value may have megabytes, so that no more rows than these are in memory at a time.
+_ROWS = 2048
+
+
+def csv_chunks(
+    connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
+) -> Iterator[bytes]:
+    """For `COPY … (the columns that are not generated) FROM STDIN (FORMAT csv)`: NULL is nothing, '' is "".
+
+    Args:
+        connection: Able to read the relation; busy until the last chunk was taken.
+        relation_sql: What can stand behind FROM; gives exactly the columns, generated ones too.
+        columns: Of the relation.
+
+    Raises:
+        duckdb.Error: The relation cannot be read, perhaps half-way.
+    """
+    relation, names = numbered(relation_sql, columns)
+    values = [
+        f"{text_expression(column, name)} AS {name}"
+        for column, name in zip(columns, names, strict=True)
+        if not column.generated
+    ]
+    reader = connection.execute(f"SELECT {', '.join(values)} FROM {relation}").to_arrow_reader(_ROWS)
+    # Quoting whatever is not NULL: PostgreSQL takes an empty field without quotes for NULL.
+    options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    buffer = io.BytesIO()
+    with pa_csv.CSVWriter(buffer, reader.schema, write_options=options) as writer:
+        for batch in reader:
+            writer.write_batch(batch)  # pyright: ignore[reportUnknownMemberType]
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()

@@ -1,0 +1,94 @@
+"""The base's rows inside DuckDB: one branch a week, so that a condition prunes weeks on both sides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import duckdb
+
+from migration_assets.archive.quoting import identifier, literal
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.stored_columns import Storage, StoredColumn
+
+_ATTACHED = "hot"
+_SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
+
+
+@dataclass(frozen=True)
+class HotSide:
+    """How DuckDB reaches the base, and the view to read there.
+
+    Attributes:
+        connection: libpq's parameters, without the password.
+        password: Where the URL holds one; it is shown nowhere.
+        schema: Of the view.
+        view: Its name.
+        control_column: The column that the bounds are of.
+        weeks: Quarter, week, lower and upper bound of every week that is in the base.
+    """
+
+    connection: Mapping[str, str]
+    schema: str
+    view: str
+    control_column: str
+    weeks: Sequence[tuple[str, str, str, str]]
+    password: str | None = field(default=None, repr=False)
+
+
+def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequence[StoredColumn]) -> list[str]:
+    """Attach the base read-only and give a SELECT for each week: the columns, then fiscal_quarter and fiscal_week.
+
+    Raises:
+        ArchiveError: The reader of PostgreSQL does not fit this DuckDB, or the base cannot be reached.
+    """
+    load_reader(duck)
+    secret = ""
+    if hot.password is not None:
+        duck.execute(f"CREATE SECRET {_ATTACHED} (TYPE postgres, PASSWORD {literal(hot.password)})")
+        secret = f", SECRET {_ATTACHED}"
+    conninfo = " ".join(f"{name}={_conninfo_value(value)}" for name, value in hot.connection.items())
+    try:
+        duck.execute(f"ATTACH {literal(conninfo)} AS {_ATTACHED} (TYPE postgres, READ_ONLY{secret})")
+    except duckdb.Error as error:
+        raise ArchiveError(
+            f"the base cannot be read by DuckDB: {_first_line(error)}",
+            state_left="nothing was touched",
+            next_step="see whether the base runs; --cold answers from the archive alone",
+        ) from None
+    kind = _SQL_TYPES[next(column.storage for column in columns if column.name == hot.control_column)]
+    control = identifier(hot.control_column)
+    shown = ", ".join(_shown(column) for column in columns)
+    source = f"{_ATTACHED}.{identifier(hot.schema)}.{identifier(hot.view)}"
+    return [
+        f"SELECT {shown}, {literal(quarter)} AS fiscal_quarter, {literal(week)} AS fiscal_week FROM {source}"
+        f" WHERE {control} >= {kind} {literal(lower)} AND {control} < {kind} {literal(upper)}"
+        for quarter, week, lower, upper in hot.weeks
+    ]
+
+
+def load_reader(duck: duckdb.DuckDBPyConnection) -> None:
+    """From the package that carries it: DuckDB would download it at run time."""
+    folder = resources.files("duckdb_extension_postgres_scanner") / "extensions" / f"v{duckdb.__version__}"
+    reader = folder / "postgres_scanner.duckdb_extension"
+    if not reader.is_file():
+        raise ArchiveError(
+            f"the installed reader of PostgreSQL is not for DuckDB {duckdb.__version__}",
+            state_left="nothing was touched",
+            next_step="install duckdb and duckdb-extension-postgres-scanner in the same version, as constraints.txt"
+            " says; --cold answers from the archive alone",
+        )
+    with resources.as_file(reader) as path:
+        duck.execute(f"LOAD {literal(str(path))}")
+
+
+def _shown(column: StoredColumn) -> str:
+    name = identifier(column.name)
+    return f"CAST({name} AS JSON) AS {name}" if column.storage is Storage.JSON else name
+
+
+def _conninfo_value(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

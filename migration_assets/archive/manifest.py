@@ -1,0 +1,221 @@
+"""`manifest.json`: what an archive of a week is, as people and programs read it. Nothing is opened here.
+
+All but the list of files also stands in every Parquet file's key-value metadata (`HEAD_KEY`), so that a file found
+anywhere says what it belongs to, and a manifest cannot be changed without contradicting its files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from migration_assets.domain.column_statistics import ColumnStatistics
+from migration_assets.domain.errors import ArchiveError, CalendarError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_periods import FiscalWeek
+from migration_assets.domain.stored_columns import StoredColumn
+
+FORMAT = 1
+HEAD_KEY = b"migration_assets.manifest"
+
+
+@dataclass(frozen=True)
+class ArchivedFile:
+    """One Parquet file; `lower` and `upper` are the least and greatest control value in it, None without rows."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    lower: str | None
+    upper: str | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An archive of one week.
+
+    Attributes:
+        relation: The table, as in the ledger.
+        week: Which one.
+        control_column: The column that decides a row's week; rows lie in its order.
+        key_columns: The primary key: the order of rows with the same control value.
+        lower_bound: Of the week, as in the ledger; inclusive.
+        upper_bound: Exclusive.
+        generation: The try that wrote these files.
+        rows: In all files.
+        native: PostgreSQL's fingerprint of the leaf, by `native_method`.
+        native_method: See `domain/fingerprint.py`.
+        portable: The fingerprint that PostgreSQL and DuckDB agree on, by `portable_method`.
+        portable_method: Its name.
+        columns: In the table's order.
+        statistics: By column name.
+        lsn: Of the base's snapshot.
+        snapshot_at: When it was taken.
+        archived_at: When this archive was begun.
+        versions: Of the tools that made it, by name.
+        files: In the order of their rows.
+        format: Of the manifest itself.
+    """
+
+    relation: str
+    week: FiscalWeek
+    control_column: str
+    key_columns: tuple[str, ...]
+    lower_bound: str
+    upper_bound: str
+    generation: str
+    rows: int
+    native: Fingerprint
+    native_method: str
+    portable: Fingerprint
+    portable_method: str
+    columns: tuple[StoredColumn, ...]
+    statistics: Mapping[str, ColumnStatistics]
+    lsn: str
+    snapshot_at: datetime
+    archived_at: datetime
+    versions: Mapping[str, str]
+    files: tuple[ArchivedFile, ...] = field(default=())
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        wrong = {
+            "two columns have the same name": len(set(names)) < len(names),
+            f"there is no control column {self.control_column!r}": self.control_column not in names,
+            "a key column is not a column": not set(self.key_columns) <= set(names),
+            "statistics of a column that is not there": not set(self.statistics) <= set(names),
+            "a fingerprint of another number of rows": {self.native.rows, self.portable.rows} != {self.rows},
+            "a time without a zone": None in {self.snapshot_at.tzinfo, self.archived_at.tzinfo},
+            "files with another number of rows": bool(self.files) and sum(f.rows for f in self.files) != self.rows,
+            "a file twice": len({f.name for f in self.files}) < len(self.files),
+            "a file outside of its folder": any("/" in f.name or f.name.startswith(".") for f in self.files),
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise ValueError(what)
+
+    @property
+    def control(self) -> StoredColumn:
+        """The column that decides a row's week."""
+        return next(column for column in self.columns if column.name == self.control_column)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.bytes for file in self.files)
+
+    def head(self) -> dict[str, Any]:
+        """All but the files, as JSON values."""
+        return {
+            "format": self.format,
+            "relation": self.relation,
+            "week": self.week.key,
+            "control_column": self.control_column,
+            "key_columns": list(self.key_columns),
+            "lower_bound": self.lower_bound,
+            "upper_bound": self.upper_bound,
+            "generation": self.generation,
+            "rows": self.rows,
+            "native": _sums(self.native),
+            "native_method": self.native_method,
+            "portable": _sums(self.portable),
+            "portable_method": self.portable_method,
+            "lsn": self.lsn,
+            "snapshot_at": self.snapshot_at.astimezone(UTC).isoformat(),
+            "archived_at": self.archived_at.astimezone(UTC).isoformat(),
+            "versions": dict(sorted(self.versions.items())),
+            "columns": [column.to_json() for column in self.columns],
+            "statistics": {
+                column.name: self.statistics[column.name].to_json()
+                for column in self.columns
+                if column.name in self.statistics
+            },
+        }
+
+    def head_bytes(self) -> bytes:
+        """For the files' key-value metadata."""
+        return json.dumps(self.head(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    def to_bytes(self) -> bytes:
+        """The content of `manifest.json`: the same bytes for the same manifest."""
+        content = {**self.head(), "files": [vars(file) for file in self.files]}
+        return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+    @property
+    def sha256(self) -> str:
+        """Of `to_bytes`, hexadecimal: what the ledger keeps. Of a manifest that was read, hash the bytes read."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str = "") -> Self:
+        """Read `manifest.json`.
+
+        Raises:
+            ArchiveError: It is damaged, something else, or of a newer program.
+        """
+        return cls._read(data, where, files=True)
+
+    @classmethod
+    def from_head(cls, data: bytes, *, where: str = "") -> Self:
+        """Read what a Parquet file says of its archive; without files. Raises ArchiveError like `from_bytes`."""
+        return cls._read(data, where, files=False)
+
+    @classmethod
+    def _read(cls, data: bytes, where: str, *, files: bool) -> Self:
+        try:
+            content = json.loads(data)
+            if isinstance(content["format"], int) and content["format"] > FORMAT:
+                raise _unreadable(where, f"it has format {content['format']}, this program knows {FORMAT}: update it")
+            values: dict[str, Any] = {
+                **content,
+                "format": _exactly(FORMAT, content["format"]),
+                "week": FiscalWeek.parse(content["week"]),
+                "key_columns": tuple(content["key_columns"]),
+                "native": _fingerprint(content["rows"], content["native"]),
+                "portable": _fingerprint(content["rows"], content["portable"]),
+                "columns": tuple(StoredColumn.from_json(column) for column in content["columns"]),
+                "statistics": {
+                    name: ColumnStatistics.from_json(values) for name, values in content["statistics"].items()
+                },
+                "snapshot_at": datetime.fromisoformat(content["snapshot_at"]),
+                "archived_at": datetime.fromisoformat(content["archived_at"]),
+                "versions": dict(content["versions"]),
+                "files": tuple(ArchivedFile(**file) for file in content["files"]) if files else (),
+            }
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError, CalendarError, RecursionError) as error:
+            raise _unreadable(where, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
+
+
+def differences(one: Manifest, other: Manifest) -> list[str]:
+    """Names of what differs between two manifests, their files aside; empty where both describe the same archive."""
+    names = [entry.name for entry in fields(Manifest) if entry.name != "files"]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
+def _sums(fingerprint: Fingerprint) -> dict[str, str]:
+    # As texts: many readers of JSON lose the last digits of large numbers.
+    return {"sum_a": str(fingerprint.sum_a), "sum_b": str(fingerprint.sum_b)}
+
+
+def _fingerprint(rows: int, sums: Mapping[str, str]) -> Fingerprint:
+    return Fingerprint(rows, int(sums["sum_a"]), int(sums["sum_b"]))
+
+
+def _exactly(expected: int, found: object) -> int:
+    if found != expected or isinstance(found, bool):
+        raise ValueError(f"format {found!r} is not known")
+    return expected
+
+
+def _unreadable(where: str, why: str) -> ArchiveError:
+    return ArchiveError(
+        f"the manifest cannot be read: {why}",
+        where=where,
+        state_left="the Parquet files were not touched",
+        next_step="archive the week again while it is in the base; else take the manifest from a backup of the archive",
+    )

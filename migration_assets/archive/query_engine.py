@@ -1,0 +1,139 @@
+"""One DuckDB session in which a table's hot and cold rows are one view; answers one SELECT at a time, read-only."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from migration_assets.archive.cold_views import cold_relation
+from migration_assets.archive.hot_side import HotSide, hot_relation
+from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.store_base import ArchiveStore
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.stored_columns import StoredColumn
+
+_FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".csv": "FORMAT csv, HEADER"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Column names, rows as Python values, and whether there were more than asked for."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The session; made by `query_engine`."""
+
+    duck: duckdb.DuckDBPyConnection
+
+    def answer(self, statement: str, limit: int | None = None) -> Answer:
+        """The rows of one SELECT, at most `limit`.
+
+        Raises:
+            ArchiveError: It is no single SELECT, or DuckDB cannot answer it; says where and why.
+        """
+        cursor = self._run(_one_select(statement))
+        columns = tuple(column[0] for column in cursor.description or ())
+        rows: list[tuple[Any, ...]] = cursor.fetchall() if limit is None else cursor.fetchmany(limit + 1)
+        truncated = limit is not None and len(rows) > limit
+        return Answer(columns, rows[:limit] if truncated else rows, truncated)
+
+    def explain(self, statement: str) -> Answer:
+        """Run it, and tell what was read where: files, rows, and the queries that went to the base."""
+        cursor = self._run(f"EXPLAIN ANALYZE {_one_select(statement)}")
+        return Answer(("plan",), [(row[1],) for row in cursor.fetchall()])
+
+    def export(self, statement: str, path: Path, *, like: Path) -> int:
+        """The whole result as one file, in the format of the ending of `like`; how many rows.
+
+        Raises:
+            ArchiveError: No such format, no single SELECT, or it cannot be written.
+        """
+        options = _FORMATS.get(like.suffix.lower())
+        if options is None:
+            raise ArchiveError(
+                f"{like.name} is neither .parquet nor .csv",
+                state_left="nothing was written",
+                next_step="end the file's name with one of these",
+            )
+        target = str(path).replace("'", "''")
+        row = self._run(f"COPY (\n{_one_select(statement)}\n) TO '{target}' ({options})").fetchone()
+        return int(row[0]) if row else 0
+
+    def _run(self, statement: str) -> duckdb.DuckDBPyConnection:
+        try:
+            return self.duck.execute(statement)
+        except duckdb.Error as error:
+            raise ArchiveError(
+                str(error).strip(),
+                where="query",
+                state_left="nothing was changed",
+                next_step="correct the statement; it is DuckDB's SQL",
+            ) from None
+
+
+@contextmanager
+def query_engine(
+    store: ArchiveStore,
+    schema: str,
+    table: str,
+    hot: HotSide | None,
+    manifests: Sequence[Manifest],
+    columns: Sequence[StoredColumn],
+    *,
+    memory_mb: int,
+) -> Generator[Engine]:
+    """Put both sides together under the table's own name, with and without its schema.
+
+    Args:
+        store: Where the archives are.
+        schema: Of the table.
+        table: Its name.
+        hot: The base; None asks the archive alone.
+        manifests: Of the weeks that only the archive has.
+        columns: The table's, as they are now.
+        memory_mb: What DuckDB may use; nothing is ever spilled to disk.
+
+    Raises:
+        ArchiveError: The base or the archive cannot be read.
+    """
+    with store.connect_duckdb(memory_mb=memory_mb) as duck:
+        # The archive first: it is what names the columns and says their types.
+        parts = [cold_relation(store, manifests, columns), *(hot_relation(duck, hot, columns) if hot else [])]
+        name, home = (text.replace('"', '""') for text in (table, schema))
+        union = " UNION ALL ".join(f"({part})" for part in parts)
+        duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{home}"')
+        duck.execute(f'CREATE VIEW "{home}"."{name}" AS {union}')
+        if home != "main":
+            duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
+        duck.execute("SET lock_configuration = true")
+        yield Engine(duck)
+
+
+def _one_select(statement: str) -> str:
+    """The statement without its semicolon.
+
+    Raises:
+        ArchiveError: It is not exactly one SELECT: nothing else is ever run for a question.
+    """
+    try:
+        found = duckdb.extract_statements(statement)
+    except duckdb.Error as error:
+        raise ArchiveError(
+            str(error).strip(), where="query", state_left="nothing was touched", next_step="correct the statement"
+        ) from None
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        raise ArchiveError(
+            "a question is one SELECT",
+            where="query",
+            state_left="nothing was touched",
+            next_step="write it like: SELECT fiscal_quarter, count(*) FROM amenity_bookings GROUP BY ALL",
+        )
+    return found[0].query.strip().rstrip(";")

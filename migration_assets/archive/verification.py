@@ -1,0 +1,209 @@
+"""Whether an archive is, byte for byte and row for row, what its manifest says, and the manifest what the ledger says.
+
+Nothing is believed: every file is hashed again, its own metadata compared, and its rows are read by DuckDB, which did
+not write them. What is wrong is named, with the file.
+"""
+
+import duckdb
+import pyarrow as pa
+from pyarrow import parquet
+
+from migration_assets.archive.arrow_schema import parquet_schema
+from migration_assets.archive.layout import PART_SUFFIX, slice_folder
+from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest, differences
+from migration_assets.archive.parts import control_text
+from migration_assets.archive.portable import portable_fingerprint
+from migration_assets.archive.reading import read_manifest, slice_relation
+from migration_assets.archive.sql_values import numbered
+from migration_assets.archive.store_base import ArchiveStore
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_periods import FiscalWeek
+from migration_assets.domain.portable_method import PORTABLE_METHOD
+from migration_assets.domain.stored_columns import Storage
+
+_SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
+
+
+class DamagedArchiveError(ArchiveError):
+    """An archive is not what was proven; any other ArchiveError means that this could not be found out."""
+
+
+def verify_archive(store: ArchiveStore, manifest: Manifest, *, folder: str | None = None) -> Fingerprint:
+    """Read everything again and compare; memory stays flat, every byte is read twice.
+
+    Args:
+        store: Where the files are.
+        manifest: What they must be; see `trusted_manifest`.
+        folder: Where they lie, when not in the week's folder.
+
+    Returns:
+        The portable fingerprint that DuckDB computed from the files.
+
+    Raises:
+        DamagedArchiveError: Something is not as the manifest says.
+        ArchiveError: The files cannot be read, or the fingerprint is of a method that this program does not know.
+    """
+    home = slice_folder(manifest.relation, manifest.week) if folder is None else folder
+    if manifest.portable_method != PORTABLE_METHOD:
+        raise ArchiveError(
+            f"its fingerprint was taken by {manifest.portable_method}, this program knows {PORTABLE_METHOD}",
+            where=store.url_of(home),
+            state_left="nothing was touched",
+            next_step="verify it with the version of this program that wrote it, or archive the week again",
+        )
+    _require_listing(store, manifest, home)
+    nulls = dict.fromkeys((column.name for column in manifest.columns), 0)
+    for file in manifest.files:
+        _require_bytes(store, home, file)
+        for name, count in _require_metadata(store, manifest, home, file).items():
+            nulls[name] += count
+    _require_nulls(store, manifest, home, nulls)
+    return _require_rows(store, manifest, home)
+
+
+def trusted_manifest(
+    store: ArchiveStore, relation: str, week: FiscalWeek, sha256: str, portable: Fingerprint, native: Fingerprint
+) -> Manifest:
+    """The week's manifest, when it is the one that the ledger knows.
+
+    Raises:
+        DamagedArchiveError: It is another one; says in what it differs from what its own files or the ledger say.
+        ArchiveError: There is none, or it cannot be read.
+    """
+    manifest, found = read_manifest(store, relation, week)
+    wrong: list[str] = []
+    if found != sha256:
+        wrong.append("it is not the manifest that the ledger knows (another SHA-256)")
+        wrong.extend(_contradictions(store, manifest))
+    if manifest.portable != portable:
+        wrong.append(f"its portable fingerprint is {manifest.portable}; the ledger's is {portable}")
+    if manifest.native != native:
+        wrong.append(f"its native fingerprint is {manifest.native}; the ledger's is {native}")
+    if wrong:
+        raise _damaged(store, slice_folder(relation, week), "manifest.json: " + "; ".join(wrong))
+    return manifest
+
+
+def _contradictions(store: ArchiveStore, manifest: Manifest) -> list[str]:
+    """What the files themselves say of a manifest that is not trusted; nothing where they cannot be read."""
+    home = slice_folder(manifest.relation, manifest.week)
+    for file in manifest.files:
+        try:
+            with store.open_input(f"{home}/{file.name}") as source:
+                differing = differences(manifest, Manifest.from_head(_head(parquet.read_metadata(source)) or b""))
+        except (ArchiveError, pa.ArrowException, OSError):
+            continue
+        return [f"it contradicts {file.name} in: {', '.join(differing)}"] if differing else []
+    return []
+
+
+def _require_listing(store: ArchiveStore, manifest: Manifest, home: str) -> None:
+    listed = {file.name for file in manifest.files}
+    found = {name for name in store.list(home) if name.endswith(PART_SUFFIX)}
+    if not listed:
+        raise _damaged(store, home, "the manifest lists no file")
+    if listed - found:
+        raise _damaged(store, home, f"missing: {', '.join(sorted(listed - found))}")
+    if found - listed:
+        # Whoever reads the folder as it is would count those rows too.
+        raise _damaged(
+            store, home, f"files that the manifest does not know: {', '.join(sorted(found - listed))}", surplus=True
+        )
+
+
+def _require_bytes(store: ArchiveStore, home: str, file: ArchivedFile) -> None:
+    path = f"{home}/{file.name}"
+    size = store.size(path)
+    if size != file.bytes:
+        kind = "cut short" if size < file.bytes else "too long"
+        raise _damaged(store, home, f"{file.name} is {kind}: {size:,} bytes, not {file.bytes:,}")
+    if store.sha256(path) != file.sha256:
+        raise _damaged(store, home, f"{file.name} has changed: its SHA-256 is not the one in the manifest")
+
+
+def _require_metadata(store: ArchiveStore, manifest: Manifest, home: str, file: ArchivedFile) -> dict[str, int]:
+    """Compare what the file says of itself; gives the NULLs of each column that has no inner structure."""
+    try:
+        with store.open_input(f"{home}/{file.name}") as source:
+            reader = parquet.ParquetFile(source)
+            metadata, schema = reader.metadata, reader.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, home, f"{file.name} is no readable Parquet file: {store.scrubbed(error)}") from None
+    stored = _head(metadata)
+    if stored is None:
+        raise _damaged(store, home, f"{file.name} does not say what archive it belongs to")
+    head = Manifest.from_head(stored, where=store.url_of(f"{home}/{file.name}"))
+    differing = differences(head, manifest)
+    if differing:
+        raise _damaged(
+            store, home, f"{file.name} belongs to {head.relation} {head.week}, generation {head.generation},"
+            f" and contradicts the manifest in: {', '.join(differing)}",
+        )  # fmt: skip
+    if not schema.equals(parquet_schema(manifest.columns), check_metadata=False):
+        raise _damaged(store, home, f"{file.name} has other columns or types than the manifest says")
+    if metadata.num_rows != file.rows:
+        raise _damaged(store, home, f"{file.name} has {metadata.num_rows:,} rows, not {file.rows:,}")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [[group.column(number) for number in range(group.num_columns)] for group in groups]
+    controls = [c.statistics for row in chunks for c in row if c.path_in_schema == manifest.control_column]
+    if controls:
+        range_found = control_text(min(s.min for s in controls)), control_text(max(s.max for s in controls))
+        if range_found != (file.lower, file.upper):
+            raise _damaged(store, home, f"{file.name} has rows from {range_found[0]} to {range_found[1]},"
+                           f" not {file.lower} to {file.upper}")  # fmt: skip
+    flat = {column.name for column in manifest.columns if column.storage is not Storage.LIST}
+    nulls: dict[str, int] = {}
+    for chunk in (chunk for row in chunks for chunk in row if chunk.path_in_schema in flat):
+        nulls[chunk.path_in_schema] = nulls.get(chunk.path_in_schema, 0) + chunk.statistics.null_count
+    return nulls
+
+
+def _head(metadata: parquet.FileMetaData) -> bytes | None:
+    values: dict[bytes, bytes] | None = metadata.metadata
+    return (values or {}).get(HEAD_KEY)
+
+
+def _require_nulls(store: ArchiveStore, manifest: Manifest, home: str, nulls: dict[str, int]) -> None:
+    flat = {column.name for column in manifest.columns if column.storage is not Storage.LIST}
+    for name, statistics in manifest.statistics.items():
+        if name in flat and statistics.nulls != nulls[name]:
+            raise _damaged(store, home, f"column {name} has {nulls[name]:,} NULLs, not {statistics.nulls:,}")
+
+
+def _require_rows(store: ArchiveStore, manifest: Manifest, home: str) -> Fingerprint:
+    relation = slice_relation(store, manifest, folder=home)
+    numbered_relation, names = numbered(relation, manifest.columns)
+    control, kind = names[manifest.columns.index(manifest.control)], _SQL_TYPES[manifest.control.storage]
+    connection = store.connect_duckdb()
+    try:
+        outside = connection.execute(
+            f"SELECT count(*) FROM {numbered_relation}"
+            f" WHERE ({control} >= CAST(? AS {kind}) AND {control} < CAST(? AS {kind})) IS NOT TRUE",
+            [manifest.lower_bound, manifest.upper_bound],
+        ).fetchone()
+        found = portable_fingerprint(connection, relation, manifest.columns)
+    except duckdb.Error as error:
+        raise ArchiveError(
+            f"DuckDB cannot read the files: {store.scrubbed(error)}",
+            where=store.url_of(home),
+            state_left="nothing was touched",
+            next_step="see the message; the files' bytes are as they were written",
+        ) from None
+    finally:
+        connection.close()
+    if outside is None or outside[0]:
+        raise _damaged(store, home, f"{outside and outside[0]:,} rows lie outside of the week's bounds")
+    if found != manifest.portable:
+        raise _damaged(store, home, f"DuckDB reads {found}; PostgreSQL had {manifest.portable}")
+    return found
+
+
+def _damaged(store: ArchiveStore, home: str, what: str, *, surplus: bool = False) -> DamagedArchiveError:
+    repair = "archive the week again, which clears them away" if surplus else "archive the week again"
+    return DamagedArchiveError(
+        what,
+        where=store.url_of(home),
+        state_left="nothing was touched; the week must not leave the base",
+        next_step=f"while the week is in the base, {repair}; else bring the files back from a backup",
+    )

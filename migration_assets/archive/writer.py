@@ -1,0 +1,163 @@
+"""Writes the archive of a week: aside, proven there, moved into place, and in force only with its manifest.
+
+Whenever this is killed, either the manifest of before is there with all its files, or the new one with all of its own.
+What a dead try left in staging or in the folder is cleared away by the next one.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import pyarrow as pa
+
+from migration_assets.archive.arrow_schema import parquet_schema
+from migration_assets.archive.layout import (
+    MANIFEST,
+    PART_SUFFIX,
+    part_name,
+    slice_folder,
+    staging_folder,
+    staging_of_week,
+)
+from migration_assets.archive.manifest import ArchivedFile, Manifest
+from migration_assets.archive.parts import Progress, WriteLimits, write_parts
+from migration_assets.archive.reading import read_manifest
+from migration_assets.archive.store_base import ArchiveStore
+from migration_assets.archive.verification import verify_archive
+from migration_assets.domain.errors import ArchiveError
+
+__all__ = ["Progress", "WriteLimits", "read_manifest", "write_slice"]
+
+_AS_BEFORE = "the archive of before, if any, is as it was; nothing of the new one is left"
+
+
+def write_slice(
+    store: ArchiveStore,
+    manifest: Manifest,
+    batches: Iterable[pa.RecordBatch],
+    limits: WriteLimits,
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Replace the week's archive by these rows, once they are proven.
+
+    The caller holds the slice's lock: two at once would clear away each other's staging.
+
+    Args:
+        store: Where to.
+        manifest: What the rows are, from the snapshot that they are read in; `files` empty, `generation` a new one.
+        batches: The rows, in the order of the control column and the key, in `parquet_schema(manifest.columns)`.
+        limits: Sizes of files and row groups.
+        on_progress: Called after every row group with the rows and the bytes written so far.
+
+    Returns:
+        The manifest with its files, which is in force now.
+
+    Raises:
+        ArchiveError: No space, no permission, rows that are not those of the manifest; the archive is as before.
+        Exception: Whatever the source of the batches raises; the archive is as before.
+    """
+    home = slice_folder(manifest.relation, manifest.week)
+    staging = staging_folder(manifest.relation, manifest.week, manifest.generation)
+    _require_new(store, manifest, home)
+    moved: list[str] = []
+    try:
+        store.delete_folder(staging_of_week(manifest.relation, manifest.week))
+        schema = parquet_schema(manifest.columns)
+        files = write_parts(store, staging, manifest, batches, schema, limits, on_progress)
+        _require_all(manifest, files)
+        written = replace(manifest, files=files)
+        verify_archive(store, written, folder=staging)
+        for file in files:
+            moved.append(file.name)
+            _move(store, file, staging, home)
+        _commit(store, written, home)
+    except BaseException as error:
+        left = _undo(store, manifest, home, moved)
+        if isinstance(error, ArchiveError):
+            raise ArchiveError(
+                error.what, where=error.where or f"{manifest.week}", state_left=left,
+                next_step=error.next_step or "archive the week again",
+            ) from error  # fmt: skip
+        raise
+    _clear(store, written, home)
+    return written
+
+
+def _require_new(store: ArchiveStore, manifest: Manifest, home: str) -> None:
+    if manifest.files:
+        raise ValueError("a manifest with files cannot be written again")
+    first = part_name(manifest.generation, 0)
+    if first in store.list(home):
+        raise ArchiveError(
+            f"there are files of generation {manifest.generation} already",
+            where=store.url_of(home),
+            state_left="nothing was touched",
+            next_step="archive the week again: every try has a generation of its own",
+        )
+
+
+def _require_all(manifest: Manifest, files: Sequence[ArchivedFile]) -> None:
+    rows = sum(file.rows for file in files)
+    if rows != manifest.rows:
+        raise ArchiveError(f"{rows:,} rows were read; the fingerprint of the same snapshot has {manifest.rows:,}")
+
+
+def _move(store: ArchiveStore, file: ArchivedFile, staging: str, home: str) -> None:
+    path = f"{home}/{file.name}"
+    store.move(f"{staging}/{file.name}", path)
+    if store.size(path) != file.bytes:
+        raise ArchiveError(f"{file.name} did not arrive whole", where=store.url_of(home))
+
+
+def _commit(store: ArchiveStore, written: Manifest, home: str) -> None:
+    try:
+        store.publish(f"{home}/{MANIFEST}", written.to_bytes())
+    except ArchiveError:
+        # A server may have taken what it could not answer for. What is there now decides, not the answer.
+        if not _is_in_force(store, written):
+            raise
+
+
+def _is_in_force(store: ArchiveStore, manifest: Manifest) -> bool:
+    """Whether the manifest in place is of this generation."""
+    home = slice_folder(manifest.relation, manifest.week)
+    if not store.exists(f"{home}/{MANIFEST}"):
+        return False
+    found, _ = read_manifest(store, manifest.relation, manifest.week)
+    return found.generation == manifest.generation
+
+
+def _undo(store: ArchiveStore, manifest: Manifest, home: str, moved: Iterable[str]) -> str:
+    """Remove what this try wrote; says what is left. Never hides the error that led here."""
+    try:
+        if _is_in_force(store, manifest):
+            return "the new archive is in place and proven; the ledger does not know it yet"
+        for name in moved:
+            store.delete(f"{home}/{name}")
+        store.delete_folder(staging_of_week(manifest.relation, manifest.week))
+    except ArchiveError:
+        with suppress(ArchiveError):
+            store.delete_folder(staging_of_week(manifest.relation, manifest.week))
+        return "the archive of before, if any, is as it was; files of the new one are left, the next try removes them"
+    return _AS_BEFORE
+
+
+def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
+    """Remove the generations of before, and what dead tries left."""
+    try:
+        kept = {file.name for file in written.files}
+        for name in _parts(store, home):
+            if name not in kept:
+                store.delete(f"{home}/{name}")
+        store.delete_folder(staging_of_week(written.relation, written.week))
+    except ArchiveError as error:
+        raise ArchiveError(
+            f"the files of the archive before cannot be removed: {error.what}",
+            where=error.where,
+            state_left="the new archive is in place and proven, beside files of an older one",
+            next_step="let this program delete there, then archive the week again",
+        ) from error
+
+
+def _parts(store: ArchiveStore, home: str) -> list[str]:
+    return [name for name in store.list(home) if name.endswith(PART_SUFFIX)]

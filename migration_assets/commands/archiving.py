@@ -1,0 +1,143 @@
+"""`archive`, `retire`, `restore` and `query`: old weeks into Parquet, out of the base, back again, and asked."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from migration_assets.commands.opening import opened
+from migration_assets.commands.periods import parse_weeks
+from migration_assets.domain.errors import (
+    ArchiveError,
+    MigrationError,
+    RestoreError,
+    RetirementError,
+    SliceBusyError,
+    SliceStateError,
+)
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.steps.archiving import Archived, archive_week, drill_week, reread_archive
+from migration_assets.steps.querying import ask, export, refresh_catalogue
+from migration_assets.steps.retiring import bring_back, retire_week, told
+from migration_assets.terminal.answers import print_answer, print_plan
+from migration_assets.terminal.output import console, say
+from migration_assets.terminal.week_progress import WeekByWeek
+
+_OF_ONE_WEEK = (ArchiveError, RestoreError, RetirementError, SliceBusyError, SliceStateError)
+_PERIODS = click.argument("periods", nargs=-1, required=True, metavar="QUARTER [WEEK | WEEK-WEEK]...")
+
+
+@click.command()
+@_PERIODS
+@click.option("--reread", is_flag=True, help="Only read the files again and compare them with the ledger.")
+def archive(periods: tuple[str, ...], reread: bool) -> None:
+    """Write signed-off weeks to Parquet and prove them with DuckDB; exit code 1 where one is not equal."""
+    weeks = parse_weeks(periods)
+    migration = opened()
+
+    def one(week: FiscalWeek) -> str:
+        done = reread_archive(migration, week) if reread else archive_week(migration, week)
+        return _archived(week, done)
+
+    _week_by_week("read again" if reread else "archived", weeks, one)
+    if not reread:
+        say(f"Views over all archived weeks: {refresh_catalogue(migration)}")
+
+
+@click.command()
+@_PERIODS
+@click.option("--apply", "do_it", is_flag=True, help="Let them leave; without this nothing is changed.")
+def retire(periods: tuple[str, ...], do_it: bool) -> None:
+    """Let archived weeks leave the base: detached, kept in quarantine, dropped when that is over.
+
+    Without --apply it shows what stands in the way of each; exit code 1 where something does.
+    """
+    weeks = parse_weeks(periods)
+    migration = opened()
+    hindered = 0
+
+    def one(week: FiscalWeek) -> str:
+        nonlocal hindered
+        done = retire_week(migration, week, dry_run=not do_it)
+        hindered += bool(done.obstacles)
+        return f"{week.key} {told(done)}"
+
+    _week_by_week("retired" if do_it else "looked at", weeks, one)
+    if do_it:
+        refresh_catalogue(migration)
+    else:
+        say("Nothing was changed: --apply lets them leave.", "yellow")
+    if hindered:
+        sys.exit(1)
+
+
+@click.command()
+@_PERIODS
+@click.option("--drill", is_flag=True, help="Into a scratch table, compare, drop; the base stays as it is.")
+def restore(periods: tuple[str, ...], drill: bool) -> None:
+    """Bring retired weeks back, from quarantine or from their archive, proven equal; or try whether that would work."""
+    weeks = parse_weeks(periods)
+    migration = opened()
+
+    def one(week: FiscalWeek) -> str:
+        if drill:
+            tried = drill_week(migration, week)
+            return f"{week.key} {tried.fingerprint}, restored, compared and dropped in {tried.seconds:,.1f} s"
+        back = bring_back(migration, week)
+        return f"{week.key} {back.fingerprint}, back from {back.source} in {back.seconds:,.1f} s"
+
+    _week_by_week("drilled" if drill else "restored", weeks, one)
+    if not drill:
+        refresh_catalogue(migration)
+
+
+@click.command()
+@click.argument("statement")
+@click.option("--limit", default=100, show_default=True, help="Rows that are shown at most.")
+@click.option("--explain", is_flag=True, help="Run it, and show which files and partitions were read.")
+@click.option(
+    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Whole answer as .parquet or .csv."
+)
+def query(statement: str, limit: int, explain: bool, target: Path | None) -> None:
+    """Answer a SELECT over all rows, those in the base and those in Parquet, as one table.
+
+    It has the table's own name and columns, besides fiscal_quarter and fiscal_week. DuckDB's SQL.
+    """
+    if target is not None and explain:
+        raise click.UsageError("--to writes rows, --explain shows a plan: one of the two.")
+    migration = opened()
+    if target is not None:
+        with console.status(f"Writing {target}"):
+            done = export(migration, statement, target.absolute())
+        say(f"{done.rows:,} rows, {done.bytes / 1e6:,.2f} MB in {done.seconds:,.1f} s: {done.path}", "green")
+        return
+    with console.status("Asking"):
+        asked = ask(migration, statement, limit=limit, explain=explain)
+    if explain:
+        print_plan(console, asked)
+    else:
+        print_answer(console, asked)
+
+
+def _archived(week: FiscalWeek, done: Archived) -> str:
+    return (
+        f"{week.key} {done.manifest.rows:,} rows, {done.record.bytes / 1e6:,.2f} MB,"
+        f" checksum {done.record.portable.checksum} in both engines"
+    )
+
+
+def _week_by_week(word: str, weeks: Sequence[FiscalWeek], one: Callable[[FiscalWeek], str]) -> None:
+    """Each week, whatever happens to the others; the first error is raised at the end."""
+    errors: list[MigrationError] = []
+    with WeekByWeek(console, word, len(weeks)) as progress:
+        for week in weeks:
+            progress.at(week)
+            try:
+                progress.done(one(week))
+            except _OF_ONE_WEEK as error:
+                errors.append(error)
+                progress.done(f"{week.key} {error.what}", "bold red")
+    say(f"{len(weeks) - len(errors)} of {len(weeks)} weeks {word}.", "green" if not errors else "bold red")
+    if errors:
+        raise errors[0]

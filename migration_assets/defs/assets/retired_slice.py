@@ -1,0 +1,80 @@
+"""One archived week, out of the base."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from migration_assets.defs.assets.parquet_archive import parquet_archive
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, KINDS, OWNERS
+from migration_assets.defs.metadata import Metadata
+from migration_assets.defs.partitions import fiscal_weeks, partition_key, week_of
+from migration_assets.postgres.retirement import Retired
+from migration_assets.runtime import Migration
+from migration_assets.steps.querying import refresh_catalogue
+from migration_assets.steps.retiring import retire_week, told
+
+
+class RetiredSliceConfig(dg.Config):
+    """Whether the week really leaves."""
+
+    dry_run: bool = True
+    """Only say what would be done, and what stands in the way."""
+
+
+@dg.asset(
+    group_name=ARCHIVE,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=ARCHIVE_POOL,
+    partitions_def=fiscal_weeks,
+    deps=[parquet_archive],
+    output_required=False,
+    description=(
+        "The week's leaf has left the base: its sign-off stands, its archive was read again, nothing has come since,"
+        " the change stream was narrowed at a cut, the leaf was detached without blocking anybody and lies in the"
+        " schema migration_quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
+        " dropped. A dry run by default, which leaves an observation with everything that stands in the way. The"
+        " asset restored_slice brings it back."
+    ),
+)
+def retired_slice(
+    context: dg.AssetExecutionContext, config: RetiredSliceConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Let it leave, as far as that is due; or say what stands in the way."""
+    week = week_of(context)
+    with readable_failures():
+        done = retire_week(migration, week, dry_run=config.dry_run, run_id=context.run.run_id)
+    if config.dry_run:
+        # No materialization: a week that is still there must not look as if it had left.
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=context.asset_key,
+                partition=partition_key(week),
+                description="; ".join(done.obstacles) or "nothing stands in the way",
+                metadata=_metadata(done),
+            )
+        )
+        return
+    refresh_catalogue(migration)
+    yield dg.MaterializeResult(metadata=_metadata(done))
+
+
+def _metadata(done: Retired) -> Metadata:
+    metadata: Metadata = {
+        "result": dg.MetadataValue.text(told(done)),
+        "step": dg.MetadataValue.text(done.step.value if done.step else "in the root"),
+        "leaf": dg.MetadataValue.text(str(done.leaf) if done.leaf else "dropped"),
+        "bytes": dg.MetadataValue.int(done.bytes),
+        "obstacles": dg.MetadataValue.md("\n".join(f"- {one}" for one in done.obstacles) or "none"),
+    }
+    if done.archive is not None:
+        metadata["archive"] = dg.MetadataValue.text(done.archive.location)
+        metadata["dagster/row_count"] = dg.MetadataValue.int(done.archive.native.rows)
+    if done.drop_after is not None:
+        metadata["drop_after"] = dg.MetadataValue.timestamp(done.drop_after)
+    if done.cut is not None:
+        metadata["released_at_marker"] = dg.MetadataValue.int(done.cut.marker)
+        metadata["writers_held_ms"] = dg.MetadataValue.float(round(done.cut.writers_held_ms, 3))
+    return metadata

@@ -1,0 +1,168 @@
+"""Rows as Arrow, by ADBC, in a snapshot that another session exported; the only place that knows the driver."""
+
+import re
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Self
+
+import adbc_driver_manager
+import pyarrow as pa
+from adbc_driver_postgresql import StatementOptions, dbapi
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
+
+_SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
+# ADBC's own words in front of the server's, and the query behind them.
+_NOISE = re.compile(r"^([A-Z_]+: )?(\[libpq\] )?")
+_LONGEST_REASON = 300
+_PATIENCE_SECONDS = 0.2
+
+
+@contextmanager
+def arrow_stream(
+    url: str,
+    snapshot: str,
+    query: str,
+    *,
+    batch_bytes: int = 16 * 1024 * 1024,
+    purpose: str = "archive",
+    timeouts: Timeouts | None = None,
+) -> Generator[pa.RecordBatchReader]:
+    """What a query returns in a snapshot, batch after batch; left early, the query is cancelled.
+
+    One batch is read ahead while the caller works on the one before: two of them are in memory.
+
+    Args:
+        url: Of the base; appears in no error.
+        snapshot: From `pg_export_snapshot()`, in a transaction that stays open until the reader is here.
+        query: Without parameters, as `export.export_query` makes it.
+        batch_bytes: About how large a batch becomes; a larger row is a batch of its own.
+        purpose: Shown as `application_name`.
+        timeouts: By default the query may take as long as it needs.
+
+    Raises:
+        ArchiveError: The server cannot be reached, the snapshot is gone, or the query failed, perhaps half-way.
+        SettingsError: The URL cannot be read.
+    """
+    with ExitStack() as cleanup:
+        with _readable_errors(purpose, before=True):
+            connection = _connect(url, purpose, timeouts or Timeouts(statement=0, idle_in_transaction=0))
+            cleanup.callback(connection.close)
+            _begin(connection, snapshot)
+            cursor = connection.cursor()
+            cleanup.callback(cursor.close)
+            cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
+            worker = cleanup.enter_context(_Worker(cursor))
+            worker.call(lambda: _execute(cursor, query))
+            # Returns when the server has its first rows: after it has sorted them all.
+            worker.result()
+            source = cursor.fetch_record_batch()
+        yield pa.RecordBatchReader.from_batches(source.schema, _read_ahead(source, worker, purpose))
+
+
+class _Worker:
+    """Waits for the server in a thread of its own, so that whoever waits for the thread can be interrupted."""
+
+    def __init__(self, cursor: dbapi.Cursor) -> None:
+        self._cursor = cursor
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arrow")
+        self._future: Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Again and again: the thread may not yet have sent what is to be cancelled. A server that is gone cannot be
+        # told, but then the thread does not wait for it either.
+        while self._future is not None and not self._future.done():
+            with suppress(adbc_driver_manager.Error):
+                self._cursor.adbc_cancel()
+            wait([self._future], timeout=_PATIENCE_SECONDS)
+        self._pool.shutdown()
+
+    def call(self, what: Callable[[], Any]) -> None:
+        """Begin; one call at a time."""
+        self._future = self._pool.submit(what)
+
+    def result(self) -> Any:
+        """What the call returned."""
+        assert self._future is not None  # noqa: S101
+        return self._future.result()
+
+
+def _read_ahead(source: pa.RecordBatchReader, worker: _Worker, purpose: str) -> Generator[pa.RecordBatch]:
+    """The batches, the next one always under way."""
+
+    def read() -> pa.RecordBatch | None:
+        try:
+            return source.read_next_batch()
+        except StopIteration:
+            return None
+
+    worker.call(read)
+    while True:
+        with _readable_errors(purpose):
+            batch = worker.result()
+        if batch is None:
+            return
+        worker.call(read)
+        yield batch
+
+
+def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
+    require_readable(url)
+    # The same as in sessions.connect; what is not a connection parameter is set below.
+    conninfo = make_conninfo(
+        url,
+        connect_timeout=10,
+        client_encoding="UTF8",
+        keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
+    )
+    connection = dbapi.connect(conninfo, autocommit=True)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        settings = sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+            for name, value in session_settings(purpose, timeouts).items()
+        )
+        with connection.cursor() as cursor:
+            _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
+            # The driver fetches rows only when asked, and so has them computed only then.
+            cursor.fetch_arrow_table()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _begin(connection: dbapi.Connection, snapshot: str) -> None:
+    if _SNAPSHOT.fullmatch(snapshot) is None:
+        raise ArchiveError("that is not a snapshot's name", where=snapshot, state_left="nothing was read")
+    with connection.cursor() as cursor:
+        _execute(cursor, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        _execute(cursor, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+
+
+def _execute(cursor: dbapi.Cursor, statement: str) -> None:
+    cursor.execute(statement)  # pyright: ignore[reportUnknownMemberType]
+
+
+@contextmanager
+def _readable_errors(purpose: str, *, before: bool = False) -> Generator[None]:
+    """ADBC's errors, and those of Arrow for what ADBC said half-way, as ours."""
+    try:
+        yield
+    except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = _NOISE.sub("", lines[0]).strip()[:_LONGEST_REASON]
+        raise ArchiveError(
+            f"reading from the base failed: {reason}",
+            where=purpose,
+            state_left="nothing was read" if before else "what was read so far must not be used",
+            next_step="look at the base's log, then run it again",
+        ) from None

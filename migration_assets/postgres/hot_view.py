@@ -1,0 +1,118 @@
+"""The base's rows as a query engine can read them: a view over the root, with the types that archives are shown with.
+
+A query over hot and cold rows wants the same types on both sides, and exact ones: DuckDB would read an unconstrained
+numeric as a double. What a type cannot show (NaN in a decimal, a two-dimensional array) is NULL in queries.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import errors, sql
+
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sql_text import raw_sql, table_name
+
+_LEDGER_SCHEMA = "migration"
+_VIEW_LOCK = (71001, 3)
+
+
+@dataclass(frozen=True, order=True)
+class WeekPlace:
+    """Where the rows of a week are: in the base (`attached`), in its archive (by id), or in both."""
+
+    week: FiscalWeek
+    lower_bound: str
+    upper_bound: str
+    attached: bool
+    archive: int | None
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether only the archive has them."""
+        return not self.attached and self.archive is not None
+
+
+def week_places(base: Connected, spec: TableSpec) -> list[WeekPlace]:
+    """Every known week and where its rows are now, oldest first; a leaf that is being detached counts as gone."""
+    rows = base.execute(
+        "SELECT s.quarter || '|' || s.week, s.lower_bound, s.upper_bound, EXISTS ("
+        "  SELECT FROM pg_inherits l JOIN pg_class c ON c.oid = l.inhrelid"
+        "  JOIN pg_namespace n ON n.oid = c.relnamespace"
+        "  JOIN pg_inherits q ON q.inhrelid = l.inhparent"
+        "  WHERE c.relname = s.leaf AND n.nspname = %(schema)s AND NOT l.inhdetachpending AND NOT q.inhdetachpending"
+        "  AND q.inhparent = to_regclass(%(root)s)), a.id"
+        " FROM migration.slices s LEFT JOIN migration.archives a"
+        "  ON (a.relation, a.quarter, a.week) = (s.relation, s.quarter, s.week) AND a.superseded_at IS NULL"
+        " WHERE s.relation = %(relation)s",
+        {"schema": spec.table.schema, "root": str(spec.table), "relation": spec.relation},
+    )
+    return sorted(WeekPlace(FiscalWeek.parse(key), *rest) for key, *rest in rows)
+
+
+def hot_view_name(spec: TableSpec) -> QualifiedName:
+    """The view's name, of this table alone."""
+    return QualifiedName(_LEDGER_SCHEMA, f"hot_{hashlib.sha256(spec.relation.encode()).hexdigest()[:12]}")
+
+
+def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredColumn]) -> QualifiedName:
+    """Make the view, or make it anew where the table's columns have changed since; safe to repeat.
+
+    Raises:
+        MigrationError: It is not as it should be, and our role may not make it.
+    """
+    view = hot_view_name(spec)
+    text = _select(spec, columns).as_string(base)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with base.transaction():
+        base.execute("SELECT pg_advisory_xact_lock(%s, %s)", _VIEW_LOCK)
+        row = base.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [str(view)]).fetchone()
+        if row is not None and row[0] == digest:
+            return view
+        try:
+            with base.transaction():
+                base.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(table_name(view)))
+                base.execute(sql.SQL("CREATE VIEW {} AS {}").format(table_name(view), _select(spec, columns)))
+                base.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(table_name(view), sql.Literal(digest)))
+        except errors.InsufficientPrivilege as error:
+            raise MigrationError(
+                f"the view {view} has to be made anew, and our role may not: {str(error).splitlines()[0]}",
+                where=f"{spec.relation} in the base",
+                state_left="nothing was changed",
+                next_step="run the query once as the role that migrates",
+            ) from error
+    return view
+
+
+def _select(spec: TableSpec, columns: Sequence[StoredColumn]) -> sql.Composed:
+    parts = [
+        sql.SQL("{} AS {}").format(_shown(column, spec.control_column), sql.Identifier(column.name))
+        for column in columns
+    ]
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(parts), table_name(spec.table))
+
+
+def _shown(column: StoredColumn, control_column: str) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    as_it_is = "{0}"
+    match column.storage:
+        case _ if column.name == control_column:
+            shown = as_it_is  # so that a condition on it prunes partitions
+        case Storage.DECIMAL:
+            shown = f"(CASE WHEN {{0}} <> 'NaN' THEN {{0}} END)::numeric({column.precision},{column.scale})"
+        case Storage.LIST:
+            shown = "CASE WHEN array_ndims({0}) > 1 OR array_lower({0}, 1) <> 1 THEN NULL ELSE {0} END"
+        case Storage.JSON:
+            shown = "{0}::text"
+        case Storage.TEXT if column.type_name == "numeric":
+            # 26 digits before the point and 12 after it: what DECIMAL(38,12) holds. Not for infinities and NaN.
+            shown = "(CASE WHEN abs({0}) < 1e26 THEN round({0}, 12) END)::numeric(38,12)"
+        case Storage.TEXT if not column.is_text_type:
+            shown = "CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END"
+        case _:
+            shown = as_it_is
+    return raw_sql(shown).format(name)

@@ -1,0 +1,285 @@
+"""Brings an archived slice back from the rows of its archive: as an attached leaf, or, for a drill, only to compare."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from migration_assets.domain.errors import RestoreError, SliceStateError
+from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.leaf_names import quarter_table_name
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.stored_columns import StoredColumn
+from migration_assets.domain.table_description import Column, TableDescription
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.archives import ArchiveRecord, read_archive
+from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
+from migration_assets.postgres.copy_plan import CopyLimits
+from migration_assets.postgres.fingerprints import in_range, take_fingerprint
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.leaf_swap import place_leaf
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.sessions import Connected, Databases, announce
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.sql_text import table_name
+
+Kind = Literal["restore", "drill"]
+_SCRATCH_SCHEMA = "migration"
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What is to be restored, on whose behalf.
+
+    Attributes:
+        spec: The table.
+        calendar: Gives the slice's bounds.
+        week: The slice.
+        columns: As the archive keeps them.
+        chunks: Makes the archive's rows anew, as CSV of all columns that are not generated; it is called once a try.
+        limits: Timeouts and patience.
+        now: By the clock of the settings; kept as the time of the restore.
+        run_id: Noted in the ledger.
+    """
+
+    spec: TableSpec
+    calendar: FiscalCalendar
+    week: FiscalWeek
+    columns: Sequence[StoredColumn]
+    chunks: Callable[[], Iterable[bytes]]
+    limits: CopyLimits
+    now: datetime
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A slice that came back, equal to what was archived."""
+
+    week: FiscalWeek
+    archive: ArchiveRecord
+    fingerprint: Fingerprint
+    seconds: float
+
+
+def restore_slice(databases: Databases, plan: Restoration) -> Restored:
+    """Load the archive's rows into a new leaf, prove it by its native fingerprint, and attach it: all or nothing.
+
+    The slice is `archived` then, and no longer covered by the change stream: `change_stream` takes it in again.
+
+    Raises:
+        SliceStateError: It has not left the base.
+        RestoreError: There is no archive, the table has changed too much since, or what came back is not what left.
+        SliceBusyError: Somebody works on it.
+    """
+    return _restore(databases, plan, "restore")
+
+
+def drill_restore(databases: Databases, plan: Restoration) -> Restored:
+    """The same into a scratch table that is rolled back after the comparison; the base stays as it is.
+
+    Raises:
+        RestoreError: As `restore_slice`; kept in the ledger.
+        SliceBusyError: Somebody works on the slice.
+    """
+    return _restore(databases, plan, "drill")
+
+
+def _restore(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
+    with (
+        databases.session("base", f"{plan.week.key}:{kind}", plan.limits.timeouts()) as base,
+        slice_lock(base, _require_record(base, plan)) as record,
+    ):
+        if kind == "restore":
+            require_transition(record.state, SliceState.ARCHIVED, where=plan.week.key)
+            if record.state is not SliceState.RETIRED:
+                raise SliceStateError(
+                    f"the slice is {record.state}: it is in the base",
+                    where=plan.week.key,
+                    state_left="nothing was touched",
+                    next_step="restore only what was retired; a drill works at any time",
+                )
+        archive = _require_archive(base, plan)
+        attempt = begin_attempt(base, record, "restore", plan.run_id)
+        started = time.monotonic()
+        try:
+            found = _load_and_place(base, plan, record, archive, attempt, kind, started)
+        except BaseException as error:
+            note_failure(base, attempt, error)
+            if kind == "drill" and isinstance(error, (RestoreError, psycopg.Error)):
+                seconds = time.monotonic() - started
+                _note(base, plan, archive, kind, rows=0, seconds=seconds, error=str(error))
+            raise
+        if kind == "restore":
+            base.execute(sql.SQL("ANALYZE {}").format(table_name(plan.spec.table.sibling(record.leaf))))
+        return Restored(plan.week, archive, found, time.monotonic() - started)
+
+
+def _load_and_place(
+    base: Connected,
+    plan: Restoration,
+    record: SliceRecord,
+    archive: ArchiveRecord,
+    attempt: int,
+    kind: Kind,
+    started: float,
+) -> Fingerprint:
+    root = require_table(base, plan.spec.table, "base")
+    columns = _loaded_columns(plan, root)
+    bounds = plan.calendar.bound_values(plan.week, root.control_kind(plan.spec.control_column))
+    staging = QualifiedName(_SCRATCH_SCHEMA, record.leaf)
+    with ExitStack() as stack:
+        stack.enter_context(base.transaction(force_rollback=kind == "drill"))
+        base.execute("SET LOCAL max_parallel_maintenance_workers = 0")
+        base.execute(
+            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
+                table_name(staging),
+                like_root(plan.spec),
+                in_range(plan.spec.control_column, bounds),
+                sql.Identifier(plan.spec.control_column),
+            )
+        )
+        announce(base, f"{plan.week.key}:{kind}")
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
+        copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, FREEZE)").format(table_name(staging), names)
+        with base.cursor().copy(copy) as sink:
+            for chunk in plan.chunks():
+                sink.write(chunk)
+        indexes = add_keys_and_indexes(base, staging, root, plan.spec)
+        found = take_fingerprint(base, staging, tuple(_hashed(column) for column in plan.columns))
+        _require_equal(plan, archive, found)
+        if kind == "restore":
+            _place(base, plan, record, staging, bounds, indexes)
+            base.execute(
+                "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
+                [record.lock_key],
+            )
+            _note(base, plan, archive, kind, rows=found.rows, seconds=time.monotonic() - started)
+            end_attempt(base, attempt, "succeeded", base=found)
+    if kind == "drill":
+        with base.transaction():
+            _note(base, plan, archive, kind, rows=found.rows, seconds=time.monotonic() - started)
+            end_attempt(base, attempt, "succeeded", base=found)
+    return found
+
+
+def _place(
+    base: Connected,
+    plan: Restoration,
+    record: SliceRecord,
+    staging: QualifiedName,
+    bounds: tuple[Any, Any],
+    indexes: int,
+) -> None:
+    parent = plan.spec.table.sibling(quarter_table_name(plan.spec.table.name, plan.week.quarter))
+    leaf = plan.spec.table.sibling(record.leaf)
+
+    def place() -> None:
+        with base.transaction():  # a savepoint
+            base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{plan.limits.lock_timeout_ms}ms"])
+            place_leaf(base, staging, leaf, parent=parent, bounds=bounds, indexes=indexes)
+
+    retry_locked(place, patience_seconds=plan.limits.lock_patience_seconds)
+
+
+def _require_record(base: Connected, plan: Restoration) -> SliceRecord:
+    record = read_slice(base, plan.spec.relation, plan.week)
+    if record is None:
+        raise SliceStateError(
+            "the base has never had this slice",
+            where=plan.week.key,
+            state_left="nothing was touched",
+            next_step="see `migration-assets status`",
+        )
+    return record
+
+
+def _require_archive(base: Connected, plan: Restoration) -> ArchiveRecord:
+    archive = read_archive(base, plan.spec.relation, plan.week)
+    if archive is None:
+        raise RestoreError(
+            "there is no archive of this slice",
+            where=plan.week.key,
+            state_left="nothing was touched",
+            next_step="materialize parquet_archive for it first",
+        )
+    if archive.method != METHOD:
+        raise RestoreError(
+            f"its fingerprint was taken by method {archive.method}, this program's is {METHOD}",
+            where=plan.week.key,
+            state_left="nothing was touched",
+            next_step="restore it with the version of this program that archived it",
+        )
+    return archive
+
+
+def _loaded_columns(plan: Restoration, root: TableDescription) -> list[StoredColumn]:
+    """Those that a COPY carries; what the table has got since gets its default.
+
+    Raises:
+        RestoreError: A column is gone, has another type, or is computed by now.
+    """
+    there = {column.name: column for column in root.columns}
+    problems: list[str] = []
+    for column in plan.columns:
+        now = there.get(column.name)
+        if now is None:
+            problems.append(f"column {column.name} is gone")
+        elif now.type_name != column.type_name:
+            problems.append(f"column {column.name} was {column.type_name} and is {now.type_name}")
+        elif now.is_generated != column.generated:
+            problems.append(f"column {column.name} is generated on one side only")
+    if problems:
+        raise RestoreError(
+            "the table has changed since the slice was archived: " + "; ".join(problems),
+            where=plan.week.key,
+            state_left="nothing was changed; the archive can still be queried",
+            next_step="alter the table back, restore, and alter it again; or query the archive as it is",
+        )
+    return [column for column in plan.columns if not column.generated]
+
+
+def _hashed(column: StoredColumn) -> Column:
+    return Column(
+        name=column.name,
+        type_name=column.type_name,
+        not_null=column.not_null,
+        hashing=column.hashing,
+        binary_copy=True,
+        send_function=column.send_function,
+    )
+
+
+def _require_equal(plan: Restoration, archive: ArchiveRecord, found: Fingerprint) -> None:
+    if found != archive.native:
+        raise RestoreError(
+            f"what came back is not what was archived. Archived: {archive.native}. Restored: {found}",
+            where=plan.week.key,
+            state_left="everything was rolled back; the base and the archive are as before",
+            next_step="run the job verify_archives for this week, and report this: the files were proven equal",
+        )
+
+
+def _note(
+    base: Connected,
+    plan: Restoration,
+    archive: ArchiveRecord,
+    kind: Kind,
+    *,
+    rows: int,
+    seconds: float,
+    error: str | None = None,
+) -> None:
+    base.execute(
+        "INSERT INTO migration.restores (relation, quarter, week, archive_id, kind, rows, equal, error, seconds,"
+        " run_id, restored_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [plan.spec.relation, plan.week.quarter.key, plan.week.name, archive.id, kind, rows, error is None, error,
+         seconds, plan.run_id, plan.now],
+    )  # fmt: skip

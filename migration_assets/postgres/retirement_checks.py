@@ -1,0 +1,210 @@
+"""What stands in the way of a slice's leaving the base, all of it at once; and bookings that came after it left."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.leaf_names import quarter_table_name
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.archives import ArchiveRecord, read_archive
+from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
+from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, in_range, take_fingerprint
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.quarantine import Leaf, Place, place_of
+from migration_assets.postgres.retirement_records import read_retirement
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sign_offs import read_sign_off
+from migration_assets.postgres.stream_plan import StreamPlan
+
+Reread = Callable[[ArchiveRecord], object]
+_ANEW = "materialize parquet_archive again"
+_RUNS = frozenset({StreamStatus.LIVE, StreamStatus.PAUSED})
+
+
+@dataclass(frozen=True)
+class LateBooking:
+    """A slice that has left the stream or the root, and that is no longer what the legacy has of it."""
+
+    week: FiscalWeek
+    state: SliceState
+    archived: Fingerprint
+    legacy: Fingerprint
+
+    @property
+    def rows(self) -> int:
+        """How many rows the legacy has more than the archive; 0 where only values differ, negative for fewer."""
+        return self.legacy.rows - self.archived.rows
+
+    def __str__(self) -> str:
+        return f"{self.week.key}: the legacy has {difference(self.legacy, self.archived)} the archive"
+
+
+def difference(now: Fingerprint, then: Fingerprint) -> str:
+    """In words, to be followed by what `then` is of; for two that differ."""
+    more = now.rows - then.rows
+    if not more:
+        return f"as many rows ({now.rows:,}) but other values than"
+    return f"{abs(more):,} row{'' if abs(more) == 1 else 's'} {'more' if more > 0 else 'fewer'} than"
+
+
+def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
+    """The slice's leaf, its quarter and its bounds, by the base's own root."""
+    kind = _root(base, plan).control_kind(plan.spec.control_column)
+    return Leaf(
+        plan.spec.table.sibling(record.leaf),
+        plan.spec.table.sibling(quarter_table_name(plan.spec.table.name, record.week.quarter)),
+        plan.calendar.bound_values(record.week, kind),
+    )
+
+
+def of_table(base: Connected, plan: StreamPlan, table: QualifiedName) -> Fingerprint:
+    """The native fingerprint of a leaf, wherever it is; as the archive's was taken."""
+    return take_fingerprint(base, table, hashed_columns(_root(base, plan)), EVERYTHING)
+
+
+def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint | None:
+    """What the legacy has of the slice now; None where there is no stream, and so nobody who can tell."""
+    if read_stream(base, plan.relation) is None:
+        return None
+    with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
+        description = require_table(legacy, plan.spec.table, "legacy")
+        bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
+        where = in_range(plan.spec.control_column, bounds)
+        return take_fingerprint(legacy, plan.spec.table, hashed_columns(description), where)
+
+
+def _root(base: Connected, plan: StreamPlan) -> TableDescription:
+    return require_table(base, plan.spec.table, "base")
+
+
+def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> bool:
+    """Whether the stream covers the slice, or may do so because its release was begun and never finished."""
+    covered = record.under_cdc or record.released_marker is None
+    return covered and read_stream(base, plan.relation) is not None
+
+
+def obstacles(
+    plan: StreamPlan, base: Connected, record: SliceRecord, *, reread: Reread, outside_retention: bool | str
+) -> list[str]:
+    """Everything that stands in the way of the slice's leaving, as texts; changes nothing.
+
+    Args:
+        plan: The stream, which need not exist any more.
+        base: In no transaction; holds the slice's lock.
+        record: Read under it.
+        reread: Reads the archive's files again; raises ArchiveError where they are not what was proven.
+        outside_retention: Whether the policy lets it go; a text says why not.
+    """
+    found = [*_of_ledger(plan, base, record)]
+    if outside_retention is not True:
+        found.append(outside_retention or "it is not older than what stays in the base")
+    archive = read_archive(base, plan.relation, record.week)
+    if archive is None:
+        return [*found, "there is no archive of it: materialize parquet_archive"]
+    if not archive.verified_equal:
+        found.append(f"its archive was found damaged: {archive.verify_error}")
+    found += _of_archive(plan, base, record, archive)
+    found += why_not_readable(archive, reread)
+    return found
+
+
+def obstacles_to_drop(
+    plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord, *, reread: Reread
+) -> list[str]:
+    """Everything that stands in the way of dropping what lies in quarantine, as texts; changes nothing.
+
+    The sign-off stood when it left the root, and what was signed is proven here again, so that it is not asked for.
+    """
+    leaf = leaf_of(base, plan, record)
+    found: list[str] = []
+    if place_of(base, leaf) is not Place.QUARANTINED:
+        found.append(f"{leaf.quarantined} is not there, or a table of its name stands in the root's schema")
+    elif (now := of_table(base, plan, leaf.quarantined)) != archive.native:
+        found.append(f"what lies in quarantine has {difference(now, archive.native)} the archive: return the week")
+    if not archive.verified_equal:
+        found.append(f"its archive was found damaged: {archive.verify_error}")
+    found += why_late(plan, base, record, archive)
+    found += why_not_readable(archive, reread)
+    return found
+
+
+def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
+    """What reading the archive's files again says; empty where every byte is as it was proven."""
+    try:
+        reread(archive)
+    except ArchiveError as error:
+        return [f"its archive cannot be trusted: {error.what}. {error.next_step}".rstrip(" .")]
+    return []
+
+
+def _of_ledger(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
+    sign_off = read_sign_off(base, plan.spec, record.week.quarter)
+    if sign_off.signed is None:
+        yield f"nobody has signed off {record.week.quarter.key}"
+    elif sign_off.void:
+        yield f"the sign-off of {record.week.quarter.key} is void: {'; '.join(sign_off.void)}"
+    if record.state is not SliceState.ARCHIVED:
+        yield f"it is {record.state}, not archived"
+    retirement = read_retirement(base, plan.relation, record.week)
+    if retirement is not None and retirement.under_way and record.state is not SliceState.RETIRED:
+        yield f"an earlier retirement of it is {retirement.step}, and yet it is {record.state}: return it first"
+    stream = read_stream(base, plan.relation)
+    if stream is not None and stream.status not in _RUNS and must_be_released(base, plan, record):
+        yield f"the change stream is {stream.status} and cannot let go of it: `migration-assets stream status`"
+
+
+def _of_archive(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
+    if archive.method != METHOD:
+        yield f"its archive was fingerprinted by method {archive.method}, not {METHOD}: {_ANEW}"
+        return
+    leaf = leaf_of(base, plan, record)
+    if place_of(base, leaf) is not Place.ATTACHED:
+        yield f"its leaf {leaf.table} is not in the root"
+        return
+    now = of_table(base, plan, leaf.table)
+    if now != archive.native:
+        yield f"its archive is stale: the leaf has {difference(now, archive.native)} it; {_ANEW}"
+    if not record.under_cdc:
+        yield from why_late(plan, base, record, archive)
+
+
+def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
+    """What the legacy has got of a released slice since; nothing where it has nothing, or there is no stream."""
+    legacy = of_legacy(base, plan, record)
+    if legacy is not None and legacy != archive.native:
+        yield (
+            f"the legacy has {difference(legacy, archive.native)} the archive, since the change stream let go of it:"
+            f" {how_to_take_in(record)}"
+        )
+
+
+def how_to_take_in(record: SliceRecord) -> str:
+    """What brings a late booking into the base and the archive."""
+    back = "return the week into the root, " if record.state is SliceState.RETIRED else ""
+    return f"{back}materialize change_stream for {record.week.quarter.key}, then parquet_archive again"
+
+
+def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = None) -> list[LateBooking]:
+    """Slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
+
+    Reads each such slice of the legacy in full, exactly: what differs is late, whatever the row counts say.
+    """
+    found: list[LateBooking] = []
+    quarter = period.quarter if isinstance(period, FiscalWeek) else period
+    with plan.databases.session("base", f"{period.key if period else 'all'}:late", plan.limits.timeouts()) as base:
+        for record in read_slices(base, plan.relation, quarter):
+            if isinstance(period, FiscalWeek) and record.week != period:
+                continue
+            gone = record.state is SliceState.RETIRED or record.released_at is not None
+            archive = read_archive(base, plan.relation, record.week) if gone else None
+            if archive is None:
+                continue
+            legacy = of_legacy(base, plan, record)
+            if legacy is not None and legacy != archive.native:
+                found.append(LateBooking(record.week, record.state, archive.native, legacy))
+    return found

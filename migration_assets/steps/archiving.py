@@ -1,0 +1,311 @@
+"""A week into Parquet, read again, and back: PostgreSQL on one side, files on the other, and the ledger in between."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from migration_assets.archive.arrow_schema import to_stored
+from migration_assets.archive.csv_rows import csv_chunks
+from migration_assets.archive.layout import slice_folder
+from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.reading import slice_relation
+from migration_assets.archive.store import open_store
+from migration_assets.archive.store_base import ArchiveStore
+from migration_assets.archive.verification import trusted_manifest, verify_archive
+from migration_assets.archive.writer import Progress, WriteLimits, write_slice
+from migration_assets.domain.errors import ArchiveError, SliceStateError
+from migration_assets.domain.fingerprint import METHOD
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.portable_method import PORTABLE_METHOD
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.postgres.archives import (
+    ArchiveEvidence,
+    ArchiveRecord,
+    read_archive,
+    record_archive,
+    record_reread,
+)
+from migration_assets.postgres.arrow_stream import arrow_stream
+from migration_assets.postgres.export import export_query, profile_slice
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.restoration import Restoration, Restored, drill_restore, restore_slice
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
+_MB = 1_000_000
+_ROW_GROUP_BYTES = 64 * _MB
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A week that is in Parquet, proven equal by two engines; `seconds` are of the whole step."""
+
+    record: ArchiveRecord
+    manifest: Manifest
+    seconds: float
+
+
+def archive_store(migration: Migration) -> ArchiveStore:
+    """Where this migration's archives are.
+
+    Raises:
+        ArchiveError: The URL cannot be read.
+    """
+    url = migration.settings.archive_url
+    return open_store(url.get_secret_value() if url else str(migration.settings.var / "archive"))
+
+
+def archive_week(
+    migration: Migration, week: FiscalWeek, *, run_id: str | None = None, on_progress: Progress | None = None
+) -> Archived:
+    """Write the week to Parquet out of one snapshot of its leaf, prove it, and put it in place of an older archive.
+
+    Raises:
+        SliceStateError: The week is not signed off, or it has left the base.
+        ArchiveError: It cannot be written or does not read back equal; an older archive is as it was.
+        SliceBusyError: Somebody works on it.
+    """
+    store = archive_store(migration)
+
+    def once() -> Archived:
+        started = time.monotonic()
+        with migration.databases.session("base", f"{week.key}:archive", migration.limits.timeouts()) as base:
+            ensure_ledger(base)
+            with slice_lock(base, _require_record(base, migration, week)) as record:
+                require_transition(record.state, SliceState.ARCHIVED, where=week.key)
+                if record.state is SliceState.RETIRED:
+                    raise _has_left(week)
+                attempt = begin_attempt(base, record, "archive", run_id)
+                try:
+                    manifest, changes = _write(migration, store, record, on_progress)
+                    with base.transaction():
+                        record_archive(base, record, _evidence(store, manifest, changes), run_id)
+                        end_attempt(base, attempt, "succeeded", base=manifest.native)
+                except BaseException as error:
+                    note_failure(base, attempt, error)
+                    raise
+                written = _require_archive(base, migration, week)
+        return Archived(written, manifest, time.monotonic() - started)
+
+    return retry_transient(once, what=f"archive of {week.key}", attempts=migration.settings.retry_attempts, log=log)
+
+
+def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Archived:
+    """Read the week's files again and compare every byte with what the ledger knows; the ledger notes the result.
+
+    Raises:
+        ArchiveError: There is no archive, or it is no longer what was proven; says which file and what is wrong.
+        SliceBusyError: Somebody works on the week.
+    """
+    store = archive_store(migration)
+    started = time.monotonic()
+    with (
+        migration.databases.session("base", f"{week.key}:reread", migration.limits.timeouts()) as base,
+        slice_lock(base, _require_record(base, migration, week)) as record,
+    ):
+        archive = _require_archive(base, migration, week)
+        attempt = begin_attempt(base, record, "reread", run_id)
+        try:
+            manifest = reread(store, base, archive)
+        except BaseException as error:
+            note_failure(base, attempt, error)
+            raise
+        end_attempt(base, attempt, "succeeded", base=archive.native)
+        return Archived(_require_archive(base, migration, week), manifest, time.monotonic() - started)
+
+
+def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Manifest:
+    """The same for a caller who holds the slice's lock.
+
+    Raises:
+        ArchiveError: It is no longer what was proven.
+    """
+    try:
+        manifest = trusted(store, archive)
+        verify_archive(store, manifest)
+    except ArchiveError as error:
+        record_reread(base, archive.id, str(error))
+        raise
+    record_reread(base, archive.id, None)
+    return manifest
+
+
+def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
+    """The archive's manifest, if it is the one that the ledger knows; the files themselves are not read.
+
+    Raises:
+        ArchiveError: It is missing or another one, or the store is not the one that the archive lies in.
+    """
+    folder = store.url_of(slice_folder(archive.relation, archive.week))
+    if folder != archive.location:
+        raise ArchiveError(
+            f"the archive lies in {archive.location}, and the settings say {folder}",
+            where=archive.week.key,
+            state_left="nothing was touched",
+            next_step="set MIGRATION_ARCHIVE_URL back, or move the files and archive the week again",
+        )
+    return trusted_manifest(
+        store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
+    )
+
+
+def restore_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Restored:
+    """Bring a retired week back from its archive, proven equal; see `restore_slice`.
+
+    Raises:
+        ArchiveError: The archive is not what was proven; nothing was restored.
+        RestoreError: What came back is not what left.
+    """
+    return _restore(migration, week, run_id, restore_slice)
+
+
+def drill_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Restored:
+    """Restore the week into a scratch table, compare, and drop it; see `drill_restore`."""
+    return _restore(migration, week, run_id, drill_restore)
+
+
+def _restore(
+    migration: Migration,
+    week: FiscalWeek,
+    run_id: str | None,
+    restore: Callable[..., Restored],
+) -> Restored:
+    manifest = reread_archive(migration, week, run_id=run_id).manifest
+    store = archive_store(migration)
+    with store.connect_duckdb() as duck:
+        plan = Restoration(
+            spec=migration.spec,
+            calendar=migration.calendar,
+            week=week,
+            columns=manifest.columns,
+            chunks=lambda: csv_chunks(duck, slice_relation(store, manifest), manifest.columns),
+            limits=migration.limits,
+            now=migration.now(),
+            run_id=run_id,
+        )
+        return retry_transient(
+            lambda: restore(migration.databases, plan),
+            what=f"restore of {week.key}",
+            attempts=migration.settings.retry_attempts,
+            log=log,
+        )
+
+
+def _write(
+    migration: Migration, store: ArchiveStore, record: SliceRecord, on_progress: Progress | None
+) -> tuple[Manifest, int]:
+    spec, week = migration.spec, record.week
+    leaf = spec.table.sibling(record.leaf)
+    settings = migration.settings
+    with ExitStack() as stack:
+        purpose = f"{week.key}:archive:snapshot"
+        timeouts = migration.stream_limits.timeouts()
+        reader = stack.enter_context(migration.databases.session("base", purpose, timeouts))
+        changes = changes_by_leaf(reader, spec.table, [record.leaf]).get(record.leaf, 0)
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        snapshot, lsn, at, server = require_row(
+            reader.execute(
+                "SELECT pg_export_snapshot(), pg_current_wal_insert_lsn()::text, clock_timestamp(),"
+                " current_setting('server_version')"
+            ).fetchone(),
+            "a snapshot",
+        )
+        root = require_table(reader, spec.table, "base")
+        profile = profile_slice(reader, leaf, root)
+        key = root.base_primary_key(spec.control_column)
+        manifest = Manifest(
+            relation=spec.relation,
+            week=week,
+            control_column=spec.control_column,
+            key_columns=key,
+            lower_bound=record.lower_bound,
+            upper_bound=record.upper_bound,
+            generation=f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}",
+            rows=profile.native.rows,
+            native=profile.native,
+            native_method=METHOD,
+            portable=profile.portable,
+            portable_method=PORTABLE_METHOD,
+            columns=profile.columns,
+            statistics=profile.statistics,
+            lsn=lsn,
+            snapshot_at=at,
+            archived_at=datetime.now(UTC),
+            versions=_versions(server),
+            files=(),
+        )
+        order = [spec.control_column, *(name for name in key if name != spec.control_column)]
+        query = export_query(leaf, profile.columns, order).as_string(reader)
+        batches = stack.enter_context(arrow_stream(migration.databases.base_url, str(snapshot), query))
+        done = write_slice(
+            store,
+            manifest,
+            (to_stored(batch, profile.columns) for batch in batches),
+            WriteLimits(settings.archive_file_mb * _MB, settings.archive_row_group_rows, _ROW_GROUP_BYTES),
+            on_progress,
+        )
+    return done, changes
+
+
+def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveEvidence:
+    return ArchiveEvidence(
+        location=store.url_of(slice_folder(manifest.relation, manifest.week)),
+        generation=manifest.generation,
+        manifest_sha256=manifest.sha256,
+        files=len(manifest.files),
+        bytes=sum(file.bytes for file in manifest.files),
+        native=manifest.native,
+        portable=manifest.portable,
+        portable_method=manifest.portable_method,
+        lsn=manifest.lsn,
+        snapshot_at=manifest.snapshot_at,
+        leaf_changes=changes,
+    )
+
+
+def _versions(server: str) -> dict[str, str]:
+    packages = ("migration-assets", "pyarrow", "duckdb", "adbc-driver-postgresql")
+    return {**{name: version(name) for name in packages}, "PostgreSQL": server}
+
+
+def _require_record(base: Connected, migration: Migration, week: FiscalWeek) -> SliceRecord:
+    record = read_slice(base, migration.spec.relation, week)
+    if record is None:
+        raise SliceStateError(
+            "the quarter is not open in the base",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize quarter_partitions for {week.quarter.key}",
+        )
+    return record
+
+
+def _require_archive(base: Connected, migration: Migration, week: FiscalWeek) -> ArchiveRecord:
+    archive = read_archive(base, migration.spec.relation, week)
+    if archive is None:
+        raise ArchiveError(
+            "there is no archive of this week",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step="materialize parquet_archive for it",
+        )
+    return archive
+
+
+def _has_left(week: FiscalWeek) -> SliceStateError:
+    return SliceStateError(
+        "the week has left the base; its archive is what there is of it",
+        where=week.key,
+        state_left="nothing was touched",
+        next_step="to read the files again use the job verify_archives; to bring the week back, restore_slices",
+    )

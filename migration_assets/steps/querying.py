@@ -1,0 +1,161 @@
+"""Questions over hot and cold rows as one table: the base's own, and those that only the archive still has."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+from psycopg.conninfo import conninfo_to_dict
+
+from migration_assets.archive.cold_views import cold_relation, write_catalogue
+from migration_assets.archive.hot_side import HotSide
+from migration_assets.archive.query_engine import Answer, Engine, query_engine
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.stored_columns import StoredColumn, stored_columns
+from migration_assets.postgres.archives import read_archives
+from migration_assets.postgres.hot_view import WeekPlace, ensure_hot_view, week_places
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.sessions import Connected
+from migration_assets.runtime import Migration
+from migration_assets.steps.archiving import archive_store, trusted
+
+_TRIES = 5
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An answer, and where its rows could come from."""
+
+    answer: Answer
+    hot_weeks: int
+    cold_weeks: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file with a query's whole result."""
+
+    path: Path
+    rows: int
+    bytes: int
+    seconds: float
+
+
+def ask(migration: Migration, statement: str, *, limit: int | None = None, explain: bool = False) -> Asked:
+    """Answer one SELECT over all rows of the table, wherever they are; the table has its own name.
+
+    Besides its columns it has `fiscal_quarter` and `fiscal_week`.
+
+    Args:
+        migration: Which migration.
+        statement: DuckDB's SQL, one SELECT.
+        limit: Rows of the answer, at most.
+        explain: Run it, and answer with what was read where instead.
+
+    Raises:
+        ArchiveError: An archive that is needed is not the one that the ledger knows; or the statement is wrong.
+        MigrationError: Weeks kept moving between the base and the archive while it was asked.
+    """
+    started = time.monotonic()
+    answer, places = _steady(
+        migration, lambda engine: engine.explain(statement) if explain else engine.answer(statement, limit)
+    )
+    return Asked(answer, *_counted(places), time.monotonic() - started)
+
+
+def export(migration: Migration, statement: str, target: Path) -> Exported:
+    """The whole answer as one Parquet or CSV file, by the target's ending; written aside and then moved into place.
+
+    Raises:
+        ArchiveError: As `ask`, or the file cannot be written.
+    """
+    started = time.monotonic()
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        rows, _ = _steady(migration, lambda engine: engine.export(statement, aside, like=target))
+        size = aside.stat().st_size
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Exported(target, rows, size, time.monotonic() - started)
+
+
+def refresh_catalogue(migration: Migration) -> Path:
+    """Write `archive.duckdb` anew: views over all archived weeks, for anybody with DuckDB and the files.
+
+    Raises:
+        ArchiveError: An archive is not the one that the ledger knows.
+    """
+    store = archive_store(migration)
+    path = migration.settings.var / "archive.duckdb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs that archive at once: whoever writes last has read last.
+    with FileLock(path.with_suffix(".lock")), _base(migration) as base:
+        columns = _columns(base, migration)
+        manifests = [trusted(store, archive) for archive in read_archives(base, migration.spec.relation)]
+        write_catalogue(path, {migration.spec.table.name: cold_relation(store, manifests, columns)}, store)
+    return path
+
+
+def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[_Result, Sequence[WeekPlace]]:
+    """Ask while no week moves: else its rows would be counted twice, or not at all."""
+    for _ in range(_TRIES):
+        with _engine(migration) as (engine, before):
+            result = ask_it(engine)
+        with _base(migration) as base:
+            if week_places(base, migration.spec) == before:
+                return result, before
+    raise MigrationError(
+        f"weeks moved between the base and the archive during each of {_TRIES} tries",
+        where=migration.spec.relation,
+        state_left="nothing was changed",
+        next_step="ask again when no retiring or restoring runs",
+    )
+
+
+@contextmanager
+def _engine(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
+    store, spec = archive_store(migration), migration.spec
+    with _base(migration) as base:
+        columns = _columns(base, migration)
+        view = ensure_hot_view(base, spec, columns)
+        places = week_places(base, spec)
+        cold = {place.week for place in places if place.is_cold}
+        manifests = [trusted(store, archive) for archive in read_archives(base, spec.relation) if archive.week in cold]
+    parts = {name: str(value) for name, value in conninfo_to_dict(migration.databases.base_url).items() if value}
+    hot = HotSide(
+        connection={name: value for name, value in parts.items() if name != "password"},
+        password=parts.get("password"),
+        schema=view.schema,
+        view=view.name,
+        control_column=spec.control_column,
+        weeks=[
+            (place.week.quarter.key, place.week.name, place.lower_bound, place.upper_bound)
+            for place in places
+            if place.attached
+        ],
+    )
+    memory = migration.settings.query_memory_mb
+    with query_engine(store, spec.table.schema, spec.table.name, hot, manifests, columns, memory_mb=memory) as engine:
+        yield engine, places
+
+
+@contextmanager
+def _base(migration: Migration) -> Generator[Connected]:
+    with migration.databases.session("base", "query", migration.limits.timeouts()) as base:
+        ensure_ledger(base)
+        yield base
+
+
+def _columns(base: Connected, migration: Migration) -> tuple[StoredColumn, ...]:
+    return stored_columns(require_table(base, migration.spec.table, "base"))
+
+
+def _counted(places: Sequence[WeekPlace]) -> tuple[int, int]:
+    return sum(place.attached for place in places), sum(place.is_cold for place in places)

@@ -1,0 +1,99 @@
+"""A week out of the base, behind every gate; and back, by the shortest way that is left."""
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.archives import ArchiveRecord
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.retirement import Retired, retire_slice
+from migration_assets.postgres.retirement_checks import LateBooking, late_bookings
+from migration_assets.postgres.retirement_records import Step as RetirementStep
+from migration_assets.postgres.retirement_records import read_retirement
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.returning import return_slice
+from migration_assets.runtime import Migration
+from migration_assets.steps.archiving import archive_store, reread, restore_week
+from migration_assets.steps.retention import retention_policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Back:
+    """A week that is in the root again, or that could be: `source` is quarantine, Parquet, or a drill."""
+
+    week: FiscalWeek
+    source: str
+    fingerprint: Fingerprint
+    seconds: float
+
+
+def retire_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True, run_id: str | None = None) -> Retired:
+    """Let the week leave, as far as it may now; see `retire_slice`."""
+    store = archive_store(migration)
+
+    def read_again(archive: ArchiveRecord) -> None:
+        with migration.databases.session("base", f"{week.key}:reread", migration.limits.timeouts()) as base:
+            reread(store, base, archive)
+
+    _ensure(migration)
+    not_due = retention_policy(migration).why_not_due(week, migration.now())
+    return retry_transient(
+        lambda: retire_slice(
+            migration.stream_plan(run_id),
+            week,
+            reread=read_again,
+            now=migration.now(),
+            quarantine=timedelta(days=migration.settings.quarantine_days),
+            outside_retention=not_due or True,
+            dry_run=dry_run,
+            run_id=run_id,
+        ),
+        what=f"retiring of {week.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
+    """Out of quarantine where the rows are still there, else from the archive; proven equal in both cases."""
+    started = time.monotonic()
+    _ensure(migration)
+    with migration.databases.session("base", f"{week.key}:restore") as base:
+        retirement = read_retirement(base, migration.spec.relation, week)
+    if retirement is not None and retirement.under_way:
+        returned = return_slice(migration.stream_plan(run_id), week, now=migration.now(), run_id=run_id)
+        return Back(week, "quarantine", returned.fingerprint, time.monotonic() - started)
+    restored = restore_week(migration, week, run_id=run_id)
+    return Back(week, "Parquet", restored.fingerprint, time.monotonic() - started)
+
+
+def late_in(migration: Migration, week: FiscalWeek) -> LateBooking | None:
+    """What the legacy has got of a week since that left the stream; None where nothing. See `late_bookings`."""
+    _ensure(migration)
+    return next((one for one in late_bookings(migration.stream_plan(), week) if one.week == week), None)
+
+
+def _ensure(migration: Migration) -> None:
+    with migration.databases.session("base", "retirement") as base:
+        ensure_ledger(base)
+
+
+def told(done: Retired) -> str:
+    """One line for people: where the week is now, or what stands in the way."""
+    if done.obstacles:
+        return f"stays: {'; '.join(done.obstacles)}"
+    size = f"{done.bytes / 1e6:,.1f} MB"
+    match done.step:
+        case RetirementStep.QUARANTINED if done.drop_after is not None:
+            return f"lies in quarantine ({done.leaf}, {size}), to be dropped after {done.drop_after:%Y-%m-%d %H:%M} UTC"
+        case RetirementStep.DROPPED:
+            return f"has left the base, {size} freed; its rows are in {done.archive.location if done.archive else '?'}"
+        case RetirementStep.DETACHING:
+            return "its leaving was interrupted; run it again"
+        case _:
+            return f"may leave: nothing stands in the way ({size})"

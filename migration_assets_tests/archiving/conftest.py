@@ -1,0 +1,69 @@
+"""One signed-off quarter for a whole module: every test takes a week of its own."""
+
+import secrets
+from collections.abc import Generator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.embedded.bookings import create_bookings
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.runtime import Migration
+from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.steps.examination import examine
+from migration_assets.steps.opening import open_quarter
+from migration_assets.steps.quarters import reconcile_quarter
+from migration_assets.steps.streaming import start_stream
+from migration_assets.steps.weeks import validate_week
+from migration_assets_tests.defs.conftest import copy_weeks, migration_of
+
+QUARTER = FiscalQuarter(2025, 2)
+WEEKS = tuple(FiscalWeek(QUARTER, number) for number in range(1, 14))
+LATER = datetime(2024, 11, 1, tzinfo=UTC)
+# In W04: what no exact type can carry, and what is easily lost.
+ODD = """
+UPDATE public.amenity_bookings SET price = 'NaN', discount = 'Infinity', tags = '{{a,b},{c,NULL}}', notes = ''
+ WHERE id = (SELECT min(id) FROM public.amenity_bookings WHERE booked_at >= '2024-04-22' AND booked_at < '2024-04-29');
+UPDATE public.amenity_bookings SET discount = 12345678901234567890123456.5, tags = '[0:1]={x,y}', notes = NULL,
+       updated_at = '-infinity', ends_at = 'infinity', metadata = '{"a": [1.10, null, "\\u00e9\\n"]}'
+ WHERE id = (SELECT max(id) FROM public.amenity_bookings WHERE booked_at >= '2024-04-22' AND booked_at < '2024-04-29');
+"""
+
+
+def with_settings(migration: Migration, **changes: object) -> Migration:
+    """The same migration under other settings."""
+    return replace(migration, settings=migration.settings.model_copy(update=changes))
+
+
+@pytest.fixture(scope="module")
+def signed(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Generator[Migration]:
+    """FY25-Q2 signed off, half a year ago by the clock of the settings; one quarter stays in the base."""
+    name = f"test_{secrets.token_hex(6)}"
+    servers.recreate_database("legacy", name)
+    servers.recreate_database("base", name)
+    folder = tmp_path_factory.mktemp("archiving")
+    migration = with_settings(
+        migration_of(servers.legacy_url(name), servers.base_url(name)),
+        var=folder / "var",
+        archive_url=SecretStr(str(folder / "archive")),
+        as_of=LATER,
+        retention_quarters=1,
+    )
+    with psycopg.connect(migration.databases.legacy_url) as connection:
+        create_bookings(connection, rows=4000)
+        connection.execute(ODD)
+    examine(migration)
+    open_quarter(migration, QUARTER)
+    copy_weeks(migration, WEEKS)
+    start_stream(migration, QUARTER)
+    for week in WEEKS:
+        validate_week(migration, week)
+    assert reconcile_quarter(migration, QUARTER).equal
+    sign_off_quarter(migration, QUARTER, "Ada Lovelace", "")
+    yield migration
+    servers.drop_database("base", name)
+    servers.drop_database("legacy", name)

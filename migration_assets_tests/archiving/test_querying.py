@@ -1,0 +1,144 @@
+"""Questions over both sides: right, pruned, one SELECT only, and written to a file as a whole."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.runtime import Migration
+from migration_assets.steps.archiving import archive_week
+from migration_assets.steps.querying import ask, export, refresh_catalogue
+from migration_assets.steps.retiring import retire_week
+from migration_assets_tests.archiving.conftest import WEEKS, with_settings
+from migration_assets_tests.archiving.test_leaving_and_coming_back import on
+from migration_assets_tests.postgres.support import wait_for
+
+COLD = (WEEKS[1], WEEKS[3])
+
+
+@pytest.fixture(scope="module")
+def split(signed: Migration) -> Migration:
+    """W02 and W04, the one with odd values, are in Parquet alone."""
+    migration = with_settings(signed, quarantine_days=0)
+    for week in COLD:
+        archive_week(migration, week)
+        retire_week(migration, week, dry_run=False)
+    return migration
+
+
+def test_every_column_of_every_row_is_answered_from_either_side(split: Migration) -> None:
+    columns = "id, booked_at::text, amenity, resident_id, status, guests, price::text, currency, contact_email, notes"
+    order = " FROM {} ORDER BY id"
+    hot_and_cold = ask(split, f"SELECT {columns}" + order.format("amenity_bookings")).answer
+    quarter = "amenity_bookings WHERE booked_at >= '2024-04-01'"
+    legacy = on(split.databases.legacy_url, f"SELECT {columns}" + order.format(quarter))
+    nan = {row[0] for row in legacy if row[6] == "NaN"}
+    assert len(nan) == 1
+    expected = [(*row[:6], None if row[0] in nan else row[6], *row[7:]) for row in legacy]
+    # Enums and domains are text on both sides; a NaN that no decimal holds is NULL in queries.
+    assert len(hot_and_cold.rows) == len(expected)
+    for one, other in zip(hot_and_cold.rows, expected, strict=True):
+        assert tuple(map(str, one)) == tuple(map(str, other))
+
+
+def test_types_are_the_same_whatever_side_a_row_is_on(split: Migration) -> None:
+    kinds = ", ".join(f"typeof({name})" for name in ("price", "discount", "tags", "metadata", "ends_at"))
+    types = ask(split, f"SELECT DISTINCT {kinds} FROM amenity_bookings").answer.rows
+    assert types == [("DECIMAL(10,2)", "DECIMAL(38,12)", "VARCHAR[]", "JSON", "TIMESTAMP WITH TIME ZONE")]
+    total = ask(split, "SELECT sum(amount_due) FROM amenity_bookings WHERE fiscal_week = 'W03'").answer.rows[0][0]
+    assert (
+        total
+        == on(
+            split.databases.legacy_url,
+            "SELECT sum(amount_due) FROM amenity_bookings WHERE booked_at >= '2024-04-15' AND booked_at < '2024-04-22'",
+        )[0][0]
+    )
+    assert isinstance(total, Decimal)
+
+
+def test_what_a_type_cannot_show_is_null_and_infinities_are_kept(split: Migration) -> None:
+    found = ask(
+        split,
+        "SELECT count(*) FILTER (WHERE ends_at = 'infinity'), count(*) FILTER (WHERE updated_at = '-infinity'),"
+        " count(*) FILTER (WHERE notes = ''), count(*) FILTER (WHERE price IS NULL)"
+        " FROM public.amenity_bookings WHERE fiscal_week = 'W04'",
+    ).answer.rows
+    assert found[0][0] == 1
+    assert found[0][1] == 1
+    assert found[0][2] >= 1
+    assert found[0][3] == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "files", "partitions"),
+    [
+        ("fiscal_week = 'W02'", 1, 0),
+        ("fiscal_quarter = 'FY25-Q2' AND fiscal_week = 'W05'", 0, 1),
+        ("booked_at >= '2024-04-08' AND booked_at < '2024-04-09'", 1, 0),
+        ("booked_at >= '2024-05-27' AND booked_at < '2024-06-10'", 0, 2),
+    ],
+)
+def test_a_condition_prunes_files_and_partitions(split: Migration, condition: str, files: int, partitions: int) -> None:
+    base = split.databases.base_url
+    on(base, "SELECT pg_stat_reset()")
+    rows = ask(split, f"SELECT count(*) FROM amenity_bookings WHERE {condition}").answer.rows[0][0]
+    assert rows > 0
+    scanned = (
+        "SELECT count(*) FROM pg_stat_user_tables WHERE relname LIKE 'amenity_bookings_fy%w__'"
+        " AND coalesce(seq_scan, 0) + coalesce(idx_scan, 0) > 0"
+    )
+    # A backend's counters arrive when it ends.
+    wait_for(lambda: on(base, scanned) >= [(partitions,)], "the scans are counted")
+    assert on(base, scanned) == [(partitions,)]
+    plan = ask(split, f"SELECT count(*) FROM amenity_bookings WHERE {condition}", explain=True).answer.rows[0][0]
+    assert sum(map(int, re.findall(r"Total Files Read: (\d+)", plan))) == files, plan
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM amenity_bookings", "SELECT 1; SELECT 2", "", "ATTACH 'x' AS y", "COPY amenity_bookings TO 'x.csv'"],
+)
+def test_only_one_select_is_a_question(split: Migration, statement: str) -> None:
+    with pytest.raises(ArchiveError, match="one SELECT"):
+        ask(split, statement)
+
+
+def test_a_wrong_statement_says_where(split: Migration) -> None:
+    with pytest.raises(ArchiveError, match="no_such_column"):
+        ask(split, "SELECT no_such_column FROM amenity_bookings")
+
+
+def test_an_answer_is_cut_at_its_limit_and_says_so(split: Migration) -> None:
+    assert ask(split, "SELECT id FROM amenity_bookings", limit=3).answer.truncated
+    assert len(ask(split, "SELECT id FROM amenity_bookings", limit=3).answer.rows) == 3
+    assert not ask(split, "SELECT 1", limit=3).answer.truncated
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_whole_answer_becomes_one_file(split: Migration, tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"for court.{ending}"
+    done = export(split, "SELECT * FROM amenity_bookings -- all of it", target)
+    assert [target] == list(tmp_path.iterdir())
+    assert done.bytes == target.stat().st_size
+    of_legacy = on(split.databases.legacy_url, "SELECT count(*) FROM amenity_bookings WHERE booked_at >= '2024-04-01'")
+    assert duckdb.sql(f"SELECT count(*) FROM '{target}'").fetchall() == of_legacy == [(done.rows,)]
+
+
+def test_an_export_that_fails_leaves_what_was_there(split: Migration, tmp_path: Path) -> None:
+    target = tmp_path / "kept.csv"
+    target.write_text("kept")
+    with pytest.raises(ArchiveError):
+        export(split, "SELECT error('no') FROM amenity_bookings", target)
+    with pytest.raises(ArchiveError, match="neither"):
+        export(split, "SELECT 1", tmp_path / "x.xlsx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_catalogue_answers_from_the_archive_alone(split: Migration) -> None:
+    path = refresh_catalogue(split)
+    with duckdb.connect(str(path), read_only=True) as duck:
+        weeks = duck.sql("SELECT fiscal_week, count(*) FROM amenity_bookings GROUP BY 1 ORDER BY 1").fetchall()
+    assert [week for week, _ in weeks] == ["W02", "W04"]

@@ -1,0 +1,135 @@
+"""DETACH CONCURRENTLY beside readers: who is waited for, who is not, and what one that was never finished needs."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from migration_assets.domain.errors import RetirementError, SliceBusyError
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.postgres.retirement_records import Step
+from migration_assets_tests.postgres.retiring import Departure, leaf
+from migration_assets_tests.postgres.support import Ground, at_once, wait_for
+
+_PENDING = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhrelid = to_regclass(%s)"
+
+
+@pytest.fixture
+def departure(ground: Ground) -> Departure:
+    return Departure.prepared(ground.fill(), 5, 6, 7)
+
+
+@contextmanager
+def _reader(departure: Departure) -> Generator[psycopg.Connection[Any]]:
+    """A report that has read the whole root and goes on."""
+    url = departure.ground.databases.base_url
+    with psycopg.connect(url, application_name="a long report") as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM bookings")
+        yield reader
+        reader.rollback()
+
+
+def _pending(departure: Departure, number: int = 5) -> bool:
+    return bool(departure.ground.one("base", _PENDING, leaf(number)))
+
+
+def test_a_long_reader_is_named_and_the_same_call_goes_on_once_it_has_ended(departure: Departure) -> None:
+    rows = departure.ground.contents("base", 5)
+    with _reader(departure) as reader:
+        with pytest.raises(RetirementError, match=r"did not end within 0\.5 s") as caught:
+            departure.impatient(0.5).retire()
+        said = str(caught.value)
+        assert f"backend {reader.info.backend_pid} (migrator, a long report, idle in transaction)" in said
+        assert "s old: SELECT count(*) FROM bookings" in said
+        assert _pending(departure)
+        assert departure.state() is SliceState.RETIRED
+        # Impatience again: now it is FINALIZE that waits.
+        with pytest.raises(RetirementError, match="a long report"):
+            departure.impatient(0.5).retire()
+        # The report reads on as if nothing had happened; whoever writes to other weeks is not held up.
+        assert reader.execute("SELECT count(*) FROM bookings").fetchone() == (910,)
+        assert departure.covered(6)
+        departure.archive(6)
+    assert departure.retire().step is Step.QUARANTINED
+    assert departure.in_quarantine() == rows
+
+
+def test_patience_outlasts_a_reader_that_ends(departure: Departure) -> None:
+    done: list[object] = []
+    with _reader(departure):
+        thread = threading.Thread(target=lambda: done.append(departure.retire()))
+        thread.start()
+        wait_for(lambda: _pending(departure), "the detach begins")
+        assert thread.is_alive()
+    thread.join(20)
+    assert len(done) == 1
+    assert departure.retirement()
+
+
+def test_weeks_of_one_quarter_leave_at_the_same_time_without_disturbing_each_other(departure: Departure) -> None:
+    with _reader(departure):
+        thread = threading.Thread(target=lambda: departure.retire(5))
+        thread.start()
+        wait_for(lambda: _pending(departure), "the first detach waits")
+        others: list[object] = []
+        second = threading.Thread(target=lambda: others.extend(at_once([lambda: departure.retire(6)])))
+        second.start()
+        wait_for(lambda: departure.state(6) is SliceState.RETIRED, "the second is on its way")
+        assert not _pending(departure, 6)
+    thread.join(20)
+    second.join(20)
+    assert [getattr(done, "step", done) for done in others] == [Step.QUARANTINED]
+    assert departure.state(5) is SliceState.RETIRED
+    assert len(departure.in_quarantine(5)) == len(departure.in_quarantine(6)) == 70
+
+
+def test_a_pending_leaf_of_a_dead_run_does_not_stop_another_week(departure: Departure) -> None:
+    with _reader(departure), pytest.raises(RetirementError):
+        departure.impatient(0.3).retire(5)
+    assert _pending(departure, 5)
+    assert departure.retire(6).step is Step.QUARANTINED
+    assert departure.retire(5).step is Step.QUARANTINED
+    assert len(departure.in_quarantine(5)) == 70
+
+
+def test_while_a_week_waits_for_its_detach_nobody_else_works_on_it(departure: Departure) -> None:
+    with _reader(departure):
+        thread = threading.Thread(target=departure.retire)
+        thread.start()
+        wait_for(lambda: _pending(departure), "the detach waits")
+        with pytest.raises(SliceBusyError, match="W05:retire"):
+            departure.give_back()
+    thread.join(20)
+    assert departure.give_back().equal
+
+
+def test_opening_the_quarter_again_makes_no_leaf_in_the_place_of_one_that_left(departure: Departure) -> None:
+    departure.retire()
+    assert departure.ground.open().created == ()
+    assert departure.ground.one("base", "SELECT to_regclass(%s)", f"public.{leaf(5)}") is None
+
+
+def test_a_leaf_that_was_dropped_by_hand_on_its_way_is_not_taken_for_quarantined(departure: Departure) -> None:
+    with _reader(departure), pytest.raises(RetirementError):
+        departure.impatient(0.3).retire()
+    departure.ground.run("base", "ALTER TABLE bookings_fy25_q2 DETACH PARTITION bookings_fy25_q2_w05 FINALIZE",
+                         "DROP TABLE bookings_fy25_q2_w05")  # fmt: skip
+    with pytest.raises(RetirementError, match="moved or dropped by hand"):
+        departure.retire()
+    found = departure.retirement()
+    assert found
+    assert found.step is Step.DETACHING
+
+
+def test_a_name_that_is_taken_in_quarantine_stops_the_move_and_nothing_is_lost(departure: Departure) -> None:
+    departure.ground.run("base", "CREATE SCHEMA migration_quarantine",
+                         "CREATE TABLE migration_quarantine.bookings_fy25_q2_w05 ()")  # fmt: skip
+    with pytest.raises(RetirementError, match="already exists"):
+        departure.retire()
+    assert departure.ground.one("base", f"SELECT count(*) FROM {leaf(5)}") == 70  # pyright: ignore[reportArgumentType]
+    departure.ground.run("base", "DROP TABLE migration_quarantine.bookings_fy25_q2_w05")
+    assert departure.retire().step is Step.QUARANTINED
