@@ -9,8 +9,8 @@ import pyarrow.csv as pa_csv
 from migration_assets.archive.sql_values import numbered, text_expression
 from migration_assets.domain.stored_columns import StoredColumn
 
-# DuckDB's own unit. A value may have megabytes, so that no more rows than these are in memory at a time.
-_ROWS = 2048
+# A value may have megabytes, so that few rows are in memory at a time.
+_ROWS = 128
 
 
 def csv_chunks(
@@ -32,6 +32,8 @@ def csv_chunks(
         for column, name in zip(columns, names, strict=True)
         if not column.generated
     ]
+    # DuckDB reads ahead until so much is buffered, and does not count the bytes of texts: gigabytes of them (seen).
+    connection.execute("SET streaming_buffer_size = '1KiB'")
     reader = connection.execute(f"SELECT {', '.join(values)} FROM {relation}").to_arrow_reader(_ROWS)
     # Quoting whatever is not NULL: PostgreSQL takes an empty field without quotes for NULL.
     options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")

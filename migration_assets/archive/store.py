@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import pyarrow as pa
@@ -19,7 +20,8 @@ _FORMS = (
     " s3://bucket/prefix?region=eu-central-1, s3://bucket/prefix?endpoint_override=host:9000&scheme=http,"
     " gs://bucket/prefix, abfs://account@container/prefix; credentials come from the environment, or s3://key:secret@…"
 )
-_S3_PARAMETERS = {"region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path"}
+_VIRTUAL = "force_virtual_addressing"
+_S3_PARAMETERS = {"region", "scheme", "endpoint_override", "tls_ca_file_path", _VIRTUAL}
 # Only these are shown: a parameter that we do not know may be a secret.
 _SHOWN = _S3_PARAMETERS | {"blob_storage_authority", "dfs_storage_authority", "credential_kind", "enable_tls"}
 _REQUEST_SECONDS, _CONNECT_SECONDS, _ATTEMPTS = 60, 10, 5
@@ -72,14 +74,12 @@ def _open_s3(parts: SplitResult, parameters: dict[str, str]) -> tuple[fs.FileSys
     unknown = sorted(set(parameters) - _S3_PARAMETERS)
     if unknown:
         raise ValueError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(_S3_PARAMETERS))}")
+    given: dict[str, Any] = {name: value for name, value in parameters.items() if name != _VIRTUAL}
     filesystem = fs.S3FileSystem(
+        **given,
         access_key=_plain(parts.username),
         secret_key=_plain(parts.password),
-        region=parameters.get("region"),
-        scheme=parameters.get("scheme"),
-        endpoint_override=parameters.get("endpoint_override"),
-        force_virtual_addressing=parameters.get("force_virtual_addressing", "false").lower() == "true",
-        tls_ca_file_path=parameters.get("tls_ca_file_path"),
+        force_virtual_addressing=parameters.get(_VIRTUAL, "false").lower() == "true",
         request_timeout=_REQUEST_SECONDS,
         connect_timeout=_CONNECT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),

@@ -4,6 +4,10 @@ Nothing is believed: every file is hashed again, its own metadata compared, and 
 not write them. What is wrong is named, with the file.
 """
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import duckdb
 import pyarrow as pa
 from pyarrow import parquet
@@ -53,11 +57,10 @@ def verify_archive(store: ArchiveStore, manifest: Manifest, *, folder: str | Non
             next_step="verify it with the version of this program that wrote it, or archive the week again",
         )
     _require_listing(store, manifest, home)
-    nulls = dict.fromkeys((column.name for column in manifest.columns), 0)
+    nulls: Counter[str] = Counter()
     for file in manifest.files:
         _require_bytes(store, home, file)
-        for name, count in _require_metadata(store, manifest, home, file).items():
-            nulls[name] += count
+        nulls.update(_require_metadata(store, manifest, home, file))
     _require_nulls(store, manifest, home, nulls)
     return _require_rows(store, manifest, home)
 
@@ -91,7 +94,9 @@ def _contradictions(store: ArchiveStore, manifest: Manifest) -> list[str]:
     for file in manifest.files:
         try:
             with store.open_input(f"{home}/{file.name}") as source:
-                differing = differences(manifest, Manifest.from_head(_head(parquet.read_metadata(source)) or b""))
+                differing = differences(
+                    manifest, Manifest.from_head(_head(parquet.ParquetFile(source).metadata) or b"")
+                )
         except (ArchiveError, pa.ArrowException, OSError):
             continue
         return [f"it contradicts {file.name} in: {', '.join(differing)}"] if differing else []
@@ -127,7 +132,7 @@ def _require_metadata(store: ArchiveStore, manifest: Manifest, home: str, file: 
     try:
         with store.open_input(f"{home}/{file.name}") as source:
             reader = parquet.ParquetFile(source)
-            metadata, schema = reader.metadata, reader.schema_arrow
+            schema, metadata = reader.schema_arrow, reader.metadata
     except (pa.ArrowException, OSError) as error:
         raise _damaged(store, home, f"{file.name} is no readable Parquet file: {store.scrubbed(error)}") from None
     stored = _head(metadata)
@@ -144,30 +149,51 @@ def _require_metadata(store: ArchiveStore, manifest: Manifest, home: str, file: 
         raise _damaged(store, home, f"{file.name} has other columns or types than the manifest says")
     if metadata.num_rows != file.rows:
         raise _damaged(store, home, f"{file.name} has {metadata.num_rows:,} rows, not {file.rows:,}")
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    chunks = [[group.column(number) for number in range(group.num_columns)] for group in groups]
-    controls = [c.statistics for row in chunks for c in row if c.path_in_schema == manifest.control_column]
-    if controls:
-        range_found = control_text(min(s.min for s in controls)), control_text(max(s.max for s in controls))
-        if range_found != (file.lower, file.upper):
-            raise _damaged(store, home, f"{file.name} has rows from {range_found[0]} to {range_found[1]},"
-                           f" not {file.lower} to {file.upper}")  # fmt: skip
+    _require_range(store, manifest, home, file, metadata)
+    return _nulls(manifest, metadata)
+
+
+def _require_range(
+    store: ArchiveStore, manifest: Manifest, home: str, file: ArchivedFile, metadata: parquet.FileMetaData
+) -> None:
+    statistics = [s for name, s in _chunk_statistics(metadata) if name == manifest.control_column]
+    found = (
+        (control_text(min(s.min for s in statistics)), control_text(max(s.max for s in statistics)))
+        if statistics
+        else (None, None)
+    )
+    if found != (file.lower, file.upper):
+        raise _damaged(
+            store, home, f"{file.name} has rows from {found[0]} to {found[1]}, not {file.lower} to {file.upper}"
+        )
+
+
+def _nulls(manifest: Manifest, metadata: parquet.FileMetaData) -> dict[str, int]:
+    """By column; of a list the elements are counted, so it is left out."""
     flat = {column.name for column in manifest.columns if column.storage is not Storage.LIST}
-    nulls: dict[str, int] = {}
-    for chunk in (chunk for row in chunks for chunk in row if chunk.path_in_schema in flat):
-        nulls[chunk.path_in_schema] = nulls.get(chunk.path_in_schema, 0) + chunk.statistics.null_count
+    nulls = dict.fromkeys(flat, 0)
+    for name, statistics in _chunk_statistics(metadata):
+        if name in flat:
+            nulls[name] += statistics.null_count
     return nulls
 
 
+def _chunk_statistics(metadata: parquet.FileMetaData) -> Iterator[tuple[str, Any]]:
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            yield chunk.path_in_schema, chunk.statistics
+
+
 def _head(metadata: parquet.FileMetaData) -> bytes | None:
-    values: dict[bytes, bytes] | None = metadata.metadata
+    values: Mapping[bytes, bytes] | None = metadata.metadata
     return (values or {}).get(HEAD_KEY)
 
 
-def _require_nulls(store: ArchiveStore, manifest: Manifest, home: str, nulls: dict[str, int]) -> None:
-    flat = {column.name for column in manifest.columns if column.storage is not Storage.LIST}
+def _require_nulls(store: ArchiveStore, manifest: Manifest, home: str, nulls: Mapping[str, int]) -> None:
     for name, statistics in manifest.statistics.items():
-        if name in flat and statistics.nulls != nulls[name]:
+        if name in nulls and statistics.nulls != nulls[name]:
             raise _damaged(store, home, f"column {name} has {nulls[name]:,} NULLs, not {statistics.nulls:,}")
 
 

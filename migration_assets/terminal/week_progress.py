@@ -42,5 +42,7 @@ class WeekByWeek:
 
     def done(self, line: Text | str, style: str = "") -> None:
         """One more week has its line."""
-        self._progress.console.print(Text(line, style) if isinstance(line, str) else line)
+        console = self._progress.console
+        # In a file a week is a line, however long.
+        console.print(Text(line, style) if isinstance(line, str) else line, soft_wrap=not console.is_terminal)
         self._progress.advance(self._task)

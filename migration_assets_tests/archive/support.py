@@ -1,5 +1,8 @@
 """Weeks of made-up bookings for the tests of archives: their rows, batches, manifests, and fingerprints in Python."""
 
+# Arrow's type stubs leave much unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,8 @@
 """Archived weeks as one table: exact and stable types, only the files that manifests list, and only those needed."""
 
+# Arrow's type stubs leave much unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace

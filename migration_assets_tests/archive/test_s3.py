@@ -1,9 +1,12 @@
 """The same archive in a bucket, against a server that speaks S3."""
 
+# Arrow's type stubs leave much unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -44,7 +47,7 @@ def endpoint() -> Generator[str]:
 def store(endpoint: str, request: pytest.FixtureRequest) -> ArchiveStore:
     """A bucket of its own."""
     bucket = "archive-" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    address = {"endpoint_override": endpoint, "scheme": "http", "region": "us-east-1"}
+    address: dict[str, Any] = {"endpoint_override": endpoint, "scheme": "http", "region": "us-east-1"}
     fs.S3FileSystem(access_key="key", secret_key="se/cret", allow_bucket_creation=True, **address).create_dir(bucket)
     return open_store(
         f"s3://key:se%2Fcret@{bucket}/some/prefix?endpoint_override={endpoint}&scheme=http&region=us-east-1"
@@ -167,7 +170,9 @@ def test_a_bucket_that_is_not_there_is_no_place_for_archives(endpoint: str) -> N
 
 def test_a_server_that_does_not_answer_is_not_called_damage(store: ArchiveStore, endpoint: str) -> None:
     written = archive(store, bookings(10))
-    silent = open_store(store.label.replace("s3://", "s3://k:s@").replace(endpoint, "127.0.0.1:1"))  # nobody listens there
+    silent = open_store(
+        store.label.replace("s3://", "s3://k:s@").replace(endpoint, "127.0.0.1:1")
+    )  # nobody listens there
     error = refusal(verify_archive, silent, written)
     assert not isinstance(error, DamagedArchiveError)
     assert "cannot be read" in error.what

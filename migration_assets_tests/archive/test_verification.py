@@ -1,5 +1,8 @@
 """Whatever is wrong with an archive is found and named: files, bytes, rows, and manifests that lie."""
 
+# Arrow's type stubs leave much unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping

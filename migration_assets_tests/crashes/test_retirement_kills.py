@@ -25,11 +25,11 @@ TELLING: tuple[tuple[str, Point], ...] = (
     ("retire", Point(_DETACH)),
     ("retire", Point(_DETACH, 1, "during")),
     ("retire", Point('base[*:retire] ALTER TABLE "public"."bookings_leaf" SET SCHEMA')),
-    ("retire at once", Point("base[*:retire] COMMIT", 9, "during")),
-    ("drop", Point("base[*:retire] DROP TABLE", 1, "during")),
-    ("drop", Point("base[*:retire] COMMIT", 2, "during")),
-    ("return", Point('base[*:return] ALTER TABLE "public"."bookings_leaf" ATTACH', 1, "during")),
-    ("return", Point("base[*:return] COMMIT", 2, "during")),
+    ("retire at once", Point("base[*:retire] DROP TABLE")),
+    ("drop", Point("base[*:retire] UPDATE migration.retirements SET step = #, dropped_at")),
+    ("drop", Point("base[*:retire] COMMIT", 2)),
+    ("return", Point('base[*:return] ALTER TABLE "public"."bookings_leaf" ATTACH')),
+    ("return", Point("base[*:return] COMMIT", 2)),
 )
 
 

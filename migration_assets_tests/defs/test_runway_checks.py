@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from migration_assets.defs.runway_checks import runway_is_sufficient
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.runtime import Migration
 from migration_assets.steps.opening import open_quarter
@@ -111,3 +112,9 @@ def test_before_anything_was_opened_both_are_red_and_no_error(empty_project: Pro
     found = empty_project.run_check("quarter_partitions", check)
     assert not found.passed
     assert "no quarter was ever opened" in str(found.description)
+
+
+def test_in_one_run_the_runway_is_measured_after_the_join() -> None:
+    """Before it, every run of the opener would be yellow."""
+    [spec] = runway_is_sufficient.check_specs
+    assert [dep.asset_key.to_user_string() for dep in spec.additional_deps] == ["change_stream"]

@@ -40,7 +40,7 @@ class ChangeStreamConfig(dg.Config):
         "The quarter's 13 weeks are under CDC and equal the legacy from the stated position on: what had changed since"
         " they were copied was found and put right. Weeks that were opened ahead and hold at most MIGRATION_JOIN_ROWS"
         " join without a copy. The first quarter activates the stream, later ones join it while it runs. Safe to"
-        " repeat, also after a crash; with `rebuild` the stream is made anew. Its two checks can be run alone at any time."
+        " repeat, also after a crash; with `rebuild` the stream is made anew. Its two checks can be run alone."
     ),
 )
 def change_stream(
