@@ -28,8 +28,8 @@ def numbered(relation_sql: str, columns: Sequence[StoredColumn]) -> tuple[str, l
         relation_sql: What can stand behind FROM; gives exactly the columns.
         columns: Of the relation.
     """
-    names = [identifier(c.name) for c in columns]
-    return relation_sql, names
+    names = [f"c{number}" for number in range(len(columns))]
+    return f"{relation_sql} AS stored({', '.join(names)})", names
 
 
 def text_expression(column: StoredColumn, name: str) -> str:

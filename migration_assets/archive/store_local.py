@@ -59,6 +59,7 @@ class LocalStore(ArchiveStore):
         with self.failures(target, "written"):
             self._make_folder(new.parent)
             old.replace(new)
+            sync_folder(new.parent)
             sync_folder(old.parent)
 
     def delete(self, path: str) -> None:

@@ -17,8 +17,9 @@ from migration_assets.domain.errors import (
     SliceStateError,
 )
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.steps.archiving import Archived, archive_week, drill_week, reread_archive
+from migration_assets.steps.archiving import Archived, archive_week, reread_archive
 from migration_assets.steps.querying import ask, export, refresh_catalogue
+from migration_assets.steps.restoring import drill_week
 from migration_assets.steps.retiring import bring_back, retire_week, told
 from migration_assets.terminal.answers import print_answer, print_plan
 from migration_assets.terminal.output import console, say

@@ -9,7 +9,7 @@ from migration_assets.defs.proofs import table
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_watch import Problem
 
-_FLOATS = ("lag_seconds",)
+_FLOATS = ("lag_seconds", "runway_days")
 _INTEGERS = (
     "retained_wal_bytes",
     "unconfirmed_bytes",

@@ -132,7 +132,7 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
         )
         with connection.cursor() as cursor:
             _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
-            # The driver fetches rows only when asked, and so has them computed only then.
+            # An error half-way comes only now.
             cursor.fetch_arrow_table()
     except BaseException:
         connection.close()

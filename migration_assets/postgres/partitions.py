@@ -145,7 +145,8 @@ def attached_to(connection: Connected, table: QualifiedName) -> QualifiedName | 
             "a table of this name is there and is no partition",
             where=str(table),
             state_left="nothing was changed",
-            next_step="look at what it holds; rename or drop it, then run this again",
+            next_step="look at what it holds: a leaf that was detached by hand is to be attached again (the alert"
+            " leaf_missing has the statement), anything else to be renamed; then run this again",
         )
     return QualifiedName(row[0], row[1])
 

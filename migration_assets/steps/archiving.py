@@ -1,18 +1,15 @@
-"""A week into Parquet, read again, and back: PostgreSQL on one side, files on the other, and the ledger in between."""
+"""A week into Parquet, and read again: PostgreSQL on one side, files on the other, and the ledger in between."""
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from migration_assets.archive.arrow_schema import to_stored
-from migration_assets.archive.csv_rows import csv_chunks
 from migration_assets.archive.layout import slice_folder
 from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.reading import slice_relation
 from migration_assets.archive.store import open_store
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import trusted_manifest, verify_archive
@@ -35,7 +32,6 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.restoration import Restoration, Restored, drill_restore, restore_slice
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_lock
@@ -157,48 +153,6 @@ def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
     return trusted_manifest(
         store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
     )
-
-
-def restore_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Restored:
-    """Bring a retired week back from its archive, proven equal; see `restore_slice`.
-
-    Raises:
-        ArchiveError: The archive is not what was proven; nothing was restored.
-        RestoreError: What came back is not what left.
-    """
-    return _restore(migration, week, run_id, restore_slice)
-
-
-def drill_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Restored:
-    """Restore the week into a scratch table, compare, and drop it; see `drill_restore`."""
-    return _restore(migration, week, run_id, drill_restore)
-
-
-def _restore(
-    migration: Migration,
-    week: FiscalWeek,
-    run_id: str | None,
-    restore: Callable[..., Restored],
-) -> Restored:
-    manifest = reread_archive(migration, week, run_id=run_id).manifest
-    store = archive_store(migration)
-    with store.connect_duckdb() as duck:
-        plan = Restoration(
-            spec=migration.spec,
-            calendar=migration.calendar,
-            week=week,
-            columns=manifest.columns,
-            chunks=lambda: csv_chunks(duck, slice_relation(store, manifest), manifest.columns),
-            limits=migration.limits,
-            now=migration.now(),
-            run_id=run_id,
-        )
-        return retry_transient(
-            lambda: restore(migration.databases, plan),
-            what=f"restore of {week.key}",
-            attempts=migration.settings.retry_attempts,
-            log=log,
-        )
 
 
 def _write(

@@ -16,7 +16,8 @@ from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.returning import return_slice
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_store, reread, restore_week
+from migration_assets.steps.archiving import archive_store, reread
+from migration_assets.steps.restoring import restore_week
 from migration_assets.steps.retention import retention_policy
 
 log = logging.getLogger(__name__)

@@ -74,6 +74,8 @@ def _figures(observed: Observed) -> Iterator[tuple[str, Text]]:
         yield "conflicts", Text(", ".join(f"{number:,} {name}" for name, number in met.items()) or "none")
     active = sample.legacy_active_sessions
     yield "legacy", _measured(None if active is None else f"{count(active, 'session')} of others at work")
+    if sample.runway_days is not None:
+        yield "runway", Text(f"{sample.runway_days:,.1f} days of partitions ahead ({sample.runway_ends})")
     if observed.high_change:
         yield "watch", Text(f"stricter: {observed.high_change}", "yellow")
 

@@ -255,7 +255,9 @@ def test_a_catalogue_is_a_file_that_any_duckdb_reads(store: LocalStore, weeks: l
     with duckdb.connect(str(path), read_only=True) as duck:
         assert duck.execute("SELECT count(*) FROM bookings").fetchone() == (600,)
         assert duck.execute('SELECT count(*) FROM "no ne"').fetchone() == (0,)
+        before = path.stat().st_ino
         write_catalogue(path, {"bookings": cold_relation(store, weeks[:1], COLUMNS)}, store)  # while it is read
+        assert path.stat().st_ino != before
         assert duck.execute("SELECT count(*) FROM bookings").fetchone() == (600,)
     with store.connect_duckdb(str(path), read_only=True) as duck:
         assert duck.execute("SELECT count(*) FROM bookings").fetchone() == (150,)

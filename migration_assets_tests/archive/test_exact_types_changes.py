@@ -4,12 +4,14 @@ import hashlib
 from pathlib import Path
 
 from migration_assets.archive import portable
+from migration_assets.archive.sql_values import text_expressions
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.portable_method import PORTABLE_METHOD
 from migration_assets.domain.stored_columns import Storage, StoredColumn
 from migration_assets.postgres.export import portable_fingerprint, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
+from migration_assets_tests.archive.every_type import EVERY_TYPE
 from migration_assets_tests.archive.journey import THINGS, archive, duck, raw
 from migration_assets_tests.conftest import Databases as Urls
 
@@ -96,6 +98,30 @@ def test_a_changed_value_of_any_type_changes_both_sums_alike_on_both_versions(da
     ]
     assert unnoticed == []
     assert found["legacy"] == found["base"]
+
+
+def test_duckdb_writes_values_as_postgresql_writes_them(databases: Urls, tmp_path: Path) -> None:
+    """PostgreSQL would read more than one text of a date; and what it writes itself it will always read."""
+    same = [
+        (name, values) for name, values in EVERY_TYPE if not name.startswith(("public.", "real", "double", "boolean"))
+    ]
+    with Databases(databases.base_url, databases.base_url).session("base", "test") as connection:
+        columns = ", ".join(f"c{number} {name}" for number, (name, _) in enumerate(same))
+        raw(connection, f"CREATE TABLE public.things (id integer, {columns})")
+        for row in range(max(len(values) for _, values in same)):
+            texts = ", ".join(values[row] if row < len(values) else "NULL" for _, values in same)
+            raw(connection, f"INSERT INTO public.things VALUES ({row}, {texts})")
+        archived = archive(connection, databases.base_url, tmp_path / "things.parquet")
+        texts = ", ".join(f"nullif(format('%s', {c.name}), '')" for c in archived.profile.columns)
+        expected = raw(connection, f"SELECT {texts} FROM public.things ORDER BY id")
+    with duck() as duckling:
+        texts = ", ".join(f"nullif({text}, '')" for text in text_expressions(archived.profile.columns))
+        found = duckling.execute(f"SELECT {texts} FROM {archived.relation} ORDER BY id").fetchall()
+    for row, other in zip(expected, found, strict=True):
+        different = [
+            (c.type_name, a, b) for c, a, b in zip(archived.profile.columns, row, other, strict=True) if a != b
+        ]
+        assert different == []
 
 
 def test_what_moves_to_the_neighbouring_column_is_seen(databases: Urls) -> None:

@@ -128,6 +128,7 @@ def with_another_guest(rows: list[Any]) -> list[Any]:
         ("rows were read", {}, [*bookings(200), bookings(300, seed=3)[-1]]),
         ("DuckDB reads", {}, with_another_guest(bookings(200))),
         ("do not come in the order", {}, bookings(200)[::-1]),
+        ("do not come in the order", {}, [*bookings(200)[1::-1], *bookings(200)[2:]]),
         ("outside of the week's bounds", {"upper_bound": "2023-08-01 00:00:00+00"}, bookings(200)),
         ("NULLs", {"statistics": {}}, bookings(200)),
     ],
@@ -162,6 +163,16 @@ def test_a_source_that_breaks_leaves_everything_as_it_was_and_its_error_is_told(
     assert read_manifest(store, RELATION, WEEK)[0] == before
     assert len(store.list(HOME)) == len(before.files) + 1
     assert not store.exists(STAGING)
+
+
+def test_what_a_dead_try_left_is_gone_before_the_first_row_is_read(store: ArchiveStore) -> None:
+    store.publish(f"{STAGING}/dead/part-dead-00000.parquet", b"it may fill the disk")
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        assert store.list(STAGING) in ([], ["g1"])
+        yield from batches(bookings(50))
+
+    write_slice(store, manifest(bookings(50)), rows(), SMALL)
 
 
 def test_a_generation_is_never_written_twice(store: ArchiveStore) -> None:

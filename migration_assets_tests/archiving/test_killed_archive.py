@@ -11,7 +11,8 @@ from pathlib import Path
 
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, drill_week, reread_archive
+from migration_assets.steps.archiving import archive_week, reread_archive
+from migration_assets.steps.restoring import drill_week
 from migration_assets.steps.retiring import retire_week
 from migration_assets_tests.archiving.conftest import LATER, WEEKS
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of

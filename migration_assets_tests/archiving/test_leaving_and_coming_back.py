@@ -12,8 +12,9 @@ from migration_assets.domain.errors import ArchiveError, RestoreError, Retiremen
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.archives import read_archive
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, drill_week, reread_archive
+from migration_assets.steps.archiving import archive_week, reread_archive
 from migration_assets.steps.querying import ask
+from migration_assets.steps.restoring import drill_week
 from migration_assets.steps.retiring import bring_back, late_in, retire_week
 from migration_assets.steps.weeks import validate_week
 from migration_assets.terminal.demo_equality import compare_everything, drain

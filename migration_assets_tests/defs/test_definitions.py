@@ -7,6 +7,7 @@ import sys
 import dagster as dg
 
 from migration_assets.definitions import build_defs
+from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
 from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
 from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
@@ -20,6 +21,9 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "validated_slice": ({"change_stream", "migrated_slice"}, {"row_count_matches", "checksum_matches"}),
     "reconciled_quarter": ({"validated_slice"}, {"every_week_matches", "no_key_is_twice"}),
     "sign_off": ({"reconciled_quarter"}, set()),
+    "parquet_archive": ({"validated_slice", "sign_off"}, {"archive_matches"}),
+    "retired_slice": ({"parquet_archive"}, set()),
+    "restored_slice": ({"parquet_archive", "retired_slice"}, set()),
 }
 # Those that can be run without their asset.
 ALONE = {
@@ -28,8 +32,12 @@ ALONE = {
     ("change_stream", "stream_is_healthy"),
     ("change_stream", "lag_within_threshold"),
     ("sign_off", "still_stands"),
+    ("parquet_archive", "drilled_lately"),
+    ("retired_slice", "nothing_came_late"),
 }
-PER_WEEK = {"legacy_slice", "migrated_slice", "validated_slice"}
+PER_WEEK = {
+    "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
+}  # fmt: skip
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 
@@ -48,7 +56,7 @@ def test_every_asset_is_described_grouped_and_owned() -> None:
         assert spec.description, spec.key
         assert spec.owners, spec.key
         assert spec.group_name != "default", spec.key
-        assert "postgres" in spec.kinds, spec.key
+        assert spec.kinds & {"postgres", "parquet"}, spec.key
 
 
 def test_the_partitions_are_weeks_and_quarters() -> None:
@@ -83,7 +91,10 @@ def test_what_reads_the_legacy_takes_a_place_in_its_pool() -> None:
 
 def test_the_jobs_run_one_week_a_run() -> None:
     names = {job.name for job in build_defs().resolve_all_job_defs()} - {"__ASSET_JOB"}
-    assert names == {"migrate_quarter", "verify_slices", "validate_slices", "repair_slices"}
+    assert names == {
+        "migrate_quarter", "verify_slices", "validate_slices", "repair_slices",
+        "archive_slices", "verify_archives", "retire_slices", "restore_slices", "restore_drill",
+    }  # fmt: skip
     for name in names:
         job = build_defs().resolve_job_def(name)
         assert isinstance(job.partitions_def, dg.MultiPartitionsDefinition)
@@ -98,6 +109,14 @@ def test_a_repair_is_a_dry_run_unless_somebody_says_otherwise() -> None:
     assert ValidatedSliceConfig().dry_run
 
 
+def test_nothing_leaves_the_base_unless_somebody_says_so() -> None:
+    job = build_defs().resolve_job_def("retire_slices")
+    assert job.partitioned_config is not None
+    config = job.partitioned_config.get_run_config_for_partition_key("FY25-Q2|W05")
+    assert config == {"ops": {"retired_slice": {"config": {"dry_run": True}}}}
+    assert RetiredSliceConfig().dry_run
+
+
 def test_what_reads_the_legacy_by_the_clock_waits_to_be_started_and_what_only_watches_runs() -> None:
     repository = build_defs().get_repository_def()
     schedules = {one.name: (one.cron_schedule, one.job_name, one.default_status) for one in repository.schedule_defs}
@@ -106,6 +125,7 @@ def test_what_reads_the_legacy_by_the_clock_waits_to_be_started_and_what_only_wa
     assert sensors == {
         "quarter_opener": (60, dg.DefaultSensorStatus.RUNNING),
         "change_stream_monitor": (30, dg.DefaultSensorStatus.RUNNING),
+        "retention": (15 * 60, dg.DefaultSensorStatus.STOPPED),
         "run_failure_alert": (30, dg.DefaultSensorStatus.RUNNING),
     }
 

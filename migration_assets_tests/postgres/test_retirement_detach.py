@@ -1,7 +1,7 @@
 """DETACH CONCURRENTLY beside readers: who is waited for, who is not, and what one that was never finished needs."""
 
-import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from migration_assets.domain.errors import RetirementError, SliceBusyError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.retirement_records import Step
 from migration_assets_tests.postgres.retiring import Departure, leaf
-from migration_assets_tests.postgres.support import Ground, at_once, wait_for
+from migration_assets_tests.postgres.support import Ground, wait_for
 
 _PENDING = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhrelid = to_regclass(%s)"
 
@@ -59,31 +59,24 @@ def test_a_long_reader_is_named_and_the_same_call_goes_on_once_it_has_ended(depa
 
 
 def test_patience_outlasts_a_reader_that_ends(departure: Departure) -> None:
-    done: list[object] = []
-    with _reader(departure):
-        thread = threading.Thread(target=lambda: done.append(departure.retire()))
-        thread.start()
-        wait_for(lambda: _pending(departure), "the detach begins")
-        assert thread.is_alive()
-    thread.join(20)
-    assert len(done) == 1
-    assert departure.retirement()
+    with ThreadPoolExecutor(1) as pool:
+        with _reader(departure):
+            done = pool.submit(departure.impatient(60).retire)
+            wait_for(lambda: _pending(departure), "the detach begins")
+            assert not done.done()
+        assert done.result(60).step is Step.QUARANTINED
 
 
 def test_weeks_of_one_quarter_leave_at_the_same_time_without_disturbing_each_other(departure: Departure) -> None:
-    with _reader(departure):
-        thread = threading.Thread(target=lambda: departure.retire(5))
-        thread.start()
-        wait_for(lambda: _pending(departure), "the first detach waits")
-        others: list[object] = []
-        second = threading.Thread(target=lambda: others.extend(at_once([lambda: departure.retire(6)])))
-        second.start()
-        wait_for(lambda: departure.state(6) is SliceState.RETIRED, "the second is on its way")
-        assert not _pending(departure, 6)
-    thread.join(20)
-    second.join(20)
-    assert [getattr(done, "step", done) for done in others] == [Step.QUARANTINED]
-    assert departure.state(5) is SliceState.RETIRED
+    patient = departure.impatient(60)
+    with ThreadPoolExecutor(2) as pool:
+        with _reader(departure):
+            first = pool.submit(patient.retire, 5)
+            wait_for(lambda: _pending(departure), "the first detach waits")
+            second = pool.submit(patient.retire, 6)
+            wait_for(lambda: departure.state(6) is SliceState.RETIRED, "the second is on its way")
+            assert not _pending(departure, 6)
+        assert [first.result(60).step, second.result(60).step] == [Step.QUARANTINED] * 2
     assert len(departure.in_quarantine(5)) == len(departure.in_quarantine(6)) == 70
 
 
@@ -97,13 +90,13 @@ def test_a_pending_leaf_of_a_dead_run_does_not_stop_another_week(departure: Depa
 
 
 def test_while_a_week_waits_for_its_detach_nobody_else_works_on_it(departure: Departure) -> None:
-    with _reader(departure):
-        thread = threading.Thread(target=departure.retire)
-        thread.start()
-        wait_for(lambda: _pending(departure), "the detach waits")
-        with pytest.raises(SliceBusyError, match="W05:retire"):
-            departure.give_back()
-    thread.join(20)
+    with ThreadPoolExecutor(1) as pool:
+        with _reader(departure):
+            done = pool.submit(departure.impatient(60).retire)
+            wait_for(lambda: _pending(departure), "the detach waits")
+            with pytest.raises(SliceBusyError, match="W05:retire"):
+                departure.give_back()
+        assert done.result(60).step is Step.QUARANTINED
     assert departure.give_back().equal
 
 
