@@ -24,6 +24,7 @@ from migration_assets.postgres.sql_text import table_name
 
 QUARANTINE_SCHEMA = "migration_quarantine"
 _DETACH_LOCK_CLASS = 71007
+_SCHEMA_LOCK = (71001, 4)
 _SHORTEST_TRY_MS = 100
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,11 @@ def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
     Raises:
         RetirementError: Something of its name is there already.
     """
-    base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE_SCHEMA)))
+    found = base.execute("SELECT to_regnamespace(%s) IS NOT NULL", [QUARANTINE_SCHEMA]).fetchone()
+    if not require_row(found, "to_regnamespace")[0]:
+        # IF NOT EXISTS does not see one that another week's transaction makes now, and fails over its name (seen).
+        base.execute("SELECT pg_advisory_xact_lock(%s, %s)", _SCHEMA_LOCK)
+        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE_SCHEMA)))
     _move(base, leaf.table, QUARANTINE_SCHEMA)
 
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from migration_assets.archive.arrow_schema import to_stored
-from migration_assets.archive.layout import slice_folder
+from migration_assets.archive.layout import new_generation, slice_folder
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.store import open_store
 from migration_assets.archive.store_base import ArchiveStore
-from migration_assets.archive.verification import trusted_manifest, verify_archive
+from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
 from migration_assets.domain.errors import ArchiveError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD
@@ -129,7 +129,8 @@ def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Mani
     try:
         manifest = trusted(store, archive)
         verify_archive(store, manifest)
-    except ArchiveError as error:
+    except DamagedArchiveError as error:
+        # Whatever else went wrong says nothing of the files.
         record_reread(base, archive.id, str(error))
         raise
     record_reread(base, archive.id, None)
@@ -184,7 +185,7 @@ def _write(
             key_columns=key,
             lower_bound=record.lower_bound,
             upper_bound=record.upper_bound,
-            generation=f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}",
+            generation=new_generation(at),
             rows=profile.native.rows,
             native=profile.native,
             native_method=METHOD,
@@ -200,15 +201,15 @@ def _write(
         )
         order = [spec.control_column, *(name for name in key if name != spec.control_column)]
         query = export_query(leaf, profile.columns, order).as_string(reader)
-        batches = stack.enter_context(arrow_stream(migration.databases.base_url, str(snapshot), query))
-        done = write_slice(
-            store,
-            manifest,
-            (to_stored(batch, profile.columns) for batch in batches),
-            WriteLimits(settings.archive_file_mb * _MB, settings.archive_row_group_rows, _ROW_GROUP_BYTES),
-            on_progress,
-        )
-    return done, changes
+        limits = WriteLimits(settings.archive_file_mb * _MB, settings.archive_row_group_rows, _ROW_GROUP_BYTES)
+        try:
+            with arrow_stream(migration.databases.base_url, str(snapshot), query) as batches:
+                stored = (to_stored(batch, profile.columns) for batch in batches)
+                return write_slice(store, manifest, stored, limits, on_progress), changes
+        except ArchiveError:
+            # Where the server itself went away this says so, as an error that is worth another try.
+            reader.execute("SELECT 1")
+            raise
 
 
 def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveEvidence:

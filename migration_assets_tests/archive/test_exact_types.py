@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 
 from migration_assets.archive import portable
+from migration_assets.archive.csv_rows import csv_chunks
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.stored_columns import Storage
 from migration_assets.embedded.servers import EmbeddedServers
@@ -232,3 +233,17 @@ def test_the_way_out_is_taken_for_one_week_only(both: Databases) -> None:
             assert profile_slice(connection, THINGS, description).columns[1].storage is Storage.DECIMAL
         finally:
             raw(connection, "DROP TABLE public.things")
+
+
+def test_large_rows_come_back_in_pieces(both: Databases, tmp_path: Path) -> None:
+    with both.session("base", "test") as connection:
+        _make(connection, "t text")
+        try:
+            raw(connection, "INSERT INTO public.things SELECT n, repeat('x', 100000) FROM generate_series(1, 300) n")
+            archived = archive(connection, both.base_url, tmp_path / "things.parquet")
+        finally:
+            raw(connection, "DROP TABLE public.things")
+    with duck() as duckling:
+        sizes = [len(chunk) for chunk in csv_chunks(duckling, archived.relation, archived.profile.columns)]
+    assert sum(sizes) > 300 * 100_000
+    assert max(sizes) < 128 * 100_100

@@ -126,3 +126,16 @@ def test_a_name_that_is_taken_in_quarantine_stops_the_move_and_nothing_is_lost(d
     assert departure.ground.one("base", f"SELECT count(*) FROM {leaf(5)}") == 70  # pyright: ignore[reportArgumentType]
     departure.ground.run("base", "DROP TABLE migration_quarantine.bookings_fy25_q2_w05")
     assert departure.retire().step is Step.QUARANTINED
+
+
+def test_the_first_two_weeks_that_leave_do_not_both_make_the_quarantine(departure: Departure) -> None:
+    waits = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname ="
+    )
+    with psycopg.connect(departure.ground.databases.base_url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(71001, 4)")
+        other.execute("CREATE SCHEMA migration_quarantine")
+        done = pool.submit(departure.retire)
+        wait_for(lambda: departure.ground.one("base", waits + " current_database())"), "it waits for the other week")
+        other.commit()
+        assert done.result(60).step is Step.QUARANTINED
