@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Self
 
-METHOD = "image-v1"
+METHOD = "image-v2"
 """Name of the way checksums are taken (`postgres/fingerprints.py`); only equal methods can be compared."""
 
 

@@ -23,6 +23,7 @@ from migration_assets.postgres.sql_text import raw_sql, table_name
 
 SEEDS = (0, 7)
 EVERYTHING = sql.SQL("true")
+_SENDS_ARRAYS = "array_send"
 
 
 def in_range(control_column: str, bounds: tuple[Any, Any]) -> sql.Composed:
@@ -47,7 +48,12 @@ def hash_input(column: Column) -> sql.Composed:
         return sql.Composed([name])
     if column.hashing is Hashing.SEND and column.send_function:
         # A regproc's own output: already quoted and, with our search_path, qualified where it must be.
-        return sql.SQL("{}({})").format(raw_sql(column.send_function), name)
+        sent = sql.SQL("{}({})").format(raw_sql(column.send_function), name)
+        if column.send_function == _SENDS_ARRAYS:
+            # Its second word says whether there *may* be NULLs: it stays set when the last one is gone, and nobody who
+            # receives the array takes it over. The elements tell NULLs by themselves.
+            return sql.SQL("overlay({} PLACING '\\x00000000'::bytea FROM 5)").format(sent)
+        return sent
     # The type's own output, and NULL told from 'NULL'. A cast would take a user's CREATE CAST (… AS text), which may
     # drop differences, or be there on one side only.
     return sql.SQL("format('%L', {})").format(name)

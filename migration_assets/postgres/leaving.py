@@ -28,6 +28,7 @@ from migration_assets.postgres.quarantine import (
     detach_leaf,
     drop_quarantined,
     lock_alone,
+    make_quarantine,
     move_to_quarantine,
     place_of,
 )
@@ -112,6 +113,7 @@ def leave_root(
     """
     record, archive, leaf = leaving.record, leaving.archive, leaving.leaf
     patience = plan.limits.cut_patience_seconds
+    make_quarantine(base)
     detach_leaf(base, leaf, patience_seconds=patience, where=leaving.week.key)
     began = time.monotonic()
 

@@ -24,7 +24,6 @@ from migration_assets.postgres.sql_text import table_name
 
 QUARANTINE_SCHEMA = "migration_quarantine"
 _DETACH_LOCK_CLASS = 71007
-_SCHEMA_LOCK = (71001, 4)
 _SHORTEST_TRY_MS = 100
 log = logging.getLogger(__name__)
 
@@ -180,17 +179,19 @@ def lock_alone(base: Connected, table: QualifiedName) -> None:
     base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(table)))
 
 
+def make_quarantine(base: Connected) -> None:
+    """The schema, where it is missing; in no transaction."""
+    # IF NOT EXISTS does not see one that another week is making at this moment, and fails over its name (seen).
+    with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema):
+        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE_SCHEMA)))
+
+
 def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
-    """From its own schema into quarantine, indexes and all; in a transaction.
+    """From its own schema into quarantine, which is there, indexes and all; in a transaction.
 
     Raises:
         RetirementError: Something of its name is there already.
     """
-    found = base.execute("SELECT to_regnamespace(%s) IS NOT NULL", [QUARANTINE_SCHEMA]).fetchone()
-    if not require_row(found, "to_regnamespace")[0]:
-        # IF NOT EXISTS does not see one that another week's transaction makes now, and fails over its name (seen).
-        base.execute("SELECT pg_advisory_xact_lock(%s, %s)", _SCHEMA_LOCK)
-        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE_SCHEMA)))
     _move(base, leaf.table, QUARANTINE_SCHEMA)
 
 

@@ -45,7 +45,7 @@ def _week(week: FiscalWeek) -> WeekFacts:
         lower_bound=f"bound {week.number}",
         upper_bound=f"bound {week.number + 1}",
         state=S.VALIDATED,
-        method="image-v1",
+        method="image-v2",
         legacy=print_,
         base=print_,
         marker=40 + week.number,
@@ -59,7 +59,7 @@ STREAM = StreamFacts("p", "s", "u", "live", None, 3, "0/1", NOW - 9 * HOUR)
 CUTS = (CutFacts(60, "0/FF", NOW - 2 * HOUR, 2, 7.25, 99.9996, None), CutFacts(41, "0/1", NOW, 1, 0.1, 1e-7, 3.0))
 GOOD = QuarterFacts(
     "public.bookings", QUARTER, tuple(map(_week, WEEKS)), RECONCILED, STREAM, (), CUTS,
-    Versions("0.1.0", "16.14", "18.4", "image-v1"),
+    Versions("0.1.0", "16.14", "18.4", "image-v2"),
 )  # fmt: skip
 
 
@@ -84,8 +84,9 @@ def test_when_all_is_well_nothing_is_missing() -> None:
     assert verify(evidence, sha256)
 
 
-def test_weeks_that_are_signed_already_may_be_signed_again() -> None:
-    assert missing(replace(GOOD, weeks=tuple(replace(w, state=S.SIGNED_OFF) for w in GOOD.weeks)), APPROVAL) == []
+@pytest.mark.parametrize("state", [S.SIGNED_OFF, S.ARCHIVED])
+def test_weeks_that_are_signed_or_archived_already_may_be_signed_again(state: S) -> None:
+    assert missing(replace(GOOD, weeks=tuple(replace(w, state=state) for w in GOOD.weeks)), APPROVAL) == []
 
 
 @pytest.mark.parametrize("number", range(1, 14))
@@ -95,8 +96,7 @@ def test_weeks_that_are_signed_already_may_be_signed_again() -> None:
         ({"state": S.ABSENT}, "was never copied", "migrated_slice"),
         ({"state": S.COPIED}, "copied, but not under CDC", "change_stream"),
         ({"state": S.STREAMING}, "is streaming, not validated", "validated_slice"),
-        ({"state": S.ARCHIVED}, "is archived by now", "nothing"),
-        ({"state": S.RETIRED}, "is retired by now", "nothing"),
+        ({"state": S.RETIRED}, "is retired by now", "restore it"),
         ({"validation": {"at": None}}, "never validated", "validated_slice"),
         ({"validation": {"equal": False}}, "validation FAILED", "repair_slices"),
         ({"validation": {"equal": None}}, "validation FAILED", "repair_slices"),
@@ -273,7 +273,7 @@ def test_the_evidence_says_what_was_proven_by_what_and_who_approved_it() -> None
         "validated_at": "2024-07-01T09:00:00.000000Z",
         "marker": 45,
         "lsn": "0/5",
-        "fingerprint": "image-v1",
+        "fingerprint": "image-v2",
         "legacy": {"rows": 105, "sum_a": str(-(2**70) + 5), "sum_b": str(2**71)},
         "base": {"rows": 105, "sum_a": str(-(2**70) + 5), "sum_b": str(2**71)},
         "stream_changes_since": 7,
@@ -286,7 +286,7 @@ def test_the_evidence_says_what_was_proven_by_what_and_who_approved_it() -> None
     ]
     assert evidence["versions"] == {
         "migration_assets": "0.1.0", "postgresql_legacy": "16.14", "postgresql_base": "18.4",
-        "fingerprint": "image-v1",
+        "fingerprint": "image-v2",
     }  # fmt: skip
     assert (evidence["approved_by"], evidence["note"]) == ("Ada Lovelace", "all well, ça va")
     assert evidence["signed_at"] == "2024-07-01T12:00:00.000000Z"
@@ -296,7 +296,7 @@ def test_the_same_facts_in_any_order_have_one_evidence_and_one_hash() -> None:
     turned = replace(GOOD, weeks=GOOD.weeks[::-1], cuts=GOOD.cuts[::-1])
     assert sign(turned, APPROVAL) == sign(GOOD, APPROVAL)
     # Pinned: a change of the format would make every older sign-off void.
-    assert sign(GOOD, APPROVAL)[1] == "b50a59d462b213bc605af672a9ac26344ef385ef96d1888ad970913272db69f9"
+    assert sign(GOOD, APPROVAL)[1] == "abc65c1498921775d6c472d4686dd35dbca50fa3627bcb7f33dbf23ef6017db4"
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

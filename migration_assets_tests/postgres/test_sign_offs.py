@@ -27,7 +27,7 @@ from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_on
 # As validations, a reconciliation and an activation leave the ledger; parameters are the stream's names.
 _PROVEN = """
 UPDATE migration.slices SET
-    state = 'validated', method = 'image-v1', legacy_rows = 7, legacy_sum_a = -4e20, legacy_sum_b = 5,
+    state = 'validated', method = 'image-v2', legacy_rows = 7, legacy_sum_a = -4e20, legacy_sum_b = 5,
     base_rows = 7, base_sum_a = -4e20, base_sum_b = 5, copied_at = now() - interval '9 h',
     changed_at = now() - interval '9 h', validated_at = now() - interval '3 h', validated_equal = true,
     validated_marker = 10, validated_lsn = '0/10', validated_changes = 0;
