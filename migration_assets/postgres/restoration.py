@@ -25,6 +25,7 @@ from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_swap import place_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Databases, announce
 from migration_assets.postgres.slice_locks import slice_lock
@@ -106,6 +107,7 @@ def _restore(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
                     state_left="nothing was touched",
                     next_step="restore only what was retired; a drill works at any time",
                 )
+            _require_gone(base, plan)
         archive = _require_archive(base, plan)
         attempt = begin_attempt(base, record, "restore", plan.run_id)
         started = time.monotonic()
@@ -199,6 +201,18 @@ def _require_record(base: Connected, plan: Restoration) -> SliceRecord:
             next_step="see `migration-assets status`",
         )
     return record
+
+
+def _require_gone(base: Connected, plan: Restoration) -> None:
+    """Rows that are in the base are taken back, not loaded a second time."""
+    retirement = read_retirement(base, plan.spec.relation, plan.week)
+    if retirement is not None and retirement.under_way:
+        raise RestoreError(
+            f"its rows are still in the base: its retirement is {retirement.step}",
+            where=plan.week.key,
+            state_left="nothing was touched",
+            next_step="take the leaf back: `migration-assets restore` and the asset restored_slice do",
+        )
 
 
 def _require_archive(base: Connected, plan: Restoration) -> ArchiveRecord:

@@ -51,7 +51,7 @@ def record_proof(
         purpose: On which occasion.
         run_id: Noted.
         found: What was wrong before a true-up, to be counted.
-        changed: Whether we put rows in: a sign-off is void then.
+        changed: Whether we put rows in: a sign-off is void then, unless a released week joins again.
 
     Returns:
         The slice's new state.
@@ -65,7 +65,9 @@ def record_proof(
          *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
          differences.extra, differences.changed, run_id],
     )  # fmt: skip
-    if record.state in _APPROVED and proof.equal and not changed:
+    # A week that the stream let go of gets what came meanwhile when it joins again: the stream would have brought it.
+    caught_up = purpose == "join" and record.released_at is not None
+    if record.state in _APPROVED and proof.equal and (caught_up or not changed):
         state = record.state
     elif proof.equal and record.state not in _FIRST:
         state = SliceState.VALIDATED

@@ -14,7 +14,7 @@ from migration_assets.postgres.archives import read_archive
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week, reread_archive
 from migration_assets.steps.querying import ask
-from migration_assets.steps.restoring import drill_week
+from migration_assets.steps.restoring import drill_week, restore_week
 from migration_assets.steps.retiring import bring_back, late_in, retire_week
 from migration_assets.steps.weeks import validate_week
 from migration_assets.terminal.demo_equality import compare_everything, drain
@@ -72,6 +72,8 @@ def test_a_week_is_archived_leaves_for_quarantine_and_comes_back_exactly(signed:
     with pytest.raises(SliceStateError, match="has left the base"):
         archive_week(signed, week)
 
+    with pytest.raises(RestoreError, match="still in the base"):
+        restore_week(signed, week)
     back = bring_back(signed, week)
     assert back.source == "quarantine"
     assert back.fingerprint == done.manifest.native
