@@ -10,6 +10,7 @@ from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.partitions import QUARTERS_NAME, fiscal_quarters
 from migration_assets.defs.resources import MigrationSource
+from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.steps.runway import Opening, Outlook, look_ahead
@@ -18,13 +19,6 @@ EVERY_SECONDS = 60
 OPENS_TAG = "migration_assets/opens"
 # A run that failed, or did not bring what it was asked for, is not asked for again before.
 RETRY_AFTER = timedelta(hours=1)
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 # Running from the first day: until a quarter was opened by people it only asks the base whether one was.
@@ -100,7 +94,7 @@ def _request(instance: dg.DagsterInstance, opening: Opening) -> dg.RunRequest | 
 def _is_under_way(instance: dg.DagsterInstance, quarter: FiscalQuarter) -> bool:
     """Whoever launched it."""
     tags = {"dagster/partition": quarter.key}
-    return bool(instance.get_runs(dg.RunsFilter(tags=tags, statuses=_UNFINISHED), limit=1))
+    return bool(instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED), limit=1))
 
 
 def _last_end(records: Sequence[dg.RunRecord]) -> datetime | None:

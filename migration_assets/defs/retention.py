@@ -9,18 +9,12 @@ from migration_assets.defs.assets.parquet_archive import parquet_archive
 from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.partitions import partition_key, register_quarters
 from migration_assets.defs.resources import MigrationSource
+from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
 from migration_assets.runtime import Migration
 from migration_assets.steps.retention import DueWeek, Step, due_weeks
 
 EVERY_SECONDS = 15 * 60
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
@@ -73,5 +67,5 @@ def _asset_of(one: DueWeek) -> tuple[dg.AssetsDefinition, Mapping[str, object]]:
 
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED))
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
     return {run.tags.get("dagster/partition", "") for run in runs}

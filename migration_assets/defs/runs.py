@@ -12,6 +12,15 @@ from migration_assets.defs.partitions import partition_key
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""A run in one of these may still do something."""
+
 
 @dataclass(frozen=True)
 class RunOutcome:

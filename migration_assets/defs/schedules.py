@@ -9,6 +9,7 @@ import psycopg
 from migration_assets.defs.jobs import validate_slices
 from migration_assets.defs.partitions import partition_key, register_quarters
 from migration_assets.defs.resources import MigrationSource
+from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.rotation import Candidate, next_in_turn
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
@@ -18,13 +19,6 @@ from migration_assets.postgres.throttle import throttle
 from migration_assets.runtime import Migration
 
 EVERY_QUARTER_OF_AN_HOUR = "*/15 * * * *"
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True)
@@ -94,5 +88,5 @@ def _see(migration: Migration) -> _Seen:
 
 
 def _unfinished_partitions(instance: dg.DagsterInstance) -> set[str]:
-    runs = instance.get_runs(filters=dg.RunsFilter(job_name=validate_slices.name, statuses=_UNFINISHED))
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name=validate_slices.name, statuses=UNFINISHED))
     return {run.tags.get("dagster/partition", "") for run in runs}

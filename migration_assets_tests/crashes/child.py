@@ -88,12 +88,12 @@ class Nursery:
 
 
 @contextmanager
-def nursery() -> Generator[Nursery]:
-    """A running one; it and its last child are gone at the end."""
+def nursery(module: str = __spec__.name) -> Generator[Nursery]:
+    """A running one, of a module that ends with `serve()`; it and its last child are gone at the end."""
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
-            [sys.executable, "-m", __spec__.name],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -124,7 +124,7 @@ def _work(task: dict[str, Any]) -> NoReturn:
         os._exit(code)
 
 
-def _serve() -> None:
+def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         pid = os.fork()
@@ -135,4 +135,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve()

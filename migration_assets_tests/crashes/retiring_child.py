@@ -3,18 +3,14 @@
 A process of its own, so that the other steps' matrix stays what it is.
 """
 
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from migration_assets.postgres.retirement import retire_slice
 from migration_assets.postgres.returning import return_slice
 from migration_assets.runtime import Migration
-from migration_assets_tests.crashes.child import Nursery, _serve  # pyright: ignore[reportPrivateUsage]
+from migration_assets_tests.crashes.child import Nursery, nursery, serve
 from migration_assets_tests.crashes.steps import STEPS, Step
 from migration_assets_tests.postgres.retiring import GRACE, NOW, trust
 from migration_assets_tests.postgres.support import week
@@ -47,27 +43,11 @@ LEAVING: dict[str, Step] = {
 }
 
 
-@contextmanager
-def retiring_nursery() -> Generator[Nursery]:
-    """A running one; it and its last child are gone at the end."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [sys.executable, "-m", __spec__.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline(), "the nursery did not start: its error is above"
-            yield Nursery(Path(folder), process)
-        finally:
-            process.kill()
+def retiring_nursery() -> AbstractContextManager[Nursery]:
+    """One whose children know these steps, too."""
+    return nursery(__spec__.name)
 
 
 if __name__ == "__main__":
     STEPS.update(LEAVING)
-    _serve()
+    serve()
