@@ -107,7 +107,9 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
         assert all(week["equal"] and week["state"] == "signed_off" for week in summary["weeks"])
         assert all(week["legacy_fingerprint"] == week["base_fingerprint"] for week in summary["weeks"])
         with psycopg.connect(servers.base_url()) as base:
-            [(rows,)] = base.execute("SELECT count(*) FROM amenity_bookings").fetchall()
+            [(rows,)] = base.execute(
+                "SELECT count(*) FROM amenity_bookings WHERE booked_at >= '2024-04-01Z' AND booked_at < '2024-07-01Z'"
+            ).fetchall()
         assert summary["rows"] == sum(week["rows"] for week in summary["weeks"]) > 1000
         assert summary["traffic"]["transactions"] > 0
         cdc = summary["cdc"]
@@ -117,6 +119,14 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
         assert cdc["final_comparison"]["differing"] == 0
         assert cdc["final_comparison"]["rows"] == rows
         assert cdc["lag_seconds"]["measured"] > 0
+        archive = summary["archive"]
+        assert archive["opened_by_sensor"] == ["FY25-Q3"]
+        assert (archive["weeks_archived"], archive["weeks_retired"], archive["failures"]) == (13, 13, [])
+        assert "stale" in archive["late_change_refused"]
+        assert archive["cold_answers_equal_legacy"] is True
+        assert archive["rows_restored"] > 0
+        assert [one["differing"] for one in archive["final_comparisons"].values()] == [0, 0]
+        assert len(list((var / "archive").rglob("*.parquet"))) == 13
         assert "Every week was proven equal" in done.stdout
     finally:
         servers.remove()

@@ -228,8 +228,9 @@ def test_a_missing_leaf_is_refused_and_nothing_is_left(filled: Ground) -> None:
     assert filled.staging() == []
 
 
-def test_an_archived_slice_is_not_copied_over(filled: Ground) -> None:
+def test_an_archived_slice_that_the_stream_let_go_of_is_not_copied_over(filled: Ground) -> None:
     filled.copy(1)
+    filled.run("base", "UPDATE migration.slices SET released_at = now() WHERE week = 'W01'")
     for state in ("archived", "retired"):
         filled.ask("base", "UPDATE migration.slices SET state = %s WHERE week = 'W01' RETURNING 1", state)
         before = filled.base_state()
@@ -241,7 +242,7 @@ def test_an_archived_slice_is_not_copied_over(filled: Ground) -> None:
 
 def test_a_slice_under_cdc_is_not_copied_over_where_the_stream_is_gone(filled: Ground) -> None:
     filled.copy(1)
-    for state in ("streaming", "validated", "signed_off"):
+    for state in ("streaming", "validated", "signed_off", "archived"):
         filled.ask("base", "UPDATE migration.slices SET state = %s WHERE week = 'W01' RETURNING 1", state)
         before = filled.base_state()
         with pytest.raises(StreamError, match="no change stream"):
