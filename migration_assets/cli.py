@@ -8,6 +8,7 @@ import psycopg
 from rich.table import Table
 
 from migration_assets.commands.archiving import archive, query, restore, retire
+from migration_assets.commands.evidence import evidence
 from migration_assets.commands.looking import status
 from migration_assets.commands.proving import repair, sign_off, validate
 from migration_assets.commands.streaming import alert, stream
@@ -156,7 +157,7 @@ def ui(port: int) -> None:
     serve_ui(loaded, port)
 
 
-for command in (status, stream, validate, repair, sign_off, archive, retire, restore, query, alert):
+for command in (status, stream, validate, repair, sign_off, archive, retire, restore, query, evidence, alert):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def _edited(signed: SignedOff) -> Iterator[str]:
         "quarter": signed.quarter.key,
         "approved_by": signed.approved_by,
         "note": signed.note,
-        "signed_at": _time(signed.signed_at),
+        "signed_at": moment_text(signed.signed_at),
     }
     for name, said in columns.items():
         if signed.evidence.get(name) != said:
@@ -156,7 +156,7 @@ def _evidence(facts: QuarterFacts, approval: Approval) -> dict[str, Any]:
         "proofs_not_older_than_us": _microseconds(approval.max_age),
         "approved_by": approval.approved_by,
         "note": approval.note,
-        "signed_at": _time(approval.at),
+        "signed_at": moment_text(approval.at),
     }
 
 
@@ -167,8 +167,8 @@ def _week(facts: WeekFacts) -> dict[str, Any]:
         "lower_bound": facts.lower_bound,
         "upper_bound": facts.upper_bound,
         "state": facts.state.value,
-        "changed_at": _time(facts.validation.changed_at),
-        "validated_at": _time(facts.validation.at),
+        "changed_at": moment_text(facts.validation.changed_at),
+        "validated_at": moment_text(facts.validation.at),
         "marker": facts.marker,
         "lsn": facts.lsn,
         "fingerprint": facts.method,
@@ -184,8 +184,8 @@ def _reconciliation(facts: ReconciliationFacts | None) -> dict[str, Any] | None:
         "lsn": facts.lsn,
         "equal": facts.equal,
         "duplicate_keys": facts.duplicate_keys,
-        "cut_at": _time(facts.cut_at),
-        "reconciled_at": _time(facts.at),
+        "cut_at": moment_text(facts.cut_at),
+        "reconciled_at": moment_text(facts.at),
     }
 
 
@@ -196,7 +196,7 @@ def _stream(facts: StreamFacts | None) -> dict[str, Any] | None:
         "subscription": facts.subscription,
         "exact_since_marker": facts.exact_since_marker,
         "exact_since_lsn": facts.exact_since_lsn,
-        "exact_since": _time(facts.exact_since),
+        "exact_since": moment_text(facts.exact_since),
     }
 
 
@@ -204,7 +204,7 @@ def _cut(facts: CutFacts) -> dict[str, Any]:
     return {
         "marker": facts.marker,
         "lsn": facts.lsn,
-        "taken_at": _time(facts.at),
+        "taken_at": moment_text(facts.at),
         "tries": facts.tries,
         "writers_held_us": _thousandths(facts.writers_held_ms),
         "longest_try_us": _thousandths(facts.longest_try_ms),
@@ -221,7 +221,8 @@ def _fingerprint(fingerprint: Fingerprint | None) -> dict[str, Any] | None:
     }
 
 
-def _time(moment: datetime | None) -> str | None:
+def moment_text(moment: datetime | None) -> str | None:
+    """The one text of a time: UTC, microseconds."""
     return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 

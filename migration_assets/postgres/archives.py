@@ -6,9 +6,11 @@ from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -119,7 +121,9 @@ def record_archive(base: Connected, record: SliceRecord, evidence: ArchiveEviden
         "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
         [record.lock_key],
     )
-    return int(require_row(row, "a new archive")[0])
+    number = int(require_row(row, "a new archive")[0])
+    append_row(base, record.relation, ChainKind.ARCHIVE, number)
+    return number
 
 
 def record_reread(base: Connected, archive_id: int, error: str | None) -> None:

@@ -357,3 +357,36 @@ CREATE TABLE migration.restores (
 );
 COMMENT ON TABLE migration.restores IS
     'Every restore from an archive or from quarantine, and every drill; restored_at is by the clock of the settings';
+
+-- version 5
+CREATE TABLE migration.evidence_chain (
+    relation            text NOT NULL,
+    id                  bigint NOT NULL CHECK (id >= 1),
+    kind                text NOT NULL,
+    quarter             text,
+    payload             jsonb NOT NULL,
+    payload_sha256      text NOT NULL CHECK (payload_sha256 ~ '^[0-9a-f]{64}$'),
+    previous_sha256     text NOT NULL CHECK (previous_sha256 ~ '^[0-9a-f]{64}$'),
+    sha256              text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    at                  timestamptz NOT NULL,
+    run_id              text,
+    PRIMARY KEY (relation, id),
+    -- Whatever happens to the lock of those who append: the chain has no fork.
+    UNIQUE (relation, previous_sha256)
+);
+COMMENT ON TABLE migration.evidence_chain IS
+    'What was proven, signed, archived and retired: each record covers the one before, so that none can change unseen';
+COMMENT ON COLUMN migration.evidence_chain.id IS 'its place in the relation''s chain: 1, 2, 3…, without a gap';
+COMMENT ON COLUMN migration.evidence_chain.sha256 IS
+    'over id, relation, kind, quarter, payload_sha256, previous_sha256, at and run_id as canonical JSON';
+CREATE FUNCTION migration.refuse_to_alter_evidence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    -- Against accidents. Who may switch this off is found by `migration-assets evidence verify`.
+    RAISE EXCEPTION 'the evidence chain only grows: % is refused', TG_OP
+        USING ERRCODE = 'insufficient_privilege',
+              HINT = 'Nothing was changed. `migration-assets evidence verify` says whether the chain holds.';
+END $$;
+CREATE TRIGGER only_grows BEFORE UPDATE OR DELETE OR TRUNCATE ON migration.evidence_chain
+    FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_to_alter_evidence();
+-- A session of an apply worker, or one in the role of a replica, fires only these.
+ALTER TABLE migration.evidence_chain ENABLE ALWAYS TRIGGER only_grows;

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from migration_assets.domain.errors import SliceStateError
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.ledger import SliceRecord, read_slices
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -71,6 +74,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
+        ensure_ledger(ledger)  # nobody else on this way does, and its result goes into the chain
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
         held = stack.enter_context(slice_locks(ledger, records))
@@ -88,12 +92,13 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
         with ledger.transaction():
             for record, proof in zip(held, proofs, strict=True):
                 record_proof(ledger, record, proof, "reconcile", plan.run_id)
-            ledger.execute(
+            row = ledger.execute(
                 "INSERT INTO migration.reconciliations (relation, quarter, marker, lsn, equal, duplicate_keys, run_id)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",
                 [plan.relation, quarter.key, pair.record.marker, pair.record.lsn, done.equal, len(duplicates),
                  plan.run_id],
-            )  # fmt: skip
+            ).fetchone()  # fmt: skip
+            append_row(ledger, plan.relation, ChainKind.RECONCILIATION, int(require_row(row, "a new one")[0]))
     return done
 
 

@@ -11,23 +11,25 @@ import psycopg
 from psycopg import sql
 
 from migration_assets.domain.errors import RestoreError, SliceStateError
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.leaf_names import quarter_table_name
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.stored_columns import StoredColumn
-from migration_assets.domain.table_description import Column, TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
 from migration_assets.postgres.copy_plan import CopyLimits
+from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_swap import place_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.restorable_columns import as_hashed, loadable_columns
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.sessions import Connected, Databases, announce
+from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
 
@@ -134,7 +136,7 @@ def _load_and_place(
     started: float,
 ) -> Fingerprint:
     root = require_table(base, plan.spec.table, "base")
-    columns = _loaded_columns(plan, root)
+    columns = loadable_columns(plan.week, plan.columns, root)
     bounds = plan.calendar.bound_values(plan.week, root.control_kind(plan.spec.control_column))
     staging = QualifiedName(_SCRATCH_SCHEMA, record.leaf)
     with ExitStack() as stack:
@@ -155,7 +157,7 @@ def _load_and_place(
             for chunk in plan.chunks():
                 sink.write(chunk)
         indexes = add_keys_and_indexes(base, staging, root, plan.spec)
-        found = take_fingerprint(base, staging, tuple(_hashed(column) for column in plan.columns))
+        found = take_fingerprint(base, staging, as_hashed(plan.columns))
         _require_equal(plan, archive, found)
         if kind == "restore":
             _place(base, plan, record, staging, bounds, indexes)
@@ -234,43 +236,6 @@ def _require_archive(base: Connected, plan: Restoration) -> ArchiveRecord:
     return archive
 
 
-def _loaded_columns(plan: Restoration, root: TableDescription) -> list[StoredColumn]:
-    """Those that a COPY carries; what the table has got since gets its default.
-
-    Raises:
-        RestoreError: A column is gone, has another type, or is computed by now.
-    """
-    there = {column.name: column for column in root.columns}
-    problems: list[str] = []
-    for column in plan.columns:
-        now = there.get(column.name)
-        if now is None:
-            problems.append(f"column {column.name} is gone")
-        elif now.type_name != column.type_name:
-            problems.append(f"column {column.name} was {column.type_name} and is {now.type_name}")
-        elif now.is_generated != column.generated:
-            problems.append(f"column {column.name} is generated on one side only")
-    if problems:
-        raise RestoreError(
-            "the table has changed since the slice was archived: " + "; ".join(problems),
-            where=plan.week.key,
-            state_left="nothing was changed; the archive can still be queried",
-            next_step="alter the table back, restore, and alter it again; or query the archive as it is",
-        )
-    return [column for column in plan.columns if not column.generated]
-
-
-def _hashed(column: StoredColumn) -> Column:
-    return Column(
-        name=column.name,
-        type_name=column.type_name,
-        not_null=column.not_null,
-        hashing=column.hashing,
-        binary_copy=True,
-        send_function=column.send_function,
-    )
-
-
 def _require_equal(plan: Restoration, archive: ArchiveRecord, found: Fingerprint) -> None:
     if found != archive.native:
         raise RestoreError(
@@ -291,9 +256,11 @@ def _note(
     seconds: float,
     error: str | None = None,
 ) -> None:
-    base.execute(
-        "INSERT INTO migration.restores (relation, quarter, week, archive_id, kind, rows, equal, error, seconds,"
-        " run_id, restored_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [plan.spec.relation, plan.week.quarter.key, plan.week.name, archive.id, kind, rows, error is None, error,
-         seconds, plan.run_id, plan.now],
-    )  # fmt: skip
+    with base.transaction():
+        row = base.execute(
+            "INSERT INTO migration.restores (relation, quarter, week, archive_id, kind, rows, equal, error, seconds,"
+            " run_id, restored_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+            [plan.spec.relation, plan.week.quarter.key, plan.week.name, archive.id, kind, rows, error is None, error,
+             seconds, plan.run_id, plan.now],
+        ).fetchone()  # fmt: skip
+        append_row(base, plan.spec.relation, ChainKind.RESTORE, int(require_row(row, "a new restore")[0]))

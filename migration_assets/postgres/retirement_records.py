@@ -8,10 +8,12 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import SliceStateError
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.postgres.archives import ArchiveRecord
+from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -30,6 +32,7 @@ class Retirement:
     """One slice's way out; `drop_after` by the clock of the settings."""
 
     id: int
+    relation: str
     archive_id: int
     step: Step
     run_id: str | None
@@ -49,8 +52,9 @@ def read_retirement(base: Connected, relation: str, week: FiscalWeek) -> Retirem
     """The slice's newest retirement, or None where it never began one."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
-            "SELECT id, archive_id, step, run_id, begun_at, quarantined_at, drop_after, dropped_at, returned_at"
-            " FROM migration.retirements WHERE relation = %s AND quarter = %s AND week = %s ORDER BY id DESC LIMIT 1",
+            "SELECT id, relation, archive_id, step, run_id, begun_at, quarantined_at, drop_after, dropped_at,"
+            " returned_at FROM migration.retirements WHERE relation = %s AND quarter = %s AND week = %s"
+            " ORDER BY id DESC LIMIT 1",
             [relation, week.quarter.key, week.name],
         ).fetchone()
     return None if row is None else _record(row)
@@ -97,7 +101,9 @@ def begin_retirement(base: Connected, record: SliceRecord, archive: ArchiveRecor
             " VALUES (%s, %s, %s, %s, 'detaching', %s) RETURNING id",
             [record.relation, record.week.quarter.key, record.week.name, archive.id, run_id],
         ).fetchone()
-    return int(require_row(row, "a new retirement")[0])
+        number = int(require_row(row, "a new retirement")[0])
+        append_row(base, record.relation, ChainKind.DETACHING, number)
+    return number
 
 
 def note_quarantined(
@@ -109,6 +115,7 @@ def note_quarantined(
         " WHERE id = %s",
         [archive_id, now, until, retirement.id],
     )
+    append_row(base, retirement.relation, ChainKind.QUARANTINED, retirement.id)
 
 
 def note_dropped(base: Connected, retirement: Retirement, *, now: datetime) -> None:
@@ -117,6 +124,7 @@ def note_dropped(base: Connected, retirement: Retirement, *, now: datetime) -> N
     base.execute(
         "UPDATE migration.retirements SET step = 'dropped', dropped_at = %s WHERE id = %s", [now, retirement.id]
     )
+    append_row(base, retirement.relation, ChainKind.DROPPED, retirement.id)
 
 
 def note_returned(
@@ -139,9 +147,11 @@ def note_returned(
         "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
         [record.lock_key],
     )
-    base.execute(
+    row = base.execute(
         "INSERT INTO migration.restores (relation, quarter, week, archive_id, kind, rows, equal, seconds, run_id,"
-        " restored_at) VALUES (%s, %s, %s, %s, 'return', %s, %s, %s, %s, %s)",
+        " restored_at) VALUES (%s, %s, %s, %s, 'return', %s, %s, %s, %s, %s) RETURNING id",
         [record.relation, record.week.quarter.key, record.week.name, retirement.archive_id, found.rows, equal, seconds,
          run_id, now],
-    )  # fmt: skip
+    ).fetchone()  # fmt: skip
+    append_row(base, record.relation, ChainKind.RETURNED, retirement.id)
+    append_row(base, record.relation, ChainKind.RESTORE, int(require_row(row, "a new restore")[0]))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.freshness import LastValidation, changes_since
@@ -24,6 +25,7 @@ from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import read_stream, stream_lock
+from migration_assets.postgres.evidence_chain import append_row, hold_chain
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
@@ -87,7 +89,8 @@ def record_sign_off(
         SignOffRefusedError: Lists everything that is missing.
         psycopg.errors.SerializationFailure: A slice was changed at this moment by somebody who held no lock.
     """
-    with _one_snapshot(base):
+    # The chain first: in this snapshot its newest record must be the newest one.
+    with hold_chain(base, spec.relation), _one_snapshot(base):
         # A signature is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
         facts = _read_facts(base, spec, quarter, versions, problems)
@@ -100,8 +103,9 @@ def record_sign_off(
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
             [spec.relation, quarter.key, approval.approved_by, note, Jsonb(evidence), sha256, run_id, approval.at],
         ).fetchone()
+        number = int(require_row(row, "a new sign-off")[0])
         _sign_slices(base, spec, facts.weeks)
-    number = int(require_row(row, "a new sign-off")[0])
+        append_row(base, spec.relation, ChainKind.SIGN_OFF, number)
     return SignedOff(number, spec.relation, quarter, approval.approved_by, note, evidence, sha256, run_id, approval.at)
 
 
@@ -130,7 +134,7 @@ def read_sign_off(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> S
         if not isinstance(row["evidence"], dict):
             row["evidence"] = {}  # an edit made it something else, which its hash tells
         signed = SignedOff(relation=spec.relation, quarter=quarter, **row)
-        return SignOffState(signed, tuple(why_void(signed, _read_weeks(base, spec, quarter))))
+        return SignOffState(signed, tuple(why_void(signed, read_week_facts(base, spec, quarter))))
 
 
 @contextmanager
@@ -143,7 +147,7 @@ def _one_snapshot(base: Connected) -> Generator[None]:
 def _read_facts(
     base: Connected, spec: TableSpec, quarter: FiscalQuarter, versions: tuple[str, str], problems: Sequence[str]
 ) -> QuarterFacts:
-    weeks = _read_weeks(base, spec, quarter)
+    weeks = read_week_facts(base, spec, quarter)
     reconciliation = _read_reconciliation(base, spec, quarter)
     markers = {facts.marker for facts in weeks} | {reconciliation.marker if reconciliation else None}
     stream = read_stream(base, spec.relation)
@@ -165,7 +169,8 @@ def _read_facts(
     )  # fmt: skip
 
 
-def _read_weeks(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> tuple[WeekFacts, ...]:
+def read_week_facts(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> tuple[WeekFacts, ...]:
+    """What the ledger holds of the quarter's weeks now, oldest first."""
     records = read_slices(base, spec.relation, quarter)
     counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
     return tuple(

@@ -1,0 +1,267 @@
+"""The chain of evidence: records that each cover the one before, so that none can change unseen. Pure: no clock.
+
+A record's SHA-256 covers its payload, its place and the SHA-256 of the record before it. Whoever changes, removes or
+swaps records breaks a link; whoever makes the whole chain anew arrives at another head than the one that a page says
+which was written before. The texts that are hashed are `sign_off_evidence.canonical`: any tool can compute them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, cast
+
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.sign_off_evidence import digest, moment_text
+
+FORMAT = "migration_assets evidence, version 1"
+FIRST = "0" * 64
+"""What stands in the place of the SHA-256 before the first record."""
+
+
+class EvidenceError(MigrationError):
+    """An evidence pack cannot be written or read; what it speaks of is as it was."""
+
+
+class ChainKind(StrEnum):
+    """What a record speaks of. Those of `LEDGER_KINDS` speak of one row of the ledger each, by its id."""
+
+    GENESIS = "genesis"
+    SIGN_OFF = "sign_off"
+    RECONCILIATION = "reconciliation"
+    ARCHIVE = "archive"
+    DETACHING = "retirement_detaching"
+    QUARANTINED = "retirement_quarantined"
+    DROPPED = "retirement_dropped"
+    RETURNED = "retirement_returned"
+    RESTORE = "restore"
+    PACK = "pack"
+
+
+LEDGER_KINDS = frozenset(ChainKind) - {ChainKind.GENESIS, ChainKind.PACK}
+# What the base's own clock wrote; others are by the clock of the settings.
+_WRITTEN_AT: Mapping[str, str] = {
+    ChainKind.SIGN_OFF: "signed_at",
+    ChainKind.RECONCILIATION: "reconciled_at",
+    ChainKind.ARCHIVE: "archived_at",
+    ChainKind.DETACHING: "begun_at",
+}
+RowKey = tuple[str, int]
+"""Kind and id of a row of the ledger."""
+
+
+@dataclass(frozen=True)
+class ChainRecord:
+    """One record; ids are 1, 2, 3… within a relation. `payload` is plain JSON without floats."""
+
+    id: int
+    relation: str
+    kind: str
+    quarter: str | None
+    payload: dict[str, Any]
+    payload_sha256: str
+    previous_sha256: str
+    sha256: str
+    at: datetime
+    run_id: str | None
+
+    @property
+    def row(self) -> RowKey | None:
+        """The ledger's row that it speaks of; None where it speaks of none."""
+        number = self.payload.get("row")
+        return (self.kind, number) if self.kind in LEDGER_KINDS and isinstance(number, int) else None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest record: whoever knows it knows whether anything before it was changed."""
+
+    relation: str
+    id: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Break:
+    """Where the evidence does not hold: the record (None: no single one), what is wrong, and of what."""
+
+    record: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return self.what if self.record is None else f"record {self.record}: {self.what}"
+
+
+def sealed(
+    before: ChainRecord | None,
+    *,
+    relation: str,
+    kind: str,
+    quarter: str | None,
+    payload: dict[str, Any],
+    at: datetime,
+    run_id: str | None,
+) -> ChainRecord:
+    """The record that follows `before`.
+
+    Raises:
+        ValueError: The payload has no single text: a float, or what is not JSON.
+    """
+    number, previous = (before.id + 1, before.sha256) if before else (1, FIRST)
+    payload_sha256 = digest(payload)
+    sha256 = _record_sha256(number, relation, kind, quarter, payload_sha256, previous, at, run_id)
+    return ChainRecord(number, relation, kind, quarter, payload, payload_sha256, previous, sha256, at, run_id)
+
+
+def head_of(records: Sequence[ChainRecord]) -> Head | None:
+    """Of records in order; None where there is none."""
+    return Head(records[-1].relation, records[-1].id, records[-1].sha256) if records else None
+
+
+def breaks(
+    records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]], *, since: datetime | None = None
+) -> Iterator[Break]:
+    """Everything that is wrong, the chain's own first, in its order; nothing where all holds.
+
+    Args:
+        records: All of one relation, by id.
+        ledger: What the ledger's rows say now: everything that records may speak of.
+        since: Since when the ledger has a chain: what is newer must have a record of its own.
+    """
+    yield from _links(records)
+    yield from _against_ledger(records, ledger)
+    yield from _begun_late(records, ledger, since)
+
+
+def missing_head(records: Sequence[ChainRecord], known: Head) -> Break | None:
+    """What is wrong where the chain does not contain a head that was known once; None where it does."""
+    there = next((record for record in records if record.id == known.id), None)
+    if there is None:
+        last = f"ends with record {records[-1].id}" if records else "is empty"
+        return Break(known.id, f"the pack knows it, and the chain {last}: its tail was removed")
+    if there.sha256 != known.sha256:
+        return Break(
+            known.id,
+            f"the pack knows it as {known.sha256}, the chain has {there.sha256}: the chain was written anew since",
+        )
+    return None
+
+
+def genesis_payload(relation: str, ledger: Mapping[RowKey, Mapping[str, Any]]) -> dict[str, Any]:
+    """What was in the ledger before its first record: the SHA-256 of what each row says."""
+    rows = [{"kind": kind, "row": number, "sha256": digest(dict(says))} for (kind, number), says in ledger.items()]
+    rows.sort(key=lambda row: (row["kind"], row["row"]))
+    return {"format": FORMAT, "relation": relation, "rows": rows}
+
+
+def _links(records: Sequence[ChainRecord]) -> Iterator[Break]:
+    before: ChainRecord | None = None
+    for record in records:
+        expected = before.id + 1 if before else 1
+        if record.id != expected:
+            last = expected if record.id <= expected + 1 else record.id - 1
+            names = f"records {expected} to {last} are" if last > expected else "it is"
+            after = f"record {before.id}" if before else "nothing"
+            yield Break(expected, f"{names} missing: record {record.id} comes after {after}")
+        elif record.previous_sha256 != (before.sha256 if before else FIRST):
+            yield Break(record.id, "does not follow the record before it: one of the two was changed or swapped")
+        if before is None and record.kind != ChainKind.GENESIS and record.id == 1:
+            yield Break(record.id, f"the first record is {record.kind}, not {ChainKind.GENESIS.value}")
+        yield from _itself(record)
+        before = record
+
+
+def _itself(record: ChainRecord) -> Iterator[Break]:
+    try:
+        payload = digest(record.payload)
+    except ValueError as error:
+        payload = f"none ({error})"
+    if payload != record.payload_sha256:
+        yield Break(record.id, f"its payload ({record.kind}) was changed: its SHA-256 is not the one that was noted")
+        return
+    sha256 = _record_sha256(record.id, record.relation, record.kind, record.quarter, record.payload_sha256,
+                            record.previous_sha256, record.at, record.run_id)  # fmt: skip
+    if sha256 != record.sha256:
+        yield Break(record.id, f"was changed ({record.kind}): its SHA-256 does not cover what it says now")
+
+
+def _against_ledger(records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]]) -> Iterator[Break]:
+    spoken: set[RowKey] = set()
+    for record in records:
+        for key, sha256 in _spoken_of(record):
+            spoken.add(key)
+            says = ledger.get(key)
+            if says is None:
+                yield Break(record.id, f"speaks of {named(key)}, which the ledger does not have any more")
+            elif digest(dict(says)) != sha256:
+                yield Break(record.id, f"{named(key)} was changed in the ledger{_which(record, says)}")
+    if not records:
+        return  # nothing was ever noted: the first record will cover what is there
+    for key in ledger:
+        if key not in spoken:
+            yield Break(None, f"no record speaks of {named(key)}: it was put into the ledger behind the chain's back")
+
+
+def _begun_late(
+    records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]], since: datetime | None
+) -> Iterator[Break]:
+    """A chain that was removed begins anew with a record of all that is there: of too much, and too late."""
+    before = {key for key, _ in _spoken_of(records[0])} if records else set(ledger)
+    own = {record.row for record in records}
+    limit = moment_text(since)
+    if limit is None:
+        return
+    for key in sorted(before & set(ledger) - own):
+        # Texts of one form and one zone: they sort as the times do.
+        if str(ledger[key].get(_WRITTEN_AT.get(key[0], ""), "")) > limit:
+            what = f"{named(key)} has no record of its own, although it came after the chain was there"
+            yield Break(records[0].id if records else None, f"{what}: the chain was removed, or somebody else wrote it")
+
+
+def _spoken_of(record: ChainRecord) -> Iterator[tuple[RowKey, str]]:
+    if record.row is not None:
+        yield record.row, digest({name: value for name, value in record.payload.items() if name != "row"})
+    elif record.kind == ChainKind.GENESIS:
+        rows = record.payload.get("rows")
+        for row in cast("list[object]", rows) if isinstance(rows, list) else []:
+            match row:
+                case {"kind": str(kind), "row": int(number), "sha256": str(sha256)}:
+                    yield (kind, number), sha256
+                case _:
+                    pass  # it was changed, which its own SHA-256 tells
+
+
+def _which(record: ChainRecord, says: Mapping[str, Any]) -> str:
+    if record.kind == ChainKind.GENESIS:
+        return " since the chain began"
+    changed = [name for name in says if record.payload.get(name) != says[name]]
+    return f": {', '.join(changed)}" if changed else ""
+
+
+def named(key: RowKey) -> str:
+    """`sign_off 7`."""
+    kind, number = key
+    return f"{kind} {number}"
+
+
+def _record_sha256(
+    number: int,
+    relation: str,
+    kind: str,
+    quarter: str | None,
+    payload_sha256: str,
+    previous_sha256: str,
+    at: datetime,
+    run_id: str | None,
+) -> str:
+    return digest({
+        "format": FORMAT,
+        "id": number,
+        "relation": relation,
+        "kind": kind,
+        "quarter": quarter,
+        "payload_sha256": payload_sha256,
+        "previous_sha256": previous_sha256,
+        "at": moment_text(at),
+        "run_id": run_id,
+    })  # fmt: skip

@@ -1,0 +1,213 @@
+"""What an evidence pack shows: facts of the ledger, as of one moment. Pure data; nothing of any row of the table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from migration_assets.domain.evidence_chain import Break, Head
+from migration_assets.domain.fingerprint import EMPTY, Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+
+
+@dataclass(frozen=True)
+class ArchiveFacts:
+    """A week's files; `location` without credentials, `checksum` as both engines computed it."""
+
+    location: str
+    rows: int
+    checksum: str
+    files: int
+    bytes: int
+    manifest_sha256: str
+    archived_at: datetime
+    verified_at: datetime
+    verified_equal: bool
+
+
+@dataclass(frozen=True)
+class DepartureFacts:
+    """The newest time that a week left the base: which step it is at, since when."""
+
+    step: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class WeekEvidence:
+    """One week. Where the quarter is signed off, both fingerprints and the comparison are those that were signed.
+
+    Attributes:
+        week: Which week.
+        lower_bound: Its first instant, as the base writes it.
+        upper_bound: The first instant after it.
+        state: What the ledger calls it now.
+        legacy: The old table's fingerprint, at the comparison.
+        base: The new table's, at the same point.
+        compared_at: When both were compared; None where they never were.
+        marker: The cut at which that was.
+        copied_at: When its copy ended.
+        copy_seconds: How long that took.
+        copy_bytes: How large the copied rows are in the base.
+        comparisons: How often both sides were compared exactly.
+        differing: How many of those found a difference.
+        repairs: How many times rows were mended, those that were undone left out.
+        archive: Its files, where it has any.
+        departure: Whether and how it left the base.
+    """
+
+    week: FiscalWeek
+    lower_bound: str
+    upper_bound: str
+    state: str
+    legacy: Fingerprint | None
+    base: Fingerprint | None
+    compared_at: datetime | None
+    marker: int | None
+    copied_at: datetime | None = None
+    copy_seconds: float | None = None
+    copy_bytes: int | None = None
+    comparisons: int = 0
+    differing: int = 0
+    repairs: int = 0
+    archive: ArchiveFacts | None = None
+    departure: DepartureFacts | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether both sides were the same at the comparison that counts."""
+        return self.legacy is not None and self.legacy == self.base
+
+    @property
+    def megabytes_per_second(self) -> float | None:
+        """10^6 bytes a second of its copy; None where that is not known."""
+        return self.copy_bytes / 1e6 / self.copy_seconds if self.copy_bytes and self.copy_seconds else None
+
+
+@dataclass(frozen=True)
+class SignatureFacts:
+    """Who approved what the ledger proved; `max_age` is how old a proof could be then."""
+
+    id: int
+    approved_by: str
+    note: str
+    signed_at: datetime
+    sha256: str
+    max_age: timedelta | None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReconciliationRecord:
+    """All weeks of a quarter compared at one cut."""
+
+    marker: int
+    equal: bool
+    duplicate_keys: int
+    at: datetime
+
+
+class Verdict(StrEnum):
+    """What the ledger says of a quarter."""
+
+    PROVEN = "proven"
+    OPEN = "not signed off"
+    VOID = "no longer proven"
+    EMPTY = "holds nothing yet"
+
+
+@dataclass(frozen=True)
+class QuarterEvidence:
+    """One quarter: its 13 weeks, everything that was signed (newest last), and why that does not stand any more."""
+
+    quarter: FiscalQuarter
+    weeks: tuple[WeekEvidence, ...]
+    signatures: tuple[SignatureFacts, ...]
+    void: tuple[str, ...]
+    reconciliations: tuple[ReconciliationRecord, ...]
+
+    @property
+    def signature(self) -> SignatureFacts | None:
+        """The newest one."""
+        return self.signatures[-1] if self.signatures else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Proven only where a signature stands."""
+        if self.signatures:
+            return Verdict.VOID if self.void else Verdict.PROVEN
+        return Verdict.OPEN if self.legacy.rows or self.base.rows else Verdict.EMPTY
+
+    @property
+    def legacy(self) -> Fingerprint:
+        """The old table's, which is the sum of its weeks'."""
+        return sum((week.legacy or EMPTY for week in self.weeks), EMPTY)
+
+    @property
+    def base(self) -> Fingerprint:
+        """The new table's, which is the sum of its weeks'."""
+        return sum((week.base or EMPTY for week in self.weeks), EMPTY)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The worst of a short while: `at` is its beginning, `value` None where nothing could be measured."""
+
+    at: datetime
+    value: float | None
+
+
+@dataclass(frozen=True)
+class HoldCosts:
+    """For how long cuts made the old table's writers wait, in milliseconds."""
+
+    cuts: int
+    median: float
+    p99: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class PackFacts:
+    """Everything on one page.
+
+    Attributes:
+        relation: The table's key in the ledger.
+        control_column: Decides a row's week.
+        time_zone: Whose midnights separate the weeks.
+        quarter: Whose page it is; None for the whole migration.
+        written_at: By the base's clock, like all other times.
+        versions: Of what is at work now.
+        quarters: Those on this page, oldest first.
+        held: Quarters of which the old database holds rows; None where it could not be asked, or was not.
+        lags: Seconds.
+        holds: Milliseconds.
+        costs: Of all cuts on this page.
+        head: The chain's newest record when this was read.
+        breaks: What does not hold of the chain.
+    """
+
+    relation: str
+    control_column: str
+    time_zone: str
+    quarter: FiscalQuarter | None
+    written_at: datetime
+    versions: Mapping[str, str]
+    quarters: tuple[QuarterEvidence, ...]
+    held: tuple[FiscalQuarter, ...] | None
+    lags: tuple[Reading, ...]
+    holds: tuple[Reading, ...]
+    costs: HoldCosts | None
+    head: Head
+    breaks: tuple[Break, ...]
+
+    @property
+    def unmoved(self) -> tuple[FiscalQuarter, ...]:
+        """Quarters that the old database holds rows of, and the new one none."""
+        moved = {quarter.quarter for quarter in self.quarters if quarter.verdict is not Verdict.EMPTY}
+        return tuple(quarter for quarter in self.held or () if quarter not in moved)
+
+    @property
+    def weeks(self) -> tuple[WeekEvidence, ...]:
+        """Of all quarters, oldest first."""
+        return tuple(week for quarter in self.quarters for week in quarter.weeks)

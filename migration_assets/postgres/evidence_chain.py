@@ -1,0 +1,146 @@
+"""The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.evidence_chain import (
+    Break,
+    ChainKind,
+    ChainRecord,
+    Head,
+    breaks,
+    genesis_payload,
+    missing_head,
+    sealed,
+)
+from migration_assets.postgres.evidence_rows import read_row, read_rows
+from migration_assets.postgres.sessions import Connected, require_row
+
+# Held, by table, until the end of the transaction that appends: the next one sees what this one wrote.
+CHAIN_LOCK_CLASS = 71008
+_READ = (
+    "SELECT id, relation, kind, quarter, payload, payload_sha256, previous_sha256, sha256, at, run_id"
+    " FROM migration.evidence_chain WHERE relation = %s ORDER BY id"
+)
+
+
+@contextmanager
+def hold_chain(base: Connected, relation: str) -> Generator[None]:
+    """Nobody else appends meanwhile. For a REPEATABLE READ transaction, whose snapshot must come after the lock.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: Somebody else appends for longer than the session's `lock_timeout`.
+    """
+    base.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+    try:
+        yield
+    finally:
+        # A lost connection lost the lock by itself.
+        if not base.closed and not base.broken:
+            base.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+
+
+def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> ChainRecord:
+    """A record of what a row of the ledger says; in the transaction that wrote it, as late as may be.
+
+    Raises:
+        LedgerError: There is no such row.
+        psycopg.errors.LockNotAvailable: Somebody else appends for longer than `lock_timeout`.
+    """
+    says = read_row(base, relation, kind, row)
+    if says is None:
+        raise LedgerError(f"{kind.value} {row} is not in the ledger of {relation}", where="migration.evidence_chain")
+    return append(base, relation, kind, {"row": row, **says}, quarter=says["quarter"], run_id=says["run_id"])
+
+
+def append(
+    base: Connected,
+    relation: str,
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    quarter: str | None = None,
+    run_id: str | None = None,
+) -> ChainRecord:
+    """A record of anything: plain JSON without floats; in the transaction of what it speaks of.
+
+    Where the chain is empty, a record of all that the ledger held before comes first.
+
+    Raises:
+        ValueError: The payload has no single text.
+        psycopg.errors.UniqueViolation: In REPEATABLE READ, without `hold_chain`, and somebody else was quicker.
+    """
+    with base.transaction():
+        # Evidence is not to be lost, also on a base that commits asynchronously by default.
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+        newest = _read(base, relation, newest=True)
+        before = newest[0] if newest else _begin(base, relation, besides=(kind, payload.get("row")), run_id=run_id)
+        return _put(base, before, relation=relation, kind=kind, payload=payload, quarter=quarter, run_id=run_id)
+
+
+def begin_chain(base: Connected, relation: str) -> None:
+    """The first record, where there is none yet, so that there is a head to write down."""
+    with base.transaction():
+        base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+        if not _read(base, relation, newest=True):
+            _begin(base, relation, besides=("", None), run_id=None)
+
+
+def _begin(base: Connected, relation: str, *, besides: tuple[str, Any], run_id: str | None) -> ChainRecord:
+    there = {key: says for key, says in read_rows(base, relation).items() if key != besides}
+    payload = genesis_payload(relation, there)
+    return _put(base, None, relation=relation, kind=ChainKind.GENESIS, payload=payload, quarter=None, run_id=run_id)
+
+
+def _put(base: Connected, before: ChainRecord | None, **what: Any) -> ChainRecord:
+    at = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0]
+    what["kind"] = str(what["kind"])
+    record = sealed(before, at=at, **what)
+    base.execute(
+        "INSERT INTO migration.evidence_chain (id, relation, kind, quarter, payload, payload_sha256, previous_sha256,"
+        " sha256, at, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [record.id, record.relation, record.kind, record.quarter, Jsonb(record.payload), record.payload_sha256,
+         record.previous_sha256, record.sha256, record.at, record.run_id],
+    )  # fmt: skip
+    return record
+
+
+def read_chain(base: Connected, relation: str) -> list[ChainRecord]:
+    """Every record of the table, in order."""
+    return _read(base, relation, newest=False)
+
+
+def _read(base: Connected, relation: str, *, newest: bool) -> list[ChainRecord]:
+    with base.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(f"{_READ} DESC LIMIT 1" if newest else _READ, [relation])
+        return [_record(row) for row in cursor]
+
+
+def _record(row: dict[str, Any]) -> ChainRecord:
+    if not isinstance(row["payload"], dict):
+        row["payload"] = {"not an object": str(row["payload"])}  # an edit made it that, which its hash tells
+    return ChainRecord(**row)
+
+
+def verify_chain(
+    base: Connected, relation: str, *, pack: Head | None = None
+) -> tuple[list[ChainRecord], tuple[Break, ...]]:
+    """All records, and everything that does not hold, the first break first; read at one moment.
+
+    Args:
+        base: In a REPEATABLE READ transaction, or alone with its ledger.
+        relation: Which table's.
+        pack: A head that the chain must still contain.
+    """
+    records = read_chain(base, relation)
+    row = base.execute("SELECT upgraded_at FROM migration.schema_versions WHERE version = 5").fetchone()
+    found = [*breaks(records, read_rows(base, relation), since=row[0] if row else None)]
+    if pack is not None and (lost := missing_head(records, pack)) is not None:
+        found.append(lost)
+    return records, tuple(found)
