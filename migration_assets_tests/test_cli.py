@@ -119,6 +119,8 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
         assert cdc["final_comparison"]["differing"] == 0
         assert cdc["final_comparison"]["rows"] == rows
         assert cdc["lag_seconds"]["measured"] > 0
+        assert summary["evidence"]["holds"] is True
+        assert all(Path(pack).is_file() for pack in summary["evidence"]["packs"])
         archive = summary["archive"]
         assert archive["opened_by_sensor"] == ["FY25-Q3"]
         assert (archive["weeks_archived"], archive["weeks_retired"], archive["failures"]) == (13, 13, [])

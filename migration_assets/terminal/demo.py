@@ -28,6 +28,7 @@ from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.preflight_records import latest_preflight
 from migration_assets.runtime import Migration, dagster_environment, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
+from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, tell_archive
 from migration_assets.terminal.demo_cdc import tell_cdc
 from migration_assets.terminal.demo_copying import copy_weeks
@@ -114,6 +115,7 @@ def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:
 def _tell(console: Console, migration: Migration, story: Story, path: Path) -> bool:
     if not story.failures:
         _compare_whole(console, migration, story)
+        _write_evidence(console, migration, story, path.parent)
     with migration.databases.session("base", "demo") as base:
         records = read_slices(base, migration.spec.relation, QUARTER)
         max_age = timedelta(hours=migration.settings.validation_max_age_hours)
@@ -175,3 +177,25 @@ def _compare_whole(console: Console, migration: Migration, story: Story) -> None
     equality = story.cdc.equality
     verdict = "all equal" if not equality.differing else f"{equality.differing:,} differ, first: {equality.first}"
     console.print(f"Full comparison after the last write: {equality.rows:,} rows, {verdict}.", markup=False)
+
+
+def _write_evidence(console: Console, migration: Migration, story: Story, folder: Path) -> None:
+    """The files for an auditor, and whether the chain of records behind them holds."""
+    with (
+        story.timed("evidence"),
+        console.status("Writing the evidence, and recomputing the chain of records behind it"),
+    ):
+        packs = write_packs(migration, folder=folder)
+        whole = next(pack for pack in packs if pack.quarter is None)
+        verified = verify_evidence(migration, whole.path)
+    story.evidence = {
+        "packs": [str(pack.path) for pack in packs],
+        "records": verified.records,
+        "head_sha256": verified.head.sha256 if verified.head else None,
+        "holds": verified.holds,
+    }
+    console.print(
+        f"Evidence: {len(packs)} files such as {whole.path}; {verified.records} chained records"
+        f" {'hold' if verified.holds else 'DO NOT HOLD'}.",
+        markup=False,
+    )

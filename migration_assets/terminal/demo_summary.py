@@ -35,6 +35,7 @@ class Story:
     cuts: list[tuple[CutKind, CutRecord]] = field(default_factory=list[tuple[CutKind, CutRecord]])
     traffic: TrafficStats | None = None
     later_traffic: TrafficStats | None = None
+    evidence: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Generator[None]:
@@ -57,7 +58,8 @@ def summarize(
         "success": not story.failures
         and len(copied) == len(records)
         and _cdc_succeeded(story.cdc)
-        and story.archive.succeeded,
+        and story.archive.succeeded
+        and bool(story.evidence.get("holds")),
         "quarter": quarter.key,
         "legacy_rows_at_start": story.rows,
         "seed": story.seed,
@@ -71,6 +73,7 @@ def summarize(
         "failures": story.failures,
         "cdc": _cdc(story),
         "archive": _archive(story.archive),
+        "evidence": story.evidence,
         "traffic": json.loads(story.traffic.to_json()) if story.traffic else None,
         "later_traffic": json.loads(story.later_traffic.to_json()) if story.later_traffic else None,
         "weeks": [_week(record) for record in copied],
