@@ -7,10 +7,12 @@ import click
 import psycopg
 from rich.table import Table
 
+from migration_assets.commands.abandoning import abandon
 from migration_assets.commands.archiving import archive, query, restore, retire
 from migration_assets.commands.evidence import evidence
 from migration_assets.commands.looking import status
 from migration_assets.commands.proving import repair, sign_off, validate
+from migration_assets.commands.readiness import readiness
 from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
@@ -157,7 +159,9 @@ def ui(port: int) -> None:
     serve_ui(loaded, port)
 
 
-for command in (status, stream, validate, repair, sign_off, archive, retire, restore, query, evidence, alert):
+for command in (
+    status, stream, validate, repair, sign_off, archive, retire, restore, query, readiness, abandon, evidence, alert,
+):  # fmt: skip
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ class MigrationSettings(BaseSettings):
         default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
     )
 
+    base_url_for_legacy: SecretStr | None = Field(
+        default=None, description="the base as the legacy's server reaches it; unset: as BASE_URL"
+    )
+
     table: str = Field(default="public.amenity_bookings", description="the table, on both sides, as in SQL")
     control_column: str = Field(default="booked_at", description="decides the partition; exact, never folded")
 
@@ -120,11 +124,33 @@ class MigrationSettings(BaseSettings):
     drill_max_age_days: float = Field(
         default=92.0, gt=0, description="an archive without a restore drill for longer than this warns, days"
     )
+    cutover_timeout_seconds: float = Field(
+        default=60.0, ge=1, description="longest time in which no side accepts writes; then a cutover is undone, s"
+    )
+    cutover_lag_seconds: float = Field(
+        default=5.0, gt=0, description="writes are held only once a marker arrives within this time, s"
+    )
+    cutover_patience_seconds: float = Field(
+        default=60.0, ge=0, description="how long that, and a moment between writers, are waited for, s"
+    )
+    cutover_sequence_margin: int = Field(
+        default=1000, ge=0, description="keys that are left out on the side that writes go to"
+    )
+    cutover_compare_all: bool = Field(
+        default=True, description="compare every week while writes are held; else those changed since their validation"
+    )
+    cutover_hook_command: SecretStr | None = Field(
+        default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
+    )
+    cutover_hook_url: SecretStr | None = Field(
+        default=None, description='the same as a webhook: POST of {"relation", "to", "cutover"}'
+    )
+    cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
 
-    @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base")
+    @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base", "base_url_for_legacy")
     @classmethod
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:

@@ -390,3 +390,73 @@ CREATE TRIGGER only_grows BEFORE UPDATE OR DELETE OR TRUNCATE ON migration.evide
     FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_to_alter_evidence();
 -- A session of an apply worker, or one in the role of a replica, fires only these.
 ALTER TABLE migration.evidence_chain ENABLE ALWAYS TRIGGER only_grows;
+
+-- version 6
+CREATE TABLE migration.cutovers (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation        text NOT NULL,
+    kind            text NOT NULL CHECK (kind IN ('cutover', 'rollback')),
+    rehearse        boolean NOT NULL,
+    approved_by     text NOT NULL CHECK (btrim(approved_by) <> ''),
+    state           text NOT NULL DEFAULT 'begun' CHECK (state IN ('begun', 'waiting', 'held', 'drained', 'compared',
+                        'sequences', 'reversed', 'open', 'switched', 'done', 'undoing', 'undone')),
+    timeline        jsonb NOT NULL DEFAULT '{}',
+    stream_barred   boolean NOT NULL DEFAULT false,
+    held_at         timestamptz,
+    opened_at       timestamptz,
+    released_at     timestamptz,
+    downtime_ms     float8,
+    compared_weeks  integer,
+    compared_rows   bigint,
+    error           text,
+    outcome         text NOT NULL DEFAULT 'running' CHECK (
+        outcome IN ('running', 'succeeded', 'rehearsed', 'aborted')),
+    run_id          text,
+    started_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at     timestamptz
+);
+CREATE UNIQUE INDEX ON migration.cutovers (relation) WHERE outcome = 'running';
+COMMENT ON TABLE migration.cutovers IS
+    'Every cutover and rollback: intent is written before each deed; at most one of a table is under way';
+COMMENT ON COLUMN migration.cutovers.timeline IS 'by state: when its step was started and finished, by the base''s clock';
+COMMENT ON COLUMN migration.cutovers.opened_at IS 'when the side that writes go to accepted them; NULL: it never did';
+COMMENT ON COLUMN migration.cutovers.released_at IS 'when some side accepted writes again';
+COMMENT ON COLUMN migration.cutovers.downtime_ms IS 'how long no side accepted writes';
+COMMENT ON COLUMN migration.cutovers.stream_barred IS 'while set, nobody but the cutover may let the change stream go on';
+
+CREATE TABLE migration.holds (
+    relation        text PRIMARY KEY,
+    owner           bigint NOT NULL,
+    opener          bigint,
+    opening         boolean NOT NULL DEFAULT false,
+    held_at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE migration.holds IS
+    'A table of this name is on both sides: whose application writes are refused there, by which cutover';
+COMMENT ON COLUMN migration.holds.opener IS 'the cutover that may end the hold in order to let writes in';
+COMMENT ON COLUMN migration.holds.opening IS
+    'the other side is, or is about to be, open for writes: from then on nobody ends this hold without a look there';
+
+CREATE SEQUENCE migration.reverse_marker_id;
+CREATE TABLE migration.reverse_markers (
+    relation        text NOT NULL,
+    id              bigint NOT NULL,
+    sent_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, id)
+);
+COMMENT ON TABLE migration.reverse_markers IS
+    'Markers of the reverse stream: once one is visible on the legacy, everything before it on the base is applied there';
+
+CREATE FUNCTION migration.bar_stream() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    IF NEW.status <> 'held' AND EXISTS (
+        SELECT FROM migration.cutovers c WHERE c.relation = NEW.relation AND c.stream_barred
+    ) THEN
+        RAISE EXCEPTION 'the change stream of % must not run: a cutover is under way, or the base is in charge',
+            NEW.relation
+            USING ERRCODE = '55000', HINT = 'finish or undo the cutover, or roll back; each lets the stream go on';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER bar_stream BEFORE INSERT OR UPDATE ON migration.streams
+    FOR EACH ROW EXECUTE FUNCTION migration.bar_stream();

@@ -24,6 +24,7 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "parquet_archive": ({"validated_slice", "sign_off"}, {"archive_matches"}),
     "retired_slice": ({"parquet_archive"}, set()),
     "restored_slice": ({"parquet_archive", "retired_slice"}, set()),
+    "cutover_readiness": ({"sign_off"}, {"ready_for_cutover"}),
 }
 # Those that can be run without their asset.
 ALONE = {
@@ -38,6 +39,7 @@ ALONE = {
 PER_WEEK = {
     "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
 }  # fmt: skip
+WHOLE = {"preflight", "cutover_readiness"}
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 
@@ -64,7 +66,7 @@ def test_the_partitions_are_weeks_and_quarters() -> None:
     for assets, partitions_def in ((PER_WEEK, fiscal_weeks), (PER_QUARTER, fiscal_quarters)):
         for asset in assets:
             assert definitions.resolve_assets_def(asset).partitions_def == partitions_def, asset
-    assert set(ASSETS) - {"preflight"} == PER_WEEK | PER_QUARTER
+    assert set(ASSETS) - WHOLE == PER_WEEK | PER_QUARTER
 
 
 def test_these_checks_can_be_run_alone() -> None:

@@ -1,0 +1,42 @@
+"""`abandon`: an unfinished migration is undone on the legacy."""
+
+import click
+
+from migration_assets.commands.opening import opened
+from migration_assets.steps.abandon import Abandoned, abandon_migration, clean_legacy
+from migration_assets.terminal.output import say
+
+_IDENTITIES = {"default": "d", "nothing": "n", "full": "f"}
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+@click.option("--legacy-only", is_flag=True, help="The base is gone for good: clean the legacy alone.")
+@click.option("--name", help="With --legacy-only: the publication and slot, where several could be meant.")
+@click.option(
+    "--identity", help="With --legacy-only: the replica identity from before: default, nothing, full, or an index."
+)
+def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None) -> None:
+    """Undo an unfinished migration: the legacy is as it was found; the base keeps its rows and follows nothing."""
+    if (name or identity) and not legacy_only:
+        raise click.UsageError("--name and --identity are for --legacy-only: else the base's ledger knows them")
+    migration = opened()
+    if legacy_only:
+        former = _IDENTITIES.get(identity.lower(), f"i:{identity}") if identity else None
+        done = clean_legacy(migration, apply=yes, name=name, former_identity=former, on_step=say)
+    else:
+        done = abandon_migration(migration, apply=yes, on_step=say)
+    _tell(done)
+
+
+def _tell(done: Abandoned) -> None:
+    if not done.applied:
+        say(f"Nothing was changed. To abandon the migration of {done.relation} would be to do this:")
+        for number, what in enumerate(done.done, 1):
+            say(f"{number:3}. {what}")
+    for note in done.notes:
+        say(f"Note: {note}", "yellow")
+    if done.applied:
+        say(f"The migration of {done.relation} is abandoned; its rows stay in the base, which follows nothing.")
+    else:
+        say("With --yes it is done.")

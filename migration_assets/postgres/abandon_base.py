@@ -1,0 +1,114 @@
+"""What giving a migration up means for the base's ledger: nothing is followed any more, and nothing may look so."""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.change_stream.records import StreamNames, StreamRecord, begin_stream
+from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slices
+from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+
+REASON = "being abandoned"
+
+
+def followed_weeks(base: Connected, relation: str) -> list[SliceRecord]:
+    """Those that are under CDC."""
+    return [record for record in read_slices(base, relation) if record.under_cdc]
+
+
+def give_up(base: Connected, stream: StreamRecord, followed: Sequence[SliceRecord], run_id: str | None) -> None:
+    """The intent, and its meaning for the weeks, in one transaction, before anything is taken away.
+
+    Weeks under CDC are `copied` again: they hold what they held, nobody follows the legacy for them, and every proof
+    and signature on them is over. This is the only way back from a later state, so that `may_become` does not know it.
+    Weeks that had left the stream keep their state: their archives stand by themselves.
+    """
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        begin_stream(base, stream.relation, StreamNames(stream.publication, stream.slot, stream.subscription), REASON)
+        for record in followed:
+            attempt = begin_attempt(base, record, "join", run_id)
+            end_attempt(
+                base, attempt, "interrupted",
+                error=f"abandoned: the change stream no longer follows this week, which was {record.state}",
+            )  # fmt: skip
+            base.execute(
+                "UPDATE migration.slices SET state = %s, validated_at = NULL, validated_equal = NULL,"
+                " validated_marker = NULL, validated_lsn = NULL, validated_changes = NULL, verified_at = NULL,"
+                " verified_equal = NULL, changed_at = clock_timestamp(), run_id = %s, updated_at = clock_timestamp()"
+                " WHERE lock_key = %s",
+                [SliceState.COPIED, run_id, record.lock_key],
+            )
+
+
+def forget_stream(base: Connected, relation: str) -> None:
+    """The stream's row goes last: as long as it is there, it says what is left to do. Its alerts end with it.
+
+    The base's markers stay: a later stream must not give a marker a number that a cut in the ledger has.
+    """
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute("DELETE FROM migration.streams WHERE relation = %s", [relation])
+        base.execute(
+            "UPDATE migration.alerts SET cleared_at = clock_timestamp() WHERE relation = %s AND cleared_at IS NULL",
+            [relation],
+        )
+
+
+def require_no_cutover(base: Connected, relation: str) -> None:
+    """Refuse where the base is, or is about to become, the system of record.
+
+    Raises:
+        StreamError: A cutover or rollback is under way, or the last one that counts was a cutover.
+    """
+    there = base.execute("SELECT to_regclass('migration.cutovers') IS NOT NULL").fetchone()
+    if not require_row(there, "to_regclass")[0]:
+        return
+    row = base.execute(
+        "SELECT kind, outcome, state, started_at::text FROM migration.cutovers WHERE relation = %s"
+        " AND (outcome = 'running' OR (outcome = 'succeeded' AND NOT rehearse)) ORDER BY id DESC LIMIT 1",
+        [relation],
+    ).fetchone()
+    if row is None or (row[0] == "rollback" and row[1] == "succeeded"):
+        return
+    kind, outcome, state, started = row
+    done = "is done: the base is the system of record" if outcome == "succeeded" else f"is under way ({state})"
+    raise StreamError(
+        f"a {kind}, begun {started}, {done}",
+        where=relation,
+        state_left="nothing was changed",
+        next_step="finish it or roll back: once the legacy is the system of record again, this can be done",
+    )
+
+
+def leftovers_of_cutovers(base: Connected, spec: TableSpec, name: str) -> bool:
+    """Whether rehearsals or rollbacks left a slot, a publication or a trigger on the base."""
+    row = base.execute(
+        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s)"
+        " OR EXISTS (SELECT FROM pg_publication WHERE pubname = %(name)s)"
+        " OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = %(hold)s)",
+        {"name": f"{name}_back", "table": str(spec.table), "hold": HOLD},
+    ).fetchone()
+    return bool(require_row(row, "EXISTS")[0])
+
+
+def clear_leftovers(base: Connected, spec: TableSpec, name: str, *, patience_seconds: float) -> None:
+    """Gone afterwards: the reverse stream's parts on the base, and the trigger that held writes."""
+    drop_slot(base, f"{name}_back")
+    base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(f"{name}_back")))
+
+    def unhold() -> None:
+        with base.transaction():
+            base.execute("SET LOCAL lock_timeout = '200ms'")
+            base.execute(
+                sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(HOLD), table_name(spec.table))
+            )
+
+    retry_locked(unhold, patience_seconds=patience_seconds)

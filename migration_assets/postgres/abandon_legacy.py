@@ -1,0 +1,256 @@
+"""Takes everything of ours off the legacy, so that it is as it was found: slot, publication, guard, identity, markers.
+
+Belongs here: what is there, and the statements that take it away. Each may be repeated, and may be the last one before
+a crash. In which order, and what the base has to do with it: `abandon`.
+"""
+
+from dataclasses import dataclass
+
+from psycopg import errors, sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.domain.table_spec import TableSpec, parse_identifiers, quote_identifier
+from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publication, replica_identity
+from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.introspection import relation_oid
+from migration_assets.postgres.retries import retry_locked, wait_until
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+
+PREFIX = "migration_assets_"
+_LIKE = "migration\\_assets\\_%"
+_WORDS = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL"}
+_SLOT_FREE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What of one migration is on the legacy now.
+
+    Attributes:
+        table: Whether the table is there at all.
+        slot: Whether the slot is.
+        publication: Whether the publication is.
+        guard: Whether the table has a trigger of ours: against TRUNCATE, or the one that a rehearsed cutover left.
+        identity: The table's replica identity: `d`, `n`, `f`, or `i:index`; None without a table.
+        markers: Rows of this table among the markers; None where there is no table of markers.
+        table_shared_with: Other publications of ours that publish the table: guard and identity are theirs, too.
+        markers_used_by: Why schema migration stays: who else needs it. Empty where nobody does.
+    """
+
+    table: bool
+    slot: bool
+    publication: bool
+    guard: bool
+    identity: str | None
+    markers: int | None
+    table_shared_with: tuple[str, ...]
+    markers_used_by: tuple[str, ...]
+
+
+def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
+    """Look; `name` is that of publication and slot."""
+    there = relation_oid(legacy, spec.table) is not None
+    row = legacy.execute(
+        "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s),"
+        " EXISTS (SELECT FROM pg_publication WHERE pubname = %(name)s),"
+        " EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = ANY(%(guards)s))",
+        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD]},
+    ).fetchone()
+    slot, publication, guard = require_row(row, "what is there")
+    return Remains(
+        table=there,
+        slot=slot,
+        publication=publication,
+        guard=guard,
+        identity=replica_identity(legacy, spec) if there else None,
+        markers=_markers(legacy, spec),
+        table_shared_with=tuple(one for one in publications_of(legacy, spec) if one != name),
+        markers_used_by=_markers_used_by(legacy, spec, name),
+    )
+
+
+def publications_of(legacy: Connected, spec: TableSpec) -> list[str]:
+    """All of ours, of this and of other migrations, that publish the table or its markers."""
+    rows = legacy.execute(
+        "SELECT DISTINCT p.pubname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid"
+        " WHERE p.pubname LIKE %(ours)s AND (r.prrelid = to_regclass(%(table)s)"
+        "  OR (r.prrelid = to_regclass('migration.markers')"
+        # The filter as the server prints it has the relation as a literal.
+        "      AND position(quote_literal(%(relation)s) IN pg_get_expr(r.prqual, r.prrelid)) > 0)) ORDER BY 1",
+        {"ours": _LIKE, "table": str(spec.table), "relation": spec.relation},
+    )
+    return [str(row[0]) for row in rows]
+
+
+def orphaned_slots(legacy: Connected) -> list[str]:
+    """Slots of ours in this database that have no publication any more: nobody can say whose they are."""
+    rows = legacy.execute(
+        "SELECT slot_name::text FROM pg_replication_slots s WHERE slot_name LIKE %s AND database = current_database()"
+        " AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.slot_name) ORDER BY 1",
+        [_LIKE],
+    )
+    return [str(row[0]) for row in rows]
+
+
+def reverse_subscriptions(legacy: Connected, spec: TableSpec) -> list[str]:
+    """Subscriptions of the legacy that write to the table: it follows a base; a cutover is under way or done."""
+    rows = legacy.execute(
+        "SELECT p.subname::text FROM pg_subscription p JOIN pg_subscription_rel r ON r.srsubid = p.oid"
+        " WHERE r.srrelid = to_regclass(%s)"
+        " AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1",
+        [str(spec.table)],
+    )
+    return [str(row[0]) for row in rows]
+
+
+def identity_text(identity: str) -> str:
+    """As in `REPLICA IDENTITY …`."""
+    return f"USING INDEX {quote_identifier(_index_of(identity))}" if identity.startswith("i") else _WORDS[identity]
+
+
+def _index_of(identity: str) -> str:
+    return parse_identifiers(identity.removeprefix("i").removeprefix(":"))[-1]
+
+
+def _markers(legacy: Connected, spec: TableSpec) -> int | None:
+    if _regclass(legacy, "migration.marker_id") is None or _regclass(legacy, "migration.markers") is None:
+        return None  # never made, or a base's own table of that name
+    row = legacy.execute("SELECT count(*) FROM migration.markers WHERE relation = %s", [spec.relation]).fetchone()
+    return int(require_row(row, "a count")[0])
+
+
+def _regclass(legacy: Connected, name: str) -> int | None:
+    return require_row(legacy.execute("SELECT to_regclass(%s)::oid::bigint", [name]).fetchone(), "to_regclass")[0]
+
+
+def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str, ...]:
+    if _regclass(legacy, "migration.marker_id") is None:
+        return ()
+    rows = legacy.execute(
+        "SELECT DISTINCT 'publication ' || p.pubname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid ="
+        " p.oid WHERE r.prrelid = to_regclass('migration.markers') AND p.pubname <> %(name)s"
+        " UNION ALL SELECT DISTINCT format('the guard of %%s', t.tgrelid::regclass) FROM pg_trigger t"
+        " WHERE t.tgfoid IN (to_regproc('migration.refuse_truncate'), to_regproc('migration.refuse_writes'))"
+        " AND t.tgrelid IS DISTINCT FROM to_regclass(%(table)s)"
+        " UNION ALL SELECT DISTINCT 'markers of ' || relation FROM migration.markers WHERE relation <> %(relation)s"
+        " UNION ALL SELECT 'a ledger' WHERE to_regclass('migration.slices') IS NOT NULL ORDER BY 1",
+        {"name": name, "table": str(spec.table), "relation": spec.relation},
+    ).fetchall()
+    return tuple(str(row[0]) for row in rows)
+
+
+def remove_slot(legacy: Connected, slot: str) -> None:
+    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+
+    Raises:
+        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+    """
+
+    def gone() -> bool:
+        try:
+            drop_slot(legacy, slot)
+        except errors.ObjectInUse:
+            return False
+        return True
+
+    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
+        raise StreamError(
+            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            where=slot,
+            state_left="the slot is there, and so is all that would have been taken away after it",
+            next_step="drop that subscription on its own database, then run this again",
+        )
+
+
+def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:
+    """Gone afterwards."""
+    retry_locked(lambda: drop_publication(legacy, name), patience_seconds=patience_seconds)
+
+
+def unmark_table(legacy: Connected, spec: TableSpec, former: str | None, *, patience_seconds: float) -> str | None:
+    """Drop the guard and set the identity back, in one transaction with one short lock, asked for again and again.
+
+    Returns:
+        What could not be done as asked for: the index of the former identity is gone. None where all is well.
+    """
+    table, note = table_name(spec.table), None
+
+    def once() -> None:
+        nonlocal note
+        note = None
+        with legacy.transaction():
+            for trigger in (GUARD, HOLD):
+                legacy.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table))
+            if former is None or replica_identity(legacy, spec) == former:
+                return
+            try:
+                with legacy.transaction():
+                    legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(table, _identity(former)))
+            except (errors.UndefinedObject, errors.WrongObjectType, errors.InvalidObjectDefinition) as error:
+                note = f"the former identity {identity_text(former)} cannot be set ({error.diag.message_primary}):"
+                note += " it is DEFAULT now"
+                legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY DEFAULT").format(table))
+
+    retry_locked(once, patience_seconds=patience_seconds)
+    return note
+
+
+def _identity(former: str) -> sql.Composable:
+    if former.startswith("i"):
+        return sql.SQL("USING INDEX {}").format(sql.Identifier(_index_of(former)))
+    return {"d": sql.SQL("DEFAULT"), "n": sql.SQL("NOTHING"), "f": sql.SQL("FULL")}[former]
+
+
+def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_seconds: float) -> tuple[str, ...]:
+    """Delete this table's markers; drop what carried them, and the schema, where nobody else needs them.
+
+    Returns:
+        Who needs them; empty where they are gone.
+    """
+
+    def once() -> tuple[str, ...]:
+        with legacy.transaction():
+            # As whoever makes them: another base may begin at this moment.
+            legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+            if _regclass(legacy, "migration.marker_id") is None:
+                return ()
+            legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])
+            if _regclass(legacy, "migration.reverse_markers") is not None:
+                legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [spec.relation])
+            users = _markers_used_by(legacy, spec, name)
+            return users or _drop_carriers(legacy)
+
+    return retry_locked(once, patience_seconds=patience_seconds)
+
+
+def _drop_carriers(legacy: Connected) -> tuple[str, ...]:
+    try:
+        with legacy.transaction():
+            legacy.execute(
+                "DROP TABLE migration.markers; DROP SEQUENCE migration.marker_id;"
+                " DROP TABLE IF EXISTS migration.reverse_markers, migration.holds;"
+                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes()"
+            )
+    except errors.DependentObjectsStillExist as error:
+        return (f"what somebody built on it ({error.diag.message_detail})",)
+    return _drop_schema(legacy)
+
+
+def _drop_schema(legacy: Connected) -> tuple[str, ...]:
+    """Without CASCADE: what others put there keeps it, and so do rights and a comment, which are somebody's, too."""
+    row = legacy.execute(
+        "SELECT nspacl IS NOT NULL OR obj_description(oid, 'pg_namespace') IS NOT NULL FROM pg_namespace"
+        " WHERE nspname = 'migration'"
+    ).fetchone()
+    if row is None:
+        return ()
+    if row[0]:
+        return ("the schema has rights or a comment of somebody's",)
+    try:
+        with legacy.transaction():
+            legacy.execute("DROP SCHEMA migration")
+    except errors.DependentObjectsStillExist:
+        return ("other objects in schema migration",)
+    return ()

@@ -1,0 +1,102 @@
+"""The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.true_up.slices import slice_rows
+from migration_assets.postgres.validation import prove
+from migration_assets.postgres.validation_records import Proof, record_proof
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How many weeks were compared and found equal, and how many rows they hold."""
+
+    weeks: int
+    rows: int
+
+
+def compare_sides(
+    plan: CutoverPlan,
+    base: Connected,
+    legacy: Connected,
+    description: TableDescription,
+    kind: CutoverKind,
+    marker: int | None,
+    deadline: Deadline,
+) -> Compared:
+    """Compare every week that matters; the ledger notes each result.
+
+    Raises:
+        CutoverError: A week differs; names it and the rows. Or the time is over.
+    """
+    records = to_compare(base, plan, kind)
+    lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
+    proofs = _prove_all(plan, records, description, lsn, marker, deadline)
+    for record, proof in zip(records, proofs, strict=True):
+        if record.under_cdc:
+            with base.transaction():
+                record_proof(base, record, proof, "validate", plan.stream.run_id)
+    wrong = [f"{r.week.key}: {p.differences}" for r, p in zip(records, proofs, strict=True) if not p.equal]
+    if wrong:
+        raise CutoverError(
+            "the sides differ: " + "; ".join(wrong),
+            where=plan.relation,
+            next_step="`migration-assets repair` shows and repairs the rows; then run this again",
+        )
+    return Compared(len(records), sum(proof.base.rows for proof in proofs))
+
+
+def to_compare(base: Connected, plan: CutoverPlan, kind: CutoverKind) -> list[SliceRecord]:
+    """The weeks under CDC, or those of them that changed since they were last proven equal.
+
+    For a rollback also those that are open and never joined the stream: applications have written into them since.
+    """
+    records = [record for record in read_slices(base, plan.relation) if record.under_cdc]
+    if not plan.compare_all and kind is CutoverKind.CUTOVER:
+        changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
+        # The apply worker has ended, and told all it did.
+        records = [r for r in records if not r.validated_equal or r.validated_changes != changes.get(r.leaf, 0)]
+    if kind is CutoverKind.ROLLBACK:
+        records += [r for r in read_slices(base, plan.relation) if r.state is SliceState.ABSENT]
+    return records
+
+
+def _prove_all(
+    plan: CutoverPlan,
+    records: Sequence[SliceRecord],
+    description: TableDescription,
+    lsn: str,
+    marker: int | None,
+    deadline: Deadline,
+) -> list[Proof]:
+    stream = plan.stream
+
+    def one(record: SliceRecord) -> Proof:
+        deadline.check("the comparison")
+        purpose = f"{record.week.key}:cutover"
+        timeouts = Timeouts(statement=max(1, int(deadline.remaining() * 1000)), idle_in_transaction=0)
+        with (
+            stream.databases.session("base", purpose, timeouts) as base,
+            stream.databases.session("legacy", purpose, timeouts) as legacy,
+            deadline.watched(base),
+            deadline.watched(legacy),
+        ):
+            for side in (base, legacy):
+                side.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return prove(legacy, base, slice_rows(stream, description, record), lsn=lsn, marker=marker)
+
+    with ThreadPoolExecutor(max_workers=stream.limits.parallel, thread_name_prefix="cutover") as pool:
+        try:
+            return list(pool.map(one, records))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

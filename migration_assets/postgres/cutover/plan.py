@@ -1,0 +1,35 @@
+"""Which cutover is meant, and how patient and how careful it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from migration_assets.domain.cutover_state import SideName
+from migration_assets.postgres.stream_plan import StreamPlan
+
+Switch = Callable[[SideName, int], None]
+
+
+@dataclass(frozen=True)
+class CutoverPlan:
+    """One table's cutover or rollback.
+
+    `timeout_seconds` bounds the time in which no side accepts writes; `patience_seconds` how long a small lag (a marker
+    that arrives within `lag_seconds`) and a moment between writers are waited for before that. `sequence_margin` are
+    keys left out on the target. `compare_all`: every week under CDC is compared while writes are held; else only those
+    whose leaf changed since they were last validated. `switch` tells the applications which side they belong to, and
+    raises where it cannot. `base_url_for_legacy` is the base as the legacy's own server reaches it.
+    """
+
+    stream: StreamPlan
+    timeout_seconds: float = 60.0
+    lag_seconds: float = 5.0
+    patience_seconds: float = 60.0
+    sequence_margin: int = 1000
+    compare_all: bool = True
+    switch: Switch | None = None
+    base_url_for_legacy: str | None = field(default=None, repr=False)
+
+    @property
+    def relation(self) -> str:
+        """The table's key in the ledger."""
+        return self.stream.relation

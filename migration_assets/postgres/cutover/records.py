@@ -1,0 +1,191 @@
+"""The ledger's record of every cutover and rollback: intent before each deed, durably."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName, require_transition
+from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.records import stream_lock
+from migration_assets.postgres.sessions import Connected, require_row
+
+CUTOVER_LOCK_CLASS = 71007
+
+
+@dataclass(frozen=True)
+class CutoverRecord:
+    """One cutover or rollback; times are by the base's clock, see the ledger's comments."""
+
+    id: int
+    relation: str
+    kind: CutoverKind
+    rehearse: bool
+    approved_by: str
+    state: CutoverState
+    timeline: Mapping[str, Mapping[str, str]]
+    stream_barred: bool
+    held_at: datetime | None
+    opened_at: datetime | None
+    released_at: datetime | None
+    downtime_ms: float | None
+    compared_weeks: int | None
+    compared_rows: int | None
+    error: str | None
+    outcome: str
+    run_id: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+def read_cutovers(base: Connected, relation: str) -> list[CutoverRecord]:
+    """All of them, oldest first."""
+    return _read(base, "WHERE relation = %s ORDER BY id", relation)
+
+
+def unfinished_cutover(base: Connected, relation: str) -> CutoverRecord | None:
+    """The one that is under way, or was when its process died."""
+    found = _read(base, "WHERE relation = %s AND outcome = 'running'", relation)
+    return found[0] if found else None
+
+
+def read_cutover(base: Connected, cutover: int) -> CutoverRecord:
+    """One, as it is now."""
+    return _read(base, "WHERE id = %s", cutover)[0]
+
+
+def _read(base: Connected, where: LiteralString, value: object) -> list[CutoverRecord]:
+    with base.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(sql.SQL("SELECT * FROM migration.cutovers {}").format(sql.SQL(where)), [value])
+        return [_record(row) for row in cursor]
+
+
+def _record(row: dict[str, Any]) -> CutoverRecord:
+    fields: dict[str, Any] = {**row, "kind": CutoverKind(row["kind"]), "state": CutoverState(row["state"])}
+    return CutoverRecord(**fields)
+
+
+def in_charge(base: Connected, relation: str) -> SideName:
+    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
+    row = base.execute(
+        "SELECT kind FROM migration.cutovers WHERE relation = %s AND opened_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+        [relation],
+    ).fetchone()
+    return "legacy" if row is None else CutoverKind(row[0]).target
+
+
+@contextmanager
+def cutover_lock(base: Connected, relation: str) -> Generator[None]:
+    """Hold the cutover: whoever has the lock may take an unfinished one for dead.
+
+    Raises:
+        StreamError: Somebody else has it; says who.
+    """
+    try:
+        with stream_lock(base, relation, lock_class=CUTOVER_LOCK_CLASS):
+            yield
+    except StreamError as error:
+        if "is being worked on" not in error.what:
+            raise
+        raise StreamError(
+            error.what.replace("the change stream", "the cutover"),
+            where=relation,
+            state_left=error.state_left,
+            next_step="wait for it; or end it (SELECT pg_terminate_backend(pid) on the base), then run this again",
+        ) from None
+
+
+def begin(
+    base: Connected, relation: str, kind: CutoverKind, *, rehearse: bool, approved_by: str, run_id: str | None
+) -> int:
+    """A new record, state `begun`; its id."""
+    with durably(base):
+        row = base.execute(
+            "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, run_id, timeline) VALUES (%s, %s,"
+            " %s, %s, %s, jsonb_build_object('begun', jsonb_build_object('started', clock_timestamp()))) RETURNING id",
+            [relation, kind, rehearse, approved_by, run_id],
+        ).fetchone()
+    return int(require_row(row, "a new cutover")[0])
+
+
+def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | None = None) -> None:
+    """Note that a step begins, and that the one before is finished.
+
+    Raises:
+        CutoverError: The transition is not allowed.
+    """
+    with durably(base):
+        row = base.execute(
+            "SELECT state, opened_at IS NOT NULL, relation FROM migration.cutovers WHERE id = %s FOR UPDATE", [cutover]
+        ).fetchone()
+        before, opened, relation = require_row(row, "the cutover")
+        require_transition(CutoverState(before), state, opened=bool(opened), where=str(relation))
+        base.execute(
+            "UPDATE migration.cutovers SET state = %(state)s, error = coalesce(%(error)s, error),"
+            " timeline = timeline || CASE WHEN state = %(state)s THEN '{}' ELSE jsonb_build_object("
+            "  state, coalesce(timeline -> state, '{}') || jsonb_build_object('finished', clock_timestamp())) END"
+            " || jsonb_build_object(%(state)s::text, jsonb_build_object('started', clock_timestamp()))"
+            " WHERE id = %(id)s",
+            {"state": state, "error": error, "id": cutover},
+        )
+
+
+def finish(base: Connected, cutover: int, outcome: str) -> None:
+    """Note how it ended."""
+    with durably(base):
+        base.execute(
+            "UPDATE migration.cutovers SET outcome = %s, finished_at = clock_timestamp(),"
+            " timeline = timeline || jsonb_build_object(state, coalesce(timeline -> state, '{}')"
+            "  || jsonb_build_object('finished', clock_timestamp())) WHERE id = %s",
+            [outcome, cutover],
+        )
+
+
+def note_held(base: Connected, cutover: int) -> None:
+    """Writes are held from about now on."""
+    base.execute("UPDATE migration.cutovers SET held_at = clock_timestamp() WHERE id = %s", [cutover])
+
+
+def note_compared(base: Connected, cutover: int, weeks: int, rows: int) -> None:
+    """What was compared while writes were held."""
+    base.execute(
+        "UPDATE migration.cutovers SET compared_weeks = %s, compared_rows = %s WHERE id = %s", [weeks, rows, cutover]
+    )
+
+
+def note_released(base: Connected, cutover: int, downtime_ms: float | None, *, opened: bool) -> None:
+    """Some side accepts writes again; in the transaction that opens it where that is the base's.
+
+    Without `downtime_ms` it is counted from the ledger's own times: the process that knew better is dead.
+    """
+    base.execute(
+        "UPDATE migration.cutovers SET released_at = coalesce(released_at, clock_timestamp()),"
+        " opened_at = CASE WHEN %(opened)s THEN coalesce(opened_at, clock_timestamp()) ELSE opened_at END,"
+        " downtime_ms = coalesce(downtime_ms, %(ms)s,"
+        "  extract(epoch FROM clock_timestamp() - held_at)::float8 * 1000) WHERE id = %(id)s",
+        {"opened": opened, "ms": downtime_ms, "id": cutover},
+    )
+
+
+def bar_stream(base: Connected, cutover: int, *, barred: bool) -> None:
+    """From now on nobody lets the change stream go on (or everybody may again); in the caller's transaction."""
+    if barred:
+        base.execute("UPDATE migration.cutovers SET stream_barred = true WHERE id = %s", [cutover])
+    else:
+        base.execute(
+            "UPDATE migration.cutovers SET stream_barred = false WHERE stream_barred"
+            " AND relation = (SELECT relation FROM migration.cutovers WHERE id = %s)",
+            [cutover],
+        )
+
+
+@contextmanager
+def durably(base: Connected) -> Generator[None]:
+    """A transaction whose commit is on disk when it returns, also on a base that commits asynchronously by default."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        yield

@@ -1,0 +1,155 @@
+"""The reverse stream: native logical replication from the base back to the legacy, which a rollback rests on.
+
+Updates and deletes are published with the leaves' primary keys (the key and the control column); the legacy finds its
+row by its own primary key. A row that changes its week travels as a delete and an insert.
+"""
+
+import time
+from collections.abc import Callable
+
+from psycopg import errors, sql
+
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.change_stream.subscription import (
+    Worker,
+    apply_worker,
+    create_subscription,
+    disable,
+    drop_subscription,
+    enable,
+    legacy_conninfo,
+)
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+
+_ORIGIN_SINCE = 160000
+_SHORTEST, _LONGEST = 0.002, 0.05
+
+
+def reverse_names(forward: StreamNames) -> StreamNames:
+    """The three parts' names: of this table and this base, and nobody else's."""
+    name = f"{forward.slot}_back"
+    return StreamNames(name, name, name)
+
+
+def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
+    """Publication and slot on the base, place for markers on the legacy: all that may take time, before any hold.
+
+    Whatever an earlier one left behind is cleared away first.
+
+    Raises:
+        CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
+    """
+    drop_reverse(base, legacy, names)
+    legacy.execute(
+        "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
+        " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
+    )
+    legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
+    base.execute(
+        sql.SQL(
+            "CREATE PUBLICATION {} FOR TABLE {}, migration.reverse_markers WHERE (relation = {})"
+            " WITH (publish = 'insert, update, delete', publish_via_partition_root = true)"
+        ).format(sql.Identifier(names.publication), table_name(plan.stream.spec.table), sql.Literal(plan.relation))
+    )
+    try:
+        with base.transaction():
+            base.execute(f"SET LOCAL statement_timeout = {int(plan.patience_seconds * 1000) or 1}".encode())
+            base.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [names.slot])
+    except errors.QueryCanceled:
+        raise CutoverError(
+            f"the reverse stream's slot could not begin within {plan.patience_seconds:g} s: a transaction that writes"
+            " to the base is still open",
+            where=names.slot,
+            state_left="nothing was held",
+            next_step="let it end (SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL), then run this again",
+        ) from None
+
+
+def start_reverse(
+    base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames, description: TableDescription
+) -> None:
+    """Let the stream run from here on: both sides stand still, and are equal.
+
+    What the slot has seen until now came from the legacy, or was our own; none of it may go back.
+    """
+    # All that was applied is on disk: this session's last commit, which was synchronous, came after it.
+    base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
+    url = plan.base_url_for_legacy or plan.stream.databases.base_url
+    conninfo = legacy_conninfo(base, url, names.subscription)
+    with legacy.transaction():
+        legacy.execute("SET LOCAL synchronous_commit = on")
+        create_subscription(legacy, names, conninfo, binary=description.binary_copy)
+        if legacy.info.server_version >= _ORIGIN_SINCE:
+            # Only what is written on the base itself; nothing that came from the legacy.
+            legacy.execute(
+                sql.SQL("ALTER SUBSCRIPTION {} SET (origin = none)").format(sql.Identifier(names.subscription))
+            )
+
+
+def drop_reverse(base: Connected, legacy: Connected, names: StreamNames) -> None:
+    """Gone afterwards, on both sides."""
+    drop_subscription(legacy, names.subscription)
+    drop_slot(base, names.slot)
+    base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(names.publication)))
+
+
+def send_reverse_marker(base: Connected, relation: str) -> int:
+    """Write a marker on the base, durably; its id."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        row = base.execute(
+            "INSERT INTO migration.reverse_markers (relation, id)"
+            " VALUES (%s, nextval('migration.reverse_marker_id')) RETURNING id",
+            [relation],
+        ).fetchone()
+    return int(require_row(row, "a reverse marker")[0])
+
+
+def reverse_arrived(legacy: Connected, relation: str, marker: int) -> bool:
+    """Whether the marker is visible on the legacy: then all that the base committed before it is applied there."""
+    found = legacy.execute(
+        "SELECT 1 FROM migration.reverse_markers WHERE relation = %s AND id = %s", [relation, marker]
+    )
+    return found.fetchone() is not None
+
+
+def reverse_worker(legacy: Connected, names: StreamNames) -> Worker | None:
+    """The reverse subscription, or None where there is none."""
+    return apply_worker(legacy, names.subscription)
+
+
+def let_reverse_run(legacy: Connected, names: StreamNames) -> None:
+    """Enable it, where it is there."""
+    if reverse_worker(legacy, names) is not None:
+        enable(legacy, names.subscription)
+
+
+def rest(subscriber: Connected, subscription: str, pid: int | None, *, patience: Callable[[], float]) -> None:
+    """After DISABLE: until the worker has ended; nothing is applied any more then.
+
+    Raises:
+        CutoverError: It does not end.
+    """
+    pause = _SHORTEST
+    while True:
+        worker = apply_worker(subscriber, subscription)
+        gone = worker is None or worker.pid is None
+        if gone and not subscriber.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid or 0]).fetchone():
+            return
+        if patience() <= 0:
+            raise CutoverError("the apply worker does not end", where=subscription, next_step="see its server's log")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+
+
+def stop_reverse(legacy: Connected, names: StreamNames, *, patience: Callable[[], float]) -> None:
+    """Disable it and wait until its worker has ended."""
+    worker = reverse_worker(legacy, names)
+    if worker is not None:
+        disable(legacy, names.subscription)
+        rest(legacy, names.subscription, worker.pid, patience=patience)

@@ -1,0 +1,153 @@
+"""What each state of the machine does, up to the moment that the target accepts writes. Every deed may be repeated."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
+from migration_assets.postgres.base_table import require_root
+from migration_assets.postgres.change_stream.records import StreamStatus, set_status
+from migration_assets.postgres.change_stream.running import require_running
+from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
+from migration_assets.postgres.cutover.comparing import compare_sides
+from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
+from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
+from migration_assets.postgres.cutover.reverse import (
+    prepare_reverse,
+    rest,
+    reverse_arrived,
+    reverse_worker,
+    send_reverse_marker,
+    start_reverse,
+    stop_reverse,
+)
+from migration_assets.postgres.cutover.sequences import advance_sequences
+from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.true_up.slices import same_table
+
+_SHORTEST, _LONGEST = 0.001, 0.05
+
+
+def _begun(work: Work) -> None:
+    """Everything that can be refused is refused here; then what takes time and holds nobody."""
+    stream = work.plan.stream
+    same_table(stream, work.legacy, work.base)
+    if work.kind is CutoverKind.CUTOVER:
+        require_running(work.base, work.plan.relation)
+        hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
+        prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
+    else:
+        require_enabled(reverse_worker(work.legacy, work.reverse), work.reverse.subscription)
+        if not refuses_writes(work.legacy, stream):
+            raise CutoverError(
+                "the legacy accepts writes although the base is in charge: its hold was taken away by hand",
+                where=work.plan.relation,
+                next_step="find out what was written there (compare the tables); then hold it again: ALTER TABLE …"
+                " ENABLE TRIGGER migration_assets_hold, and run this again",
+            )
+    may_open(work.target, stream, work.id)
+
+
+def _waiting(work: Work) -> None:
+    give_up = time.monotonic() + work.plan.patience_seconds
+    while True:
+        arrived = _marker(work)
+        if wait_until(arrived, seconds=work.plan.lag_seconds):
+            return
+        if time.monotonic() >= give_up:
+            raise CutoverError(
+                f"the lag stayed over {work.plan.lag_seconds:g} s for {work.plan.patience_seconds:g} s",
+                where=work.plan.relation,
+                next_step="`migration-assets stream status` says why; run this again when it is small",
+            )
+
+
+def _held(work: Work) -> None:
+    side = work.kind.source
+    hold(work.source, work.plan.stream, side, work.id, patience_seconds=work.plan.patience_seconds, take_over=True)
+    work.deadline.start()
+    note_held(work.base, work.id)
+
+
+def _drained(work: Work) -> None:
+    arrived = _marker(work)
+    pause = _SHORTEST
+    while not arrived():
+        work.deadline.check("draining the stream")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+    if work.kind is CutoverKind.ROLLBACK:
+        stop_reverse(work.legacy, work.reverse, patience=work.deadline.remaining)
+        return
+    worker = apply_worker(work.base, work.forward.subscription)
+    with durably(work.base):
+        bar_stream(work.base, work.id, barred=True)
+        set_status(work.base, work.plan.relation, StreamStatus.HELD, f"by cutover {work.id}, until it is rolled back")
+        disable(work.base, work.forward.subscription)
+    pid = worker.pid if worker else None
+    rest(work.base, work.forward.subscription, pid, patience=work.deadline.remaining)
+
+
+def _marker(work: Work) -> Callable[[], bool]:
+    """Send a marker along the stream that runs; whether it has arrived."""
+    relation = work.plan.relation
+    if work.kind is CutoverKind.CUTOVER:
+        marker = send_heartbeat(work.legacy, relation)
+        return lambda: has_arrived(work.base, relation, marker)
+    marker = send_reverse_marker(work.base, relation)
+    return lambda: reverse_arrived(work.legacy, relation, marker)
+
+
+def _compared(work: Work) -> None:
+    description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    done = compare_sides(work.plan, work.base, work.legacy, description, work.kind, None, work.deadline)
+    note_compared(work.base, work.id, done.weeks, done.rows)
+
+
+def _sequences(work: Work) -> None:
+    spec = work.plan.stream.spec
+    work.deadline.check("the comparison")
+    legacy, base = require_table(work.legacy, spec.table, "legacy"), require_table(work.base, spec.table, "base")
+    require_root(work.base, base, legacy, spec)
+    both = (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
+    advance_sequences(work.source, work.target, spec.table, *both, margin=work.plan.sequence_margin)
+
+
+def _reversed(work: Work) -> None:
+    if work.kind is CutoverKind.ROLLBACK:
+        return  # it rests since it was drained, and is dropped once the legacy accepts writes: until then it may go on
+    description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    start_reverse(work.base, work.legacy, work.plan, work.reverse, description)
+    marker = send_reverse_marker(work.base, work.plan.relation)
+    pause = _SHORTEST
+    while not reverse_arrived(work.legacy, work.plan.relation, marker):
+        work.deadline.check("the reverse stream's first marker")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+
+
+def let_writes_in(work: Work) -> None:
+    """Open the target. Where this fails, only a look at the target tells whether it did."""
+    work.deadline.check("the steps before the opening")
+    mark_opening(work.source, work.plan.stream, work.id)
+    if work.kind is CutoverKind.CUTOVER:
+        with durably(work.base):
+            note_released(work.base, work.id, None, opened=True)
+            open_side(work.base, work.plan.stream, work.id)
+    else:
+        open_side(work.legacy, work.plan.stream, work.id)
+        note_released(work.base, work.id, work.deadline.elapsed_ms, opened=True)
+    work.deadline.stop()
+
+
+STAGES: Mapping[CutoverState, Callable[[Work], None]] = {
+    CutoverState.BEGUN: _begun,
+    CutoverState.WAITING: _waiting,
+    CutoverState.HELD: _held,
+    CutoverState.DRAINED: _drained,
+    CutoverState.COMPARED: _compared,
+    CutoverState.SEQUENCES: _sequences,
+    CutoverState.REVERSED: _reversed,
+}

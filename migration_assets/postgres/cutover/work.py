@@ -1,0 +1,84 @@
+"""What a run of the machine has at hand: the sessions, the locks, the names, the deadline."""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.postgres.change_stream.records import (
+    START_LOCK_CLASS,
+    StreamNames,
+    names_of,
+    stream_lock,
+)
+from migration_assets.postgres.change_stream.running import require_stream
+from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.slice_locks import slice_locks
+
+# A step on the stream may take long; nobody is held while we wait for it.
+_STREAM_LOCK_MS = 60_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One cutover or rollback under way. `base` holds the locks, so that what it does is never done by a dead run."""
+
+    plan: CutoverPlan
+    id: int
+    kind: CutoverKind
+    base: Connected
+    legacy: Connected
+    forward: StreamNames
+    deadline: Deadline
+
+    @property
+    def source(self) -> Connected:
+        """The side whose writes leave."""
+        return self.legacy if self.kind is CutoverKind.CUTOVER else self.base
+
+    @property
+    def target(self) -> Connected:
+        """The side that they go to."""
+        return self.base if self.kind is CutoverKind.CUTOVER else self.legacy
+
+    @property
+    def reverse(self) -> StreamNames:
+        """The reverse stream's names."""
+        return reverse_names(self.forward)
+
+
+def long_session() -> Timeouts:
+    """Of the sessions that the whole run goes through: a statement may take long, a lock not."""
+    return Timeouts(lock=5_000, statement=0, idle_in_transaction=30_000)
+
+
+def forward_names(base: Connected, relation: str) -> StreamNames:
+    """The names of the stream from the legacy to the base.
+
+    Raises:
+        StreamError: There was none ever.
+    """
+    return names_of(require_stream(base, relation))
+
+
+@contextmanager
+def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
+    """Nobody joins, copies, repairs, validates or pauses meanwhile.
+
+    Raises:
+        SliceBusyError: Somebody works on a week.
+        StreamError: Somebody works on the stream.
+    """
+    with ExitStack() as stack:
+        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
+        base.execute("SET lock_timeout = '5s'")
+        stack.enter_context(slice_locks(base, read_slices(base, plan.relation)))
+        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        stack.enter_context(stream_lock(base, plan.relation))
+        base.execute("SET lock_timeout = '5s'")
+        yield

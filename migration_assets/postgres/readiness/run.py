@@ -1,0 +1,89 @@
+"""Runs every examination; what one of them cannot do is a finding, and never keeps the others from running."""
+
+from collections.abc import Callable, Mapping
+
+import psycopg
+
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.readiness import ReadinessPlan
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.server_pair import compare_servers
+from migration_assets.postgres.preflight.wording import error_text
+from migration_assets.postgres.readiness import (
+    activity,
+    coverage,
+    extensions,
+    grants,
+    outside,
+    sequences,
+    server_settings,
+    statistics,
+    structure,
+)
+from migration_assets.postgres.readiness.sides import Sides
+from migration_assets.postgres.sessions import Databases, Timeouts
+
+Examination = Callable[[Sides], list[Finding]]
+_TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
+
+
+def _server_pair(sides: Sides) -> list[Finding]:
+    # Its time zone is that of our own sessions' server default; `server_settings` looks at the applications'.
+    return [one for one in compare_servers(sides.legacy, sides.base) if one.code != "time_zone"]
+
+
+EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
+    "sign_offs": (Area.DATA, coverage.examine_sign_offs),
+    "rows_outside": (Area.DATA, outside.examine_outside),
+    "sequences": (Area.TABLE, sequences.examine_sequences),
+    "structure": (Area.TABLE, structure.examine_structure),
+    "grants": (Area.BASE, grants.examine_grants),
+    "statistics": (Area.BASE, statistics.examine_statistics),
+    "activity": (Area.BASE, activity.examine_activity),
+    "settings": (Area.BASE, server_settings.examine_settings),
+    "server_pair": (Area.BASE, _server_pair),
+    "extensions": (Area.BASE, extensions.examine_extensions),
+}
+
+
+def examine_readiness(
+    databases: Databases, spec: TableSpec, calendar: FiscalCalendar, plan: ReadinessPlan
+) -> list[Finding]:
+    """Everything but the stream and late bookings, which are looked at elsewhere. Changes nothing.
+
+    Never raises for what it finds, nor for a side that is away: that is the blocking finding `reachable`.
+    """
+    findings: list[Finding] = []
+    try:
+        with (
+            databases.session("legacy", "readiness", _TIMEOUTS) as legacy,
+            databases.session("base", "readiness", _TIMEOUTS) as base,
+        ):
+            for connection in (legacy, base):
+                connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
+            of_legacy = require_table(legacy, spec.table, "legacy")
+            of_base = require_table(base, spec.table, "base")
+            sides = Sides(legacy, base, spec, calendar, plan, of_legacy, of_base)
+            for code, (area, examine) in EXAMINATIONS.items():
+                findings += _attempted(code, area, examine, sides)
+    except (psycopg.OperationalError, MigrationError) as error:
+        remedy = (
+            error.next_step
+            if isinstance(error, MigrationError) and error.next_step
+            else "see `migration-assets preflight`"
+        )
+        findings.append(Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy))
+    return findings
+
+
+def _attempted(code: str, area: Area, examine: Examination, sides: Sides) -> list[Finding]:
+    try:
+        return examine(sides)
+    except (psycopg.Error, MigrationError, ValueError) as error:
+        if sides.legacy.broken or sides.base.broken:
+            raise
+        evidence = f"could not be examined: {error_text(error)}"
+        return [Finding(code, area, Severity.BLOCKING, evidence, "mend what the message says, then look again")]

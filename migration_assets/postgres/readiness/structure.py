@@ -1,0 +1,142 @@
+"""Compares what hangs on the table: indexes, constraints, defaults, and all that preflight said is not carried."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_description import Index, column_differences
+from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
+from migration_assets.postgres.change_stream.legacy_side import GUARD
+from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.preflight.not_carried import examine_not_carried
+from migration_assets.postgres.preflight.wording import info, listed
+from migration_assets.postgres.readiness.sides import Sides
+
+# Rights have an examination of their own; what hangs on types and parents was blocking before the migration began.
+_ELSEWHERE = {"privilege", "child table", "parent table", "unlogged table"}
+
+
+def examine_structure(sides: Sides) -> list[Finding]:
+    """What the legacy has and the base has not, each with what makes it."""
+    return [*_indexes(sides), *_uniqueness(sides), *_columns(sides), *_checks(sides), *_not_carried(sides)]
+
+
+def _indexes(sides: Sides) -> Iterator[Finding]:
+    wanted = [index for index in sides.of_legacy.indexes if index.valid]
+    there = {index.tail: index for index in sides.of_base.indexes}
+    missing = [index for index in wanted if index.tail not in there]
+    broken = [there[index.tail] for index in wanted if index.tail in there and not there[index.tail].valid]
+    for index in missing:
+        evidence = f"index {index.name} of the legacy ({index.tail}) has no counterpart in the base"
+        yield Finding("index_missing", Area.TABLE, Severity.BLOCKING, evidence, _create(sides, index))
+    for index in broken:
+        name = f"{quote_identifier(sides.spec.table.schema)}.{quote_identifier(index.name)}"
+        evidence = f"index {index.name} of the base's root is not valid: some partition has none to match"
+        remedy = (
+            f"find the partitions without it (\\d+ {name}), CREATE INDEX CONCURRENTLY on each, then ALTER INDEX {name}"
+            " ATTACH PARTITION …; or, where a long lock is all right, DROP INDEX and " + _create(sides, index)
+        )
+        yield Finding("index_invalid", Area.TABLE, Severity.BLOCKING, evidence, remedy)
+    if not missing and not broken:
+        yield info("indexes", Area.TABLE, f"all {len(wanted)} valid secondary indexes of the legacy are in the base")
+
+
+def _create(sides: Sides, index: Index) -> str:
+    unique = "UNIQUE " if index.is_unique_with(sides.spec.control_column) else ""
+    return (
+        f"in the base: CREATE {unique}INDEX {quote_identifier(index.name)} ON {sides.spec.table} {index.tail};"
+        " -- holds writes while it is built: per leaf with CONCURRENTLY, then ATTACH, where that is too long"
+    )
+
+
+def _uniqueness(sides: Sides) -> Iterator[Finding]:
+    control = sides.spec.control_column
+    lost = [
+        index for index in sides.of_legacy.indexes if index.valid and index.unique and control not in index.key_columns
+    ]
+    for index in lost:
+        evidence = f"{index.name} is unique in the legacy; the base, partitioned by {control}, cannot enforce it"
+        remedy = (
+            f"let whoever writes keep ({', '.join(index.key_columns)}) unique (a table of its own with that key and a"
+            " trigger enforces it), or decide that it is not needed any more"
+        )
+        yield Finding("unique_not_carried", Area.TABLE, Severity.WARNING, evidence, remedy)
+    keys = sides.of_legacy.primary_key, sides.of_base.primary_key
+    if keys[0] != keys[1]:
+        yield info(
+            "primary_key",
+            Area.TABLE,
+            f"the key is ({', '.join(keys[0])}) in the legacy, ({', '.join(keys[1])}) in the base: after the cutover"
+            f" only a sequence or the application keeps ({', '.join(keys[0])}) alone unique",
+        )
+
+
+def _columns(sides: Sides) -> Iterator[Finding]:
+    for what in column_differences(sides.of_legacy, sides.of_base):
+        remedy = "make the same change on the base; the stream goes on by itself"
+        yield Finding("columns_differ", Area.TABLE, Severity.BLOCKING, what, remedy)
+    of_base = {column.name: column for column in sides.of_base.columns}
+    table = sides.spec.table
+    same = True
+    for column in sides.of_legacy.columns:
+        other, name = of_base.get(column.name), quote_identifier(column.name)
+        if other is None:
+            continue
+        if column.not_null and not other.not_null:
+            same = False
+            remedy = f"in the base: ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL;"
+            evidence = f"{column.name} is NOT NULL in the legacy alone"
+            yield Finding("not_null_missing", Area.TABLE, Severity.BLOCKING, evidence, remedy)
+        drawn = column.identity or column.default_sequence
+        if not drawn and not column.is_generated and column.default != other.default:
+            same = False
+            clause = f"SET DEFAULT {column.default}" if column.default is not None else "DROP DEFAULT"
+            remedy = f"in the base: ALTER TABLE {table} ALTER COLUMN {name} {clause};"
+            evidence = f"{column.name} has default {column.default} in the legacy, {other.default} in the base"
+            yield Finding("default_differs", Area.TABLE, Severity.BLOCKING, evidence, remedy)
+    if same:
+        yield info("columns", Area.TABLE, f"{len(of_base)} columns: NOT NULL and defaults are the same")
+
+
+def _checks(sides: Sides) -> Iterator[Finding]:
+    there = {check.definition for check in sides.of_base.checks}
+    missing = [check for check in sides.of_legacy.checks if check.definition not in there]
+    for check in missing:
+        add = f"ALTER TABLE {sides.spec.table} ADD CONSTRAINT {quote_identifier(check.name)} {check.definition}"
+        evidence = f"constraint {check.name} ({check.definition}) is in the legacy alone"
+        yield Finding("check_missing", Area.TABLE, Severity.BLOCKING, evidence, f"in the base: {add};")
+    if not missing:
+        yield info("checks", Area.TABLE, f"all {len(sides.of_legacy.checks)} check constraints are in the base")
+
+
+def _not_carried(sides: Sides) -> Iterator[Finding]:
+    """By preflight's words; what the base has by that name by now is left out."""
+    there = {(kind, _name(kind, text)) for kind, text in sides.of_base.not_carried}
+    mine = [
+        (kind, text)
+        for kind, text in sides.of_legacy.not_carried
+        if kind not in _ELSEWHERE and _name(kind, text) not in {GUARD, HOLD}
+    ]
+    made = [(kind, text) for kind, text in mine if (kind, _name(kind, text)) in there]
+    left = [pair for pair in mine if pair not in made]
+    findings = examine_not_carried(replace(sides.of_legacy, not_carried=tuple(left)))
+    yield from (one for one in findings if one.code != "not_carried")
+    if made:
+        names = listed(f"{kind} {text}" for kind, text in made)
+        yield info(
+            "counterparts", Area.TABLE, f"by name the base has: {names}; that they do the same is for you to see"
+        )
+    if not mine:
+        yield info("counterparts", Area.TABLE, "the legacy has no trigger, rule, policy or foreign key of its own")
+
+
+def _name(kind: str, text: str) -> str:
+    """The name in what introspection wrote: `name`, `name: definition` or `name on table`."""
+    if kind == "incoming foreign key":
+        return text.rpartition(" on ")[0]
+    if ": " in text:
+        try:
+            return parse_identifiers(text.partition(": ")[0])[0]
+        except Exception:  # noqa: BLE001  a name that holds ': ' itself: compared as it stands
+            return text
+    return text

@@ -1,0 +1,78 @@
+"""Readiness for the cutover, for whoever asks: the databases, the stream, and what came late."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.findings import Area, Finding, Severity, blocking, worst_first
+from migration_assets.domain.readiness import ReadinessPlan, stream_findings
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.preflight.wording import error_text, info
+from migration_assets.postgres.readiness import examine_readiness
+from migration_assets.postgres.retirement_checks import late_bookings
+from migration_assets.runtime import Migration
+from migration_assets.steps.observation import observe
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """All findings, worst first."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing blocks."""
+        return not blocking(self.findings)
+
+
+def examine_cutover(migration: Migration) -> Readiness:
+    """Look at everything; changes nothing but heartbeats.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+        SettingsError: A connection URL cannot be read.
+    """
+    settings = migration.settings
+    plan = ReadinessPlan(
+        now=migration.now(),
+        max_age=timedelta(hours=settings.validation_max_age_hours),
+        sequence_margin=settings.cutover_sequence_margin,
+    )
+    try:
+        with migration.databases.session("base", "readiness") as base:
+            ensure_ledger(base)
+    except psycopg.OperationalError as error:
+        remedy = "bring the base back, or correct MIGRATION_BASE_URL"
+        return Readiness((Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy),))
+    findings = examine_readiness(migration.databases, migration.spec, migration.calendar, plan)
+    return Readiness(tuple(worst_first([*findings, *_stream(migration), *_late(migration)])))
+
+
+def _stream(migration: Migration) -> list[Finding]:
+    observed = observe(migration)
+    return stream_findings(observed.problems, observed.sample.status, observed.sample.lag_seconds)
+
+
+def _late(migration: Migration) -> list[Finding]:
+    """Weeks that left the stream, compared in full with what their archives hold."""
+    try:
+        late = late_bookings(migration.stream_plan())
+    except (psycopg.Error, MigrationError) as error:
+        evidence = f"could not be examined: {error_text(error)}"
+        return [Finding("late_bookings", Area.DATA, Severity.BLOCKING, evidence, "mend it, then look again")]
+    if not late:
+        return [info("late_bookings", Area.DATA, "no week that left the stream got a booking afterwards")]
+    return [
+        Finding(
+            "late_bookings",
+            Area.DATA,
+            Severity.BLOCKING,
+            f"{one.week.key} ({one.state}): the legacy has {one.legacy}, its archive {one.archived}",
+            f"migration-assets restore {one.week.quarter.key} {one.week.name}, materialize change_stream for its"
+            " quarter, then validated_slice, sign_off and parquet_archive",
+        )
+        for one in late
+    ]

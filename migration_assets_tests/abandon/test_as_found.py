@@ -1,0 +1,250 @@
+"""After an abandoned migration the legacy is as it was found, whatever it was like and however far we had come."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import LiteralString
+
+import pytest
+from psycopg import sql
+
+from migration_assets.domain.errors import SignOffError, StreamError
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.abandon import abandon, clean_legacy
+from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.cutover.holds import hold, release
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
+from migration_assets.postgres.sessions import Databases
+from migration_assets.postgres.sign_offs import read_sign_off, record_sign_off
+from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
+from migration_assets_tests.postgres.support import QUARTER, Ground
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
+IDENTITIES: dict[str, tuple[LiteralString, ...]] = {
+    "default": (),
+    "nothing": ("ALTER TABLE bookings REPLICA IDENTITY NOTHING",),
+    "full": ("ALTER TABLE bookings REPLICA IDENTITY FULL",),
+    "an index with an odd name": (
+        'CREATE UNIQUE INDEX "Key of, bookings" ON bookings (id, booked_at)',
+        'ALTER TABLE bookings REPLICA IDENTITY USING INDEX "Key of, bookings"',
+    ),
+}
+
+
+def _signed(ground: Ground) -> None:
+    for number in range(1, 14):
+        ground.validate(number)
+    ground.reconcile()
+    with ground.databases.session("base", "test") as base:
+        record_sign_off(
+            base, ground.spec, QUARTER, approved_by="Ada", note="", max_age=timedelta(hours=1),
+            versions=("0", "0"), problems=(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_the_catalogue_is_the_same_whatever_the_replica_identity_was(ground: Ground, identity: str) -> None:
+    ground.fill(91).run("legacy", *IDENTITIES[identity])
+    before = catalogue(ground)
+    ground.streamed()
+    assert catalogue(ground) != before
+    steps: list[str] = []
+    done = abandon(ground.plan, apply=True, on_step=steps.append)
+    assert (list(done.done), done.notes) == (steps, ())
+    assert_as_found(ground, before)
+    ground.run("legacy", "TRUNCATE bookings")
+
+
+def test_a_dry_run_changes_nothing_and_says_everything(ground: Ground) -> None:
+    ground.fill(91).streamed()
+    before, state = catalogue(ground), ground.base_state()
+    planned = abandon(ground.plan, apply=False)
+    assert not planned.applied
+    assert_as_found(ground, before)
+    assert ground.base_state() == state
+    assert planned.done == abandon(ground.plan, apply=True).done
+
+
+def test_nothing_of_it_is_signed_off_afterwards_and_it_can_begin_anew(ground: Ground) -> None:
+    ground.fill(182).streamed()
+    _signed(ground)
+    abandon(ground.plan, apply=True)
+    with ground.databases.session("base", "test") as base:
+        assert "copied" in " ".join(read_sign_off(base, ground.spec, QUARTER).void)
+        with pytest.raises(SignOffError, match="not under CDC"):
+            record_sign_off(
+                base, ground.spec, QUARTER, approved_by="Ada", note="", max_age=timedelta(hours=1),
+                versions=("0", "0"), problems=(),
+            )  # fmt: skip
+    assert "abandoned: the change stream no longer follows" in (ground.record().last_error or "")
+    assert ground.record().validated_at is None
+    ground.run(
+        "legacy",
+        "UPDATE bookings SET guests = guests + 1 WHERE id % 5 = 0",
+        "DELETE FROM bookings WHERE id % 7 = 0",
+    )
+    ground.stream()
+    ground.assert_same()
+    _signed(ground)
+
+
+def test_abandoned_twice_it_says_that_there_is_nothing(ground: Ground) -> None:
+    ground.fill(91).streamed()
+    abandon(ground.plan, apply=True)
+    with pytest.raises(StreamError, match="nothing to abandon"):
+        abandon(ground.plan, apply=True)
+
+
+def test_a_second_table_of_the_same_legacy_keeps_what_it_needs(ground: Ground) -> None:
+    ground.fill(91).run(
+        "legacy",
+        "CREATE TABLE other (id bigint PRIMARY KEY, booked_at timestamptz NOT NULL)",
+        "INSERT INTO other SELECT id, booked_at FROM bookings",
+    )
+    before = catalogue(ground)
+    other = replace(ground, spec=TableSpec(QualifiedName("public", "other"), "booked_at"))
+    ground.streamed()
+    other.streamed()
+    done = abandon(ground.plan, apply=True)
+    assert "other" in done.notes[0]
+    other.assert_same()
+    with pytest.raises(Exception, match="would not reach the base"):
+        ground.run("legacy", "TRUNCATE other")
+    ground.run("legacy", "TRUNCATE bookings")
+    abandon(other.plan, apply=True)
+    assert_as_found_but_truncated(ground, before)
+
+
+def assert_as_found_but_truncated(ground: Ground, before: dict[str, list[object]]) -> None:
+    for kind, now in catalogue(ground).items():
+        if kind != "relations":  # a TRUNCATE gives new files
+            assert now == before[kind], kind
+
+
+def test_two_bases_of_the_same_table_share_guard_and_identity(ground: Ground) -> None:
+    ground.fill(91)
+    before = catalogue(ground)
+    ground.streamed()
+    ground.run("legacy", "CREATE PUBLICATION migration_assets_0123456789ab FOR TABLE bookings")
+    done = abandon(ground.plan, apply=True)
+    assert "keeps its guard and REPLICA IDENTITY FULL" in done.notes[0]
+    with pytest.raises(Exception, match="would not reach the base"):
+        ground.run("legacy", "TRUNCATE bookings")
+    ground.run("legacy", "DROP PUBLICATION migration_assets_0123456789ab")
+    gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
+    clean_legacy(gone.plan, apply=True)
+    assert_as_found(ground, before)
+
+
+def test_a_lost_subscription_slot_or_publication_stops_nothing(ground: Ground) -> None:
+    ground.fill(91)
+    before = catalogue(ground)
+    ground.streamed()
+    name = sql.Identifier(ground.stream_record().publication)
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        for statement in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
+            base.execute(sql.SQL(statement).format(name))
+        base.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
+        legacy.execute(
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active_pid IS NOT NULL"
+            " AND database = current_database()"
+        )
+        legacy.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+        )
+        legacy.execute(sql.SQL("DROP PUBLICATION {}").format(name))
+    abandon(ground.plan, apply=True)
+    assert_as_found(ground, before)
+
+
+def test_a_schema_of_that_name_that_somebody_else_uses_stays(ground: Ground) -> None:
+    ground.fill(91).run("legacy", "CREATE SCHEMA migration", "CREATE TABLE migration.theirs ()")
+    before = catalogue(ground)
+    ground.streamed()
+    done = abandon(ground.plan, apply=True)
+    assert done.notes == ("schema migration stays on the legacy, for other objects in schema migration",)
+    assert_as_found(ground, before)
+
+
+def test_an_identity_whose_index_is_gone_is_said(ground: Ground) -> None:
+    ground.fill(91).run("legacy", *IDENTITIES["an index with an odd name"])
+    ground.streamed()
+    ground.run("legacy", 'DROP INDEX "Key of, bookings"')
+    done = abandon(ground.plan, apply=True)
+    assert "cannot be set" in done.notes[0]
+    assert ground.one("legacy", "SELECT relreplident::text FROM pg_class WHERE relname = 'bookings'") == "d"
+
+
+def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground) -> None:
+    ground.fill(91)
+    before = catalogue(ground)
+    ground.streamed()
+    with pytest.raises(StreamError, match="the base is there"):
+        clean_legacy(ground.plan, apply=True)
+    gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
+    name = sql.Identifier(ground.stream_record().subscription)
+    with ground.databases.session("base", "test") as base:
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
+    planned = clean_legacy(gone.plan, apply=False)
+    assert "not known without the base" in planned.notes[0]
+    assert clean_legacy(gone.plan, apply=True).done == planned.done
+    assert_as_found(ground, before)
+    with pytest.raises(StreamError, match="nothing to abandon"):
+        clean_legacy(gone.plan, apply=True)
+
+
+def test_a_slot_without_a_publication_is_only_dropped_by_name(ground: Ground) -> None:
+    ground.fill(91)
+    before = catalogue(ground)
+    ground.streamed()
+    gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
+    stream = ground.stream_record()
+    name = sql.Identifier(stream.subscription)
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
+        legacy.execute(sql.SQL("DROP PUBLICATION {}").format(name))
+    with pytest.raises(StreamError, match="slots of ours, no publication"):
+        clean_legacy(gone.plan, apply=True)
+    clean_legacy(gone.plan, apply=True, name=stream.slot)
+    assert_as_found(ground, before)
+
+
+def test_a_cutover_stands_in_the_way_until_it_is_rolled_back(ground: Ground) -> None:
+    ground.fill(91).streamed()
+    ground.run(
+        "base",
+        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by)"
+        " VALUES ('public.bookings', 'cutover', false, 'Ada')",
+    )
+    with pytest.raises(StreamError, match=r"under way \(begun\)"):
+        abandon(ground.plan, apply=False)
+    ground.run("base", "UPDATE migration.cutovers SET outcome = 'succeeded', state = 'done'")
+    with pytest.raises(StreamError, match="the base is the system of record"):
+        abandon(ground.plan, apply=False)
+    ground.run(
+        "base",
+        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, outcome)"
+        " VALUES ('public.bookings', 'rollback', false, 'Ada', 'succeeded')",
+    )
+    assert abandon(ground.plan, apply=False).done
+
+
+def test_what_a_rehearsal_left_goes_too(ground: Ground) -> None:
+    ground.fill(91)
+    before = catalogue(ground)
+    ground.streamed()
+    plan, name = ground.plan, ground.stream_record().slot
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        names = reverse_names(StreamNames(name, name, name))
+        prepare_reverse(base, legacy, CutoverPlan(plan), names)
+        hold(legacy, plan, "legacy", 1, patience_seconds=10)
+        hold(base, plan, "base", 1, patience_seconds=10)
+        with pytest.raises(StreamError, match="holds the legacy's writes"):
+            abandon(plan, apply=True)
+        for session in (legacy, base):
+            release(session, plan, 1)
+    abandon(plan, apply=True)
+    assert_as_found(ground, before)
+    assert ground.ask("base", "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") == []
+    assert ground.ask("base", "SELECT pubname FROM pg_publication") == []
+    assert ground.ask("base", "SELECT tgname FROM pg_trigger WHERE tgname = 'migration_assets_hold'") == []

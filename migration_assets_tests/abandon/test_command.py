@@ -1,0 +1,55 @@
+"""`abandon` as a person types it."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
+from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
+
+
+@pytest.fixture
+def quarter(servers: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveQuarter]:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
+        monkeypatch.delenv(name)
+    with live_quarter(servers) as made:
+        yield made
+
+
+def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: LiveQuarter) -> None:
+    before = catalogue(quarter.ground)
+    told = quarter.run("abandon")
+    assert told.exit_code == 0, told.output
+    for text in ("Nothing was changed", "drop subscription", "drop slot", "13 weeks under CDC", "--yes"):
+        assert text in told.output, text
+    assert_as_found(quarter.ground, before)
+    assert quarter.run("abandon --identity full").exit_code == 2
+    assert "the base is there" in quarter.run("abandon --legacy-only").stderr
+    done = quarter.run("abandon --yes")
+    assert done.exit_code == 0, done.output
+    assert "is abandoned" in done.output
+    assert quarter.ground.ask("legacy", "SELECT 1 FROM pg_namespace WHERE nspname = 'migration'") == []
+    again = quarter.run("abandon --yes")
+    assert again.exit_code == 2
+    assert "nothing to abandon" in again.stderr
+    seen = quarter.run("readiness")
+    assert seen.exit_code == 1
+    assert "there is no change stream" in seen.output
+    started = quarter.run("stream start FY25-Q2")
+    assert started.exit_code == 0, started.output
+    quarter.ground.assert_same()
+
+
+def test_a_base_that_is_gone_is_no_obstacle_with_legacy_only(quarter: LiveQuarter) -> None:
+    away = {"MIGRATION_BASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "MIGRATION_RETRY_ATTEMPTS": "1"}
+    assert quarter.run("abandon", "--yes", **away).exit_code == 2
+    with quarter.ground.databases.session("base", "test") as base:
+        base.execute(f"ALTER SUBSCRIPTION {quarter.subscription} DISABLE".encode())
+    done = quarter.run("abandon", "--legacy-only", "--yes", "--identity", "nothing", **away)
+    assert done.exit_code == 0, done.output
+    identity = "SELECT relreplident::text FROM pg_class WHERE relname = 'bookings' AND relkind = 'r'"
+    assert quarter.ground.one("legacy", identity) == "n"

@@ -1,0 +1,72 @@
+"""The ground of these tests: a small table under CDC, and the plan of its cutover."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from migration_assets.domain.cutover_state import SideName
+from migration_assets.postgres.cutover.machine import cut_over, roll_back
+from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
+from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers
+from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
+from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.postgres.support import Ground
+
+SIDES: tuple[SideName, SideName] = ("legacy", "base")
+
+
+class CutoverGround(Ground):
+    """With the verbs of a cutover."""
+
+    def cutover_plan(self, **changes: object) -> CutoverPlan:
+        plan = CutoverPlan(self.plan, timeout_seconds=20, lag_seconds=5, patience_seconds=5, sequence_margin=100)
+        return replace(plan, **changes)  # pyright: ignore[reportArgumentType]
+
+    def cut(self, *, rehearse: bool = False, **changes: object) -> CutoverRecord:
+        return cut_over(self.cutover_plan(**changes), approved_by="Ada", rehearse=rehearse)
+
+    def back(self, **changes: object) -> CutoverRecord:
+        return roll_back(self.cutover_plan(**changes), approved_by="Ada")
+
+    def watch(self) -> HeldWrites | None:
+        return writes_held(self.cutover_plan())
+
+    def let_go(self) -> str:
+        return release_writes(self.cutover_plan())
+
+    def charge(self) -> SideName:
+        with self.databases.session("base", "test") as base:
+            return in_charge(base, self.spec.relation)
+
+    def records(self) -> list[CutoverRecord]:
+        with self.databases.session("base", "test") as base:
+            return read_cutovers(base, self.spec.relation)
+
+    def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
+        """One booking whose key is given by the side's own sequence."""
+        return int(self.one(side, "INSERT INTO bookings (booked_at, guests) VALUES (%s, 2) RETURNING id", when))
+
+    def equal(self) -> None:
+        """Both sides hold the same rows; nobody writes and everything has arrived."""
+        here, there = self.contents("legacy"), self.contents("base")
+        lost, surplus = set(here) - set(there), set(there) - set(here)
+        assert here == there, f"legacy alone {sorted(lost)[:4]}, base alone {sorted(surplus)[:4]}"
+
+
+def ground_of(legacy_url: str, base_url: str, rows: int = 910) -> CutoverGround:
+    ground = CutoverGround(Databases(legacy_url, base_url))
+    ground.fill(rows)
+    ground.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), %s)", rows)
+    ground.streamed()
+    return ground
+
+
+def noted(into: list[SideName]) -> Switch:
+    return lambda to, _cutover: into.append(to)
+
+
+def failing(only: SideName | None = None) -> Callable[[SideName, int], None]:
+    def switch(to: SideName, _cutover: int) -> None:
+        if only in {None, to}:
+            raise RuntimeError("secret")
+
+    return switch

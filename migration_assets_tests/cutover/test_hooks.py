@@ -1,0 +1,96 @@
+"""The team's own switch, as the settings name it: a command or a webhook, whose output is nobody's business."""
+
+import json
+import sys
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.postgres.sessions import Databases
+from migration_assets.runtime import Migration
+from migration_assets.settings import load_settings
+from migration_assets.steps.cutover import cutover_plan
+
+
+def migration(**settings: Any) -> Migration:
+    return Migration(load_settings(env_file=None, **settings), Databases("postgresql://x/l", "postgresql://x/b"))
+
+
+def call(**settings: Any) -> None:
+    switch = cutover_plan(migration(**settings)).switch
+    assert switch is not None
+    switch("base", 7)
+
+
+def python(code: str) -> str:
+    return f'{sys.executable} -c "{code}" {{to}}'
+
+
+def test_without_a_hook_nobody_is_told() -> None:
+    assert cutover_plan(migration()).switch is None
+
+
+def test_a_command_is_told_where_writes_go(tmp_path: Path) -> None:
+    out = tmp_path / "told"
+    call(cutover_hook_command=python(f"import sys; open('{out}', 'w').write(sys.argv[1] + sys.stdin.read())"))
+    side, _, told = out.read_text().partition("{")
+    assert side == "base"
+    assert json.loads("{" + told) == {"relation": "public.amenity_bookings", "to": "base", "cutover": 7}
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (python("import sys; print('s3cret'); sys.exit(3)"), "ended with code 3"),
+        (python("import time; time.sleep(30)"), "did not end within 0.5 s"),
+        ("/nowhere/s3cret --password s3cret", "cannot be run"),
+        ("'s3cret", "cannot be run"),
+    ],
+)
+def test_a_command_that_fails_says_how_and_shows_nothing(command: str, what: str) -> None:
+    with pytest.raises(CutoverError, match=what) as caught:
+        call(cutover_hook_command=command, cutover_hook_timeout_seconds=0.5)
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(migration(cutover_hook_command=command))
+
+
+class _Hook(BaseHTTPRequestHandler):
+    bodies: list[Any]
+
+    def do_POST(self) -> None:
+        self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(500 if "fail" in self.path else 204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's own name
+        pass
+
+
+@pytest.fixture
+def address() -> Generator[str]:
+    _Hook.bodies = []
+    with HTTPServer(("127.0.0.1", 0), _Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_webhook_is_told_where_writes_go(address: str) -> None:
+    call(cutover_hook_url=f"{address}/s3cret")
+    assert _Hook.bodies == [{"relation": "public.amenity_bookings", "to": "base", "cutover": 7}]
+
+
+def test_a_webhook_that_fails_says_how_and_shows_nothing(address: str) -> None:
+    with pytest.raises(CutoverError, match="answered with status 500") as caught:
+        call(cutover_hook_url=f"{address}/s3cret/fail")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(CutoverError, match="cannot be called: URLError") as caught:
+        call(cutover_hook_url="http://127.0.0.1:1/s3cret", cutover_hook_timeout_seconds=2)
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,1 @@
+"""Readiness for the cutover."""
