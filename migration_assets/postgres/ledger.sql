@@ -376,7 +376,7 @@ CREATE TABLE migration.evidence_chain (
 );
 COMMENT ON TABLE migration.evidence_chain IS
     'What was proven, signed, archived and retired: each record covers the one before, so that none can change unseen';
-COMMENT ON COLUMN migration.evidence_chain.id IS 'its place in the relation''s chain: 1, 2, 3…, without a gap';
+COMMENT ON COLUMN migration.evidence_chain.id IS 'its place in the relation''s chain: 1, 2, 3 and so on, without a gap';
 COMMENT ON COLUMN migration.evidence_chain.sha256 IS
     'over id, relation, kind, quarter, payload_sha256, previous_sha256, at and run_id as canonical JSON';
 CREATE FUNCTION migration.refuse_to_alter_evidence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
