@@ -38,6 +38,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.snapshot
 	$(BIN)/python -m benchmarks.cdc
+	$(BIN)/python -m benchmarks.archive
 
 # Stops the embedded servers first; their data lies in var/ or, for root, where var/servers.json says.
 clean:
