@@ -101,8 +101,10 @@ def _worker_down(view: View) -> Verdict:
     sample, previous = view.sample, view.previous
     if not sample.subscription_enabled or sample.worker_pids is None:
         return UNKNOWN
+    # A worker that cannot reach the legacy comes and goes; a short look may see it once and take it for well.
+    unread = sample.slot_active is False and not sample.heartbeat_arrived
     if sample.worker_pids:
-        return None
+        return (Severity.WARNING, "an apply worker was seen, but nobody reads the slot") if unread else None
     again = previous is not None and previous.worker_pids == () and previous.subscription_enabled
     return Severity.CRITICAL if again else Severity.WARNING, "the subscription is enabled, and no apply worker runs"
 

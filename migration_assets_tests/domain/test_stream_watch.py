@@ -71,6 +71,8 @@ RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] 
     (C.SUBSCRIPTION_DISABLED, CRITICAL, {"subscription_enabled": False, "worker_pids": ()}, ()),
     (C.WORKER_DOWN, WARNING, {"worker_pids": ()}, ()),
     (C.WORKER_DOWN, CRITICAL, {"worker_pids": ()}, (before(worker_pids=()),)),
+    (C.WORKER_DOWN, WARNING, {"slot_active": False, "heartbeat_arrived": False}, ()),
+    (C.WORKER_DOWN, WARNING, {"slot_active": False, "heartbeat_arrived": None}, ()),
     (C.WORKER_LOOPING, CRITICAL, {"worker_pids": (1, 2)}, ()),
     (C.WORKER_LOOPING, WARNING, {"worker_pids": (3,)}, (before(60, worker_pids=(1,)), before(30, worker_pids=(2,)))),
     (C.APPLY_ERRORS, WARNING, {"apply_errors": 6}, ()),
