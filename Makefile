@@ -24,7 +24,7 @@ ui: $(STAMP)
 
 # Three at a time, each with PostgreSQL servers of its own: tests wait for servers more than they compute.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak: $(STAMP)

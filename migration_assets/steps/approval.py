@@ -10,6 +10,7 @@ import psycopg
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.sign_off_evidence import SignedOff
 from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.domain.stream_watch import evaluate
 from migration_assets.postgres.change_stream.records import read_stream
@@ -22,6 +23,9 @@ from migration_assets.runtime import Migration
 
 __all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
 
+# One look cannot tell a worker that is down from one that restarts, which is why the alert begins as a warning; the
+# gate does not take that risk.
+_STOPS_AS_A_WARNING = ProblemCode.WORKER_DOWN
 log = logging.getLogger(__name__)
 
 
@@ -81,15 +85,16 @@ def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState
 def _observe(migration: Migration, base: Connected, given: Sequence[str] | None) -> tuple[str, list[str]]:
     """The legacy's version, and what stops the stream now; a legacy that cannot be reached does so, too.
 
-    The ledger's own status is for the gate to judge. A warning does not stop a sign-off: the lag of the moment says
-    nothing about a cut.
+    The ledger's own status is for the gate to judge. Other warnings do not stop a sign-off: the lag of the moment
+    says nothing about a cut.
     """
     problems = list(given or ())
     if given is None and read_stream(base, migration.spec.relation) is not None:
         limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
         sample = observe_stream(migration.databases, migration.spec, limits)
         found = evaluate(View(sample, thresholds=migration.thresholds)).problems
-        problems += [problem.what for problem in found if problem.severity is Severity.CRITICAL]
+        stops = [p for p in found if p.severity is Severity.CRITICAL or p.code is _STOPS_AS_A_WARNING]
+        problems += [problem.what for problem in stops]
         if sample.legacy_error is not None:
             return "", problems
     try:

@@ -13,14 +13,17 @@ from pydantic import SecretStr
 from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.domain.sign_off_evidence import verify
+from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.change_stream.records import stream_lock, stream_names
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.sign_offs import last_validation
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.stream_health import observe_stream
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
+from migration_assets.steps import approval
 from migration_assets.steps.approval import SignedOff, SignOffState, sign_off_quarter, sign_off_state
 from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_once, wait_for
 
@@ -291,7 +294,7 @@ def _take_another_slot(stream: Streaming) -> None:
         (_drop_subscription, ["the subscription is gone from the base"]),
         (_drop_slot, ["the replication slot is gone from the legacy"]),
         (_take_another_slot, ["instead of"]),
-        # A worker that finds no legacy comes and goes; a look sees none, or several.
+        # A worker that finds no legacy comes and goes; a look sees none, one or several.
         (_send_elsewhere, ["apply worker"]),
     ],
 )
@@ -302,6 +305,19 @@ def test_a_stream_that_is_down_stops_the_sign_off(
     refusal = streaming.refusal(problems=None)
     assert any(text in refusal for text in said), refusal
     assert {line.partition(":")[0] for line in refusal.splitlines()} == {"change stream"}
+
+
+@pytest.mark.parametrize("pids", [(), (4711,)])
+def test_a_single_look_that_met_no_worker_or_one_that_reads_nothing_stops_the_sign_off(
+    streaming: Streaming, monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...]
+) -> None:
+    """What `_send_elsewhere` shows now and then, without the chance in it."""
+
+    def unlucky(*given: Any) -> StreamSample:
+        return replace(observe_stream(*given), worker_pids=pids, slot_active=False, heartbeat_arrived=None)
+
+    monkeypatch.setattr(approval, "observe_stream", unlucky)
+    assert "apply worker" in streaming.refusal(problems=None)
 
 
 def test_a_legacy_that_cannot_be_reached_stops_the_sign_off(streaming: Streaming) -> None:
