@@ -460,3 +460,42 @@ BEGIN
 END $$;
 CREATE TRIGGER bar_stream BEFORE INSERT OR UPDATE ON migration.streams
     FOR EACH ROW EXECUTE FUNCTION migration.bar_stream();
+
+-- version 7
+CREATE TABLE migration.legacy_reads (
+    relation        text PRIMARY KEY,
+    watched_since   timestamptz NOT NULL,
+    seen_at         timestamptz NOT NULL,
+    counters        jsonb NOT NULL DEFAULT '{}',
+    last_read_at    timestamptz,
+    last_reader     text
+);
+COMMENT ON TABLE migration.legacy_reads IS
+    'While the base is in charge: whether anybody still reads the legacy''s table, seen by the watch look by look';
+COMMENT ON COLUMN migration.legacy_reads.watched_since IS 'since when nothing can have been missed';
+COMMENT ON COLUMN migration.legacy_reads.counters IS 'of the legacy''s statistics, at the last look';
+COMMENT ON COLUMN migration.legacy_reads.last_read_at IS 'the look that last saw a read; NULL: none did';
+
+CREATE TABLE migration.decommissions (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation        text NOT NULL UNIQUE,
+    cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
+    approved_by     text NOT NULL CHECK (btrim(approved_by) <> ''),
+    note            text NOT NULL DEFAULT '',
+    scope           text NOT NULL CHECK (scope IN ('database', 'table')),
+    state           text NOT NULL DEFAULT 'begun' CHECK (state IN ('begun', 'fingerprinted', 'closed', 'severed', 'done')),
+    last_read_at    timestamptz,
+    watched_since   timestamptz,
+    final           jsonb NOT NULL DEFAULT '{}',
+    former          jsonb NOT NULL DEFAULT '{}',
+    error           text,
+    run_id          text,
+    started_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at     timestamptz
+);
+COMMENT ON TABLE migration.decommissions IS
+    'The point of no return: the legacy is made inactive. Intent is written before each deed; one row of a table ever';
+COMMENT ON COLUMN migration.decommissions.scope IS 'whether the legacy''s whole database was closed, or its table alone';
+COMMENT ON COLUMN migration.decommissions.final IS
+    'the legacy''s last fingerprints: {"total": ..., "weeks": {...}}, numbers as text';
+COMMENT ON COLUMN migration.decommissions.former IS 'grants and settings as they were before, for a person who must go back';
