@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from psycopg import sql
 from rich.console import Console
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import CutoverRecord, cutovers, writes_held
 from migration_assets.terminal.demo_archive import NEXT
@@ -100,7 +102,9 @@ def bring_in_rest(console: Console, migration: Migration, pool: ProcessPoolExecu
 def tell_cutover(
     console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory, stats_file: Path
 ) -> None:
-    """Rehearsal, cutover, rollback, cutover; the traffic is seen on the other side after each."""
+    """Readiness, rehearsal, cutover, rollback, cutover; the traffic is seen on the other side after each."""
+    if not _made_ready(console, migration, pool, story):
+        return
     steps = (
         ("Rehearsal", "legacy", {**_WHO, "rehearse": True}),
         ("Cutover", "base", {**_WHO, "rehearse": False}),
@@ -119,6 +123,18 @@ def tell_cutover(
                 return
             _await_traffic(migration, side, stats_file)
         _tell(console, name, side, story.records[-1])
+
+
+def _made_ready(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> bool:
+    """What a person does: read what blocks, follow the remedy, look again."""
+    with console.status("Is everything ready for a cutover?"):
+        first = pool.submit(materialize, "cutover_readiness").result()
+        if not first.success:
+            console.print(f"Readiness, first look: {first.error}", markup=False)
+            with migration.databases.session("base", "demo remedy") as base:
+                base.execute(sql.SQL("ANALYZE {}").format(table_name(migration.spec.table)))
+            return story.cdc.note("cutover_readiness", pool.submit(materialize, "cutover_readiness").result())
+    return True
 
 
 def _await_traffic(migration: Migration, side: str, stats_file: Path) -> None:
