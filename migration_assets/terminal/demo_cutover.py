@@ -128,12 +128,12 @@ def tell_cutover(
 def _made_ready(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> bool:
     """What a person does: read what blocks, follow the remedy, look again."""
     with console.status("Is everything ready for a cutover?"):
-        first = pool.submit(materialize, "cutover_readiness").result()
+        first = pool.submit(materialize, "cutover_readiness", None).result()
         if not first.success:
             console.print(f"Readiness, first look: {first.error}", markup=False)
             with migration.databases.session("base", "demo remedy") as base:
                 base.execute(sql.SQL("ANALYZE {}").format(table_name(migration.spec.table)))
-            return story.cdc.note("cutover_readiness", pool.submit(materialize, "cutover_readiness").result())
+            return story.cdc.note("cutover_readiness", pool.submit(materialize, "cutover_readiness", None).result())
     return True
 
 
