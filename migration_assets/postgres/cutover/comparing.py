@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.slice_state import SliceState
@@ -59,16 +60,33 @@ def compare_sides(
 def to_compare(base: Connected, plan: CutoverPlan, kind: CutoverKind) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal.
 
-    For a rollback also those that are open and never joined the stream: applications have written into them since.
+    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did. For a
+    rollback also those that are open and never joined the stream: applications have written into them since.
     """
     records = [record for record in read_slices(base, plan.relation) if record.under_cdc]
-    if not plan.compare_all and kind is CutoverKind.CUTOVER:
+    if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
-        # The apply worker has ended, and told all it did.
-        records = [r for r in records if not r.validated_equal or r.validated_changes != changes.get(r.leaf, 0)]
+        counted_since = _counted_since(base)
+        records = [
+            r
+            for r in records
+            if not r.validated_equal
+            or r.validated_changes != changes.get(r.leaf, 0)
+            or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
+        ]
     if kind is CutoverKind.ROLLBACK:
         records += [r for r in read_slices(base, plan.relation) if r.state is SliceState.ABSENT]
     return records
+
+
+def _counted_since(base: Connected) -> datetime | None:
+    """When the counters began at zero again: by a crash, or by hand; None where they never did."""
+    row = base.execute(
+        "SELECT greatest((SELECT stats_reset FROM pg_stat_bgwriter),"
+        " (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()))"
+    ).fetchone()
+    found: datetime | None = require_row(row, "the counters' beginning")[0]
+    return found
 
 
 def _prove_all(
