@@ -116,7 +116,7 @@ def tell_cutover(
             outcome = (
                 pool.submit(materialize, "legacy_cutover", None, config).result()
                 if config is not None
-                else pool.submit(run_plain, "rollback", {"rollback": _WHO}).result()
+                else pool.submit(run_plain, "rollback", {"roll_back_to_legacy": _WHO}).result()
             )
             story.records = cutovers(migration)
             if not story.cdc.note(name, outcome):
