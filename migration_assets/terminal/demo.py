@@ -35,11 +35,11 @@ from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bri
 from migration_assets.terminal.demo_cdc import tell_cdc
 from migration_assets.terminal.demo_copying import copy_weeks
 from migration_assets.terminal.demo_cutover import (
+    CutoverTale,
     bring_in_rest,
     compare_rest,
     decommission,
     hook_command,
-    tell_cutover,
 )
 from migration_assets.terminal.demo_equality import compare_everything, drain
 from migration_assets.terminal.demo_summary import Story, print_farewell, summarize
@@ -122,7 +122,7 @@ def _archive_and_cut_over(
             bring_in_rest(console, migration, pool, story.cutover)
         if story.cutover.ready:
             with story.timed("cutover"):
-                tell_cutover(console, migration, pool, story.cutover, stats_file)
+                CutoverTale(console, migration, pool, story.cutover, stats_file).tell(QUARTER)
     finally:
         story.later_traffic = stop_traffic_process(traffic)
 

@@ -99,70 +99,82 @@ def bring_in_rest(console: Console, migration: Migration, pool: ProcessPoolExecu
     console.print(f"Reconciled and signed off as well: {', '.join(story.signed)}.")
 
 
-def tell_cutover(
-    console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory, stats_file: Path
-) -> None:
+@dataclass(frozen=True)
+class CutoverTale:
     """Readiness, rehearsal, cutover, rollback, cutover; the traffic is seen on the other side after each."""
-    if not _made_ready(console, migration, pool, story):
-        return
-    steps = (
-        ("Rehearsal", "legacy", {**_WHO, "rehearse": True}),
-        ("Cutover", "base", {**_WHO, "rehearse": False}),
-        ("Rollback", "legacy", None),
-        ("Second cutover", "base", {**_WHO, "rehearse": False}),
-    )
-    for name, side, config in steps:
-        with console.status(f"{name}: readiness, then writes are held, drained, compared, and let in again"):
-            outcome = (
-                pool.submit(materialize, "legacy_cutover", None, config).result()
-                if config is not None
-                else pool.submit(run_plain, "rollback", {"roll_back_to_legacy": _WHO}).result()
-            )
-            story.records = cutovers(migration)
-            if not story.cdc.note(name, outcome):
-                return
-            _await_traffic(migration, side, stats_file)
-        _tell(console, name, side, story.records[-1])
 
+    console: Console
+    migration: Migration
+    pool: ProcessPoolExecutor
+    story: CutoverStory
+    stats_file: Path
 
-def _made_ready(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> bool:
-    """What a person does: read what blocks, follow the remedy, look again."""
-    with console.status("Is everything ready for a cutover?"):
-        first = pool.submit(materialize, "cutover_readiness", None).result()
-        if not first.success:
-            console.print(f"Readiness, first look: {first.error}", markup=False)
-            with migration.databases.session("base", "demo remedy") as base:
-                base.execute(sql.SQL("ANALYZE {}").format(table_name(migration.spec.table)))
-            return story.cdc.note("cutover_readiness", pool.submit(materialize, "cutover_readiness", None).result())
-    return True
-
-
-def _await_traffic(migration: Migration, side: str, stats_file: Path) -> None:
-    """Until the applications' writes are seen on that side.
-
-    Raises:
-        CutoverError: They do not come.
-    """
-    before = _written(side, stats_file)
-    if not wait_until(lambda: _written(side, stats_file) >= before + _SEEN_THERE, seconds=_FOLLOW_SECONDS):
-        held = writes_held(migration)
-        raise CutoverError(
-            f"the traffic is not seen on the {side}" + (f": {held.what}" if held else ""),
-            where="demo",
-            next_step="see demo/traffic_cutover.json below var",
+    def tell(self, main: FiscalQuarter) -> None:
+        """All of it; ends where something failed, which the story then knows."""
+        for_real = {**_WHO, "rehearse": False}
+        told = (
+            self._made_ready()
+            and self._move("Rehearsal", "legacy", {**_WHO, "rehearse": True})
+            and self._move("Cutover", "base", for_real)
+            and self._move("Rollback", "legacy")
         )
+        if not told:
+            return
+        # What the base had to take in while its stream began anew makes signatures void: they are asked for again.
+        for quarter in (*REST, NEXT, main):
+            approve(self.console, quarter, self.pool, self.story.cdc)
+        if self.story.cdc.signed:
+            self._move("Second cutover", "base", for_real)
 
+    def _made_ready(self) -> bool:
+        """What a person does: read what blocks, follow the remedy, look again."""
+        with self.console.status("Is everything ready for a cutover?"):
+            first = self.pool.submit(materialize, "cutover_readiness", None).result()
+            if first.success:
+                return True
+            self.console.print(f"Readiness, first look: {first.error}", markup=False)
+            with self.migration.databases.session("base", "demo remedy") as base:
+                base.execute(sql.SQL("ANALYZE {}").format(table_name(self.migration.spec.table)))
+            second = self.pool.submit(materialize, "cutover_readiness", None).result()
+        return self.story.cdc.note("cutover_readiness", second)
 
-def _written(side: str, stats_file: Path) -> int:
-    stats = json.loads(stats_file.read_text())
-    return int(stats["on_base"] if side == "base" else stats["transactions"] - stats["on_base"])
+    def _move(self, name: str, side: str, config: dict[str, Any] | None = None) -> bool:
+        """One run of legacy_cutover, or without a configuration of the job rollback; whether the traffic follows."""
+        with self.console.status(f"{name}: readiness, then writes are held, drained, compared, and let in again"):
+            outcome = (
+                self.pool.submit(materialize, "legacy_cutover", None, config).result()
+                if config is not None
+                else self.pool.submit(run_plain, "rollback", {"roll_back_to_legacy": _WHO}).result()
+            )
+            self.story.records = cutovers(self.migration)
+            if not self.story.cdc.note(name, outcome):
+                return False
+            self._await_traffic(side)
+        record = self.story.records[-1]
+        self.console.print(
+            f"{name}: no side took writes for {record.downtime_ms or 0:,.0f} ms; {record.compared_weeks} weeks,"
+            f" {record.compared_rows:,} rows were compared meanwhile and are equal. The traffic writes to the {side}."
+        )
+        return True
 
+    def _await_traffic(self, side: str) -> None:
+        """Until the applications' writes are seen on that side.
 
-def _tell(console: Console, name: str, side: str, record: CutoverRecord) -> None:
-    console.print(
-        f"{name}: no side took writes for {record.downtime_ms or 0:,.0f} ms; {record.compared_weeks} weeks,"
-        f" {record.compared_rows:,} rows were compared meanwhile and are equal. The traffic writes to the {side}."
-    )
+        Raises:
+            CutoverError: They do not come.
+        """
+        before = self._written(side)
+        if not wait_until(lambda: self._written(side) >= before + _SEEN_THERE, seconds=_FOLLOW_SECONDS):
+            held = writes_held(self.migration)
+            raise CutoverError(
+                f"the traffic is not seen on the {side}" + (f": {held.what}" if held else ""),
+                where="demo",
+                next_step=f"see {self.stats_file}",
+            )
+
+    def _written(self, side: str) -> int:
+        stats = json.loads(self.stats_file.read_text())
+        return int(stats["on_base"] if side == "base" else stats["transactions"] - stats["on_base"])
 
 
 def compare_rest(migration: Migration, story: CutoverStory) -> None:
