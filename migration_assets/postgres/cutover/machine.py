@@ -216,7 +216,8 @@ def _finish(work: Work) -> CutoverRecord:
         with base.transaction():
             bar_stream(base, work.id, barred=False)
             begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-        start_stream(plan.stream, None, rebuild=True)
+        # With the quarters that were opened meanwhile, whose bookings are on both sides.
+        start_stream(plan.stream, None, rebuild=True, whole_root=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 

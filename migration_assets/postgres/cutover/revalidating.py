@@ -29,17 +29,22 @@ def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
         SliceBusyError: Somebody works on one of them.
         StreamError: The stream does not run.
     """
-    changed = [record.week for record in to_compare(base, plan, CutoverKind.CUTOVER)]
+    changed = _changed(plan, base)
     for _ in range(_ROUNDS):
         if not changed:
             break
         log.info("%d weeks changed since their validation; they are validated before writes are held", len(changed))
         with ThreadPoolExecutor(plan.stream.limits.parallel, thread_name_prefix="revalidate") as pool:
             list(pool.map(partial(_validate, plan), changed))
-        before, changed = changed, [record.week for record in to_compare(base, plan, CutoverKind.CUTOVER)]
+        before, changed = changed, _changed(plan, base)
         if len(changed) >= len(before):
             break
     return changed
+
+
+def _changed(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
+    """Of what is to be compared, the weeks that a cut can prove."""
+    return [record.week for record in to_compare(base, plan, CutoverKind.CUTOVER) if record.under_cdc]
 
 
 def _validate(plan: CutoverPlan, week: FiscalWeek) -> None:
