@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
@@ -31,7 +31,6 @@ def compare_sides(
     base: Connected,
     legacy: Connected,
     description: TableDescription,
-    kind: CutoverKind,
     marker: int | None,
     deadline: Deadline,
 ) -> Compared:
@@ -40,7 +39,7 @@ def compare_sides(
     Raises:
         CutoverError: A week differs; names it and the rows. Or the time is over.
     """
-    records = to_compare(base, plan, kind)
+    records = to_compare(base, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     for record, proof in zip(records, proofs, strict=True):
@@ -62,7 +61,7 @@ def compare_sides(
     return Compared(len(records), sum(proof.base.rows for proof in proofs))
 
 
-def to_compare(base: Connected, plan: CutoverPlan, kind: CutoverKind) -> list[SliceRecord]:
+def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
     What changed is what the base's server counted: under hold the apply worker has ended, and told all it did. The
