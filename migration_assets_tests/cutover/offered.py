@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from psycopg import errors, sql
 from migration_assets.definitions import build_defs
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.runtime import Migration
+from migration_assets.runtime import Migration, open_migration
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.cutover import (
     CutoverRecord,
@@ -34,7 +34,13 @@ ASSET = "legacy_cutover"
 # While the trigger stands, a cutover that enters this state waits there, in a statement of its own.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION public.stay() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN PERFORM pg_sleep(20); RETURN NEW; END $$
+BEGIN
+    FOR n IN 1..400 LOOP
+        EXIT WHEN to_regclass('public.go_on') IS NOT NULL;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    RETURN NEW;
+END $$
 """
 _TRIGGER = """
 CREATE TRIGGER stay BEFORE UPDATE ON migration.cutovers FOR EACH ROW
@@ -58,6 +64,11 @@ class Offered:
     @property
     def ground(self) -> CutoverGround:
         return CutoverGround(self.quarter.ground.databases)
+
+    def under(self, **settings: object) -> "Offered":
+        """The same under other settings."""
+        changed = self.migration.settings.model_copy(update=settings)
+        return replace(self, quarter=replace(self.quarter, migration=open_migration(changed)))
 
     @property
     def records(self) -> list[CutoverRecord]:
@@ -119,14 +130,17 @@ class Offered:
 
     @contextmanager
     def staying(self, state: CutoverState) -> Generator[None]:
-        """A cutover stands still when it enters the state, until somebody cancels its statement."""
+        """A cutover stands still when it enters the state, until it may go on, or its statement is cancelled."""
         with psycopg.connect(self.ground.databases.base_url, autocommit=True) as base:
             base.execute(_FUNCTION)
             base.execute(sql.SQL(_TRIGGER).format(state=sql.Literal(state)))
         try:
             yield
         finally:
-            self.ground.run("base", _LEAVE)
+            self.ground.run("base", _LEAVE, "DROP TABLE IF EXISTS public.go_on")
+
+    def go_on(self) -> None:
+        self.ground.run("base", "CREATE TABLE public.go_on ()")
 
     def until_it_stays(self) -> None:
         wait_for(lambda: self.ground.one("base", _STAYS), "the cutover stands still", seconds=60)
