@@ -7,6 +7,7 @@ import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets_tests.cutover.offered import Offered
+from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import lines_of
 
 
@@ -119,3 +120,46 @@ def test_once_the_base_is_open_ctrl_c_comes_too_late(ready: Offered, tmp_path: P
     assert process.returncode == 0, output
     assert "The base is in charge" in output
     assert (ready.charge, ready.accepts("legacy")) == ("base", False)
+
+
+# A sign-off's proofs are older than this: never ready.
+NOT_READY = {"MIGRATION_VALIDATION_MAX_AGE_HOURS": "0.000001"}
+
+
+def killed(ready: Offered, folder: Path, state: CutoverState) -> None:
+    """kill -9 of a cutover that enters the state, and the end of its sessions."""
+    with ready.staying(state), ready.typed(folder, "cutover", "--approved-by", "Ada", "--for-real") as process:
+        ready.until_it_stays()
+        process.kill()
+        process.wait()
+        wait_for(lambda: not ready.stays(), "its session ends")
+
+
+def test_what_died_is_undone_before_readiness_is_asked(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.COMPARED)
+    assert not ready.accepts("legacy")
+    refused = ready.quarter.run("cutover --approved-by Ada --for-real", **NOT_READY)
+    assert refused.exit_code == 1, refused.output
+    assert "not ready for the cutover" in refused.output
+    assert ready.records[-1].outcome == "aborted"
+    ready.require_as_before()
+
+
+def test_what_died_with_the_base_open_is_finished_whatever_readiness_says(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.SWITCHED)
+    assert (ready.charge, ready.accepts("base"), ready.accepts("legacy")) == ("base", True, False)
+    assert ready.records[-1].outcome == "running"
+    begun = len(ready.records)
+    rehearsal = ready.quarter.run("cutover --approved-by Ada", **NOT_READY)
+    assert rehearsal.exit_code == 1, "it is finished, and then there is nothing to rehearse"
+    assert "the base is in charge already" in rehearsal.output
+    assert (len(ready.records), ready.records[-1].outcome) == (begun, "succeeded")
+
+
+def test_the_same_command_again_finishes_what_died_with_the_base_open(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.SWITCHED)
+    begun = len(ready.records)
+    done = ready.quarter.run("cutover --approved-by Ada --for-real", **NOT_READY)
+    assert done.exit_code == 0, done.output
+    assert "The base is in charge" in done.output
+    assert (len(ready.records), ready.records[-1].outcome) == (begun, "succeeded")
