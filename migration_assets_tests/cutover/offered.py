@@ -153,13 +153,15 @@ class Offered:
         wait_for(self.stays, "the cutover stands still", seconds=60)
 
     @contextmanager
-    def typed(self, folder: Path, *words: str, **environment: str) -> Generator["subprocess.Popen[str]"]:
+    def typed(
+        self, folder: Path, *words: str, output: int = subprocess.PIPE, **environment: str
+    ) -> Generator["subprocess.Popen[str]"]:
         """The command line in a process of its own."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MIGRATION_", "DAGSTER_"))}
         command = [str(Path(sys.executable).with_name("migration-assets")), *words]
         with subprocess.Popen(
             command, cwd=folder, env={**inherited, **self.quarter.environment, **environment},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
         ) as process:  # fmt: skip
             try:
                 yield process

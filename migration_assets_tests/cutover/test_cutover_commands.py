@@ -1,6 +1,9 @@
 """`cutover`, `rollback`, `release-writes` and `cutovers` as a person types them, and as a person stops them."""
 
+import os
+import pty
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,30 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
     assert f"somebody stopped it ({blow.name})" in output
     assert "State left: writes go on on the legacy; everything else was undone" in output
     assert "Traceback" not in output
+    ready.require_as_before()
+
+
+def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answered(
+    ready: Offered, tmp_path: Path
+) -> None:
+    master, slave = pty.openpty()
+    with (
+        ready.staying(CutoverState.COMPARED),
+        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real", output=slave, TERM="xterm") as process,
+    ):
+        os.close(slave)
+        seen = b""
+        while b"lets everything arrive" not in seen:
+            seen += os.read(master, 4096)
+        ready.until_it_stays()
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # how the end of a terminal reads on Linux
+            while more := os.read(master, 4096):
+                seen += more
+        assert process.wait(30) == 1, seen
+    os.close(master)
+    assert b"writes go on on the legacy" in seen
+    assert b"Traceback" not in seen
     ready.require_as_before()
 
 
