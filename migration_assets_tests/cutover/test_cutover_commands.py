@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from migration_assets.domain.cutover_state import CutoverState
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import lines_of
+
+
+@pytest.fixture(autouse=True)
+def _a_lost_terminal_is_heard() -> Generator[None]:
+    """Also by children of tests that run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
