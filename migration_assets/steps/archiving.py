@@ -143,6 +143,18 @@ def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
     Raises:
         ArchiveError: It is missing or another one, or the store is not the one that the archive lies in.
     """
+    require_here(store, archive)
+    return trusted_manifest(
+        store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
+    )
+
+
+def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
+    """The archive lies in this store, by what the ledger says; nothing is read.
+
+    Raises:
+        ArchiveError: It lies somewhere else.
+    """
     folder = store.url_of(slice_folder(archive.relation, archive.week))
     if folder != archive.location:
         raise ArchiveError(
@@ -151,9 +163,6 @@ def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
             state_left="nothing was touched",
             next_step="set MIGRATION_ARCHIVE_URL back, or move the files and archive the week again",
         )
-    return trusted_manifest(
-        store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
-    )
 
 
 def _write(
