@@ -17,6 +17,10 @@ class CutoverError(MigrationError):
     """A cutover or rollback stopped; says where, and which side accepts writes now."""
 
 
+class BaseInChargeError(MigrationError):
+    """What was asked for rests on the legacy's being the truth, and the base is in charge; nothing was touched."""
+
+
 class CutoverKind(StrEnum):
     """Where the writes go: to the base, or back to the legacy."""
 

@@ -12,6 +12,7 @@ from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.evidence_chain import append_row
@@ -24,7 +25,7 @@ from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.slices import in_snapshot, require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation import prove, require_streaming_state
-from migration_assets.postgres.validation_records import Proof, record_proof
+from migration_assets.postgres.validation_records import Proof, changes_of, record_proof
 
 _SHOWN = 20
 
@@ -75,12 +76,14 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
         ensure_ledger(ledger)  # nobody else on this way does, and its result goes into the chain
+        require_not_barred(ledger, plan.relation)
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
         held = stack.enter_context(slice_locks(ledger, records))
         for record in held:
             require_streaming_state(record)
         description = table_before_cut(plan, ledger, purpose)
+        seen = [changes_of(ledger, record) for record in held]
         with paired_snapshots(plan, purpose) as pair:
             proofs = _compare_all(plan, description, held, pair)
             if not all(proof.equal for proof in proofs):
@@ -90,8 +93,8 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
             quarter, pair.record, tuple(zip((r.week for r in held), proofs, strict=True)), tuple(duplicates)
         )
         with ledger.transaction():
-            for record, proof in zip(held, proofs, strict=True):
-                record_proof(ledger, record, proof, "reconcile", plan.run_id)
+            for record, proof, changes in zip(held, proofs, seen, strict=True):
+                record_proof(ledger, record, proof, "reconcile", plan.run_id, seen=changes)
             row = ledger.execute(
                 "INSERT INTO migration.reconciliations (relation, quarter, marker, lsn, equal, duplicate_keys, run_id)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",

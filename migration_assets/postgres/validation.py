@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from migration_assets.domain.errors import SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
@@ -15,7 +16,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
 from migration_assets.postgres.true_up.slices import require_unaltered, slice_rows, table_before_cut
-from migration_assets.postgres.validation_records import Proof, Purpose, record_proof
+from migration_assets.postgres.validation_records import Proof, Purpose, changes_of, record_proof
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
         attempt = begin_attempt(ledger, record, "validate", plan.run_id)
         try:
             description = table_before_cut(plan, ledger, f"{week.key}:{purpose}")
+            seen = changes_of(ledger, record)
             with paired_snapshots(plan, f"{week.key}:{purpose}") as pair:
                 rows = slice_rows(plan, description, record)
                 proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
@@ -69,7 +71,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
                     require_unaltered(plan, pair.legacy, pair.base, description, week.key)
                 cut = pair.record
             with ledger.transaction():
-                record_proof(ledger, record, proof, purpose, plan.run_id)
+                record_proof(ledger, record, proof, purpose, plan.run_id, seen=seen)
                 end_attempt(
                     ledger,
                     attempt,
@@ -97,7 +99,9 @@ def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Sl
 
     Raises:
         SliceStateError: It does not.
+        StreamError: A cutover has the stream, or the base is in charge.
     """
+    require_not_barred(base, plan.relation)
     record = read_slice(base, plan.relation, week)
     if record is None:
         raise SliceStateError(

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, SideName
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.change_stream.holding import resume_stream
@@ -107,7 +107,7 @@ def test_while_the_base_is_in_charge_nobody_lets_the_old_stream_go_on(ground: Cu
     ground.cut()
     with pytest.raises((StreamError, psycopg.Error)):
         resume_stream(ground.plan)
-    with pytest.raises(StreamError, match="holds the stream"):
+    with pytest.raises(BaseInChargeError, match="nobody follows the legacy"):
         ground.stream(rebuild=True)
     with pytest.raises(StreamError, match="by cutover"):
         ground.validate(2)
