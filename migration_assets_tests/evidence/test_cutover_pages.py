@@ -16,8 +16,9 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.evidence.cutovers import standing
 from migration_assets.evidence.document import document
 from migration_assets.evidence.verdict import Level, answer
+from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import cut_over, roll_back
+from migration_assets.steps.cutover import cutover_plan
 from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets_tests.evidence.test_pages import EVIL, Q2, TAGS, Strict, pack
 
@@ -175,10 +176,11 @@ def test_an_old_database_that_was_closed_is_not_missed() -> None:
 
 
 def test_pages_of_a_real_cutover(signed: Migration, tmp_path: Path) -> None:
-    cut_over(signed, "Ada Lovelace")
-    cut_over(signed, "Ada Lovelace", rehearse=False)
-    roll_back(signed, "Grace Hopper")
-    done = cut_over(signed, "Ada Lovelace", rehearse=False)
+    plan = cutover_plan(signed)  # the quarters that were not moved stop the step before this
+    cut_over(plan, approved_by="Ada Lovelace")
+    cut_over(plan, approved_by="Ada Lovelace", rehearse=False)
+    roll_back(plan, approved_by="Grace Hopper")
+    done = cut_over(plan, approved_by="Ada Lovelace", rehearse=False)
     quarter, whole = (pack.path for pack in write_packs(signed, (), tmp_path))
     page = text_of(whole.read_text())
     for said in (
