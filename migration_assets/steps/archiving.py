@@ -10,7 +10,7 @@ from importlib.metadata import version
 from migration_assets.archive.arrow_schema import to_stored
 from migration_assets.archive.layout import new_generation, slice_folder
 from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.store import open_store
+from migration_assets.archive.store import open_store, same_place
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
@@ -163,7 +163,7 @@ def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
         ArchiveError: It lies somewhere else.
     """
     folder = store.url_of(slice_folder(archive.relation, archive.week))
-    if folder != archive.location:
+    if not same_place(folder, archive.location):
         raise ArchiveError(
             f"the archive lies in {archive.location}, and the settings say {folder}",
             where=archive.week.key,
