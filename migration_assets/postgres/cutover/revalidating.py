@@ -4,8 +4,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from migration_assets.domain.cutover_state import CutoverKind
-from migration_assets.domain.errors import CutError
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.domain.errors import CutError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.cutover.comparing import to_compare
 from migration_assets.postgres.cutover.plan import CutoverPlan
@@ -25,7 +25,7 @@ def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
         The weeks that changed again meanwhile: applications write to them all the time.
 
     Raises:
-        SliceMismatchError: A week differs. Nothing was begun.
+        CutoverError: A week differs. Nothing was begun.
         SliceBusyError: Somebody works on one of them.
         StreamError: The stream does not run.
     """
@@ -48,3 +48,10 @@ def _validate(plan: CutoverPlan, week: FiscalWeek) -> None:
     except CutError as error:
         # It is compared while writes are held then, if that ends in time.
         log.warning("%s was not validated before the cutover: %s", week.key, error)
+    except SliceMismatchError as error:
+        raise CutoverError(
+            f"the sides differ: {week.key}: {error.differences}",
+            where=plan.relation,
+            state_left="nothing was begun; the ledger notes the difference",
+            next_step="`migration-assets repair` shows and repairs the rows; then run this again",
+        ) from error

@@ -9,7 +9,8 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverKind, Sid
 from migration_assets.postgres.cutover.holds import Hold, read_hold, refuses_writes, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, in_charge, unfinished_cutover
+from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, unfinished_cutover
+from migration_assets.postgres.cutover.takeover import hold_is_overdue, is_locked
 from migration_assets.postgres.cutover.undoing import release_source
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -21,7 +22,7 @@ class HeldWrites:
     """No side accepts writes, or none that is known of.
 
     `side` is the one that should; `since` by its own clock. `alive`: whether the process that holds them works (None:
-    not known).
+    not known); one that still holds them when its timeout is over does not.
     """
 
     side: SideName
@@ -45,24 +46,30 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
                 return None
             charge = in_charge(base, plan.relation)
             left = unfinished_cutover(base, plan.relation)
-            alive = left is not None and _is_locked(base, plan.relation)
+            locked = left is not None and is_locked(base, plan.relation)
             of_base = read_hold(base, plan.relation)
             base_refuses = refuses_writes(base, plan.stream)
     except psycopg.OperationalError as error:
         return _legacy_alone(plan, str(error).strip().partition("\n")[0])
     if charge == "base":
-        return _held("base", of_base, alive=alive, left=left is not None) if base_refuses else None
+        return _held(plan, "base", of_base, locked=locked, left=left) if base_refuses else None
     with databases.session("legacy", "cutover:watch") as legacy:
         if not refuses_writes(legacy, plan.stream):
             return None
-        return _held("legacy", read_hold(legacy, plan.relation), alive=alive, left=left is not None)
+        return _held(plan, "legacy", read_hold(legacy, plan.relation), locked=locked, left=left)
 
 
-def _held(side: SideName, hold: Hold | None, *, alive: bool, left: bool) -> HeldWrites:
+def _held(
+    plan: CutoverPlan, side: SideName, hold: Hold | None, *, locked: bool, left: CutoverRecord | None
+) -> HeldWrites:
     since = f" since {hold.held_at:%H:%M:%S %Z}" if hold else ""
+    overdue = hold_is_overdue(plan, left, hold)
+    alive = locked and not overdue
     who = (
         "a cutover or rollback is at work"
         if alive
+        else "the process of its cutover or rollback does not answer, its timeout is over"
+        if locked
         else "the process of its cutover or rollback died"
         if left
         else "no cutover is under way"
@@ -90,7 +97,7 @@ def _legacy_alone(plan: CutoverPlan, error: str) -> HeldWrites | None:
 
 
 def release_writes(plan: CutoverPlan) -> str:
-    """Let writes go on after a cutover or rollback died: what is open stays open, else it is undone.
+    """Let writes go on after a cutover or rollback died, or froze: what is open stays open, else it is undone.
 
     Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened.
 
@@ -98,7 +105,7 @@ def release_writes(plan: CutoverPlan) -> str:
         What was done, one sentence.
 
     Raises:
-        StreamError: The cutover's process lives; says how to end it.
+        StreamError: The cutover's process lives, and its timeout is not over; says how to end it.
         CutoverError: Only the base knows whether it accepts writes, and it cannot be asked.
     """
     try:
@@ -143,13 +150,3 @@ def _release_legacy_alone(plan: CutoverPlan) -> str:
 def _knows_cutovers(base: Connected) -> bool:
     row = base.execute("SELECT to_regclass('migration.cutovers') IS NOT NULL").fetchone()
     return bool(require_row(row, "to_regclass")[0])
-
-
-def _is_locked(base: Connected, relation: str) -> bool:
-    row = base.execute(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %s"
-        " AND objid::bigint = hashtext(%s)::bigint & 4294967295"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-        [CUTOVER_LOCK_CLASS, relation],
-    ).fetchone()
-    return bool(require_row(row, "EXISTS")[0])
