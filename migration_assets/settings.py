@@ -143,7 +143,7 @@ class MigrationSettings(BaseSettings):
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
     )
     cutover_hook_url: SecretStr | None = Field(
-        default=None, description='the same as a webhook: POST of {"relation", "to", "cutover"}'
+        default=None, description='the same as a webhook, repeatable: POST of {"relation", "to", "cutover"}'
     )
     cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
