@@ -48,10 +48,13 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
         psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
     drop_reverse(base, legacy, names)
-    legacy.execute(
-        "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
-        " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-    )
+    with legacy.transaction():
+        # Of two that make it at once one would fail, IF NOT EXISTS or not.
+        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        legacy.execute(
+            "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
+            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
+        )
     legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
     base.execute(
         sql.SQL(
