@@ -137,7 +137,8 @@ class MigrationSettings(BaseSettings):
         default=1000, ge=0, description="keys that are left out on the side that writes go to"
     )
     cutover_compare_all: bool = Field(
-        default=True, description="compare every week while writes are held; else those changed since, validated again just before"
+        default=True,
+        description="compare every week while writes are held; else those that changed, validated again just before",
     )
     cutover_hook_command: SecretStr | None = Field(
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
