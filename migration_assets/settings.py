@@ -137,13 +137,14 @@ class MigrationSettings(BaseSettings):
         default=1000, ge=0, description="keys that are left out on the side that writes go to"
     )
     cutover_compare_all: bool = Field(
-        default=True, description="compare every week while writes are held; else those changed since their validation"
+        default=True,
+        description="compare every week while writes are held; else those that changed, validated again just before",
     )
     cutover_hook_command: SecretStr | None = Field(
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
     )
     cutover_hook_url: SecretStr | None = Field(
-        default=None, description='the same as a webhook: POST of {"relation", "to", "cutover"}'
+        default=None, description='the same as a webhook, repeatable: POST of {"relation", "to", "cutover"}'
     )
     cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
     rollback_window_days: float = Field(

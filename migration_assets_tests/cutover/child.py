@@ -37,13 +37,40 @@ def run_child(ground: CutoverGround, kind: str, log: Path, point: Point | None =
     return done.returncode, labels, done.stdout + done.stderr[-2000:]
 
 
+def start_frozen(
+    ground: CutoverGround, kind: str, log: Path, point: Point, timeout_seconds: float
+) -> subprocess.Popen[str]:
+    """One that stops (SIGSTOP) at a statement; it goes on with SIGCONT."""
+    task = {
+        "urls": [ground.databases.legacy_url, ground.databases.base_url],
+        "kind": kind,
+        "log": str(log),
+        "point": asdict(point),
+        "blow": "freeze",
+        "changes": {"timeout_seconds": timeout_seconds},
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(task))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
 def main() -> None:
     """Until its end, or the blow."""
     task = json.loads(sys.stdin.read())
-    Trap(Path(task["log"]), Point(**task["point"]) if task["point"] else None).install()
-    kind = task["kind"]
+    point = Point(**task["point"]) if task["point"] else None
+    Trap(Path(task["log"]), point, task.get("blow", "kill")).install()
+    kind, changes = task["kind"], task.get("changes", {})
     ground = CutoverGround(Databases(*task["urls"]))
-    done = ground.back() if kind == "rollback" else ground.cut(rehearse=kind == "rehearsal")
+    done = ground.back(**changes) if kind == "rollback" else ground.cut(rehearse=kind == "rehearsal", **changes)
     print(done.outcome)
 
 

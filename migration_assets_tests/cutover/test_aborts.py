@@ -219,11 +219,12 @@ def test_a_row_that_differs_stops_the_cutover(ground: CutoverGround) -> None:
     require_as_before(ground)
 
 
-def test_a_reverse_stream_that_cannot_connect_stops_the_cutover(ground: CutoverGround) -> None:
+def test_a_reverse_stream_that_cannot_connect_stops_the_cutover_before_anybody_is_held(ground: CutoverGround) -> None:
     nowhere = "postgresql://nobody:secret@127.0.0.1:1/nowhere"
-    with pytest.raises(CutoverError, match="stopped at reversed") as caught:
+    with pytest.raises(CutoverError, match="stopped at begun") as caught:
         ground.cut(base_url_for_legacy=nowhere)
     assert "secret" not in str(caught.value)
+    assert ground.records()[-1].held_at is None
     require_as_before(ground)
 
 

@@ -3,7 +3,9 @@
 import json
 import sys
 import threading
+import time
 from collections.abc import Generator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
 from migration_assets.settings import load_settings
 from migration_assets.steps.cutover import cutover_plan
+from migration_assets_tests.postgres.support import wait_for
 
 
 def migration(**settings: Any) -> Migration:
@@ -59,11 +62,40 @@ def test_a_command_that_fails_says_how_and_shows_nothing(command: str, what: str
     assert "s3cret" not in repr(migration(cutover_hook_command=command))
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process lives is in /proc")
+def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = tmp_path / "switch.sh"
+    script.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {pid}\nwait\n")
+    script.chmod(0o700)
+    began = time.monotonic()
+    with pytest.raises(CutoverError, match="did not end within 1 s and was killed"):
+        call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=1)
+    assert time.monotonic() - began < 5
+    child = Path(f"/proc/{pid.read_text().strip()}/stat")
+    wait_for(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z", "its child is dead")
+
+
+def test_a_command_that_leaves_something_running_and_ends_well_is_well(tmp_path: Path) -> None:
+    script = tmp_path / "switch.sh"
+    script.write_text("#!/bin/sh\nsleep 3 &\n")
+    script.chmod(0o700)
+    began = time.monotonic()
+    call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=20)
+    assert time.monotonic() - began < 2
+
+
 class _Hook(BaseHTTPRequestHandler):
     bodies: list[Any]
 
     def do_POST(self) -> None:
         self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        if "drip" in self.path:
+            with suppress(OSError):
+                for letter in b"HTTP/1.0 204 slow" * 3:
+                    self.wfile.write(bytes([letter]))
+                    time.sleep(0.1)
+            return
         self.send_response(500 if "fail" in self.path else 204)
         self.end_headers()
 
@@ -94,3 +126,10 @@ def test_a_webhook_that_fails_says_how_and_shows_nothing(address: str) -> None:
     with pytest.raises(CutoverError, match="cannot be called: URLError") as caught:
         call(cutover_hook_url="http://127.0.0.1:1/s3cret", cutover_hook_timeout_seconds=2)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_webhook_that_answers_byte_by_byte_is_given_up_in_time(address: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(CutoverError, match=r"did not answer within 0\.5 s"):
+        call(cutover_hook_url=f"{address}/drip", cutover_hook_timeout_seconds=0.5)
+    assert time.monotonic() - began < 2

@@ -4,6 +4,7 @@ from random import SystemRandom
 
 import pytest
 
+from migration_assets.postgres.cutover import reverse
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal
@@ -15,6 +16,15 @@ _SEED = SystemRandom().randrange(10**6)
 def test_nothing_acknowledged_is_lost_or_doubled_in_either_direction(ground: CutoverGround, number: int) -> None:
     print(f"seed {_SEED + number}")
     print(ordeal(ground, _SEED + number))
+
+
+def test_nothing_goes_round_in_circles_where_a_subscription_cannot_ask_for_its_origin(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL 15 as the legacy: only one of the two streams ever runs, and each begins behind the other's end."""
+    monkeypatch.setattr(reverse, "_ORIGIN_SINCE", 10**6)
+    print(f"seed {_SEED}")
+    print(ordeal(ground, _SEED))
 
 
 def test_nothing_acknowledged_is_lost_where_the_process_is_killed_again_and_again(ground: CutoverGround) -> None:

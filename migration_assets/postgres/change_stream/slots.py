@@ -85,5 +85,8 @@ def drop_slot(legacy: Connected, slot: str) -> None:
         " WHERE slot_name = %s AND active_pid IS NOT NULL",
         [slot],
     )
+    # Asked for only where it is: who may not have slots has none to drop.
     with suppress(errors.UndefinedObject):
-        legacy.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+        legacy.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+        )

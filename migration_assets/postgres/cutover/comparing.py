@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from queue import Empty, SimpleQueue
+from threading import Event
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
@@ -12,7 +14,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
 from migration_assets.postgres.validation_records import Proof, record_proof
@@ -42,10 +44,13 @@ def compare_sides(
     records = to_compare(base, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
-    for record, proof in zip(records, proofs, strict=True):
-        if record.under_cdc:
-            with base.transaction():
-                record_proof(base, record, proof, "validate", plan.stream.run_id)
+    changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
+    # One commit for all: each waits for the disk, while writes are held.
+    with base.transaction():
+        for record, proof in zip(records, proofs, strict=True):
+            if record.under_cdc:
+                seen = changes.get(record.leaf, 0)
+                record_proof(base, record, proof, "validate", plan.stream.run_id, seen=seen)
     wrong = [
         f"{r.week.key}{'' if r.under_cdc else f' ({r.state}, not under CDC)'}: {p.differences}"
         for r, p in zip(records, proofs, strict=True)
@@ -102,24 +107,42 @@ def _prove_all(
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
+    """Each worker has one session on either side for all its weeks; the largest weeks come first."""
     stream = plan.stream
+    todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
+    for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):
+        todo.put(entry)
+    proofs: dict[int, Proof] = {}
+    failed = Event()
 
-    def one(record: SliceRecord) -> Proof:
-        deadline.check("the comparison")
-        purpose = f"{record.week.key}:cutover"
+    def work() -> None:
         timeouts = Timeouts(statement=max(1, int(deadline.remaining() * 1000)), idle_in_transaction=0)
         with (
-            stream.databases.session("base", purpose, timeouts) as base,
-            stream.databases.session("legacy", purpose, timeouts) as legacy,
+            stream.databases.session("base", "cutover:compare", timeouts) as base,
+            stream.databases.session("legacy", "cutover:compare", timeouts) as legacy,
             deadline.watched(base),
             deadline.watched(legacy),
         ):
             for side in (base, legacy):
                 side.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return prove(legacy, base, slice_rows(stream, description, record), lsn=lsn, marker=marker)
+            while not failed.is_set():
+                try:
+                    number, record = todo.get_nowait()
+                except Empty:
+                    return
+                deadline.check("the comparison")
+                for side in (base, legacy):
+                    announce(side, f"{record.week.key}:cutover")
+                proofs[number] = prove(legacy, base, slice_rows(stream, description, record), lsn=lsn, marker=marker)
+
+    def worker() -> None:
+        try:
+            work()
+        except BaseException:
+            failed.set()
+            raise
 
     with ThreadPoolExecutor(max_workers=stream.limits.parallel, thread_name_prefix="cutover") as pool:
-        try:
-            return list(pool.map(one, records))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for future in [pool.submit(worker) for _ in range(min(stream.limits.parallel, len(records)))]:
+            future.result()
+    return [proofs[number] for number in range(len(records))]

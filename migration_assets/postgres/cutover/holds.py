@@ -24,6 +24,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 HOLD = "migration_assets_hold"
 # Behind a writer of this age a try would only hold up the others.
 _HOPELESS_MS = 3_000.0
+_FROZEN_MS = 2_000
 _MAKE = """
 CREATE SCHEMA IF NOT EXISTS migration;
 CREATE TABLE IF NOT EXISTS migration.holds (
@@ -56,6 +57,7 @@ class Hold:
     opener: int | None
     opening: bool
     held_at: datetime
+    age_seconds: float
 
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
@@ -64,7 +66,9 @@ def read_hold(connection: Connected, relation: str) -> Hold | None:
     if not require_row(exists, "to_regclass")[0]:
         return None
     row = connection.execute(
-        "SELECT owner, opener, opening, held_at FROM migration.holds WHERE relation = %s", [relation]
+        "SELECT owner, opener, opening, held_at, extract(epoch FROM clock_timestamp() - held_at)::float8"
+        " FROM migration.holds WHERE relation = %s",
+        [relation],
     ).fetchone()
     return None if row is None else Hold(*row)
 
@@ -135,8 +139,10 @@ def prepare(connection: Connected) -> None:
 
 def _lock(connection: Connected, plan: StreamPlan) -> None:
     connection.execute(
-        "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true)",
-        [f"{plan.limits.cut_lock_timeout_ms}ms"],
+        "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true),"
+        # A process that is frozen just here holds up every writer for no longer than this.
+        " set_config('idle_in_transaction_session_timeout', %s, true)",
+        [f"{plan.limits.cut_lock_timeout_ms}ms", f"{_FROZEN_MS}ms"],
     )
     row = connection.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
     if row and row[0]:

@@ -19,7 +19,6 @@ from migration_assets.postgres.cutover.records import (
     CutoverRecord,
     bar_stream,
     begin,
-    cutover_lock,
     enter,
     finish,
     in_charge,
@@ -30,6 +29,7 @@ from migration_assets.postgres.cutover.records import (
 from migration_assets.postgres.cutover.revalidating import revalidate
 from migration_assets.postgres.cutover.reverse import drop_reverse
 from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
+from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
 from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
 from migration_assets.postgres.retries import retry_transient
@@ -46,7 +46,6 @@ def cut_over(plan: CutoverPlan, *, approved_by: str, rehearse: bool = True) -> C
     Raises:
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or the stream does not run.
-        SliceMismatchError: A week that changed differs, found before anything was begun (without `compare_all`).
     """
     return _run(plan, CutoverKind.CUTOVER, approved_by=approved_by, rehearse=rehearse)
 
@@ -63,13 +62,13 @@ def roll_back(plan: CutoverPlan, *, approved_by: str) -> CutoverRecord:
 
 
 def settle(plan: CutoverPlan) -> CutoverRecord | None:
-    """Finish or undo what a dead process left; None where there is nothing.
+    """Finish or undo what a dead process left, or one that does not answer; None where there is nothing.
 
     Raises:
-        StreamError: Its process lives.
+        StreamError: Its process lives, and its time is not over.
         psycopg.Error: A server is away.
     """
-    with _sessions(plan) as (base, legacy), cutover_lock(base, plan.relation):
+    with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
         return _settle(plan, base, legacy)
 
 
@@ -121,7 +120,7 @@ def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
 
 
 def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bool) -> CutoverRecord:
-    with _sessions(plan) as (base, legacy), cutover_lock(base, plan.relation):
+    with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
         settled = _settle(plan, base, legacy)
         charge = in_charge(base, plan.relation)
         if charge != kind.source:
@@ -156,7 +155,13 @@ def _through(
     with ExitStack() as stack:
         stack.enter_context(stream_to_ourselves(base, plan))
         cutover = begin(
-            base, plan.relation, kind, rehearse=rehearse, approved_by=approved_by, run_id=plan.stream.run_id
+            base,
+            plan.relation,
+            kind,
+            rehearse=rehearse,
+            approved_by=approved_by,
+            run_id=plan.stream.run_id,
+            timeout_seconds=plan.timeout_seconds,
         )
         work = _work(plan, cutover, kind, base, legacy)
         stack.callback(work.deadline.stop)

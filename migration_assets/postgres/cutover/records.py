@@ -97,19 +97,28 @@ def cutover_lock(base: Connected, relation: str) -> Generator[None]:
             error.what.replace("the change stream", "the cutover"),
             where=relation,
             state_left=error.state_left,
-            next_step="wait for it; or end it (SELECT pg_terminate_backend(pid) on the base), then run this again",
+            next_step="wait for it (where it still holds writes 5 s after its timeout, the next run ends it); or end it"
+            " (SELECT pg_terminate_backend(pid) on the base), then run this again",
         ) from None
 
 
 def begin(
-    base: Connected, relation: str, kind: CutoverKind, *, rehearse: bool, approved_by: str, run_id: str | None
+    base: Connected,
+    relation: str,
+    kind: CutoverKind,
+    *,
+    rehearse: bool,
+    approved_by: str,
+    run_id: str | None,
+    timeout_seconds: float,
 ) -> int:
-    """A new record, state `begun`; its id."""
+    """A new record, state `begun`; its id. The timeout is kept with `begun`: later than that it does not answer."""
     with durably(base):
         row = base.execute(
             "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, run_id, timeline) VALUES (%s, %s,"
-            " %s, %s, %s, jsonb_build_object('begun', jsonb_build_object('started', clock_timestamp()))) RETURNING id",
-            [relation, kind, rehearse, approved_by, run_id],
+            " %s, %s, %s, jsonb_build_object('begun', jsonb_build_object('started', clock_timestamp(),"
+            " 'timeout_seconds', %s::text))) RETURNING id",
+            [relation, kind, rehearse, approved_by, run_id, timeout_seconds],
         ).fetchone()
     return int(require_row(row, "a new cutover")[0])
 

@@ -7,7 +7,7 @@ row by its own primary key. A row that changes its week travels as a delete and 
 import time
 from collections.abc import Callable
 
-from psycopg import errors, sql
+from psycopg import Rollback, errors, sql
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
@@ -45,12 +45,16 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
 
     Raises:
         CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
+        psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
     drop_reverse(base, legacy, names)
-    legacy.execute(
-        "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
-        " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-    )
+    with legacy.transaction():
+        # Of two that make it at once one would fail, IF NOT EXISTS or not.
+        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        legacy.execute(
+            "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
+            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
+        )
     legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
     base.execute(
         sql.SQL(
@@ -70,6 +74,10 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
             state_left="nothing was held",
             next_step="let it end (SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL), then run this again",
         ) from None
+    # As a trial: rights, password and the way to the base are seen to be right before anybody is held.
+    with legacy.transaction():
+        create_subscription(legacy, names, _conninfo(base, plan, names), binary=False)
+        raise Rollback
 
 
 def come_near(base: Connected, names: StreamNames, *, patience_seconds: float) -> int:
@@ -120,16 +128,19 @@ def start_reverse(
     """
     # All that was applied is on disk: this session's last commit, which was synchronous, came after it.
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
-    url = plan.base_url_for_legacy or plan.stream.databases.base_url
-    conninfo = legacy_conninfo(base, url, names.subscription)
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        create_subscription(legacy, names, conninfo, binary=description.binary_copy)
+        create_subscription(legacy, names, _conninfo(base, plan, names), binary=description.binary_copy)
         if legacy.info.server_version >= _ORIGIN_SINCE:
             # Only what is written on the base itself; nothing that came from the legacy.
             legacy.execute(
                 sql.SQL("ALTER SUBSCRIPTION {} SET (origin = none)").format(sql.Identifier(names.subscription))
             )
+
+
+def _conninfo(base: Connected, plan: CutoverPlan, names: StreamNames) -> str:
+    url = plan.base_url_for_legacy or plan.stream.databases.base_url
+    return legacy_conninfo(base, url, names.subscription)
 
 
 def drop_reverse(base: Connected, legacy: Connected, names: StreamNames) -> None:

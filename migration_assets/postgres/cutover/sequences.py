@@ -31,6 +31,9 @@ def advance_sequences(
 ) -> list[SequenceSet]:
     """Set every sequence that fills a column of the table beyond what the source gave, or holds; never back.
 
+    What sessions of the source have cached counts as given. A sequence that cycles goes on where the source's is: its
+    keys come again by design.
+
     Args:
         source: The side that gave keys until now; its writes are held.
         target: The side that will.
@@ -40,7 +43,7 @@ def advance_sequences(
         margin: How many keys are left out: for those that were fetched on the source and are used on the target.
 
     Raises:
-        CutoverError: A sequence is missing on the target, or would be exhausted.
+        CutoverError: A sequence is missing on the target, steps in the other direction, or would be exhausted.
     """
     done: list[SequenceSet] = []
     for column in of_source.columns:
@@ -54,27 +57,70 @@ def advance_sequences(
                 state_left="nothing was changed on the other side",
                 next_step=f"give the column a default or an identity there (see `\\d {table}` on both sides)",
             )
-        last, increment = _state(source, column.default_sequence)
-        if of_source.primary_key[:1] == (column.name,):
+        here, there = read_sequence(source, column.default_sequence), read_sequence(target, other)
+        if here.ascending is not there.ascending:
+            raise CutoverError(
+                f"sequence {other} steps by {there.increment}, and by {here.increment} on the other side",
+                where=str(table),
+                state_left="the sequence is as it was",
+                next_step=f"make them alike: ALTER SEQUENCE {other} INCREMENT BY {here.increment}",
+            )
+        last = here.last
+        if of_source.primary_key[:1] == (column.name,) and not here.cycles:
             # Keys that an application chose by itself; the key's index has them at its end.
-            last = _extreme(source, table, column.name, last, ascending=increment > 0)
-        there, _ = _state(target, other)
-        wanted = last + margin * increment
-        value = max(wanted, there) if increment > 0 else min(wanted, there)
+            last = _extreme(source, table, column.name, last, ascending=here.ascending)
+        value = next_start(here, there, last, margin)
+        if not there.cycles and not there.least <= value + there.increment <= there.most:
+            raise CutoverError(
+                f"sequence {other} would be exhausted: it would be set to {value}, and ends at"
+                f" {there.most if there.ascending else there.least}",
+                where=str(table),
+                state_left="the sequence is as it was",
+                next_step="give it more room (ALTER SEQUENCE … AS bigint), or lower MIGRATION_CUTOVER_SEQUENCE_MARGIN",
+            )
         _set(target, other, value)
         done.append(SequenceSet(column.name, other, value))
     return done
 
 
-def _state(connection: Connected, sequence: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class SequenceState:
+    """One sequence as its server has it; `last` includes what sessions have cached."""
+
+    last: int
+    increment: int
+    least: int
+    most: int
+    cycles: bool
+
+    @property
+    def ascending(self) -> bool:
+        """Or else it counts down."""
+        return self.increment > 0
+
+
+def next_start(here: SequenceState, there: SequenceState, last: int, margin: int) -> int:
+    """The value to set the target's to: `margin` keys beyond `last`; further where it already is further."""
+    wanted = last + margin * here.increment
+    if there.cycles:
+        # Where the source would be after so many keys: beyond its end it begins anew.
+        return there.least + (wanted - there.least) % (there.most - there.least + 1)
+    if here.ascending:
+        return max(wanted, there.last, there.least)
+    return min(wanted, there.last, there.most)
+
+
+def read_sequence(connection: Connected, sequence: str) -> SequenceState:
+    """As it is now; reading it gives no key."""
     name = sql.Identifier(*parse_identifiers(sequence))
     row = connection.execute(
-        sql.SQL("SELECT s.last_value, p.seqincrement FROM {} s, pg_sequence p WHERE p.seqrelid = {}::regclass").format(
-            name, sql.Literal(sequence)
-        )
+        sql.SQL(
+            "SELECT s.last_value, p.seqincrement, p.seqmin, p.seqmax, p.seqcycle FROM {} s, pg_sequence p"
+            " WHERE p.seqrelid = {}::regclass"
+        ).format(name, sql.Literal(sequence))
     ).fetchone()
-    last, increment = require_row(row, "a sequence")
-    return int(last), int(increment)
+    last, increment, least, most, cycles = require_row(row, "a sequence")
+    return SequenceState(int(last), int(increment), int(least), int(most), bool(cycles))
 
 
 def _extreme(connection: Connected, table: QualifiedName, column: str, last: int, *, ascending: bool) -> int:
@@ -90,16 +136,6 @@ def _extreme(connection: Connected, table: QualifiedName, column: str, last: int
 
 
 def _set(target: Connected, sequence: str, value: int) -> None:
-    row = target.execute(
-        "SELECT seqmin, seqmax, seqcycle FROM pg_sequence WHERE seqrelid = %s::regclass", [sequence]
-    ).fetchone()
-    least, most, _cycles = require_row(row, "a sequence")
-    if not least <= value < most and not least < value <= most:
-        raise CutoverError(
-            f"sequence {sequence} would be exhausted: {value} is needed, it ends at {most}",
-            state_left="the sequence is as it was",
-            next_step="give it more room (ALTER SEQUENCE … AS bigint), or lower MIGRATION_CUTOVER_SEQUENCE_MARGIN",
-        )
     with target.transaction():
         target.execute("SET LOCAL synchronous_commit = on")
         target.execute("SELECT setval(%s::regclass, %s, true)", [sequence, value])

@@ -1,0 +1,141 @@
+"""Roles that have what preflight and readiness ask for, and nothing more, cut over and roll back."""
+
+import secrets
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.findings import Finding, Severity
+from migration_assets.domain.readiness import ReadinessPlan
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.readiness.reverse_stream import examine_reverse
+from migration_assets.postgres.readiness.sides import Sides
+from migration_assets.postgres.sessions import Databases, Side
+from migration_assets_tests.conftest import Databases as Urls
+from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.cutover.ordeal import settle_down
+
+_ASKED_BY_PREFLIGHT: dict[Side, tuple[str, ...]] = {
+    "legacy": (
+        "CREATE ROLE {role} LOGIN REPLICATION PASSWORD {password}",
+        "ALTER TABLE public.bookings OWNER TO {role}",
+        "GRANT CREATE ON DATABASE {database} TO {role}",
+    ),
+    "base": (
+        "CREATE ROLE {role} LOGIN PASSWORD {password} IN ROLE pg_create_subscription",
+        "GRANT CREATE ON DATABASE {database} TO {role}",
+        "GRANT USAGE, CREATE ON SCHEMA public TO {role}",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Weak:
+    """`ground` works as the weak role, `strong` as the superuser."""
+
+    role: str
+    password: str
+    ground: CutoverGround
+    strong: CutoverGround
+
+    def strongly(self, side: Side, statement: str) -> None:
+        url = self.strong.databases.url(side)
+        text = sql.SQL(statement).format(  # pyright: ignore[reportArgumentType]
+            role=sql.Identifier(self.role),
+            password=sql.Literal(self.password),
+            database=sql.Identifier(str(conninfo_to_dict(url)["dbname"])),
+        )
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(text)
+
+    def blocking(self) -> dict[str, Finding]:
+        ground = self.ground
+        plan = ReadinessPlan(datetime(2024, 7, 1, tzinfo=UTC), timedelta(hours=24))
+        with ground.databases.session("legacy", "test") as legacy, ground.databases.session("base", "test") as base:
+            of_legacy = require_table(legacy, ground.spec.table, "legacy")
+            of_base = require_table(base, ground.spec.table, "base")
+            found = examine_reverse(Sides(legacy, base, ground.spec, ground.calendar, plan, of_legacy, of_base))
+        return {one.code: one for one in found if one.severity is Severity.BLOCKING}
+
+    def remedy(self, finding: Finding) -> None:
+        """Exactly what it says."""
+        where, _, statement = finding.remedy.partition(": ")
+        self.strongly("base" if where == "in the base" else "legacy", statement.partition(" --")[0])
+
+
+@pytest.fixture
+def weak(databases: Urls) -> Generator[Weak]:
+    strong = CutoverGround(Databases(databases.legacy_url, databases.base_url))
+    role, password = f"weak_{secrets.token_hex(4)}", f"secret_{secrets.token_hex(6)}"
+    urls = [_url(strong.databases.url(side), role, password) for side in ("legacy", "base")]
+    weak = Weak(role, password, replace(strong, databases=Databases(*urls)), strong)
+    strong.fill(364)
+    strong.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), 364)")
+    for side, statements in _ASKED_BY_PREFLIGHT.items():
+        for statement in statements:
+            weak.strongly(side, statement)
+    weak.ground.streamed()
+    yield weak
+    for side in ("base", "legacy"):
+        weak.strongly(side, "REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def _url(url: str, role: str, password: str) -> str:
+    parts = conninfo_to_dict(url)
+    return f"postgresql://{role}:{password}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+
+
+def test_readiness_names_what_is_missing_and_with_that_every_step_works(weak: Weak) -> None:
+    ground = weak.ground
+    missing = weak.blocking()
+    assert set(missing) == {"base_replication_right", "legacy_subscription_right"}
+    # Without them it stops before anybody is held.
+    with pytest.raises(CutoverError, match="stopped at begun: InsufficientPrivilege"):
+        ground.cut()
+    weak.remedy(missing["base_replication_right"])
+    with pytest.raises(CutoverError, match=r"stopped at begun: .*permission denied to create subscription"):
+        ground.cut()
+    assert [(record.held_at, record.outcome) for record in ground.records()] == [(None, "aborted")] * 2
+    weak.remedy(missing["legacy_subscription_right"])
+    assert weak.blocking() == {}
+    assert ground.cut(rehearse=True).outcome == "rehearsed"
+    ground.insert("legacy")
+    assert ground.cut(compare_all=False).outcome == "succeeded"
+    assert weak.strong.insert("base") > 464
+    settle_down(ground)
+    ground.equal()
+    assert ground.back().outcome == "succeeded"
+    weak.strong.insert("legacy")
+    ground.assert_same()
+    assert ground.cut().outcome == "succeeded"
+    weak.strong.insert("base")
+    settle_down(ground)
+    ground.equal()
+    ground.back()
+    ground.assert_same()
+
+
+def test_a_sequence_that_may_not_be_read_or_set_is_named(weak: Weak) -> None:
+    weak.strongly("legacy", "CREATE SEQUENCE public.numbers; GRANT USAGE ON SEQUENCE public.numbers TO {role}")
+    weak.strongly("legacy", "ALTER TABLE public.bookings ALTER COLUMN guests SET DEFAULT nextval('public.numbers')")
+    found = weak.blocking()["sequence_rights"]
+    assert "may not read and set sequence public.numbers in the legacy" in found.evidence
+    weak.remedy(found)
+    assert "sequence_rights" not in weak.blocking()
+
+
+def test_an_owner_that_is_somebody_else_is_named(weak: Weak) -> None:
+    weak.strongly("base", "REASSIGN OWNED BY {role} TO CURRENT_USER")
+    weak.strongly(
+        "base", "GRANT ALL ON SCHEMA public, migration TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA migration TO {role}"
+    )
+    assert "base_ownership" in weak.blocking()
+    weak.remedy(weak.blocking()["base_ownership"])
+    assert "base_ownership" not in weak.blocking()
+    weak.strongly("base", "REVOKE ALL ON SCHEMA migration FROM {role}")
