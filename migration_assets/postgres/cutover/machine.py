@@ -14,6 +14,7 @@ from migration_assets.postgres.change_stream.records import begin_stream, stream
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.change_stream.subscription import drop_subscription
 from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.forward import follow_again
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import (
     CutoverRecord,
@@ -218,11 +219,12 @@ def _finish(work: Work) -> CutoverRecord:
         drop_publication(work.legacy, work.forward.publication)
     else:
         drop_reverse(base, work.legacy, work.reverse)
-        with base.transaction():
-            bar_stream(base, work.id, barred=False)
-            begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-        # With the quarters that were opened meanwhile, whose bookings are on both sides.
-        start_stream(plan.stream, None, rebuild=True, whole_root=True)
+        if not follow_again(work):
+            with base.transaction():
+                bar_stream(base, work.id, barred=False)
+                begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
+            # With the quarters that were opened meanwhile, whose bookings are on both sides.
+            start_stream(plan.stream, None, rebuild=True, whole_root=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 
