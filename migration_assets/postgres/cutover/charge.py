@@ -12,8 +12,8 @@ from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.sessions import Connected, require_row
 
-# From then on there is no reverse stream any more, and no way back.
-_NO_WAY_BACK = ("severed", "done")
+# From `closed` on there is no way back, and the legacy need not answer.
+_NO_WAY_BACK = ("closed", "severed", "done")
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
