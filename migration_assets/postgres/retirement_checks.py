@@ -17,7 +17,7 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, uncounted
 from migration_assets.postgres.sign_offs import read_sign_off
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -72,6 +72,7 @@ def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerp
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
+        uncounted(legacy)
         description = require_table(legacy, plan.spec.table, "legacy")
         bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
         where = in_range(plan.spec.control_column, bounds)

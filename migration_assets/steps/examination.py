@@ -11,6 +11,7 @@ from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
+from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
 
 
@@ -40,6 +41,7 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
     if blocking(findings):
         return Examined(findings, [])
     with migration.databases.session("legacy", "preflight") as legacy:
+        uncounted(legacy)
         description = require_table(legacy, spec.table, "legacy")
         quarters = held_quarters(legacy, description, spec, calendar)
     return Examined(findings, quarters)

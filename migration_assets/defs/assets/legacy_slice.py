@@ -11,6 +11,7 @@ from migration_assets.defs.metadata import measure_metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.legacy_slices import measure_slice
+from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
 
 
@@ -39,6 +40,7 @@ def legacy_slice(
     spec, settings = migration.spec, migration.settings
     timeouts = migration.limits.timeouts()
     with readable_failures(), migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
+        uncounted(legacy)
         description = require_table(legacy, spec.table, "legacy")
         measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
     return dg.MaterializeResult(
