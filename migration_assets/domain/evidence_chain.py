@@ -35,6 +35,7 @@ class ChainKind(StrEnum):
     DROPPED = "retirement_dropped"
     RETURNED = "retirement_returned"
     RESTORE = "restore"
+    DECOMMISSION = "decommission"
     PACK = "pack"
 
 

@@ -55,7 +55,7 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
     says = read_row(base, relation, kind, row)
     if says is None:
         raise LedgerError(f"{kind.value} {row} is not in the ledger of {relation}", where="migration.evidence_chain")
-    return append(base, relation, kind, {"row": row, **says}, quarter=says["quarter"], run_id=says["run_id"])
+    return append(base, relation, kind, {"row": row, **says}, quarter=says.get("quarter"), run_id=says["run_id"])
 
 
 def append(

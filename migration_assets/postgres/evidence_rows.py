@@ -38,6 +38,8 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
     # `seconds` is left out: it is a float, and proves nothing.
     ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at"
     " FROM migration.restores WHERE true",
+    ChainKind.DECOMMISSION: "SELECT id, cutover, approved_by, note, scope, last_read_at, watched_since, final, former,"
+    " run_id, started_at, finished_at FROM migration.decommissions WHERE state = 'done'",
 }
 
 

@@ -45,7 +45,6 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
-from migration_assets.postgres.cutover.charge import require_legacy_in_charge
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts
@@ -55,7 +54,6 @@ from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.postgres.true_up.slices import same_table
 
 _STREAM_LOCK_MS = 600_000
-NOT_FOLLOWED = "nobody follows the legacy, which follows the base"
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,6 @@ def start_stream(
             holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
-        BaseInChargeError: The base is in charge: nobody follows the legacy.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
@@ -112,7 +109,6 @@ def start_stream(
         require_not_barred(base, plan.relation)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
-        require_legacy_in_charge(base, plan.relation, NOT_FOLLOWED)
         if quarter:
             records = _wanted(base, plan, quarter)
         else:

@@ -6,29 +6,18 @@ could asks here before it touches anything, and again, with a fence, in the tran
 
 from datetime import datetime
 
-from migration_assets.domain.cutover_state import BaseInChargeError, CutoverKind
+from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.freshness import instant_text
 from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.sessions import Connected, require_row
 
-# From `closed` on there is no way back, and the legacy need not answer.
-_NO_WAY_BACK = ("closed", "severed", "done")
-
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
-    """Since when writes belong to the base; None while they belong to the legacy, and where no cutover ever was.
-
-    As `records.in_charge`, which needs a ledger of today's version: this one asks any ledger, or none.
-    """
-    if not _there(base, "migration.cutovers"):
-        return None
-    row = base.execute(
-        "SELECT kind, opened_at FROM migration.cutovers WHERE relation = %s AND opened_at IS NOT NULL"
-        " ORDER BY id DESC LIMIT 1",
-        [relation],
-    ).fetchone()
-    return row[1] if row is not None and CutoverKind(row[0]).target == "base" else None
+    """Since when writes belong to the base; None while they belong to the legacy. Asks any ledger, or none."""
+    facts = read_cutover_facts(base, relation)
+    return facts.since if facts.in_charge == "base" else None
 
 
 def is_base_in_charge(base: Connected, relation: str) -> bool:
@@ -38,10 +27,7 @@ def is_base_in_charge(base: Connected, relation: str) -> bool:
 
 def is_decommissioned(base: Connected, relation: str) -> bool:
     """Whether the legacy is out of the game: nobody goes back to it, and it need not answer any more."""
-    if not _there(base, "migration.decommissions"):
-        return False
-    row = base.execute("SELECT state FROM migration.decommissions WHERE relation = %s", [relation]).fetchone()
-    return row is not None and row[0] in _NO_WAY_BACK
+    return read_cutover_facts(base, relation).decommissioned is not None
 
 
 def is_abandoned(base: Connected, relation: str) -> bool:
@@ -60,9 +46,9 @@ def require_legacy_in_charge(base: Connected, relation: str, what: str) -> None:
     Raises:
         BaseInChargeError: The base is in charge; nothing was touched.
     """
-    since = base_in_charge_since(base, relation)
-    if since is not None:
-        raise _refused(since, relation, what, gone=is_decommissioned(base, relation))
+    facts = read_cutover_facts(base, relation)
+    if facts.in_charge == "base":
+        raise refusal(facts, relation, what)
 
 
 def keep_legacy_in_charge(base: Connected, relation: str) -> None:
@@ -88,17 +74,19 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
 
 
-def _refused(since: datetime, relation: str, what: str, *, gone: bool) -> BaseInChargeError:
+def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
+    """The error that says who is in charge, since when, and what therefore is not done."""
+    if facts.decommissioned is not None:
+        return BaseInChargeError(
+            f"the legacy was decommissioned at {instant_text(facts.decommissioned)}: {what}",
+            where=relation,
+            state_left="nothing was touched",
+            next_step="nothing: the base is the only side there is",
+        )
+    since = f" ({instant_text(facts.since)})" if facts.since else ""
     return BaseInChargeError(
-        f"the base is in charge since {instant_text(since)}: {what}",
+        f"the base is in charge since cutover {facts.cutover}{since}: {what}",
         where=relation,
         state_left="nothing was touched",
-        next_step="nothing: the legacy was decommissioned"
-        if gone
-        else "nothing; or, where the legacy is to be in charge again, `migration-assets rollback` first",
+        next_step="nothing where that is meant to be; else roll back first (`migration-assets rollback`)",
     )
-
-
-def _there(base: Connected, table: str) -> bool:
-    row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
-    return bool(require_row(row, "to_regclass")[0])
