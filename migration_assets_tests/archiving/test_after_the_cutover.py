@@ -3,7 +3,7 @@ legacy, and what has lost its meaning says so. In the order of the file: the las
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -14,8 +14,10 @@ from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
+from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.retirement_records import Step
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
@@ -33,6 +35,7 @@ from migration_assets.steps.retiring import late_in, retire_week
 from migration_assets.steps.runway import look_ahead, see_runway
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week, verify_week
+from migration_assets.terminal.marks import Seen
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 
@@ -119,6 +122,10 @@ def test_ongoing_validation_skips_and_says_why(alone: Migration) -> None:
 def test_a_sign_off_from_before_stands_whatever_its_age(alone: Migration) -> None:
     on(alone.databases.base_url, "UPDATE migration.slices SET validated_at = validated_at - interval '900 days'")
     assert sign_off_state(alone, QUARTER).stands
+    with alone.databases.session("base", "test") as base:
+        overview = read_overview(base, alone.spec)
+    seen = Seen.of(overview, timedelta(days=1))
+    assert {seen.freshness(record) for record in overview.slices if record.validated_at} == {Freshness.FRESH}
 
 
 def test_quarters_open_without_the_legacy_a_preflight_or_a_stream(alone: Migration) -> None:
