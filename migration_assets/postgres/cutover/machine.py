@@ -27,6 +27,7 @@ from migration_assets.postgres.cutover.records import (
     read_cutover,
     unfinished_cutover,
 )
+from migration_assets.postgres.cutover.revalidating import revalidate
 from migration_assets.postgres.cutover.reverse import drop_reverse
 from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
 from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
@@ -46,6 +47,7 @@ def cut_over(plan: CutoverPlan, *, approved_by: str, rehearse: bool = True) -> C
     Raises:
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or the stream does not run.
+        SliceMismatchError: A week that changed differs, found before anything was begun (without `compare_all`).
     """
     return _run(plan, CutoverKind.CUTOVER, approved_by=approved_by, rehearse=rehearse)
 
@@ -133,6 +135,8 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
+        if kind is CutoverKind.CUTOVER and not plan.compare_all:
+            revalidate(plan, base)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
         if rehearse:
             return read_cutover(base, work.id)
@@ -164,11 +168,13 @@ def _through(
             for state in BEFORE_OPEN:
                 if state is not CutoverState.BEGUN:
                     enter(base, cutover, state)
+                work.tell(state)
                 STAGES[state](work)
             if rehearse:
                 undo(work, "rehearsed")
                 return work
             enter(base, cutover, CutoverState.OPEN)
+            work.tell(CutoverState.OPEN)
             let_writes_in(work)
         except BaseException as error:
             if not _is_open(work):
@@ -197,10 +203,12 @@ def _finish(work: Work) -> CutoverRecord:
             enter(base, work.id, skipped)
     if read_cutover(base, work.id).state is not CutoverState.DONE:
         enter(base, work.id, CutoverState.SWITCHED)
+        work.tell(CutoverState.SWITCHED)
         failed = _switch(work)
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
+    work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
         drop_subscription(base, work.forward.subscription)
         drop_slot(work.legacy, work.forward.slot)
