@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from psycopg import errors, sql
 from migration_assets.definitions import build_defs
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.runtime import Migration
+from migration_assets.runtime import Migration, open_migration
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.cutover import (
     CutoverRecord,
@@ -34,14 +34,24 @@ ASSET = "legacy_cutover"
 # While the trigger stands, a cutover that enters this state waits there, in a statement of its own.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION public.stay() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN PERFORM pg_sleep(20); RETURN NEW; END $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(20261122);
+    FOR n IN 1..400 LOOP
+        EXIT WHEN EXISTS (SELECT FROM pg_class WHERE relname = 'go_on');
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    RETURN NEW;
+END $$
 """
 _TRIGGER = """
 CREATE TRIGGER stay BEFORE UPDATE ON migration.cutovers FOR EACH ROW
 WHEN (NEW.state = {state} AND OLD.state <> {state}) EXECUTE FUNCTION public.stay()
 """
 _LEAVE = "DROP TRIGGER IF EXISTS stay ON migration.cutovers"
-_STAYS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+_STAYS = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (0, 20261122)
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ class Offered:
     @property
     def ground(self) -> CutoverGround:
         return CutoverGround(self.quarter.ground.databases)
+
+    def under(self, **settings: object) -> "Offered":
+        """The same under other settings."""
+        changed = self.migration.settings.model_copy(update=settings)
+        return replace(self, quarter=replace(self.quarter, migration=open_migration(changed)))
 
     @property
     def records(self) -> list[CutoverRecord]:
@@ -119,26 +134,34 @@ class Offered:
 
     @contextmanager
     def staying(self, state: CutoverState) -> Generator[None]:
-        """A cutover stands still when it enters the state, until somebody cancels its statement."""
+        """A cutover stands still when it enters the state, until it may go on, or its statement is cancelled."""
         with psycopg.connect(self.ground.databases.base_url, autocommit=True) as base:
             base.execute(_FUNCTION)
             base.execute(sql.SQL(_TRIGGER).format(state=sql.Literal(state)))
         try:
             yield
         finally:
-            self.ground.run("base", _LEAVE)
+            self.ground.run("base", _LEAVE, "DROP TABLE IF EXISTS public.go_on")
+
+    def go_on(self) -> None:
+        self.ground.run("base", "CREATE TABLE public.go_on ()")
+
+    def stays(self) -> bool:
+        return bool(self.ground.one("base", _STAYS))
 
     def until_it_stays(self) -> None:
-        wait_for(lambda: self.ground.one("base", _STAYS), "the cutover stands still", seconds=60)
+        wait_for(self.stays, "the cutover stands still", seconds=60)
 
     @contextmanager
-    def typed(self, folder: Path, *words: str, **environment: str) -> Generator["subprocess.Popen[str]"]:
+    def typed(
+        self, folder: Path, *words: str, output: int = subprocess.PIPE, **environment: str
+    ) -> Generator["subprocess.Popen[str]"]:
         """The command line in a process of its own."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MIGRATION_", "DAGSTER_"))}
         command = [str(Path(sys.executable).with_name("migration-assets")), *words]
         with subprocess.Popen(
             command, cwd=folder, env={**inherited, **self.quarter.environment, **environment},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
         ) as process:  # fmt: skip
             try:
                 yield process

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import dagster as dg
 import pytest
+from pydantic import SecretStr
 
-from migration_assets.definitions import build_defs
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import check_results, failure_text, table_rows
@@ -127,6 +127,27 @@ def test_a_rollback_that_is_terminated_leaves_the_base_in_charge(ready: Offered)
     ready.require_as_before()
 
 
+def test_a_rollback_that_could_not_tell_the_applications_is_done_and_its_run_fails(ready: Offered) -> None:
+    hooked = ready.under(cutover_hook_command=SecretStr("test {to} = base"))
+    assert hooked.cut(rehearse=False).success
+    back = hooked.back()
+    text = failure_text(back)
+    assert "The rollback is done and nothing was lost, but the applications were not told" in text
+    assert "the hook's command ended with code 1" in text
+    assert "switch the applications to the legacy now" in text
+    assert "rolled back by Ada" in last_word(ready), "it is noted all the same"
+    assert ready.records[-1].outcome == "succeeded"
+    ready.require_as_before()
+
+
+def test_a_cutover_that_could_not_tell_the_applications_went_back(ready: Offered) -> None:
+    hooked = ready.under(cutover_hook_command=SecretStr("test {to} = legacy"))
+    text = failure_text(hooked.cut(rehearse=False))
+    assert "the applications could not be switched: the hook's command ended with code 1" in text
+    assert "writes go on on the legacy" in text
+    ready.require_as_before()
+
+
 def test_an_automatic_retry_settles_and_never_begins(ready: Offered) -> None:
     before = ready.records
     retry = {"dagster/retry_number": "1", "dagster/parent_run_id": "1", "dagster/root_run_id": "1"}
@@ -134,4 +155,3 @@ def test_an_automatic_retry_settles_and_never_begins(ready: Offered) -> None:
         assert "is an automatic retry" in failure_text(result)
         assert "the legacy accepts writes" in failure_text(result)
     assert ready.records == before
-    assert build_defs().resolve_job_def("rollback").tags["dagster/max_retries"] == "0"

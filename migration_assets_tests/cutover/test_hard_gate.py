@@ -64,7 +64,7 @@ def apart(ground: CutoverGround) -> Generator[CutoverGround]:
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_is_closed_before_anything_is_touched(apart: CutoverGround, door: str) -> None:
     before = apart.base_state()
-    with pytest.raises(BaseInChargeError, match="the base is in charge since cutover 1") as caught:
+    with pytest.raises(BaseInChargeError, match="the base is in charge since") as caught:
         DOORS[door](apart)
     assert "nothing was touched" in str(caught.value)
     assert apart.base_state() == before

@@ -15,7 +15,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
-    """Since when writes belong to the base; None while they belong to the legacy. Asks any ledger, or none."""
+    """Since when writes belong to the base; None while they belong to the legacy, and where no cutover ever was."""
     facts = read_cutover_facts(base, relation)
     return facts.since if facts.in_charge == "base" else None
 
@@ -75,18 +75,13 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
 
 
 def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
-    """The error that says who is in charge, since when, and what therefore is not done."""
-    if facts.decommissioned is not None:
-        return BaseInChargeError(
-            f"the legacy was decommissioned at {instant_text(facts.decommissioned)}: {what}",
-            where=relation,
-            state_left="nothing was touched",
-            next_step="nothing: the base is the only side there is",
-        )
-    since = f" ({instant_text(facts.since)})" if facts.since else ""
+    """The error of whoever met a base in charge; `what` as in `require_legacy_in_charge`."""
+    since = f" since {instant_text(facts.since)}" if facts.since else ""
     return BaseInChargeError(
-        f"the base is in charge since cutover {facts.cutover}{since}: {what}",
+        f"the base is in charge{since} (cutover {facts.cutover}): {what}",
         where=relation,
         state_left="nothing was touched",
-        next_step="nothing where that is meant to be; else roll back first (`migration-assets rollback`)",
+        next_step="nothing: the legacy was decommissioned"
+        if facts.decommissioned
+        else "nothing where that is meant to be; else roll back first (`migration-assets rollback`)",
     )
