@@ -25,6 +25,7 @@ from migration_assets.postgres.stream_samples import (
     watch_lock,
 )
 from migration_assets.runtime import Migration
+from migration_assets.steps.legacy_reading import note_legacy_reads
 
 _HISTORY = 100
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def _watch_with_ledger(
     migration: Migration, base: Connected, sample: StreamSample, remembered: Sequence[Alert]
 ) -> Watched:
     ensure_ledger(base)
+    note_legacy_reads(migration)
     relation = sample.relation
     with watch_lock(base, relation) as mine:
         history = read_samples(base, relation, limit=_HISTORY)

@@ -57,7 +57,7 @@ def test_checks_and_monitor_speak_of_the_reverse_stream_while_the_base_is_in_cha
     for asset, key in (("change_stream", QUARTER), ("validated_slice", WEEKS[0]), ("migrated_slice", WEEKS[0])):
         refused = project.run(asset, key)
         assert not refused.success
-        assert "the base is in charge since cutover 1" in failure_text(refused)
+        assert "the base is in charge since" in failure_text(refused)
     assert project.on_base("SELECT count(*) FROM migration.attempts") == before
 
     statement = sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(f"{project.subscription()}_back"))

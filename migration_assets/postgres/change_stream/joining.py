@@ -59,7 +59,6 @@ from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.postgres.true_up.slices import same_table
 
 _STREAM_LOCK_MS = 600_000
-NOT_FOLLOWED = "nobody follows the legacy, which follows the base"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,6 @@ def start_stream(
             holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
-        BaseInChargeError: The base is in charge: nobody follows the legacy.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)

@@ -33,6 +33,7 @@ from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
 from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
 from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
+from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected
 
@@ -122,6 +123,7 @@ def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
 
 def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bool) -> CutoverRecord:
     with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
+        give_way(base, legacy, plan.relation, kind)
         settled = _settle(plan, base, legacy)
         charge = in_charge(base, plan.relation)
         if charge != kind.source:
@@ -275,8 +277,7 @@ def _work(plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, l
 
 @contextmanager
 def _sessions(plan: CutoverPlan) -> Generator[tuple[Connected, Connected]]:
-    with (
-        plan.stream.databases.session("base", "cutover", long_session()) as base,
-        plan.stream.databases.session("legacy", "cutover", long_session()) as legacy,
-    ):
-        yield base, legacy
+    with plan.stream.databases.session("base", "cutover", long_session()) as base:
+        require_not_decommissioned(base, plan.relation)
+        with plan.stream.databases.session("legacy", "cutover", long_session()) as legacy:
+            yield base, legacy
