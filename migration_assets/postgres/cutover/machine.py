@@ -164,11 +164,13 @@ def _through(
             for state in BEFORE_OPEN:
                 if state is not CutoverState.BEGUN:
                     enter(base, cutover, state)
+                work.tell(state)
                 STAGES[state](work)
             if rehearse:
                 undo(work, "rehearsed")
                 return work
             enter(base, cutover, CutoverState.OPEN)
+            work.tell(CutoverState.OPEN)
             let_writes_in(work)
         except BaseException as error:
             if not _is_open(work):
@@ -197,10 +199,12 @@ def _finish(work: Work) -> CutoverRecord:
             enter(base, work.id, skipped)
     if read_cutover(base, work.id).state is not CutoverState.DONE:
         enter(base, work.id, CutoverState.SWITCHED)
+        work.tell(CutoverState.SWITCHED)
         failed = _switch(work)
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
+    work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
         drop_subscription(base, work.forward.subscription)
         drop_slot(work.legacy, work.forward.slot)

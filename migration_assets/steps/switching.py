@@ -1,0 +1,64 @@
+"""The team's own switch of its applications: a command, a webhook, or both."""
+
+import json
+import shlex
+import subprocess
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from pydantic import SecretStr
+
+from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.runtime import Migration
+
+
+def switch(migration: Migration, to: SideName, cutover: int) -> None:
+    """Tell the applications where their writes go, as the settings say.
+
+    Raises:
+        CutoverError: They could not be told.
+    """
+    settings = migration.settings
+    told: dict[str, object] = {"relation": migration.spec.relation, "to": to, "cutover": cutover}
+    if settings.cutover_hook_command is not None:
+        _command(settings.cutover_hook_command, told, to, settings.cutover_hook_timeout_seconds)
+    if settings.cutover_hook_url is not None:
+        _webhook(settings.cutover_hook_url, told, settings.cutover_hook_timeout_seconds)
+
+
+def _command(command: SecretStr, told: dict[str, object], to: SideName, seconds: float) -> None:
+    """What it prints is thrown away: only its author knows whether secrets are in it."""
+    try:
+        words = [word.replace("{to}", to) for word in shlex.split(command.get_secret_value())]
+        done = subprocess.run(
+            words,
+            input=json.dumps(told).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _failed(f"the hook's command did not end within {seconds:g} s and was killed") from None
+    except (OSError, ValueError) as error:
+        raise _failed(f"the hook's command cannot be run: {type(error).__name__}") from None
+    if done.returncode:
+        raise _failed(f"the hook's command ended with code {done.returncode}")
+
+
+def _webhook(url: SecretStr, told: dict[str, object], seconds: float) -> None:
+    """Neither the URL nor the answer is shown: both may hold secrets."""
+    try:
+        request = Request(  # noqa: S310 - the team's own URL
+            url.get_secret_value(), json.dumps(told).encode(), {"Content-Type": "application/json"}
+        )
+        with urlopen(request, timeout=seconds):  # noqa: S310
+            pass
+    except HTTPError as error:
+        raise _failed(f"the hook's address answered with status {error.code}") from None
+    except (URLError, OSError, ValueError) as error:
+        raise _failed(f"the hook's address cannot be called: {type(error).__name__}") from None
+
+
+def _failed(what: str) -> CutoverError:
+    return CutoverError(what, next_step="run the hook by hand and see its own output")
