@@ -11,6 +11,7 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import keep_at_rest, stream_lock
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.consistent_cut.cut import paused_stream
@@ -91,6 +92,8 @@ def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
 
 
 def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
+    # Also of a week that was never under CDC: the base has rows of its own while it is in charge.
+    require_not_barred(base, copy.spec.relation)
     record = read_slice(base, copy.spec.relation, copy.week)
     if record is None:
         raise PartitionError(

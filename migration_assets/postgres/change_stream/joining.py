@@ -9,6 +9,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining_ahead import joins, require_leaves, require_small, true_up_joining
 from migration_assets.postgres.change_stream.legacy_side import (
     alter_filter,
@@ -88,8 +89,8 @@ def start_stream(
     lost slot, a dropped subscription, an altered publication, a join that died. Else the quarter joins at a cut.
 
     Raises:
-        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; or a person holds the
-            stream.
+        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
+            holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
     """
@@ -98,6 +99,7 @@ def start_stream(
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
+        require_not_barred(base, plan.relation)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
         records = _wanted(base, plan, quarter) if quarter else _under_cdc(base, plan)
@@ -126,6 +128,7 @@ def start_stream(
 
 
 def _unheld(base: Connected, plan: StreamPlan) -> StreamRecord | None:
+    require_not_barred(base, plan.relation)
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.HELD:
         raise StreamError(
