@@ -37,9 +37,9 @@ class Watch:
 
     def look(self, times: int = 1, apart: timedelta = _APART) -> ReadWatch:
         with self.sides() as (base, legacy):
-            for _ in range(times):
-                seen = look_for_reads(base, legacy, self.ground.spec, self.cutover, apart=apart)
-        return seen
+            for _ in range(times - 1):
+                look_for_reads(base, legacy, self.ground.spec, self.cutover, apart=apart)
+            return look_for_reads(base, legacy, self.ground.spec, self.cutover, apart=apart)
 
     @contextmanager
     def sides(self) -> Generator[tuple[Connected, Connected]]:
