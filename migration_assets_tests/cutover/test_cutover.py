@@ -137,6 +137,8 @@ def test_a_quarter_that_opens_after_the_cutover_travels_back_too(ground: Cutover
     ground.cut()
     ground.open(FiscalQuarter(2025, 3))
     key = ground.insert("base", "2024-07-15 12:00+00")
+    with pytest.raises(StreamError, match="the base is in charge"):
+        ground.copy(3, quarter=FiscalQuarter(2025, 3))  # would put the legacy's rows in the place of the base's own
     wait_for(lambda: arrived(ground, "legacy", key), "the reverse stream brings it")
     assert ground.back().outcome == "succeeded"
     ground.equal()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.stream_sample import ProblemCode
@@ -15,6 +16,7 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
 from migration_assets.postgres.cutover.records import cutover_lock
 from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.alerts.webhook import webhook
 from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import run_child
@@ -43,7 +45,10 @@ def die(ground: CutoverGround, kind: str, entering: int) -> None:
 def test_a_cutover_that_died_with_the_writes_held_is_told_with_the_command(ground: CutoverGround) -> None:
     guard = guard_of(ground)
     die(ground, "cutover", COMPARED)
-    found = guard.problems()
+    with webhook() as hook:
+        found = guard.problems(alert_urls=(SecretStr(hook.url()),))
+        assert hook.titles == ["[CRITICAL] change stream of public.bookings: writes held"]
+        assert "release-writes" in hook.received[0]["message"]
     assert {code: one.severity for code, one in found.items()} == {C.WRITES_HELD: Severity.CRITICAL}
     assert "release-writes" in found[C.WRITES_HELD].next_step
     assert "cutover 2 died" in found[C.WRITES_HELD].what
