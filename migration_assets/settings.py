@@ -147,10 +147,10 @@ class MigrationSettings(BaseSettings):
     )
     cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
     rollback_window_days: float = Field(
-        default=14.0, ge=0, description="how long a rollback stays possible before the legacy is decommissioned, days"
+        default=14.0, ge=0, description="the legacy may be decommissioned only so long after the cutover, days"
     )
     legacy_quiet_days: float = Field(
-        default=7.0, ge=0, description="nobody may have read the legacy for this long before that, days; 0: not asked"
+        default=7.0, ge=0, description="and only when no client has read its table for so long, days; 0: not asked"
     )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 

@@ -25,7 +25,7 @@ from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.slices import in_snapshot, require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation import prove, require_streaming_state
-from migration_assets.postgres.validation_records import Proof, record_proof
+from migration_assets.postgres.validation_records import Proof, changes_of, record_proof
 
 _SHOWN = 20
 
@@ -83,6 +83,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
         for record in held:
             require_streaming_state(record)
         description = table_before_cut(plan, ledger, purpose)
+        seen = [changes_of(ledger, record) for record in held]
         with paired_snapshots(plan, purpose) as pair:
             proofs = _compare_all(plan, description, held, pair)
             if not all(proof.equal for proof in proofs):
@@ -92,8 +93,8 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
             quarter, pair.record, tuple(zip((r.week for r in held), proofs, strict=True)), tuple(duplicates)
         )
         with ledger.transaction():
-            for record, proof in zip(held, proofs, strict=True):
-                record_proof(ledger, record, proof, "reconcile", plan.run_id)
+            for record, proof, changes in zip(held, proofs, seen, strict=True):
+                record_proof(ledger, record, proof, "reconcile", plan.run_id, seen=changes)
             row = ledger.execute(
                 "INSERT INTO migration.reconciliations (relation, quarter, marker, lsn, equal, duplicate_keys, run_id)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",

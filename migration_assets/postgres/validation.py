@@ -16,7 +16,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
 from migration_assets.postgres.true_up.slices import require_unaltered, slice_rows, table_before_cut
-from migration_assets.postgres.validation_records import Proof, Purpose, record_proof
+from migration_assets.postgres.validation_records import Proof, Purpose, changes_of, record_proof
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
         attempt = begin_attempt(ledger, record, "validate", plan.run_id)
         try:
             description = table_before_cut(plan, ledger, f"{week.key}:{purpose}")
+            seen = changes_of(ledger, record)
             with paired_snapshots(plan, f"{week.key}:{purpose}") as pair:
                 rows = slice_rows(plan, description, record)
                 proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
@@ -70,7 +71,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
                     require_unaltered(plan, pair.legacy, pair.base, description, week.key)
                 cut = pair.record
             with ledger.transaction():
-                record_proof(ledger, record, proof, purpose, plan.run_id)
+                record_proof(ledger, record, proof, purpose, plan.run_id, seen=seen)
                 end_attempt(
                     ledger,
                     attempt,

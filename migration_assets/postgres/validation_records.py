@@ -41,6 +41,7 @@ def record_proof(
     *,
     found: Differences | None = None,
     changed: bool = False,
+    seen: int | None = None,
 ) -> SliceState:
     """Append a comparison and draw its consequence; in the transaction of what it proves, under the slice's lock.
 
@@ -52,6 +53,8 @@ def record_proof(
         run_id: Noted.
         found: What was wrong before a true-up, to be counted.
         changed: Whether we put rows in: a sign-off is void then, unless a released week joins again.
+        seen: The leaf's changes, counted before the cut: what is applied while rows are compared came after it. None
+            where nothing was applied meanwhile.
 
     Returns:
         The slice's new state.
@@ -78,6 +81,8 @@ def record_proof(
         require_transition(record.state, SliceState.STREAMING, where=record.week.key)
     elif record.state is not state:
         require_transition(record.state, state, where=record.week.key)
+    if seen is None:
+        seen = changes_of(base, record)
     base.execute(
         "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s,"
         " base_rows = %s, base_sum_a = %s, base_sum_b = %s, verified_at = NULL, verified_equal = NULL,"
@@ -88,10 +93,11 @@ def record_proof(
         # Who joins the stream is covered by it again.
         " released_at = CASE WHEN %s THEN NULL ELSE released_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
-         proof.marker, proof.lsn, _changes_of(base, record), run_id, changed, purpose == "join", record.lock_key],
+         proof.marker, proof.lsn, seen, run_id, changed, purpose == "join", record.lock_key],
     )  # fmt: skip
     return state
 
 
-def _changes_of(base: Connected, record: SliceRecord) -> int:
+def changes_of(base: Connected, record: SliceRecord) -> int:
+    """How many row changes the leaf has seen until now; see `changes_by_leaf`."""
     return changes_by_leaf(base, QualifiedName.parse(record.relation), [record.leaf]).get(record.leaf, 0)

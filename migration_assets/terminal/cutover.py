@@ -51,13 +51,14 @@ class _Progress:
         reached = list(self._reached)
         if not reached:
             table.add_row(Text("looking whether everything is ready", "bold"))
-        ends = [at for _, _, at in reached[1:]] + [time.monotonic()]
+            return table
+        ends = [*(at for _, _, at in reached[1:]), time.monotonic()]
         for number, ((kind, state, at), end) in enumerate(zip(reached, ends, strict=True), 1):
             now = number == len(reached)
             style = "bold" if now else "dim"
             table.add_row(
                 Text(str(kind), style), Text(str(state), style), Text(_MEANS[state], style),
-                Text(duration(end - at), style, justify="right"),
+                Text(duration(end - at), style),
             )  # fmt: skip
         return table
 

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=STEPS, default="cutover")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--skip", type=int, default=0, help="blows that an earlier run of this seed has done")
     options = parser.parse_args()
     random, give_up = Random(options.seed), time.monotonic() + options.minutes * 60
     done = fell = failed = 0
@@ -40,6 +41,7 @@ def main() -> None:
                 labels = record_of(ground, options.kind)
                 points = sorted({*points_at_states(options.kind, labels), *all_points(labels)})
                 random.shuffle(points)
+                points = points[: len(points) - options.skip]
                 print(f"{len(points)} blows", flush=True)
                 continue
             point = points.pop()

@@ -35,8 +35,9 @@ ASSET = "legacy_cutover"
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION public.stay() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock(20261122);
     FOR n IN 1..400 LOOP
-        EXIT WHEN to_regclass('public.go_on') IS NOT NULL;
+        EXIT WHEN EXISTS (SELECT FROM pg_class WHERE relname = 'go_on');
         PERFORM pg_sleep(0.05);
     END LOOP;
     RETURN NEW;
@@ -47,7 +48,10 @@ CREATE TRIGGER stay BEFORE UPDATE ON migration.cutovers FOR EACH ROW
 WHEN (NEW.state = {state} AND OLD.state <> {state}) EXECUTE FUNCTION public.stay()
 """
 _LEAVE = "DROP TRIGGER IF EXISTS stay ON migration.cutovers"
-_STAYS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+_STAYS = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (0, 20261122)
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @dataclass(frozen=True)
@@ -142,17 +146,22 @@ class Offered:
     def go_on(self) -> None:
         self.ground.run("base", "CREATE TABLE public.go_on ()")
 
+    def stays(self) -> bool:
+        return bool(self.ground.one("base", _STAYS))
+
     def until_it_stays(self) -> None:
-        wait_for(lambda: self.ground.one("base", _STAYS), "the cutover stands still", seconds=60)
+        wait_for(self.stays, "the cutover stands still", seconds=60)
 
     @contextmanager
-    def typed(self, folder: Path, *words: str, **environment: str) -> Generator["subprocess.Popen[str]"]:
+    def typed(
+        self, folder: Path, *words: str, output: int = subprocess.PIPE, **environment: str
+    ) -> Generator["subprocess.Popen[str]"]:
         """The command line in a process of its own."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MIGRATION_", "DAGSTER_"))}
         command = [str(Path(sys.executable).with_name("migration-assets")), *words]
         with subprocess.Popen(
             command, cwd=folder, env={**inherited, **self.quarter.environment, **environment},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
         ) as process:  # fmt: skip
             try:
                 yield process

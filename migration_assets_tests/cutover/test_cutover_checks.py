@@ -38,6 +38,10 @@ def test_writes_are_accepted_is_red_only_where_the_process_that_holds_them_died(
         living = ready.check("writes_are_accepted")
         assert living.passed, living.description
         assert "a cutover or rollback is at work" in (living.description or "")
+        early = ready.quarter.run("release-writes")
+        assert early.exit_code == 2, early.output
+        assert "the cutover is being worked on" in early.output
+        assert not ready.accepts("legacy"), "a living one is not released under its feet"
         process.kill()
         process.wait()
         wait_for(lambda: not ready.check("writes_are_accepted").passed, "its sessions end")

@@ -1,13 +1,26 @@
 """`cutover`, `rollback`, `release-writes` and `cutovers` as a person types them, and as a person stops them."""
 
+import os
+import pty
 import signal
+from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets_tests.cutover.offered import Offered
+from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import lines_of
+
+
+@pytest.fixture(autouse=True)
+def _a_lost_terminal_is_heard() -> Generator[None]:
+    """Also by children of tests that run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
@@ -93,6 +106,30 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
     ready.require_as_before()
 
 
+def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answered(
+    ready: Offered, tmp_path: Path
+) -> None:
+    master, slave = pty.openpty()
+    with (
+        ready.staying(CutoverState.COMPARED),
+        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real", output=slave, TERM="xterm") as process,
+    ):
+        os.close(slave)
+        seen = b""
+        while b"lets everything arrive" not in seen:
+            seen += os.read(master, 4096)
+        ready.until_it_stays()
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # how the end of a terminal reads on Linux
+            while more := os.read(master, 4096):
+                seen += more
+        assert process.wait(30) == 1, seen
+    os.close(master)
+    assert b"writes go on on the legacy" in seen
+    assert b"Traceback" not in seen
+    ready.require_as_before()
+
+
 def test_who_presses_twice_does_not_break_the_undoing(ready: Offered, tmp_path: Path) -> None:
     with ready.staying(CutoverState.UNDOING), ready.typed(tmp_path, "cutover", "--approved-by", "Ada") as process:
         ready.until_it_stays()
@@ -119,3 +156,46 @@ def test_once_the_base_is_open_ctrl_c_comes_too_late(ready: Offered, tmp_path: P
     assert process.returncode == 0, output
     assert "The base is in charge" in output
     assert (ready.charge, ready.accepts("legacy")) == ("base", False)
+
+
+# A sign-off's proofs are older than this: never ready.
+NOT_READY = {"MIGRATION_VALIDATION_MAX_AGE_HOURS": "0.000001"}
+
+
+def killed(ready: Offered, folder: Path, state: CutoverState) -> None:
+    """kill -9 of a cutover that enters the state, and the end of its sessions."""
+    with ready.staying(state), ready.typed(folder, "cutover", "--approved-by", "Ada", "--for-real") as process:
+        ready.until_it_stays()
+        process.kill()
+        process.wait()
+        wait_for(lambda: not ready.stays(), "its session ends")
+
+
+def test_what_died_is_undone_before_readiness_is_asked(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.COMPARED)
+    assert not ready.accepts("legacy")
+    refused = ready.quarter.run("cutover --approved-by Ada --for-real", **NOT_READY)
+    assert refused.exit_code == 1, refused.output
+    assert "not ready for the cutover" in refused.output
+    assert ready.records[-1].outcome == "aborted"
+    ready.require_as_before()
+
+
+def test_what_died_with_the_base_open_is_finished_whatever_readiness_says(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.SWITCHED)
+    assert (ready.charge, ready.accepts("base"), ready.accepts("legacy")) == ("base", True, False)
+    assert ready.records[-1].outcome == "running"
+    begun = len(ready.records)
+    rehearsal = ready.quarter.run("cutover --approved-by Ada", **NOT_READY)
+    assert rehearsal.exit_code == 1, "it is finished, and then there is nothing to rehearse"
+    assert "the base is in charge already" in rehearsal.output
+    assert (len(ready.records), ready.records[-1].outcome) == (begun, "succeeded")
+
+
+def test_the_same_command_again_finishes_what_died_with_the_base_open(ready: Offered, tmp_path: Path) -> None:
+    killed(ready, tmp_path, CutoverState.SWITCHED)
+    begun = len(ready.records)
+    done = ready.quarter.run("cutover --approved-by Ada --for-real", **NOT_READY)
+    assert done.exit_code == 0, done.output
+    assert "The base is in charge" in done.output
+    assert (len(ready.records), ready.records[-1].outcome) == (begun, "succeeded")

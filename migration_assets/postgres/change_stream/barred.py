@@ -3,7 +3,8 @@
 from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
+from migration_assets.postgres.cutover.charge import refusal
+from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.sessions import Connected
 
 _UNTOUCHED = "nothing was touched"
@@ -13,7 +14,8 @@ def require_not_barred(base: Connected, relation: str) -> None:
     """To be asked before any lock is waited for. A cutover asks this of itself, too, and passes.
 
     Raises:
-        StreamError: The base is in charge, or a cutover or rollback is not finished; says what to do first.
+        BaseInChargeError: The base is in charge.
+        StreamError: A cutover or rollback is not finished; says what to do first.
     """
     facts = read_cutover_facts(base, relation)
     left = facts.under_way
@@ -32,7 +34,7 @@ def require_not_barred(base: Connected, relation: str) -> None:
             next_step="run `migration-assets release-writes`, which finishes or undoes it, then this again",
         )
     if facts.in_charge == "base":
-        raise _in_charge(facts, relation)
+        raise refusal(facts, relation, "nothing flows from the legacy")
     if facts.stream_barred and left is None:
         raise StreamError(
             "the change stream is barred by a cutover that the ledger does not have as unfinished",
@@ -45,20 +47,3 @@ def require_not_barred(base: Connected, relation: str) -> None:
 def _rebuilding(left: UnderWay) -> bool:
     """A rollback that is past its point of no return lets the change stream begin anew itself."""
     return left.kind == CutoverKind.ROLLBACK and left.opened
-
-
-def _in_charge(facts: CutoverFacts, relation: str) -> StreamError:
-    since = f" ({facts.since:%Y-%m-%d %H:%M} UTC)" if facts.since else ""
-    if facts.decommissioned is not None:
-        return StreamError(
-            f"the legacy was decommissioned at {facts.decommissioned:%Y-%m-%d %H:%M} UTC: nothing flows from it",
-            where=relation,
-            state_left=_UNTOUCHED,
-            next_step="nothing: the base is the only side there is",
-        )
-    return StreamError(
-        f"the base is in charge since cutover {facts.cutover}{since}: nothing flows from the legacy",
-        where=relation,
-        state_left=_UNTOUCHED,
-        next_step="nothing where that is meant to be; else roll back first (`migration-assets rollback`)",
-    )

@@ -7,6 +7,7 @@ base cannot be reached or a process wakes up late.
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,6 +88,7 @@ def hold(
     *,
     patience_seconds: float,
     take_over: bool = False,
+    before_each_try: Callable[[], object] | None = None,
 ) -> datetime:
     """Refuse application writes on the side from now on; no transaction that wrote to the table is open then.
 
@@ -102,6 +104,8 @@ def hold(
     give_up = time.monotonic() + patience_seconds
     while True:
         if not old_writers(connection, plan.spec, older_than_ms=_HOPELESS_MS, sees_autovacuum=False):
+            if before_each_try is not None:
+                before_each_try()
             try:
                 return _hold_once(connection, plan, side, cutover, take_over=take_over)
             except psycopg.OperationalError as error:

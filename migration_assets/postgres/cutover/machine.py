@@ -27,6 +27,7 @@ from migration_assets.postgres.cutover.records import (
     read_cutover,
     unfinished_cutover,
 )
+from migration_assets.postgres.cutover.revalidating import revalidate
 from migration_assets.postgres.cutover.reverse import drop_reverse
 from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
 from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
@@ -46,6 +47,7 @@ def cut_over(plan: CutoverPlan, *, approved_by: str, rehearse: bool = True) -> C
     Raises:
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or the stream does not run.
+        SliceMismatchError: A week that changed differs, found before anything was begun (without `compare_all`).
     """
     return _run(plan, CutoverKind.CUTOVER, approved_by=approved_by, rehearse=rehearse)
 
@@ -133,6 +135,8 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
+        if kind is CutoverKind.CUTOVER and not plan.compare_all:
+            revalidate(plan, base)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
         if rehearse:
             return read_cutover(base, work.id)
@@ -214,7 +218,8 @@ def _finish(work: Work) -> CutoverRecord:
         with base.transaction():
             bar_stream(base, work.id, barred=False)
             begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-        start_stream(plan.stream, None, rebuild=True)
+        # With the quarters that were opened meanwhile, whose bookings are on both sides.
+        start_stream(plan.stream, None, rebuild=True, whole_root=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 

@@ -28,6 +28,8 @@ from migration_assets.postgres.sql_text import table_name
 
 _ORIGIN_SINCE = 160000
 _SHORTEST, _LONGEST = 0.002, 0.05
+# Read in a fraction of a second.
+NEAR_BYTES = 32 * 1024**2
 
 
 def reverse_names(forward: StreamNames) -> StreamNames:
@@ -68,6 +70,45 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
             state_left="nothing was held",
             next_step="let it end (SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL), then run this again",
         ) from None
+
+
+def come_near(base: Connected, names: StreamNames, *, patience_seconds: float) -> int:
+    """Move the slot's start forward, so that little is left for `start_reverse` to read; nobody needs to be held.
+
+    The start moves to a place that the server noted (`running_xacts`), at the second look at the latest. Where our role
+    may, it is asked to note one; else it does so by itself every 15 s. An open transaction that wrote keeps it back.
+
+    Returns:
+        How much WAL lies between the slot's start and now, bytes; small, or what it was when the patience ended.
+    """
+    row = base.execute(
+        "SELECT coalesce(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), false)"
+    ).fetchone()
+    may = bool(require_row(row, "a privilege")[0])
+    give_up = time.monotonic() + patience_seconds
+    left = reverse_distance(base, names)
+    pause = _LONGEST
+    while left > NEAR_BYTES and time.monotonic() < give_up:
+        if may:
+            base.execute("SELECT pg_log_standby_snapshot()")
+        base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
+        before, left = left, reverse_distance(base, names)
+        if left > NEAR_BYTES and left > before / 2:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+    return left
+
+
+def reverse_distance(base: Connected, names: StreamNames) -> int:
+    """How much WAL the slot would have to read to get here, bytes."""
+    row = base.execute(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::bigint FROM pg_replication_slots"
+        " WHERE slot_name = %s",
+        [names.slot],
+    ).fetchone()
+    if row is None or row[0] is None:
+        raise CutoverError("the reverse stream's slot is gone or lost", where=names.slot, next_step="run this again")
+    return int(row[0])
 
 
 def start_reverse(

@@ -8,10 +8,12 @@ from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
-from migration_assets.postgres.cutover.comparing import compare_sides
+from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
+from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
 from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
 from migration_assets.postgres.cutover.reverse import (
+    come_near,
     prepare_reverse,
     rest,
     reverse_arrived,
@@ -34,6 +36,7 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
+    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
     if work.kind is CutoverKind.CUTOVER:
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
@@ -55,18 +58,36 @@ def _waiting(work: Work) -> None:
     while True:
         arrived = _marker(work)
         if wait_until(arrived, seconds=work.plan.lag_seconds):
-            return
+            break
         if time.monotonic() >= give_up:
             raise CutoverError(
                 f"the lag stayed over {work.plan.lag_seconds:g} s for {work.plan.patience_seconds:g} s",
                 where=work.plan.relation,
                 next_step="`migration-assets stream status` says why; run this again when it is small",
             )
+    _near(work, work.plan.patience_seconds)
+    if not work.plan.compare_all:
+        # Applications went on writing.
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+
+
+def _near(work: Work, seconds: float) -> None:
+    """What the base wrote since its slot began is read now, not while writes are held."""
+    if work.kind is CutoverKind.CUTOVER:
+        come_near(work.base, work.reverse, patience_seconds=seconds)
 
 
 def _held(work: Work) -> None:
     side = work.kind.source
-    hold(work.source, work.plan.stream, side, work.id, patience_seconds=work.plan.patience_seconds, take_over=True)
+    hold(
+        work.source,
+        work.plan.stream,
+        side,
+        work.id,
+        patience_seconds=work.plan.patience_seconds,
+        take_over=True,
+        before_each_try=lambda: _near(work, 5.0),
+    )
     work.deadline.start()
     note_held(work.base, work.id)
 
@@ -102,7 +123,7 @@ def _marker(work: Work) -> Callable[[], bool]:
 
 def _compared(work: Work) -> None:
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
-    done = compare_sides(work.plan, work.base, work.legacy, description, work.kind, None, work.deadline)
+    done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
 
 
