@@ -190,6 +190,8 @@ def _afterwards(scene: Scene) -> None:
         for line in ("status", "cutovers", "stream status"):
             result = scene.type(line, **environment)
             assert result.exception is None or isinstance(result.exception, SystemExit), line
+    watched = watch_stream(scene.migration)
+    assert [one for one in watched.problems if one.severity is Severity.CRITICAL] == [], "closed, and still there"
     away = replace(scene.migration, databases=Databases(_NOWHERE, scene.migration.databases.base_url))
     assert note_legacy_reads(away) is None
     assert verify_evidence(away).holds
