@@ -51,8 +51,8 @@ def build_defs(migration: Migration | None = None) -> dg.Definitions:
             retired_slice,
             restored_slice,
             cutover_readiness,
-            decommissioned_legacy,
             legacy_cutover,
+            decommissioned_legacy,
         ],
         asset_checks=[
             runway_is_sufficient,

@@ -69,7 +69,8 @@ class Memory:
 class ReadWatch:
     """What is known of the legacy's readers; times are by the base's clock.
 
-    `watched_since`: nothing can have been missed since. `unsettled`: this look saw more than was believed yet.
+    `watched_since`: nothing can have been missed since. `unsettled`: this look saw more than is believed yet, or a
+    client whose last statement names the table and may not be in the statistics yet.
     """
 
     watched_since: datetime
@@ -102,7 +103,7 @@ def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: 
         last_read_at, last_reader = at, ", ".join(counted.reading)
     if at - memory.excess_at < apart:
         after = Memory(memory.life, counted.raw, memory.excess, memory.excess_at, memory.accepted, suspects)
-        unsettled = memory.accepted is None or _beyond(counted.excess, memory.accepted)
+        unsettled = memory.accepted is None or bool(counted.suspects) or _beyond(counted.excess, memory.accepted)
         return ReadWatch(before.watched_since, at, last_read_at, last_reader, after, unsettled)
     if memory.accepted is None:
         # Only now is it known what was there before: a read between the first two looks cannot be told from it.
@@ -122,7 +123,8 @@ def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: 
         last_read_at = at
         last_reader = suspects or "not known: whoever it was had gone at the look"
     after = Memory(counted.life, counted.raw, counted.excess, at, accepted, "" if read else suspects)
-    return ReadWatch(before.watched_since, at, last_read_at, last_reader, after, _beyond(counted.excess, accepted))
+    unsettled = bool(counted.suspects) or _beyond(counted.excess, accepted)
+    return ReadWatch(before.watched_since, at, last_read_at, last_reader, after, unsettled)
 
 
 def _from_here(before: ReadWatch | None, counted: Counted, at: datetime) -> ReadWatch:

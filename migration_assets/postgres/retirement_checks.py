@@ -67,6 +67,7 @@ def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerp
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
+        uncounted(legacy)
         return rows_of_week(legacy, plan, record)
 
 

@@ -108,7 +108,6 @@ def _watch_with_ledger(
     migration: Migration, base: Connected, sample: StreamSample, remembered: Sequence[Alert]
 ) -> Watched:
     ensure_ledger(base)
-    note_legacy_reads(migration)
     relation = sample.relation
     with watch_lock(base, relation) as mine:
         history = read_samples(base, relation, limit=_HISTORY)
@@ -129,6 +128,7 @@ def _watch_with_ledger(
         except psycopg.OperationalError as error:
             log.warning("the base was lost while alerts were sent: %s", error)
             told = replace(told, note="the base was lost while alerts were sent: they may be sent again")
+        note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
     return told
 
 

@@ -10,6 +10,7 @@ from migration_assets.domain.decommission_state import Scope
 from migration_assets.postgres.decommission.machine import decommission
 from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.decommission.records import DecommissionRecord, read_decommission
+from migration_assets.postgres.sql_text import raw_sql
 from migration_assets_tests.cutover.ground import CutoverGround
 
 
@@ -38,10 +39,10 @@ class Application:
     def url(self) -> str:
         return make_conninfo(self.ground.databases.legacy_url, user=self.name, password="shop", application_name="shop")
 
-    def grant(self, *statements: LiteralString) -> "Application":
+    def grant(self, *statements: str) -> "Application":
         with psycopg.connect(self.ground.databases.legacy_url, autocommit=True) as legacy:
             for statement in statements:
-                legacy.execute(sql.SQL(statement).format(sql.Identifier(self.name)))
+                legacy.execute(raw_sql(statement).format(sql.Identifier(self.name)))
         return self
 
     def ask(self, query: LiteralString) -> list[tuple[Any, ...]]:

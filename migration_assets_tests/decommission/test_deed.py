@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Generator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from migration_assets.postgres.decommission.machine import call_off_decommission
 from migration_assets.postgres.evidence_chain import read_chain, verify_chain
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down
 from migration_assets_tests.decommission.deed import Application, close_legacy, plan_of, record_of
@@ -133,6 +135,18 @@ def test_a_failure_before_the_closing_leaves_the_reverse_stream_running(ground: 
     ground.back()
     assert len(ground.records()) == before + 1
     ground.insert("legacy")
+
+
+def test_a_legacy_that_is_gone_half_way_keeps_no_wal_on_the_base(ground: CutoverGround) -> None:
+    done = close_legacy(ground)
+    ground.run("base", "UPDATE migration.decommissions SET state = 'severed', finished_at = NULL")
+    names = ground.one("base", "SELECT slot || '_back' FROM migration.streams")
+    ground.ask("base", "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", names)
+    gone = replace(ground, databases=Databases("postgresql://x@127.0.0.1:1/nowhere", ground.databases.base_url))
+    with pytest.raises(psycopg.OperationalError):
+        close_legacy(gone)
+    assert ground.one("base", "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+    assert close_legacy(ground).state is done.state
 
 
 def test_a_lost_reverse_stream_is_an_obstacle_that_can_be_accepted(ground: CutoverGround) -> None:

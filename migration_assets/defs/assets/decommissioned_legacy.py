@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -58,7 +59,7 @@ class DecommissionConfig(dg.Config):
     group_name=CUT_OVER,
     owners=OWNERS,
     kinds=KINDS,
-    deps=[dg.AssetKey("legacy_cutover")],
+    deps=[legacy_cutover],
     output_required=False,
     description=(
         "The legacy is inactive: its last fingerprints are in the ledger and in the chain of evidence, applications can"

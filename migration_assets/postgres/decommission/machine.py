@@ -13,7 +13,7 @@ import psycopg
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.cutover.records import cutover_lock
-from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run, reverse_names
+from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
 from migration_assets.postgres.cutover.work import forward_names, long_session
 from migration_assets.postgres.decommission.closing import close, former_grants, still_open
 from migration_assets.postgres.decommission.final import drain_and_stop, stopped_stream, take_final
@@ -59,6 +59,9 @@ def decommission(
         record = read_decommission(base, plan.relation)
         if record is not None and record.state is DecommissionState.DONE:
             return record
+        if record is not None and record.state is DecommissionState.SEVERED:
+            # Also where the legacy is gone by now: else the slot would keep the base's WAL for nobody.
+            drop_reverse_on_base(base, reverse_names(forward_names(base, plan.relation)))
         with writing_legacy(plan) as legacy:
             if record is None or not record.state.final:
                 _require_free(base, legacy, plan, scope, approved_by)

@@ -7,7 +7,9 @@ from migration_assets.domain.decommission_state import Obstacle, Scope
 from migration_assets.domain.legacy_reads import APART, ReadWatch
 from migration_assets.postgres.cutover.holds import refuses_writes
 from migration_assets.postgres.cutover.records import CutoverRecord, unfinished_cutover
+from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
+from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission, seconds_since
@@ -29,7 +31,8 @@ def find_obstacles(base: Connected, legacy: Connected, plan: DecommissionPlan, s
     found += _quiet(base, legacy, plan, cutover.id)
     found += _held(legacy, plan)
     found += _reverse(base, plan)
-    return found + scope_obstacles(legacy, plan.spec, scope)
+    subscription = reverse_names(forward_names(base, plan.relation)).subscription
+    return found + scope_obstacles(legacy, plan.spec, scope, subscription)
 
 
 def _settled(base: Connected, plan: DecommissionPlan, cutover: CutoverRecord) -> Iterator[Obstacle]:
@@ -57,15 +60,16 @@ def _window(base: Connected, plan: DecommissionPlan, cutover: CutoverRecord) -> 
 
 def settled_reads(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: int) -> ReadWatch:
     """A look now; and where it saw more than is believed, further ones until that is read or explained."""
-    watch = look_for_reads(base, legacy, plan.spec, cutover)
+    watch = first = look_for_reads(base, legacy, plan.spec, cutover)
 
     def calm() -> bool:
         nonlocal watch
         watch = look_for_reads(base, legacy, plan.spec, cutover)
-        return not watch.unsettled
+        # What a client read just now it tells the statistics within that time.
+        return not watch.unsettled and watch.seen_at - first.seen_at > APART
 
     if watch.unsettled and seconds_since(base, watch.watched_since) > plan.quiet_days * _DAY:
-        wait_until(calm, seconds=2 * APART.total_seconds() + 2)
+        wait_until(calm, seconds=3 * APART.total_seconds() + 2)
     return watch
 
 

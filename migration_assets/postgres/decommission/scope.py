@@ -77,9 +77,9 @@ def other_sessions(legacy: Connected) -> list[tuple[int, str]]:
     return [(int(pid), str(who)) for pid, who in legacy.execute(_SESSIONS.encode())]
 
 
-def scope_obstacles(legacy: Connected, spec: TableSpec, scope: Scope) -> list[Obstacle]:
+def scope_obstacles(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str) -> list[Obstacle]:
     """Of the scope alone: others who would be hurt, and rights that are missing."""
-    found = list(_rights(legacy, spec, scope))
+    found = _rights(legacy, spec, scope, subscription)
     if scope == "table":
         return found
     others = other_tables(legacy, spec)
@@ -94,7 +94,7 @@ def scope_obstacles(legacy: Connected, spec: TableSpec, scope: Scope) -> list[Ob
     return found
 
 
-def _rights(legacy: Connected, spec: TableSpec, scope: Scope) -> list[Obstacle]:
+def _rights(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str) -> list[Obstacle]:
     user = str(require_row(legacy.execute("SELECT current_user::text").fetchone(), "the role")[0])
     query = sql.SQL(
         "{} SELECT o.kind, o.oid::regclass::text, r.rolname::text, r.rolsuper FROM objects o"
@@ -114,18 +114,29 @@ def _rights(legacy: Connected, spec: TableSpec, scope: Scope) -> list[Obstacle]:
         if row is not None:
             lacking.append(("DATABASE", str(row[0]), str(row[1]), bool(row[2])))
     me = quote_identifier(user)
-    return [
+    found = [
         Obstacle(
             "rights",
             f"role {user} may not close {kind.lower()} {name}, which belongs to {owner}",
             # To be a member of a superuser would give far more than is needed.
             "a DBA runs in the legacy's database: "
-            + (f"ALTER {kind} {name} OWNER TO {me};" if above else f"GRANT {quote_identifier(owner)} TO {me};"),
+            + (f"ALTER {kind} {name} OWNER TO {me}" if above else f"GRANT {quote_identifier(owner)} TO {me}"),
         )
         for kind, name, owner, above in lacking
         # A sequence that belongs to a column goes with its table.
         if kind != "SEQUENCE" or not any(other == "TABLE" for other, *_ in lacking)
     ]
+    row = legacy.execute(
+        "SELECT pg_get_userbyid(s.subowner)::text FROM pg_subscription s"
+        " WHERE s.subname = %s AND NOT pg_has_role(s.subowner, 'USAGE')"
+        " AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        [subscription],
+    ).fetchone()
+    if row is not None:
+        # Its worker runs as its owner, so that another owner may be one whom it cannot run as.
+        what = f"role {user} may not drop the reverse subscription {subscription}, which belongs to {row[0]}"
+        found.append(Obstacle("rights", what, f"run this as {row[0]}, as the cutover was (MIGRATION_LEGACY_URL)"))
+    return found
 
 
 def _few(names: list[str]) -> str:
