@@ -7,7 +7,8 @@ import pytest
 from psycopg import sql
 
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.steps.cutover import cut_over
+from migration_assets.postgres.cutover.machine import cut_over
+from migration_assets.steps.cutover import cutover_plan
 from migration_assets.terminal.dashboard import Dashboard
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
@@ -18,7 +19,7 @@ from migration_assets_tests.terminal.test_dashboard import drawn
 def switched(servers: EmbeddedServers) -> Generator[LiveQuarter]:
     """The base is in charge."""
     with live_quarter(servers) as made:
-        cut_over(made.migration, "Ada", rehearse=False)
+        cut_over(cutover_plan(made.migration), approved_by="Ada", rehearse=False)
         yield made
 
 

@@ -6,7 +6,8 @@ from psycopg import sql
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.defs.sensors import change_stream_monitor
-from migration_assets.steps.cutover import cut_over
+from migration_assets.postgres.cutover.machine import cut_over
+from migration_assets.steps.cutover import cutover_plan
 from migration_assets.steps.examination import examine
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import start_stream
@@ -41,7 +42,7 @@ def checks(project: Project) -> dict[str, tuple[bool, str]]:
 
 def test_checks_and_monitor_speak_of_the_reverse_stream_while_the_base_is_in_charge(project: Project) -> None:
     under_cdc(project)
-    cut_over(project.migration, "Ada", rehearse=False)
+    cut_over(cutover_plan(project.migration), approved_by="Ada", rehearse=False)
     for passed, said in checks(project).values():
         assert passed, said
         assert said.startswith("The base is in charge since ")
