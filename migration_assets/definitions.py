@@ -5,6 +5,7 @@ import dagster as dg
 from migration_assets.defs.archive_checks import drilled_lately, nothing_came_late
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.cutover_readiness import cutover_readiness
+from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.assets.parquet_archive import parquet_archive
@@ -16,6 +17,7 @@ from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.sign_off import sign_off
 from migration_assets.defs.assets.validated_slice import validated_slice
 from migration_assets.defs.checks import lag_within_threshold, still_stands, stream_is_healthy
+from migration_assets.defs.cutover_checks import reverse_stream_is_healthy, writes_are_accepted
 from migration_assets.defs.jobs import JOBS
 from migration_assets.defs.quarter_opener import quarter_opener
 from migration_assets.defs.resources import MIGRATION, MIGRATION_SOURCE, migration_resource, source_resource
@@ -48,6 +50,7 @@ def build_defs(migration: Migration | None = None) -> dg.Definitions:
             retired_slice,
             restored_slice,
             cutover_readiness,
+            legacy_cutover,
         ],
         asset_checks=[
             runway_is_sufficient,
@@ -57,6 +60,8 @@ def build_defs(migration: Migration | None = None) -> dg.Definitions:
             still_stands,
             drilled_lately,
             nothing_came_late,
+            writes_are_accepted,
+            reverse_stream_is_healthy,
         ],
         jobs=JOBS,
         schedules=[ongoing_validation],

@@ -66,6 +66,7 @@ class Migration:
             legacy_wal_disk_gb=self.settings.legacy_wal_disk_gb,
             pause_warning_seconds=self.settings.pause_warning_seconds,
             runway_days=self.settings.runway_days,
+            writes_held_seconds=self.settings.cutover_timeout_seconds + 5.0,
         )
 
     @property

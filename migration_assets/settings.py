@@ -147,6 +147,12 @@ class MigrationSettings(BaseSettings):
         default=None, description='the same as a webhook, repeatable: POST of {"relation", "to", "cutover"}'
     )
     cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
+    rollback_window_days: float = Field(
+        default=14.0, ge=0, description="the legacy may be decommissioned only so long after the cutover, days"
+    )
+    legacy_quiet_days: float = Field(
+        default=7.0, ge=0, description="and only when no client has read its table for so long, days; 0: not asked"
+    )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")

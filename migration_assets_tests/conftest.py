@@ -11,7 +11,7 @@ import pytest
 from migration_assets.embedded.servers import EmbeddedServers
 
 # Minutes in one test each: begun last, they would run alone at the end while the other workers have nothing to do.
-_LONG = ("test_cli.py", "test_ui.py", "test_ui_killed_run.py")
+_LONG = ("test_cli.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

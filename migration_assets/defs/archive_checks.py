@@ -8,6 +8,7 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.partitions import fiscal_weeks
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import why_nobody_compares
 from migration_assets.steps.drills import last_trial
 from migration_assets.steps.retiring import late_in
 
@@ -47,7 +48,8 @@ def drilled_lately(
     partitions_def=fiscal_weeks,
     description=(
         "While the legacy is still in charge: it holds of the retired week exactly what was archived. A booking that"
-        " came after the week had left shows here, and stops the week from being dropped. Can be run alone."
+        " came after the week had left shows here, and stops the week from being dropped. While the base is in charge"
+        " nothing comes late. Can be run alone."
     ),
 )
 def nothing_came_late(
@@ -55,7 +57,11 @@ def nothing_came_late(
 ) -> dg.AssetCheckResult:
     """The legacy's rows of the week against the archive's fingerprint."""
     with readable_failures():
+        nobody = why_nobody_compares(migration)
         late = late_in(migration, FiscalWeek.parse(str(context.partition_key)))
+    if nobody is not None:
+        why, well = nobody
+        return dg.AssetCheckResult(passed=well, severity=dg.AssetCheckSeverity.WARN, description=f"{why}.")
     return dg.AssetCheckResult(
         passed=late is None,
         description=None

@@ -8,6 +8,7 @@ from migration_assets.defs.assets.parquet_archive import ArchiveAction, parquet_
 from migration_assets.defs.assets.restored_slice import RestoreAction, restored_slice
 from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.validated_slice import ValidationAction, validated_slice
+from migration_assets.defs.rollback import rollback
 
 # One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
 migrate_quarter = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
@@ -100,4 +101,5 @@ JOBS = [
     retire_slices,
     restore_slices,
     restore_drill,
+    rollback,
 ]

@@ -39,6 +39,13 @@ def run_week(
     return _run_alone(definitions.resolve_job_def(job), arguments | _configured(config))
 
 
+def run_alone(
+    definitions: dg.Definitions, job: str, config: Mapping[str, Mapping[str, Any]] | None = None
+) -> RunOutcome:
+    """One run of a job that knows no partitions; `config` maps its ops to their configuration."""
+    return _run_alone(definitions.resolve_job_def(job), _configured(config))
+
+
 def run_asset(
     definitions: dg.Definitions,
     asset: str,

@@ -11,8 +11,10 @@ from migration_assets.defs.partitions import partition_key, register_quarters
 from migration_assets.defs.resources import MigrationSource
 from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.rotation import Candidate, next_in_turn
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
+from migration_assets.postgres.cutover.charge import base_in_charge_since
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets.postgres.throttle import throttle
@@ -77,6 +79,9 @@ def _see(migration: Migration) -> _Seen:
         stream = read_stream(base, relation) if has_ledger(base) else None
         if stream is None:
             return _Seen((), "nothing is under CDC: no change stream was begun yet")
+        since = base_in_charge_since(base, relation)
+        if since is not None:
+            return _Seen((), f"the base is in charge since {instant_text(since)}: there is nothing to validate against")
         weeks = [record for record in read_slices(base, relation) if record.under_cdc]
     if not weeks:
         return _Seen((), "nothing is under CDC")

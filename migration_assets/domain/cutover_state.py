@@ -8,13 +8,17 @@ forward.
 from enum import StrEnum
 from typing import Literal
 
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import MigrationError, StreamError
 
 SideName = Literal["legacy", "base"]
 
 
 class CutoverError(MigrationError):
     """A cutover or rollback stopped; says where, and which side accepts writes now."""
+
+
+class BaseInChargeError(StreamError):
+    """What was asked for rests on the legacy's being the truth, and the base is in charge; nothing was touched."""
 
 
 class CutoverKind(StrEnum):

@@ -35,6 +35,8 @@ class ChainKind(StrEnum):
     DROPPED = "retirement_dropped"
     RETURNED = "retirement_returned"
     RESTORE = "restore"
+    CUTOVER = "cutover"
+    DECOMMISSION = "decommission"
     PACK = "pack"
 
 
@@ -45,9 +47,12 @@ _WRITTEN_AT: Mapping[str, str] = {
     ChainKind.RECONCILIATION: "reconciled_at",
     ChainKind.ARCHIVE: "archived_at",
     ChainKind.DETACHING: "begun_at",
+    ChainKind.CUTOVER: "finished_at",
+    ChainKind.DECOMMISSION: "finished_at",
 }
 RowKey = tuple[str, int]
 """Kind and id of a row of the ledger."""
+_Ledger = Mapping[RowKey, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -119,18 +124,34 @@ def head_of(records: Sequence[ChainRecord]) -> Head | None:
 
 
 def breaks(
-    records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]], *, since: datetime | None = None
+    records: Sequence[ChainRecord], ledger: _Ledger, *, since: Mapping[ChainKind, datetime] | None = None
 ) -> Iterator[Break]:
     """Everything that is wrong, the chain's own first, in its order; nothing where all holds.
 
     Args:
         records: All of one relation, by id.
         ledger: What the ledger's rows say now: everything that records may speak of.
-        since: Since when the ledger has a chain: what is newer must have a record of its own.
+        since: Since when each kind is noted: what is newer must have a record of its own.
     """
+    since = since or {}
     yield from _links(records)
-    yield from _against_ledger(records, ledger)
+    yield from _against_ledger(records, ledger, since)
     yield from _begun_late(records, ledger, since)
+
+
+def from_before(
+    records: Sequence[ChainRecord], ledger: _Ledger, kind: ChainKind, since: datetime | None
+) -> list[RowKey]:
+    """Rows that were there before the program noted their kind: the kind's first record brings records of them.
+
+    Until then none of them needs one, as none needs one before the chain's first record.
+    """
+    if not records or since is None or since <= records[0].at or any(record.kind == kind for record in records):
+        return []
+    covered = {key for record in records for key, _ in _spoken_of(record)}
+    limit = moment_text(since) or ""
+    older = {key for key, says in ledger.items() if key[0] == kind and _written_at(key, says) <= limit}
+    return sorted(older - covered)
 
 
 def missing_head(records: Sequence[ChainRecord], known: Head) -> Break | None:
@@ -147,7 +168,7 @@ def missing_head(records: Sequence[ChainRecord], known: Head) -> Break | None:
     return None
 
 
-def genesis_payload(relation: str, ledger: Mapping[RowKey, Mapping[str, Any]]) -> dict[str, Any]:
+def genesis_payload(relation: str, ledger: _Ledger) -> dict[str, Any]:
     """What was in the ledger before its first record: the SHA-256 of what each row says."""
     rows = [{"kind": kind, "row": number, "sha256": digest(dict(says))} for (kind, number), says in ledger.items()]
     rows.sort(key=lambda row: (row["kind"], row["row"]))
@@ -185,7 +206,9 @@ def _itself(record: ChainRecord) -> Iterator[Break]:
         yield Break(record.id, f"was changed ({record.kind}): its SHA-256 does not cover what it says now")
 
 
-def _against_ledger(records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]]) -> Iterator[Break]:
+def _against_ledger(
+    records: Sequence[ChainRecord], ledger: _Ledger, since: Mapping[ChainKind, datetime]
+) -> Iterator[Break]:
     spoken: set[RowKey] = set()
     for record in records:
         for key, sha256 in _spoken_of(record):
@@ -197,25 +220,29 @@ def _against_ledger(records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapp
                 yield Break(record.id, f"{named(key)} was changed in the ledger{_which(record, says)}")
     if not records:
         return  # nothing was ever noted: the first record will cover what is there
+    for kind, moment in since.items():
+        spoken.update(from_before(records, ledger, kind, moment))
     for key in ledger:
         if key not in spoken:
             yield Break(None, f"no record speaks of {named(key)}: it was put into the ledger behind the chain's back")
 
 
 def _begun_late(
-    records: Sequence[ChainRecord], ledger: Mapping[RowKey, Mapping[str, Any]], since: datetime | None
+    records: Sequence[ChainRecord], ledger: _Ledger, since: Mapping[ChainKind, datetime]
 ) -> Iterator[Break]:
     """A chain that was removed begins anew with a record of all that is there: of too much, and too late."""
     before = {key for key, _ in _spoken_of(records[0])} if records else set(ledger)
     own = {record.row for record in records}
-    limit = moment_text(since)
-    if limit is None:
-        return
+    limits = {kind.value: moment_text(moment) or "" for kind, moment in since.items()}
     for key in sorted(before & set(ledger) - own):
-        # Texts of one form and one zone: they sort as the times do.
-        if str(ledger[key].get(_WRITTEN_AT.get(key[0], ""), "")) > limit:
+        if key[0] in limits and _written_at(key, ledger[key]) > limits[key[0]]:
             what = f"{named(key)} has no record of its own, although it came after the chain was there"
             yield Break(records[0].id if records else None, f"{what}: the chain was removed, or somebody else wrote it")
+
+
+def _written_at(key: RowKey, says: Mapping[str, Any]) -> str:
+    # Texts of one form and one zone: they sort as the times do.
+    return str(says.get(_WRITTEN_AT.get(key[0], ""), ""))
 
 
 def _spoken_of(record: ChainRecord) -> Iterator[tuple[RowKey, str]]:

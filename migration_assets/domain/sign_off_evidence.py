@@ -99,10 +99,11 @@ def verify(evidence: object, sha256: str) -> bool:
 
 def why_void(signed: SignedOff, weeks: Sequence[WeekFacts]) -> list[str]:
     """Every reason for which the sign-off does not stand any more; empty while it does. `weeks` are as of now."""
-    return [*_edited(signed), *_overtaken(signed, weeks)]
+    return [*why_edited(signed), *_overtaken(signed, weeks)]
 
 
-def _edited(signed: SignedOff) -> Iterator[str]:
+def why_edited(signed: SignedOff) -> Iterator[str]:
+    """Every sign that what the ledger holds is not what was signed."""
     if not verify(signed.evidence, signed.sha256):
         yield "the evidence in the ledger is not what was signed: its SHA-256 differs"
     columns = {

@@ -3,55 +3,21 @@
 A rule judges, or says that it cannot: an alert is never taken back because nobody could look.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Mapping
 
+from migration_assets.domain.cutover_rules import CUTOVER_RULES, while_it_flows
 from migration_assets.domain.runway import judge_days
-from migration_assets.domain.stream_sample import DRIFTS, ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
+from migration_assets.domain.stream_sample import DRIFTS, ProblemCode
+from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.stream_view import CLEAR_BELOW, UNKNOWN, Rule, Unknown, Verdict, View, growth, size_text
 from migration_assets.domain.wal_room import minutes_of_room
 
-# A raised alert stays until the figure is below this part of its threshold.
-CLEAR_BELOW = 0.8
+__all__ = ["RULES", "UNKNOWN", "Rule", "Unknown", "Verdict", "View"]
 # Critical when only this part of the wanted time is left.
 _CRITICAL_PART = 0.25
 _LOOPING = 3
 # The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
 _HARMLESS_CONFLICTS = "origin_differs"
-
-
-@dataclass(frozen=True)
-class View:
-    """What a rule sees: the look, those before it (oldest first), and which alerts are open."""
-
-    sample: StreamSample
-    history: Sequence[StreamSample] = ()
-    thresholds: StreamThresholds = field(default_factory=StreamThresholds)
-    raised: Mapping[ProblemCode, Severity] = field(default_factory=dict[ProblemCode, Severity])
-
-    @property
-    def previous(self) -> StreamSample | None:
-        """The last look before this one."""
-        return self.history[-1] if self.history else None
-
-    def level(self, code: ProblemCode, value: float, warning: float, critical: float) -> Severity | None:
-        """How bad a figure is; what is raised already stays so until well below its threshold."""
-        for severity, threshold in ((Severity.CRITICAL, critical), (Severity.WARNING, warning)):
-            open_severity = self.raised.get(code)
-            stays = open_severity is Severity.CRITICAL or open_severity is severity
-            if value > threshold * (CLEAR_BELOW if stays else 1.0):
-                return severity
-        return None
-
-
-class Unknown:
-    """A rule's answer where nothing can be said."""
-
-
-UNKNOWN = Unknown()
-Verdict: TypeAlias = tuple[Severity, str] | Unknown | None
-Rule: TypeAlias = Callable[[View], Verdict]
 
 
 def _unreachable(side: str) -> Rule:
@@ -125,7 +91,7 @@ def _worker_looping(view: View) -> Verdict:
 
 
 def _apply_errors(view: View) -> Verdict:
-    grown = _growth(view, lambda s: s.apply_errors)
+    grown = growth(view, lambda s: s.apply_errors)
     if grown is None:
         return UNKNOWN
     if grown == 0:
@@ -146,15 +112,6 @@ def _conflicts(view: View) -> Verdict:
     }
     listed = ", ".join(f"{count} {name}" for name, count in grown.items() if count)
     return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
-
-
-def _growth(view: View, count: Callable[[StreamSample], int | None]) -> int | None:
-    """How much a counter grew since the last look; one that was reset began at nought."""
-    now = count(view.sample)
-    before = count(view.previous) if view.previous else None
-    if now is None or before is None:
-        return None
-    return now - before if now >= before else now
 
 
 def _slot_missing(view: View) -> Verdict:
@@ -180,7 +137,9 @@ def _lag(view: View) -> Verdict:
     severity = view.level(ProblemCode.LAG, sample.lag_seconds, warning, critical)
     if severity is None:
         return None
-    behind = f", {_gb(sample.unconfirmed_bytes)} not yet confirmed" if sample.unconfirmed_bytes is not None else ""
+    behind = (
+        f", {size_text(sample.unconfirmed_bytes)} not yet confirmed" if sample.unconfirmed_bytes is not None else ""
+    )
     return (
         severity,
         f"the base is {sample.lag_seconds:,.0f} s behind (warning {warning:g}, critical {critical:g}){behind}",
@@ -204,7 +163,7 @@ def _retained_wal(view: View) -> Verdict:
     severity = view.level(ProblemCode.RETAINED_WAL, sample.retained_wal_bytes / 1e9, warning, critical)
     if severity is None:
         return None
-    kept = _gb(sample.retained_wal_bytes)
+    kept = size_text(sample.retained_wal_bytes)
     return severity, f"the legacy keeps {kept} of WAL for the slot (warning {warning:g}, critical {critical:g} GB)"
 
 
@@ -254,16 +213,10 @@ def _runway(view: View) -> Verdict:
     return severity, f"the runway is {days:,.1f} days of {wanted:g}: then {view.sample.runway_ends}"
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 10**8 else f"{count / 1e6:,.1f} MB"
-
-
 _STANDING = ("activating", "joining", "paused", "held")
 _LOST = "the slot is lost: the legacy removed WAL that the base had not read"
 _AT_RISK = "the slot keeps more WAL than the legacy allows: the next checkpoint may lose it"
-RULES: Mapping[ProblemCode, Rule] = {
-    ProblemCode.BASE_UNREACHABLE: _unreachable("base"),
-    ProblemCode.LEGACY_UNREACHABLE: _unreachable("legacy"),
+_OF_STREAM: Mapping[ProblemCode, Rule] = {
     ProblemCode.SUBSCRIPTION_MISSING: _of_stream(_unless_worked_on(_subscription_missing), "live", *_STANDING[1:]),
     ProblemCode.SUBSCRIPTION_DISABLED: _of_stream(_unless_worked_on(_subscription_disabled), "live"),
     ProblemCode.WORKER_DOWN: _of_stream(_unless_worked_on(_worker_down), "live"),
@@ -279,6 +232,12 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.LAG: _of_stream(_lag, "live"),
     ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
     ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
-    ProblemCode.RUNWAY: _runway,
     **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
+}
+RULES: Mapping[ProblemCode, Rule] = {
+    ProblemCode.BASE_UNREACHABLE: _unreachable("base"),
+    ProblemCode.LEGACY_UNREACHABLE: _unreachable("legacy"),
+    **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
+    ProblemCode.RUNWAY: _runway,
+    **CUTOVER_RULES,
 }

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from migration_assets.domain.cutover_sample import CutoverSample
+
 
 class ProblemCode(StrEnum):
     """Everything that can be wrong with a stream; at most one alert of each is open at a time."""
@@ -36,6 +38,13 @@ class ProblemCode(StrEnum):
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
     RUNWAY = "runway"
+    WRITES_HELD = "writes_held"
+    CUTOVER_UNFINISHED = "cutover_unfinished"
+    LEGACY_WRITABLE = "legacy_writable"
+    REVERSE_DOWN = "reverse_down"
+    REVERSE_SLOT_LOST = "reverse_slot_lost"
+    REVERSE_RETAINED_WAL = "reverse_retained_wal"
+    REVERSE_APPLY_ERRORS = "reverse_apply_errors"
 
 
 DRIFTS = frozenset({
@@ -92,6 +101,7 @@ class StreamSample:
         runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
             the past and has not reached the present.
         runway_ends: Which week that is, and what it lacks.
+        cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
     """
 
     relation: str
@@ -120,10 +130,24 @@ class StreamSample:
     drifts: tuple[Drift, ...] | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
+    cutover: CutoverSample | None = None
+
+    @property
+    def base_in_charge(self) -> bool:
+        """Whether writes belong to the base, so that nothing flows from the legacy."""
+        return self.cutover is not None and self.cutover.base_in_charge
+
+    @property
+    def seconds_behind(self) -> float | None:
+        """The lag of the stream that is to run now: the change stream's, or the reverse stream's."""
+        if self.cutover is None or not self.base_in_charge:
+            return self.lag_seconds
+        return self.cutover.reverse.lag_seconds if self.cutover.reverse else None
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger; `from_json` makes it again."""
-        return {**asdict(self), "taken_at": self.taken_at.isoformat()}
+        cutover = self.cutover.to_json() if self.cutover else None
+        return {**asdict(self), "taken_at": self.taken_at.isoformat(), "cutover": cutover}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StreamSample":
@@ -135,4 +159,6 @@ class StreamSample:
             values["worker_pids"] = tuple(values["worker_pids"])
         if values.get("drifts") is not None:
             values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
+        if values.get("cutover") is not None:
+            values["cutover"] = CutoverSample.from_json(values["cutover"])
         return cls(**values)

@@ -26,6 +26,8 @@ class StreamThresholds:
     legacy_wal_disk_gb: float | None = None
     pause_warning_seconds: float = 300.0
     runway_days: float = 14.0
+    # A cutover that works ends by itself within MIGRATION_CUTOVER_TIMEOUT_SECONDS; this is a little more.
+    writes_held_seconds: float = 65.0
 
     def stricter(self, factor: float) -> "StreamThresholds":
         """For days on which more is written: limits are divided, and the room for WAL is multiplied."""

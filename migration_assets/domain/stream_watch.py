@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from migration_assets.domain.cutover_rules import CUTOVER_STEPS
 from migration_assets.domain.stream_rules import RULES, Unknown, View
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity
 
 _RESUME = "run `migration-assets stream resume`"
@@ -45,12 +46,20 @@ def evaluate(view: View) -> Evaluation:
             continue
         judged.add(code)
         if verdict is not None:
-            severity, what = verdict
-            since = view.sample.taken_at
-            if code is ProblemCode.STREAM_STANDING:
-                since -= timedelta(seconds=view.sample.status_seconds or 0.0)
-            problems.append(Problem(code, severity, what, since, NEXT_STEPS[code]))
+            severity, what, *own_step = verdict
+            next_step = own_step[0] if own_step else NEXT_STEPS[code]
+            problems.append(Problem(code, severity, what, _since(code, view.sample), next_step))
     return Evaluation(tuple(problems), frozenset(judged))
+
+
+def _since(code: ProblemCode, sample: StreamSample) -> datetime:
+    """When it was seen first, or when it began where that is known."""
+    seconds: float | None = 0.0
+    if code is ProblemCode.STREAM_STANDING:
+        seconds = sample.status_seconds
+    if code is ProblemCode.WRITES_HELD and sample.cutover is not None and sample.cutover.held is not None:
+        seconds = sample.cutover.held.seconds
+    return sample.taken_at - timedelta(seconds=seconds or 0.0)
 
 
 NEXT_STEPS: Mapping[ProblemCode, str] = {
@@ -95,4 +104,5 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " rebuild set, which brings every row back",
     ProblemCode.RUNWAY: "see that the sensor quarter_opener runs and what its last tick says; or materialize"
     " quarter_partitions and change_stream for the quarter named here",
+    **CUTOVER_STEPS,
 }

@@ -1,7 +1,9 @@
 """Live traffic: writes to the demo's legacy while it is migrated, survives restarts, counts what it did.
 
-Belongs here: the loop with its reconnects, the process and its two helpers. What a transaction does stands in
-`traffic_changes`, plan and statistics in `traffic_stats`.
+With a switch it follows the cutover to the base, and back.
+
+Belongs here: the loop, the process and its two helpers. The connection stands in `traffic_writer`, what a transaction
+does in `traffic_changes`, plan and statistics in `traffic_stats`.
 
     python -m migration_assets.embedded.traffic --url-env NAME --rate 200 --seed 7 --seconds 60 --stats-file PATH
 """
@@ -17,40 +19,43 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
-import psycopg
-import tenacity
 
 from migration_assets.domain.errors import EmbeddedServerError, MigrationError
 from migration_assets.embedded.bookings import AS_OF, FIRST_BOOKED
-from migration_assets.embedded.traffic_changes import Changes, is_usable
+from migration_assets.embedded.switch import Switch
 from migration_assets.embedded.traffic_stats import TrafficPlan, TrafficStats
+from migration_assets.embedded.traffic_writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["TrafficPlan", "TrafficStats", "run_traffic", "start_traffic_process", "stop_traffic_process"]
+__all__ = ["Switch", "TrafficPlan", "TrafficStats", "run_traffic", "start_traffic_process", "stop_traffic_process"]
 
-APPLICATION_NAME: Final = "migration_assets:traffic"
 STATS_EVERY: Final = 1.0
 """Seconds between two calls of `on_stats`, and so between two writings of the stats file."""
 
 _URL_VARIABLE: Final = "MIGRATION_ASSETS_TRAFFIC_URL"
+_BASE_URL_VARIABLE: Final = "MIGRATION_ASSETS_TRAFFIC_BASE_URL"
 _LONGEST_NAP: Final = 0.1  # seconds until a wish to stop is noticed
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 40.0  # above the statement_timeout: a statement that waits for a lock may still have to end
 
 
 def run_traffic(
-    url: str, plan: TrafficPlan, *, stop: Callable[[], bool], on_stats: Callable[[TrafficStats], None] | None = None
+    target: str | Switch,
+    plan: TrafficPlan,
+    *,
+    stop: Callable[[], bool],
+    on_stats: Callable[[TrafficStats], None] | None = None,
 ) -> TrafficStats:
     """Write until `stop()` is true; the transaction under way is finished first.
 
     Args:
-        url: The legacy's libpq URL; never logged.
+        target: The legacy's libpq URL, never logged; or the switch to follow.
         plan: How to write.
         stop: Asked before every transaction and every 0.1 s of waiting (every second while the server is away).
         on_stats: Called with a copy of the counts once connected, then about every second, and at the end.
@@ -58,16 +63,8 @@ def run_traffic(
     Raises:
         EmbeddedServerError: The very first connection failed. Later ones are retried for as long as it takes.
     """
-    try:
-        connection: psycopg.Connection[Any] | None = _connect(url)
-    except psycopg.OperationalError as error:
-        raise EmbeddedServerError(
-            f"Cannot connect: {_one_line(error)}",
-            where="live traffic",
-            state_left="nothing was written",
-            next_step="Start the legacy, or correct its URL.",
-        ) from None
-    stats, changes = TrafficStats(), Changes(plan.seed, plan.first, plan.as_of)
+    writer = Writer(Switch.fixed(target) if isinstance(target, str) else target, plan)
+    stats = writer.stats
     started = due = time.monotonic()
     reported = -STATS_EVERY
 
@@ -84,48 +81,40 @@ def run_traffic(
             if (nap := due - time.monotonic()) > 0:
                 time.sleep(min(nap, _LONGEST_NAP))
                 continue
-            if connection is None and (connection := _reconnect(url, stop, report)) is None:
-                break
             # No catching up after a stall of more than a second: a burst would hide what a lock cost the writers.
             due = max(due, time.monotonic() - 1.0) + (1.0 / plan.rate if plan.rate else 0.0)
-            try:
-                stats.add(changes.transact(connection))
-            except psycopg.Error as error:
-                stats.last_error = _one_line(error)
-                if is_usable(connection):
-                    stats.errors += 1
-                    due = max(due, time.monotonic() + _LONGEST_NAP)  # a read-only legacy must not be hammered
-                else:
-                    connection.close()
-                    connection = None
-                    stats.lost_connections += 1
-                    stats.in_doubt += changes.at_commit
+            if (pause := writer.write(stop, report)) > 0:
+                due = max(due, time.monotonic() + pause)
     finally:
-        if connection:
-            connection.close()
+        writer.close()
     report(at_once=True)
     return stats
 
 
 def start_traffic_process(
-    url: str, plan: TrafficPlan, *, stats_file: Path, seconds: float | None = None
+    target: str | Switch, plan: TrafficPlan, *, stats_file: Path, seconds: float | None = None
 ) -> subprocess.Popen[str]:
     """Start a process that writes until `stop_traffic_process`, or for `seconds`; returns when it is connected.
 
-    The URL travels in the child's environment, which only its own user can read; an argument list is public.
+    The URLs travel in the child's environment, which only its own user can read; an argument list is public.
 
     Raises:
         EmbeddedServerError: It ended at once, or did not connect within 30 s.
     """
     stats_file = stats_file.resolve()
     stats_file.unlink(missing_ok=True)
+    switch = Switch.fixed(target) if isinstance(target, str) else target
     command = [sys.executable, "-m", "migration_assets.embedded.traffic", "--url-env", _URL_VARIABLE]
     command += ["--rate", str(plan.rate), "--seed", str(plan.seed), "--stats-file", str(stats_file)]
     command += ["--as-of", plan.as_of.isoformat(), "--first", plan.first.isoformat()]
     command += ["--seconds", str(seconds)] if seconds is not None else []
+    secrets = {_URL_VARIABLE: switch.urls["legacy"]}
+    if switch.path is not None:
+        command += ["--switch", str(switch.path), "--base-url-env", _BASE_URL_VARIABLE]
+        secrets[_BASE_URL_VARIABLE] = switch.urls["base"]
     process = subprocess.Popen(
         command,
-        env={**os.environ, _URL_VARIABLE: url},
+        env={**os.environ, **secrets},
         cwd=Path(__file__).resolve().parents[2],  # finds the package, installed or not
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -159,32 +148,6 @@ def stop_traffic_process(process: subprocess.Popen[str]) -> TrafficStats:
     return TrafficStats.from_json(out.splitlines()[-1])
 
 
-def _connect(url: str) -> psycopg.Connection[Any]:
-    """An autocommit connection that cannot wait for ever nor be left idle in a transaction."""
-    connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=5)
-    connection.execute("SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'")
-    return connection
-
-
-def _reconnect(url: str, stop: Callable[[], bool], report: Callable[[], None]) -> psycopg.Connection[Any] | None:
-    """Try until the server is back; None when `stop()` came first."""
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(psycopg.OperationalError),
-        wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
-        before_sleep=lambda _: report(),
-        stop=lambda _: stop(),
-    )
-    try:
-        return attempts(_connect, url)
-    except tenacity.RetryError:
-        return None
-
-
-def _one_line(error: psycopg.Error) -> str:
-    """The error's class and first line: libpq names host and role there, never a password."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
 def _process_error(what: str, stderr: str) -> EmbeddedServerError:
     return EmbeddedServerError(
         f"The traffic process {what}: {stderr.strip()[-2000:] or 'it said nothing'}",
@@ -203,6 +166,8 @@ def _write_aside(path: Path, text: str) -> None:
 
 @click.command()
 @click.option("--url-env", help="Name of the environment variable that holds the URL; without it, stdin's first line.")
+@click.option("--switch", type=click.Path(path_type=Path), help="File that names the side to write to; followed.")
+@click.option("--base-url-env", help="With --switch: name of the variable that holds the base's URL.")
 @click.option("--rate", type=float, default=200.0, show_default=True, help="Transactions per second; 0: no limit.")
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--as-of", default=AS_OF.isoformat(), show_default=True, help="End of booked_at, exclusive, with offset.")
@@ -212,6 +177,8 @@ def _write_aside(path: Path, text: str) -> None:
 def main(
     *,
     url_env: str | None,
+    switch: Path | None,
+    base_url_env: str | None,
     rate: float,
     seed: int,
     as_of: str,
@@ -230,10 +197,15 @@ def main(
     url = os.environ.get(url_env, "") if url_env else sys.stdin.readline().strip()
     if not url:
         raise click.UsageError(f"No URL in {url_env or 'the first line of stdin'}")
+    urls = {"legacy": url}
+    if switch is not None:
+        urls["base"] = os.environ.get(base_url_env or "", "")
+        if not urls["base"]:
+            raise click.UsageError(f"--switch needs the base's URL; none in {base_url_env or '--base-url-env'}")
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     try:
         stats = run_traffic(
-            url,
+            Switch(urls, switch),
             TrafficPlan(rate, seed, datetime.fromisoformat(as_of), datetime.fromisoformat(first)),
             stop=lambda: stopped.is_set() or time.monotonic() >= deadline,
             on_stats=(lambda now: _write_aside(stats_file, now.to_json() + "\n")) if stats_file else None,

@@ -38,4 +38,4 @@ INSERT: Final = """
         %(resident_id)s, %(property_id)s, %(unit)s, %(status)s, %(starts_at)s, %(ends_at)s, %(guests)s, %(price)s,
         %(discount)s::text::numeric, %(contact_email)s, %(notes)s, %(metadata)s, %(tags)s, %(access_code)s,
         %(is_recurring)s, %(channel)s, 'live-traffic')
-    ON CONFLICT (id) DO NOTHING"""
+    ON CONFLICT DO NOTHING"""

@@ -61,6 +61,10 @@ class TrafficStats:
         savepoint_rollbacks: Parts rolled back inside committed transactions.
         lost_connections: Connections that broke; each was opened anew.
         in_doubt: Transactions whose COMMIT was sent but not answered: perhaps committed, and not counted elsewhere.
+        refused: Transactions that a held side refused (SQLSTATE 25006) and that were tried again, nothing lost.
+        longest_refusal_ms: The longest time from a refusal to the next commit: what a cutover cost the applications.
+        switches: How often the applications followed their switch to the other side.
+        on_base: Those of `transactions` that the base committed.
         errors: Transactions that failed otherwise; the server rolled them back.
         last_error: The latest failure, one line without secrets.
         seconds: Run time so far.
@@ -79,6 +83,10 @@ class TrafficStats:
     savepoint_rollbacks: int = 0
     lost_connections: int = 0
     in_doubt: int = 0
+    refused: int = 0
+    longest_refusal_ms: float = 0.0
+    switches: int = 0
+    on_base: int = 0
     errors: int = 0
     last_error: str = ""
     seconds: float = 0.0

@@ -73,16 +73,18 @@ def abandon(plan: StreamPlan, *, apply: bool, on_step: Callable[[str], None] | N
 
     Raises:
         StreamError: A cutover is under way or done; somebody works on the stream; there is nothing to abandon.
+        BaseInChargeError: The base is in charge: roll back first.
         SliceBusyError: Somebody works on a week under CDC.
         psycopg.OperationalError: A side is away; run it again when it is back (or see `clean_legacy`).
     """
     with ExitStack() as stack:
-        # Before anything is begun: whoever gives up wants all of it gone.
-        legacy = stack.enter_context(plan.databases.session("legacy", "abandon", _timeouts(plan)))
         base = stack.enter_context(plan.databases.session("base", "abandon", Timeouts(lock=5_000)))
         if not has_ledger(base):
             raise _nothing(plan)
+        # Before the legacy is asked for anything: it may be gone.
         require_no_cutover(base, plan.relation)
+        # Before anything is begun: whoever gives up wants all of it gone.
+        legacy = stack.enter_context(plan.databases.session("legacy", "abandon", _timeouts(plan)))
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
         held = stack.enter_context(slice_locks(base, followed_weeks(base, plan.relation)))
         stack.enter_context(stream_lock(base, plan.relation))

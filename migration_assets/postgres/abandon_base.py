@@ -9,6 +9,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames, StreamRecord, begin_stream
 from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.cutover.charge import require_legacy_in_charge
 from migration_assets.postgres.cutover.holds import HOLD
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slices
 from migration_assets.postgres.retries import retry_locked
@@ -66,25 +67,26 @@ def require_no_cutover(base: Connected, relation: str) -> None:
     """Refuse where the base is, or is about to become, the system of record.
 
     Raises:
-        StreamError: A cutover or rollback is under way, or the last one that counts was a cutover.
+        BaseInChargeError: The last one that opened a side opened the base, whatever became of it afterwards.
+        StreamError: A cutover or rollback is under way.
     """
+    require_legacy_in_charge(base, relation, "the migration is done, and not to be given up")
     there = base.execute("SELECT to_regclass('migration.cutovers') IS NOT NULL").fetchone()
     if not require_row(there, "to_regclass")[0]:
         return
     row = base.execute(
-        "SELECT kind, outcome, state, started_at::text FROM migration.cutovers WHERE relation = %s"
-        " AND (outcome = 'running' OR (outcome = 'succeeded' AND NOT rehearse)) ORDER BY id DESC LIMIT 1",
+        "SELECT kind, state, started_at::text FROM migration.cutovers WHERE relation = %s AND outcome = 'running'",
         [relation],
     ).fetchone()
-    if row is None or (row[0] == "rollback" and row[1] == "succeeded"):
+    if row is None:
         return
-    kind, outcome, state, started = row
-    done = "is done: the base is the system of record" if outcome == "succeeded" else f"is under way ({state})"
+    kind, state, started = row
     raise StreamError(
-        f"a {kind}, begun {started}, {done}",
+        f"a {kind}, begun {started}, is under way ({state})",
         where=relation,
         state_left="nothing was changed",
-        next_step="finish it or roll back: once the legacy is the system of record again, this can be done",
+        next_step="finish it (`migration-assets release-writes` where its process died); this can be done while the"
+        " legacy is in charge",
     )
 
 

@@ -92,8 +92,22 @@ def _record(row: dict[str, Any]) -> ArchiveRecord:
     )
 
 
-def record_archive(base: Connected, record: SliceRecord, evidence: ArchiveEvidence, run_id: str | None) -> int:
+def record_archive(
+    base: Connected,
+    record: SliceRecord,
+    evidence: ArchiveEvidence,
+    run_id: str | None,
+    *,
+    base_in_charge: bool = False,
+) -> int:
     """The slice's new archive in place of the one before, if any; in a transaction, under the slice's lock.
+
+    Args:
+        base: In a transaction.
+        record: Read under its lock.
+        evidence: What was archived.
+        run_id: Noted.
+        base_in_charge: And the week is over: then it need not be signed off.
 
     Returns:
         The archive's id.
@@ -101,7 +115,7 @@ def record_archive(base: Connected, record: SliceRecord, evidence: ArchiveEviden
     Raises:
         SliceStateError: The slice is not signed off.
     """
-    require_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
+    require_transition(record.state, SliceState.ARCHIVED, where=record.week.key, base_in_charge=base_in_charge)
     key = [record.relation, record.week.quarter.key, record.week.name]
     base.execute(
         "UPDATE migration.archives SET superseded_at = clock_timestamp()"

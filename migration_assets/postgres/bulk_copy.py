@@ -11,11 +11,13 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import keep_at_rest, stream_lock
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.copy_plan import SliceCopy
 from migration_assets.postgres.copy_stream import Progress
+from migration_assets.postgres.cutover.charge import keep_legacy_in_charge, require_legacy_in_charge
 from migration_assets.postgres.leaf_swap import swap_leaf
 from migration_assets.postgres.ledger import (
     CopyEvidence,
@@ -38,6 +40,7 @@ from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import Proof, record_proof
 
 LEDGER_SCHEMA = "migration"
+NOT_COPIED = "nothing is copied from the legacy, whose rows are the older ones"
 log = logging.getLogger(__name__)
 
 
@@ -53,18 +56,20 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
         ThrottleError: It was held back for longer than its limits allow.
+        BaseInChargeError: The base is in charge, or a cutover is under way; nothing was touched.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
     plan = StreamPlan(databases, copy.spec, copy.calendar, copy.stream, copy.run_id)
 
     def once() -> CopyEvidence:
         timeouts = copy.limits.timeouts()
-        with (
-            databases.session("base", copy.week.key, timeouts) as base,
-            databases.session("legacy", copy.week.key, timeouts) as legacy,
-            slice_lock(base, _require_record(base, copy)) as record,
-            throttle(databases, copy.spec.relation, copy.throttle) as brake,
-        ):
+        with ExitStack() as stack:
+            base = stack.enter_context(databases.session("base", copy.week.key, timeouts))
+            # Before the legacy is asked for anything: it may be gone then.
+            require_legacy_in_charge(base, copy.spec.relation, NOT_COPIED)
+            legacy = stack.enter_context(databases.session("legacy", copy.week.key, timeouts))
+            record = stack.enter_context(slice_lock(base, _require_record(base, copy)))
+            brake = stack.enter_context(throttle(databases, copy.spec.relation, copy.throttle))
             # A slice under CDC stays under it.
             live = record.under_cdc
             then = SliceState.STREAMING if live else SliceState.COPIED
@@ -91,6 +96,8 @@ def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
 
 
 def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
+    # Also of a week that was never under CDC: the base has rows of its own while it is in charge.
+    require_not_barred(base, copy.spec.relation)
     record = read_slice(base, copy.spec.relation, copy.week)
     if record is None:
         raise PartitionError(
@@ -175,6 +182,9 @@ def _load(
                 done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week)
             proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
             snapshot_at = pause.record.taken_at
+        else:
+            # A week under CDC is fenced by the stream's own row.
+            keep_legacy_in_charge(base, copy.spec.relation)
         announce(base, f"{copy.week.key}:swap")
         with clock.phase("swap"):
             swap_leaf(

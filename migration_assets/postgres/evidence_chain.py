@@ -1,7 +1,8 @@
 """The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -9,11 +10,13 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.errors import LedgerError
 from migration_assets.domain.evidence_chain import (
+    LEDGER_KINDS,
     Break,
     ChainKind,
     ChainRecord,
     Head,
     breaks,
+    from_before,
     genesis_payload,
     missing_head,
     sealed,
@@ -23,6 +26,9 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 # Held, by table, until the end of the transaction that appends: the next one sees what this one wrote.
 CHAIN_LOCK_CLASS = 71008
+# The ledger's versions: with the first the chain came, with others what it notes besides.
+_FIRST_VERSION = 5
+_LATER: Mapping[ChainKind, int] = {ChainKind.CUTOVER: 7, ChainKind.DECOMMISSION: 7}
 _READ = (
     "SELECT id, relation, kind, quarter, payload, payload_sha256, previous_sha256, sha256, at, run_id"
     " FROM migration.evidence_chain WHERE relation = %s ORDER BY id"
@@ -55,7 +61,18 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
     says = read_row(base, relation, kind, row)
     if says is None:
         raise LedgerError(f"{kind.value} {row} is not in the ledger of {relation}", where="migration.evidence_chain")
-    return append(base, relation, kind, {"row": row, **says}, quarter=says["quarter"], run_id=says["run_id"])
+    with base.transaction():
+        _lock(base, relation)
+        if kind in _LATER:
+            _note_older(base, relation, kind, besides=row)
+        return append(base, relation, kind, {"row": row, **says}, quarter=says.get("quarter"), run_id=says["run_id"])
+
+
+def _note_older(base: Connected, relation: str, kind: ChainKind, *, besides: int) -> None:
+    """With the first record of a kind that the chain did not know from its beginning: those of what was there."""
+    rows = {key: says for key, says in read_rows(base, relation).items() if key != (kind, besides)}
+    for key in from_before(read_chain(base, relation), rows, kind, _since(base).get(kind)):
+        append(base, relation, kind, {"row": key[1], **rows[key]}, run_id=rows[key]["run_id"])
 
 
 def append(
@@ -78,7 +95,7 @@ def append(
     with base.transaction():
         # Evidence is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
-        base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+        _lock(base, relation)
         newest = _read(base, relation, newest=True)
         before = newest[0] if newest else _begin(base, relation, besides=(kind, payload.get("row")), run_id=run_id)
         return _put(base, before, relation=relation, kind=kind, payload=payload, quarter=quarter, run_id=run_id)
@@ -87,9 +104,20 @@ def append(
 def begin_chain(base: Connected, relation: str) -> None:
     """The first record, where there is none yet, so that there is a head to write down."""
     with base.transaction():
-        base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+        _lock(base, relation)
         if not _read(base, relation, newest=True):
             _begin(base, relation, besides=("", None), run_id=None)
+
+
+def _lock(base: Connected, relation: str) -> None:
+    base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+
+
+def _since(base: Connected) -> dict[ChainKind, datetime]:
+    """Since when each kind is noted, by the ledger's upgrades."""
+    upgrades = dict(base.execute("SELECT version, upgraded_at FROM migration.schema_versions").fetchall())
+    noted = {kind: upgrades.get(_LATER.get(kind, _FIRST_VERSION)) for kind in LEDGER_KINDS}
+    return {kind: at for kind, at in noted.items() if at is not None}
 
 
 def _begin(base: Connected, relation: str, *, besides: tuple[str, Any], run_id: str | None) -> ChainRecord:
@@ -139,8 +167,7 @@ def verify_chain(
         pack: A head that the chain must still contain.
     """
     records = read_chain(base, relation)
-    row = base.execute("SELECT upgraded_at FROM migration.schema_versions WHERE version = 5").fetchone()
-    found = [*breaks(records, read_rows(base, relation), since=row[0] if row else None)]
+    found = [*breaks(records, read_rows(base, relation), since=_since(base))]
     if pack is not None and (lost := missing_head(records, pack)) is not None:
         found.append(lost)
     return records, tuple(found)

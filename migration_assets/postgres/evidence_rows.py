@@ -7,7 +7,7 @@ steps are records of their own. One query serves who appends and who verifies: t
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 from psycopg.rows import dict_row
 
@@ -15,6 +15,7 @@ from migration_assets.domain.evidence_chain import ChainKind, RowKey
 from migration_assets.domain.sign_off_evidence import digest, moment_text
 from migration_assets.postgres.sessions import Connected
 
+_NO_TEXT = "it has no single text"
 _RETIREMENT: LiteralString = "SELECT id, quarter, week, run_id, begun_at{} FROM migration.retirements WHERE {}"
 # Each has the parameter `relation`, and `row` for one row alone.
 _QUERIES: Mapping[ChainKind, LiteralString] = {
@@ -38,6 +39,12 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
     # `seconds` is left out: it is a float, and proves nothing.
     ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at"
     " FROM migration.restores WHERE true",
+    # A cutover is noted once it has ended; `stream_barred` is taken from it by the next rollback, and is no evidence.
+    ChainKind.CUTOVER: "SELECT id, kind, rehearse, approved_by, state, timeline, held_at, opened_at, released_at,"
+    " round(downtime_ms * 1000)::bigint AS downtime_us, compared_weeks, compared_rows, error, outcome, run_id,"
+    " started_at, finished_at FROM migration.cutovers WHERE outcome <> 'running'",
+    ChainKind.DECOMMISSION: "SELECT id, cutover, approved_by, note, scope, last_read_at, watched_since, final, former,"
+    " run_id, started_at, finished_at FROM migration.decommissions WHERE state = 'done'",
 }
 
 
@@ -71,6 +78,8 @@ def _value(value: Any) -> Any:
             return moment_text(value)
         case Decimal():
             return str(int(value))
+        case dict() | list() if _hashed(cast("object", value)) == _NO_TEXT:
+            return _NO_TEXT
         case _:
             return value
 
@@ -79,4 +88,4 @@ def _hashed(evidence: Any) -> str:
     try:
         return digest(evidence)
     except ValueError:
-        return "it has no single text"  # an edit put a float into it; what was signed has none
+        return _NO_TEXT  # an edit put a float into it; what was signed has none

@@ -499,3 +499,10 @@ COMMENT ON COLUMN migration.decommissions.scope IS 'whether the legacy''s whole 
 COMMENT ON COLUMN migration.decommissions.final IS
     'the legacy''s last fingerprints: {"total": ..., "weeks": {...}}, numbers as text';
 COMMENT ON COLUMN migration.decommissions.former IS 'grants and settings as they were before, for a person who must go back';
+
+-- version 8
+ALTER TABLE migration.slices DROP CONSTRAINT slices_check;
+-- A week that was born in the base is archived without ever having been compared with a legacy.
+ALTER TABLE migration.slices ADD CONSTRAINT slices_check CHECK (
+    state IN ('absent', 'archived', 'retired')
+    OR (copied_at IS NOT NULL AND legacy_rows IS NOT NULL AND base_rows IS NOT NULL));

@@ -23,7 +23,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 QUARANTINE_SCHEMA = "migration_quarantine"
-_DETACH_LOCK_CLASS = 71007
+_DETACH_LOCK_CLASS = 71009
 _SHORTEST_TRY_MS = 100
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.evidence_chain import append_row
@@ -75,6 +76,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
         ensure_ledger(ledger)  # nobody else on this way does, and its result goes into the chain
+        require_not_barred(ledger, plan.relation)
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
         held = stack.enter_context(slice_locks(ledger, records))

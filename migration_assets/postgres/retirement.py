@@ -34,10 +34,10 @@ from migration_assets.postgres.retirement_checks import (
     must_be_released,
     obstacles,
     obstacles_to_drop,
+    why_not_approved,
 )
 from migration_assets.postgres.retirement_records import Step, begin_retirement, read_retirement
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.sign_offs import read_sign_off
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -156,8 +156,8 @@ def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: Archive
     """Out of the stream, and on its way: the caller holds the stream's start and the slice."""
     now = read_archive(base, call.plan.relation, call.week)
     same = now is not None and now.id == archive.id and now.verified_equal
-    signed = read_sign_off(base, call.plan.spec, call.week.quarter).stands
-    if not (same and signed and record.state is SliceState.ARCHIVED):
+    approved = not list(why_not_approved(call.plan, base, record))
+    if not (same and approved and record.state is SliceState.ARCHIVED):
         raise RetirementError(
             "somebody worked on it while its archive was read",
             where=call.week.key,

@@ -7,12 +7,15 @@ from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.leaf_names import quarter_table_name
+from migration_assets.domain.sign_off_evidence import why_edited
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
-from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, in_range, take_fingerprint
+from migration_assets.postgres.cutover.brought import difference, rows_of_week, why_not_brought
+from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_charge
+from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
@@ -44,14 +47,6 @@ class LateBooking:
         return f"{self.week.key}: the legacy has {difference(self.legacy, self.archived)} the archive"
 
 
-def difference(now: Fingerprint, then: Fingerprint) -> str:
-    """In words, to be followed by what `then` is of; for two that differ."""
-    more = now.rows - then.rows
-    if not more:
-        return f"as many rows ({now.rows:,}) but other values than"
-    return f"{abs(more):,} row{'' if abs(more) == 1 else 's'} {'more' if more > 0 else 'fewer'} than"
-
-
 def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
     """The slice's leaf, its quarter and its bounds, by the base's own root."""
     kind = _root(base, plan).control_kind(plan.spec.control_column)
@@ -72,10 +67,7 @@ def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerp
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
-        description = require_table(legacy, plan.spec.table, "legacy")
-        bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
-        where = in_range(plan.spec.control_column, bounds)
-        return take_fingerprint(legacy, plan.spec.table, hashed_columns(description), where)
+        return rows_of_week(legacy, plan, record)
 
 
 def _root(base: Connected, plan: StreamPlan) -> TableDescription:
@@ -83,9 +75,12 @@ def _root(base: Connected, plan: StreamPlan) -> TableDescription:
 
 
 def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> bool:
-    """Whether the stream covers the slice, or may do so because its release was begun and never finished."""
+    """Whether the stream covers the slice, or may do so because its release was begun and never finished.
+
+    While the base is in charge there is no stream that could cover anything.
+    """
     covered = record.under_cdc or record.released_marker is None
-    return covered and read_stream(base, plan.relation) is not None
+    return covered and read_stream(base, plan.relation) is not None and not is_base_in_charge(base, plan.relation)
 
 
 def obstacles(
@@ -142,12 +137,25 @@ def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
     return []
 
 
-def _of_ledger(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
+def why_not_approved(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
+    """What is wrong with the sign-off of the slice's quarter.
+
+    While the base is in charge none is asked for: the cutover compared all of them and has its own approval, and nobody
+    could sign what came after. But one that was edited says that somebody has had their hands in the ledger.
+    """
     sign_off = read_sign_off(base, plan.spec, record.week.quarter)
+    own = is_base_in_charge(base, plan.relation)
     if sign_off.signed is None:
-        yield f"nobody has signed off {record.week.quarter.key}"
-    elif sign_off.void:
-        yield f"the sign-off of {record.week.quarter.key} is void: {'; '.join(sign_off.void)}"
+        if not own:
+            yield f"nobody has signed off {record.week.quarter.key}"
+        return
+    void = list(why_edited(sign_off.signed)) if own else sign_off.void
+    if void:
+        yield f"the sign-off of {record.week.quarter.key} is void: {'; '.join(void)}"
+
+
+def _of_ledger(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
+    yield from why_not_approved(plan, base, record)
     if record.state is not SliceState.ARCHIVED:
         yield f"it is {record.state}, not archived"
     retirement = read_retirement(base, plan.relation, record.week)
@@ -169,12 +177,25 @@ def _of_archive(plan: StreamPlan, base: Connected, record: SliceRecord, archive:
     now = of_table(base, plan, leaf.table)
     if now != archive.native:
         yield f"its archive is stale: the leaf has {difference(now, archive.native)} it; {_ANEW}"
-    if not record.under_cdc:
+    if not (record.under_cdc and must_be_released(base, plan, record)):
         yield from why_late(plan, base, record, archive)
 
 
 def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
-    """What the legacy has got of a released slice since; nothing where it has nothing, or there is no stream."""
+    """Why the legacy is not known to hold of a slice without a stream what its archive does; nothing where it is.
+
+    While the legacy is in charge, what it has got since is late. While the base is, nothing is late: but a rollback
+    must find on the legacy what left the base.
+    """
+    if is_base_in_charge(base, plan.relation):
+        yield from why_not_brought(plan, base, record, archive)
+        return
+    if is_abandoned(base, plan.relation):
+        yield (
+            "the migration was abandoned: the legacy is in charge and nobody follows it, so that what it has got of the"
+            " week by now is not known here: bring a quarter under CDC again (materialize change_stream) first"
+        )
+        return
     legacy = of_legacy(base, plan, record)
     if legacy is not None and legacy != archive.native:
         yield (
@@ -192,11 +213,15 @@ def how_to_take_in(record: SliceRecord) -> str:
 def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = None) -> list[LateBooking]:
     """Slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
 
+    Empty as well while the base is in charge: it is the legacy then that may not have everything yet.
+
     Reads each such slice of the legacy in full, exactly: what differs is late, whatever the row counts say.
     """
     found: list[LateBooking] = []
     quarter = period.quarter if isinstance(period, FiscalWeek) else period
     with plan.databases.session("base", f"{period.key if period else 'all'}:late", plan.limits.timeouts()) as base:
+        if is_base_in_charge(base, plan.relation):
+            return []
         for record in read_slices(base, plan.relation, quarter):
             if isinstance(period, FiscalWeek) and record.week != period:
                 continue

@@ -10,6 +10,7 @@ from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.stream_sample import Drift, ProblemCode
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.cutover.charge import is_base_in_charge
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected
 
@@ -70,9 +71,12 @@ def attached_leaves(root: QualifiedName, partitions: Sequence[Partition]) -> fro
 
 
 def read_places(base: Connected, spec: TableSpec) -> Places:
-    """Which weeks have a leaf, and which of them the stream covers. The ledger must be there."""
+    """Which weeks have a leaf, and which of them the stream covers. The ledger must be there.
+
+    While the base is in charge there is no stream to cover anything: a leaf is all that a booking needs.
+    """
     records = read_slices(base, spec.relation)
-    streamed = read_stream(base, spec.relation) is not None
+    streamed = read_stream(base, spec.relation) is not None and not is_base_in_charge(base, spec.relation)
     return Places(
         attached=attached_leaves(spec.table, read_partitions(base, spec.table)),
         under_cdc=frozenset(record.week for record in records if record.under_cdc) if streamed else None,

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
+from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -32,6 +34,7 @@ from migration_assets.postgres.stream_samples import has_ledger
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
 _POLL_SECONDS = 0.02
+_SIDES: tuple[Side, Side] = ("base", "legacy")
 # Of a base that is away the slot's exact name is not known; all of ours begin so.
 _OUR_SLOTS = "migration\\_assets\\_%"
 _Read = TypeVar("_Read")
@@ -60,33 +63,51 @@ def observe_stream(
     """One look, of at most some seconds. Changes nothing but heartbeats. Without `ahead` the runway is not known.
 
     Never raises what a server says: a side that cannot be asked is in the sample with its error. Where no stream was
-    ever begun the legacy is left alone.
+    ever begun the legacy is only asked whether it refuses writes, and may be away.
+
+    While the base is in charge the reverse stream is looked at instead: nothing is to flow from the legacy.
 
     Raises:
         SettingsError: A connection URL cannot be read.
     """
+    limits = limits or LookLimits()
     seen: dict[str, Any] = {"relation": spec.relation, "taken_at": datetime.now(UTC)}
     with ExitStack() as stack:
         base = _open(stack, databases, "base", seen)
         record: StreamRecord | None = None
+        facts: CutoverFacts | None = None
         if base is not None:
             with _asking("base", seen):
                 record = _look_at_base(base, spec.relation, seen)
+                facts = read_cutover_facts(base, spec.relation)
                 if record is not None and ahead is not None:
-                    seen.update(_look_ahead(base, spec, ahead))
-        if record is None and "base_error" not in seen:
-            return StreamSample(**seen)
-        legacy = _open(stack, databases, "legacy", seen)
+                    seen.update(_look_ahead(base, spec, ahead, follows=facts.in_charge == "legacy"))
+        if facts is not None and record is None and not facts.known:
+            # Nothing was begun that the ledger knows of; a legacy that refuses writes is told of all the same.
+            quiet = SidesAsked(base, _open(stack, databases, "legacy", {}))
+            return StreamSample(**seen, cutover=observe_cutover(quiet, spec, facts, seconds=0.0))
+        closed = facts is not None and facts.decommissioned is not None
+        legacy = None if closed else _open(stack, databases, "legacy", seen)
         if legacy is not None:
-            with _asking("legacy", seen):
-                seen.update(_look_at_legacy(legacy, record.slot if record else None))
-            if base is not None and record is not None and not {"base_error", "legacy_error"} & seen.keys():
+            if record is not None or facts is None:
+                with _asking("legacy", seen):
+                    seen.update(_look_at_legacy(legacy, record.slot if record else None))
+            flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
+            if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
-                _measure_lag(legacy, base, record, seen, limits or LookLimits())
+                _measure_lag(legacy, base, record, seen, limits)
+        known = None if "base_error" in seen else facts
+        sides = SidesAsked(base, legacy, {side: seen[f"{side}_error"] for side in _SIDES if f"{side}_error" in seen})
+        seen["cutover"] = observe_cutover(sides, spec, known, seconds=limits.heartbeat_seconds)
+        seen.update({f"{side}_error": error for side, error in sides.errors.items()})
         if base is not None and record is not None and "base_error" not in seen:
             with _asking("base", seen):
                 _look_again(base, record, seen)
     return StreamSample(**seen)
+
+
+def _errors(seen: dict[str, Any]) -> bool:
+    return bool({"base_error", "legacy_error"} & seen.keys())
 
 
 @contextmanager
@@ -95,13 +116,8 @@ def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
     try:
         yield
     except psycopg.Error as error:
-        seen[f"{side}_error"] = _first_line(error)
+        seen[f"{side}_error"] = first_line(error)
         log.info("the %s could not be asked: %s", side, error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, Any]) -> Connected | None:
@@ -145,8 +161,10 @@ def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> Strea
     return record
 
 
-def _look_ahead(base: Connected, spec: TableSpec, ahead: Ahead) -> dict[str, Any]:
+def _look_ahead(base: Connected, spec: TableSpec, ahead: Ahead, *, follows: bool) -> dict[str, Any]:
     places = read_places(base, spec)
+    if not follows:  # what the base itself is in charge of needs a leaf, and nobody to follow
+        places = replace(places, under_cdc=places.attached)
     if not reaches_present(ahead.calendar, ahead.now, places):
         return {}
     runway = measure_runway(ahead.calendar, ahead.now, places)
@@ -197,7 +215,7 @@ def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) 
         try:
             return read()
         except (errors.LockNotAvailable, errors.QueryCanceled) as error:
-            log.info("the stream's structure could not be examined now: %s", _first_line(error))
+            log.info("the stream's structure could not be examined now: %s", first_line(error))
     return None
 
 
@@ -205,7 +223,7 @@ def _measure_lag(
     legacy: Connected, base: Connected, record: StreamRecord, seen: dict[str, Any], limits: LookLimits
 ) -> None:
     """Send a heartbeat and wait for it; where none can arrive, or one is under way and nobody fetches it, only wait."""
-    if record.status is StreamStatus.ACTIVATING or {"base_error", "legacy_error"} & seen.keys():
+    if record.status is StreamStatus.ACTIVATING or _errors(seen):
         return
     runs = (
         seen["status"] == StreamStatus.LIVE
@@ -246,7 +264,7 @@ def _asking_both(legacy: Connected, base: Connected, seen: dict[str, Any]) -> Ge
         yield
     except psycopg.Error as error:
         lost = "base_error" if base.broken else "legacy_error" if legacy.broken else "heartbeat_error"
-        seen[lost] = _first_line(error)
+        seen[lost] = first_line(error)
         log.info("the lag could not be measured: %s", error)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from migration_assets.domain.errors import SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
@@ -98,7 +99,9 @@ def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Sl
 
     Raises:
         SliceStateError: It does not.
+        StreamError: A cutover has the stream, or the base is in charge.
     """
+    require_not_barred(base, plan.relation)
     record = read_slice(base, plan.relation, week)
     if record is None:
         raise SliceStateError(

@@ -20,6 +20,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import SignOffState, hold_quarter, read_sign_off, record_sign_off
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import require_legacy
 
 __all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
 
@@ -52,7 +53,13 @@ def sign_off_quarter(
         SignOffRefusedError: A SignOffError that lists every single thing that is missing.
         SliceBusyError: Somebody works on one of the weeks.
         StreamError: Somebody works on the stream.
+        BaseInChargeError: The base is in charge: a signature says that it equals the legacy, which decides no more.
     """
+    require_legacy(
+        migration,
+        "a sign-off says that a quarter equals the legacy, which follows now; those given before the cutover stand, and"
+        " weeks that are over are archived without one",
+    )
     spec = migration.spec
 
     def once() -> SignedOff:

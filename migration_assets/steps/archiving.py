@@ -17,6 +17,7 @@ from migration_assets.archive.writer import Progress, WriteLimits, write_slice
 from migration_assets.domain.errors import ArchiveError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.portable_method import PORTABLE_METHOD
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.postgres.archives import (
@@ -27,6 +28,7 @@ from migration_assets.postgres.archives import (
     record_reread,
 )
 from migration_assets.postgres.arrow_stream import arrow_stream
+from migration_assets.postgres.cutover.charge import is_base_in_charge
 from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
@@ -67,7 +69,7 @@ def archive_week(
     """Write the week to Parquet out of one snapshot of its leaf, prove it, and put it in place of an older archive.
 
     Raises:
-        SliceStateError: The week is not signed off, or it has left the base.
+        SliceStateError: The week is not signed off (while the base is in charge: not over), or it has left the base.
         ArchiveError: It cannot be written or does not read back equal; an older archive is as it was.
         SliceBusyError: Somebody works on it.
     """
@@ -78,14 +80,19 @@ def archive_week(
         with migration.databases.session("base", f"{week.key}:archive", migration.limits.timeouts()) as base:
             ensure_ledger(base)
             with slice_lock(base, _require_record(base, migration, week)) as record:
-                require_transition(record.state, SliceState.ARCHIVED, where=week.key)
+                # A rollback would want the slice's lock: it stays so until the archive is in place.
+                own = is_base_in_charge(base, record.relation)
+                if own:
+                    _require_over(migration, record)
+                require_transition(record.state, SliceState.ARCHIVED, where=week.key, base_in_charge=own)
                 if record.state is SliceState.RETIRED:
                     raise _has_left(week)
                 attempt = begin_attempt(base, record, "archive", run_id)
                 try:
                     manifest, changes = _write(migration, store, record, on_progress)
                     with base.transaction():
-                        record_archive(base, record, _evidence(store, manifest, changes), run_id)
+                        evidence = _evidence(store, manifest, changes)
+                        record_archive(base, record, evidence, run_id, base_in_charge=own)
                         end_attempt(base, attempt, "succeeded", base=manifest.native)
                 except BaseException as error:
                     note_failure(base, attempt, error)
@@ -255,6 +262,19 @@ def _require_archive(base: Connected, migration: Migration, week: FiscalWeek) ->
             next_step="materialize parquet_archive for it",
         )
     return archive
+
+
+def _require_over(migration: Migration, record: SliceRecord) -> None:
+    """Nobody signs a week off while the base is in charge: one that is not signed must at least be over."""
+    signed = record.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED}
+    upper = migration.calendar.bounds(record.week).upper
+    if not signed and upper > migration.now():
+        raise SliceStateError(
+            f"the week is not over: it ends at {instant_text(upper)}",
+            where=record.week.key,
+            state_left="nothing was touched",
+            next_step="wait until then: bookings of it are still to come",
+        )
 
 
 def _has_left(week: FiscalWeek) -> SliceStateError:

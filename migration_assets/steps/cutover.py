@@ -1,44 +1,172 @@
-"""The cutover and the rollback of a migration, with the team's own switch of its applications."""
+"""The cutover and the rollback of a migration: gated, told while it goes on, and stopped by an interrupt."""
 
-import json
-import logging
-import os
-import shlex
-import signal
-import subprocess
-import threading
-from contextlib import suppress
-from http.client import HTTPException
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from collections.abc import Callable
+from dataclasses import replace
 
-from pydantic import SecretStr
+import psycopg
 
-from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState, SideName
+from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.findings import Finding, blocking
 from migration_assets.postgres.cutover import machine, watching
-from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers
+from migration_assets.postgres.cutover.plan import CutoverPlan, OnState
+from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers, unfinished_cutover
+from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import Migration
+from migration_assets.steps.interrupts import interruptible
+from migration_assets.steps.readiness import examine_cutover
+from migration_assets.steps.switching import switch
 
-__all__ = ["CutoverRecord", "HeldWrites", "cut_over", "cutover_plan", "cutovers", "release_writes", "roll_back",
-           "side_in_charge", "writes_held"]  # fmt: skip
-log = logging.getLogger(__name__)
+__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "cut_over", "cutover_plan",
+           "cutovers", "release_writes", "reverse_health", "reverse_problems", "roll_back", "side_in_charge",
+           "writes_held"]  # fmt: skip
+
+
+class NotReadyError(CutoverError):
+    """Readiness found what blocks the cutover; nothing was touched. Carries all findings, worst first."""
+
+    def __init__(self, findings: tuple[Finding, ...], *, where: str) -> None:
+        self.findings = findings
+        stops = blocking(findings)
+        super().__init__(
+            f"not ready for the cutover, {len(stops)} findings block it:\n"
+            + "\n".join(f"- {one.area}: {one.code}: {one.evidence}. Remedy: {one.remedy}" for one in stops),
+            where=where,
+            state_left="nothing was touched",
+            next_step="mend what is listed (`migration-assets readiness` shows it again), then run this again",
+        )
 
 
 def cut_over(
-    migration: Migration, approved_by: str, *, rehearse: bool = True, run_id: str | None = None
+    migration: Migration,
+    approved_by: str,
+    *,
+    rehearse: bool = True,
+    run_id: str | None = None,
+    on_state: OnState | None = None,
 ) -> CutoverRecord:
-    """Move the writes to the base, or rehearse it; see `machine.cut_over`."""
+    """Move the writes to the base, or rehearse it; see `machine.cut_over`.
+
+    Readiness must find nothing that blocks. That is so for a rehearsal too: it holds the applications' writes just the
+    same, and what it shows is worth something only where the real one could follow. What a dead process left is
+    finished or undone before that, whatever readiness says. An interrupt undoes it, unless the base is open already.
+
+    Raises:
+        NotReadyError: Something blocks; nothing was touched.
+        CutoverError: It stopped; says where, and which side accepts writes.
+        StreamError, SliceBusyError: Somebody works on the stream or a week, or another cutover is under way.
+    """
     _ensure_ledger(migration)
-    return machine.cut_over(cutover_plan(migration, run_id), approved_by=approved_by, rehearse=rehearse)
+
+    def run(plan: CutoverPlan) -> CutoverRecord:
+        done = _settle_and_gate(migration, plan, rehearse=rehearse) if approved_by.strip() else None
+        return done or machine.cut_over(plan, approved_by=approved_by, rehearse=rehearse)
+
+    return _run(migration, CutoverKind.CUTOVER, run, run_id, on_state)
 
 
-def roll_back(migration: Migration, approved_by: str, *, run_id: str | None = None) -> CutoverRecord:
-    """Move them back to the legacy, with nothing lost; see `machine.roll_back`."""
+def roll_back(
+    migration: Migration, approved_by: str, *, run_id: str | None = None, on_state: OnState | None = None
+) -> CutoverRecord:
+    """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out."""
     _ensure_ledger(migration)
-    return machine.roll_back(cutover_plan(migration, run_id), approved_by=approved_by)
+
+    def run(plan: CutoverPlan) -> CutoverRecord:
+        return machine.roll_back(plan, approved_by=approved_by)
+
+    return _run(migration, CutoverKind.ROLLBACK, run, run_id, on_state)
+
+
+def _settle_and_gate(migration: Migration, plan: CutoverPlan, *, rehearse: bool) -> CutoverRecord | None:
+    """The unfinished one where it turns out to be what is asked for; None where the machine may begin."""
+    with migration.databases.session("base", "cutover:gate") as base:
+        left = unfinished_cutover(base, plan.relation)
+    settled = None if left is None else machine.settle(plan)
+    if side_in_charge(migration) == "base":
+        asked = settled is not None and settled.kind is CutoverKind.CUTOVER and not rehearse
+        return settled if asked else None  # the machine says that it is in charge
+    examined = examine_cutover(migration)
+    if not examined.ready:
+        raise NotReadyError(examined.findings, where=plan.relation)
+    return None
+
+
+def _run(
+    migration: Migration,
+    kind: CutoverKind,
+    run: Callable[[CutoverPlan], CutoverRecord],
+    run_id: str | None,
+    on_state: OnState | None,
+) -> CutoverRecord:
+    with interruptible() as interrupts:
+
+        def told(now: CutoverKind, state: CutoverState) -> None:
+            # What a dead one left is settled, and the way back after a failed hook is gone, without a break.
+            interrupts.allowed = now is kind and state in BEFORE_OPEN
+            if on_state is not None:
+                on_state(now, state)
+
+        plan = replace(cutover_plan(migration, run_id), on_state=told)
+        try:
+            return run(plan)
+        except KeyboardInterrupt as stop:  # where the machine itself could not answer it
+            raise CutoverError(
+                f"the {kind} was stopped: {stop}",
+                where=plan.relation,
+                state_left=_settled(plan),
+                next_step="nothing; run it again when it is wanted",
+            ) from stop
+        except psycopg.Error as error:
+            raise CutoverError(
+                f"PostgreSQL: {str(error).strip()}",
+                where=plan.relation,
+                state_left=_who_writes(plan),
+                next_step="see whether both servers run; then run this again: it finishes or undoes what is left",
+            ) from error
+
+
+def _settled(plan: CutoverPlan) -> str:
+    try:
+        return watching.release_writes(plan)
+    except (psycopg.Error, MigrationError):
+        return _who_writes(plan)
+
+
+def _who_writes(plan: CutoverPlan) -> str:
+    try:
+        held = watching.writes_held(plan)
+    except psycopg.Error:
+        return "it is not known whether writes are accepted: neither side can be asked"
+    return "writes are accepted as before" if held is None else f"{held.what}. {held.next_step}"
+
+
+def reverse_health(migration: Migration) -> ReverseHealth | None:
+    """How the stream from the base to the legacy is; None while the legacy is in charge.
+
+    Raises:
+        psycopg.OperationalError: A server cannot be reached.
+    """
+    _ensure_ledger(migration)
+    return look_at_reverse(cutover_plan(migration))
+
+
+def reverse_problems(migration: Migration, health: ReverseHealth) -> list[str]:
+    """What would stop a rollback, in sentences; empty where nothing would."""
+    problems = [] if health.enabled else ["the reverse subscription on the legacy is disabled or gone"]
+    if health.enabled and not health.running:
+        problems.append("the reverse subscription has no worker on the legacy: its server log says why")
+    if not health.arrives:
+        seconds = migration.settings.cutover_lag_seconds
+        problems.append(f"a marker written on the base did not arrive on the legacy within {seconds:g} s")
+    if health.wal_status is None:
+        problems.append("the reverse stream's slot on the base is gone")
+    elif health.wal_status in {"lost", "unreserved"}:
+        problems.append(
+            f"the reverse stream's slot on the base is {health.wal_status}: WAL that it needs is being removed"
+        )
+    return problems
 
 
 def writes_held(migration: Migration) -> HeldWrites | None:
@@ -77,7 +205,7 @@ def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan
         patience_seconds=settings.cutover_patience_seconds,
         sequence_margin=settings.cutover_sequence_margin,
         compare_all=settings.cutover_compare_all,
-        switch=(lambda to, cutover: _switch(migration, to, cutover)) if hooked else None,
+        switch=(lambda to, cutover: switch(migration, to, cutover)) if hooked else None,
         base_url_for_legacy=url.get_secret_value() if url else None,
     )
 
@@ -85,75 +213,3 @@ def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan
 def _ensure_ledger(migration: Migration) -> None:
     with migration.databases.session("base", "cutover:gate") as base:
         ensure_ledger(base)
-
-
-def _switch(migration: Migration, to: SideName, cutover: int) -> None:
-    settings = migration.settings
-    told: dict[str, object] = {"relation": migration.spec.relation, "to": to, "cutover": cutover}
-    if settings.cutover_hook_command is not None:
-        _command(settings.cutover_hook_command, told, to, settings.cutover_hook_timeout_seconds)
-    if settings.cutover_hook_url is not None:
-        _webhook(settings.cutover_hook_url, told, settings.cutover_hook_timeout_seconds)
-
-
-def _command(command: SecretStr, told: dict[str, object], to: SideName, seconds: float) -> None:
-    """What it prints is thrown away: only its author knows whether secrets are in it."""
-    try:
-        words = [word.replace("{to}", to) for word in shlex.split(command.get_secret_value())]
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A group of its own: what it started is killed with it, and nobody's Ctrl-C ends it halfway.
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        raise _failed(f"the hook's command cannot be run: {type(error).__name__}") from None
-    try:
-        process.communicate(json.dumps(told).encode(), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise _failed(f"the hook's command did not end within {seconds:g} s and was killed") from None
-    finally:
-        if process.returncode is None:
-            _kill(process)
-    if process.returncode:
-        raise _failed(f"the hook's command ended with code {process.returncode}")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if os.name == "posix":
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.communicate()
-
-
-def _webhook(url: SecretStr, told: dict[str, object], seconds: float) -> None:
-    """Neither the URL nor the answer is shown: both may hold secrets."""
-    failed: list[str] = []
-
-    def post() -> None:
-        try:
-            request = Request(  # noqa: S310 - the team's own URL
-                url.get_secret_value(), json.dumps(told).encode(), {"Content-Type": "application/json"}
-            )
-            with urlopen(request, timeout=seconds):  # noqa: S310
-                pass
-        except HTTPError as error:
-            failed.append(f"the hook's address answered with status {error.code}")
-        except (URLError, HTTPException, OSError, ValueError) as error:
-            failed.append(f"the hook's address cannot be called: {type(error).__name__}")
-
-    # Its own timeout begins anew with every byte that arrives.
-    thread = threading.Thread(target=post, daemon=True, name="cutover-hook")
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise _failed(f"the hook's address did not answer within {seconds:g} s")
-    if failed:
-        raise _failed(failed[0])
-
-
-def _failed(what: str) -> CutoverError:
-    return CutoverError(what, next_step="run the hook by hand and see its own output")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import errors
 
 from migration_assets.domain.findings import Area, Finding, blocking
@@ -12,6 +13,7 @@ from migration_assets.postgres.legacy_slices import held_quarters
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import require_legacy
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
 
     Raises:
         LedgerError: The ledger is newer than this program.
+        BaseInChargeError: The base is in charge; the last preflight stays what it was, for the time after a rollback.
     """
+    _require_something_to_migrate(migration)
     spec, calendar, settings = migration.spec, migration.calendar, migration.settings
     plan = PreflightPlan(
         parallel_copies=settings.parallel_copies,
@@ -43,6 +47,13 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
         description = require_table(legacy, spec.table, "legacy")
         quarters = held_quarters(legacy, description, spec, calendar)
     return Examined(findings, quarters)
+
+
+def _require_something_to_migrate(migration: Migration) -> None:
+    try:
+        require_legacy(migration, "there is nothing to migrate from the legacy any more")
+    except psycopg.OperationalError:
+        return  # a base that is away is a finding
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> None:

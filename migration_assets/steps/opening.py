@@ -1,16 +1,17 @@
-"""Opens a quarter of the base, behind the gate of preflight."""
+"""Opens a quarter of the base: behind the gate of preflight while rows are to come from the legacy, else by itself."""
 
 import logging
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.cutover.charge import is_base_in_charge
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_locked, retry_transient
 from migration_assets.postgres.runway import note_lost_rows
-from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.runtime import Migration
 
 log = logging.getLogger(__name__)
@@ -21,8 +22,14 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
 
     Where a leaf is made again whose week is under CDC, the ledger says from then on that the week is not equal.
 
+    While the base is in charge its own table is the pattern, and neither the legacy nor a preflight is asked for: both
+    speak of a migration that is over.
+
+    Returns:
+        What was made, and the table after whose pattern.
+
     Raises:
-        PreflightError: Preflight is missing or blocks.
+        PreflightError: The legacy is in charge, and preflight is missing or blocks.
         PartitionError: What is there does not fit.
         psycopg.errors.LockNotAvailable: Somebody held a lock for longer than our patience.
     """
@@ -30,13 +37,10 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
     timeouts = Timeouts(lock=settings.lock_timeout_ms)
 
     def once() -> tuple[OpenedQuarter, TableDescription]:
-        with (
-            migration.databases.session("base", f"{quarter.key}:open", timeouts) as base,
-            migration.databases.session("legacy", f"{quarter.key}:open") as legacy,
-        ):
+        with migration.databases.session("base", f"{quarter.key}:open", timeouts) as base:
             ensure_ledger(base)
-            require_preflight(base, spec.relation)
-            description = require_table(legacy, spec.table, "legacy")
+            own = is_base_in_charge(base, spec.relation)
+            description = require_table(base, spec.table, "base") if own else _of_legacy(migration, base, quarter)
 
             def make() -> tuple[OpenedQuarter, tuple[FiscalWeek, ...]]:
                 with base.transaction():
@@ -46,9 +50,18 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
             opened, lost = retry_locked(make, patience_seconds=settings.lock_patience_seconds)
         if lost:
             log.warning(
-                "%s: under CDC, and the leaf was gone; it is empty now: materialize change_stream with rebuild set",
+                "%s: the leaf was gone, and is empty now: %s",
                 ", ".join(week.key for week in lost),
+                "its rows are on the legacy (until that is decommissioned) and in backups"
+                if own
+                else "under CDC: materialize change_stream with rebuild set",
             )
         return opened, description
 
     return retry_transient(once, what=f"opening of {quarter.key}", attempts=settings.retry_attempts, log=log)
+
+
+def _of_legacy(migration: Migration, base: Connected, quarter: FiscalQuarter) -> TableDescription:
+    require_preflight(base, migration.spec.relation)
+    with migration.databases.session("legacy", f"{quarter.key}:open") as legacy:
+        return require_table(legacy, migration.spec.table, "legacy")

@@ -7,12 +7,14 @@ from migration_assets.postgres import reconciliation
 from migration_assets.postgres.reconciliation import Reconciled
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import require_legacy
 
 log = logging.getLogger(__name__)
 
 
 def reconcile_quarter(migration: Migration, quarter: FiscalQuarter, *, run_id: str | None = None) -> Reconciled:
     """Compare all weeks at one cut; see `reconciliation.reconcile_quarter`. A difference is a result, not an error."""
+    require_legacy(migration, "there is nothing to reconcile with, the legacy follows")
     return retry_transient(
         lambda: reconciliation.reconcile_quarter(migration.stream_plan(run_id), quarter),
         what=f"reconciliation of {quarter.key}",

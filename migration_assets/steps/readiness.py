@@ -1,13 +1,15 @@
 """Readiness for the cutover, for whoever asks: the databases, the stream, and what came late."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Area, Finding, Severity, blocking, worst_first
+from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.readiness import ReadinessPlan, stream_findings
+from migration_assets.postgres.cutover.charge import base_in_charge_since
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight.wording import error_text, info
 from migration_assets.postgres.readiness import examine_readiness
@@ -44,11 +46,20 @@ def examine_cutover(migration: Migration) -> Readiness:
     try:
         with migration.databases.session("base", "readiness") as base:
             ensure_ledger(base)
+            since = base_in_charge_since(base, migration.spec.relation)
     except psycopg.OperationalError as error:
         remedy = "bring the base back, or correct MIGRATION_BASE_URL"
         return Readiness((Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy),))
+    if since is not None:
+        return Readiness((_over(since),))
     findings = examine_readiness(migration.databases, migration.spec, migration.calendar, plan)
     return Readiness(tuple(worst_first([*findings, *_stream(migration), *_late(migration)])))
+
+
+def _over(since: datetime) -> Finding:
+    evidence = f"the base is in charge since {instant_text(since)}: there is nothing to cut over"
+    remedy = "nothing; or, where the legacy is to be in charge again, migration-assets rollback"
+    return Finding("base_in_charge", Area.BASE, Severity.BLOCKING, evidence, remedy)
 
 
 def _stream(migration: Migration) -> list[Finding]:

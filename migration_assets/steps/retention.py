@@ -9,6 +9,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.retention import RetentionPolicy
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import ArchiveRecord, read_archives
+from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_charge
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -57,8 +58,14 @@ def due_weeks(migration: Migration) -> Due:
         if not has_ledger(base):
             return Due((), "nothing is due: nothing was migrated yet")
         ensure_ledger(base)
+        own, abandoned = is_base_in_charge(base, relation), is_abandoned(base, relation)
         records = [record for record in read_slices(base, relation) if policy.is_due(record.week, now)]
-        weeks = tuple(_due(base, migration, records, now))
+        retires = migration.settings.auto_retire and not abandoned
+        weeks = tuple(_due(base, migration, records, now, unsigned=own, retires=retires))
+    left = [record for record in records if record.state in {SliceState.ARCHIVED, SliceState.RETIRED}]
+    if abandoned and left:
+        why = f"{len(left)} older weeks stay where they are, since nobody follows the legacy, which is in charge"
+        return Due(weeks, f"nothing is due: {oldest} and later stay; {why}")
     waiting = sum(record.state not in {SliceState.ARCHIVED, SliceState.RETIRED} for record in records)
     return Due(
         weeks,
@@ -66,23 +73,33 @@ def due_weeks(migration: Migration) -> Due:
     )
 
 
-def _due(base: Connected, migration: Migration, records: list[SliceRecord], now: datetime) -> Iterator[DueWeek]:
+def _due(
+    base: Connected,
+    migration: Migration,
+    records: list[SliceRecord],
+    now: datetime,
+    *,
+    unsigned: bool,
+    retires: bool,
+) -> Iterator[DueWeek]:
     spec = migration.spec
     archives = {archive.week: archive for archive in read_archives(base, spec.relation)}
     counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
     for record in records:
         changes = counted.get(record.leaf, 0)
-        if (why := _why_archive(record, archives.get(record.week), changes)) is not None:
+        if (why := _why_archive(record, archives.get(record.week), changes, unsigned=unsigned)) is not None:
             yield DueWeek(record.week, Step.ARCHIVE, why)
-        elif migration.settings.auto_retire:
+        elif retires:
             retirement = read_retirement(base, spec.relation, record.week)
             if (why := _why_retire(record, retirement, now)) is not None:
                 yield DueWeek(record.week, Step.RETIRE, why)
 
 
-def _why_archive(record: SliceRecord, archive: ArchiveRecord | None, changes: int) -> str | None:
+def _why_archive(record: SliceRecord, archive: ArchiveRecord | None, changes: int, *, unsigned: bool) -> str | None:
     if record.state is SliceState.SIGNED_OFF:
         return "signed off and old enough"
+    if unsigned and record.state not in {SliceState.ARCHIVED, SliceState.RETIRED}:
+        return "old enough, and the base is in charge"
     if record.state is SliceState.ARCHIVED and archive is not None and changes > archive.leaf_changes:
         # The server's counters are a hint; the archive's own fingerprint decides when it is to leave.
         return f"{changes - archive.leaf_changes} row changes since its archive {archive.id}"

@@ -11,6 +11,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.postgres.change_stream.joining_ahead import large_weeks
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
+from migration_assets.postgres.cutover.charge import is_base_in_charge
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.partition_flaws import Flaw, find_flaws
@@ -112,7 +113,8 @@ def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
         needs = find_needs(migration.calendar, moment, migration.runway_policy, places)
         if not needs:
             return Outlook(opened=opened, runway=runway)
-        obstacle = _gate(base, relation)
+        own = is_base_in_charge(base, relation)
+        obstacle = None if own else _gate(base, relation)
         if obstacle:
             return Outlook(obstacle, opened, runway=runway)
         stream = read_stream(base, relation)
@@ -121,12 +123,17 @@ def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
     openings: list[Opening] = []
     waiting: list[str] = []
     for need in needs:
-        lost = [week.name for week in need.without_leaf if week in (places.under_cdc or ())]
+        had = records if own else (places.under_cdc or ())
+        lost = [week.name for week in need.without_leaf if week in had]
         if lost:
             # An empty leaf in its place would let the stream go on, and hide that its rows are gone.
             waiting.append(
-                f"{need.quarter.key} is not opened by itself: {', '.join(lost)} is under CDC and lost its leaf;"
-                " see the alert `leaf missing`"
+                f"{need.quarter.key} is not opened by itself: {', '.join(lost)}"
+                + (
+                    " was open and lost its leaf; see the check no_gap_no_overlap"
+                    if own
+                    else " is under CDC and lost its leaf; see the alert `leaf missing`"
+                )
             )
             continue
         why = _why_not_joined(migration, need, [records[w] for w in need.not_under_cdc if w in records])

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres import repair
-from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.bulk_copy import NOT_COPIED, copy_slice
 from migration_assets.postgres.copy_stream import Progress
+from migration_assets.postgres.cutover.charge import require_legacy_in_charge
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -17,7 +18,9 @@ from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.validation import Validated, validate_slice
 from migration_assets.postgres.verification import Verified, verify_slice
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import require_legacy
 
+NOTHING_TO_COMPARE = "there is nothing to validate against, the legacy follows"
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,7 @@ def copy_week(
     spec = migration.spec
     with migration.databases.session("base", f"{week}:gate") as base:
         ensure_ledger(base)
+        require_legacy_in_charge(base, spec.relation, NOT_COPIED)
         require_preflight(base, spec.relation)
     report: Progress | None = None
     if progress is not None:
@@ -53,7 +57,8 @@ def copy_week(
 
 
 def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:
-    """Read the base again; see `verify_slice`."""
+    """Read the base again; see `verify_slice`. Not while the base is in charge: what was copied is changed there."""
+    require_legacy(migration, "what applications change in the base is no fault of its copy")
     return verify_slice(
         migration.databases,
         migration.spec,
@@ -66,6 +71,7 @@ def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = 
 
 def validate_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Validated:
     """Prove the week equal at a cut; see `validate_slice`."""
+    require_legacy(migration, NOTHING_TO_COMPARE)
     return retry_transient(
         lambda: validate_slice(migration.stream_plan(run_id), week),
         what=f"validation of {week.key}",
@@ -76,6 +82,7 @@ def validate_week(migration: Migration, week: FiscalWeek, *, run_id: str | None 
 
 def repair_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True, run_id: str | None = None) -> Repaired:
     """Find out what differs and, unless `dry_run`, mend it; see `repair_slice`."""
+    require_legacy(migration, "nothing is repaired after the legacy, whose rows are the older ones")
     return retry_transient(
         lambda: repair_slice(migration.stream_plan(run_id), week, dry_run=dry_run),
         what=f"repair of {week.key}",
@@ -86,4 +93,5 @@ def repair_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True,
 
 def undo_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> Repaired:
     """Put back what a repair changed; see `repair.undo_repair`. Not tried again: it is not done twice by accident."""
+    require_legacy(migration, "the images of before a repair are older than what applications wrote since")
     return repair.undo_repair(migration.stream_plan(run_id), repair_id)

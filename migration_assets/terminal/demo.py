@@ -1,6 +1,7 @@
 """The demo: a made-up legacy moves into the base under live traffic, through the same Dagster runs as in the UI.
 
-The first half copies the quarter (here), the second one follows the legacy and proves it (`demo_cdc`).
+The quarter is copied (here), then followed and proven (`demo_cdc`); an old one is archived (`demo_archive`), the others
+follow, and the applications move (`demo_cutover`).
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.embedded.switch import Switch, point
 from migration_assets.embedded.traffic import start_traffic_process, stop_traffic_process
 from migration_assets.embedded.traffic_stats import TrafficPlan
 from migration_assets.postgres.consistent_cut.records import read_cuts
@@ -32,6 +34,13 @@ from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, tell_archive
 from migration_assets.terminal.demo_cdc import tell_cdc
 from migration_assets.terminal.demo_copying import copy_weeks
+from migration_assets.terminal.demo_cutover import (
+    CutoverTale,
+    bring_in_rest,
+    compare_rest,
+    decommission,
+    hook_command,
+)
 from migration_assets.terminal.demo_equality import compare_everything, drain
 from migration_assets.terminal.demo_summary import Story, print_farewell, summarize
 from migration_assets.terminal.demo_watch import applied_changes
@@ -42,7 +51,13 @@ from migration_assets.terminal.ui import size_pool
 from migration_assets.terminal.ui_lock import take_ui_lock
 
 QUARTER = FiscalQuarter(2025, 2)
-DEMO_POLICY = {"retention_quarters": "3", "quarantine_days": "0"}
+DEMO_POLICY = {
+    "retention_quarters": "3",
+    "quarantine_days": "0",
+    "rollback_window_days": "0",
+    "legacy_quiet_days": "0",
+}
+"""A year of bookings is all there is: the oldest quarter is due, and nobody waits for a week or two."""
 
 
 def run_demo(
@@ -64,8 +79,8 @@ def run_demo(
     with contextlib.closing(os.fdopen(take_ui_lock(settings.var))):
         _serve(console, servers, story)
         os.environ.update(dagster_environment(settings))
-        # A year of bookings is all there is: the oldest quarter is due, and nobody waits for a week.
-        os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in DEMO_POLICY.items()})
+        policy = DEMO_POLICY | {"cutover_hook_command": hook_command(folder / "switch")}
+        os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in policy.items()})
         settings = load_settings()
         migration = open_migration(settings)
         with _workers(settings.parallel_copies, folder) as pool:
@@ -86,20 +101,28 @@ def run_demo(
             finally:
                 story.traffic = stop_traffic_process(traffic)
             if story.archive.signed:
-                _archive(console, migration, servers, story, pool)
-        return _tell(console, migration, story, folder / "summary.json")
+                _archive_and_cut_over(console, migration, servers, story, pool)
+            return _tell(console, migration, story, pool, folder / "summary.json")
 
 
-def _archive(
+def _archive_and_cut_over(
     console: Console, migration: Migration, servers: EmbeddedServers, story: Story, pool: ProcessPoolExecutor
 ) -> None:
     """The old quarter rests from now on; everybody else goes on writing, also into the quarter that begins."""
     plan = TrafficPlan(rate=story.rate, seed=story.seed, first=STILL_WRITTEN, as_of=NEXT_WEEK)
     folder = migration.settings.var / "demo"
-    traffic = start_traffic_process(servers.legacy_url(), plan, stats_file=folder / "traffic_later.json")
+    point(folder / "switch", "legacy")
+    switch = Switch({"legacy": servers.legacy_url(), "base": servers.base_url()}, folder / "switch")
+    stats_file = folder / "traffic_later.json"
+    traffic = start_traffic_process(switch, plan, stats_file=stats_file)
     try:
         with story.timed("archive"):
             tell_archive(console, migration, pool, story.archive)
+        with story.timed("other quarters"):
+            bring_in_rest(console, migration, pool, story.cutover)
+        if story.cutover.ready:
+            with story.timed("cutover"):
+                CutoverTale(console, migration, pool, story.cutover, stats_file).tell(QUARTER)
     finally:
         story.later_traffic = stop_traffic_process(traffic)
 
@@ -112,9 +135,13 @@ def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:
         servers.recreate_database("base", "dagster")
 
 
-def _tell(console: Console, migration: Migration, story: Story, path: Path) -> bool:
+def _tell(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor, path: Path) -> bool:
     if not story.failures:
         _compare_whole(console, migration, story)
+        _write_evidence(console, migration, story, path.parent)
+    if story.cutover.in_base:
+        with story.timed("decommission"):
+            decommission(console, pool, story.cutover)
         _write_evidence(console, migration, story, path.parent)
     with migration.databases.session("base", "demo") as base:
         records = read_slices(base, migration.spec.relation, QUARTER)
@@ -174,6 +201,8 @@ def _compare_whole(console: Console, migration: Migration, story: Story) -> None
         drain(migration)
         story.cdc.equality = compare_everything(migration, QUARTER)
         story.archive.compare(migration)
+        if story.cutover.in_base:
+            compare_rest(migration, story.cutover)
     equality = story.cdc.equality
     verdict = "all equal" if not equality.differing else f"{equality.differing:,} differ, first: {equality.first}"
     console.print(f"Full comparison after the last write: {equality.rows:,} rows, {verdict}.", markup=False)

@@ -8,6 +8,7 @@ from psycopg import sql
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
@@ -15,6 +16,7 @@ from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover import side_in_charge
 
 _DRAIN_SECONDS = 120.0
 
@@ -29,15 +31,21 @@ class FullComparison:
 
 
 def drain(migration: Migration) -> None:
-    """Until a marker that is written now is in the base, and so everything before it.
+    """Until a marker that is written now, where writes belong, is on the other side, and so everything before it.
 
     Raises:
         StreamError: It did not arrive.
     """
-    relation = migration.spec.relation
+    relation, side = migration.spec.relation, side_in_charge(migration)
     with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
-        marker = send_heartbeat(legacy, relation)
-        if not wait_until(lambda: has_arrived(base, relation, marker), seconds=_DRAIN_SECONDS):
+        marker = send_heartbeat(legacy, relation) if side == "legacy" else send_reverse_marker(base, relation)
+
+        def arrived() -> bool:
+            if side == "legacy":
+                return has_arrived(base, relation, marker)
+            return reverse_arrived(legacy, relation, marker)
+
+        if not wait_until(arrived, seconds=_DRAIN_SECONDS):
             raise StreamError(f"the stream did not drain within {_DRAIN_SECONDS:g} s", where=relation)
 
 

@@ -17,6 +17,7 @@ from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.demo_archive import OLD, ArchiveStory
 from migration_assets.terminal.demo_cdc import CdcStory
+from migration_assets.terminal.demo_cutover import CutoverStory
 from migration_assets.terminal.demo_watch import percentile
 from migration_assets.terminal.figures import gigabytes, megabytes_per_second
 
@@ -32,6 +33,7 @@ class Story:
     failures: dict[str, str] = field(default_factory=dict[str, str])
     cdc: CdcStory = field(default_factory=CdcStory)
     archive: ArchiveStory = field(default_factory=ArchiveStory)
+    cutover: CutoverStory = field(default_factory=CutoverStory)
     cuts: list[tuple[CutKind, CutRecord]] = field(default_factory=list[tuple[CutKind, CutRecord]])
     traffic: TrafficStats | None = None
     later_traffic: TrafficStats | None = None
@@ -59,6 +61,7 @@ def summarize(
         and len(copied) == len(records)
         and _cdc_succeeded(story.cdc)
         and story.archive.succeeded
+        and story.cutover.succeeded
         and bool(story.evidence.get("holds")),
         "quarter": quarter.key,
         "legacy_rows_at_start": story.rows,
@@ -73,6 +76,7 @@ def summarize(
         "failures": story.failures,
         "cdc": _cdc(story),
         "archive": _archive(story.archive),
+        "cutover": _cutover(story.cutover, story.later_traffic),
         "evidence": story.evidence,
         "traffic": json.loads(story.traffic.to_json()) if story.traffic else None,
         "later_traffic": json.loads(story.later_traffic.to_json()) if story.later_traffic else None,
@@ -137,6 +141,37 @@ def _archive(story: ArchiveStory) -> dict[str, Any]:
     }
 
 
+def _cutover(story: CutoverStory, traffic: TrafficStats | None) -> dict[str, Any]:
+    """Durations in milliseconds: how long no side took writes, and the longest that the applications waited."""
+    return {
+        "quarters_signed_off": story.signed,
+        "runs": [
+            {
+                "kind": "rehearsal" if one.rehearse else one.kind.value,
+                "outcome": one.outcome,
+                "downtime_ms": round(one.downtime_ms, 1) if one.downtime_ms is not None else None,
+                "weeks_compared": one.compared_weeks,
+                "rows_compared": one.compared_rows,
+            }
+            for one in story.records
+        ],
+        "applications": {
+            "longest_wait_ms": traffic.longest_refusal_ms,
+            "refused_and_tried_again": traffic.refused,
+            "switches": traffic.switches,
+            "transactions_on_base": traffic.on_base,
+            "errors": traffic.errors,
+        }
+        if traffic
+        else None,
+        "decommissioned": story.decommissioned,
+        "failures": story.failures,
+        "final_comparisons": {
+            period: {"rows": one.rows, "differing": one.differing} for period, one in story.comparisons.items()
+        },
+    }
+
+
 def _spread(values: list[float], *, digits: int) -> dict[str, float]:
     return {
         name: round(percentile(values, share), digits) for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
@@ -176,7 +211,7 @@ def print_farewell(console: Console, summary: dict[str, Any], path: Path) -> Non
     for week, error in summary["failures"].items():
         console.print(f"{week} FAILED: {error}", style="red", markup=False)
     cdc = summary["cdc"]
-    for error in (*cdc["failures"], *summary["archive"]["failures"]):
+    for error in (*cdc["failures"], *summary["archive"]["failures"], *summary["cutover"]["failures"]):
         console.print(error, style="red", markup=False)
     lag, held = cdc["lag_seconds"], cdc["writers_held_ms"]
     console.print(
@@ -184,11 +219,16 @@ def print_farewell(console: Console, summary: dict[str, Any], path: Path) -> Non
         f" {lag['p99'] * 1000:.0f} ms; {cdc['cuts']} cuts held the writers for {held['p50']:.1f} ms (p50),"
         f" {held['max']:.1f} ms at most."
     )
+    runs = ", ".join(f"{one['kind']} {one['downtime_ms'] or 0:,.0f} ms" for one in summary["cutover"]["runs"])
+    if runs:
+        waited = summary["cutover"]["applications"]["longest_wait_ms"]
+        console.print(f"No side took writes for: {runs}. The longest that an application waited: {waited:,.0f} ms.")
     if summary["success"]:
         console.print(
             "Every week was proven equal at a cut under live traffic, the injected fault was found and repaired, the"
             " quarter is reconciled and signed off; the next quarter opened by itself, an old one left for Parquet, one"
-            " of its weeks came back, and at the end both sides were the same to the last byte.",
+            " of its weeks came back; the applications moved to the base, back, and again, both sides were the same to"
+            " the last byte, and the legacy is decommissioned.",
             style="green",
         )
     console.print(

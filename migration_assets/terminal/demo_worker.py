@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from migration_assets.definitions import defs
-from migration_assets.defs.runs import RunOutcome, quiet_worker, run_asset, run_sensor, run_week
+from migration_assets.defs.runs import RunOutcome, quiet_worker, run_alone, run_asset, run_sensor, run_week
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
 
@@ -26,6 +26,11 @@ def materialize(asset: str, quarter: FiscalQuarter | None, config: Mapping[str, 
 def run_job(job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
     """One run of a job for one week."""
     return run_week(defs, job, week, config)
+
+
+def run_plain(job: str, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
+    """One run of a job without partitions."""
+    return run_alone(defs, job, config)
 
 
 def tick(sensor: str) -> list[tuple[str, RunOutcome]]:

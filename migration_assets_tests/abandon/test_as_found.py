@@ -7,6 +7,7 @@ from typing import LiteralString
 import pytest
 from psycopg import sql
 
+from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SignOffError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.abandon import abandon, clean_legacy
@@ -218,13 +219,15 @@ def test_a_cutover_stands_in_the_way_until_it_is_rolled_back(ground: Ground) -> 
     )
     with pytest.raises(StreamError, match=r"under way \(begun\)"):
         abandon(ground.plan, apply=False)
-    ground.run("base", "UPDATE migration.cutovers SET outcome = 'succeeded', state = 'done'")
-    with pytest.raises(StreamError, match="the base is the system of record"):
-        abandon(ground.plan, apply=False)
+    # Also where it was noted as aborted after that, since the applications could not be told and the way back failed.
+    for outcome in ("succeeded", "aborted"):
+        ground.ask("base", "UPDATE migration.cutovers SET outcome = %s, opened_at = now() RETURNING 1", outcome)
+        with pytest.raises(BaseInChargeError, match=r"the base is in charge since .*: the migration is done"):
+            abandon(ground.plan, apply=False)
     ground.run(
         "base",
-        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, outcome)"
-        " VALUES ('public.bookings', 'rollback', false, 'Ada', 'succeeded')",
+        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, outcome, opened_at)"
+        " VALUES ('public.bookings', 'rollback', false, 'Ada', 'succeeded', now())",
     )
     assert abandon(ground.plan, apply=False).done
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from migration_assets.domain.cutover_state import SideName
+from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
 from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
 from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
+from migration_assets.postgres.evidence_chain import verify_chain
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 
@@ -40,6 +42,15 @@ class CutoverGround(Ground):
     def records(self) -> list[CutoverRecord]:
         with self.databases.session("base", "test") as base:
             return read_cutovers(base, self.spec.relation)
+
+    def evidence(self) -> list[ChainRecord]:
+        """The chain; it holds, and has one record of each cutover that ended."""
+        with self.databases.session("base", "test") as base:
+            chain, found = verify_chain(base, self.spec.relation)
+        assert found == ()
+        ended = [record.id for record in self.records() if record.outcome != "running"]
+        assert [record.row[1] for record in chain if record.kind == ChainKind.CUTOVER and record.row] == ended
+        return chain
 
     def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
         """One booking whose key is given by the side's own sequence."""

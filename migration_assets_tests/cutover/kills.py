@@ -76,6 +76,7 @@ def strike(ground: CutoverGround, kind: str, point: Point, random: Random) -> St
     ground.insert(ground.charge())
     settle_down(ground)
     ground.equal()
+    ground.evidence()
     status = ground.stream_record().status
     assert status is (StreamStatus.LIVE if ground.charge() == "legacy" else StreamStatus.HELD), status
     slots = [ground.one(s, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import dagster as dg
+import pydantic
+import pytest
 
 from migration_assets.definitions import build_defs
+from migration_assets.defs.assets.legacy_cutover import LegacyCutoverConfig
 from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
 from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
 from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
@@ -25,6 +28,7 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "retired_slice": ({"parquet_archive"}, set()),
     "restored_slice": ({"parquet_archive", "retired_slice"}, set()),
     "cutover_readiness": ({"sign_off"}, {"ready_for_cutover"}),
+    "legacy_cutover": ({"cutover_readiness"}, set()),
 }
 # Those that can be run without their asset.
 ALONE = {
@@ -35,11 +39,14 @@ ALONE = {
     ("sign_off", "still_stands"),
     ("parquet_archive", "drilled_lately"),
     ("retired_slice", "nothing_came_late"),
+    ("legacy_cutover", "writes_are_accepted"),
+    ("legacy_cutover", "reverse_stream_is_healthy"),
 }
 PER_WEEK = {
     "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
 }  # fmt: skip
-WHOLE = {"preflight", "cutover_readiness"}
+WHOLE = {"preflight", "cutover_readiness", "legacy_cutover"}
+OF_THE_WHOLE = {"rollback"}
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 
@@ -92,7 +99,7 @@ def test_what_reads_the_legacy_takes_a_place_in_its_pool() -> None:
 
 
 def test_the_jobs_run_one_week_a_run() -> None:
-    names = {job.name for job in build_defs().resolve_all_job_defs()} - {"__ASSET_JOB"}
+    names = {job.name for job in build_defs().resolve_all_job_defs()} - {"__ASSET_JOB"} - OF_THE_WHOLE
     assert names == {
         "migrate_quarter", "verify_slices", "validate_slices", "repair_slices",
         "archive_slices", "verify_archives", "retire_slices", "restore_slices", "restore_drill",
@@ -101,6 +108,16 @@ def test_the_jobs_run_one_week_a_run() -> None:
         job = build_defs().resolve_job_def(name)
         assert isinstance(job.partitions_def, dg.MultiPartitionsDefinition)
         assert job.executor_def is dg.in_process_executor
+
+
+def test_a_cutover_is_a_rehearsal_unless_somebody_says_otherwise_and_nobody_does_it_by_default() -> None:
+    assert LegacyCutoverConfig(approved_by="Ada").rehearse
+    with pytest.raises(pydantic.ValidationError):
+        LegacyCutoverConfig()  # pyright: ignore[reportCallIssue]
+    job = build_defs().resolve_job_def("rollback")
+    assert job.partitions_def is None
+    assert job.executor_def is dg.in_process_executor
+    assert job.tags["dagster/max_retries"] == "0"
 
 
 def test_a_repair_is_a_dry_run_unless_somebody_says_otherwise() -> None:

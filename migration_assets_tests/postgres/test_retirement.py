@@ -1,5 +1,6 @@
 """A week leaves the base: everything that stands in the way, the way itself, and the drop at its end."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from migration_assets.postgres.archives import record_reread
 from migration_assets.postgres.change_stream.holding import hold_stream
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.postgres.retirement_records import Step
+from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.retiring import GRACE, NOW, Departure, leaf, trust
 from migration_assets_tests.postgres.support import Ground, week
 
@@ -191,8 +193,26 @@ def test_a_write_into_the_root_until_the_detach_brings_the_week_back_with_every_
     assert departure.ground.attempts(5)[-1] == ("retire", "failed")
 
 
-def test_without_a_stream_nothing_is_released_and_the_week_leaves_all_the_same(departure: Departure) -> None:
+def test_after_the_migration_was_abandoned_no_week_leaves_and_none_is_dropped(departure: Departure) -> None:
+    departure.retire(6)
     departure.ground.run("base", "DELETE FROM migration.streams")
+    for number, now in ((5, NOW), (6, NOW + GRACE)):
+        said = departure.refusal(number, now=now)
+        assert "the migration was abandoned: the legacy is in charge and nobody follows it" in said
+    assert len(departure.in_quarantine(6)) == 70
+
+
+def test_after_the_decommission_nothing_is_released_and_nobody_asks_the_legacy(departure: Departure) -> None:
+    departure.ground.run(
+        "base",
+        "DELETE FROM migration.streams",
+        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, opened_at, outcome, state)"
+        " VALUES ('public.bookings', 'cutover', false, 'Ada', now(), 'succeeded', 'done')",
+        "INSERT INTO migration.decommissions (relation, cutover, approved_by, scope, state)"
+        " SELECT relation, id, 'Ada', 'table', 'done' FROM migration.cutovers",
+    )
+    nowhere = Databases("postgresql://127.0.0.1:1/nowhere", departure.ground.databases.base_url)
+    departure = Departure(replace(departure.ground, databases=nowhere))
     done = departure.retire()
     assert (done.step, done.cut) == (Step.QUARANTINED, None)
     # A stream that begins now does not take it for covered.

@@ -42,19 +42,19 @@ def cutover_readiness(
         asset_key=_NAME,
         passed=examined.ready,
         description="; ".join(f"{one.code}: {one.evidence}" for one in stops) or None,
-        metadata={"findings": _table(stops)},
+        metadata={"findings": findings_table(stops)},
     )
     if stops:
         yield check
         raise dg.Failure(
             description="; ".join(f"{one.code}: {one.evidence} Remedy: {one.remedy}" for one in stops),
-            metadata={"findings": _table(examined.findings)},
+            metadata={"findings": findings_table(examined.findings)},
             allow_retries=False,
         )
     warnings = sum(one.severity is Severity.WARNING for one in examined.findings)
     yield dg.MaterializeResult(
         metadata={
-            "findings": _table(examined.findings),
+            "findings": findings_table(examined.findings),
             "blocking": dg.MetadataValue.int(0),
             "warnings": dg.MetadataValue.int(warnings),
         },
@@ -62,7 +62,8 @@ def cutover_readiness(
     )
 
 
-def _table(findings: list[Finding] | tuple[Finding, ...]) -> dg.TableMetadataValue:
+def findings_table(findings: list[Finding] | tuple[Finding, ...]) -> dg.TableMetadataValue:
+    """Severity, what, evidence and remedy."""
     columns = ("severity", "finding", "evidence", "remedy")
     return dg.MetadataValue.table(
         records=[

@@ -12,6 +12,7 @@ from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks,
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.legacy_slices import measure_slice
 from migration_assets.runtime import Migration
+from migration_assets.steps.charge import require_legacy
 
 
 class LegacySliceConfig(dg.Config):
@@ -38,9 +39,11 @@ def legacy_slice(
     """Measure the slice."""
     spec, settings = migration.spec, migration.settings
     timeouts = migration.limits.timeouts()
-    with readable_failures(), migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
-        description = require_table(legacy, spec.table, "legacy")
-        measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
+    with readable_failures():
+        require_legacy(migration, "nothing is to be moved any more")
+        with migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
+            description = require_table(legacy, spec.table, "legacy")
+            measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
     return dg.MaterializeResult(
         metadata=measure_metadata(
             measure, window_hours=settings.window_hours, target_gb_per_hour=settings.target_gb_per_hour

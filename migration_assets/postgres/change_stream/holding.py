@@ -1,11 +1,15 @@
 """A person stops the stream for a while, and lets it go on."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.legacy_side import prepare_legacy
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
-from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.stream_plan import StreamPlan
 
 # Somebody who types a command wants an answer.
@@ -19,12 +23,9 @@ def hold_stream(plan: StreamPlan, reason: str) -> str:
         What was done, one sentence.
 
     Raises:
-        StreamError: It does not run, or somebody works on it.
+        StreamError: It does not run, somebody works on it, a cutover has it, or the base is in charge.
     """
-    with (
-        plan.databases.session("base", "hold", _TIMEOUTS) as base,
-        stream_lock(base, plan.relation),
-    ):
+    with plan.databases.session("base", "hold", _TIMEOUTS) as base, _of_nobody(base, plan):
         record = require_stream(base, plan.relation)
         if record.status is StreamStatus.HELD:
             return f"the stream was held already ({record.reason})"
@@ -42,9 +43,10 @@ def resume_stream(plan: StreamPlan) -> str:
         What was done, one sentence.
 
     Raises:
-        StreamError: There is no stream, its subscription is gone, or its first activation was never finished.
+        StreamError: There is no stream, its subscription is gone, its first activation was never finished, a cutover
+            has it, or the base is in charge.
     """
-    with plan.databases.session("base", "resume", _TIMEOUTS) as base, stream_lock(base, plan.relation):
+    with plan.databases.session("base", "resume", _TIMEOUTS) as base, _of_nobody(base, plan):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
             _guard_again(plan)
@@ -57,6 +59,15 @@ def resume_stream(plan: StreamPlan) -> str:
     # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
     done = start_stream(plan, None, rebuild=True)
     return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
+
+
+@contextmanager
+def _of_nobody(base: Connected, plan: StreamPlan) -> Generator[None]:
+    """Alone with the stream; a cutover is told of at once, and looked for again once it can have begun no more."""
+    require_not_barred(base, plan.relation)
+    with stream_lock(base, plan.relation):
+        require_not_barred(base, plan.relation)
+        yield
 
 
 def _guard_again(plan: StreamPlan) -> None:

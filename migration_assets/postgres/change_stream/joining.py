@@ -9,6 +9,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining_ahead import joins, require_leaves, require_small, true_up_joining
 from migration_assets.postgres.change_stream.legacy_side import (
     alter_filter,
@@ -45,6 +46,7 @@ from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -52,6 +54,7 @@ from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.postgres.true_up.slices import same_table
 
 _STREAM_LOCK_MS = 600_000
+NOT_FOLLOWED = "nobody follows the legacy, which follows the base"
 
 
 @dataclass(frozen=True)
@@ -74,33 +77,44 @@ class Joined:
 
 
 def start_stream(
-    plan: StreamPlan, quarter: FiscalQuarter | None, *, rebuild: bool = False, on_week: OnWeek | None = None
+    plan: StreamPlan,
+    quarter: FiscalQuarter | None,
+    *,
+    rebuild: bool = False,
+    whole_root: bool = False,
+    on_week: OnWeek | None = None,
 ) -> Joined:
     """Bring the quarter's 13 weeks under CDC, in the way that the stream's state asks for; safe to repeat.
 
     Weeks that were copied join, those that came back to the base, and those that were opened ahead of their time and
     hold at most `join_rows` rows on the legacy: the true-up alone brings these. Retired ones stay away.
 
-    Without a quarter: those that are under CDC already, which only a rebuild does anything for.
+    Without a quarter: those that are under CDC already, which only a rebuild does anything for; with `whole_root` every
+    week that has a leaf, however much it holds: after a rollback all of them are on both sides, and were equal.
 
     Where there is no stream, or an earlier step on it was never finished, or `rebuild` is set: a new slot, and every
     week that is or comes under CDC is trued up against its snapshot. That mends whatever was wrong with a stream: a
     lost slot, a dropped subscription, an altered publication, a join that died. Else the quarter joins at a cut.
 
     Raises:
-        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; or a person holds the
-            stream.
+        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
+            holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
+        BaseInChargeError: The base is in charge: nobody follows the legacy.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
+        require_not_barred(base, plan.relation)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
-        records = _wanted(base, plan, quarter) if quarter else _under_cdc(base, plan)
+        if quarter:
+            records = _wanted(base, plan, quarter)
+        else:
+            records = _in_root(base, plan) if whole_root else _under_cdc(base, plan)
         base.execute("SET lock_timeout = '5s'")
         held = stack.enter_context(slice_locks(base, records))
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
@@ -110,9 +124,8 @@ def start_stream(
         unfinished = stream is None or stream.status in {StreamStatus.ACTIVATING, StreamStatus.JOINING}
         joining = [record for record in held if not record.under_cdc]
         require_leaves(base, plan.spec, held if unfinished or rebuild else joining)
-        require_small(
-            plan, legacy, description, [record.week for record in joining if record.state is SliceState.ABSENT]
-        )
+        opened = [record.week for record in joining if record.state is SliceState.ABSENT and not whole_root]
+        require_small(plan, legacy, description, opened)
         if stream is None or unfinished or rebuild:
             how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
             lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week)
@@ -126,6 +139,7 @@ def start_stream(
 
 
 def _unheld(base: Connected, plan: StreamPlan) -> StreamRecord | None:
+    require_not_barred(base, plan.relation)
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.HELD:
         raise StreamError(
@@ -147,6 +161,12 @@ def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
             next_step="materialize change_stream for a quarter whose weeks are copied",
         )
     return records
+
+
+def _in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
+    attached = attached_leaves(plan.spec.table, read_partitions(base, plan.spec.table))
+    records = read_slices(base, plan.relation)
+    return [r for r in records if r.under_cdc or (r.week in attached and joins(r, r.week.quarter))]
 
 
 def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[SliceRecord]:

@@ -3,6 +3,7 @@
 import logging
 
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import (
     StreamRecord,
     StreamStatus,
@@ -41,10 +42,11 @@ def require_running(base: Connected, relation: str) -> StreamRecord:
     stream rests at exactly the marker that its rows stand at.
 
     Raises:
-        StreamError: There is none, a person holds it, a join or activation was never finished, or somebody disabled or
-            dropped the subscription behind our back.
+        StreamError: There is none, a person holds it, a join or activation was never finished, a cutover has it, the
+            base is in charge, or somebody disabled or dropped the subscription behind our back.
     """
     record = require_stream(base, relation)
+    require_not_barred(base, relation)
     if record.status is StreamStatus.PAUSED:
         log.warning("the stream was left paused by a step that died (%s); it goes on now", record.reason)
         go_on(base, record)

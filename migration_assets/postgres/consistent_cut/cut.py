@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psycopg
 
 from migration_assets.domain.errors import CutError, MigrationError
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
@@ -67,6 +68,7 @@ def paired_snapshots(
     """
     with ExitStack() as stack:
         holder = stack.enter_context(plan.databases.session("base", f"{purpose}:cut", _holding(plan)))
+        require_not_barred(holder, plan.relation)
         reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
@@ -118,6 +120,7 @@ def paused_stream(
     intent = StreamStatus.JOINING if as_join else StreamStatus.PAUSED
     with ExitStack() as stack:
         holder = stack.enter_context(plan.databases.session("base", f"{purpose}:pause", _holding(plan)))
+        require_not_barred(holder, plan.relation)
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
         stream = require_running(holder, plan.relation)

@@ -7,13 +7,13 @@ from datetime import datetime
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
@@ -33,7 +33,6 @@ def compare_sides(
     base: Connected,
     legacy: Connected,
     description: TableDescription,
-    kind: CutoverKind,
     marker: int | None,
     deadline: Deadline,
 ) -> Compared:
@@ -42,7 +41,7 @@ def compare_sides(
     Raises:
         CutoverError: A week differs; names it and the rows. Or the time is over.
     """
-    records = to_compare(base, plan, kind)
+    records = to_compare(base, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
@@ -52,23 +51,30 @@ def compare_sides(
             if record.under_cdc:
                 seen = changes.get(record.leaf, 0)
                 record_proof(base, record, proof, "validate", plan.stream.run_id, seen=seen)
-    wrong = [f"{r.week.key}: {p.differences}" for r, p in zip(records, proofs, strict=True) if not p.equal]
+    wrong = [
+        f"{r.week.key}{'' if r.under_cdc else f' ({r.state}, not under CDC)'}: {p.differences}"
+        for r, p in zip(records, proofs, strict=True)
+        if not p.equal
+    ]
     if wrong:
         raise CutoverError(
             "the sides differ: " + "; ".join(wrong),
             where=plan.relation,
-            next_step="`migration-assets repair` shows and repairs the rows; then run this again",
+            next_step="`migration-assets repair` shows and repairs the rows; what is not under CDC is to be copied, and"
+            " to join: migrated_slice, change_stream; then run this again",
         )
     return Compared(len(records), sum(proof.base.rows for proof in proofs))
 
 
-def to_compare(base: Connected, plan: CutoverPlan, kind: CutoverKind) -> list[SliceRecord]:
-    """The weeks under CDC, or those of them that changed since they were last proven equal.
+def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
+    """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
-    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did. For a
-    rollback also those that are open and never joined the stream: applications have written into them since.
+    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did. The
+    others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
+    either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
     """
-    records = [record for record in read_slices(base, plan.relation) if record.under_cdc]
+    known = read_slices(base, plan.relation)
+    records = [record for record in known if record.under_cdc]
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
         counted_since = _counted_since(base)
@@ -79,9 +85,8 @@ def to_compare(base: Connected, plan: CutoverPlan, kind: CutoverKind) -> list[Sl
             or r.validated_changes != changes.get(r.leaf, 0)
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
         ]
-    if kind is CutoverKind.ROLLBACK:
-        records += [r for r in read_slices(base, plan.relation) if r.state is SliceState.ABSENT]
-    return records
+    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
+    return records + [r for r in known if not r.under_cdc and r.week in in_root]
 
 
 def _counted_since(base: Connected) -> datetime | None:

@@ -171,11 +171,13 @@ def _through(
             for state in BEFORE_OPEN:
                 if state is not CutoverState.BEGUN:
                     enter(base, cutover, state)
+                work.tell(state)
                 STAGES[state](work)
             if rehearse:
                 undo(work, "rehearsed")
                 return work
             enter(base, cutover, CutoverState.OPEN)
+            work.tell(CutoverState.OPEN)
             let_writes_in(work)
         except BaseException as error:
             if not _is_open(work):
@@ -204,10 +206,12 @@ def _finish(work: Work) -> CutoverRecord:
             enter(base, work.id, skipped)
     if read_cutover(base, work.id).state is not CutoverState.DONE:
         enter(base, work.id, CutoverState.SWITCHED)
+        work.tell(CutoverState.SWITCHED)
         failed = _switch(work)
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
+    work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
         drop_subscription(base, work.forward.subscription)
         drop_slot(work.legacy, work.forward.slot)
@@ -217,7 +221,8 @@ def _finish(work: Work) -> CutoverRecord:
         with base.transaction():
             bar_stream(base, work.id, barred=False)
             begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-        start_stream(plan.stream, None, rebuild=True)
+        # With the quarters that were opened meanwhile, whose bookings are on both sides.
+        start_stream(plan.stream, None, rebuild=True, whole_root=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 

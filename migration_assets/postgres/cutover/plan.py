@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from migration_assets.domain.cutover_state import SideName
+from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
 from migration_assets.postgres.stream_plan import StreamPlan
 
 Switch = Callable[[SideName, int], None]
+OnState = Callable[[CutoverKind, CutoverState], None]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class CutoverPlan:
     that arrives within `lag_seconds`) and a moment between writers are waited for before that. `sequence_margin` are
     keys left out on the target. `compare_all`: every week under CDC is compared while writes are held; else only those
     whose leaf changed since they were last validated. `switch` tells the applications which side they belong to, and
-    raises where it cannot. `base_url_for_legacy` is the base as the legacy's own server reaches it.
+    raises where it cannot. `base_url_for_legacy` is the base as the legacy's own server reaches it. `on_state` is told
+    every state before its deed, mostly while writes are held: it must be quick; what it raises is ignored.
     """
 
     stream: StreamPlan
@@ -28,6 +30,7 @@ class CutoverPlan:
     compare_all: bool = True
     switch: Switch | None = None
     base_url_for_legacy: str | None = field(default=None, repr=False)
+    on_state: OnState | None = None
 
     @property
     def relation(self) -> str:

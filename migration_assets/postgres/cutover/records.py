@@ -11,7 +11,9 @@ from psycopg.rows import dict_row
 
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName, require_transition
 from migration_assets.domain.errors import StreamError
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.postgres.change_stream.records import stream_lock
+from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.sessions import Connected, require_row
 
 CUTOVER_LOCK_CLASS = 71007
@@ -144,14 +146,17 @@ def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | No
 
 
 def finish(base: Connected, cutover: int, outcome: str) -> None:
-    """Note how it ended."""
+    """Note how it ended, once, and with a record in the chain of evidence. Never while writes are held."""
     with durably(base):
-        base.execute(
+        row = base.execute(
             "UPDATE migration.cutovers SET outcome = %s, finished_at = clock_timestamp(),"
             " timeline = timeline || jsonb_build_object(state, coalesce(timeline -> state, '{}')"
-            "  || jsonb_build_object('finished', clock_timestamp())) WHERE id = %s",
+            "  || jsonb_build_object('finished', clock_timestamp()))"
+            " WHERE id = %s AND outcome = 'running' RETURNING relation",
             [outcome, cutover],
-        )
+        ).fetchone()
+        if row is not None:
+            append_row(base, str(row[0]), ChainKind.CUTOVER, cutover)
 
 
 def note_held(base: Connected, cutover: int) -> None:

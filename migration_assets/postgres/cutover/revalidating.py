@@ -4,7 +4,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import CutError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.cutover.comparing import to_compare
@@ -25,33 +25,42 @@ def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
         The weeks that changed again meanwhile: applications write to them all the time.
 
     Raises:
-        CutoverError: A week differs. Nothing was begun.
+        CutoverError: Weeks differ; names them. Nothing was begun.
         SliceBusyError: Somebody works on one of them.
         StreamError: The stream does not run.
     """
-    changed = [record.week for record in to_compare(base, plan, CutoverKind.CUTOVER)]
+    changed = _changed(plan, base)
     for _ in range(_ROUNDS):
         if not changed:
             break
         log.info("%d weeks changed since their validation; they are validated before writes are held", len(changed))
         with ThreadPoolExecutor(plan.stream.limits.parallel, thread_name_prefix="revalidate") as pool:
-            list(pool.map(partial(_validate, plan), changed))
-        before, changed = changed, [record.week for record in to_compare(base, plan, CutoverKind.CUTOVER)]
+            wrong = [text for text in pool.map(partial(_validate, plan), changed) if text]
+        if wrong:
+            raise CutoverError(
+                "the sides differ: " + "; ".join(wrong),
+                where=plan.relation,
+                state_left="nothing was held",
+                next_step="`migration-assets repair` shows and repairs the rows; then run this again",
+            )
+        before, changed = changed, _changed(plan, base)
         if len(changed) >= len(before):
             break
     return changed
 
 
-def _validate(plan: CutoverPlan, week: FiscalWeek) -> None:
+def _changed(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
+    """Of what is to be compared, the weeks that a cut can prove."""
+    return [record.week for record in to_compare(base, plan) if record.under_cdc]
+
+
+def _validate(plan: CutoverPlan, week: FiscalWeek) -> str | None:
+    """What differs, or None."""
     try:
         validate_slice(plan.stream, week)
+    except SliceMismatchError as error:
+        return f"{week.key}: {error.what}"
     except CutError as error:
         # It is compared while writes are held then, if that ends in time.
         log.warning("%s was not validated before the cutover: %s", week.key, error)
-    except SliceMismatchError as error:
-        raise CutoverError(
-            f"the sides differ: {week.key}: {error.differences}",
-            where=plan.relation,
-            state_left="nothing was begun; the ledger notes the difference",
-            next_step="`migration-assets repair` shows and repairs the rows; then run this again",
-        ) from error
+    return None

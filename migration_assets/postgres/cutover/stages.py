@@ -36,7 +36,7 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
-    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan, work.kind))
+    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
     if work.kind is CutoverKind.CUTOVER:
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
@@ -68,7 +68,7 @@ def _waiting(work: Work) -> None:
     _near(work, work.plan.patience_seconds)
     if not work.plan.compare_all:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan, work.kind))
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
 
 
 def _near(work: Work, seconds: float) -> None:
@@ -123,7 +123,7 @@ def _marker(work: Work) -> Callable[[], bool]:
 
 def _compared(work: Work) -> None:
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
-    done = compare_sides(work.plan, work.base, work.legacy, description, work.kind, None, work.deadline)
+    done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
 
 

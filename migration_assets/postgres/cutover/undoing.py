@@ -52,6 +52,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
         CutoverError: The target was opened after all.
         psycopg.Error: A server is away; whoever comes next goes on here.
     """
+    work.tell(CutoverState.UNDOING)
     held = read_hold(work.source, work.plan.relation)
     looked = False
     if held is not None and held.owner == work.id and held.opening:
@@ -83,6 +84,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
     with durably(work.base):
         enter(work.base, work.id, CutoverState.UNDONE)
         finish(work.base, work.id, outcome)
+    work.tell(CutoverState.UNDONE)
 
 
 def give_up(work: Work, error: BaseException) -> CutoverError:

@@ -1,10 +1,10 @@
 """What a run of the machine has at hand: the sessions, the locks, the names, the deadline."""
 
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.postgres.change_stream.records import (
     START_LOCK_CLASS,
     StreamNames,
@@ -49,6 +49,12 @@ class Work:
     def reverse(self) -> StreamNames:
         """The reverse stream's names."""
         return reverse_names(self.forward)
+
+    def tell(self, state: CutoverState) -> None:
+        """Say that a state was reached to whoever watches."""
+        if self.plan.on_state is not None:
+            with suppress(Exception):
+                self.plan.on_state(self.kind, state)
 
 
 def long_session() -> Timeouts:

@@ -1,0 +1,121 @@
+"""`cutover`, `rollback`, `release-writes` and `cutovers`: where the applications' writes go."""
+
+import sys
+from typing import NoReturn
+
+import click
+
+from migration_assets.commands.opening import opened
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.runtime import Migration
+from migration_assets.steps import cutover as steps
+from migration_assets.terminal.cutover import cutover_progress, print_cutover, print_cutovers, print_reverse
+from migration_assets.terminal.output import console, say
+
+_SHOWN = "`migration-assets cutovers` lists what was done"
+
+
+@click.command()
+@click.option("--approved-by", required=True, help="The person who answers for it.")
+@click.option("--for-real", is_flag=True, help="Open the base; without this it is rehearsed and undone.")
+def cutover(approved_by: str, for_real: bool) -> None:
+    """Move the applications' writes to the base, or rehearse it. Holds writes for a moment in both cases.
+
+    Ctrl-C undoes it, until the base is open. Exit code 1 where it was refused, stopped or undone.
+    """
+    migration = opened()
+    try:
+        with cutover_progress(console) as on_state:
+            done = steps.cut_over(migration, approved_by, rehearse=not for_real, on_state=on_state)
+    except CutoverError as error:
+        _stopped(error)
+    print_cutover(console, done)
+    if done.rehearse:
+        say("Rehearsed: the legacy goes on as before. With --for-real it is done, and takes as long.", "green")
+        return
+    say(
+        "The base is in charge; the legacy follows it. `migration-assets rollback` goes back, with nothing lost.",
+        "green",
+    )
+
+
+@click.command()
+@click.option("--approved-by", help="The person who answers for it.")
+@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+def rollback(approved_by: str | None, yes: bool) -> None:
+    """Move the writes back to the legacy, with all that was written to the base; then the base follows again.
+
+    Ctrl-C undoes it, until the legacy is open. Exit code 1 where it was stopped or undone, or could not be done now.
+    """
+    if yes and not approved_by:
+        raise click.UsageError("say who answers for it: --approved-by")
+    migration = opened()
+    if not yes or not approved_by:
+        _preview(migration)
+        return
+    try:
+        with cutover_progress(console) as on_state:
+            done = steps.roll_back(migration, approved_by, on_state=on_state)
+    except CutoverError as error:
+        _stopped(error)
+    print_cutover(console, done)
+    say("The legacy is in charge, with all that was written to the base; the base follows it again.", "green")
+    if done.error:
+        say(f"The applications were NOT told: {done.error}", "bold red")
+        say("Next: switch them to the legacy now (run the hook by hand); do not roll back again.", "red")
+        sys.exit(1)
+
+
+@click.command("release-writes")
+def release_writes() -> None:
+    """After a cutover or rollback died: finish it where the other side is open, else undo it. Safe to repeat."""
+    migration = opened()
+    try:
+        with console.status("Looking who may write"):
+            done = steps.release_writes(migration)
+    except CutoverError as error:
+        _stopped(error)
+    say(f"{done}.", "green")
+
+
+@click.command()
+def cutovers() -> None:
+    """List every cutover, rehearsal and rollback so far, and say who is in charge."""
+    migration = opened()
+    found = steps.cutovers(migration)
+    if found:
+        print_cutovers(console, found)
+    else:
+        say("Nothing was rehearsed or cut over so far.")
+    _say_charge(migration)
+
+
+def _say_charge(migration: Migration) -> None:
+    say(f"The {steps.side_in_charge(migration)} is in charge of {migration.spec.relation}.")
+    held = steps.writes_held(migration)
+    if held is not None:
+        say(f"{held.what}. Next: {held.next_step}.", "yellow" if held.alive else "bold red")
+
+
+def _preview(migration: Migration) -> None:
+    _say_charge(migration)
+    with console.status("Looking at the reverse stream"):
+        health = steps.reverse_health(migration)
+    if health is None:
+        say("Nothing to roll back. Nothing was changed.")
+        return
+    problems = steps.reverse_problems(migration, health)
+    print_reverse(console, health, problems)
+    say(
+        "A rollback holds the base's writes, lets all of them arrive on the legacy, compares both sides, opens the"
+        " legacy, tells the applications, and lets the base follow again. Nothing was changed."
+    )
+    if problems:
+        sys.exit(1)
+    say("With --approved-by NAME --yes it is done.")
+
+
+def _stopped(error: CutoverError) -> NoReturn:
+    say(str(error), "red")
+    say(f"{_SHOWN}.")
+    sys.exit(1)

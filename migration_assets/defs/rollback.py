@@ -1,0 +1,56 @@
+"""The job `rollback`: writes go back to the legacy, with all that was written to the base."""
+
+import dagster as dg
+
+from migration_assets.defs.assets.legacy_cutover import legacy_cutover
+from migration_assets.defs.cutover_records import record_metadata, refuse_retries, result_of, told_states
+from migration_assets.defs.failures import readable_failures
+from migration_assets.runtime import Migration
+from migration_assets.steps.cutover import roll_back
+
+
+class RollbackConfig(dg.Config):
+    """Who answers for it."""
+
+    approved_by: str
+    """The person's name."""
+
+
+@dg.op(description="Hold the base, let everything arrive, compare, open the legacy; then the base follows again.")
+def roll_back_to_legacy(
+    context: dg.OpExecutionContext, config: RollbackConfig, migration: dg.ResourceParam[Migration]
+) -> None:
+    """Do it, and note it on the page of legacy_cutover.
+
+    It is no asset: nothing new exists afterwards. Where only telling the applications failed, the rollback itself is
+    noted as done and the run fails: green, everybody would go home while the applications are refused by the base.
+    """
+    refuse_retries(context, migration, "rollback")
+    with readable_failures(), told_states(context) as on_state:
+        done = roll_back(migration, config.approved_by, run_id=context.run.run_id, on_state=on_state)
+    context.log_event(
+        dg.AssetObservation(legacy_cutover.key, description=result_of(done), metadata=record_metadata(done))
+    )
+    if done.error:
+        raise dg.Failure(
+            description=f"The rollback is done and nothing was lost, but the applications were not told: {done.error}"
+            "\nState left: the legacy is in charge and accepts writes; the base refuses them and follows it."
+            "\nNext: switch the applications to the legacy now (run the hook by hand); do not roll back again.",
+            metadata=record_metadata(done),
+            allow_retries=False,
+        )
+    context.log.info(result_of(done))
+
+
+@dg.job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    description=(
+        "Writes go back from the base to the legacy: the base is held, the reverse stream drained, both sides compared,"
+        " the legacy opened, the applications told; then the base follows again. Possible until the legacy is"
+        " decommissioned. What fails before the legacy is open is undone: the base stays in charge."
+    ),
+    tags={"dagster/max_retries": "0"},
+    executor_def=dg.in_process_executor,
+)
+def rollback() -> None:
+    """One step."""
+    roll_back_to_legacy()

@@ -1,0 +1,59 @@
+"""What a rule over looks at the stream sees and may answer, and what several rules measure alike. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
+
+# A raised alert stays until the figure is below this part of its threshold.
+CLEAR_BELOW = 0.8
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rule sees: the look, those before it (oldest first), and which alerts are open."""
+
+    sample: StreamSample
+    history: Sequence[StreamSample] = ()
+    thresholds: StreamThresholds = field(default_factory=StreamThresholds)
+    raised: Mapping[ProblemCode, Severity] = field(default_factory=dict[ProblemCode, Severity])
+
+    @property
+    def previous(self) -> StreamSample | None:
+        """The last look before this one."""
+        return self.history[-1] if self.history else None
+
+    def level(self, code: ProblemCode, value: float, warning: float, critical: float) -> Severity | None:
+        """How bad a figure is; what is raised already stays so until well below its threshold."""
+        for severity, threshold in ((Severity.CRITICAL, critical), (Severity.WARNING, warning)):
+            open_severity = self.raised.get(code)
+            stays = open_severity is Severity.CRITICAL or open_severity is severity
+            if value > threshold * (CLEAR_BELOW if stays else 1.0):
+                return severity
+        return None
+
+
+class Unknown:
+    """A rule's answer where nothing can be said."""
+
+
+UNKNOWN = Unknown()
+# How bad and what; and what to do, where that is not always the same.
+Verdict: TypeAlias = tuple[Severity, str] | tuple[Severity, str, str] | Unknown | None
+Rule: TypeAlias = Callable[[View], Verdict]
+
+
+def growth(view: View, count: Callable[[StreamSample], int | None]) -> int | None:
+    """How much a counter grew since the last look; one that was reset began at nought."""
+    now = count(view.sample)
+    before = count(view.previous) if view.previous else None
+    if now is None or before is None:
+        return None
+    return now - before if now >= before else now
+
+
+def size_text(count: int) -> str:
+    """E.g. `1.2 GB`."""
+    return f"{count / 1e9:,.1f} GB" if count >= 10**8 else f"{count / 1e6:,.1f} MB"
