@@ -12,13 +12,17 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A cutover or rollback that is not finished. `pid` is its process's session on the base; None: it died."""
+    """A cutover or rollback that is not finished. `pid` is its process's session on the base; None: it died.
+
+    `timeout_seconds` is its own: one that still holds writes a little later does not answer.
+    """
 
     id: int
     kind: str
     state: str
     pid: int | None
     opened: bool = False
+    timeout_seconds: float | None = None
 
     @property
     def alive(self) -> bool:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.cutover import takeover
+from migration_assets.postgres.cutover import holds
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import start_frozen
@@ -34,7 +34,7 @@ HELD = [*product(("cutover", "rollback"), ("drained", "compared", "sequences", "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(holds, "GRACE_SECONDS", 0.5)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 _FACTS = """
 SELECT o.kind, o.opened_at, o.id, o.approved_by, u.id, u.kind, u.state, u.opened_at IS NOT NULL,
+       (u.timeline #>> '{begun,timeout_seconds}')::float8,
        (SELECT k.pid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2
           AND k.classid = %(lock)s AND k.objid::bigint = hashtext(%(relation)s)::bigint & 4294967295
           AND k.pid <> pg_backend_pid()
@@ -63,7 +64,7 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
     row = require_row(
         base.execute(_FACTS, {"relation": relation, "lock": CUTOVER_LOCK_CLASS}).fetchone(), "the cutovers"
     )
-    kind, since, cutover, approved_by, left, left_kind, state, opened, pid, barred, known = row
+    kind, since, cutover, approved_by, left, left_kind, state, opened, timeout, pid, barred, known = row
     closed = base.execute(_DECOMMISSIONED, [relation]).fetchone() if decommissions else None
     return CutoverFacts(
         ledger=True,
@@ -72,7 +73,7 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
         since=since,
         cutover=cutover,
         approved_by=approved_by,
-        under_way=UnderWay(left, left_kind, state, pid, opened) if left is not None else None,
+        under_way=UnderWay(left, left_kind, state, pid, opened, timeout) if left is not None else None,
         stream_barred=barred,
         decommissioned=closed[0] if closed else None,
     )

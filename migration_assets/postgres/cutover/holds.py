@@ -49,6 +49,10 @@ END $$
 """
 
 
+# A process that lives releases what it holds when its timeout is over; later than this it does not answer.
+GRACE_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Hold:
     """A side whose application writes are refused; see the ledger's comments."""
@@ -71,6 +75,13 @@ def read_hold(connection: Connected, relation: str) -> Hold | None:
         [relation],
     ).fetchone()
     return None if row is None else Hold(*row)
+
+
+def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -> bool:
+    """Whether that cutover holds writes for longer than its own timeout allows, by that side's clock."""
+    if held is None or held.owner != cutover or timeout_seconds is None:
+        return False
+    return held.age_seconds > timeout_seconds + GRACE_SECONDS
 
 
 def refuses_writes(connection: Connected, plan: StreamPlan) -> bool:

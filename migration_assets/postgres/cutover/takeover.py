@@ -10,23 +10,19 @@ from contextlib import contextmanager
 
 from psycopg import errors
 
+from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.change_stream.records import read_stream, stream_lock
-from migration_assets.postgres.cutover.holds import Hold, read_hold, refuses_writes
+from migration_assets.postgres.cutover.facts import read_cutover_facts
+from migration_assets.postgres.cutover.holds import is_overdue, read_hold, refuses_writes
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import (
-    CUTOVER_LOCK_CLASS,
-    CutoverRecord,
-    cutover_lock,
-    unfinished_cutover,
-)
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock
+from migration_assets.postgres.sessions import Connected
 
-_GRACE_SECONDS = 5.0
 _END_MS = 5_000
 _HOLDERS = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %s"
-    " AND objid::bigint = hashtext(%s)::bigint & 4294967295 AND pid <> pg_backend_pid()"
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND objsubid = 2"
+    " AND classid = %s AND objid::bigint = hashtext(%s)::bigint & 4294967295 AND pid <> pg_backend_pid()"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 log = logging.getLogger(__name__)
@@ -40,11 +36,10 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
         StreamError: Somebody does; says who.
     """
     relation = plan.relation
-    left = unfinished_cutover(base, relation)
-    if left is not None and is_overdue(plan, left, base, legacy):
+    if _is_overdue(plan, base, legacy):
         pids = _end(base, relation)
         if pids:
-            log.warning("%s %d held writes beyond its timeout: its session %s was ended", left.kind, left.id, pids)
+            log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
     with cutover_lock(base, relation):
         # Two bases may have the same legacy: the slot's name says which one it is.
         stream = read_stream(base, relation)
@@ -54,25 +49,14 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
             yield
 
 
-def is_locked(base: Connected, relation: str) -> bool:
-    """Whether some session works on the cutover; also where its process does not answer."""
-    row = base.execute(f"SELECT EXISTS ({_HOLDERS})".encode(), [CUTOVER_LOCK_CLASS, relation]).fetchone()
-    return bool(require_row(row, "EXISTS")[0])
-
-
-def is_overdue(plan: CutoverPlan, left: CutoverRecord, base: Connected, legacy: Connected) -> bool:
-    """Whether it holds writes for longer than its own timeout allows, by that side's clock."""
-    source = base if left.kind.source == "base" else legacy
-    held = read_hold(source, plan.relation)
-    return hold_is_overdue(plan, left, held) and refuses_writes(source, plan.stream)
-
-
-def hold_is_overdue(plan: CutoverPlan, left: CutoverRecord | None, held: Hold | None) -> bool:
-    """The same, of a hold that was read."""
-    if left is None or held is None or held.owner != left.id or left.opened_at is not None:
+def _is_overdue(plan: CutoverPlan, base: Connected, legacy: Connected) -> bool:
+    """Whether what is under way holds writes for longer than its own timeout allows."""
+    left = read_cutover_facts(base, plan.relation).under_way
+    if left is None or left.opened:
         return False
-    timeout = float(left.timeline.get("begun", {}).get("timeout_seconds", plan.timeout_seconds))
-    return held.age_seconds > timeout + _GRACE_SECONDS
+    source = base if CutoverKind(left.kind).source == "base" else legacy
+    held = read_hold(source, plan.relation)
+    return is_overdue(held, left.id, left.timeout_seconds) and refuses_writes(source, plan.stream)
 
 
 def _end(connection: Connected, key: str) -> list[int]:

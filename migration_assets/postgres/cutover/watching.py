@@ -1,7 +1,5 @@
 """Whether a side refuses writes that it should accept, since when, and how to release it: for alerts and for people."""
 
-from dataclasses import replace
-
 import psycopg
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, SideName
@@ -9,10 +7,9 @@ from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import HOLD, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import in_charge, unfinished_cutover
-from migration_assets.postgres.cutover.takeover import hold_is_overdue
+from migration_assets.postgres.cutover.records import in_charge
 from migration_assets.postgres.cutover.undoing import release_source
-from migration_assets.postgres.cutover.writes import RELEASE, HeldWrites, find_held, find_held_alone, read_writes
+from migration_assets.postgres.cutover.writes import HeldWrites, find_held, find_held_alone, read_writes
 
 __all__ = ["HeldWrites", "release_writes", "writes_held"]
 
@@ -27,26 +24,18 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
     try:
         with databases.session("base", "cutover:watch") as base:
             facts = read_cutover_facts(base, plan.relation)
-            left = unfinished_cutover(base, plan.relation) if facts.under_way else None
             of_base = read_writes(base, spec)
     except psycopg.OperationalError as error:
         with databases.session("legacy", "cutover:watch") as legacy:
             return find_held_alone(read_writes(legacy, spec), str(error).strip().partition("\n")[0])
-    of_legacy = None
-    if facts.in_charge == "legacy":
-        with databases.session("legacy", "cutover:watch") as legacy:
-            of_legacy = read_writes(legacy, spec)
-    held = find_held(facts, of_base, of_legacy)
-    if held is None or not held.alive or not hold_is_overdue(plan, left, (of_legacy or of_base).hold):
-        return held
-    # Its own watchdog would have released them.
-    name = left.kind.value if left else "cutover"
-    what = f"the {held.side} refuses writes: the process of its {name} does not answer, its timeout is over"
-    return replace(held, alive=False, what=what, next_step=RELEASE)
+    if facts.in_charge == "base":
+        return find_held(facts, of_base, None)
+    with databases.session("legacy", "cutover:watch") as legacy:
+        return find_held(facts, of_base, read_writes(legacy, spec))
 
 
 def release_writes(plan: CutoverPlan) -> str:
-    """Let writes go on after a cutover or rollback died, or froze: what is open stays open, else it is undone.
+    """Let writes go on after a cutover or rollback died: what is open stays open, else it is undone.
 
     Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened.
 
@@ -54,7 +43,7 @@ def release_writes(plan: CutoverPlan) -> str:
         What was done, one sentence.
 
     Raises:
-        StreamError: The cutover's process lives, and its timeout is not over; says how to end it.
+        StreamError: The cutover's process lives; says how to end it.
         CutoverError: Only the base knows whether it accepts writes, and it cannot be asked.
     """
     try:

@@ -6,7 +6,7 @@ from datetime import datetime
 from migration_assets.domain.cutover_state import SideName
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.cutover.facts import CutoverFacts
-from migration_assets.postgres.cutover.holds import HOLD, Hold, read_hold
+from migration_assets.postgres.cutover.holds import HOLD, Hold, is_overdue, read_hold
 from migration_assets.postgres.sessions import Connected, require_row
 
 RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
@@ -22,7 +22,7 @@ class HeldWrites:
     """No side accepts writes, or none that is known of.
 
     `side` is the one that should; `since` by its own clock, `seconds` ago. `alive`: whether the process that holds
-    them works (None: not known).
+    them works (None: not known); one that still holds them when its timeout is over does not.
     """
 
     side: SideName
@@ -58,6 +58,8 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
     if writes is None or not writes.refuses:
         return None
     side, left = facts.in_charge, facts.under_way
+    if left is not None and left.alive and not left.opened and is_overdue(writes.hold, left.id, left.timeout_seconds):
+        return _held(side, writes, False, f"{left.name} does not answer, and its timeout is over", _RELEASE)
     if left is not None and left.alive:
         return _held(side, writes, True, "a cutover or rollback is at work", "wait: it ends within its timeout")
     if left is not None:
