@@ -129,6 +129,16 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
         assert archive["rows_restored"] > 0
         assert [one["differing"] for one in archive["final_comparisons"].values()] == [0, 0]
         assert len(list((var / "archive").rglob("*.parquet"))) == 13
+        cutover = summary["cutover"]
+        assert [one["kind"] for one in cutover["runs"]] == ["rehearsal", "cutover", "rollback", "cutover"]
+        assert all(0 < one["downtime_ms"] < 60_000 and one["rows_compared"] > 0 for one in cutover["runs"])
+        applications = cutover["applications"]
+        assert (applications["switches"], applications["errors"]) == (3, 0)
+        assert applications["transactions_on_base"] > 0
+        assert [one["differing"] for one in cutover["final_comparisons"].values()] == [0, 0]
+        assert (cutover["decommissioned"], cutover["failures"]) == (True, [])
+        with psycopg.connect(servers.legacy_url()) as legacy, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            legacy.execute("UPDATE amenity_bookings SET guests = 0")
         assert "Every week was proven equal" in done.stdout
     finally:
         servers.remove()
