@@ -5,6 +5,7 @@ import dagster as dg
 from migration_assets.defs.archive_checks import drilled_lately, nothing_came_late
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.cutover_readiness import cutover_readiness
+from migration_assets.defs.assets.decommissioned_legacy import decommissioned_legacy
 from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.assets.migrated_slice import migrated_slice
@@ -51,6 +52,7 @@ def build_defs(migration: Migration | None = None) -> dg.Definitions:
             restored_slice,
             cutover_readiness,
             legacy_cutover,
+            decommissioned_legacy,
         ],
         asset_checks=[
             runway_is_sufficient,

@@ -13,7 +13,7 @@ from migration_assets.archive.store_local import LocalStore
 from migration_assets.archive.store_objects import ObjectStore
 from migration_assets.domain.errors import ArchiveError
 
-__all__ = ["ArchiveStore", "Output", "open_store"]
+__all__ = ["ArchiveStore", "Output", "open_store", "same_place"]
 
 _FORMS = (
     "give a folder (/srv/archive, file:///srv/archive), or a bucket and a prefix:"
@@ -24,6 +24,8 @@ _VIRTUAL = "force_virtual_addressing"
 _S3_PARAMETERS = {"region", "scheme", "endpoint_override", "tls_ca_file_path", _VIRTUAL}
 # Only these are shown: a parameter that we do not know may be a secret.
 _SHOWN = _S3_PARAMETERS | {"blob_storage_authority", "dfs_storage_authority", "credential_kind", "enable_tls"}
+# Which server it is; all others say how to reach it.
+_SERVERS = {"endpoint_override", "blob_storage_authority", "dfs_storage_authority"}
 _REQUEST_SECONDS, _CONNECT_SECONDS, _ATTEMPTS = 60, 10, 5
 _PATTERN = re.compile(r"[*?\[]")
 
@@ -47,6 +49,22 @@ def open_store(url: str) -> ArchiveStore:
     if parts.scheme in {"s3", "gs", "abfs", "abfss"} and parts.hostname:
         return _bucket(parts, url)
     raise _bad("it is neither an absolute folder nor the URL of a store that is known")
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two URLs or folders, as `url_of` writes them, are the same place.
+
+    Region, scheme, certificates and the form of addresses say how a place is reached, and may change. The endpoint may
+    not: a bucket of the same name on another server is another bucket. Whether the files there are the right ones is
+    not asked here: their manifest's SHA-256 says that.
+    """
+    return _place(one) == _place(other)
+
+
+def _place(url: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    # No folder has a question mark in its name: see `_folder`.
+    place, _, query = url.partition("?")
+    return place, frozenset((name, value) for name, value in parse_qsl(query) if name in _SERVERS)
 
 
 def _folder(path: str) -> Path:

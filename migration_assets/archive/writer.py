@@ -24,7 +24,7 @@ from migration_assets.archive.parts import Progress, WriteLimits, write_parts
 from migration_assets.archive.reading import read_manifest
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import verify_archive
-from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 
 __all__ = ["Progress", "WriteLimits", "read_manifest", "write_slice"]
 
@@ -74,7 +74,9 @@ def write_slice(
     except BaseException as error:
         left = _undo(store, manifest, home, moved)
         if isinstance(error, ArchiveError):
-            raise ArchiveError(
+            # What was worth another try is so still.
+            kind = ConnectionLostError if isinstance(error, ConnectionLostError) else ArchiveError
+            raise kind(
                 error.what, where=error.where or f"{manifest.week}", state_left=left,
                 next_step=error.next_step or "archive the week again",
             ) from error  # fmt: skip

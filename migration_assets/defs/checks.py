@@ -18,7 +18,8 @@ from migration_assets.runtime import Migration
 from migration_assets.steps.approval import sign_off_state
 from migration_assets.steps.observation import Observed, observe
 
-_OF_LAG = frozenset({ProblemCode.LAG, ProblemCode.HEARTBEAT_FAILED})
+# Of the stream that is to run now.
+_OF_LAG = frozenset({ProblemCode.LAG, ProblemCode.HEARTBEAT_FAILED, ProblemCode.REVERSE_DOWN})
 
 
 @dg.asset_check(
@@ -26,14 +27,19 @@ _OF_LAG = frozenset({ProblemCode.LAG, ProblemCode.HEARTBEAT_FAILED})
     partitions_def=fiscal_quarters,
     description=(
         "Both sides answer, the subscription and its worker run, the slot is kept, nothing was altered by hand, nothing"
-        " fails to apply. One look, now; it speaks for the whole stream. Can be run alone."
+        " fails to apply. While the base is in charge: the reverse stream runs, and one side alone accepts writes. One"
+        " look, now; it speaks for the whole stream. Can be run alone."
     ),
 )
 def stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Everything but the lag."""
     observed = _look(migration)
-    result = _result(observed, [problem for problem in observed.problems if problem.code not in _OF_LAG])
+    of_lag = _OF_LAG - {ProblemCode.REVERSE_DOWN}
+    result = _result(observed, [problem for problem in observed.problems if problem.code not in of_lag])
     sample = observed.sample
+    case = sample.cutover.case if sample.cutover else None
+    if result.passed and case is not None:
+        return result._replace(description=_sentence(case))
     if result.passed and sample.status != StreamStatus.LIVE:
         # Whether it is an alert depends on how long it stands; that it stands is no health in any case.
         why = f"The stream is {sample.status} ({sample.reason})."
@@ -46,13 +52,20 @@ def stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckRe
     partitions_def=fiscal_quarters,
     description=(
         "A marker written on the legacy just now arrived on the base within MIGRATION_LAG_WARNING_SECONDS. Around month"
-        " and quarter ends the limit is stricter. Can be run alone."
+        " and quarter ends the limit is stricter. While the base is in charge it is the other way round. Can be run"
+        " alone."
     ),
 )
 def lag_within_threshold(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """The lag; one that cannot be measured is not within anything."""
     observed = _look(migration)
     result = _result(observed, [problem for problem in observed.problems if problem.code in _OF_LAG])
+    cutover = observed.sample.cutover
+    if result.passed and cutover is not None and cutover.case is not None:
+        # A cutover that works keeps the stream from being measured; after a decommission there is none.
+        at_work = cutover.under_way is not None and cutover.under_way.alive
+        fine = at_work or cutover.decommissioned is not None or observed.sample.seconds_behind is not None
+        return result._replace(passed=fine, description=_sentence(cutover.case))
     if result.passed and observed.sample.lag_seconds is None:
         why = "; ".join(problem.what for problem in observed.problems) or "the stream stands"
         return result._replace(passed=False, description=f"The lag cannot be measured: {why}")
@@ -87,6 +100,10 @@ def still_stands(context: dg.AssetCheckExecutionContext, migration: dg.ResourceP
     )
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _look(migration: Migration) -> Observed:
     with readable_failures():
         return observe(migration)
@@ -94,7 +111,7 @@ def _look(migration: Migration) -> Observed:
 
 def _result(observed: Observed, problems: Sequence[Problem]) -> dg.AssetCheckResult:
     sample = observed.sample
-    if sample.status is None and sample.base_error is None:
+    if sample.status is None and sample.base_error is None and not problems:
         return dg.AssetCheckResult(passed=False, description="Nothing to look at: no change stream was begun yet.")
     critical = any(problem.severity is Severity.CRITICAL for problem in problems)
     return dg.AssetCheckResult(

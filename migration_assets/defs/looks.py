@@ -6,6 +6,7 @@ import dagster as dg
 
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.proofs import table
+from migration_assets.domain.cutover_sample import CutoverSample
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_watch import Problem
 
@@ -35,8 +36,28 @@ def look_metadata(sample: StreamSample) -> Metadata:
         figures["status"] = dg.MetadataValue.text(sample.status + (f": {sample.reason}" if sample.reason else ""))
         stands = sample.status != _LIVE and sample.status_seconds is not None
         figures["paused_seconds"] = dg.MetadataValue.float(round(sample.status_seconds or 0.0, 3) if stands else 0.0)
+    if sample.cutover is not None:
+        figures.update(_of_cutover(sample.cutover))
     if sample.wal_status is not None:
         figures["wal_status"] = dg.MetadataValue.text(sample.wal_status)
+    return figures
+
+
+def _of_cutover(cutover: CutoverSample) -> Metadata:
+    figures: Metadata = {}
+    if cutover.case is not None:
+        figures["cutover"] = dg.MetadataValue.text(cutover.case)
+    reverse = cutover.reverse
+    if reverse is None:
+        return figures
+    if reverse.lag_seconds is not None:
+        figures["reverse_lag_seconds"] = dg.MetadataValue.float(round(reverse.lag_seconds, 3))
+    if reverse.retained_wal_bytes is not None:
+        figures["reverse_retained_wal_bytes"] = dg.MetadataValue.int(reverse.retained_wal_bytes)
+    if reverse.apply_errors is not None:
+        figures["reverse_apply_errors"] = dg.MetadataValue.int(reverse.apply_errors)
+    if reverse.wal_status is not None:
+        figures["reverse_wal_status"] = dg.MetadataValue.text(reverse.wal_status)
     return figures
 
 

@@ -29,7 +29,8 @@ RETRY_AFTER = timedelta(hours=1)
     description=(
         "Looks MIGRATION_RUNWAY_DAYS ahead, and keeps MIGRATION_RUNWAY_QUARTERS quarters open, today's included: adds"
         " their partition keys and launches quarter_partitions, with change_stream behind it where there is a stream:"
-        " bookings of a new quarter flow from their first second. Skips, saying how far the runway reaches, or why"
+        " bookings of a new quarter flow from their first second. While the base is in charge a leaf is all that they"
+        " need, and nobody asks the legacy. Skips, saying how far the runway reaches, or why"
         " nothing can be done. What failed is tried again after an hour."
     ),
 )

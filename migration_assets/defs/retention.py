@@ -22,8 +22,9 @@ EVERY_SECONDS = 15 * 60
     minimum_interval_seconds=EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Launches parquet_archive for signed-off weeks older than MIGRATION_RETENTION_QUARTERS, and again for those"
-        " that received a late booking since. Only with MIGRATION_AUTO_RETIRE it also lets archived weeks leave the"
+        "Launches parquet_archive for signed-off weeks older than MIGRATION_RETENTION_QUARTERS (while the base is in"
+        " charge: for all weeks of that age), and again for those that received a late booking since."
+        " Only with MIGRATION_AUTO_RETIRE it also lets archived weeks leave the"
         " base, and drops them when their quarantine is over. A week whose run failed is tried again once a day."
     ),
 )

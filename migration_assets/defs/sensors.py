@@ -40,13 +40,14 @@ class _Memory:
         return json.dumps({"quarters": self.quarters, "alerts": dump_alerts(self.alerts), "begun": self.begun})
 
 
-# Running from the first day: where no stream was begun it only asks the base whether there is one.
+# Running from the first day: where no stream was begun it only asks for one, and whether the legacy refuses writes.
 @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
     minimum_interval_seconds=EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Looks at the change stream: lag, retained WAL, apply errors, what was altered by hand. Keeps every look in the"
-        " ledger, shows it as observations of change_stream, which plot over time, and alerts MIGRATION_ALERT_URLS."
+        "Looks at the change stream: lag, retained WAL, apply errors, what was altered by hand; while the base is in"
+        " charge at the reverse stream, and always at writes that are held. Keeps every look in the ledger, shows it as"
+        " observations of change_stream, which plot over time, and alerts MIGRATION_ALERT_URLS."
         " Skips, saying why, where there is no stream or no server."
     ),
 )
@@ -61,16 +62,16 @@ def change_stream_monitor(
         return dg.SkipReason(f"nothing to watch: {_first_line(error)}")
     try:
         quarters = _quarters_under_cdc(migration)
-    except psycopg.OperationalError as error:
-        if not memory.begun:
-            return dg.SkipReason(f"the base is away, and no stream was seen so far: {_first_line(error)}")
-        quarters = memory.quarters
-    if quarters is None:
-        return dg.SkipReason("no change stream was begun yet")
-    watched = watch_stream(migration, memory.alerts)
+    except psycopg.OperationalError:
+        quarters = memory.quarters if memory.begun else None
+    watched = watch_stream(migration, memory.alerts, begun=quarters is not None)
+    if watched.idle:
+        return dg.SkipReason(watched.note or "nothing to watch")
+    begun = quarters is not None
+    quarters = quarters or ()
     return dg.SensorResult(
         skip_reason=_summary(watched),
-        cursor=str(_Memory(tuple(quarters), watched.open, begun=True)),
+        cursor=str(_Memory(tuple(quarters), watched.open, begun=begun)),
         asset_events=[_observation(quarter, watched) for quarter in quarters] if watched.sample.status else [],
     )
 
@@ -99,8 +100,9 @@ def _observation(quarter: str, watched: Watched) -> dg.AssetObservation:
 
 
 def _summary(watched: Watched) -> str:
-    lag = watched.sample.lag_seconds
+    lag, cutover = watched.sample.seconds_behind, watched.sample.cutover
     parts = [
+        *([cutover.case] if cutover is not None and cutover.case else []),
         f"lag {lag:,.2f} s" if lag is not None else "lag not known",
         "; ".join(problem.what for problem in watched.problems) or "nothing is wrong",
         *([f"{watched.high_change}: stricter thresholds"] if watched.high_change else []),

@@ -137,6 +137,31 @@ class CutoverSample:
         return f"the legacy was decommissioned at {self.decommissioned:%Y-%m-%d %H:%M:%S %Z}"
 
     @property
+    def case(self) -> str | None:
+        """What is the case, in words: who is in charge, how the reverse stream is, what is under way; or None."""
+        parts = [self.text] if self.base_in_charge and self.text else []
+        if self.decommission_text is not None:
+            parts.append(self.decommission_text)
+        elif self.base_in_charge:
+            parts.append(f"the reverse stream {self._reverse_case()}")
+        if self.under_way is not None:
+            how = "is under way" if self.under_way.alive else "was left by a process that died"
+            parts.append(f"{self.under_way.name} {how}, at {self.under_way.state}")
+        return "; ".join(parts) or None
+
+    def _reverse_case(self) -> str:
+        reverse = self.reverse
+        if reverse is None or reverse.subscription_exists is None:
+            return "cannot be seen"
+        if not reverse.subscription_exists or not reverse.slot_exists:
+            return "is gone"
+        if not reverse.subscription_enabled:
+            return "is disabled"
+        if not reverse.arrived:
+            return "brings nothing to the legacy"
+        return "runs" if reverse.lag_seconds is None else f"runs, {reverse.lag_seconds:,.2f} s behind"
+
+    @property
     def worth_watching(self) -> bool:
         """Whether there is something to say of cutovers where no change stream is."""
         return self.held is not None or self.base_in_charge or self.under_way is not None

@@ -100,6 +100,10 @@ class ArchiveError(MigrationError):
     """An archive cannot be written, read or trusted; whatever was there before is as it was."""
 
 
+class ConnectionLostError(ArchiveError):
+    """The server's session went away while rows were read: the same may succeed a little later."""
+
+
 class RetirementError(MigrationError):
     """A slice must not leave the base, or not yet; lists everything that stands in the way."""
 

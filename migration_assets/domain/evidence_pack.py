@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from migration_assets.domain.evidence_chain import Break, Head
+from migration_assets.domain.evidence_cutover import CutoverFacts, DecommissionFacts, in_charge
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
@@ -185,6 +186,8 @@ class PackFacts:
         costs: Of all cuts on this page.
         head: The chain's newest record when this was read.
         breaks: What does not hold of the chain.
+        cutovers: Of the whole table, oldest first, on every page.
+        decommission: Of the old database, where it was begun.
     """
 
     relation: str
@@ -200,11 +203,18 @@ class PackFacts:
     costs: HoldCosts | None
     head: Head
     breaks: tuple[Break, ...]
+    cutovers: tuple[CutoverFacts, ...] = ()
+    decommission: DecommissionFacts | None = None
 
     @property
     def unmoved(self) -> tuple[FiscalQuarter, ...]:
-        """Quarters that the old database holds rows of, and the new one none."""
-        moved = {quarter.quarter for quarter in self.quarters if quarter.verdict is not Verdict.EMPTY}
+        """Quarters that the old database holds rows of, and the new one none.
+
+        Once the applications work on the new one, a quarter that is open there has its rows from them, and the old one
+        has them from there.
+        """
+        born = in_charge(self.cutovers) == "base"
+        moved = {quarter.quarter for quarter in self.quarters if born or quarter.verdict is not Verdict.EMPTY}
         return tuple(quarter for quarter in self.held or () if quarter not in moved)
 
     @property

@@ -1,10 +1,12 @@
-"""One evidence pack as one HTML file: the answer first, then who signed, the weeks, the plots, the words."""
+"""One evidence pack as one HTML file: the answer first, then who signed, weeks, plots, cutovers, the words."""
 
 import json
 from html.parser import HTMLParser
 
 from migration_assets.domain.evidence_chain import EvidenceError, Head
+from migration_assets.domain.evidence_cutover import last_opened
 from migration_assets.domain.evidence_pack import PackFacts, QuarterEvidence
+from migration_assets.evidence.cutovers import cutovers_section, standing
 from migration_assets.evidence.glossary import glossary
 from migration_assets.evidence.markup import Markup, element, joined, page
 from migration_assets.evidence.plots import plots
@@ -58,6 +60,7 @@ def document(facts: PackFacts) -> str:
         _section(
             "Weeks that left the table", departures_table(facts.weeks), "Every week is in the new database's table."
         ),
+        cutovers_section(facts),
         _record(facts),
         glossary(),
     )
@@ -102,7 +105,9 @@ def _answer(facts: PackFacts) -> Markup:
     said = answer(facts)
     details = element("ul", *(element("li", line) for line in said.details)) if said.details else None
     word, sentence = element("p", said.word, class_="word"), element("p", said.sentence)
-    return element("div", word, sentence, details, class_=f"answer {said.level}")
+    # Of a broken record nothing is repeated up here.
+    where = element("p", standing(facts)) if last_opened(facts.cutovers) and not facts.breaks else None
+    return element("div", word, sentence, details, where, class_=f"answer {said.level}")
 
 
 def _moved(facts: PackFacts) -> Markup:

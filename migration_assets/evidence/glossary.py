@@ -45,6 +45,19 @@ _WORDS: tuple[tuple[str, str], ...] = (
         "After its archive was proven, a week can leave the new database's table; it is kept"
         " aside for some days first, and can be brought back."
     )),
+    ("cutover, rehearsal", (
+        "The moment at which the applications move to the new database: for a short while nobody can write, the last"
+        " changes are brought over, both databases are compared once more, and the new one is opened. A rehearsal does"
+        " all of that but the opening, and goes back."
+    )),
+    ("rollback", (
+        "The same in the other direction. It stays possible because from the cutover on every change in the new"
+        " database is carried to the old one (the stream is turned round), until the old one is decommissioned."
+    )),
+    ("decommissioned", (
+        "The old database was closed to the applications for good, after its last fingerprint was taken. Its rows are"
+        " not deleted."
+    )),
     ("SHA-256", "A seal over a text: 64 characters. Nobody knows a way to change the text and keep the seal."),
     ("chain of records", (
         "Every signature, comparison, archive and departure is a record, whose seal also covers the"

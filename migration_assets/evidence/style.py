@@ -31,7 +31,7 @@ td code { display: inline-block; min-width: 16ch; max-width: 17ch; }
 .yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: .5rem 2rem; }
 figure { margin: 0; break-inside: avoid; } figcaption { font-size: .85rem; } .empty { color: var(--soft); }
-svg { width: 100%; height: auto; }
+svg { width: 100%; height: auto; } .steps { max-width: 760px; margin-top: 1.2rem; }
 .grid { stroke: #e4e8ec; } .axis { stroke: var(--soft); } .limit { stroke: var(--bad); stroke-dasharray: 6 4; }
 .bar, .dot { fill: var(--blue); } .line { fill: none; stroke: var(--blue); stroke-width: 1.6; }
 .tick { font-size: 11.5px; fill: var(--soft); } .label { font-size: 12.5px; fill: var(--ink); }

@@ -1,4 +1,4 @@
-"""Two kinds of plots as inline SVG, with labelled axes: bars over names, and values over time."""
+"""Three kinds of plots as inline SVG, with labelled axes: bars over names, values over time, and steps of a whole."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ _TICKS = 5
 _NAMED_BARS = 13
 _GAP = 0.2
 _HEADROOM = 1.05
+_NAMES, _ROW = 210, 26
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class Bar:
     name: str
     group: str
     value: float | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """One step: where it begins, and how long it lasts, in the unit of the axis."""
+
+    name: str
+    begin: float
+    length: float
 
 
 def bars(data: Sequence[Bar], *, title: str, y: str, x: str, limit: Limit | None = None) -> Markup:
@@ -80,6 +90,38 @@ def over_time(data: Sequence[Reading], *, title: str, y: str, x: str, dots: bool
         for part, moment in enumerate(times)
     ]  # fmt: skip
     return _plot(title, y, x, top, joined(*drawn, *labels), None)
+
+
+def spans(data: Sequence[Span], *, title: str, x: str) -> Markup:
+    """Steps one below the other, each at its place on a common axis, with its length beside it."""
+    top = max(span.begin + span.length for span in data) or 1.0
+    # Room to the right of the last bar for its length.
+    wide, low = WIDTH - _NAMES - 90, _TOP + _ROW * len(data)
+    drawn: list[Markup] = []
+    step = _step(top)
+    for part in range(math.floor(top / step * (1 + 1e-9)) + 1):
+        place = _n(_NAMES + part * step / top * wide)
+        drawn.append(element("line", class_="grid", x1=place, x2=place, y1=_TOP, y2=low))
+        drawn.append(element("text", _figure(part * step, step), class_="tick", x=place, y=low + 16,
+                             text_anchor="middle"))  # fmt: skip
+    for row, span in enumerate(data):
+        begin, length = _NAMES + span.begin / top * wide, max(span.length / top * wide, 1.0)
+        middle = _n(_TOP + _ROW * (row + 0.5))
+        drawn += [
+            element("text", span.name, class_="label", x=_NAMES - 8, y=middle, text_anchor="end",
+                    dominant_baseline="middle"),
+            element("rect", class_="bar", x=_n(begin), y=_n(_TOP + _ROW * row + 5), width=_n(length), height=_ROW - 10),
+            element("text", f"{span.length:,.1f}", class_="tick", x=_n(begin + length + 5), y=middle,
+                    dominant_baseline="middle"),
+        ]  # fmt: skip
+    return element(
+        "svg",
+        element("title", title),
+        *drawn,
+        element("line", class_="axis", x1=_NAMES, x2=_NAMES, y1=_TOP, y2=low),
+        element("text", x, class_="label", x=_n(_NAMES + wide / 2), y=low + 36, text_anchor="middle"),
+        viewBox=f"0 0 {WIDTH} {low + 44}", role="img",
+    )  # fmt: skip
 
 
 def _line(points: list[str]) -> Markup:

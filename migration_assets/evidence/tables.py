@@ -21,30 +21,30 @@ def quarters_table(facts: PackFacts) -> Markup:
     rows = [
         [
             element("a", quarter.quarter.key, href=f"#{quarter.quarter.key}"),
-            _number(quarter.legacy.rows),
+            number(quarter.legacy.rows),
             *_sides(quarter.legacy, quarter.base),
             quarter.signature.approved_by if quarter.signature else NOTHING,
             instant(quarter.signature.signed_at if quarter.signature else None),
             element("span", str(quarter.verdict), class_=_COLOURS[quarter.verdict]),
-            _number(sum(week.archive is not None for week in quarter.weeks)),
+            number(sum(week.archive is not None for week in quarter.weeks)),
         ]
         for quarter in facts.quarters
     ]
     names = ["quarter", "rows", "checksum in the old database", "checksum in the new database", "same?",
              "signed by", "signed at", "now", "weeks archived"]  # fmt: skip
-    return _table(names, rows)
+    return table_of(names, rows)
 
 
 def weeks_table(quarter: QuarterEvidence) -> Markup:
     """One line a week, and their sum."""
     rows: list[list[Child]] = [_week(week) for week in quarter.weeks]
     rows.append(
-        [element("strong", "all"), "", _number(quarter.legacy.rows), _number(quarter.base.rows),
+        [element("strong", "all"), "", number(quarter.legacy.rows), number(quarter.base.rows),
          *_sides(quarter.legacy, quarter.base), "", "", ""]
     )  # fmt: skip
     names = ["week", "rows from … to before …", "rows, old database", "rows, new database", "checksum, old database",
              "checksum, new database", "same?", "compared at", "comparisons", "state now"]  # fmt: skip
-    return _table(names, rows)
+    return table_of(names, rows)
 
 
 def _week(week: WeekEvidence) -> list[Child]:
@@ -56,8 +56,8 @@ def _week(week: WeekEvidence) -> list[Child]:
     return [
         week.week.name,
         f"{_day(week.lower_bound)} to {_day(week.upper_bound)}",
-        _number(week.legacy.rows) if week.legacy else NOTHING,
-        _number(week.base.rows) if week.base else NOTHING,
+        number(week.legacy.rows) if week.legacy else NOTHING,
+        number(week.base.rows) if week.base else NOTHING,
         *_sides(week.legacy, week.base),
         instant(week.compared_at),
         checks,
@@ -90,7 +90,7 @@ def signatures_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
             ])  # fmt: skip
     names = ["quarter", "signed by", "signed at", "note", "now", "oldest comparison allowed", "versions at that time",
              "SHA-256 of what was signed"]  # fmt: skip
-    return _table(names, rows) if rows else None
+    return table_of(names, rows) if rows else None
 
 
 def reconciliations_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
@@ -100,13 +100,13 @@ def reconciliations_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
             quarter.quarter.key,
             instant(one.at),
             element("span", "all 13 weeks the same" if one.equal else "different", class_="yes" if one.equal else "no"),
-            _number(one.duplicate_keys),
-            _number(one.marker),
+            number(one.duplicate_keys),
+            number(one.marker),
         ]
         for quarter in quarters
         for one in quarter.reconciliations
     ]
-    return _table(["quarter", "compared at", "result", "keys there twice", "marker"], rows) if rows else None
+    return table_of(["quarter", "compared at", "result", "keys there twice", "marker"], rows) if rows else None
 
 
 def archives_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
@@ -119,7 +119,7 @@ def archives_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
         read = f"{instant(archive.verified_at)}: {found}"
         rows.append([
             week.week.key,
-            _number(archive.rows),
+            number(archive.rows),
             f"{size(archive.bytes)} in {count(archive.files, 'file')}",
             _code(archive.checksum),
             instant(archive.archived_at),
@@ -129,7 +129,7 @@ def archives_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
         ])  # fmt: skip
     names = ["week", "rows", "size", "checksum, by two programs", "archived at", "last read again", "where",
              "SHA-256 of its list of files"]  # fmt: skip
-    return _table(names, rows) if rows else None
+    return table_of(names, rows) if rows else None
 
 
 def departures_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
@@ -139,7 +139,7 @@ def departures_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
         for week in weeks
         if week.departure
     ]
-    return _table(["week", "where its rows are", "since"], rows) if rows else None
+    return table_of(["week", "where its rows are", "since"], rows) if rows else None
 
 
 def facts_table(pairs: Sequence[tuple[str, Child]]) -> Markup:
@@ -148,7 +148,8 @@ def facts_table(pairs: Sequence[tuple[str, Child]]) -> Markup:
     return element("table", element("tbody", *rows), class_="facts")
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[Child]]) -> Markup:
+def table_of(names: Sequence[str], rows: Iterable[Sequence[Child]]) -> Markup:
+    """A head of names, and rows; a column whose first cell is a `number` is set as numbers are."""
     written = list(rows)
     numbers = {place for place, cell in enumerate(written[0]) if _is_cell(cell)} if written else set[int]()
     head = element("tr", *(
@@ -164,8 +165,9 @@ def _is_cell(cell: Child) -> bool:
     return isinstance(cell, Markup) and cell.startswith("<td")
 
 
-def _number(number: int) -> Markup:
-    return element("td", f"{number:,}", class_="number")
+def number(figure: int | str) -> Markup:
+    """A cell of a column of numbers."""
+    return element("td", figure if isinstance(figure, str) else f"{figure:,}", class_="number")
 
 
 def _sides(legacy: Fingerprint | None, base: Fingerprint | None) -> tuple[Markup, Markup, Markup]:

@@ -103,7 +103,7 @@ def _of_all(facts: PackFacts) -> Answer:
             f"{these} found the same in the old and the new database, to the last byte, and signed off by a named"
             f" person: {count(rows, 'row')} in total; no signature has been taken back since.",
             ("the old database could not be asked whether it holds quarters besides these",)
-            if facts.held is None
+            if facts.held is None and facts.decommission is None
             else (),
         )
     details = [f"{quarter.quarter.key} is {quarter.verdict}" for quarter in [*by[Verdict.VOID], *by[Verdict.OPEN]]]

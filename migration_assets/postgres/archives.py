@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
+from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
@@ -65,6 +66,23 @@ def read_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRec
     """The slice's archive, or None where it was never archived."""
     found = _read(base, f"{_CURRENT} AND quarter = %s AND week = %s", [relation, week.quarter.key, week.name])
     return found[0] if found else None
+
+
+def require_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord:
+    """The slice's archive.
+
+    Raises:
+        ArchiveError: It was never archived.
+    """
+    archive = read_archive(base, relation, week)
+    if archive is None:
+        raise ArchiveError(
+            "there is no archive of this week",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step="materialize parquet_archive for it",
+        )
+    return archive
 
 
 def read_archives(base: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[ArchiveRecord]:

@@ -7,12 +7,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 import adbc_driver_manager
+import psycopg
 import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions, dbapi
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.errors import ArchiveError, ConnectionLostError
+from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
@@ -45,13 +47,15 @@ def arrow_stream(
         timeouts: By default the query may take as long as it needs.
 
     Raises:
-        ArchiveError: The server cannot be reached, the snapshot is gone, or the query failed, perhaps half-way.
+        ArchiveError: The server cannot be reached, the snapshot is gone, or the query failed, perhaps half-way. A
+            ConnectionLostError, which is one, where that passes by itself.
         SettingsError: The URL cannot be read.
     """
     with ExitStack() as cleanup:
-        with _readable_errors(purpose, before=True):
+        with _readable_errors(purpose, None, before=True):
             connection = _connect(url, purpose, timeouts or Timeouts(statement=0, idle_in_transaction=0))
             cleanup.callback(connection.close)
+        with _readable_errors(purpose, connection, before=True):
             _begin(connection, snapshot)
             cursor = connection.cursor()
             cleanup.callback(cursor.close)
@@ -61,7 +65,7 @@ def arrow_stream(
             # Returns when the server has its first rows: after it has sorted them all.
             worker.result()
             source = cursor.fetch_record_batch()
-        yield pa.RecordBatchReader.from_batches(source.schema, _read_ahead(source, worker, purpose))
+        yield pa.RecordBatchReader.from_batches(source.schema, _read_ahead(source, worker, purpose, connection))
 
 
 class _Worker:
@@ -94,7 +98,9 @@ class _Worker:
         return self._future.result()
 
 
-def _read_ahead(source: pa.RecordBatchReader, worker: _Worker, purpose: str) -> Generator[pa.RecordBatch]:
+def _read_ahead(
+    source: pa.RecordBatchReader, worker: _Worker, purpose: str, connection: dbapi.Connection
+) -> Generator[pa.RecordBatch]:
     """The batches, the next one always under way."""
 
     def read() -> pa.RecordBatch | None:
@@ -105,7 +111,7 @@ def _read_ahead(source: pa.RecordBatchReader, worker: _Worker, purpose: str) -> 
 
     worker.call(read)
     while True:
-        with _readable_errors(purpose):
+        with _readable_errors(purpose, connection):
             batch = worker.result()
         if batch is None:
             return
@@ -152,15 +158,26 @@ def _execute(cursor: dbapi.Cursor, statement: str) -> None:
     cursor.execute(statement)  # pyright: ignore[reportUnknownMemberType]
 
 
+def _is_lost(connection: dbapi.Connection) -> bool:
+    """Whether the session is gone, asked of it itself: half-way errors come as texts, without a code."""
+    try:
+        with connection.cursor() as cursor:
+            _execute(cursor, "ROLLBACK")  # works after any error of the server's, too
+    except adbc_driver_manager.Error:
+        return True
+    return False
+
+
 @contextmanager
-def _readable_errors(purpose: str, *, before: bool = False) -> Generator[None]:
+def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, before: bool = False) -> Generator[None]:
     """ADBC's errors, and those of Arrow for what ADBC said half-way, as ours."""
     try:
         yield
     except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = _NOISE.sub("", lines[0]).strip()[:_LONGEST_REASON]
-        raise ArchiveError(
+        lost = _is_lost(connection) if connection is not None else is_transient(psycopg.OperationalError(reason))
+        raise (ConnectionLostError if lost else ArchiveError)(
             f"reading from the base failed: {reason}",
             where=purpose,
             state_left="nothing was read" if before else "what was read so far must not be used",

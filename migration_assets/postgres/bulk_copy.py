@@ -17,7 +17,7 @@ from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.copy_plan import SliceCopy
 from migration_assets.postgres.copy_stream import Progress
-from migration_assets.postgres.cutover.charge import keep_legacy_in_charge, require_legacy_in_charge
+from migration_assets.postgres.cutover.charge import keep_legacy_in_charge
 from migration_assets.postgres.leaf_swap import swap_leaf
 from migration_assets.postgres.ledger import (
     CopyEvidence,
@@ -40,7 +40,6 @@ from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import Proof, record_proof
 
 LEDGER_SCHEMA = "migration"
-NOT_COPIED = "nothing is copied from the legacy, whose rows are the older ones"
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +55,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
         ThrottleError: It was held back for longer than its limits allow.
-        BaseInChargeError: The base is in charge, or a cutover is under way; nothing was touched.
+        StreamError: The base is in charge (BaseInChargeError), or a cutover is under way; nothing was touched.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
     plan = StreamPlan(databases, copy.spec, copy.calendar, copy.stream, copy.run_id)
@@ -65,8 +64,9 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         timeouts = copy.limits.timeouts()
         with ExitStack() as stack:
             base = stack.enter_context(databases.session("base", copy.week.key, timeouts))
-            # Before the legacy is asked for anything: it may be gone then.
-            require_legacy_in_charge(base, copy.spec.relation, NOT_COPIED)
+            # Also of a week that was never under CDC: the base has rows of its own while it is in charge. And before
+            # the legacy is asked for anything, which may be gone then.
+            require_not_barred(base, copy.spec.relation)
             legacy = stack.enter_context(databases.session("legacy", copy.week.key, timeouts))
             record = stack.enter_context(slice_lock(base, _require_record(base, copy)))
             brake = stack.enter_context(throttle(databases, copy.spec.relation, copy.throttle))
@@ -96,8 +96,6 @@ def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
 
 
 def _require_record(base: Connected, copy: SliceCopy) -> SliceRecord:
-    # Also of a week that was never under CDC: the base has rows of its own while it is in charge.
-    require_not_barred(base, copy.spec.relation)
     record = read_slice(base, copy.spec.relation, copy.week)
     if record is None:
         raise PartitionError(

@@ -25,6 +25,7 @@ from migration_assets.domain.sign_off_evidence import SignedOff, why_void
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.evidence_chain import verify_chain
+from migration_assets.postgres.evidence_cutovers import read_cutover_facts, read_decommission_facts
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import read_week_facts
@@ -81,6 +82,8 @@ def read_pack_facts(
         costs=_costs(base, relation, quarter),
         head=head,
         breaks=found,
+        cutovers=read_cutover_facts(base, relation),
+        decommission=read_decommission_facts(base, relation),
     )
 
 

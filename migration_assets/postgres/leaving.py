@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from migration_assets.domain.errors import RetirementError, SliceStateError
+from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.archives import ArchiveRecord
@@ -19,7 +19,6 @@ from migration_assets.postgres.ledger import (
     begin_attempt,
     end_attempt,
     note_failure,
-    read_slice,
 )
 from migration_assets.postgres.quarantine import (
     Leaf,
@@ -63,23 +62,6 @@ def leaving_session(plan: StreamPlan, week: FiscalWeek, purpose: str) -> Generat
     timeouts = replace(plan.limits.timeouts(), lock=SLICE_LOCK_MS)
     with plan.databases.session("base", f"{week.key}:{purpose}", timeouts) as base:
         yield base
-
-
-def require_known(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:
-    """The slice's record.
-
-    Raises:
-        SliceStateError: Its quarter was never opened.
-    """
-    record = read_slice(base, plan.relation, week)
-    if record is None:
-        raise SliceStateError(
-            "the base has never had this slice",
-            where=week.key,
-            state_left="nothing was touched",
-            next_step="see `migration-assets status`",
-        )
-    return record
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
@@ -120,6 +121,23 @@ def read_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceR
     """One slice, or None where its quarter was never opened."""
     records = _read(connection, relation, week.quarter.key, week.name)
     return records[0] if records else None
+
+
+def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceRecord:
+    """One slice.
+
+    Raises:
+        SliceStateError: Its quarter was never opened.
+    """
+    record = read_slice(connection, relation, week)
+    if record is None:
+        raise SliceStateError(
+            "the quarter is not open in the base",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize quarter_partitions for {week.quarter.key}",
+        )
+    return record
 
 
 def _read(connection: Connected, relation: str, quarter: str | None, week: str | None) -> list[SliceRecord]:

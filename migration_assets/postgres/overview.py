@@ -8,11 +8,15 @@ from datetime import datetime
 from psycopg.rows import class_row
 
 from migration_assets.domain.alerting import Alert
+from migration_assets.domain.cutover_sample import ReverseSample
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.activity import Activity, current_activity
-from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
+from migration_assets.postgres.change_stream.records import StreamRecord, names_of, read_stream
 from migration_assets.postgres.change_stream.subscription import Worker, apply_worker
+from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
+from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.cutover.reverse_health import slot_of_reverse
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
@@ -59,7 +63,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class Overview:
-    """One look. `now` is the base's clock, `changes` are by leaf, `samples` and `cuts` the last ones, oldest first."""
+    """One look. `now` is the base's clock, `changes` are by leaf, `lags` and `cuts` the last ones, oldest first.
+
+    `reverse` is what the base alone knows of the reverse stream, while it is in charge.
+    """
 
     relation: str
     now: datetime
@@ -73,6 +80,8 @@ class Overview:
     lags: tuple[tuple[datetime, float | None], ...]
     alerts: tuple[Alert, ...]
     cuts: tuple[PastCut, ...]
+    cutover: CutoverFacts
+    reverse: ReverseSample | None
 
     @property
     def costs(self) -> CutCosts | None:
@@ -104,6 +113,8 @@ def read_overview(base: Connected, spec: TableSpec) -> Overview:
     relation = spec.relation
     slices = read_slices(base, relation)
     stream = read_stream(base, relation)
+    facts = read_cutover_facts(base, relation)
+    follows = stream is not None and facts.in_charge == "base" and facts.decommissioned is None
     return Overview(
         relation=relation,
         now=require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0],
@@ -114,9 +125,11 @@ def read_overview(base: Connected, spec: TableSpec) -> Overview:
         stream=stream,
         worker=apply_worker(base, stream.subscription) if stream else None,
         latest=latest_sample(base, relation),
-        lags=tuple((sample.taken_at, sample.lag_seconds) for sample in read_samples(base, relation, limit=_SAMPLES)),
+        lags=tuple((sample.taken_at, sample.seconds_behind) for sample in read_samples(base, relation, limit=_SAMPLES)),
         alerts=open_alerts(base, relation),
         cuts=_cuts(base, relation),
+        cutover=facts,
+        reverse=slot_of_reverse(base, reverse_names(names_of(stream))) if stream is not None and follows else None,
     )
 
 

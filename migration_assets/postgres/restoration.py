@@ -18,14 +18,14 @@ from migration_assets.domain.leaf_names import quarter_table_name
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.stored_columns import StoredColumn
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.archives import ArchiveRecord, read_archive
+from migration_assets.postgres.archives import ArchiveRecord, require_archive
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_swap import place_leaf
-from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, require_slice
 from migration_assets.postgres.restorable_columns import as_hashed, loadable_columns
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
@@ -79,7 +79,8 @@ def restore_slice(databases: Databases, plan: Restoration) -> Restored:
 
     Raises:
         SliceStateError: It has not left the base.
-        RestoreError: There is no archive, the table has changed too much since, or what came back is not what left.
+        ArchiveError: There is no archive.
+        RestoreError: The table has changed too much since, or what came back is not what left.
         SliceBusyError: Somebody works on it.
     """
     return _restore(databases, plan, "restore")
@@ -89,7 +90,7 @@ def drill_restore(databases: Databases, plan: Restoration) -> Restored:
     """The same into a scratch table that is rolled back after the comparison; the base stays as it is.
 
     Raises:
-        RestoreError: As `restore_slice`; kept in the ledger.
+        ArchiveError, RestoreError: As `restore_slice`; the latter is kept in the ledger.
         SliceBusyError: Somebody works on the slice.
     """
     return _restore(databases, plan, "drill")
@@ -98,7 +99,7 @@ def drill_restore(databases: Databases, plan: Restoration) -> Restored:
 def _restore(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
     with (
         databases.session("base", f"{plan.week.key}:{kind}", plan.limits.timeouts()) as base,
-        slice_lock(base, _require_record(base, plan)) as record,
+        slice_lock(base, require_slice(base, plan.spec.relation, plan.week)) as record,
     ):
         if kind == "restore":
             require_transition(record.state, SliceState.ARCHIVED, where=plan.week.key)
@@ -110,7 +111,8 @@ def _restore(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
                     next_step="restore only what was retired; a drill works at any time",
                 )
             _require_gone(base, plan)
-        archive = _require_archive(base, plan)
+        archive = require_archive(base, plan.spec.relation, plan.week)
+        _require_comparable(plan, archive)
         attempt = begin_attempt(base, record, "restore", plan.run_id)
         started = time.monotonic()
         try:
@@ -193,18 +195,6 @@ def _place(
     retry_locked(place, patience_seconds=plan.limits.lock_patience_seconds)
 
 
-def _require_record(base: Connected, plan: Restoration) -> SliceRecord:
-    record = read_slice(base, plan.spec.relation, plan.week)
-    if record is None:
-        raise SliceStateError(
-            "the base has never had this slice",
-            where=plan.week.key,
-            state_left="nothing was touched",
-            next_step="see `migration-assets status`",
-        )
-    return record
-
-
 def _require_gone(base: Connected, plan: Restoration) -> None:
     """Rows that are in the base are taken back, not loaded a second time."""
     retirement = read_retirement(base, plan.spec.relation, plan.week)
@@ -217,15 +207,7 @@ def _require_gone(base: Connected, plan: Restoration) -> None:
         )
 
 
-def _require_archive(base: Connected, plan: Restoration) -> ArchiveRecord:
-    archive = read_archive(base, plan.spec.relation, plan.week)
-    if archive is None:
-        raise RestoreError(
-            "there is no archive of this slice",
-            where=plan.week.key,
-            state_left="nothing was touched",
-            next_step="materialize parquet_archive for it first",
-        )
+def _require_comparable(plan: Restoration, archive: ArchiveRecord) -> None:
     if archive.method != METHOD:
         raise RestoreError(
             f"its fingerprint was taken by method {archive.method}, this program's is {METHOD}",
@@ -233,7 +215,6 @@ def _require_archive(base: Connected, plan: Restoration) -> ArchiveRecord:
             state_left="nothing was touched",
             next_step="restore it with the version of this program that archived it",
         )
-    return archive
 
 
 def _require_equal(plan: Restoration, archive: ArchiveRecord, found: Fingerprint) -> None:

@@ -24,9 +24,8 @@ from migration_assets.postgres.leaving import (
     leave_root,
     leaving_session,
     refused,
-    require_known,
 )
-from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.postgres.ledger import SliceRecord, require_slice
 from migration_assets.postgres.quarantine import Place, place_of, size_of
 from migration_assets.postgres.retirement_checks import (
     Reread,
@@ -117,7 +116,7 @@ def retire_slice(
     plan = replace(plan, run_id=run_id or plan.run_id)
     call = _Call(plan, week, reread, now, quarantine, outside_retention)
     with leaving_session(plan, week, "retire") as base, ExitStack() as held:
-        record = require_known(base, plan, week)
+        record = require_slice(base, plan.relation, week)
         if record.state is SliceState.RETIRED:
             held.enter_context(slice_lock(base, record))
             return _look_further(call, base) if dry_run else _go_on(call, base, None, None)
@@ -173,7 +172,7 @@ def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: Archive
 
 def _on_the_way(call: _Call, base: Connected) -> Leaving:
     """As the ledger has it now; the caller holds the slice."""
-    record = require_known(base, call.plan, call.week)
+    record = require_slice(base, call.plan.relation, call.week)
     retirement = read_retirement(base, call.plan.relation, call.week)
     archive = read_archive(base, call.plan.relation, call.week)
     if retirement is None or archive is None or record.state is not SliceState.RETIRED or retirement.step is _BACK:

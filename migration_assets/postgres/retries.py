@@ -18,6 +18,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from migration_assets.domain.errors import ConnectionLostError
+
 _Result = TypeVar("_Result")
 
 # Classes 08 (connection) and the shutdown codes of class 57 arrive while a server restarts; class 40 and 55P03 are
@@ -33,6 +35,8 @@ _PERMANENT_CONNECTION = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a little later without anybody changing anything."""
+    if isinstance(error, ConnectionLostError):
+        return True
     if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
         return False
     if error.sqlstate:

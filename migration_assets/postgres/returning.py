@@ -9,8 +9,8 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
-from migration_assets.postgres.leaving import SHORT_LOCK_MS, attempted, leaving_session, require_known
-from migration_assets.postgres.ledger import SliceRecord, end_attempt
+from migration_assets.postgres.leaving import SHORT_LOCK_MS, attempted, leaving_session
+from migration_assets.postgres.ledger import SliceRecord, end_attempt, require_slice
 from migration_assets.postgres.quarantine import (
     Leaf,
     Place,
@@ -62,7 +62,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
     plan = replace(plan, run_id=run_id or plan.run_id)
     with (
         leaving_session(plan, week, "return") as base,
-        slice_lock(base, require_known(base, plan, week)) as record,
+        slice_lock(base, require_slice(base, plan.relation, week)) as record,
     ):
         retirement = read_retirement(base, plan.relation, week)
         archive = read_archive(base, plan.relation, week)

@@ -143,6 +143,17 @@ def announce(connection: Connected, purpose: str) -> None:
     connection.execute("SELECT pg_catalog.set_config('application_name', %s, false)", [application_name(purpose)])
 
 
+def uncounted(connection: Connected) -> None:
+    """From now on what this session reads leaves no trace in the server's statistics, where its role may say so.
+
+    For our own reads of the legacy: whoever counts its readers later must not find us. Never for a session that
+    writes: autovacuum would not see that. A role needs `GRANT SET ON PARAMETER track_counts`, or is a superuser.
+    """
+    connection.execute(
+        "SELECT set_config('track_counts', 'off', false) WHERE has_parameter_privilege('track_counts', 'SET')"
+    )
+
+
 def require_row(row: tuple[Any, ...] | None, what: str) -> tuple[Any, ...]:
     """The row of a query that always returns one."""
     if row is None:

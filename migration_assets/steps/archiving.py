@@ -10,7 +10,7 @@ from importlib.metadata import version
 from migration_assets.archive.arrow_schema import to_stored
 from migration_assets.archive.layout import new_generation, slice_folder
 from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.store import open_store
+from migration_assets.archive.store import open_store, same_place
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
@@ -23,16 +23,16 @@ from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.postgres.archives import (
     ArchiveEvidence,
     ArchiveRecord,
-    read_archive,
     record_archive,
     record_reread,
+    require_archive,
 )
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.cutover.charge import is_base_in_charge
 from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
-from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, require_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
@@ -79,7 +79,7 @@ def archive_week(
         started = time.monotonic()
         with migration.databases.session("base", f"{week.key}:archive", migration.limits.timeouts()) as base:
             ensure_ledger(base)
-            with slice_lock(base, _require_record(base, migration, week)) as record:
+            with slice_lock(base, require_slice(base, migration.spec.relation, week)) as record:
                 # A rollback would want the slice's lock: it stays so until the archive is in place.
                 own = is_base_in_charge(base, record.relation)
                 if own:
@@ -97,7 +97,7 @@ def archive_week(
                 except BaseException as error:
                     note_failure(base, attempt, error)
                     raise
-                written = _require_archive(base, migration, week)
+                written = require_archive(base, migration.spec.relation, week)
         return Archived(written, manifest, time.monotonic() - started)
 
     return retry_transient(once, what=f"archive of {week.key}", attempts=migration.settings.retry_attempts, log=log)
@@ -114,9 +114,9 @@ def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None
     started = time.monotonic()
     with (
         migration.databases.session("base", f"{week.key}:reread", migration.limits.timeouts()) as base,
-        slice_lock(base, _require_record(base, migration, week)) as record,
+        slice_lock(base, require_slice(base, migration.spec.relation, week)) as record,
     ):
-        archive = _require_archive(base, migration, week)
+        archive = require_archive(base, migration.spec.relation, week)
         attempt = begin_attempt(base, record, "reread", run_id)
         try:
             manifest = reread(store, base, archive)
@@ -124,7 +124,7 @@ def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None
             note_failure(base, attempt, error)
             raise
         end_attempt(base, attempt, "succeeded", base=archive.native)
-        return Archived(_require_archive(base, migration, week), manifest, time.monotonic() - started)
+        return Archived(require_archive(base, migration.spec.relation, week), manifest, time.monotonic() - started)
 
 
 def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Manifest:
@@ -150,17 +150,26 @@ def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
     Raises:
         ArchiveError: It is missing or another one, or the store is not the one that the archive lies in.
     """
+    require_here(store, archive)
+    return trusted_manifest(
+        store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
+    )
+
+
+def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
+    """The archive lies in this store, by what the ledger says; nothing is read.
+
+    Raises:
+        ArchiveError: It lies somewhere else.
+    """
     folder = store.url_of(slice_folder(archive.relation, archive.week))
-    if folder != archive.location:
+    if not same_place(folder, archive.location):
         raise ArchiveError(
             f"the archive lies in {archive.location}, and the settings say {folder}",
             where=archive.week.key,
             state_left="nothing was touched",
             next_step="set MIGRATION_ARCHIVE_URL back, or move the files and archive the week again",
         )
-    return trusted_manifest(
-        store, archive.relation, archive.week, archive.manifest_sha256, archive.portable, archive.native
-    )
 
 
 def _write(
@@ -238,30 +247,6 @@ def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveE
 def _versions(server: str) -> dict[str, str]:
     packages = ("migration-assets", "pyarrow", "duckdb", "adbc-driver-postgresql")
     return {**{name: version(name) for name in packages}, "PostgreSQL": server}
-
-
-def _require_record(base: Connected, migration: Migration, week: FiscalWeek) -> SliceRecord:
-    record = read_slice(base, migration.spec.relation, week)
-    if record is None:
-        raise SliceStateError(
-            "the quarter is not open in the base",
-            where=week.key,
-            state_left="nothing was touched",
-            next_step=f"materialize quarter_partitions for {week.quarter.key}",
-        )
-    return record
-
-
-def _require_archive(base: Connected, migration: Migration, week: FiscalWeek) -> ArchiveRecord:
-    archive = read_archive(base, migration.spec.relation, week)
-    if archive is None:
-        raise ArchiveError(
-            "there is no archive of this week",
-            where=week.key,
-            state_left="nothing was touched",
-            next_step="materialize parquet_archive for it",
-        )
-    return archive
 
 
 def _require_over(migration: Migration, record: SliceRecord) -> None:

@@ -25,7 +25,7 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts, uncounted
 from migration_assets.runtime import Migration
 
 _WHOLE = "migration"
@@ -170,6 +170,7 @@ def _held(migration: Migration) -> list[FiscalQuarter] | None:
     """What a page on the whole migration must not be silent about; None where the legacy cannot be asked any more."""
     try:
         with migration.databases.session("legacy", "evidence") as legacy:
+            uncounted(legacy)
             description = require_table(legacy, migration.spec.table, "legacy")
             return held_quarters(legacy, description, migration.spec, migration.calendar)
     except (psycopg.Error, MigrationError) as error:

@@ -12,6 +12,7 @@ from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
+from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
 from migration_assets.steps.charge import require_legacy
 
@@ -44,6 +45,7 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
     if blocking(findings):
         return Examined(findings, [])
     with migration.databases.session("legacy", "preflight") as legacy:
+        uncounted(legacy)
         description = require_table(legacy, spec.table, "legacy")
         quarters = held_quarters(legacy, description, spec, calendar)
     return Examined(findings, quarters)

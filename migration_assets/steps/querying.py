@@ -12,16 +12,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.archive.cold_views import cold_relation, write_catalogue
 from migration_assets.archive.hot_side import HotSide
+from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.manifest_shelf import ManifestShelf
 from migration_assets.archive.query_engine import Answer, Engine, query_engine
+from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.stored_columns import StoredColumn, stored_columns
-from migration_assets.postgres.archives import read_archives
+from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.hot_view import WeekPlace, ensure_hot_view, week_places
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_store, trusted
+from migration_assets.steps.archiving import archive_store, require_here, trusted
 
 _TRIES = 5
 _Result = TypeVar("_Result")
@@ -89,6 +92,8 @@ def export(migration: Migration, statement: str, target: Path) -> Exported:
 def refresh_catalogue(migration: Migration) -> Path:
     """Write `archive.duckdb` anew: views over all archived weeks, for anybody with DuckDB and the files.
 
+    Only manifests that were not read before are fetched from the archive: with each week of many that is one.
+
     Raises:
         ArchiveError: An archive is not the one that the ledger knows.
     """
@@ -98,9 +103,21 @@ def refresh_catalogue(migration: Migration) -> Path:
     # Two runs that archive at once: whoever writes last has read last.
     with FileLock(path.with_suffix(".lock")), _base(migration) as base:
         columns = _columns(base, migration)
-        manifests = [trusted(store, archive) for archive in read_archives(base, migration.spec.relation)]
+        archives = read_archives(base, migration.spec.relation)
+        shelf = ManifestShelf(migration.settings.var / "archive-manifests")
+        manifests = [_shelved(store, archive, shelf) for archive in archives]
+        shelf.keep_only([archive.manifest_sha256 for archive in archives])
         write_catalogue(path, {migration.spec.table.name: cold_relation(store, manifests, columns)}, store)
     return path
+
+
+def _shelved(store: ArchiveStore, archive: ArchiveRecord, shelf: ManifestShelf) -> Manifest:
+    require_here(store, archive)
+    manifest = shelf.get(archive.manifest_sha256)
+    if manifest is None:
+        manifest = trusted(store, archive)
+        shelf.put(manifest)
+    return manifest
 
 
 def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[_Result, Sequence[WeekPlace]]:

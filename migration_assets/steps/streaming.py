@@ -4,9 +4,9 @@ import logging
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.change_stream import holding, joining
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import Joined
 from migration_assets.postgres.change_stream.weeks import OnWeek
-from migration_assets.postgres.cutover.charge import require_legacy_in_charge
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_transient
@@ -31,7 +31,7 @@ def start_stream(
     """
     with migration.databases.session("base", f"{quarter.key}:gate") as base:
         ensure_ledger(base)
-        require_legacy_in_charge(base, migration.spec.relation, joining.NOT_FOLLOWED)
+        require_not_barred(base, migration.spec.relation)
         require_preflight(base, migration.spec.relation)
     plan = migration.stream_plan(run_id)
     return retry_transient(

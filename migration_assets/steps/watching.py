@@ -10,7 +10,7 @@ import psycopg
 from migration_assets.alerts.notify import Delivery, Kind, send
 from migration_assets.domain.alerting import Alert, AlertPolicy, Event, Message, advance, mark_sent
 from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, high_change
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -25,6 +25,7 @@ from migration_assets.postgres.stream_samples import (
     watch_lock,
 )
 from migration_assets.runtime import Migration
+from migration_assets.steps.legacy_reading import note_legacy_reads
 
 _HISTORY = 100
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Watched:
         stored: Whether the ledger has the sample and the alerts.
         note: Why not, or what else is unusual; None on an ordinary watch.
         high_change: `month end` or `quarter end` where the thresholds were stricter.
+        idle: There is nothing to watch; `note` says why.
     """
 
     sample: StreamSample
@@ -57,32 +59,49 @@ class Watched:
     stored: bool = False
     note: str | None = None
     high_change: str | None = None
+    idle: bool = False
 
 
-def watch_stream(migration: Migration, remembered: Sequence[Alert] = ()) -> Watched:
+def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begun: bool = True) -> Watched:
     """Look once, and tell whom it may concern.
+
+    Where there is no stream, a legacy that refuses writes is told of all the same.
 
     Args:
         migration: Which migration.
         remembered: The open alerts after the last watch: while the base is away, only they say what was told already.
+        begun: Whether a stream is known of; else a base that is away is none of ours to tell of.
 
     Raises:
         LedgerError: The ledger is newer than this program.
     """
     limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
     sample = observe_stream(migration.databases, migration.spec, limits, Ahead(migration.calendar, migration.now()))
-    if sample.base_error is None and sample.status is None:
-        return Watched(sample, note="no change stream was begun yet")
-    if sample.base_error is None:
+    idle = _idle(sample, remembered, begun=begun)
+    if idle is not None:
+        return Watched(sample, note=idle, idle=True)
+    if sample.base_error is None and (sample.cutover is None or sample.cutover.ledger):
         try:
             with migration.databases.session("base", "watch") as base:
                 return _watch_with_ledger(migration, base, sample, remembered)
         except psycopg.OperationalError as error:  # it was there for the look
             sample = replace(sample, base_error=str(error).strip().splitlines()[0])
-    log.warning("the base is away, and this look is not stored: %s", sample.base_error)
-    note = "the base is away: neither the look nor its alerts could be stored"
+    why = "the base has no ledger" if sample.base_error is None else "the base is away"
+    log.warning("%s, and this look is not stored: %s", why, sample.base_error)
+    note = f"{why}: neither the look nor its alerts could be stored"
     judged = replace(_judge(migration, sample, (), tuple(remembered)), note=note)
     return _tell(migration, judged)
+
+
+def _idle(sample: StreamSample, remembered: Sequence[Alert], *, begun: bool) -> str | None:
+    """Why there is nothing to watch, where that is so."""
+    cutover = sample.cutover
+    told = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
+    if told or (cutover is not None and cutover.worth_watching):
+        return None
+    if sample.base_error is None:
+        return "no change stream was begun yet" if sample.status is None else None
+    return None if begun else f"the base is away, and no stream was seen so far: {sample.base_error}"
 
 
 def _watch_with_ledger(
@@ -109,6 +128,7 @@ def _watch_with_ledger(
         except psycopg.OperationalError as error:
             log.warning("the base was lost while alerts were sent: %s", error)
             told = replace(told, note="the base was lost while alerts were sent: they may be sent again")
+        note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
     return told
 
 

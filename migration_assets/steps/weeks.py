@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres import repair
-from migration_assets.postgres.bulk_copy import NOT_COPIED, copy_slice
+from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.copy_stream import Progress
-from migration_assets.postgres.cutover.charge import require_legacy_in_charge
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -46,7 +46,7 @@ def copy_week(
     spec = migration.spec
     with migration.databases.session("base", f"{week}:gate") as base:
         ensure_ledger(base)
-        require_legacy_in_charge(base, spec.relation, NOT_COPIED)
+        require_not_barred(base, spec.relation)
         require_preflight(base, spec.relation)
     report: Progress | None = None
     if progress is not None:

@@ -122,7 +122,7 @@ def _archive_and_cut_over(
             bring_in_rest(console, migration, pool, story.cutover)
         if story.cutover.ready:
             with story.timed("cutover"):
-                CutoverTale(console, migration, pool, story.cutover, stats_file).tell(QUARTER)
+                CutoverTale(console, migration, pool, story.cutover, stats_file).tell()
     finally:
         story.later_traffic = stop_traffic_process(traffic)
 

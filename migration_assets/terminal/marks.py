@@ -47,8 +47,9 @@ class Seen:
 
     @classmethod
     def of(cls, overview: Overview, max_age: timedelta) -> "Seen":
-        """As the overview has it."""
-        return cls(overview.now, max_age, overview.changes)
+        """As the overview has it; while the base is in charge nothing can be validated, and no proof is too old."""
+        now = None if overview.cutover.in_charge == "base" else overview.now
+        return cls(now, max_age, overview.changes)
 
     def last(self, record: SliceRecord) -> LastValidation:
         """The slice's last validation, with what the stream applied since then."""

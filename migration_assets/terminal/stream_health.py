@@ -12,6 +12,7 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.domain.stream_watch import Problem
 from migration_assets.steps.observation import Observed
+from migration_assets.terminal.cutover_health import cutover_figures, measured
 from migration_assets.terminal.figures import count, duration, gigabytes
 
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow"}
@@ -21,7 +22,8 @@ _UNKNOWN = Text("not known", "dim")
 def health_page(observed: Observed) -> RenderableType:
     """Everything that `stream status` shows."""
     sample = observed.sample
-    if sample.status is None and not observed.problems:
+    of_cutover = sample.cutover is not None and sample.cutover.worth_watching
+    if sample.status is None and not observed.problems and not of_cutover:
         return Text(
             f"{sample.relation} has no change stream yet: copy a quarter's weeks, then"
             " `migration-assets stream start QUARTER`."
@@ -41,6 +43,10 @@ def health_page(observed: Observed) -> RenderableType:
 
 def _figures(observed: Observed) -> Iterator[tuple[str, Text]]:
     sample, limits, record = observed.sample, observed.thresholds, observed.record
+    yield from cutover_figures(observed)
+    if sample.base_in_charge:
+        yield from _ahead(observed)
+        return
     yield "status", _status(sample)
     if record is not None and record.exact_since_lsn is not None:
         marker = f" (marker {record.exact_since_marker})" if record.exact_since_marker else ""
@@ -50,21 +56,21 @@ def _figures(observed: Observed) -> Iterator[tuple[str, Text]]:
         yield "under CDC", Text(", ".join(f"{key} ({count(weeks, 'week')})" for key, weeks in observed.weeks))
     yield (
         "lag",
-        _measured(
+        measured(
             duration(sample.lag_seconds) if sample.lag_seconds is not None else None,
             f"warning {duration(limits.lag_warning_seconds)}, critical {duration(limits.lag_critical_seconds)}",
         ),
     )
     yield (
         "retained WAL",
-        _measured(
+        measured(
             gigabytes(sample.retained_wal_bytes) if sample.retained_wal_bytes is not None else None,
             f"warning {limits.retained_wal_warning_gb:g} GB, critical {limits.retained_wal_critical_gb:g} GB",
         ),
     )
     yield (
         "unconfirmed",
-        _measured(gigabytes(sample.unconfirmed_bytes) if sample.unconfirmed_bytes is not None else None),
+        measured(gigabytes(sample.unconfirmed_bytes) if sample.unconfirmed_bytes is not None else None),
     )
     yield "room for WAL", _room(sample, observed.room_minutes)
     yield "slot", _slot(sample)
@@ -73,17 +79,16 @@ def _figures(observed: Observed) -> Iterator[tuple[str, Text]]:
         met = {name: number for name, number in sample.conflicts.items() if number}
         yield "conflicts", Text(", ".join(f"{number:,} {name}" for name, number in met.items()) or "none")
     active = sample.legacy_active_sessions
-    yield "legacy", _measured(None if active is None else f"{count(active, 'session')} of others at work")
+    yield "legacy", measured(None if active is None else f"{count(active, 'session')} of others at work")
+    yield from _ahead(observed)
+
+
+def _ahead(observed: Observed) -> Iterator[tuple[str, Text]]:
+    sample = observed.sample
     if sample.runway_days is not None:
         yield "runway", Text(f"{sample.runway_days:,.1f} days of partitions ahead ({sample.runway_ends})")
     if observed.high_change:
         yield "watch", Text(f"stricter: {observed.high_change}", "yellow")
-
-
-def _measured(value: str | None, limits: str = "") -> Text:
-    if value is None:
-        return _UNKNOWN.copy()
-    return Text(value, "bold").append(f"  ({limits})" if limits else "", "not bold dim")
 
 
 def _status(sample: StreamSample) -> Text:
@@ -100,9 +105,9 @@ def _room(sample: StreamSample, minutes: float | None) -> Text:
     if sample.safe_wal_bytes is None:
         return Text("the legacy sets no max_slot_wal_keep_size: its disk is the limit", "dim")
     if minutes is None:
-        return _measured(gigabytes(sample.safe_wal_bytes), "too few looks to tell for how long")
+        return measured(gigabytes(sample.safe_wal_bytes), "too few looks to tell for how long")
     for_how_long = "WAL kept does not grow" if minutes == float("inf") else f"full in {duration(minutes * 60)}"
-    return _measured(gigabytes(sample.safe_wal_bytes), for_how_long)
+    return measured(gigabytes(sample.safe_wal_bytes), for_how_long)
 
 
 def _slot(sample: StreamSample) -> Text:

@@ -4,6 +4,7 @@ from rich.text import Text
 
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.overview import CutCosts, Overview
+from migration_assets.terminal.cutover_line import cutover_line
 from migration_assets.terminal.figures import count, duration, gigabytes, milliseconds
 
 _RESUME = "`migration-assets stream resume`"
@@ -13,6 +14,9 @@ _OLD_LOOK_SECONDS = 300.0
 def stream_line(overview: Overview, *, plain: bool = False) -> Text:
     """Status and since when, whether it really runs, and the newest look's figures with their age."""
     stream = overview.stream
+    of_cutover = cutover_line(overview, plain=plain)
+    if of_cutover is not None:
+        return of_cutover
     if stream is None:
         return Text("There is no change stream yet: `migration-assets stream start QUARTER`.", "dim")
     age = duration((overview.now - stream.status_since).total_seconds())

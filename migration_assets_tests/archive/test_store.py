@@ -9,7 +9,7 @@ import pytest
 
 from migration_assets.archive import store_local
 from migration_assets.archive.layout import new_generation, part_name, slice_folder, staging_folder, table_folder
-from migration_assets.archive.store import open_store
+from migration_assets.archive.store import open_store, same_place
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets_tests.archive.support import POSTGRES_EPOCH, WEEK, refusal
@@ -206,3 +206,24 @@ def test_the_folders_of_weeks_and_tries() -> None:
     assert re.fullmatch(r"part-20000101T000000-[0-9a-f]{6}-00000\.parquet", part_name(one, 0))
     for odd in ("", "../x", "a b", ".x"):
         assert "generation" in refusal(part_name, odd, 0).what
+
+
+S3 = "s3://bucket/p/fiscal_week=W01?endpoint_override=one:9000&scheme=http&region=us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (S3, True),
+        ("s3://bucket/p/fiscal_week=W01?region=eu-west-1&endpoint_override=one:9000", True),
+        ("s3://bucket/p/fiscal_week=W01?endpoint_override=one:9000&tls_ca_file_path=/etc/ca.pem", True),
+        ("s3://bucket/p/fiscal_week=W01?endpoint_override=two:9000&scheme=http&region=us-east-1", False),
+        ("s3://bucket/p/fiscal_week=W01?scheme=http&region=us-east-1", False),
+        ("s3://bucket/p/fiscal_week=W02?endpoint_override=one:9000", False),
+        ("s3://other/p/fiscal_week=W01?endpoint_override=one:9000", False),
+        ("gs://bucket/p/fiscal_week=W01?endpoint_override=one:9000", False),
+    ],
+)
+def test_how_a_place_is_reached_does_not_make_it_another(other: str, *, same: bool) -> None:
+    assert same_place(S3, other) is same
+    assert same_place(other, S3) is same

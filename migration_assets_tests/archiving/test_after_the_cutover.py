@@ -1,9 +1,10 @@
 """Life after the cutover, as people and sensors see it: quarters open, weeks are archived and leave, nobody asks the
-legacy, and what has lost its meaning says so. In the order of the file: the last test goes back to the legacy."""
+legacy, and what has lost its meaning says so. In the order of the file, at whose end all of it is given up.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -14,15 +15,18 @@ from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
+from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.retirement_records import Step
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
 from migration_assets.steps.abandon import abandon_migration
 from migration_assets.steps.approval import sign_off_quarter, sign_off_state
 from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.cutover import cut_over, cutover_plan, roll_back
+from migration_assets.steps.cutover import cutover_plan, roll_back
 from migration_assets.steps.examination import examine
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.quarters import reconcile_quarter
@@ -33,6 +37,7 @@ from migration_assets.steps.retiring import late_in, retire_week
 from migration_assets.steps.runway import look_ahead, see_runway
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week, verify_week
+from migration_assets.terminal.marks import Seen
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 
@@ -54,8 +59,8 @@ STEPS: dict[str, Callable[[Migration], object]] = {
 
 @pytest.fixture(scope="module")
 def signed(signed: Migration) -> Migration:
-    """The base in charge since a moment ago."""
-    assert cut_over(signed, "Ada Lovelace", rehearse=False).outcome == "succeeded"
+    """The base in charge since a moment ago; readiness would have more quarters of the legacy migrated first."""
+    assert cut_over(cutover_plan(signed), approved_by="Ada Lovelace", rehearse=False).outcome == "succeeded"
     return signed
 
 
@@ -117,8 +122,16 @@ def test_ongoing_validation_skips_and_says_why(alone: Migration) -> None:
 
 
 def test_a_sign_off_from_before_stands_whatever_its_age(alone: Migration) -> None:
-    on(alone.databases.base_url, "UPDATE migration.slices SET validated_at = validated_at - interval '900 days'")
+    on(
+        alone.databases.base_url,
+        "UPDATE migration.slices SET validated_at = validated_at - interval '900 days',"
+        " changed_at = changed_at - interval '900 days'",
+    )
     assert sign_off_state(alone, QUARTER).stands
+    with alone.databases.session("base", "test") as base:
+        overview = read_overview(base, alone.spec)
+    seen = Seen.of(overview, timedelta(days=1))
+    assert {seen.freshness(record) for record in overview.slices if record.validated_at} == {Freshness.FRESH}
 
 
 def test_quarters_open_without_the_legacy_a_preflight_or_a_stream(alone: Migration) -> None:
@@ -214,8 +227,8 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
     signed: Migration,
 ) -> None:
     out = with_settings(signed, quarantine_days=0)
-    for week in (BORN[1], WEEKS[3]):
-        assert retire_week(out, week, dry_run=False).step is Step.DROPPED
+    assert retire_week(out, BORN[1], dry_run=False).step is Step.DROPPED
+    assert retire_week(signed, WEEKS[3], dry_run=False).step is Step.QUARANTINED
     assert roll_back(signed, "Ada Lovelace").outcome == "succeeded"
     states = {
         FiscalWeek.parse(key): (state, covered)
@@ -233,3 +246,14 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
         for week in signed.calendar.weeks_of(quarter):
             if week not in left:
                 validate_week(signed, week)
+
+
+def test_once_the_migration_is_given_up_retention_lets_nothing_leave_nor_drops_it(signed: Migration) -> None:
+    later = with_settings(signed, as_of=datetime(2026, 1, 1, tzinfo=UTC), auto_retire=True)
+    assert WEEKS[3] in {one.week for one in due_weeks(later).weeks if one.step.value == "retire"}
+    assert abandon_migration(signed, apply=True).done
+    due = due_weeks(later)
+    assert not any(one.step.value == "retire" for one in due.weeks)
+    assert "nobody follows the legacy, which is in charge" in due.why_nothing
+    [obstacle] = retire_week(later, WEEKS[3]).obstacles
+    assert obstacle.startswith("the migration was abandoned: the legacy is in charge and nobody follows it")

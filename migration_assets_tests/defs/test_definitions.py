@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from migration_assets.definitions import build_defs
+from migration_assets.defs.assets.decommissioned_legacy import DecommissionConfig
 from migration_assets.defs.assets.legacy_cutover import LegacyCutoverConfig
 from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
 from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
@@ -29,6 +30,7 @@ ASSETS: dict[str, tuple[set[str], set[str]]] = {
     "restored_slice": ({"parquet_archive", "retired_slice"}, set()),
     "cutover_readiness": ({"sign_off"}, {"ready_for_cutover"}),
     "legacy_cutover": ({"cutover_readiness"}, set()),
+    "decommissioned_legacy": ({"legacy_cutover"}, set()),
 }
 # Those that can be run without their asset.
 ALONE = {
@@ -45,7 +47,7 @@ ALONE = {
 PER_WEEK = {
     "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
 }  # fmt: skip
-WHOLE = {"preflight", "cutover_readiness", "legacy_cutover"}
+WHOLE = {"preflight", "cutover_readiness", "legacy_cutover", "decommissioned_legacy"}
 OF_THE_WHOLE = {"rollback"}
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
@@ -126,6 +128,12 @@ def test_a_repair_is_a_dry_run_unless_somebody_says_otherwise() -> None:
     config = job.partitioned_config.get_run_config_for_partition_key("FY25-Q2|W05")
     assert config == {"ops": {"validated_slice": {"config": {"action": "REPAIR", "dry_run": True}}}}
     assert ValidatedSliceConfig().dry_run
+
+
+def test_the_legacy_stays_open_unless_somebody_says_otherwise() -> None:
+    config = DecommissionConfig(approved_by="Ada")
+    assert config.dry_run
+    assert not config.accept_stale
 
 
 def test_nothing_leaves_the_base_unless_somebody_says_so() -> None:

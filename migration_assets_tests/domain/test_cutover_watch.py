@@ -195,6 +195,12 @@ def test_after_a_decommission_nobody_asks_for_the_reverse_stream() -> None:
     }
 
 
+def test_a_legacy_that_a_rollback_opened_is_no_second_side_while_the_base_refuses() -> None:
+    base_held = HeldSample("base", 1.0, "it", "so")
+    opened = replace(BASE, legacy_accepts=True, accepts=False, held=base_held, under_way=replace(ROLLBACK, pid=None))
+    assert judge(sample(opened)) == {C.WRITES_HELD: CRITICAL}
+
+
 def test_a_base_that_is_away_keeps_nobody_from_seeing_that_the_legacy_refuses_writes() -> None:
     away = replace(held(), in_charge=None)
     assert judge(sample(away, base_error="refused")) == {C.BASE_UNREACHABLE: CRITICAL, C.WRITES_HELD: CRITICAL}

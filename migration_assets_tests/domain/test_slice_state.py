@@ -36,6 +36,17 @@ def test_a_transition_is_allowed_exactly_where_the_table_says(now: SliceState, t
     assert f"allowed from {now.value}: {', '.join(following)};" in caught.value.next_step
 
 
+@pytest.mark.parametrize(("now", "then"), list(product(SliceState, repeat=2)))
+def test_while_the_base_is_in_charge_a_week_that_is_over_is_archived_unsigned_and_nothing_else_is_allowed(
+    now: SliceState, then: SliceState
+) -> None:
+    unsigned = {SliceState.ABSENT, SliceState.COPIED, SliceState.STREAMING, SliceState.VALIDATED}
+    more = now in unsigned and then is SliceState.ARCHIVED
+    assert may_become(now, then, base_in_charge=True) is (may_become(now, then) or more)
+    if more:
+        require_transition(now, then, where="FY25-Q2|W05", base_in_charge=True)
+
+
 def test_the_table_names_every_state() -> None:
     assert _HEAD == [row[0] for row in _ROWS] == [state.value for state in SliceState]
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.errors import ArchiveError, SettingsError
+from migration_assets.domain.errors import ArchiveError, ConnectionLostError, SettingsError
 from migration_assets.postgres.arrow_stream import arrow_stream
+from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.support import wait_for
@@ -155,6 +156,7 @@ def test_an_error_of_the_server_is_told_in_one_readable_line(
     assert any(word in caught.value.what for word in ("division by zero", "nowhere", "syntax error"))
     assert len(caught.value.what.splitlines()) == 1
     assert "COPY" not in str(caught.value)
+    assert not is_transient(caught.value), "the session lives, and would be told the same again"
     _is_gone(databases.base_url)
 
 
@@ -168,20 +170,21 @@ def test_a_server_that_goes_away_in_between_is_told(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'migration_assets:archive'"
             )
-        with pytest.raises(ArchiveError, match="reading from the base failed"):
+        with pytest.raises(ConnectionLostError, match="reading from the base failed") as caught:
             reader.read_all()
+    assert is_transient(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("change", "expected", "transient"),
     [
-        ({"port": "1", **_WRONG}, "Connection refused"),
-        ({"user": "nobody", **_WRONG}, "nobody"),
-        ({"dbname": "nowhere"}, "nowhere"),
+        ({"port": "1", **_WRONG}, "Connection refused", True),
+        ({"user": "nobody", **_WRONG}, "nobody", False),
+        ({"dbname": "nowhere"}, "nowhere", False),
     ],
 )
 def test_a_base_that_cannot_be_reached_is_told_without_the_password(
-    databases: Urls, change: dict[str, str], expected: str
+    databases: Urls, change: dict[str, str], expected: str, *, transient: bool
 ) -> None:
     url = make_conninfo(databases.base_url, **change)
     with pytest.raises(ArchiveError) as caught, arrow_stream(url, "00000003-00000002-1", "SELECT 1"):
@@ -189,6 +192,7 @@ def test_a_base_that_cannot_be_reached_is_told_without_the_password(
     assert expected in str(caught.value)
     assert "geheim" not in str(caught.value)
     assert caught.value.__cause__ is None
+    assert is_transient(caught.value) is transient
 
 
 def test_a_url_that_cannot_be_read_is_refused_before_anybody_quotes_it() -> None:

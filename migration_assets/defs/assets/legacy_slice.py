@@ -11,6 +11,7 @@ from migration_assets.defs.metadata import measure_metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.legacy_slices import measure_slice
+from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
 from migration_assets.steps.charge import require_legacy
 
@@ -42,6 +43,7 @@ def legacy_slice(
     with readable_failures():
         require_legacy(migration, "nothing is to be moved any more")
         with migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
+            uncounted(legacy)
             description = require_table(legacy, spec.table, "legacy")
             measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
     return dg.MaterializeResult(

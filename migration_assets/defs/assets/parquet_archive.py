@@ -56,7 +56,8 @@ class ParquetArchiveConfig(dg.Config):
     description=(
         "The signed-off week was read in one snapshot of its leaf and written as Parquet with a manifest: aside,"
         " fsynced, read again by DuckDB, proven equal, and only then put in place of an older archive. A late booking"
-        " makes it stale: materialize it again. With action REREAD (job verify_archives) the files are only read again;"
+        " makes it stale: materialize it again. While the base is in charge, a week that is over needs no sign-off."
+        " With action REREAD (job verify_archives) the files are only read again;"
         " a byte that changed fails the partition."
     ),
 )

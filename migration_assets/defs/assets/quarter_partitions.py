@@ -21,7 +21,8 @@ from migration_assets.steps.opening import open_quarter
     deps=[preflight],
     description=(
         "The quarter's partition and its 13 leaves exist in the base, made from the legacy's own catalogue: no default"
-        " partition, primary key extended by the control column. Safe to repeat."
+        " partition, primary key extended by the control column. While the base is in charge its own table is the"
+        " pattern, and nobody asks the legacy. Safe to repeat."
     ),
 )
 def quarter_partitions(

@@ -32,7 +32,7 @@ class SignOffConfig(dg.Config):
         "A named person approved what the ledger proves: 13 weeks validated since we last changed them, the quarter"
         " reconciled, the stream healthy. Refuses otherwise, and lists everything that is missing. The evidence is"
         " kept with its SHA-256. A later copy, repair or failed validation makes it void: its check still_stands, which"
-        " can be run alone, says so."
+        " can be run alone, says so. While the base is in charge nobody can sign: what was signed before stands."
     ),
 )
 def sign_off(

@@ -10,7 +10,13 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.barred import require_not_barred
-from migration_assets.postgres.change_stream.joining_ahead import joins, require_leaves, require_small, true_up_joining
+from migration_assets.postgres.change_stream.joining_ahead import (
+    in_root,
+    joins,
+    require_leaves,
+    require_small,
+    true_up_joining,
+)
 from migration_assets.postgres.change_stream.legacy_side import (
     alter_filter,
     continue_markers,
@@ -46,7 +52,6 @@ from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
 from migration_assets.postgres.ledger import SliceRecord, read_slices
-from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -54,7 +59,6 @@ from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.postgres.true_up.slices import same_table
 
 _STREAM_LOCK_MS = 600_000
-NOT_FOLLOWED = "nobody follows the legacy, which follows the base"
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,6 @@ def start_stream(
             holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
-        BaseInChargeError: The base is in charge: nobody follows the legacy.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
@@ -114,7 +117,7 @@ def start_stream(
         if quarter:
             records = _wanted(base, plan, quarter)
         else:
-            records = _in_root(base, plan) if whole_root else _under_cdc(base, plan)
+            records = in_root(base, plan) if whole_root else _under_cdc(base, plan)
         base.execute("SET lock_timeout = '5s'")
         held = stack.enter_context(slice_locks(base, records))
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
@@ -161,12 +164,6 @@ def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
             next_step="materialize change_stream for a quarter whose weeks are copied",
         )
     return records
-
-
-def _in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
-    attached = attached_leaves(plan.spec.table, read_partitions(base, plan.spec.table))
-    records = read_slices(base, plan.relation)
-    return [r for r in records if r.under_cdc or (r.week in attached and joins(r, r.week.quarter))]
 
 
 def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[SliceRecord]:

@@ -17,7 +17,7 @@ from migration_assets.postgres.change_stream.legacy_side import row_filter
 from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.change_stream.weeks import OnWeek, true_up_weeks
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt
+from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slices
 from migration_assets.postgres.legacy_slices import estimate_rows
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.runway import attached_leaves, read_partitions
@@ -38,6 +38,13 @@ def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
         return False
     returned = record.state is SliceState.ARCHIVED and record.released_at is not None
     return returned or record.state in {SliceState.ABSENT, SliceState.COPIED}
+
+
+def in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
+    """Every week under CDC, and those with a leaf that may come under it: after a rollback all are on both sides."""
+    attached = attached_leaves(plan.spec.table, read_partitions(base, plan.spec.table))
+    records = read_slices(base, plan.relation)
+    return [r for r in records if r.under_cdc or (r.week in attached and joins(r, r.week.quarter))]
 
 
 def require_leaves(base: Connected, spec: TableSpec, records: Iterable[SliceRecord]) -> None:

@@ -16,7 +16,7 @@ from migration_assets.postgres.fingerprints import hashed_columns, in_range, tak
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.retries import wait_until
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, uncounted
 from migration_assets.postgres.stream_plan import StreamPlan
 
 
@@ -29,7 +29,8 @@ def difference(now: Fingerprint, then: Fingerprint) -> str:
 
 
 def rows_of_week(legacy: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint:
-    """The native fingerprint of what the legacy has of the week; reads all of it."""
+    """The native fingerprint of what the legacy has of the week; reads all of it, and is no reader that counts."""
+    uncounted(legacy)
     description = require_table(legacy, plan.spec.table, "legacy")
     bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
     where = in_range(plan.spec.control_column, bounds)
@@ -47,6 +48,7 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
     try:
         marker = send_reverse_marker(base, plan.relation)
         with plan.databases.session("legacy", f"{record.week.key}:brought", plan.limits.timeouts()) as legacy:
+            uncounted(legacy)
             patience = plan.limits.cut_patience_seconds
             if not wait_until(lambda: reverse_arrived(legacy, plan.relation, marker), seconds=patience):
                 yield (

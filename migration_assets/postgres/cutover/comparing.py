@@ -22,10 +22,11 @@ from migration_assets.postgres.validation_records import Proof, record_proof
 
 @dataclass(frozen=True)
 class Compared:
-    """How many weeks were compared and found equal, and how many rows they hold."""
+    """How many weeks were compared and found equal, how many rows they hold; proofs of those that no stream follows."""
 
     weeks: int
     rows: int
+    unfollowed: list[tuple[SliceRecord, Proof]]
 
 
 def compare_sides(
@@ -63,7 +64,8 @@ def compare_sides(
             next_step="`migration-assets repair` shows and repairs the rows; what is not under CDC is to be copied, and"
             " to join: migrated_slice, change_stream; then run this again",
         )
-    return Compared(len(records), sum(proof.base.rows for proof in proofs))
+    unfollowed = [(r, p) for r, p in zip(records, proofs, strict=True) if not r.under_cdc]
+    return Compared(len(records), sum(proof.base.rows for proof in proofs), unfollowed)
 
 
 def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:

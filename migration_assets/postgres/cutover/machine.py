@@ -14,6 +14,7 @@ from migration_assets.postgres.change_stream.records import begin_stream, stream
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.change_stream.subscription import drop_subscription
 from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.forward import follow_again
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import (
     CutoverRecord,
@@ -32,6 +33,7 @@ from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
 from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
 from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
+from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected
 
@@ -121,6 +123,7 @@ def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
 
 def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bool) -> CutoverRecord:
     with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
+        give_way(base, legacy, plan.relation, kind)
         settled = _settle(plan, base, legacy)
         charge = in_charge(base, plan.relation)
         if charge != kind.source:
@@ -218,11 +221,12 @@ def _finish(work: Work) -> CutoverRecord:
         drop_publication(work.legacy, work.forward.publication)
     else:
         drop_reverse(base, work.legacy, work.reverse)
-        with base.transaction():
-            bar_stream(base, work.id, barred=False)
-            begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-        # With the quarters that were opened meanwhile, whose bookings are on both sides.
-        start_stream(plan.stream, None, rebuild=True, whole_root=True)
+        if not follow_again(work):
+            with base.transaction():
+                bar_stream(base, work.id, barred=False)
+                begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
+            # With the quarters that were opened meanwhile, whose bookings are on both sides.
+            start_stream(plan.stream, None, rebuild=True, whole_root=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 
@@ -273,8 +277,7 @@ def _work(plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, l
 
 @contextmanager
 def _sessions(plan: CutoverPlan) -> Generator[tuple[Connected, Connected]]:
-    with (
-        plan.stream.databases.session("base", "cutover", long_session()) as base,
-        plan.stream.databases.session("legacy", "cutover", long_session()) as legacy,
-    ):
-        yield base, legacy
+    with plan.stream.databases.session("base", "cutover", long_session()) as base:
+        require_not_decommissioned(base, plan.relation)
+        with plan.stream.databases.session("legacy", "cutover", long_session()) as legacy:
+            yield base, legacy

@@ -146,6 +146,11 @@ def _conninfo(base: Connected, plan: CutoverPlan, names: StreamNames) -> str:
 def drop_reverse(base: Connected, legacy: Connected, names: StreamNames) -> None:
     """Gone afterwards, on both sides."""
     drop_subscription(legacy, names.subscription)
+    drop_reverse_on_base(base, names)
+
+
+def drop_reverse_on_base(base: Connected, names: StreamNames) -> None:
+    """The base's part alone: slot and publication."""
     drop_slot(base, names.slot)
     base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(names.publication)))
 

@@ -10,6 +10,7 @@ from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.estimate import require_time
+from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
 from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
 from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
 from migration_assets.postgres.cutover.reverse import (
@@ -50,6 +51,7 @@ def _begun(work: Work) -> None:
                 next_step="find out what was written there (compare the tables); then hold it again: ALTER TABLE …"
                 " ENABLE TRIGGER migration_assets_hold, and run this again",
             )
+        prepare_forward(work)
     may_open(work.target, stream, work.id)
 
 
@@ -75,6 +77,8 @@ def _near(work: Work, seconds: float) -> None:
     """What the base wrote since its slot began is read now, not while writes are held."""
     if work.kind is CutoverKind.CUTOVER:
         come_near(work.base, work.reverse, patience_seconds=seconds)
+    elif has_forward_slot(work):
+        come_near(work.legacy, work.forward, patience_seconds=seconds)
 
 
 def _held(work: Work) -> None:
@@ -125,6 +129,7 @@ def _compared(work: Work) -> None:
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
+    work.unfollowed[:] = done.unfollowed
 
 
 def _sequences(work: Work) -> None:
@@ -138,7 +143,9 @@ def _sequences(work: Work) -> None:
 
 def _reversed(work: Work) -> None:
     if work.kind is CutoverKind.ROLLBACK:
-        return  # it rests since it was drained, and is dropped once the legacy accepts writes: until then it may go on
+        # The reverse stream rests since it was drained, and is dropped once the legacy accepts writes.
+        begin_here(work)
+        return
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     start_reverse(work.base, work.legacy, work.plan, work.reverse, description)
     marker = send_reverse_marker(work.base, work.plan.relation)

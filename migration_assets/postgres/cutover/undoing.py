@@ -7,6 +7,7 @@ import psycopg
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.change_stream.running import go_on, require_stream
+from migration_assets.postgres.cutover.forward import drop_forward
 from migration_assets.postgres.cutover.holds import may_open, read_hold, refuses_writes, release
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
@@ -80,6 +81,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
         release(work.base, work.plan.stream, work.id, looked=True)
     else:
         let_reverse_run(work.legacy, work.reverse)
+        drop_forward(work)
     may_open(work.target, work.plan.stream, None)
     with durably(work.base):
         enter(work.base, work.id, CutoverState.UNDONE)

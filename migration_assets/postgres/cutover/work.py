@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.postgres.change_stream.records import (
@@ -15,9 +15,10 @@ from migration_assets.postgres.change_stream.running import require_stream
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import reverse_names
-from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
+from migration_assets.postgres.validation_records import Proof
 
 # A step on the stream may take long; nobody is held while we wait for it.
 _STREAM_LOCK_MS = 60_000
@@ -34,6 +35,8 @@ class Work:
     legacy: Connected
     forward: StreamNames
     deadline: Deadline
+    unfollowed: list[tuple[SliceRecord, Proof]] = field(default_factory=list[tuple[SliceRecord, Proof]])
+    """Weeks with a leaf that no stream follows, as they were found equal while writes were held."""
 
     @property
     def source(self) -> Connected:

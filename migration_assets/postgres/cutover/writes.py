@@ -9,7 +9,7 @@ from migration_assets.postgres.cutover.facts import CutoverFacts
 from migration_assets.postgres.cutover.holds import HOLD, Hold, is_overdue, read_hold
 from migration_assets.postgres.sessions import Connected, require_row
 
-_RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
+RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
 _WRITES = """
 SELECT c.oid IS NOT NULL, EXISTS (SELECT FROM pg_trigger t
        WHERE t.tgrelid = c.oid AND t.tgname = %(hold)s AND t.tgenabled <> 'D'), clock_timestamp()
@@ -59,14 +59,14 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
         return None
     side, left = facts.in_charge, facts.under_way
     if left is not None and left.alive and not left.opened and is_overdue(writes.hold, left.id, left.timeout_seconds):
-        return _held(side, writes, False, f"{left.name} does not answer, and its timeout is over", _RELEASE)
+        return _held(side, writes, False, f"{left.name} does not answer, and its timeout is over", RELEASE)
     if left is not None and left.alive:
         return _held(side, writes, True, "a cutover or rollback is at work", "wait: it ends within its timeout")
     if left is not None:
-        return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", _RELEASE)
+        return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", RELEASE)
     if writes.hold is None:
         return _held(side, writes, None, "nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}")
-    return _held(side, writes, False, "no cutover is under way", _RELEASE)
+    return _held(side, writes, False, "no cutover is under way", RELEASE)
 
 
 def find_held_alone(legacy: SideWrites, error: str) -> HeldWrites | None:

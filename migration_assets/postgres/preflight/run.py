@@ -31,7 +31,7 @@ from migration_assets.postgres.preflight.plan import PreflightPlan, Subject
 from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
 from migration_assets.postgres.preflight.wording import error_text, info, judge
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
@@ -190,6 +190,7 @@ class _Run:
 
 def _read_only(legacy: Connected) -> list[Finding]:
     legacy.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
+    uncounted(legacy)
     return []
 
 

@@ -25,7 +25,7 @@ from migration_assets.postgres.readiness import (
     structure,
 )
 from migration_assets.postgres.readiness.sides import Sides
-from migration_assets.postgres.sessions import Databases, Timeouts
+from migration_assets.postgres.sessions import Databases, Timeouts, uncounted
 
 Examination = Callable[[Sides], list[Finding]]
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
@@ -66,6 +66,7 @@ def examine_readiness(
         ):
             for connection in (legacy, base):
                 connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
+            uncounted(legacy)
             of_legacy = require_table(legacy, spec.table, "legacy")
             of_base = require_table(base, spec.table, "base")
             sides = Sides(legacy, base, spec, calendar, plan, of_legacy, of_base)

@@ -1,0 +1,72 @@
+"""`decommission`: the legacy is made inactive; there is no rollback afterwards."""
+
+import sys
+
+import click
+
+from migration_assets.commands.opening import opened
+from migration_assets.domain.decommission_state import Scope
+from migration_assets.steps.decommission import Decommissioning, call_off_decommission
+from migration_assets.steps.decommission import decommission as make_inactive
+from migration_assets.terminal.output import say
+
+
+@click.command()
+@click.option("--approved-by", default="", metavar="NAME", help="The person who answers for it.")
+@click.option("--note", default="", help="Anything that belongs to the approval.")
+@click.option(
+    "--scope",
+    type=click.Choice(["database", "table"]),
+    help="What is closed; by default the database where nothing else is in it, else the table.",
+)
+@click.option("--accept-stale", is_flag=True, help="The reverse stream is lost, and no rollback is possible any more.")
+@click.option("--call-off", is_flag=True, help="Give up one whose process died before anything was closed.")
+@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+def decommission(
+    approved_by: str, note: str, scope: Scope | None, accept_stale: bool, call_off: bool, yes: bool
+) -> None:
+    """Make the legacy inactive: the only point of no return. Its data is never deleted.
+
+    Without --yes it shows what stands in the way; exit code 1 where something does.
+    """
+    migration = opened()
+    if call_off:
+        gone = call_off_decommission(migration)
+        say("It is called off: the reverse stream goes on." if gone else "None was begun.")
+        return
+    done = make_inactive(
+        migration, approved_by, note=note, scope=scope, dry_run=not yes, accept_stale=accept_stale, on_step=say
+    )
+    if done.done:
+        _tell_deed(done)
+    else:
+        _tell_plan(done)
+
+
+def _tell_plan(done: Decommissioning) -> None:
+    say(f"Nothing was changed. To decommission the legacy of {done.relation} would be to do this,")
+    say(f"with scope {done.scope} ({done.why}):")
+    for number, what in enumerate(done.steps, 1):
+        say(f"{number:3}. {what}")
+    for one in done.obstacles:
+        say(f"In the way: {one.what}.", "yellow")
+        say(f"    Remedy: {one.remedy}.")
+    if done.obstacles:
+        sys.exit(1)
+    say("Nothing stands in the way. With --yes it is done, and there is no way back.", "green")
+
+
+def _tell_deed(done: Decommissioning) -> None:
+    record = done.record
+    if record is None:
+        return
+    total = record.final["total"]
+    say(
+        f"The legacy of {done.relation} is decommissioned ({done.scope}), approved by {record.approved_by}, since"
+        f" {record.finished_at:%Y-%m-%d %H:%M:%S} UTC: {int(total['rows']):,} rows, which nobody will change."
+    )
+    for one in done.still_open:
+        say(f"Still open: {one}.", "yellow")
+    say("To open it again for reading, a DBA runs there:")
+    for statement in done.reopening:
+        say(f"    {statement}")
