@@ -13,7 +13,7 @@ SELECT o.kind, o.opened_at, o.id, o.approved_by, u.id, u.kind, u.state, u.opened
        (u.timeline #>> '{begun,timeout_seconds}')::float8,
        (SELECT k.pid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2
           AND k.classid = %(lock)s AND k.objid::bigint = hashtext(%(relation)s)::bigint & 4294967295
-          AND k.pid <> pg_backend_pid()
+          AND k.pid <> pg_backend_pid() AND k.mode = 'ExclusiveLock'
           AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1),
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s AND stream_barred),
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s)

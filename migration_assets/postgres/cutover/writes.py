@@ -9,7 +9,7 @@ from migration_assets.postgres.cutover.facts import CutoverFacts
 from migration_assets.postgres.cutover.holds import HOLD, Hold, is_overdue, read_hold
 from migration_assets.postgres.sessions import Connected, require_row
 
-RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
+_RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
 _WRITES = """
 SELECT c.oid IS NOT NULL, EXISTS (SELECT FROM pg_trigger t
        WHERE t.tgrelid = c.oid AND t.tgname = %(hold)s AND t.tgenabled <> 'D'), clock_timestamp()
@@ -63,10 +63,10 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
     if left is not None and left.alive:
         return _held(side, writes, True, "a cutover or rollback is at work", "wait: it ends within its timeout")
     if left is not None:
-        return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", RELEASE)
+        return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", _RELEASE)
     if writes.hold is None:
         return _held(side, writes, None, "nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}")
-    return _held(side, writes, False, "no cutover is under way", RELEASE)
+    return _held(side, writes, False, "no cutover is under way", _RELEASE)
 
 
 def find_held_alone(legacy: SideWrites, error: str) -> HeldWrites | None:
