@@ -59,7 +59,7 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
         return None
     side, left = facts.in_charge, facts.under_way
     if left is not None and left.alive and not left.opened and is_overdue(writes.hold, left.id, left.timeout_seconds):
-        return _held(side, writes, False, f"{left.name} does not answer, and its timeout is over", RELEASE)
+        return _held(side, writes, False, f"{left.name} does not answer, and its timeout is over", _RELEASE)
     if left is not None and left.alive:
         return _held(side, writes, True, "a cutover or rollback is at work", "wait: it ends within its timeout")
     if left is not None:
