@@ -46,7 +46,7 @@ def test_writes_are_accepted_is_red_only_where_the_process_that_holds_them_died(
         process.wait()
         wait_for(lambda: not ready.check("writes_are_accepted").passed, "its sessions end")
         dead = ready.check("writes_are_accepted")
-        assert "the process of its cutover or rollback died" in (dead.description or "")
+        assert "the process of cutover 1 died" in (dead.description or "")
         assert "`migration-assets release-writes`" in (dead.description or "")
         assert dead.metadata["side"].value == "legacy"
         listed = ready.quarter.run("cutovers")
