@@ -72,8 +72,7 @@ def _writes_held(view: View) -> Verdict:
     if held.seconds is None or held.seconds <= limit:
         return None
     what = f"{held.what}, for {held.seconds:,.0f} s, longer than its timeout allows: its process hangs"
-    end_it = f"end it (SELECT pg_terminate_backend({under_way.pid}) on the base, or kill it)"
-    return Severity.CRITICAL, what, f"{end_it}, then run `migration-assets release-writes`"
+    return Severity.CRITICAL, what, "run `migration-assets release-writes`, which ends its session first"
 
 
 def _unfinished(view: View) -> Verdict:
