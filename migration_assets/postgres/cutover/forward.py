@@ -6,7 +6,7 @@ begin in time, or whose process died before the weeks were compared) the stream 
 
 import logging
 
-from psycopg import errors
+import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.joining_ahead import in_root
@@ -57,7 +57,9 @@ def prepare_forward(work: Work) -> None:
         with work.legacy.transaction():
             work.legacy.execute(f"SET LOCAL statement_timeout = {int(_SLOT_SECONDS * 1000)}".encode())
             work.legacy.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [work.forward.slot])
-    except (errors.QueryCanceled, errors.LockNotAvailable, MigrationError) as error:
+    except (psycopg.Error, MigrationError) as error:
+        if work.legacy.broken or work.base.broken:
+            raise
         log.warning("the change stream will be rebuilt after the rollback: its slot cannot begin now (%s)", error)
         drop_forward(work)
 
