@@ -39,7 +39,7 @@ from migration_assets.postgres.sessions import require_row
 from migration_assets.postgres.validation_records import record_proof
 
 # A rollback is the way out: it does not wait long for what only makes it more comfortable.
-_SLOT_SECONDS = 10.0
+SLOT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +55,7 @@ def prepare_forward(work: Work) -> None:
         where = row_filter(weeks, description, stream.spec, stream.calendar)
         create_publication(work.legacy, work.forward.publication, stream.spec, where)
         with work.legacy.transaction():
-            work.legacy.execute(f"SET LOCAL statement_timeout = {int(_SLOT_SECONDS * 1000)}".encode())
+            work.legacy.execute(f"SET LOCAL statement_timeout = {int(SLOT_SECONDS * 1000)}".encode())
             work.legacy.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [work.forward.slot])
     except (psycopg.Error, MigrationError) as error:
         if work.legacy.broken or work.base.broken:
