@@ -52,6 +52,19 @@ def test_nothing_is_trued_up_and_what_was_signed_stays_signed(ground: CutoverGro
         ground.validate(number)
 
 
+def test_what_the_base_wrote_while_the_slot_was_there_already_is_not_sent_back(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.cut()
+    before = true_ups(ground)
+    at(monkeypatch, CutoverState.WAITING, lambda _: busy(ground))
+    at(monkeypatch, CutoverState.HELD, lambda _: busy(ground))
+    ground.back()
+    assert true_ups(ground) == before
+    follows(ground)
+    assert ground.one("base", "SELECT sum(apply_error_count) FROM pg_stat_subscription_stats") == 0
+
+
 def test_a_quarter_that_was_born_in_the_base_is_followed_too_and_without_a_true_up(ground: CutoverGround) -> None:
     ground.cut()
     ground.open(FiscalQuarter(2025, 3))
