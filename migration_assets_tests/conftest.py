@@ -1,6 +1,7 @@
 """Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
 
 import secrets
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,20 @@ def running_pair(folder: Path) -> Generator[EmbeddedServers]:
         yield pair
     finally:
         pair.remove()
+
+
+@pytest.fixture
+def ordinary_signals() -> Generator[None]:
+    """As a shell's child has them: whoever runs tests in the background, or in workers, may have them ignored."""
+    ordinary = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {one: signal.signal(one, handler) for one, handler in ordinary.items()}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 @pytest.fixture(scope="session")

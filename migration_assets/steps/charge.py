@@ -1,8 +1,13 @@
 """The gate of every step that rests on the legacy's being the truth, and what to say where it does not."""
 
+import logging
+
 from migration_assets.domain.freshness import instant_text
 from migration_assets.postgres.cutover.charge import base_in_charge_since, is_abandoned, require_legacy_in_charge
+from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
 
 
 def require_legacy(migration: Migration, what: str) -> None:
@@ -15,8 +20,12 @@ def require_legacy(migration: Migration, what: str) -> None:
     Raises:
         BaseInChargeError: The base is in charge; nothing was touched.
     """
-    with migration.databases.session("base", "charge") as base:
-        require_legacy_in_charge(base, migration.spec.relation, what)
+
+    def once() -> None:
+        with migration.databases.session("base", "charge") as base:
+            require_legacy_in_charge(base, migration.spec.relation, what)
+
+    retry_transient(once, what="who is in charge", attempts=migration.settings.retry_attempts, log=log)
 
 
 def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:

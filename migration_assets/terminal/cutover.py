@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -89,17 +90,20 @@ def print_cutover(console: Console, record: CutoverRecord) -> None:
 
 
 def print_cutovers(console: Console, records: Sequence[CutoverRecord]) -> None:
-    """All of them, oldest first."""
-    table = Table()
-    for column in ("id", "what", "approved by", "began", "outcome", "state", "writes held", "error"):
-        table.add_column(column, overflow="fold")
+    """All of them, oldest first; what went wrong below, where it has room."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("id", "what", "approved by", "began", "outcome", "state", "writes held"):
+        table.add_column(column, overflow="fold", no_wrap=column != "approved by")
     for one in records:
-        what = f"{one.kind}, a rehearsal" if one.rehearse else str(one.kind)
         table.add_row(
-            str(one.id), what, Text(one.approved_by), f"{one.started_at:%Y-%m-%d %H:%M:%S}",
-            Text(one.outcome, _STYLES.get(one.outcome, "")), str(one.state), downtime(one), Text(one.error or ""),
+            str(one.id), "rehearsal" if one.rehearse else str(one.kind), Text(one.approved_by),
+            f"{one.started_at:%Y-%m-%d %H:%M:%S}", Text(one.outcome, _STYLES.get(one.outcome, "")), str(one.state),
+            downtime(one),
         )  # fmt: skip
     console.print(table)
+    for one in records:
+        if one.error:
+            console.print(Text(f"{one.id}: {one.error}"), soft_wrap=not console.is_terminal)
 
 
 def print_reverse(console: Console, health: ReverseHealth, problems: Sequence[str]) -> None:

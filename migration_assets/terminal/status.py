@@ -24,6 +24,9 @@ EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
 # Columns that a terminal must be this wide for; the proof is folded before anything else is.
 _SIZE_FROM, _RATE_FROM, _COPIES_FROM = 88, 112, 126
 
+# Whoever leaves for the archive takes the signature along.
+_SIGNED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED})
+
 
 def status_page(overview: Overview, max_age: timedelta) -> RenderableType:
     """Everything that one look says: the stream, the quarters, what the cuts cost."""
@@ -93,7 +96,7 @@ class _Quarter:
         title = Text(self._quarter.key, "bold").append(f": {count(rows, 'row')}, {gigabytes(size)}; ", "not bold")
         title.append_text(states_summary(self._records))
         if self._signature is not None:
-            stands = all(record.state is SliceState.SIGNED_OFF for record in self._records)
+            stands = all(record.state in _SIGNED for record in self._records)
             void = "" if stands else ", void by now"
             signed = f"signed off by {self._signature.approved_by}, {instant_text(self._signature.signed_at)}{void}"
             title.append(f"\n{signed}", "green" if stands else "yellow")

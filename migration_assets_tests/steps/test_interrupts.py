@@ -12,12 +12,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
-def _as_found() -> Generator[None]:
-    of_pytest = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
+def _as_found(ordinary_signals: None) -> Generator[None]:  # noqa: ARG001 - the order matters
     before = [signal.getsignal(one) for one in SIGNALS]
     yield
     assert [signal.getsignal(one) for one in SIGNALS] == before
-    signal.signal(signal.SIGHUP, of_pytest)
 
 
 @pytest.mark.parametrize("one", SIGNALS)
