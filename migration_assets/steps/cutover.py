@@ -15,9 +15,9 @@ from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
 from migration_assets.steps.readiness import examine_cutover
-from migration_assets.steps.switching import switch
 
 __all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "cut_over", "cutover_plan",
            "cutovers", "release_writes", "reverse_health", "reverse_problems", "roll_back", "side_in_charge",
@@ -191,23 +191,6 @@ def cutovers(migration: Migration) -> list[CutoverRecord]:
     _ensure_ledger(migration)
     with migration.databases.session("base", "cutover:look") as base:
         return read_cutovers(base, migration.spec.relation)
-
-
-def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan:
-    """The settings as a plan."""
-    settings = migration.settings
-    url = settings.base_url_for_legacy
-    hooked = settings.cutover_hook_command is not None or settings.cutover_hook_url is not None
-    return CutoverPlan(
-        migration.stream_plan(run_id),
-        timeout_seconds=settings.cutover_timeout_seconds,
-        lag_seconds=settings.cutover_lag_seconds,
-        patience_seconds=settings.cutover_patience_seconds,
-        sequence_margin=settings.cutover_sequence_margin,
-        compare_all=settings.cutover_compare_all,
-        switch=(lambda to, cutover: switch(migration, to, cutover)) if hooked else None,
-        base_url_for_legacy=url.get_secret_value() if url else None,
-    )
 
 
 def _ensure_ledger(migration: Migration) -> None:

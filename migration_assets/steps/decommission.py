@@ -25,7 +25,7 @@ from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import reread_archive
-from migration_assets.steps.cutover import cutover_plan
+from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.evidence import verify_evidence
 
 __all__ = ["Decommissioning", "call_off_decommission", "decommission", "decommission_plan", "read_decommissioned"]

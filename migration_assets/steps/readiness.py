@@ -5,16 +5,20 @@ from datetime import datetime, timedelta
 
 import psycopg
 
+from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Area, Finding, Severity, blocking, worst_first
 from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.readiness import ReadinessPlan, stream_findings
 from migration_assets.postgres.cutover.charge import base_in_charge_since
+from migration_assets.postgres.cutover.comparing import to_compare
+from migration_assets.postgres.cutover.estimate import estimate_comparison, in_time, told, ways_out
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight.wording import error_text, info
 from migration_assets.postgres.readiness import examine_readiness
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.observation import observe
 
 
@@ -53,13 +57,30 @@ def examine_cutover(migration: Migration) -> Readiness:
     if since is not None:
         return Readiness((_over(since),))
     findings = examine_readiness(migration.databases, migration.spec, migration.calendar, plan)
-    return Readiness(tuple(worst_first([*findings, *_stream(migration), *_late(migration)])))
+    return Readiness(tuple(worst_first([*findings, *_stream(migration), *_late(migration), _time(migration)])))
 
 
 def _over(since: datetime) -> Finding:
     evidence = f"the base is in charge since {instant_text(since)}: there is nothing to cut over"
     remedy = "nothing; or, where the legacy is to be in charge again, migration-assets rollback"
     return Finding("base_in_charge", Area.BASE, Severity.BLOCKING, evidence, remedy)
+
+
+def _time(migration: Migration) -> Finding:
+    """Whether what is compared while writes are held can end in time."""
+    plan = cutover_plan(migration)
+    try:
+        with migration.databases.session("base", "readiness") as base:
+            found = estimate_comparison(base, plan, to_compare(base, plan))
+    except (psycopg.Error, MigrationError) as error:
+        evidence = f"could not be estimated: {error_text(error)}"
+        return Finding("comparison_time", Area.DATA, Severity.WARNING, evidence, "mend it, then look again")
+    evidence = f"{told(found)}; the timeout is {plan.timeout_seconds:g} s"
+    if in_time(found, plan):
+        return info("comparison_time", Area.DATA, evidence)
+    # What changed is validated once more before anybody is held, where the settings say so.
+    severity = Severity.BLOCKING if plan.compare_all else Severity.WARNING
+    return Finding("comparison_time", Area.DATA, severity, evidence, ways_out(found, plan, CutoverKind.CUTOVER))
 
 
 def _stream(migration: Migration) -> list[Finding]:

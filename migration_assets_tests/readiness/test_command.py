@@ -49,3 +49,22 @@ def test_the_asset_is_green_when_ready_and_fails_with_its_check_when_not(quarter
     assert not done.success
     assert [check.passed for check in done.get_asset_check_evaluations()] == [False]
     quarter.ground.run("legacy", "DELETE FROM bookings WHERE booked_at < '2000-01-01'")
+
+
+def test_a_comparison_that_would_not_end_in_time_is_told_before_the_day(quarter: LiveQuarter) -> None:
+    short = {"MIGRATION_CUTOVER_TIMEOUT_SECONDS": "20"}
+    well = quarter.run("readiness", "--all", **short)
+    assert "INFO  data: comparison_time" in well.output
+    assert "comparing 13 weeks with" in well.output
+    quarter.ground.run("base", "UPDATE migration.cuts SET taken_at = taken_at - interval '60 s'")
+    try:
+        result = quarter.run("readiness", **short)
+        assert result.exit_code == 1, result.output
+        assert "BLOCKING  data: comparison_time" in result.output
+        assert "MIGRATION_CUTOVER_COMPARE_ALL=false" in result.output
+        # What changed is validated once more before anybody is held: then it may be little.
+        changed = quarter.run("readiness", **short, MIGRATION_CUTOVER_COMPARE_ALL="false")
+        assert changed.exit_code == 0, changed.output
+    finally:
+        quarter.ground.run("base", "UPDATE migration.cuts SET taken_at = taken_at + interval '60 s'")
+    assert quarter.run("readiness", **short).exit_code == 0

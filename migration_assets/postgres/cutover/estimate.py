@@ -65,6 +65,25 @@ def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[Sl
     return estimate(weeks, parallel=parallel, rehearsed=rehearsed)
 
 
+def in_time(found: Estimate, plan: CutoverPlan) -> bool:
+    """Whether it very likely ends within the timeout."""
+    return found.seconds <= SHARE * plan.timeout_seconds
+
+
+def told(found: Estimate) -> str:
+    """What is compared, how long that takes, and how that is known."""
+    return (
+        f"comparing {found.weeks} weeks with {found.rows:,} rows while no side accepts writes would take about"
+        f" {found.seconds:,.1f} s (from {found.basis})"
+    )
+
+
+def ways_out(found: Estimate, plan: CutoverPlan, kind: CutoverKind) -> str:
+    """What to do where it takes too long."""
+    raised = f"raise MIGRATION_CUTOVER_TIMEOUT_SECONDS to {found.seconds / SHARE + 1:.0f} or more"
+    return raised + (_FEWER if plan.compare_all else _CALMER[kind])
+
+
 def require_time(base: Connected, plan: CutoverPlan, kind: CutoverKind, records: Sequence[SliceRecord]) -> Estimate:
     """Refuse a comparison that would very likely not end within the timeout.
 
@@ -72,15 +91,13 @@ def require_time(base: Connected, plan: CutoverPlan, kind: CutoverKind, records:
         CutoverError: Names the estimate, and the ways out. Nothing is held.
     """
     found = estimate_comparison(base, plan, records)
-    if found.seconds <= SHARE * plan.timeout_seconds:
+    if in_time(found, plan):
         return found
     raise CutoverError(
-        f"comparing {found.weeks} weeks with {found.rows:,} rows while no side accepts writes would take about"
-        f" {found.seconds:,.0f} s (from {found.basis}), over {SHARE:.0%} of the timeout of {plan.timeout_seconds:g} s",
+        f"{told(found)}, over {SHARE:.0%} of the timeout of {plan.timeout_seconds:g} s",
         where=plan.relation,
         state_left="nothing was held",
-        next_step=f"raise MIGRATION_CUTOVER_TIMEOUT_SECONDS to {found.seconds / SHARE + 1:.0f} or more"
-        + (_FEWER if plan.compare_all else _CALMER[kind]),
+        next_step=ways_out(found, plan, kind),
     )
 
 
