@@ -61,6 +61,7 @@ def _clients_gone(connection: psycopg.Connection, name: str) -> bool:
 
 def _drop_subscriptions(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")  # a decommissioned legacy is read-only
         found = connection.execute(
             "SELECT subname FROM pg_subscription"
             " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
