@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "migration_assets"
+TESTS = Path(__file__).resolve().parent
 LONGEST_FILE = 300
+TICK_CONTEXTS = {"build_sensor_context", "build_schedule_context"}
 
 # Each layer may import itself and those named; a module directly below the package is a layer of its own.
 ALLOWED: dict[str, set[str]] = {
@@ -93,3 +95,14 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_every_layer_is_known() -> None:
     assert {layer_of(path) for path in FILES} - {"__init__"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("root", [ROOT, TESTS], ids=lambda p: p.name)
+def test_the_context_of_a_tick_is_closed_where_it_was_opened(root: Path) -> None:
+    """Left to the garbage collector, it puts back what Dagster knew before: an instance that may be gone by then."""
+    for path in sorted(root.rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        closed = {item.context_expr for node in nodes if isinstance(node, ast.With) for item in node.items}
+        for node in nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TICK_CONTEXTS:
+                assert node in closed, f"{path}:{node.lineno}: {node.func.attr} without a `with`"

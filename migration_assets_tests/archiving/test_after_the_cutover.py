@@ -110,12 +110,14 @@ def test_readiness_says_one_thing(alone: Migration) -> None:
 
 
 def test_ongoing_validation_skips_and_says_why(alone: Migration) -> None:
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(
             instance=instance,
             scheduled_execution_time=datetime(2024, 11, 1, tzinfo=UTC),
             resources={MIGRATION_SOURCE: MigrationSource(alone)},
-        )
+        ) as context,
+    ):
         found = ongoing_validation(context)
     assert isinstance(found, dg.SkipReason)
     assert "there is nothing to validate against" in str(found.skip_message)

@@ -16,12 +16,9 @@ NOWHERE = SecretStr("postgresql://migrator@127.0.0.1:1/nowhere")
 
 
 def tick(project: Project, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(
-        instance=project.instance,
-        cursor=cursor,
-        resources={MIGRATION_SOURCE: MigrationSource(project.migration)},
-    )
-    found = change_stream_monitor(context)
+    source = {MIGRATION_SOURCE: MigrationSource(project.migration)}
+    with dg.build_sensor_context(instance=project.instance, cursor=cursor, resources=source) as context:
+        found = change_stream_monitor(context)
     assert isinstance(found, dg.SensorResult | dg.SkipReason)
     return found
 
@@ -49,8 +46,10 @@ def test_with_a_dead_server_and_no_stream_it_skips(empty_project: Project, side:
 def test_where_nothing_was_ever_started_it_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIGRATION_VAR", str(tmp_path / "var"))
-    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
-        context = dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: source_resource(None)})
+    with (
+        dg.DagsterInstance.ephemeral() as instance,  # pyright: ignore[reportUnknownMemberType]
+        dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: source_resource(None)}) as context,
+    ):
         found = change_stream_monitor(context)
     assert isinstance(found, dg.SkipReason)
     assert str(found.skip_message).startswith("nothing to watch: ")

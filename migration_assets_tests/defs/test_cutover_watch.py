@@ -28,7 +28,8 @@ def under_cdc(project: Project) -> Project:
 def tick(project: Project) -> tuple[dg.AssetObservation, str]:
     """The observation, and what the tick says."""
     source = {MIGRATION_SOURCE: MigrationSource(project.migration)}
-    found = change_stream_monitor(dg.build_sensor_context(instance=project.instance, resources=source))
+    with dg.build_sensor_context(instance=project.instance, resources=source) as context:
+        found = change_stream_monitor(context)
     assert isinstance(found, dg.SensorResult)
     [event] = found.asset_events
     assert isinstance(event, dg.AssetObservation)

@@ -67,12 +67,11 @@ def tick(project: Project, **settings: object) -> list[dg.RunRequest] | str:
     """One evaluation; the requests, or why there are none."""
     migration = project.migration
     changed = Migration(migration.settings.model_copy(update=settings), migration.databases)
-    context = dg.build_schedule_context(
-        instance=project.instance,
-        scheduled_execution_time=NOON,
-        resources={MIGRATION_SOURCE: MigrationSource(changed)},
-    )
-    found = ongoing_validation(context)
+    source = {MIGRATION_SOURCE: MigrationSource(changed)}
+    with dg.build_schedule_context(
+        instance=project.instance, scheduled_execution_time=NOON, resources=source
+    ) as context:
+        found = ongoing_validation(context)
     if isinstance(found, dg.SkipReason):
         return str(found.skip_message)
     assert isinstance(found, list)

@@ -45,10 +45,9 @@ def followed(opened: Project) -> Project:
 
 
 def tick(project: Project) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(
-        instance=project.instance, resources={MIGRATION_SOURCE: MigrationSource(project.migration)}
-    )
-    found = opener.quarter_opener(context)
+    source = {MIGRATION_SOURCE: MigrationSource(project.migration)}
+    with dg.build_sensor_context(instance=project.instance, resources=source) as context:
+        found = opener.quarter_opener(context)
     assert isinstance(found, dg.SensorResult | dg.SkipReason)
     return found
 
@@ -114,8 +113,10 @@ def test_a_server_that_is_away_is_a_reason_to_skip(followed: Project, side: str)
 def test_where_nothing_was_ever_started_it_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIGRATION_VAR", str(tmp_path / "var"))
-    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
-        context = dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: source_resource(None)})
+    with (
+        dg.DagsterInstance.ephemeral() as instance,  # pyright: ignore[reportUnknownMemberType]
+        dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: source_resource(None)}) as context,
+    ):
         found = opener.quarter_opener(context)
     assert isinstance(found, dg.SkipReason)
     assert str(found.skip_message).startswith("cannot look ahead: ")
