@@ -74,8 +74,6 @@ _ORDER = (
     _S.DONE,
 )
 BEFORE_OPEN = _ORDER[: _ORDER.index(_S.OPEN)]
-FROM_OPEN = _ORDER[_ORDER.index(_S.OPEN) :]
-ENDED = frozenset({_S.DONE, _S.UNDONE})
 _ALLOWED: dict[CutoverState, frozenset[CutoverState]] = {
     **{state: frozenset({after, _S.UNDOING}) for state, after in zip(BEFORE_OPEN, _ORDER[1:], strict=False)},
     # The commit that opens the target may be known to the servers alone: then the look after it decides.

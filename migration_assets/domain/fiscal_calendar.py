@@ -177,10 +177,6 @@ class FiscalCalendar:
         # other way round cannot be: a bound is the first instant at which the clock shows its day or a later one.
         return week.next if moment >= self.bounds(week).upper else week
 
-    def days_left_in(self, quarter: FiscalQuarter, at: datetime) -> int:
-        """Whole periods of 24 hours from the instant to the quarter's upper bound, rounded down; negative after it."""
-        return (self.bounds(quarter).upper - as_utc(at)) // timedelta(days=1)
-
     @staticmethod
     def weeks_of(quarter: FiscalQuarter) -> tuple[FiscalWeek, ...]:
         """The quarter's 13 weeks in order."""

@@ -80,10 +80,6 @@ class ReadWatch:
     memory: Memory | None = field(default=None, repr=False)
     unsettled: bool = False
 
-    def quiet_since(self) -> datetime:
-        """The last read, or the beginning of the watch."""
-        return max(self.watched_since, self.last_read_at or self.watched_since)
-
 
 def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: timedelta = APART) -> ReadWatch:
     """What is known after one more look.

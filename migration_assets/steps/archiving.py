@@ -234,7 +234,7 @@ def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveE
         generation=manifest.generation,
         manifest_sha256=manifest.sha256,
         files=len(manifest.files),
-        bytes=sum(file.bytes for file in manifest.files),
+        bytes=manifest.total_bytes,
         native=manifest.native,
         portable=manifest.portable,
         portable_method=manifest.portable_method,

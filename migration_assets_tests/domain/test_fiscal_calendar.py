@@ -198,13 +198,6 @@ def test_values_fit_the_kind_of_the_control_column() -> None:
         assert all(left[1] == right[0] for left, right in pairwise(parts))
 
 
-def test_days_left_are_whole_days_until_the_upper_bound() -> None:
-    quarter = FiscalQuarter.parse("FY25-Q2")
-    end = datetime(2024, 7, 1, tzinfo=UTC)
-    lefts = {timedelta(days=91): 91, timedelta(days=1): 1, timedelta(hours=23): 0, timedelta(0): 0, -timedelta(1): -1}
-    assert {before: DEFAULT.days_left_in(quarter, end - before) for before in lefts} == lefts
-
-
 def test_quarters_between_includes_both_and_crosses_years() -> None:
     between = DEFAULT.quarters_between(FiscalQuarter(2024, 3), FiscalQuarter(2025, 2))
     assert [quarter.key for quarter in between] == ["FY24-Q3", "FY24-Q4", "FY25-Q1", "FY25-Q2"]

@@ -10,13 +10,9 @@ from migration_assets.postgres.decommission.counting import count_reads
 from migration_assets.postgres.sessions import Connected, require_row
 
 _READ = (
-    "SELECT watched_since, seen_at, last_read_at, last_reader, counters FROM migration.legacy_reads WHERE relation = %s"
+    "SELECT watched_since, seen_at, last_read_at, last_reader, counters FROM migration.legacy_reads"
+    " WHERE relation = %s FOR UPDATE"
 )
-
-
-def read_reads(base: Connected, relation: str) -> ReadWatch | None:
-    """What is known; None where the watch has not looked yet."""
-    return _read(base, relation, lock=False)
 
 
 def look_for_reads(
@@ -32,7 +28,7 @@ def look_for_reads(
         apart: See `watched`.
     """
     with base.transaction():
-        before = _read(base, spec.relation, lock=True)
+        before = _read(base, spec.relation)
         # By the base's clock, a little before the look: whatever is seen later counts for the next one.
         at = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0]
         counted = count_reads(legacy, spec, cutover, before.seen_at if before else None)
@@ -48,8 +44,9 @@ def look_for_reads(
     return after
 
 
-def _read(base: Connected, relation: str, *, lock: bool) -> ReadWatch | None:
-    row = base.execute(f"{_READ} FOR UPDATE" if lock else _READ, [relation]).fetchone()
+def _read(base: Connected, relation: str) -> ReadWatch | None:
+    """What is known, locked; None where nobody looked yet."""
+    row = base.execute(_READ, [relation]).fetchone()
     if row is None:
         return None
     since, seen_at, last_read_at, last_reader, counters = row
