@@ -9,8 +9,9 @@ from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, Cut
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Finding, blocking
 from migration_assets.postgres.cutover import machine, watching
+from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.plan import CutoverPlan, OnState
-from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers, unfinished_cutover
+from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers, unfinished_cutover
 from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.ledger_schema import ensure_ledger

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from migration_assets.domain.cutover_state import SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
+from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
-from migration_assets.postgres.cutover.records import CutoverRecord, in_charge, read_cutovers
+from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.postgres.evidence_chain import verify_chain
 from migration_assets.postgres.sessions import Databases

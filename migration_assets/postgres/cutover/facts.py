@@ -77,3 +77,8 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
         stream_barred=barred,
         decommissioned=closed[0] if closed else None,
     )
+
+
+def in_charge(base: Connected, relation: str) -> SideName:
+    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
+    return read_cutover_facts(base, relation).in_charge

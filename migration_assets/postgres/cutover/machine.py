@@ -14,6 +14,7 @@ from migration_assets.postgres.change_stream.records import begin_stream, stream
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.change_stream.subscription import drop_subscription
 from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.forward import follow_again
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import (
@@ -22,7 +23,6 @@ from migration_assets.postgres.cutover.records import (
     begin,
     enter,
     finish,
-    in_charge,
     note_released,
     read_cutover,
     unfinished_cutover,

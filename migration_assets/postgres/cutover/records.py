@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName, require_transition
+from migration_assets.domain.cutover_state import CutoverKind, CutoverState, require_transition
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.postgres.change_stream.records import stream_lock
@@ -69,15 +69,6 @@ def _read(base: Connected, where: LiteralString, value: object) -> list[CutoverR
 def _record(row: dict[str, Any]) -> CutoverRecord:
     fields: dict[str, Any] = {**row, "kind": CutoverKind(row["kind"]), "state": CutoverState(row["state"])}
     return CutoverRecord(**fields)
-
-
-def in_charge(base: Connected, relation: str) -> SideName:
-    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
-    row = base.execute(
-        "SELECT kind FROM migration.cutovers WHERE relation = %s AND opened_at IS NOT NULL ORDER BY id DESC LIMIT 1",
-        [relation],
-    ).fetchone()
-    return "legacy" if row is None else CutoverKind(row[0]).target
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from psycopg.rows import dict_row
 
 from migration_assets.domain.cutover_sample import ReverseSample
 from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import in_charge
 from migration_assets.postgres.cutover.reverse import (
     reverse_arrived,
     reverse_names,

@@ -3,11 +3,10 @@
 import psycopg
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, SideName
-from migration_assets.postgres.cutover.facts import read_cutover_facts
+from migration_assets.postgres.cutover.facts import in_charge, read_cutover_facts
 from migration_assets.postgres.cutover.holds import HOLD, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import in_charge
 from migration_assets.postgres.cutover.undoing import release_source
 from migration_assets.postgres.cutover.writes import HeldWrites, find_held, find_held_alone, read_writes
 

@@ -10,7 +10,8 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Scope
 from migration_assets.domain.evidence_chain import ChainKind
-from migration_assets.postgres.cutover.records import CutoverRecord, durably, in_charge, read_cutovers
+from migration_assets.postgres.cutover.facts import in_charge
+from migration_assets.postgres.cutover.records import CutoverRecord, durably, read_cutovers
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.sessions import Connected, require_row
 
