@@ -3,25 +3,24 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg import sql
+
 from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind, SideName
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, HOLDERS
 from migration_assets.postgres.sessions import Connected, require_row
 
-_FACTS = """
+_FACTS = sql.SQL("""
 SELECT o.kind, o.opened_at, o.id, o.approved_by, u.id, u.kind, u.state, u.opened_at IS NOT NULL,
-       (u.timeline #>> '{begun,timeout_seconds}')::float8,
-       (SELECT k.pid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2
-          AND k.classid = %(lock)s AND k.objid::bigint = hashtext(%(relation)s)::bigint & 4294967295
-          AND k.pid <> pg_backend_pid() AND k.mode = 'ExclusiveLock'
-          AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1),
+       (u.timeline #>> '{{begun,timeout_seconds}}')::float8,
+       ({holders} LIMIT 1),
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s AND stream_barred),
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s)
 FROM (SELECT) one
 LEFT JOIN LATERAL (SELECT * FROM migration.cutovers WHERE relation = %(relation)s AND opened_at IS NOT NULL
                    ORDER BY id DESC LIMIT 1) o ON true
 LEFT JOIN migration.cutovers u ON u.relation = %(relation)s AND u.outcome = 'running'
-"""
+""").format(holders=sql.SQL(HOLDERS))
 _DECOMMISSIONED = """
 SELECT coalesce(finished_at, started_at) FROM migration.decommissions
 WHERE relation = %s AND state IN ('closed', 'severed', 'done')
@@ -62,7 +61,8 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
     if not cutovers:
         return CutoverFacts()
     row = require_row(
-        base.execute(_FACTS, {"relation": relation, "lock": CUTOVER_LOCK_CLASS}).fetchone(), "the cutovers"
+        base.execute(_FACTS, {"relation": relation, "key": relation, "lock": CUTOVER_LOCK_CLASS}).fetchone(),
+        "the cutovers",
     )
     kind, since, cutover, approved_by, left, left_kind, state, opened, timeout, pid, barred, known = row
     closed = base.execute(_DECOMMISSIONED, [relation]).fetchone() if decommissions else None

@@ -16,15 +16,10 @@ from migration_assets.postgres.change_stream.records import read_stream, stream_
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import is_overdue, read_hold, refuses_writes
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, HOLDERS, cutover_lock
 from migration_assets.postgres.sessions import Connected
 
 _END_MS = 5_000
-_HOLDERS = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND objsubid = 2"
-    " AND classid = %s AND objid::bigint = hashtext(%s)::bigint & 4294967295 AND pid <> pg_backend_pid()"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-)
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +56,7 @@ def _is_overdue(plan: CutoverPlan, base: Connected, legacy: Connected) -> bool:
 
 def _end(connection: Connected, key: str) -> list[int]:
     """End whoever has the lock; their pids."""
-    pids = [int(pid) for (pid,) in connection.execute(_HOLDERS, [CUTOVER_LOCK_CLASS, key]).fetchall()]
+    pids = [int(pid) for (pid,) in connection.execute(HOLDERS, {"lock": CUTOVER_LOCK_CLASS, "key": key}).fetchall()]
     try:
         for pid in pids:
             connection.execute("SELECT pg_terminate_backend(%s, %s)", [pid, _END_MS])
