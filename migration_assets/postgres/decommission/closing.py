@@ -5,7 +5,7 @@ The data stays as it is. Grants and settings change in one transaction, so that 
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import errors, sql
 
@@ -16,7 +16,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql
 
 # kind, object, column or NULL, grantee, privilege, with grant option
-_GRANTS = """
+_GRANTS: LiteralString = """
 , acls AS (
     SELECT o.kind, o.oid, NULL::text AS name, c.relacl AS acl, c.relowner FROM objects o JOIN pg_class c USING (oid)
     UNION ALL SELECT o.kind, o.oid, quote_ident(a.attname), a.attacl, c.relowner FROM objects o
@@ -54,7 +54,7 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
 
 def former_grants(legacy: Connected, spec: TableSpec, scope: Scope) -> dict[str, Any]:
     """What will be taken away, and under `reopen` the statements that give it back."""
-    grants = legacy.execute((OBJECTS + _GRANTS).encode(), {"table": str(spec.table)}).fetchall()
+    grants = _grants(legacy, spec)
     reopen: list[str] = []
     former: dict[str, Any] = {}
     if scope == "database":
@@ -125,14 +125,15 @@ def would_close(former: Mapping[str, Any], scope: Scope) -> list[str]:
     return steps
 
 
-def _revoke_grants(legacy: Connected, spec: TableSpec) -> None:
-    def left() -> list[tuple[Any, ...]]:
-        return legacy.execute((OBJECTS + _GRANTS).encode(), {"table": str(spec.table)}).fetchall()
+def _grants(legacy: Connected, spec: TableSpec) -> list[tuple[Any, ...]]:
+    return legacy.execute(OBJECTS + _GRANTS, {"table": str(spec.table)}).fetchall()
 
-    for kind, name, who in sorted({(str(row[0]), str(row[1]), str(row[3])) for row in left()}):
+
+def _revoke_grants(legacy: Connected, spec: TableSpec) -> None:
+    for kind, name, who in sorted({(str(row[0]), str(row[1]), str(row[3])) for row in _grants(legacy, spec)}):
         # All three are the server's own texts, quoted by it.
         legacy.execute(raw_sql(f"REVOKE ALL PRIVILEGES ON {kind} {name} FROM {who} CASCADE"))
-    stays = left()
+    stays = _grants(legacy, spec)
     if stays:
         raise DecommissionError(
             f"{stays[0][4]} on {stays[0][1]} could not be taken from {stays[0][3]}",

@@ -10,24 +10,18 @@ from typing import LiteralString
 
 from migration_assets.domain.legacy_reads import Counted
 from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.decommission.queries import CLIENTS, FAMILY
 from migration_assets.postgres.sessions import Connected, require_row
 
-# The table with its children, should it have any.
-_OURS: LiteralString = """
-WITH RECURSIVE ours AS (
-    SELECT to_regclass(%(table)s)::oid AS oid
-    UNION SELECT i.inhrelid FROM pg_inherits i JOIN ours o ON i.inhparent = o.oid
-)
-"""
 _COUNTERS: LiteralString = """
 SELECT 't' || o.oid::text, NULL::text, pg_stat_get_numscans(o.oid), pg_stat_get_tuples_returned(o.oid),
        pg_stat_get_tuples_updated(o.oid), pg_stat_get_tuples_deleted(o.oid), false
-FROM ours o WHERE o.oid IS NOT NULL
+FROM family o WHERE o.oid IS NOT NULL
 UNION ALL
 SELECT 't' || x.indrelid::text, 'i' || x.indexrelid::text, pg_stat_get_numscans(x.indexrelid), 0, 0, 0,
        -- What the apply worker finds its row by.
        CASE WHEN c.relreplident = 'i' THEN x.indisreplident ELSE x.indisprimary END
-FROM ours o JOIN pg_index x ON x.indrelid = o.oid JOIN pg_class c ON c.oid = o.oid
+FROM family o JOIN pg_index x ON x.indrelid = o.oid JOIN pg_class c ON c.oid = o.oid
 WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = x.indrelid
                   AND (k.contype = 'x' OR (k.contype IN ('p', 'u') AND k.condeferrable)))
 """
@@ -37,21 +31,13 @@ SELECT concat_ws('/', %s::text, current_setting('track_counts'), to_regclass(%s)
 FROM pg_stat_database d, pg_stat_archiver a WHERE d.datname = current_database()
 """
 _CLIENTS: LiteralString = """
-SELECT format('%%s (%%s, %%s)', a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'),
-              coalesce(a.client_addr::text, 'local')),
+SELECT format('%%s (%%s, %%s)', a.usename, a.application, a.address),
        EXISTS (SELECT FROM pg_locks k WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.granted
                AND k.mode IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
-               AND k.relation IN (SELECT oid FROM ours)
+               AND k.relation IN (SELECT oid FROM family)
                AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
        coalesce(a.query_start >= %(since)s AND strpos(lower(a.query), lower(%(name)s)) > 0, false)
-FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-  -- Of other roles' sessions a role without pg_read_all_stats sees neither kind nor query.
-  AND coalesce(a.backend_type, 'client backend') = 'client backend'
-  AND NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid = a.pid)
-  AND NOT EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = a.pid)
-  AND NOT starts_with(coalesce(a.application_name, ''), 'migration_assets:')
-ORDER BY a.backend_start
+FROM clients a ORDER BY a.backend_start
 """
 _NAMED = 3
 
@@ -61,7 +47,7 @@ def count_reads(legacy: Connected, spec: TableSpec, cutover: int, since: datetim
     legacy.execute("SET stats_fetch_consistency = 'snapshot'")
     with legacy.transaction():
         parameters = {"table": str(spec.table)}
-        rows = legacy.execute(_OURS + _COUNTERS, parameters).fetchall()
+        rows = legacy.execute(FAMILY + _COUNTERS, parameters).fetchall()
         life = str(require_row(legacy.execute(_LIFE, [cutover, str(spec.table)]).fetchone(), "the statistics")[0])
     writes = {table: updated + deleted for table, index, _, _, updated, deleted, _ in rows if index is None}
     raw: dict[str, int] = {}
@@ -79,7 +65,7 @@ def count_reads(legacy: Connected, spec: TableSpec, cutover: int, since: datetim
 
 def _clients(legacy: Connected, spec: TableSpec, since: datetime | None) -> tuple[Sequence[str], Sequence[str]]:
     parameters = {"table": str(spec.table), "name": spec.table.name, "since": since}
-    rows = legacy.execute(_OURS + _CLIENTS, parameters).fetchall()
+    rows = legacy.execute(FAMILY + "," + CLIENTS + _CLIENTS, parameters).fetchall()
     reading = list(dict.fromkeys(str(who) for who, holds, _ in rows if holds))
     suspects = list(dict.fromkeys(str(who) for who, holds, names in rows if holds or names))
     return reading[:_NAMED], suspects[:_NAMED]

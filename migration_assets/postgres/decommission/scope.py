@@ -1,51 +1,40 @@
 """What is closed: the legacy's whole database or its table alone; what else lives there, and whether our role may."""
 
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
 from migration_assets.domain.decommission_state import Obstacle, Scope
 from migration_assets.domain.table_spec import TableSpec, quote_identifier
+from migration_assets.postgres.decommission.queries import CLIENTS, FAMILY
 from migration_assets.postgres.sessions import Connected, require_row
 
-_OTHERS = """
-WITH RECURSIVE ours AS (
-    SELECT to_regclass(%(table)s)::oid AS oid
-    UNION SELECT i.inhrelid FROM pg_inherits i JOIN ours o ON i.inhparent = o.oid
-)
+_OTHERS: LiteralString = """
 SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'migration') AND n.nspname NOT LIKE 'pg\\_toast%%'
-  AND NOT EXISTS (SELECT FROM ours o WHERE o.oid = c.oid)
+  AND NOT EXISTS (SELECT FROM family o WHERE o.oid = c.oid)
   AND NOT EXISTS (SELECT FROM pg_depend d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
   -- A partition goes with its root.
   AND NOT c.relispartition
 ORDER BY 1
 """
-_SESSIONS = """
-SELECT a.pid, format('backend %s (%s, %s, %s)', a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'),
-                     coalesce(a.client_addr::text, 'local'))
-FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-  AND coalesce(a.backend_type, 'client backend') = 'client backend'
-  AND NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid = a.pid)
-  AND NOT EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = a.pid)
-  AND NOT starts_with(coalesce(a.application_name, ''), 'migration_assets:')
-ORDER BY a.backend_start
+_SESSIONS: LiteralString = """
+SELECT a.pid, format('backend %s (%s, %s, %s)', a.pid, a.usename, a.application, a.address)
+FROM clients a ORDER BY a.backend_start
 """
 # Its own sequences alone: one that is shared with other tables is theirs, too.
-OBJECTS = """
-WITH RECURSIVE tables AS (
-    SELECT to_regclass(%(table)s)::oid AS oid
-    UNION SELECT i.inhrelid FROM pg_inherits i JOIN tables o ON i.inhparent = o.oid
-), objects AS (
-    SELECT 'TABLE' AS kind, oid FROM tables
-    UNION SELECT 'SEQUENCE', d.objid FROM pg_depend d JOIN tables t ON d.refobjid = t.oid
+_OBJECTS: LiteralString = """
+, objects AS (
+    SELECT 'TABLE' AS kind, oid FROM family
+    UNION SELECT 'SEQUENCE', d.objid FROM pg_depend d JOIN family t ON d.refobjid = t.oid
     JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 )
 """
+OBJECTS: LiteralString = FAMILY + _OBJECTS
 _LISTED = 5
 
 
@@ -69,12 +58,12 @@ def choose_scope(legacy: Connected, spec: TableSpec, wanted: Scope | None) -> Ch
 
 def other_tables(legacy: Connected, spec: TableSpec) -> list[str]:
     """What else applications keep in the legacy's database: not schema migration, not what belongs to extensions."""
-    return [str(row[0]) for row in legacy.execute(_OTHERS, {"table": str(spec.table)})]
+    return [str(row[0]) for row in legacy.execute(FAMILY + _OTHERS, {"table": str(spec.table)})]
 
 
 def other_sessions(legacy: Connected) -> list[tuple[int, str]]:
     """Clients in the legacy's database that are not ours: their pids, and who they are."""
-    return [(int(pid), str(who)) for pid, who in legacy.execute(_SESSIONS.encode())]
+    return [(int(pid), str(who)) for pid, who in legacy.execute("WITH" + CLIENTS + _SESSIONS)]
 
 
 def scope_obstacles(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str) -> list[Obstacle]:
