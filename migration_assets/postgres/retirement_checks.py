@@ -20,7 +20,7 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
-from migration_assets.postgres.sessions import Connected, uncounted
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sign_offs import read_sign_off
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -67,7 +67,6 @@ def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerp
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
-        uncounted(legacy)
         return rows_of_week(legacy, plan, record)
 
 

@@ -8,7 +8,6 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.legacy_reads import ReadWatch
 from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission
-from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.runtime import Migration
 
@@ -19,11 +18,12 @@ _TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=30_000)
 def note_legacy_reads(migration: Migration) -> ReadWatch | None:
     """One look, kept in the ledger; None while the legacy is in charge or is closed, and where it could not be done.
 
+    For a watch, which has seen to the ledger.
+
     Never raises what a server says: the next look makes up for this one.
     """
     try:
         with migration.databases.session("base", "watch:reads", _TIMEOUTS) as base:
-            ensure_ledger(base)
             relation = migration.spec.relation
             cutover, closed = current_cutover(base, relation), read_decommission(base, relation)
             if cutover is None or (closed is not None and closed.state.final):

@@ -48,7 +48,6 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
     try:
         marker = send_reverse_marker(base, plan.relation)
         with plan.databases.session("legacy", f"{record.week.key}:brought", plan.limits.timeouts()) as legacy:
-            uncounted(legacy)
             patience = plan.limits.cut_patience_seconds
             if not wait_until(lambda: reverse_arrived(legacy, plan.relation, marker), seconds=patience):
                 yield (

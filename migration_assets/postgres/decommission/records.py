@@ -10,8 +10,8 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Scope
 from migration_assets.domain.evidence_chain import ChainKind
-from migration_assets.postgres.cutover.facts import in_charge
-from migration_assets.postgres.cutover.records import CutoverRecord, durably, read_cutovers
+from migration_assets.postgres.cutover.facts import read_cutover_facts
+from migration_assets.postgres.cutover.records import CutoverRecord, durably, read_cutover
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -39,9 +39,8 @@ class DecommissionRecord:
 
 def current_cutover(base: Connected, relation: str) -> CutoverRecord | None:
     """The one that put the base in charge; None where the legacy is."""
-    if in_charge(base, relation) == "legacy":
-        return None
-    return [one for one in read_cutovers(base, relation) if one.opened_at is not None][-1]
+    facts = read_cutover_facts(base, relation)
+    return None if facts.in_charge == "legacy" or facts.cutover is None else read_cutover(base, facts.cutover)
 
 
 def read_decommission(base: Connected, relation: str) -> DecommissionRecord | None:
