@@ -29,7 +29,7 @@ def test_a_missing_index_is_a_warning_with_the_statement(patient: Patient) -> No
 
 def test_a_table_that_was_never_analyzed_is_a_warning_and_nothing_is_estimated(patient: Patient) -> None:
     patient.with_bookings()
-    patient.legacy("CREATE TABLE fresh (id int PRIMARY KEY, booked_at date NOT NULL)",
+    patient.legacy("CREATE TABLE fresh (id int PRIMARY KEY, booked_at date NOT NULL) WITH (autovacuum_enabled = off)",
                    "INSERT INTO fresh VALUES (1, '2024-05-01')")  # fmt: skip
     findings = patient.table("fresh").examine()
     assert findings.severity("sizes") is Severity.WARNING
