@@ -25,6 +25,7 @@ from migration_assets.embedded.processes import (
     server_processes,
     wait_until,
 )
+from migration_assets.embedded.shared_memory import free_shared_memory
 
 StopMode = Literal["fast", "immediate"]
 
@@ -121,6 +122,21 @@ class Cluster:
         """
         if not kill_server(self.data):
             raise self._failure("killed processes are still there")
+
+    def end(self) -> None:
+        """Have nothing of it left but its folder, which may go then: no process, and no memory in the kernel.
+
+        An immediate stop is about as fast as a kill, and frees what a killed server leaves behind.
+
+        Raises:
+            EmbeddedServerError: Some processes are still alive after 30 s.
+        """
+        running = postmaster(self.data)
+        if running is not None:
+            _send(running, _SIGNALS["immediate"])
+            wait_until(lambda: not server_processes(self.data), seconds=10)
+        self.kill()
+        free_shared_memory(self.data)
 
     def accepting_port(self) -> int | None:
         """Where a live postmaster of this data folder accepts connections now; None for a zombie or a frozen one."""

@@ -12,6 +12,7 @@ from migration_assets.embedded.binaries import Binaries, Major
 from migration_assets.embedded.passwords import write_secret
 from migration_assets.embedded.privileges import ServerUser, own
 from migration_assets.embedded.processes import end_programs_on, run
+from migration_assets.embedded.shared_memory import free_shared_memory
 
 _ASIDE = "initdb-"
 # Order by code point everywhere. 18 brings its own C.UTF-8; 16 needs the system's, which macOS may lack.
@@ -43,6 +44,7 @@ def create_cluster(folder: Path, binaries: Binaries, user: ServerUser | None, pa
     own(folder, user)
     for leftover in folder.glob(f"{_ASIDE}*"):
         end_programs_on(leftover)  # we hold the lock, so whoever works there has lost its starter
+        free_shared_memory(leftover / "data")
         shutil.rmtree(leftover, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
     try:

@@ -14,6 +14,8 @@ _COMMON = {
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
     "max_connections": "100",
+    # Below the data folder: what a killed server leaves behind goes with it.
+    "dynamic_shared_memory_type": "mmap",
     # Logical replication. The default retry interval delays apply starts by up to 5 s.
     "wal_level": "logical",
     "max_wal_senders": "20",

@@ -90,8 +90,8 @@ class EmbeddedServers:
         if not self._var.is_dir():
             return
         with exclusive(self._var):
-            for cluster in self._known_clusters():
-                cluster.kill()
+            for cluster in reversed(self._known_clusters()):
+                cluster.end()
             known = read_records(self._var)
             delete_records(self._var)
             home = known.home if known else shared_home(self._var)
