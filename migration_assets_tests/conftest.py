@@ -3,13 +3,12 @@
 import secrets
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.pairs import quick_pair
 
 # Minutes in one test each: begun last, they would run alone at the end while the other workers have nothing to do.
 _LONG = ("test_cli.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
@@ -27,17 +26,6 @@ class Databases:
     base_url: str
 
 
-@contextmanager
-def running_pair(folder: Path) -> Generator[EmbeddedServers]:
-    """Both servers, started, and removed at the end; a power cut may lose everything, which makes them faster."""
-    pair = EmbeddedServers(folder, extra_settings={"fsync": "off", "max_prepared_transactions": "4"})
-    try:
-        pair.start()
-        yield pair
-    finally:
-        pair.remove()
-
-
 @pytest.fixture
 def ordinary_signals() -> Generator[None]:
     """As a shell's child has them: whoever runs tests in the background, or in workers, may have them ignored."""
@@ -53,9 +41,9 @@ def ordinary_signals() -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+def servers() -> Generator[EmbeddedServers]:
     """The pair that all tests share which crash nothing."""
-    with running_pair(tmp_path_factory.mktemp("servers")) as pair:
+    with quick_pair() as pair:
         yield pair
 
 

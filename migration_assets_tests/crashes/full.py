@@ -1,19 +1,17 @@
 """Every step struck at every statement: `python -m migration_assets_tests.crashes.full [--seed N] [--steps a,b]`."""
 
 import argparse
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random, SystemRandom
 
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.crashes.child import Nursery, nursery
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.matrix import Matrix
 from migration_assets_tests.crashes.steps import STEPS, crash_migration
+from migration_assets_tests.pairs import quick_pair
 
 
 @contextmanager
@@ -42,8 +40,7 @@ def main() -> int:
     began = time.monotonic()
     random = Random(arguments.seed)
     with (
-        tempfile.TemporaryDirectory() as folder,
-        running_pair(Path(folder)) as pair,
+        quick_pair() as pair,
         nursery() as children,
         built(pair, children, "crashes", arguments.seed) as judge,
     ):

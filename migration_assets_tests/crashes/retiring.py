@@ -5,12 +5,10 @@ All of it: `python -m migration_assets_tests.crashes.retiring [--seed N] [--step
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random, SystemRandom
 
 from migration_assets.domain.slice_state import SliceState
@@ -18,11 +16,11 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.postgres.retirement_records import Step
 from migration_assets.postgres.sessions import Databases
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.crashes.child import Ended, Nursery, Task
 from migration_assets_tests.crashes.retiring_child import LEAVING, NUMBER, retiring_nursery
 from migration_assets_tests.crashes.steps import crash_migration
 from migration_assets_tests.crashes.trap import Point, points_of
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.resting import ROWS, writing
 from migration_assets_tests.postgres.retiring import Departure, leaf
 from migration_assets_tests.postgres.support import Ground, wait_for
@@ -172,7 +170,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     failures: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, running_pair(Path(folder)) as pair:
+    with quick_pair() as pair:
         for step in arguments.steps.split(","):
             with struck(pair, "retiring", arguments.seed) as place:
                 every = points_of(place.record(step))

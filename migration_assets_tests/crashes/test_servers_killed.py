@@ -5,19 +5,19 @@ from collections.abc import Generator
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.crashes.child import Nursery
 from migration_assets_tests.crashes.drills import crash_server
 from migration_assets_tests.crashes.full import built
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.moments import BEFORE_SWAP, IN_ACTIVATION, TELLING
 from migration_assets_tests.crashes.trap import Point
+from migration_assets_tests.pairs import quick_pair
 
 
 @pytest.fixture(scope="module")
-def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+def own_servers() -> Generator[EmbeddedServers]:
     """A pair that tests may crash."""
-    with running_pair(tmp_path_factory.mktemp("crash")) as pair:
+    with quick_pair() as pair:
         yield pair
 
 

@@ -5,16 +5,14 @@ python -m migration_assets_tests.cutover.every_kill --kind cutover
 
 import argparse
 import sys
-import tempfile
 import time
 import traceback
-from pathlib import Path
 from random import Random
 
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.cutover.child import STEPS
 from migration_assets_tests.cutover.ground import ground_of
 from migration_assets_tests.cutover.kills import all_points, points_at_states, record_of, stage, strike
+from migration_assets_tests.pairs import quick_pair
 
 
 def main() -> None:
@@ -27,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     random, give_up = Random(options.seed), time.monotonic() + options.minutes * 60
     done = fell = failed = 0
-    with tempfile.TemporaryDirectory() as folder, running_pair(Path(folder) / "servers") as servers:
+    with quick_pair() as servers:
         number, ground = 0, None
         points = None
         while points is None or points:

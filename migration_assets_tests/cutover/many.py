@@ -6,15 +6,13 @@ python -m migration_assets_tests.cutover.many --seeds 20 --first 1
 import argparse
 import secrets
 import sys
-import tempfile
 import time
 import traceback
-from pathlib import Path
 
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.cutover.ground import ground_of
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal
+from migration_assets_tests.pairs import quick_pair
 
 
 def main() -> None:
@@ -26,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     run = killed_ordeal if options.killed else ordeal
     failed = 0
-    with tempfile.TemporaryDirectory() as folder, running_pair(Path(folder) / "servers") as servers:
+    with quick_pair() as servers:
         for seed in range(options.first, options.first + options.seeds):
             began, name = time.monotonic(), f"many_{seed}"
             servers.recreate_database("legacy", name)

@@ -5,11 +5,9 @@ All of them: `python -m migration_assets_tests.cutover.test_servers_killed`.
 
 import secrets
 import sys
-import tempfile
 import traceback
 from collections.abc import Generator
 from itertools import product
-from pathlib import Path
 from random import Random, SystemRandom
 
 import psycopg
@@ -23,10 +21,10 @@ from migration_assets.postgres.cutover.plan import Switch
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.cutover.kills import accepts, stage
 from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import wait_for
 
 _SEED = SystemRandom().randrange(10**6)
@@ -39,8 +37,8 @@ CASES: list[Case] = [
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
-    with running_pair(tmp_path_factory.mktemp("mortal")) as found:
+def pair() -> Generator[EmbeddedServers]:
+    with quick_pair() as found:
         yield found
 
 
@@ -131,7 +129,7 @@ def test_a_server_killed_at_a_state_costs_no_row_and_no_writes(
 def main() -> None:
     """One line a case."""
     failed = 0
-    with tempfile.TemporaryDirectory() as folder, running_pair(Path(folder) / "servers") as pair:
+    with quick_pair() as pair:
         ground = made(pair)
         for case in CASES[-8:] if "--open" in sys.argv else CASES:
             try:

@@ -17,12 +17,12 @@ from migration_assets.postgres.change_stream.holding import hold_stream, resume_
 from migration_assets.postgres.cutover.records import cutover_lock
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.alerts.webhook import webhook
-from migration_assets_tests.conftest import running_pair
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import run_child
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.cutover.guard import Guard, guard_of, migration_of
 from migration_assets_tests.cutover.kills import record_of
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import wait_for
 
 C = ProblemCode
@@ -121,8 +121,8 @@ def test_a_hold_that_nobody_noted_is_told_with_the_statement_that_ends_it(ground
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
-    with running_pair(tmp_path_factory.mktemp("mortal")) as found:
+def pair() -> Generator[EmbeddedServers]:
+    with quick_pair() as found:
         yield found
 
 

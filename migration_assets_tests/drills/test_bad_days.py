@@ -17,13 +17,13 @@ from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.observation import observe
 from migration_assets.steps.weeks import validate_week
-from migration_assets_tests.conftest import running_pair
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, wait_for, week
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
-    with running_pair(tmp_path_factory.mktemp("drills")) as made:
+def pair() -> Generator[EmbeddedServers]:
+    with quick_pair() as made:
         yield made
 
 

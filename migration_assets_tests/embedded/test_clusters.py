@@ -21,8 +21,9 @@ from migration_assets.embedded.processes import server_processes
 from migration_assets.embedded.reach import reachable_binaries, shared_home
 from migration_assets.embedded.server_settings import render
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets_tests.conftest import Databases, running_pair
+from migration_assets_tests.conftest import Databases
 from migration_assets_tests.embedded.support import eventually, execute, one, status_of
+from migration_assets_tests.pairs import running_pair
 
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 
@@ -215,9 +216,13 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the servers itself")
-def test_data_goes_to_a_shared_place_when_the_folder_is_closed_to_the_server_user(servers: EmbeddedServers) -> None:
+def test_data_goes_to_a_shared_place_when_the_folder_is_closed_to_the_server_user(
+    fresh: tuple[EmbeddedServers, Path],
+) -> None:
+    servers, var = fresh
+    servers.start()
     home = servers.address("base").passfile.parent
-    assert home == shared_home(servers.var)
+    assert home == shared_home(var)
     assert stat.S_IMODE((home / "servers").stat().st_mode) == 0o700
-    assert (servers.var / "pgpass").resolve() == (home / "pgpass").resolve()
-    assert json.loads((servers.var / "servers.json").read_text())["home"] == str(home)
+    assert (var / "pgpass").resolve() == (home / "pgpass").resolve()
+    assert json.loads((var / "servers.json").read_text())["home"] == str(home)

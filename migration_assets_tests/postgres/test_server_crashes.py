@@ -11,14 +11,14 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.sessions import Databases
-from migration_assets_tests.conftest import running_pair
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
 
 @pytest.fixture(scope="module")
-def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+def own_servers() -> Generator[EmbeddedServers]:
     """A pair that tests may crash. Nothing but the kernel's cache is at risk, which a killed process leaves alone."""
-    with running_pair(tmp_path_factory.mktemp("crash")) as pair:
+    with quick_pair() as pair:
         yield pair
 
 

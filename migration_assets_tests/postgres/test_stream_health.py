@@ -3,7 +3,6 @@
 import re
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,7 +14,7 @@ from migration_assets.postgres.change_stream.records import StreamStatus, set_st
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
-from migration_assets_tests.conftest import running_pair
+from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.small_stream import PATIENT, QUICK, SmallStream, lasting_stream, small_stream
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
@@ -353,9 +352,9 @@ def test_a_lost_slot_is_named(small_wal: SmallStream) -> None:
 
 
 @pytest.fixture
-def small_wal(tmp_path: Path) -> Generator[SmallStream]:
+def small_wal() -> Generator[SmallStream]:
     """On servers of its own: the limit would hit the slots of all other tests."""
-    with running_pair(tmp_path) as pair, lasting_stream(pair) as made:
+    with quick_pair() as pair, lasting_stream(pair) as made:
         with psycopg.connect(pair.legacy_url("postgres"), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
             connection.execute("SELECT pg_reload_conf()")
