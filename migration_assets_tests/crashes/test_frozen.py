@@ -20,7 +20,7 @@ from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.postgres.support import wait_for
 
 # A write of the others waits for the lock's whole second, and for a busy machine.
-_HELD_MS = 2_000.0
+_HELD_MS = 5_000.0
 
 
 @pytest.fixture(autouse=True)

@@ -47,17 +47,17 @@ def test_a_command_is_told_where_writes_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "what"),
+    ("command", "what", "seconds"),
     [
-        (python("import sys; print('s3cret'); sys.exit(3)"), "ended with code 3"),
-        (python("import time; time.sleep(30)"), "did not end within 0.5 s"),
-        ("/nowhere/s3cret --password s3cret", "cannot be run"),
-        ("'s3cret", "cannot be run"),
+        (python("import sys; print('s3cret'); sys.exit(3)"), "ended with code 3", 30),
+        (python("import time; time.sleep(30)"), "did not end within 0.5 s", 0.5),
+        ("/nowhere/s3cret --password s3cret", "cannot be run", 30),
+        ("'s3cret", "cannot be run", 30),
     ],
 )
-def test_a_command_that_fails_says_how_and_shows_nothing(command: str, what: str) -> None:
+def test_a_command_that_fails_says_how_and_shows_nothing(command: str, what: str, seconds: float) -> None:
     with pytest.raises(CutoverError, match=what) as caught:
-        call(cutover_hook_command=command, cutover_hook_timeout_seconds=0.5)
+        call(cutover_hook_command=command, cutover_hook_timeout_seconds=seconds)
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in repr(migration(cutover_hook_command=command))
 
@@ -69,20 +69,20 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
     script.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {pid}\nwait\n")
     script.chmod(0o700)
     began = time.monotonic()
-    with pytest.raises(CutoverError, match="did not end within 1 s and was killed"):
-        call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=1)
-    assert time.monotonic() - began < 5
+    with pytest.raises(CutoverError, match="did not end within 2 s and was killed"):
+        call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=2)
+    assert time.monotonic() - began < 20
     child = Path(f"/proc/{pid.read_text().strip()}/stat")
     wait_for(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z", "its child is dead")
 
 
 def test_a_command_that_leaves_something_running_and_ends_well_is_well(tmp_path: Path) -> None:
     script = tmp_path / "switch.sh"
-    script.write_text("#!/bin/sh\nsleep 3 &\n")
+    script.write_text("#!/bin/sh\nsleep 20 &\n")
     script.chmod(0o700)
     began = time.monotonic()
-    call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=20)
-    assert time.monotonic() - began < 2
+    call(cutover_hook_command=str(script), cutover_hook_timeout_seconds=60)
+    assert time.monotonic() - began < 15
 
 
 class _Hook(BaseHTTPRequestHandler):
@@ -92,7 +92,7 @@ class _Hook(BaseHTTPRequestHandler):
         self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         if "drip" in self.path:
             with suppress(OSError):
-                for letter in b"HTTP/1.0 204 slow" * 3:
+                for letter in b"HTTP/1.0 204 slow" * 12:
                     self.wfile.write(bytes([letter]))
                     time.sleep(0.1)
             return
@@ -132,4 +132,4 @@ def test_a_webhook_that_answers_byte_by_byte_is_given_up_in_time(address: str) -
     began = time.monotonic()
     with pytest.raises(CutoverError, match=r"did not answer within 0\.5 s"):
         call(cutover_hook_url=f"{address}/drip", cutover_hook_timeout_seconds=0.5)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10

@@ -71,14 +71,18 @@ def test_what_the_base_wrote_since_the_slot_began_is_read_before_writes_are_held
 
 def test_a_comparison_that_cannot_end_in_time_is_refused_before_anything_is_held(ground: CutoverGround) -> None:
     validated(ground)
-    ground.run("base", "UPDATE migration.cuts SET taken_at = taken_at - interval '4 s'")
+    ground.run(
+        "base",
+        "UPDATE migration.cuts c SET taken_at = v.validated_at - interval '4 s'"
+        " FROM migration.validations v WHERE (v.relation, v.marker) = (c.relation, c.marker)",
+    )
     with ground.databases.session("base", "test") as base:
         plan = ground.cutover_plan()
         found = estimate_comparison(base, plan, to_compare(base, plan))
     assert (found.weeks, found.rows) == (13, 910)
-    assert 13 * 4 / 2 <= found.seconds < 13 * 5 / 2
+    assert found.seconds == pytest.approx(13 * 4 / 2)
     with pytest.raises(
-        CutoverError, match=r"comparing 13 weeks with 910 rows .* about 2\d\.\d s .* timeout of 20 s"
+        CutoverError, match=r"comparing 13 weeks with 910 rows .* about 26\.0 s .* timeout of 20 s"
     ) as caught:
         ground.cut()
     assert "MIGRATION_CUTOVER_TIMEOUT_SECONDS to " in str(caught.value)

@@ -391,8 +391,8 @@ def test_one_side_may_wait_for_the_other_longer_than_a_frozen_controller_may(gro
     ground.run(
         "base",
         "CREATE FUNCTION public.nap(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS"
-        " 'BEGIN PERFORM pg_sleep(0.3); RETURN $1; END'",
+        " 'BEGIN PERFORM pg_sleep(0.6); RETURN $1; END'",
     )
     ground.open()
-    evidence = ground.copy(1, limits=CopyLimits(idle_timeout_seconds=1, attempts=1))
-    assert evidence.seconds["indexes"] > 2
+    evidence = ground.copy(1, limits=CopyLimits(idle_timeout_seconds=2, attempts=1))
+    assert evidence.seconds["indexes"] > 4

@@ -127,7 +127,7 @@ def test_a_cut_finds_its_moment_among_writers_whose_age_it_may_not_see(weak: Wea
         stop.set()
         for writer in writers:
             writer.join()
-    assert cut.writers_held_ms < 1000
+    assert cut.writers_held_ms < 5000
 
 
 def test_those_in_the_way_are_named_by_pid_at_least(weak: Weak) -> None:
