@@ -17,6 +17,7 @@ from migration_assets.steps.weeks import repair_week, validate_week
 from migration_assets_tests.convergence.workload import writing
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.steps import QUARTER, WEEK
+from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import wait_for
 
 _HOLD: LiteralString = "UPDATE public.bookings SET guests = 7 WHERE id = (SELECT max(id) FROM public.bookings)"
@@ -51,7 +52,11 @@ def test_a_long_writer_makes_a_cut_impossible_and_is_named_and_nobody_else_waits
     judge: Judge, step: Callable[[Migration, FiscalWeek], object]
 ) -> None:
     migration = impatient(judge, cut_patience_seconds=2.0, retry_attempts=1)
-    with writing(judge.migration.databases.legacy_url, 1, writers=0) as traffic, open_writer(judge) as pid:
+    with (
+        freezes() as machine,
+        writing(judge.migration.databases.legacy_url, 1, writers=0) as traffic,
+        open_writer(judge) as pid,
+    ):
         with pytest.raises(CutError) as caught:
             step(migration, WEEK)
         judge.require_nobody_held()
@@ -61,7 +66,7 @@ def test_a_long_writer_makes_a_cut_impossible_and_is_named_and_nobody_else_waits
     assert "pg_terminate_backend(pid)" in text, text
     waits = sorted(traffic.waits)
     print(f"longest stalls, ms: {[round(wait) for wait in waits[-5:]]} of {len(waits)}")
-    assert waits[-1] < _LONGEST_STALL_MS
+    assert waits[-1] < _LONGEST_STALL_MS + 2 * machine.longest_ms
     step(judge.migration, WEEK)
     judge.conclude("validate")
 
