@@ -1,4 +1,4 @@
-"""Imports flow one way, files stay short, and nobody reads the environment behind the settings' back."""
+"""Imports flow one way, files hold one concept each, and nobody reads the environment behind the settings' back."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "migration_assets"
 TESTS = Path(__file__).resolve().parent
-LONGEST_FILE = 300
+LONGEST_FILE = 450
 TICK_CONTEXTS = {"build_sensor_context", "build_schedule_context"}
 
 # Each layer may import itself and those named; a module directly below the package is a layer of its own.
@@ -77,7 +77,7 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_says_what_belongs_into_it_and_stays_short(path: Path) -> None:
+def test_a_file_says_what_belongs_into_it_and_holds_one_concept(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
     assert len(text.splitlines()) <= LONGEST_FILE, f"{path} has {len(text.splitlines())} lines: one concept each"

@@ -506,3 +506,16 @@ ALTER TABLE migration.slices DROP CONSTRAINT slices_check;
 ALTER TABLE migration.slices ADD CONSTRAINT slices_check CHECK (
     state IN ('absent', 'archived', 'retired')
     OR (copied_at IS NOT NULL AND legacy_rows IS NOT NULL AND base_rows IS NOT NULL));
+
+-- version 9
+CREATE TABLE migration.acceptances (
+    relation        text NOT NULL,
+    code            text NOT NULL,
+    subject         text NOT NULL,
+    accepted_by     text NOT NULL,
+    reason          text NOT NULL,
+    accepted_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, code, subject)
+);
+COMMENT ON TABLE migration.acceptances IS
+    'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
