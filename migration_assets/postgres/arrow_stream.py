@@ -1,6 +1,5 @@
 """Rows as Arrow, by ADBC, in a snapshot that another session exported; the only place that knows the driver."""
 
-import os
 import re
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,6 +12,7 @@ import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions, dbapi
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 from migration_assets.postgres.retries import is_transient
@@ -156,7 +156,8 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
 def _startup_options(url: str) -> str:
     """What the driver's own first queries must find: it asks for the types' names before we can set anything."""
     # What the URL or the environment asks for comes first: ours would replace it.
-    given = conninfo_to_dict(url).get("options") or os.environ.get("PGOPTIONS", "")
+    of_environment = next((one.val for one in Conninfo.get_defaults() if one.keyword == b"options"), None) or b""
+    given = conninfo_to_dict(url).get("options") or of_environment.decode()
     return f"{given} {_AT_THE_START}".strip()
 
 
