@@ -169,7 +169,7 @@ def _load(
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
         # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.
         live = record.under_cdc
-        proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None)
+        proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None, loaded.definitions)
         snapshot_at = loaded.snapshot_at
         if live:
             announce(base, f"{copy.week.key}:true-up")
@@ -178,7 +178,7 @@ def _load(
             with clock.phase("true-up"):
                 rows = slice_rows(plan, loaded.description, record, staging)
                 done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week)
-            proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
+            proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
             snapshot_at = pause.record.taken_at
         else:
             # A week under CDC is fenced by the stream's own row.
@@ -198,8 +198,8 @@ def _load(
         table_bytes, index_bytes = _sizes(base, copy.spec.table.sibling(record.leaf))
         clock.seconds["total"] = time.perf_counter() - started
         evidence = CopyEvidence(
-            proof.legacy, proof.base, proof.lsn, snapshot_at, loaded.piped.wire_bytes, table_bytes, index_bytes,
-            clock.seconds,
+            proof.legacy, proof.base, proof.definitions, proof.lsn, snapshot_at, loaded.piped.wire_bytes, table_bytes,
+            index_bytes, clock.seconds,
         )  # fmt: skip
         record_copy(base, record, evidence, copy.run_id, SliceState.STREAMING if live else SliceState.COPIED)
         if live:

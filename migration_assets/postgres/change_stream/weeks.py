@@ -7,9 +7,10 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.sessions import announce
+from migration_assets.postgres.snapshots import base_tables, hold_tables, in_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
-from migration_assets.postgres.true_up.slices import in_snapshot, slice_rows
+from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import Proof, record_proof
 
 OnWeek = Callable[[TruedUp], None]
@@ -44,15 +45,16 @@ def true_up_weeks(
         ):
             attempt = begin_attempt(base, record, "join", plan.run_id)
             try:
-                with in_snapshot(legacy, snapshot), base.transaction():
+                with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
                     keep_at_rest(base, stream)
+                    hold_tables(base, base_tables(base, plan.spec, [record.week]))
                     announce(base, purpose)
                     rows = slice_rows(plan, description, record)
                     done = true_up(legacy, base, rows, record.week)
                     record_proof(
                         base,
                         record,
-                        Proof(done.legacy, done.base, lsn, marker),
+                        Proof(done.legacy, done.base, lsn, marker, done.definitions),
                         "join",
                         plan.run_id,
                         found=done.differences,

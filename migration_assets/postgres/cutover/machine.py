@@ -136,7 +136,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 next_step="nothing, or the other direction",
             )
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
-            revalidate(plan, base)
+            revalidate(plan, base, legacy)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
         if rehearse:
             return read_cutover(base, work.id)

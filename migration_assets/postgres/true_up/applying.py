@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.copy_stream import pipe_rows
+from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
@@ -27,6 +29,7 @@ class TruedUp:
     legacy: Fingerprint
     base: Fingerprint
     differences: Differences
+    definitions: Definitions
 
 
 def true_up(
@@ -44,9 +47,10 @@ def true_up(
     Raises:
         SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
     """
+    definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
     compared = compare(legacy, base, rows)
     if compared.equal:
-        return TruedUp(week, compared.legacy, compared.base, Differences())
+        return TruedUp(week, compared.legacy, compared.base, Differences(), definitions)
     counts = dict.fromkeys(Kind, 0)
     for batch in differing_keys(legacy, base, rows, compared):
         if repair_id is not None:
@@ -65,7 +69,7 @@ def true_up(
             next_step="look for triggers, rules or generated columns on the base that change rows, then run this again",
             differences=differences,
         )
-    return TruedUp(week, compared.legacy, now, differences)
+    return TruedUp(week, compared.legacy, now, differences, definitions)
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:

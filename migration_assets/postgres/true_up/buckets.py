@@ -23,13 +23,14 @@ _FEWEST, _MOST = 16, 65_536
 class SliceRows:
     """Which rows are compared, and how: the legacy's description decides on both sides.
 
-    `target` is where the base has them: the root, or a table that is still being made.
+    `target` is where the base has them: the root, or a table that is still being made. `leaf` is the table itself.
     """
 
     description: TableDescription
     spec: TableSpec
     bounds: tuple[Any, Any]
     target: QualifiedName
+    leaf: QualifiedName
     expected_rows: int
 
     @property
