@@ -5,8 +5,9 @@ import sys
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.commands.periods import parse_quarter
+from migration_assets.commands.periods import confirm_deletes, parse_quarter
 from migration_assets.domain.errors import SettingsError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.steps.observation import observe
 from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
 from migration_assets.steps.watching import send_test_alert
@@ -41,23 +42,25 @@ def pause(reason: str) -> None:
 
 
 @stream.command()
-def resume() -> None:
+@confirm_deletes
+def resume(confirmed: dict[FiscalWeek, int]) -> None:
     """Let the stream go on; a join that was never finished is finished by a rebuild."""
     migration = opened()
     with console.status("Letting the stream go on"):
-        done = resume_stream(migration)
+        done = resume_stream(migration, confirmed_deletes=confirmed)
     say(done)
 
 
 @stream.command("start")
 @click.argument("quarter")
 @click.option("--rebuild", is_flag=True, help="A new slot, and every week under CDC trued up against it.")
-def stream_start(quarter: str, rebuild: bool) -> None:
+@confirm_deletes
+def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) -> None:
     """Bring a quarter whose weeks are copied under CDC."""
     wanted = parse_quarter(quarter)
     migration = opened()
     with weeks_progress(console, f"{wanted.key}: weeks under CDC") as on_week:
-        joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week)
+        joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week, confirmed_deletes=confirmed)
     print_joined(console, joined)
 
 

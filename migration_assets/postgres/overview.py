@@ -66,7 +66,8 @@ class Signature:
 class Overview:
     """One look. `now` is the base's clock, `changes` are by leaf, `lags` and `cuts` the last ones, oldest first.
 
-    `altered` is what was done to tables since they were proven, as far as the base can tell. `reverse` is what the base alone knows of the reverse stream, while it is in charge.
+    `altered` is what was done to tables since they were proven, as far as the base can tell. `reverse` is what the base
+    alone knows of the reverse stream, while it is in charge.
     """
 
     relation: str

@@ -50,6 +50,7 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
         SliceBusyError: Somebody works on it.
         StreamError: The stream does not run, or somebody works on it.
         CutError: No moment for a cut.
+        DeletionError: Too many rows would be deleted without a person's word; rolled back.
         SliceMismatchError: Something in the base changes rows on their way in; rolled back.
     """
     if dry_run:
@@ -65,7 +66,7 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
                 hold_tables(base, base_tables(base, plan.spec, [week]))
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
                 repair_id = _begin_repair(base, plan, record, pause.record)
-                done = true_up(pause.legacy, base, rows, week, repair_id=repair_id)
+                done = true_up(pause.legacy, base, rows, week, plan.deletions, repair_id=repair_id)
                 differences = done.differences
                 repair_id = _end_repair(base, repair_id, differences)
                 proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)

@@ -1,8 +1,9 @@
 """The steps on the change stream, each behind its gate."""
 
 import logging
+from collections.abc import Mapping
 
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.postgres.change_stream import holding, joining
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import Joined
@@ -22,6 +23,7 @@ def start_stream(
     rebuild: bool = False,
     run_id: str | None = None,
     on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined:
     """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
 
@@ -33,7 +35,7 @@ def start_stream(
         ensure_ledger(base)
         require_not_barred(base, migration.spec.relation)
         require_preflight(base, migration.spec.relation)
-    plan = migration.stream_plan(run_id)
+    plan = migration.stream_plan(run_id, confirmed_deletes)
     return retry_transient(
         lambda: joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
         what=f"change stream of {quarter.key}",
@@ -47,6 +49,8 @@ def pause_stream(migration: Migration, reason: str) -> str:
     return holding.hold_stream(migration.stream_plan(), reason)
 
 
-def resume_stream(migration: Migration, run_id: str | None = None) -> str:
+def resume_stream(
+    migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
-    return holding.resume_stream(migration.stream_plan(run_id))
+    return holding.resume_stream(migration.stream_plan(run_id, confirmed_deletes))

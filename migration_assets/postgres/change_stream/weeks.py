@@ -33,6 +33,7 @@ def true_up_weeks(
     transaction makes that true, and its status in the ledger says meanwhile that it is not.
 
     Raises:
+        DeletionError: Too many rows of a week would be deleted without a person's word.
         SliceMismatchError: A week cannot be made equal.
         psycopg.Error: A server failed. Weeks that are done are done; run it again.
     """
@@ -50,7 +51,7 @@ def true_up_weeks(
                     hold_tables(base, base_tables(base, plan.spec, [record.week]))
                     announce(base, purpose)
                     rows = slice_rows(plan, description, record)
-                    done = true_up(legacy, base, rows, record.week)
+                    done = true_up(legacy, base, rows, record.week, plan.deletions)
                     record_proof(
                         base,
                         record,
