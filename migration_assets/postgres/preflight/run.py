@@ -90,6 +90,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("control_values", Area.DATA, lambda: _examine_rows(run, legacy, base, subject))
     if base is None:
         return
+    run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(legacy, base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(legacy, base, description))
