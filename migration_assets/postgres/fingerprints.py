@@ -26,11 +26,17 @@ EVERYTHING = sql.SQL("true")
 _SENDS_ARRAYS = "array_send"
 
 
-def in_range(control_column: str, bounds: tuple[Any, Any]) -> sql.Composed:
-    """`control >= lower AND control < upper`; the bounds are literals, since COPY and DDL take no parameters."""
+def in_range(control_column: str, bounds: tuple[Any, Any], *, of: str | None = None) -> sql.Composed:
+    """`control >= lower AND control < upper`; the bounds are literals, since COPY and DDL take no parameters.
+
+    Args:
+        control_column: Which column.
+        bounds: Lower and upper.
+        of: What the table is called where it is joined with something whose columns may have the same name.
+    """
     lower, upper = bounds
     return sql.SQL("{c} >= {lower} AND {c} < {upper}").format(
-        c=sql.Identifier(control_column), lower=sql.Literal(lower), upper=sql.Literal(upper)
+        c=sql.Identifier(*([of] if of else []), control_column), lower=sql.Literal(lower), upper=sql.Literal(upper)
     )
 
 
