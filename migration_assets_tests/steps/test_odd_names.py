@@ -28,10 +28,11 @@ from migration_assets_tests.postgres.support import Ground, week
 # Names that our own SQL gives to something, PostgreSQL's words, and characters that SQL, psycopg and DuckDB read.
 ODD = (
     "n", "h", "b", "k", "k1", "k2", "t", "t0", "t1", "d", "v", "v0", "m", "r", "c", "c0", "f0", "one", "rows",
-    "hashed", "row", "key", "keys", "hash", "count", "before", "image", "images", "value", "migration", "marker", "relation",
-    "id", "user", "select", "order", "oid", "bucket", "stored", "texts", "probe", "capped", "h_base", "k1_base",
-    "excluded", "%s", "%(id)s", "%", "{}", "{c}", "{", "a.b", 'a"b', "a'b", "a\\b", "$1", "$$", ":x", "a,b", "a;--", "a b",
-    " ", "Zürich 北京", "UPPER", "Upper", "line\nbreak", "x" * 63, "fiscal_quarter", "fiscal_week", "control", "new", "old",
+    "hashed", "row", "key", "keys", "hash", "count", "before", "image", "images", "value", "migration",
+    "marker", "relation", "id", "user", "select", "order", "oid", "bucket", "stored", "texts", "probe",
+    "capped", "h_base", "k1_base", "excluded", "%s", "%(id)s", "%", "{}", "{c}", "{", "a.b", 'a"b', "a'b",
+    "a\\b", "$1", "$$", ":x", "a,b", "a;--", "a b", " ", "Zürich 北京", "UPPER", "Upper", "line\nbreak", "x" * 63,
+    "fiscal_quarter", "fiscal_week", "control", "new", "old",
 )  # fmt: skip
 KEYS = (("__key_1", "__key_2"), ("t", "n"), ("%s", 'a"{v}'))
 
