@@ -35,6 +35,7 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.cutover.records import bar_stream, durably
 from migration_assets.postgres.cutover.work import Work, stream_to_ourselves
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.sessions import require_row
 from migration_assets.postgres.validation_records import record_proof
 
@@ -125,6 +126,7 @@ def follow_again(work: Work) -> bool:
                     plan.relation,
                 ],
             )
+            count_markers_anew(base, work.legacy, plan.relation, "legacy")
             set_status(base, plan.relation, StreamStatus.LIVE)
             create_subscription(base, work.forward, conninfo, binary=description.binary_copy)
     return True
