@@ -347,7 +347,7 @@ def differing_markers(sent: set[int], before: set[int], arrived: set[int]) -> li
     if lost:
         found.append(
             f"changes were skipped: {_listed(lost)} never arrived, though later ones did: the side that follows was"
-            " restored to an earlier moment, or is a standby that lagged"
+            " restored to an earlier moment, is a standby that lagged, or was not sent everything for a while"
         )
     if strange:
         found.append(

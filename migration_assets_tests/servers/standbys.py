@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from migration_assets.embedded.binaries import locate
 from migration_assets.embedded.cluster import Cluster
@@ -34,6 +35,12 @@ class Spare:
         server: ServerName = side
         address = replace(self.pair.address(server), port=cluster.port, passfile=cluster.passfile)
         return address.url(database)
+
+    def recreate(self, name: str) -> None:
+        """An empty database of that name on both sides."""
+        for side in self.clusters:
+            with psycopg.connect(self.url(side, "postgres"), autocommit=True) as admin:
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
     def ground(self, like: Ground) -> Ground:
         """The same migration on whoever serves now."""
@@ -93,6 +100,22 @@ class Spare:
         self.made.append(new)
         return new
 
+    def dump_and_restore(self, ground: Ground) -> Ground:
+        """The base's database carried into another one of its server, by pg_dump and psql; without its subscription."""
+        base = self.clusters["base"]
+        name = f"{psycopg.conninfo.conninfo_to_dict(ground.databases.base_url)['dbname']}_copy"
+        with psycopg.connect(self.url("base", "postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        file = self.folder / name
+        target = self.url("base", name)
+        for program, *arguments in (
+            ("pg_dump", "-d", ground.databases.base_url, "--no-subscriptions", "--no-publications", "-Fc", "-f", file),
+            ("pg_restore", "-d", target, "--exit-on-error", file),
+        ):
+            code, said = run([base.binaries.program(program), *map(str, arguments)], user=server_user())
+            assert code == 0, said
+        return replace(ground, databases=replace(ground.databases, base_url=target))
+
     def standby(self, side: Side, **settings: str) -> Cluster:
         """A running standby of the side."""
         backup = self.back_up(side)
@@ -142,23 +165,32 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def spare_servers(majors: Mapping[Side, int] | None = None, **settings: str) -> Generator[Spare]:
-    """A pair of its own, and everything that was made of it gone at the end."""
+def spare_servers(*, new_legacy: bool = False) -> Generator[Spare]:
+    """A pair of its own, and everything that was made of it gone at the end.
+
+    Args:
+        new_legacy: The legacy is of the base's version, which can hand its slots on to a standby.
+    """
     with quick_pair() as pair:
         folder = pair.var / "spare"
         folder.mkdir(mode=0o711)
+        own(folder, server_user())
         clusters: dict[Side, Cluster] = {}
+        user = server_user()
         for status in pair.status():
             side: Side = status.name
-            major = 18 if side == "base" else 16
-            programs, version = reachable_binaries(locate(major), server_user())
-            address = pair.address(side)
+            programs, version = reachable_binaries(locate(18 if side == "base" else 16), user)
             clusters[side] = Cluster(
-                side, status.data_folder.parent, address.passfile, status.port, programs, version, server_user(),
+                side, status.data_folder.parent, pair.address(side).passfile, status.port, programs, version, user,
                 {"fsync": "off", "max_prepared_transactions": "4"},
             )  # fmt: skip
         spare = Spare(pair, folder, clusters)
         try:
+            if new_legacy:
+                base = clusters["base"]
+                legacy = replace(base, name="legacy", folder=folder / "legacy18", port=0)
+                spare.made.append(legacy)
+                clusters["legacy"] = spare.began(legacy)
             yield spare
         finally:
             for cluster in spare.made:

@@ -7,59 +7,16 @@ import pytest
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.cutover_planning import cutover_plan
-from migration_assets.steps.retiring import retire_week
-from migration_assets.steps.streaming import recover_stream, resume_stream, start_stream
-from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
-from migration_assets_tests.servers.drill import book, look, migration, streamed
+from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.servers.drill import book, look, mended, migration, refused_everywhere, streamed
 from migration_assets_tests.servers.standbys import Spare, spare_servers
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def spare() -> Generator[Spare]:
     with spare_servers() as found:
         yield found
-
-
-def refused_everywhere(ground: Ground, why: str) -> None:
-    """No step that rests on the stream or its proofs goes on, and each says which command mends it."""
-    product = migration(ground)
-    steps = {
-        "sign-off": lambda: sign_off_quarter(product, QUARTER, "Ada"),
-        "validate": lambda: ground.validate(5),
-        "repair": lambda: ground.repair(5),
-        "reconcile": ground.reconcile,
-        "copy live": lambda: ground.copy(5),
-        "join": ground.stream,
-        "resume": lambda: resume_stream(product),
-        "start": lambda: start_stream(product, QUARTER),
-        "cutover": lambda: cut_over(cutover_plan(product), approved_by="Ada"),
-        "archive": lambda: archive_week(product, week(5)),
-        "retire": lambda: retire_week(product, week(5)),
-    }
-    for name, step in steps.items():
-        with pytest.raises(ServerChangedError, match=why) as refused:
-            step()
-        assert "migration-assets stream recover --by NAME" in refused.value.next_step, name
-    assert ground.one("base", "SELECT NOT bool_or(subenabled) FROM pg_subscription") is not False
-
-
-def mended(ground: Ground) -> None:
-    """One command, after which both sides are equal as text, and stay so; the servers are known anew, and by whom."""
-    product = migration(ground)
-    assert recover_stream(product, "Ada") is not None
-    ground.assert_same()
-    book(ground, [900_001])
-    ground.assert_same()
-    assert look(ground)[1] == {}
-    assert ground.ask("base", "SELECT DISTINCT recorded_by FROM migration.servers") == [("Ada",)]
-    assert ground.ask("base", "SELECT mended_by FROM migration.server_changes") == [("Ada",)]
-    assert recover_stream(product, "Ada") is None
-    assert ground.reconcile().equal
-    assert sign_off_quarter(product, QUARTER, "Ada").approved_by == "Ada"
 
 
 def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spare) -> None:
@@ -99,3 +56,47 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
         sign_off_quarter(migration(after), QUARTER, "Ada")
     refused_everywhere(after, "the base was promoted or recovered")
     mended(after)
+
+
+def test_a_base_restored_to_a_point_in_time_is_told_by_its_timeline(spare: Spare) -> None:
+    ground = streamed(spare)
+    backup = spare.back_up("base")
+    book(ground, range(1001, 1006))
+    ground.drain()
+    ground.one("base", "SELECT pg_create_restore_point('drill')")
+    book(ground, range(1006, 1031))
+    ground.drain()
+    ground.one("base", "SELECT pg_switch_wal()")
+    (backup / "recovery.signal").touch()
+    kept = spare.clusters["base"].data / "pg_wal"
+    restored = spare.restore(
+        "base", backup, {"restore_command": f"cp {kept}/%f %p", "recovery_target_name": "drill",
+                         "recovery_target_action": "promote"},
+    )  # fmt: skip
+    spare.clusters["base"].kill()
+    spare.clusters["base"] = spare.began(restored)
+    after = spare.ground(ground)
+    wait_for(lambda: after.one("base", "SELECT NOT pg_is_in_recovery()"), "it is recovered")
+    assert ProblemCode.SERVER_CHANGED in look(after)[1]
+    with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):
+        sign_off_quarter(migration(after), QUARTER, "Ada")
+    mended(after)
+
+
+def test_a_ledger_carried_into_another_database_proves_nothing_there(spare: Spare) -> None:
+    """And the base that it was taken from, which follows still, never reads the new one's slot."""
+    ground = streamed(spare)
+    former = spare.clusters["base"]
+    copied = spare.dump_and_restore(ground)
+    book(ground, [1001])
+    ground.drain()
+    with pytest.raises(ServerChangedError, match="the base's database is another one"):
+        sign_off_quarter(migration(copied), QUARTER, "Ada")
+    assert ProblemCode.SERVER_CHANGED in look(copied)[1]
+    mended(copied)
+    # Its slot is gone; it may try for ever.
+    assert former.accepting_port()
+    before = ground.contents("base")
+    book(copied, [1002])
+    copied.assert_same()
+    assert ground.contents("base") == before

@@ -43,7 +43,7 @@ from migration_assets.postgres.change_stream.records import (
     stream_names,
 )
 from migration_assets.postgres.change_stream.running import require_running, require_stream
-from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot
+from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot, has_failover_slots, remove_slot
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
     drop_subscription,
@@ -215,13 +215,15 @@ def _activate(
         names = names_of(existing) if existing else stream_names(base, plan.relation)
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
-        drop_slot(legacy, names.slot)
         if mending.changed:
+            remove_slot(legacy, names.slot)
             # Whoever still follows under the old name, a base that was thought dead, must not read the new slot.
             with legacy.transaction():
                 drop_publication(legacy, names.publication)
             names = fresh_names()
             rename_stream(base, plan.relation, names)
+        else:
+            drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
         # Before it is changed: the next try would find ours.
@@ -252,7 +254,9 @@ def _activate(
                 )
                 note_pair(base, legacy, plan.relation, mending.by)
                 set_status(base, plan.relation, StreamStatus.LIVE)
-                create_subscription(base, names, conninfo, binary=description.binary_copy)
+                create_subscription(
+                    base, names, conninfo, binary=description.binary_copy, failover=has_failover_slots(legacy)
+                )
         return slot.lsn, weeks
 
 
