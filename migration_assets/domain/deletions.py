@@ -50,11 +50,12 @@ class Deletions:
         raise DeletionError(
             f"{deleted:,} of the week's {base:,} rows would be deleted from the base: the legacy shows {legacy:,}",
             where=week.key,
-            state_left="no row was deleted, the week is as before; a stream that was being built or joined stands until then",
+            state_left="no row was deleted, the week is as before; a stream that was being built or joined stands till"
+            " then",
             next_step="see why the legacy does not show them: the database behind MIGRATION_LEGACY_URL, a TRUNCATE or"
             " DELETE there, a restored backup. If they are to go, confirm their number: run the same again with"
-            f" --confirm-deletes '{week.key}={deleted}' (repair, stream start, stream resume), or in the launchpad with"
-            f' confirm_deletes: {{"{week.key}": {deleted}}}',
+            f" --confirm-deletes '{week.key}={deleted}' (repair; stream start, resume, recover), or in the launchpad"
+            f' with confirm_deletes: {{"{week.key}": {deleted}}}',
         )
 
 

@@ -79,6 +79,7 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
     behind there could never be rolled back, and nobody could archive them.
     """
     known = read_slices(base, plan.relation)
+    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     records = [record for record in known if record.under_cdc]
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
@@ -89,14 +90,14 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
         records = [
             r
             for r in records
-            if not r.validated_equal
+            if r.week not in in_root
+            or not r.validated_equal
             or r.validated_changes != changes.get(r.leaf, 0)
             # A proof of an older version of this program says nothing of the tables.
             or r.definitions is None
             or r.week in altered
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
         ]
-    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     return records + [r for r in known if not r.under_cdc and r.week in in_root]
 
 
