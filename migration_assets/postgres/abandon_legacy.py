@@ -10,7 +10,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.table_spec import TableSpec, parse_identifiers, quote_identifier
 from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publication, replica_identity
-from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
@@ -53,7 +53,7 @@ def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
         "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s),"
         " EXISTS (SELECT FROM pg_publication WHERE pubname = %(name)s),"
         " EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = ANY(%(guards)s))",
-        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD]},
+        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD, HOLD_ROWS]},
     ).fetchone()
     slot, publication, guard = require_row(row, "what is there")
     return Remains(
@@ -129,7 +129,8 @@ def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str
         "SELECT DISTINCT 'publication ' || p.pubname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid ="
         " p.oid WHERE r.prrelid = to_regclass('migration.markers') AND p.pubname <> %(name)s"
         " UNION ALL SELECT DISTINCT format('the guard of %%s', t.tgrelid::regclass) FROM pg_trigger t"
-        " WHERE t.tgfoid IN (to_regproc('migration.refuse_truncate'), to_regproc('migration.refuse_writes'))"
+        " WHERE t.tgfoid IN (to_regproc('migration.refuse_truncate'), to_regproc('migration.refuse_writes'),"
+        " to_regproc('migration.refuse_rows'), to_regproc('migration.refuse_base_truncate'))"
         " AND t.tgrelid IS DISTINCT FROM to_regclass(%(table)s)"
         " UNION ALL SELECT DISTINCT 'markers of ' || relation FROM migration.markers WHERE relation <> %(relation)s"
         " UNION ALL SELECT 'a ledger' WHERE to_regclass('migration.slices') IS NOT NULL ORDER BY 1",
@@ -155,7 +156,7 @@ def unmark_table(legacy: Connected, spec: TableSpec, former: str | None, *, pati
         nonlocal note
         note = None
         with legacy.transaction():
-            for trigger in (GUARD, HOLD):
+            for trigger in (GUARD, HOLD, HOLD_ROWS):
                 legacy.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table))
             if former is None or replica_identity(legacy, spec) == former:
                 return
@@ -204,8 +205,9 @@ def _drop_carriers(legacy: Connected) -> tuple[str, ...]:
         with legacy.transaction():
             legacy.execute(
                 "DROP TABLE migration.markers; DROP SEQUENCE migration.marker_id;"
-                " DROP TABLE IF EXISTS migration.reverse_markers, migration.holds;"
-                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes()"
+                " DROP TABLE IF EXISTS migration.reverse_markers, migration.holds, migration.hold_token;"
+                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes(),"
+                " migration.refuse_rows(), migration.refuse_base_truncate()"
             )
     except errors.DependentObjectsStillExist as error:
         return (f"what somebody built on it ({error.diag.message_detail})",)
