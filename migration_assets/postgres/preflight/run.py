@@ -32,6 +32,7 @@ from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
 from migration_assets.postgres.preflight.wording import error_text, info, judge
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
+from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
@@ -57,10 +58,12 @@ def run_preflight(
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
             run.check("version", Area.LEGACY, lambda: servers.examine_version(legacy, "legacy"))
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
+            run.check("walsender_settings", Area.LEGACY, lambda: examine_sending(legacy, "legacy"))
             run.check("connections", Area.LEGACY, lambda: servers.examine_connections(legacy, "legacy", plan))
         if base is not None:
             run.check("version", Area.BASE, lambda: servers.examine_version(base, "base"))
             run.check("base_server", Area.BASE, lambda: servers.examine_base_server(base))
+            run.check("apply_worker_settings", Area.BASE, lambda: examine_applying(base, "base"))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
