@@ -12,7 +12,7 @@ from migration_assets.postgres.sessions import Connected
 _LEADER_PID_SINCE = 160000
 _ORIGIN_SINCE = 160000
 _SUBSCRIBE = """
-CREATE OR REPLACE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE statement;
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING MESSAGE = SQLERRM, ERRCODE = SQLSTATE;

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from migration_assets.domain.cutover_state import CutoverError, SideName
 from migration_assets.postgres.change_stream.legacy_side import old_writers
+from migration_assets.postgres.own_objects import HOLDS, NAMES_OF_HOLDS, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -25,13 +26,7 @@ HOLD = "migration_assets_hold"
 # Behind a writer of this age a try would only hold up the others.
 _HOPELESS_MS = 3_000.0
 _FROZEN_MS = 2_000
-_MAKE = """
-CREATE SCHEMA IF NOT EXISTS migration;
-CREATE TABLE IF NOT EXISTS migration.holds (
-    relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT false,
-    held_at timestamptz NOT NULL DEFAULT clock_timestamp()
-)
-"""
+_MAKE = "CREATE SCHEMA IF NOT EXISTS migration; CREATE TABLE IF NOT EXISTS " + HOLDS
 # The base's own steps (a repair, a true-up) go on there; on the legacy none of them ever writes to the table.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION migration.refuse_writes() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
@@ -66,7 +61,11 @@ class Hold:
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
     """The side's hold, or None where it accepts writes, also where it never knew of cutovers."""
-    exists = connection.execute("SELECT to_regclass('migration.holds') IS NOT NULL").fetchone()
+    # A table of that name may be somebody else's: then nobody was ever held here.
+    exists = connection.execute(
+        "SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('migration.holds')"
+        " AND attname IN ('opener', 'opening')"
+    ).fetchone()
     if not require_row(exists, "to_regclass")[0]:
         return None
     row = connection.execute(
@@ -139,7 +138,12 @@ def hold(
 
 
 def prepare(connection: Connected) -> None:
-    """Make the table of holds and the trigger's function; safe to repeat."""
+    """Make the table of holds and the trigger's function; safe to repeat.
+
+    Raises:
+        ForeignObjectError: Something of somebody else's has one of their names.
+    """
+    require_no_collision(connection, NAMES_OF_HOLDS)
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(71001, 2)")
         row = connection.execute("SELECT to_regclass('migration.holds') IS NULL").fetchone()
