@@ -5,6 +5,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
+from migration_assets.postgres.own_objects import HOLDS, NAMES_OF_HOLDS, require_no_collision
 from migration_assets.postgres.sessions import Connected, require_row
 
 # Role and token: a reader of the ledger who sees the token has not the owner's rights, and who has them does not pass
@@ -73,13 +74,6 @@ FUNCTIONS: Mapping[str, tuple[LiteralString, LiteralString]] = {
     "refuse_rows": ("", _REFUSE_ROWS),
     "refuse_base_truncate": ("SET search_path = pg_catalog, pg_temp", _REFUSE_TRUNCATE),
 }
-_MAKE_HOLDS = """
-CREATE SCHEMA IF NOT EXISTS migration;
-CREATE TABLE IF NOT EXISTS migration.holds (
-    relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT false,
-    held_at timestamptz NOT NULL DEFAULT clock_timestamp()
-)
-"""
 # Default privileges may have given it to others at once.
 _MAKE_KEY = """
 CREATE TABLE migration.hold_token (token text NOT NULL);
@@ -99,7 +93,12 @@ END $$
 
 
 def make_functions(connection: Connected) -> None:
-    """Make the table of holds, the token and the triggers' functions, as this program has them; safe to repeat."""
+    """Make the table of holds, the token and the triggers' functions, as this program has them; safe to repeat.
+
+    Raises:
+        ForeignObjectError: Something of somebody else's has one of their names.
+    """
+    require_no_collision(connection, NAMES_OF_HOLDS)
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(71001, 2)")
         row = connection.execute(
@@ -107,7 +106,7 @@ def make_functions(connection: Connected) -> None:
         ).fetchone()
         no_holds, no_token = require_row(row, "to_regclass")
         if no_holds:
-            connection.execute(_MAKE_HOLDS)
+            connection.execute("CREATE SCHEMA IF NOT EXISTS migration; CREATE TABLE IF NOT EXISTS " + HOLDS)
         if no_token:
             connection.execute(_MAKE_KEY)
         for name, (options, body) in FUNCTIONS.items():

@@ -55,7 +55,11 @@ class Hold:
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
     """The side's hold, or None where it accepts writes, also where it never knew of cutovers."""
-    exists = connection.execute("SELECT to_regclass('migration.holds') IS NOT NULL").fetchone()
+    # A table of that name may be somebody else's: then nobody was ever held here.
+    exists = connection.execute(
+        "SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('migration.holds')"
+        " AND attname IN ('opener', 'opening')"
+    ).fetchone()
     if not require_row(exists, "to_regclass")[0]:
         return None
     row = connection.execute(
