@@ -10,8 +10,8 @@ nobody looked and no cut was taken.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import errors, sql
@@ -23,6 +23,7 @@ from migration_assets.postgres.change_stream.subscription import apply_worker, d
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row
 
 _SHOWN = 5
+_TABLES: Mapping[Side, str] = {"legacy": "markers", "base": "reverse_markers"}
 log = logging.getLogger(__name__)
 _IDENTITY = """
 SELECT c.system_identifier::text, d.oid::bigint, d.datname::text, current_setting('server_version'),
@@ -127,7 +128,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
         (lasting if same else passing).extend(of_legacy)
     if lasting:
         try:
-            bar(base, relation, lasting, legacy)
+            bar(base, relation, lasting)
         except errors.LockNotAvailable:
             log.warning("a step at work keeps the stream from being barred; the next look will: %s", "; ".join(lasting))
     return (*lasting, *passing)
@@ -261,7 +262,8 @@ def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> Non
 
     In the transaction that lets the stream run. Both streams' later markers count from here on.
     """
-    for connection, side in ((legacy, "legacy"), (base, "base")):
+    sides: Mapping[Side, Connected] = {"legacy": legacy, "base": base}
+    for side, connection in sides.items():
         now = read_identity(connection, side)
         note_server(base, relation, side, _on_disk(connection, now), newest_sent(connection, side), by)
     base.execute(
@@ -276,7 +278,7 @@ def _on_disk(connection: Connected, now: Identity) -> Identity:
     row = connection.execute(
         "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 8192, 0))::text"
     ).fetchone()
-    return Identity(**{**vars(now), "lsn": str(require_row(row, "a position")[0])})
+    return replace(now, lsn=str(require_row(row, "a position")[0]))
 
 
 def count_markers_anew(base: Connected, sender: Connected, relation: str, side: Side) -> None:
@@ -315,8 +317,8 @@ def open_change(base: Connected, relation: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def bar(base: Connected, relation: str, what: Sequence[str], legacy: Connected | None = None) -> None:
-    """Let nothing be applied any more in either direction, and say why; what was found first stays the reason."""
+def bar(base: Connected, relation: str, what: Sequence[str]) -> None:
+    """Let nothing be applied in the base any more, and say why; what was found first stays the reason."""
     stream = read_stream(base, relation)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
@@ -328,10 +330,6 @@ def bar(base: Connected, relation: str, what: Sequence[str], legacy: Connected |
             set_status(base, relation, StreamStatus.HELD, "a server changed: " + "; ".join(what))
         if stream is not None and apply_worker(base, stream.subscription) is not None:
             disable(base, stream.subscription)
-    if legacy is not None and stream is not None:
-        back = f"{stream.slot}_back"
-        if apply_worker(legacy, back) is not None:
-            disable(legacy, back)
 
 
 def differing_markers(sent: set[int], before: set[int], arrived: set[int]) -> list[str]:
@@ -372,40 +370,49 @@ def read_markers(connection: Connected, relation: str, since: int, table: str = 
     return {int(row[0]) for row in rows}
 
 
+@dataclass(frozen=True)
 class MarkersWatch:
-    """Whether a marker that arrives found all earlier ones there; made before that marker is sent.
+    """Whether a marker that arrives found all earlier ones there; made before that marker is sent."""
 
-    Args:
-        ledger: The base, whose ledger it is.
-        sender: Who sends.
-        follower: Who follows.
-        relation: Whose stream.
-        side: Which of the two the sender is.
-    """
+    ledger: Connected
+    sender: Connected
+    follower: Connected
+    relation: str
+    side: Side
+    since: int
+    lsn: str
+    before: set[int]
 
-    def __init__(
-        self, ledger: Connected, sender: Connected, follower: Connected, relation: str, side: Side = "legacy"
-    ) -> None:
-        self._ledger, self._sender, self._follower, self._relation, self._side = (
-            ledger, sender, follower, relation, side,
-        )  # fmt: skip
+    @classmethod
+    def begin(
+        cls, ledger: Connected, sender: Connected, follower: Connected, relation: str, side: Side
+    ) -> "MarkersWatch":
+        """Look at what the sender has by now.
+
+        Args:
+            ledger: The base, whose ledger it is.
+            sender: Who sends.
+            follower: Who follows.
+            relation: Whose stream.
+            side: Which of the two the sender is.
+        """
         known = known_servers(ledger, relation).get(side)
-        self._since = known.markers_since if known else newest_sent(sender, side)
-        self._table = "markers" if side == "legacy" else "reverse_markers"
-        self._lsn = read_identity(sender, side).lsn
-        self._before = read_markers(sender, relation, self._since, self._table)
+        since = known.markers_since if known else newest_sent(sender, side)
+        lsn = read_identity(sender, side).lsn
+        return cls(
+            ledger, sender, follower, relation, side, since, lsn, read_markers(sender, relation, since, _TABLES[side])
+        )
 
     def arrived(self) -> list[str]:
         """To be asked once that marker has arrived; what is wrong bars the stream. One that others deleted is none."""
-        of_follower = read_markers(self._follower, self._relation, self._since, self._table)
-        after = read_markers(self._sender, self._relation, self._since, self._table)
-        found = differing_markers(self._before & after, self._before | after, of_follower)
+        of_follower = read_markers(self.follower, self.relation, self.since, _TABLES[self.side])
+        after = read_markers(self.sender, self.relation, self.since, _TABLES[self.side])
+        found = differing_markers(self.before & after, self.before | after, of_follower)
         if found:
-            legacy = self._sender if self._side == "legacy" else self._follower
-            bar(self._ledger, self._relation, found, legacy)
+            bar(self.ledger, self.relation, found)
         else:
             # The marker's commit was waited for, and it came later.
-            note_position(self._ledger, self._relation, self._side, self._lsn)
+            note_position(self.ledger, self.relation, self.side, self.lsn)
         return found
 
 

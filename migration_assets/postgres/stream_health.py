@@ -270,7 +270,7 @@ def _measure_lag(
         worker = apply_worker(base, record.subscription)
         under_way = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
         if under_way is None or (runs and worker is not None and worker.pid):
-            markers = MarkersWatch(base, legacy, base, relation)
+            markers = MarkersWatch.begin(base, legacy, base, relation, "legacy")
             marker = send_heartbeat(legacy, relation)
         while runs:
             worker = apply_worker(base, record.subscription)

@@ -103,7 +103,7 @@ def measure_reverse(
     can_arrive = seen.subscription_enabled and seen.slot_exists and seen.wal_status != "lost"
     sent, markers = _newest_sent(base, relation), None
     if sent <= _newest_arrived(legacy, relation) or (can_arrive and seen.worker_runs):
-        markers = MarkersWatch(base, base, legacy, relation, "base")
+        markers = MarkersWatch.begin(base, base, legacy, relation, "base")
         sent = send_reverse_marker(base, relation)
     arrived = wait_until(lambda: reverse_arrived(legacy, relation, sent), seconds=seconds if can_arrive else 0.0)
     before = sent - 1 if arrived else _newest_arrived(legacy, relation)
