@@ -29,7 +29,8 @@ from migration_assets.postgres.heartbeats import (
     send_heartbeat,
 )
 from migration_assets.postgres.runway import missing_leaves, read_places
-from migration_assets.postgres.server_identity import MarkersWatch, look_at_servers, open_change
+from migration_assets.postgres.server_identity import look_at_servers, open_change
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
 from migration_assets.postgres.stream_samples import has_ledger

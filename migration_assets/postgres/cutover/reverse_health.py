@@ -16,7 +16,7 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.retries import wait_until
-from migration_assets.postgres.server_identity import MarkersWatch
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, require_row
 
 _SLOT = """
