@@ -37,6 +37,7 @@ class ProblemCode(StrEnum):
     COLUMNS_DIFFER = "columns_differ"
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
+    UPDATES_REFUSED = "updates_refused"
     RUNWAY = "runway"
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
@@ -59,6 +60,7 @@ DRIFTS = frozenset({
     ProblemCode.COLUMNS_DIFFER,
     ProblemCode.RIGHTS_MISSING,
     ProblemCode.LEAF_MISSING,
+    ProblemCode.UPDATES_REFUSED,
 })  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def small_stream(ground: Ground) -> SmallStream:
     with databases.session("legacy", "test") as legacy, databases.session("base", "test") as base:
         names = stream_names(base, spec.relation)
         begin_stream(base, spec.relation, names, "a test")
-        prepare_legacy(legacy, spec, patience_seconds=5)
+        prepare_legacy(legacy, spec, names.publication, patience_seconds=5)
         description = require_table(legacy, spec.table, "legacy")
         weeks = [week(number) for number in range(1, 14)]
         create_publication(legacy, names.publication, spec, row_filter(weeks, description, spec, ground.calendar))

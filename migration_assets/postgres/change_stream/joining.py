@@ -231,7 +231,7 @@ def _activate(
             "UPDATE migration.streams SET former_identity = coalesce(former_identity, %s) WHERE relation = %s",
             [replica_identity(legacy, plan.spec), plan.relation],
         )
-        prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        prepare_legacy(legacy, plan.spec, names.publication, patience_seconds=plan.limits.cut_patience_seconds)
         continue_markers(legacy, newest_marker(base))
         with legacy.transaction():
             drop_publication(legacy, names.publication)

@@ -49,7 +49,9 @@ def prepare_forward(work: Work) -> None:
     stream = work.plan.stream
     drop_forward(work)
     try:
-        prepare_legacy(work.legacy, stream.spec, patience_seconds=stream.limits.cut_patience_seconds)
+        prepare_legacy(
+            work.legacy, stream.spec, work.forward.publication, patience_seconds=stream.limits.cut_patience_seconds
+        )
         continue_markers(work.legacy, newest_marker(work.base))
         description = require_table(work.legacy, stream.spec.table, "legacy")
         weeks = [record.week for record in in_root(work.base, stream)]
