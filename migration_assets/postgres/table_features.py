@@ -5,12 +5,12 @@ from importlib.resources import files
 
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.change_stream.legacy_side import GUARD
-from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.fences import OUR_TRIGGERS
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.sessions import Connected
 
 # Triggers of ours hang on the table as well.
-_OURS = (GUARD, HOLD)
+_OURS = (GUARD, *OUR_TRIGGERS)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from psycopg import sql
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import TableSpec
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.own_objects import MARKERS, require_no_collision
 from migration_assets.postgres.refused_changes import refused_changes
@@ -186,7 +186,14 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
     """Who holds a lock on the table that a cut has to wait for, for how long and with which query; oldest first."""
-    rows = legacy.execute(
+    return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)
+
+
+def writers_of(
+    connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
+) -> Sequence[str]:
+    """The same of any table, also of a partition alone."""
+    rows = connection.execute(
         "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
         " coalesce(a.usename::text, p.owner::text, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
         " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
@@ -204,7 +211,7 @@ def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, see
         " AND coalesce(a.xact_start, p.prepared, clock_timestamp()) <= clock_timestamp() - %(age)s * interval '1 ms'"
         " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
         "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5",
-        {"table": str(spec.table), "age": older_than_ms, "vacuum": sees_autovacuum},
+        {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
     )
     return [
         f"{who} ({user}, {application or 'unnamed'}, {state or '?'}),"

@@ -9,8 +9,24 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.retries import is_transient
+from migration_assets.postgres.retries import is_transient, wait_until
 from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
+
+_FAILOVER_SINCE = 170000
+_SLOT_FREE_SECONDS = 20.0
+
+
+def has_failover_slots(publisher: Connected) -> bool:
+    """Whether the server can hand its slots on to a standby, where the standby asks for them."""
+    return publisher.info.server_version >= _FAILOVER_SINCE
+
+
+def create_slot(publisher: Connected, slot: str) -> None:
+    """A slot that begins now, without a snapshot to look at; one that outlives a failover where the server can."""
+    failover = sql.SQL(", failover => true" if has_failover_slots(publisher) else "")
+    publisher.execute(
+        sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{})").format(sql.Literal(slot), failover)
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,8 @@ def _closing(connection: Connected) -> Generator[Connected]:
 
 
 def _create(replication: Connected, legacy: Connected, slot: str, patience_seconds: float) -> SlotSnapshot:
-    created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(sql.Identifier(slot))
+    options = sql.SQL("SNAPSHOT 'export', FAILOVER" if has_failover_slots(legacy) else "SNAPSHOT 'export'")
+    created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(sql.Identifier(slot), options)
     # A walsender does not keep to statement_timeout.
     watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
     watchdog.start()
@@ -106,4 +123,27 @@ def drop_slot(legacy: Connected, slot: str) -> None:
     with suppress(errors.UndefinedObject):
         legacy.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+        )
+
+
+def remove_slot(legacy: Connected, slot: str) -> None:
+    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+
+    Raises:
+        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+    """
+
+    def gone() -> bool:
+        try:
+            drop_slot(legacy, slot)
+        except errors.ObjectInUse:
+            return False
+        return True
+
+    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
+        raise StreamError(
+            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            where=slot,
+            state_left="the slot is there, and so is all that would have been taken away after it",
+            next_step="drop that subscription on its own database, then run this again",
         )
