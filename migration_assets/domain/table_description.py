@@ -6,7 +6,14 @@ from enum import Enum
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import ControlKind
-from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier
+from migration_assets.domain.user_types import (
+    Collation,
+    TypeDifference,
+    UserType,
+    collation_differences,
+    type_differences,
+)
 
 
 class Hashing(Enum):
@@ -46,22 +53,6 @@ class Column:
     def is_virtual(self) -> bool:
         """Whether the value is computed at every read (PostgreSQL 18)."""
         return self.generated == "v"
-
-
-@dataclass(frozen=True)
-class UserType:
-    """A type that the table needs and that is not the system's."""
-
-    name: str
-    kind: str  # pg_type.typtype: e enum, d domain, c composite, r range, m multirange, b base
-    labels: tuple[str, ...] = ()
-    definition: str = ""  # of a domain: everything after CREATE DOMAIN name AS
-    comment: str | None = None
-
-    @property
-    def can_be_created(self) -> bool:
-        """Enums and domains are made on the base; others must be there already."""
-        return self.kind in {"e", "d"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,7 @@ class TableDescription:
     indexes: tuple[Index, ...] = ()
     checks: tuple[Check, ...] = ()
     types: tuple[UserType, ...] = ()
+    collations: tuple[Collation, ...] = ()
     sequences: tuple[Sequence, ...] = ()
     not_carried: tuple[tuple[str, str], ...] = ()
     comment: str | None = None
@@ -136,9 +128,17 @@ class TableDescription:
         """The kind of the control column.
 
         Raises:
-            TableSpecError: It is of another type than timestamptz, timestamp or date.
+            TableSpecError: It is of another type than timestamptz, timestamp or date, or generated.
         """
         column = self.column(control_column)
+        if column.is_generated:
+            raise TableSpecError(
+                f"control column {control_column!r} is generated, and PostgreSQL partitions no table by such a column",
+                where=str(self.table),
+                state_left="nothing was touched",
+                next_step="choose another column as MIGRATION_CONTROL_COLUMN: an ordinary one of type timestamptz,"
+                " timestamp or date that the application fills",
+            )
         kinds = {
             "timestamp with time zone": ControlKind.TIMESTAMPTZ,
             "timestamp without time zone": ControlKind.TIMESTAMP,
@@ -197,10 +197,35 @@ def column_differences(legacy: TableDescription, base: TableDescription) -> list
             differences.append(f"{column.name}: its values compare in another way (see the collations)")
         if column.is_generated != other.is_generated:
             differences.append(f"{column.name}: generated on one side only")
-    labels = {t.name: t.labels for t in base.types}
-    differences.extend(
-        f"enum {t.name}: {list(t.labels)} in the legacy, {list(labels[t.name])} in the base"
-        for t in legacy.types
-        if t.kind == "e" and t.name in labels and set(t.labels) - set(labels[t.name])
-    )
-    return differences
+    return differences + [one.what for one in structure_differences(legacy, base) if not one.flows]
+
+
+def structure_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """What differs inside the columns' types, and in their collations: some of it lets rows flow all the same."""
+    columns = [(column.name, column.type_name, column.default) for column in legacy.columns]
+    return [
+        *type_differences(legacy.types, base.types, columns, str(legacy.table)),
+        *collation_differences(legacy.collations, base.collations),
+        *collated_differences(legacy, base),
+    ]
+
+
+def collated_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """Columns that sort by another collation in the base."""
+    of_base = {column.name: column for column in base.columns}
+    found: list[TypeDifference] = []
+    for one in legacy.columns:
+        other = of_base.get(one.name)
+        if other is None or other.type_name != one.type_name or other.collation == one.collation:
+            continue
+        wanted = one.collation or 'pg_catalog."default"'
+        found.append(
+            TypeDifference(
+                f"{one.name}: collation {one.collation or 'default'} in the legacy, {other.collation or 'default'} in"
+                " the base",
+                f"in the base: ALTER TABLE {base.table} ALTER COLUMN {quote_identifier(one.name)} TYPE {one.type_name}"
+                f" COLLATE {wanted}; -- rebuilds its indexes",
+                flows=True,
+            )
+        )
+    return found

@@ -7,8 +7,9 @@ from psycopg import sql
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.leaf_names import MAX_IDENTIFIER_BYTES
-from migration_assets.domain.table_description import Column, Index, TableDescription, UserType, column_differences
+from migration_assets.domain.table_description import Column, Index, TableDescription, column_differences
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
+from migration_assets.domain.user_types import UserType
 from migration_assets.postgres.introspection import describe_table
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name

@@ -8,8 +8,25 @@ used(oid) AS (
     FROM used
     JOIN pg_type t ON t.oid = used.oid
     LEFT JOIN pg_range r ON r.rngtypid = t.oid OR r.rngmultitypid = t.oid,
-    LATERAL (VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem END), (r.rngsubtype)) parts(oid)
+    LATERAL (
+        VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem END), (r.rngsubtype), (r.rngtypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_attribute f
+        WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped
+    ) parts(oid)
     WHERE parts.oid <> 0
+),
+-- Those that something names; a type's own is the database's business.
+collations(oid) AS (
+    SELECT a.attcollation FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE (a.attrelid = %(oid)s OR a.attrelid IN (SELECT u.typrelid FROM used JOIN pg_type u USING (oid) WHERE u.typtype = 'c'))
+      AND a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation
+    UNION
+    SELECT d.typcollation FROM used JOIN pg_type d USING (oid) JOIN pg_type b ON b.oid = d.typbasetype
+    WHERE d.typcollation <> b.typcollation
+    UNION
+    SELECT r.rngcollation FROM used JOIN pg_range r ON r.rngtypid = used.oid JOIN pg_type b ON b.oid = r.rngsubtype
+    WHERE r.rngcollation <> b.typcollation
 ),
 sequences AS (
     SELECT DISTINCT s.seqrelid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, s.seqtypid,
@@ -79,10 +96,54 @@ SELECT json_build_object(
             'checks', (SELECT json_agg(format('CONSTRAINT %%I %%s', k.conname, pg_get_constraintdef(k.oid))
                                        ORDER BY k.conname)
                        FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c' AND k.convalidated),
+            'extension', (SELECT json_build_object('name', e.extname, 'schema', n.nspname)
+                          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                          JOIN pg_namespace n ON n.oid = e.extnamespace
+                          WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+                            AND d.refclassid = 'pg_extension'::regclass),
+            'of_table', EXISTS (SELECT FROM pg_class r WHERE r.oid = t.typrelid AND r.relkind <> 'c'),
+            'fields', (SELECT json_agg(json_build_object(
+                           'name', f.attname, 'type', f.atttypid::bigint,
+                           'type_name', format_type(f.atttypid, f.atttypmod),
+                           'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
+                                         JOIN pg_namespace n ON n.oid = co.collnamespace
+                                         WHERE co.oid = f.attcollation AND f.attcollation <> ft.typcollation)
+                       ) ORDER BY f.attnum)
+                       FROM pg_attribute f JOIN pg_type ft ON ft.oid = f.atttypid
+                       WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped),
+            'range', (SELECT json_build_object(
+                          'range', r.rngtypid::bigint,
+                          'subtype', format_type(r.rngsubtype, NULL),
+                          'opclass', (SELECT format('%%I.%%I', n.nspname, o.opcname) FROM pg_opclass o
+                                      JOIN pg_namespace n ON n.oid = o.opcnamespace
+                                      WHERE o.oid = r.rngsubopc AND NOT o.opcdefault),
+                          'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
+                                        JOIN pg_namespace n ON n.oid = co.collnamespace
+                                        WHERE co.oid = r.rngcollation AND r.rngcollation <> b.typcollation),
+                          'canonical', CASE WHEN r.rngcanonical <> 0 THEN r.rngcanonical::regproc::text END,
+                          'subtype_diff', CASE WHEN r.rngsubdiff <> 0 THEN r.rngsubdiff::regproc::text END,
+                          'subtype_diff_definition', (SELECT pg_get_functiondef(f.oid) FROM pg_proc f
+                                                      WHERE f.oid = r.rngsubdiff AND f.oid >= 16384),
+                          'multirange', format_type(r.rngmultitypid, NULL))
+                      FROM pg_range r JOIN pg_type b ON b.oid = r.rngsubtype
+                      WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid),
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
             'comment', obj_description(t.oid, 'pg_type')
         ) ORDER BY t.oid)
         FROM used JOIN pg_type t USING (oid)
+    ),
+    'collations', (
+        -- As JSON, because the column of the locale was renamed in PostgreSQL 17.
+        SELECT json_agg(json_build_object(
+            'name', format('%%I.%%I', n.nspname, co.collname),
+            'provider', co.collprovider,
+            'locale', COALESCE(j->>'colllocale', j->>'colliculocale', co.collcollate),
+            'ctype', co.collctype,
+            'deterministic', co.collisdeterministic,
+            'rules', j->>'collicurules'
+        ) ORDER BY n.nspname, co.collname)
+        FROM collations JOIN pg_collation co USING (oid) JOIN pg_namespace n ON n.oid = co.collnamespace,
+             LATERAL to_jsonb(co) AS j
     ),
     'primary_key', (
         SELECT json_agg(a.attname ORDER BY k.position)

@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.stream_sample import Drift, ProblemCode
-from migration_assets.domain.table_description import TableDescription, column_differences
+from migration_assets.domain.table_description import TableDescription, column_differences, structure_differences
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.change_stream.records import StreamRecord
@@ -174,8 +174,12 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
         add(ProblemCode.GUARD_MISSING, "the guard against TRUNCATE is gone from the legacy's table, or disabled")
     if not base.marker_trigger:
         add(ProblemCode.MARKER_TRIGGER_MISSING, "the trigger on the base's markers is gone, or not ENABLE ALWAYS")
+    inside = structure_differences(legacy.description, base.description)
     for what in column_differences(legacy.description, base.description):
-        add(ProblemCode.COLUMNS_DIFFER, what)
+        if what not in {one.what for one in inside}:
+            add(ProblemCode.COLUMNS_DIFFER, what)
+    for one in inside:
+        add(ProblemCode.COLUMNS_DIFFER, f"{one.what}; {one.remedy}")
     for what in base.rights_missing:
         add(ProblemCode.RIGHTS_MISSING, what)
     return tuple(drifts)

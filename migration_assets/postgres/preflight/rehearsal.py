@@ -8,7 +8,7 @@ from psycopg import errors
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.table_description import TableDescription, column_differences
+from migration_assets.domain.table_description import TableDescription, collated_differences, column_differences
 from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.introspection import describe_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -30,10 +30,23 @@ _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
 )
 
 
-def examine_base_table(base: Connected, subject: Subject) -> Finding:
+def examine_base_table(base: Connected, subject: Subject) -> list[Finding]:
     """Whether a root that is there already fits."""
+    root = describe_table(base, subject.spec.table)
+    found = _examine_root(base, subject, root)
+    if root is None:
+        return [found]
+    return [
+        found,
+        *(
+            Finding("types_differ", Area.BASE, Severity.BLOCKING, one.what, one.remedy)
+            for one in collated_differences(subject.description, root)
+        ),
+    ]
+
+
+def _examine_root(base: Connected, subject: Subject, root: TableDescription | None) -> Finding:
     spec = subject.spec
-    root = describe_table(base, spec.table)
     if root is None:
         return info("base_table", Area.BASE, f"{spec.table} does not exist in the base and will be made")
     differences = column_differences(subject.description, root)
