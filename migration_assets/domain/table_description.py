@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import ControlKind
-from migration_assets.domain.table_spec import QualifiedName, quote_identifier
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier, quote_text
 from migration_assets.domain.user_types import (
     Collation,
     TypeDifference,
@@ -57,7 +57,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """A secondary index; `tail` is its definition from the access method on."""
+    """A secondary index; `tail` is its definition from the access method on, `constraint` that of its constraint."""
 
     name: str
     unique: bool
@@ -65,6 +65,12 @@ class Index:
     valid: bool
     key_columns: tuple[str, ...]
     comment: str | None = None
+    constraint: str = ""
+
+    @property
+    def deferrable(self) -> str:
+        """The definition of its constraint where that may be broken until the end of a statement or transaction."""
+        return self.constraint if " DEFERRABLE" in self.constraint else ""
 
     def is_unique_with(self, control_column: str) -> bool:
         """Whether it may stay unique on a partitioned table, which wants the control column in every unique key."""
@@ -82,29 +88,55 @@ class Check:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence that a default or an identity column draws from; `options` fits CREATE SEQUENCE and IDENTITY (…)."""
+    """A sequence that new rows draw from; `options` fits CREATE SEQUENCE and IDENTITY (…)."""
 
     name: str
     type_name: str
     options: str
 
 
+class Drawn(StrEnum):
+    """How it comes that new rows draw from a sequence."""
+
+    IDENTITY = "identity"
+    DEFAULT = "default"  # the column's default names it
+    OWNED = "owned"  # OWNED BY the column alone: the application draws by itself
+    FUNCTION = "function"  # a function that the column's default calls names it
+    TRIGGER = "trigger"  # a function of a trigger names it, for whatever column
+
+
+@dataclass(frozen=True)
+class SequenceUse:
+    """One sequence, the column that it fills (None: not known), and what draws from it."""
+
+    sequence: str
+    column: str | None
+    how: Drawn
+    via: str = ""
+
+
 @dataclass(frozen=True)
 class TableDescription:
     """One table as one server's catalogue describes it.
 
-    `not_carried` lists what exists on the table and has no place in the base: pairs of kind and name.
+    `sequence_uses` says what draws from which of `sequences`; `unknown_draws` names functions that draw from one that
+    their text does not name. `not_carried` lists what exists on the table and has no place in the base: pairs of kind
+    and name.
     """
 
     table: QualifiedName
     kind: str  # pg_class.relkind
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...]
+    primary_key_name: str = ""
+    primary_key_deferral: str = ""
     indexes: tuple[Index, ...] = ()
     checks: tuple[Check, ...] = ()
     types: tuple[UserType, ...] = ()
     collations: tuple[Collation, ...] = ()
     sequences: tuple[Sequence, ...] = ()
+    sequence_uses: tuple[SequenceUse, ...] = ()
+    unknown_draws: tuple[str, ...] = ()
     not_carried: tuple[tuple[str, str], ...] = ()
     comment: str | None = None
 
@@ -207,6 +239,7 @@ def structure_differences(legacy: TableDescription, base: TableDescription) -> l
         *type_differences(legacy.types, base.types, columns, str(legacy.table)),
         *collation_differences(legacy.collations, base.collations),
         *collated_differences(legacy, base),
+        *deferral_differences(legacy, base),
     ]
 
 
@@ -229,3 +262,46 @@ def collated_differences(legacy: TableDescription, base: TableDescription) -> li
             )
         )
     return found
+
+
+def deferral_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """Unique keys that a transaction may break for a while on one side only: a legal one then stops the stream."""
+    found: list[TypeDifference] = []
+    there = {index.tail: index for index in base.indexes if index.unique}
+    for one in legacy.indexes:
+        other = there.get(one.tail)
+        if not one.valid or not one.unique or other is None or one.deferrable == other.deferrable:
+            continue
+        table, name = base.table, quote_identifier(other.name)
+        drop = f"DROP INDEX {table.sibling(other.name)};"
+        if other.constraint:
+            drop = f"ALTER TABLE {table} DROP CONSTRAINT {name};"
+        make = (
+            f"ALTER TABLE {table} ADD CONSTRAINT {quote_identifier(one.name)} {one.deferrable};"
+            if one.deferrable
+            else f"CREATE UNIQUE INDEX {quote_identifier(one.name)} ON {table} {one.tail};"
+        )
+        what = (
+            f"unique key {one.name} is {one.deferrable or 'not deferrable'} in the legacy,"
+            f" {other.deferrable or 'not deferrable'} in the base"
+        )
+        found.append(TypeDifference(what, f"in the base: BEGIN; {drop} {make} COMMIT;", flows=True))
+    if legacy.primary_key_deferral != base.primary_key_deferral:
+        what = (
+            f"the primary key is {legacy.primary_key_deferral or 'not deferrable'} in the legacy,"
+            f" {base.primary_key_deferral or 'not deferrable'} in the base"
+        )
+        keys = ", ".join(map(quote_identifier, base.primary_key))
+        remedy = (
+            f"in the base: BEGIN; ALTER TABLE {base.table} DROP CONSTRAINT {quote_identifier(base.primary_key_name)},"
+            f" ADD PRIMARY KEY ({keys}) {legacy.primary_key_deferral}; {identity_statement(base.table)} COMMIT;"
+        )
+        found.append(TypeDifference(what, remedy, flows=True))
+    return found
+
+
+def identity_statement(table: QualifiedName) -> str:
+    """What gives every partition without an immediate key an identity for the stream back to the legacy."""
+    tree = f"pg_partition_tree({quote_text(str(table))})"
+    each = "LOOP EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one); END LOOP; END $$;"
+    return f"DO $$ DECLARE one regclass; BEGIN FOR one IN SELECT relid FROM {tree} {each}"  # noqa: S608  to be read

@@ -10,9 +10,11 @@ from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.table_description import (
     Check,
     Column,
+    Drawn,
     Hashing,
     Index,
     Sequence,
+    SequenceUse,
     TableDescription,
 )
 from migration_assets.domain.table_spec import QualifiedName
@@ -106,7 +108,11 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         connection.execute(statement.encode(), {"oid": oid}).fetchone(), "the description of a table"
     )[0]
     types = {entry["oid"]: entry for entry in raw["types"] or ()}
-    sequences = {entry["attnum"]: entry["name"] for entry in raw["sequences"] or ()}
+    uses = tuple(
+        SequenceUse(entry["name"], entry["column"], Drawn(entry["how"]), entry["via"])
+        for entry in raw["sequences"] or ()
+    )
+    named = {one.column: one.sequence for one in reversed(uses) if one.how in {Drawn.IDENTITY, Drawn.DEFAULT}}
     not_carried = [(kind, name) for kind, name in raw["not_carried"] or ()]
     if raw["persistence"] == "u":
         not_carried.append(("unlogged table", str(table)))
@@ -114,8 +120,10 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         table=table,
         kind=raw["kind"],
         comment=raw["comment"],
-        columns=tuple(_column(entry, types, sequences.get(entry["attnum"])) for entry in raw["columns"] or ()),
+        columns=tuple(_column(entry, types, named.get(entry["name"])) for entry in raw["columns"] or ()),
         primary_key=tuple(raw["primary_key"] or ()),
+        primary_key_name=raw["primary_key_name"] or "",
+        primary_key_deferral=raw["primary_key_deferral"] or "",
         indexes=tuple(_index(entry, table) for entry in raw["indexes"] or ()),
         checks=tuple(Check(c["name"], c["definition"], c["comment"]) for c in raw["checks"] or ()),
         types=tuple(_user_type(entry, types) for entry in _in_creation_order(types)),
@@ -123,6 +131,8 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         sequences=tuple(
             {s["name"]: Sequence(s["name"], s["type_name"], s["options"]) for s in raw["sequences"] or ()}.values()
         ),
+        sequence_uses=uses,
+        unknown_draws=tuple(raw["unknown_draws"] or ()),
         not_carried=tuple(not_carried),
     )
 
@@ -184,6 +194,7 @@ def _index(entry: dict[str, Any], table: QualifiedName) -> Index:
         tail="USING " + entry["definition"].removeprefix(entry["prefix"]),
         valid=entry["valid"],
         key_columns=tuple(entry["key_columns"] or ()),
+        constraint=entry["constraint"] or "",
         comment=entry["comment"],
     )
 
@@ -228,8 +239,8 @@ def _used(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> set[str]:
 
 def _user_type(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> UserType:
     fields = tuple(Field(f["name"], f["type_name"], f["collation"]) for f in entry["fields"] or ())
-    span = entry["range"] or {}
-    named = [entry["collation"], span.get("collation"), *(field.collation for field in fields)]
+    span: dict[str, Any] = entry["range"] or {}
+    named: list[str | None] = [entry["collation"], span.get("collation"), *(field.collation for field in fields)]
     definition = {"d": _domain_definition, "r": _range_definition}.get(entry["kind"])
     return UserType(
         name=entry["name"],
