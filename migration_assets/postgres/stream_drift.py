@@ -185,6 +185,23 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
     return tuple(drifts)
 
 
+def stricter_in_base(legacy: TableDescription, base: TableDescription) -> tuple[str, ...]:
+    """What the base refuses and the legacy does not: no drift by itself, but what a looping worker may run into."""
+    may_be_null = {column.name for column in legacy.columns if not column.not_null}
+    found = [
+        f"{column.name} is NOT NULL in the base alone"
+        for column in base.columns
+        if column.not_null and column.name in may_be_null
+    ]
+    checks = {check.definition for check in legacy.checks}
+    found += [f"the base alone has CHECK {one.name}" for one in base.checks if one.definition not in checks]
+    unique = {index.tail for index in legacy.indexes if index.unique}
+    found += [
+        f"the base alone has unique index {one.name}" for one in base.indexes if one.unique and one.tail not in unique
+    ]
+    return tuple(found)
+
+
 def _of_publication(legacy: LegacySide, record: StreamRecord, table: tuple[str, str]) -> list[Drift]:
     if legacy.actions is None:
         return [Drift(ProblemCode.PUBLICATION_MISSING, "the publication is gone from the legacy")]

@@ -33,6 +33,8 @@ def examine_types(base: Connected, description: TableDescription) -> list[Findin
             remedy="in the base: " + " ".join(_creation(base, description, absent, missing)),
         )
     ]
+    if not description.types and not description.collations:
+        return findings
     there = describe_types(base, [one.name for one in description.types], [one.name for one in description.collations])
     columns = [(column.name, column.type_name, column.default) for column in description.columns]
     differences = [
