@@ -91,6 +91,8 @@ class StreamSample:
         worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
         apply_errors: `apply_error_count`; it does not move while the slot is lost.
         conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
+        stricter: What the base refuses and the legacy does not, where that could be compared.
         slot_exists: On the legacy.
         slot_active: A walsender reads it.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
@@ -124,6 +126,8 @@ class StreamSample:
     worker_pids: tuple[int, ...] | None = None
     apply_errors: int | None = None
     conflicts: Mapping[str, int] | None = None
+    worker_message: str | None = None
+    stricter: tuple[str, ...] = ()
     slot_exists: bool | None = None
     slot_active: bool | None = None
     wal_status: str | None = None
@@ -167,6 +171,7 @@ class StreamSample:
             values["worker_pids"] = tuple(values["worker_pids"])
         if values.get("server_changes") is not None:
             values["server_changes"] = tuple(values["server_changes"])
+        values["stricter"] = tuple(values.get("stricter") or ())
         if values.get("drifts") is not None:
             values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
         if values.get("cutover") is not None:
