@@ -12,6 +12,7 @@ from migration_assets.commands.archiving import archive, query, restore, retire
 from migration_assets.commands.cutover import cutover, cutovers, release_writes, rollback
 from migration_assets.commands.decommissioning import decommission
 from migration_assets.commands.evidence import evidence
+from migration_assets.commands.legacy_repair import repair_legacy
 from migration_assets.commands.looking import status
 from migration_assets.commands.proving import repair, sign_off, validate
 from migration_assets.commands.readiness import readiness
@@ -163,7 +164,7 @@ def ui(port: int) -> None:
 
 for command in (
     status, stream, validate, repair, sign_off, archive, retire, restore, query, readiness, cutover, rollback,
-    release_writes, cutovers, decommission, abandon, evidence, alert,
+    release_writes, repair_legacy, cutovers, decommission, abandon, evidence, alert,
 ):  # fmt: skip
     main.add_command(command)
 

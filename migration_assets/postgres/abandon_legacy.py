@@ -231,7 +231,8 @@ def _drop_carriers(legacy: Connected) -> tuple[str, ...]:
             legacy.execute(
                 "DROP TABLE migration.markers; DROP SEQUENCE migration.marker_id;"
                 " DROP TABLE IF EXISTS migration.reverse_markers, migration.holds;"
-                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes()"
+                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes(),"
+                " migration.wait_at_reverse_marker()"
             )
     except errors.DependentObjectsStillExist as error:
         return (f"what somebody built on it ({error.diag.message_detail})",)

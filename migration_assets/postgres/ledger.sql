@@ -519,3 +519,20 @@ CREATE TABLE migration.acceptances (
 );
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
+
+ALTER TABLE migration.repairs
+    ALTER COLUMN quarter DROP NOT NULL,
+    ALTER COLUMN week DROP NOT NULL,
+    ADD COLUMN side text NOT NULL DEFAULT 'base' CHECK (side IN ('base', 'legacy')),
+    ADD COLUMN legacy_transaction xid8,
+    ADD COLUMN legacy_undo xid8,
+    ADD COLUMN applied boolean,
+    ADD CHECK ((side = 'legacy') = (legacy_transaction IS NOT NULL)),
+    ADD CHECK ((week IS NULL) = (quarter IS NULL) AND (week IS NOT NULL OR side = 'legacy'));
+COMMENT ON COLUMN migration.repairs.week IS 'NULL: of rows of the legacy at times that no week has';
+COMMENT ON COLUMN migration.repairs.side IS
+    'which side was changed: the base after the legacy, or, while the base was in charge, the legacy after the base';
+COMMENT ON COLUMN migration.repairs.legacy_transaction IS
+    'the legacy''s transaction that changed it; where `applied` is not set, pg_xact_status on the legacy tells whether';
+COMMENT ON COLUMN migration.repairs.legacy_undo IS 'the one that took it back; undone_at holds where that committed';
+COMMENT ON COLUMN migration.repairs.applied IS 'of a repair of the legacy: known to have been committed there';

@@ -6,7 +6,7 @@ from typing import LiteralString
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
-from migration_assets_tests.cutover.ground import Before, CutoverGround
+from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.retiring import Departure, sign
 from migration_assets_tests.postgres.support import CALENDAR, FiscalQuarter
@@ -126,13 +126,3 @@ def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: B
     ground.run("base", "INSERT INTO bookings SELECT * FROM aside")
     assert ground.back().outcome == "succeeded"
     assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = %s", key) == 1
-
-
-def past_the_hold(ground: CutoverGround, write: LiteralString) -> None:
-    """As its owner writes to a table whose hold he takes away for a moment."""
-    ground.run(
-        "legacy",
-        "BEGIN; ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold; "
-        + write
-        + "; ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold; COMMIT",
-    )

@@ -69,16 +69,21 @@ class AsFound:
     @property
     def wrong(self) -> str | None:
         """What is not as the archive says; None where the legacy has exactly that."""
-        key, archive = self.week.record.week.key, self.week.archive
-        if archive is None and not self.legacy.rows:
-            return None
-        if archive is None:
-            return f"{key} has left the base without an archive, and the legacy has {self.legacy.rows:,} rows of it"
-        if archive.method != METHOD:
-            return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
-        if archive.native != self.legacy:
-            return f"{key}: the legacy has {difference(self.legacy, archive.native)} the archive"
+        return why_not_archived(self.week, self.legacy)
+
+
+def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
+    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    key, archive = week.record.week.key, week.archive
+    if archive is None and not legacy.rows:
         return None
+    if archive is None:
+        return f"{key} has left the base without an archive, and the legacy has {legacy.rows:,} rows of it"
+    if archive.method != METHOD:
+        return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
+    if archive.native != legacy:
+        return f"{key}: the legacy has {difference(legacy, archive.native)} the archive"
+    return None
 
 
 def has_left(record: SliceRecord) -> bool:
