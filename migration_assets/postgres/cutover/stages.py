@@ -31,6 +31,7 @@ from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.true_up.slices import same_table
 
 _SHORTEST, _LONGEST = 0.001, 0.05
@@ -176,6 +177,7 @@ def _reversed(work: Work) -> None:
         begin_here(work)
         return
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    count_markers_anew(work.base, work.base, work.plan.relation, "base")
     start_reverse(work.base, work.legacy, work.plan, work.reverse, description)
     marker = send_reverse_marker(work.base, work.plan.relation)
     pause = _SHORTEST
