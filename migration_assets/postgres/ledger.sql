@@ -572,3 +572,14 @@ COMMENT ON COLUMN migration.repairs.legacy_transaction IS
     'the legacy''s transaction that changed it; where `applied` is not set, pg_xact_status on the legacy tells whether';
 COMMENT ON COLUMN migration.repairs.legacy_undo IS 'the one that took it back; undone_at holds where that committed';
 COMMENT ON COLUMN migration.repairs.applied IS 'of a repair of the legacy: known to have been committed there';
+
+CREATE TABLE migration.accounted (
+    relation        text PRIMARY KEY,
+    file            bigint,
+    horizon         xid8 NOT NULL,
+    accounted_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE migration.accounted IS
+    'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
+COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
+COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';

@@ -111,9 +111,7 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
             undo_legacy_repair(ground.cutover_plan(), repair_id or 0)
     assert ground.contents("legacy") == before
     past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9002, '1999-01-01'), (9003, 'infinity')")
-    with pytest.raises(
-        CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"
-    ):
+    with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
         ground.back()
     assert [one.rows for one in repair_outside(ground.cutover_plan()).found] == [1, 1]
     taken = repair_outside(ground.cutover_plan(), dry_run=False)

@@ -19,6 +19,7 @@ from migration_assets.domain.errors import LedgerError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.change_stream.records import stream_lock
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.cutover.accounting import outside_of_base, require_accounted, weeks_of
 from migration_assets.postgres.cutover.facts import read_cutover_facts
@@ -31,6 +32,7 @@ from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
 from migration_assets.postgres.runway import attached_leaves, read_partitions
+from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
@@ -203,6 +205,9 @@ def _alone(plan: CutoverPlan) -> Generator[tuple[Connected, Connected]]:
         _require_base_in_charge(base, plan)
         legacy = stack.enter_context(databases.session("legacy", _PURPOSE, _TIMEOUTS))
         stack.enter_context(alone(plan, base, legacy))
+        require_same_servers(base, plan.relation, legacy)
+        # So that the watch sees that somebody has the stream at rest.
+        stack.enter_context(stream_lock(base, plan.relation))
         _require_base_in_charge(base, plan)
         yield base, legacy
 

@@ -11,6 +11,7 @@ from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
+from migration_assets.postgres.cutover.early import note_accounted
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
 from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
@@ -44,6 +45,7 @@ def _begun(work: Work) -> None:
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
     _account(work)
     if work.kind is CutoverKind.CUTOVER:
+        note_accounted(work.base, work.legacy, work.plan)
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
         prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
