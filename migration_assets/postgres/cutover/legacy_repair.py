@@ -29,6 +29,7 @@ from migration_assets.postgres.cutover.reverse import let_reverse_run, reverse_n
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cut
 from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.work import forward_names
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
 from migration_assets.postgres.runway import attached_leaves, read_partitions
@@ -309,13 +310,6 @@ def _writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
         # Readers go on. Whoever writes past the hold waits.
         legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(plan.stream.spec.table)))
         yield
-
-
-def let_through(connection: Connected) -> None:
-    """Until the caller's transaction ends its session writes to the table also where writes are held."""
-    row = connection.execute("SELECT to_regclass('migration.hold_token') IS NOT NULL").fetchone()
-    if require_row(row, "to_regclass")[0]:
-        connection.execute("SELECT set_config('migration.hold_token', token, true) FROM migration.hold_token")
 
 
 def _transaction(legacy: Connected) -> str:

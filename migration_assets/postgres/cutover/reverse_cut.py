@@ -22,6 +22,7 @@ from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
+from migration_assets.postgres.own_objects import TAG, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -32,6 +33,7 @@ _OLD_MS = 3_000.0
 _FROZEN = "1s"
 _WORKER_ENDS_SECONDS = 60.0
 _SHORTEST, _LONGEST = 0.001, 0.05
+_WAIT_NAME = "wait_at_reverse_marker()"
 _WAIT = f"""
 CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock_shared({REVERSE_LOCK_CLASS}, NEW.id::integer);
@@ -122,7 +124,13 @@ def _make_waiting(legacy: Connected) -> None:
         return
     with legacy.transaction():
         legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        require_no_collision(legacy, {_WAIT_NAME})
         legacy.execute(_WAIT.encode())
+        legacy.execute(
+            sql.SQL("COMMENT ON FUNCTION migration.wait_at_reverse_marker() IS {}").format(
+                sql.Literal(f"{TAG}lets the reverse stream's worker wait at a marker")
+            )
+        )
         legacy.execute(
             "CREATE OR REPLACE TRIGGER wait_at_reverse_marker BEFORE INSERT ON migration.reverse_markers"
             " FOR EACH ROW EXECUTE FUNCTION migration.wait_at_reverse_marker()"
