@@ -224,6 +224,8 @@ def _runway(view: View) -> Verdict:
 
 def _rows_outside(view: View) -> Verdict:
     found = view.sample.outside
+    if view.sample.base_in_charge:
+        return None  # bookings come to the base, which refuses what no leaf can take
     if found is None:
         return UNKNOWN
     return (Severity.WARNING, f"a cutover would stop: {'; '.join(found)}") if found else None
@@ -256,6 +258,6 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.SERVER_CHANGED: _server_changed,
     **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
     ProblemCode.RUNWAY: _runway,
-    ProblemCode.ROWS_OUTSIDE: while_it_flows(_rows_outside),
+    ProblemCode.ROWS_OUTSIDE: _rows_outside,
     **CUTOVER_RULES,
 }
