@@ -14,9 +14,9 @@ from migration_assets.postgres.cutover.left_weeks import (
     AsFound,
     LeftWeek,
     has_left,
-    is_unchanged,
     left_weeks,
     read_left,
+    unchanged,
 )
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.introspection import require_table
@@ -69,15 +69,20 @@ def look_again(
         What was found, by the week's lock; and how long the looking took, in seconds, without what was read again: so
         long as it will take when nobody writes.
     """
+    known = [
+        one
+        for week in weeks.left
+        if (one := before.get(week.record.lock_key)) is not None and one.week.archive_id == week.archive_id
+    ]
+    began = time.monotonic()
+    same = unchanged(legacy, plan.stream, known, before_each=before_each)
+    seconds = time.monotonic() - began
     found: dict[int, AsFound] = {}
-    seconds = 0.0
     for week in weeks.left:
-        before_each()
-        known = before.get(week.record.lock_key)
-        began = time.monotonic()
-        same = known is not None and known.week == week and is_unchanged(legacy, plan.stream, known)
-        seconds += time.monotonic() - began
-        found[week.record.lock_key] = known if known is not None and same else read_left(legacy, plan.stream, week)
+        key = week.record.lock_key
+        if key not in same:
+            before_each()
+        found[key] = before[key] if key in same else read_left(legacy, plan.stream, week)
     return found, seconds
 
 
