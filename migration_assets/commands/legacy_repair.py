@@ -5,7 +5,8 @@ import shlex
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.commands.periods import parse_weeks
+from migration_assets.commands.periods import confirm_deletes, parse_weeks
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.steps import legacy_repair as steps
 from migration_assets.terminal.differences import differences_table
 from migration_assets.terminal.output import console, say
@@ -15,8 +16,17 @@ from migration_assets.terminal.output import console, say
 @click.argument("periods", nargs=-1, metavar="QUARTER [WEEK | WEEK-WEEK]...")
 @click.option("--apply", "do_it", is_flag=True, help="Mend it; without this nothing is changed.")
 @click.option("--outside", is_flag=True, help="Rows of the legacy at times that no week has, instead of weeks.")
+@confirm_deletes
+@click.option("--confirm-outside", type=int, default=0, metavar="ROWS", help="So many rows may go with --outside.")
 @click.option("--undo", type=int, metavar="ID", help="Put back what repair ID changed on the legacy.")
-def repair_legacy(periods: tuple[str, ...], do_it: bool, outside: bool, undo: int | None) -> None:
+def repair_legacy(
+    periods: tuple[str, ...],
+    do_it: bool,
+    outside: bool,
+    undo: int | None,
+    confirmed: dict[FiscalWeek, int],
+    confirm_outside: int,
+) -> None:
     """While the base is in charge: show what differs on the legacy, and with --apply make it as the base has it.
 
     Shows keys and columns, never values. A rollback finds the weeks equal afterwards.
@@ -31,13 +41,13 @@ def repair_legacy(periods: tuple[str, ...], do_it: bool, outside: bool, undo: in
     if outside:
         if periods:
             raise click.UsageError("--outside stands alone: these rows are in no week.")
-        _outside(do_it=do_it)
+        _outside(do_it=do_it, confirmed=confirm_outside)
         return
     if not periods:
         raise click.UsageError("Name a quarter, and its weeks where not all are meant: FY25-Q2 W05.")
     weeks = parse_weeks(periods)
     with console.status(f"{'Repairing' if do_it else 'Looking at'} {len(weeks)} weeks of the legacy"):
-        done = steps.repair_legacy(opened(), weeks, dry_run=not do_it)
+        done = steps.repair_legacy(opened(), weeks, dry_run=not do_it, confirmed_deletes=confirmed)
     differing = [one for one in done if one.differences.rows]
     for one in differing:
         console.print(differences_table(one.week.key, one.differences, side="legacy"))
@@ -57,9 +67,9 @@ def repair_legacy(periods: tuple[str, ...], do_it: bool, outside: bool, undo: in
         say(f"Nothing was changed. `migration-assets repair-legacy {again} --apply` mends it.", "yellow")
 
 
-def _outside(*, do_it: bool) -> None:
+def _outside(*, do_it: bool, confirmed: int) -> None:
     with console.status("Looking for rows of the legacy that are in no week"):
-        done = steps.repair_outside(opened(), dry_run=not do_it)
+        done = steps.repair_outside(opened(), dry_run=not do_it, confirmed=confirmed)
     for one in done.found:
         console.print(str(one))
     if not done.found:

@@ -569,6 +569,15 @@ COMMENT ON TABLE migration.server_changes IS
 -- A repair at a slot's own snapshot has no marker.
 ALTER TABLE migration.repairs ALTER COLUMN marker DROP NOT NULL;
 
+-- What proofs saw of the tables themselves: what was altered or rewritten since is proven no more.
+ALTER TABLE migration.slices ADD COLUMN definitions jsonb;
+ALTER TABLE migration.validations ADD COLUMN definitions jsonb;
+ALTER TABLE migration.archives ADD COLUMN definitions jsonb;
+COMMENT ON COLUMN migration.slices.definitions IS
+    'oid, files and a digest of the definition of the legacy''s table, the root and the leaf, as the newest proof saw them';
+COMMENT ON COLUMN migration.validations.definitions IS 'the same, of this comparison';
+COMMENT ON COLUMN migration.archives.definitions IS 'the same, of the root and the leaf that were archived';
+
 ALTER TABLE migration.repairs
     ALTER COLUMN quarter DROP NOT NULL,
     ALTER COLUMN week DROP NOT NULL,

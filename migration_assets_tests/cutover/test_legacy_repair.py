@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError
-from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.errors import DeletionError, LedgerError
 from migration_assets.postgres.cutover import legacy_repair
 from migration_assets.postgres.cutover.legacy_repair import (
     LegacyRepaired,
@@ -110,16 +111,6 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
         with pytest.raises(LedgerError, match="was undone at"):
             undo_legacy_repair(ground.cutover_plan(), repair_id or 0)
     assert ground.contents("legacy") == before
-    past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9002, '1999-01-01'), (9003, 'infinity')")
-    with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
-        ground.back()
-    assert [one.rows for one in repair_outside(ground.cutover_plan()).found] == [1, 1]
-    taken = repair_outside(ground.cutover_plan(), dry_run=False)
-    assert ground.contents("legacy") == before
-    assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
-    assert len(ground.contents("legacy")) == len(before) + 2
-    assert repair_outside(ground.cutover_plan(), dry_run=False).repair_id is not None
-
     with writing(ground):
         mend(ground, *range(1, 14))
     settle_down(ground)
@@ -167,6 +158,29 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     assert ground.back().outcome == "succeeded"
     ground.assert_same()
+
+
+def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
+    ground.cut()
+    before = ground.contents("legacy")
+    past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9002, '1999-01-01'), (9003, 'infinity')")
+    with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
+        ground.back()
+    assert [one.rows for one in repair_outside(ground.cutover_plan()).found] == [1, 1]
+    taken = repair_outside(ground.cutover_plan(), dry_run=False)
+    assert ground.contents("legacy") == before
+    assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
+    assert len(ground.contents("legacy")) == len(before) + 2
+    assert repair_outside(ground.cutover_plan(), dry_run=False).repair_id is not None
+    # Many rows do not go without a person's word.
+    past_the_hold(
+        ground, "INSERT INTO bookings (id, booked_at) SELECT n, '2024-05-01' FROM generate_series(10001, 11001) n"
+    )
+    with pytest.raises(DeletionError, match="1,001 of the week's 1,071 rows would be deleted from the legacy"):
+        mend(ground, 5)
+    limits = replace(ground.plan, confirmed_deletes={week(5): 1001})
+    repair_legacy(ground.cutover_plan(stream=limits), [week(5)], dry_run=False)
+    assert ground.contents("legacy") == before
 
 
 REVERSE = (

@@ -15,7 +15,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.differences import Differences, Kind
-from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.errors import DeletionError, LedgerError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_description import TableDescription
@@ -85,6 +85,7 @@ def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bo
     Raises:
         CutoverError: The legacy is in charge or decommissioned, the reverse stream does not run, or something on the
             legacy changes rows on their way in; nothing was changed then.
+        DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
         SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
     """
     with _alone(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
@@ -105,11 +106,17 @@ class OutsideRepaired:
     repair_id: int | None
 
 
-def repair_outside(plan: CutoverPlan, *, dry_run: bool = True) -> OutsideRepaired:
+def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 0) -> OutsideRepaired:
     """Take rows off the legacy that lie at times that no week has, where the base has none; a dry run counts them.
+
+    Args:
+        plan: Which table.
+        dry_run: Change nothing.
+        confirmed: So many rows may go; a person looked at their number.
 
     Raises:
         CutoverError: As `repair_legacy`; or the base has rows at such times as well.
+        DeletionError: They are many, and nobody confirmed that.
         StreamError: As `repair_legacy`.
     """
     with _alone(plan) as (base, legacy):
@@ -126,15 +133,30 @@ def repair_outside(plan: CutoverPlan, *, dry_run: bool = True) -> OutsideRepaire
             if dry_run or not found:
                 return OutsideRepaired(found, None)
             with _writing(plan, cut.legacy):
-                repair_id = _take_off(plan, base, cut, description, any_of(plan.stream.spec, places))
+                repair_id = _take_off(plan, base, cut, description, any_of(plan.stream.spec, places), confirmed)
             base.execute("UPDATE migration.repairs SET applied = true WHERE id = %s", [repair_id])
             return OutsideRepaired(found, repair_id)
 
 
 def _take_off(
-    plan: CutoverPlan, base: Connected, cut: ReverseCut, description: TableDescription, where: sql.Composable
+    plan: CutoverPlan,
+    base: Connected,
+    cut: ReverseCut,
+    description: TableDescription,
+    where: sql.Composable,
+    confirmed: int,
 ) -> int:
     table = table_name(plan.stream.spec.table)
+    there = cut.legacy.execute(sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table, where)).fetchone()
+    many = int(require_row(there, "a count")[0])
+    if many > max(plan.stream.deletions.limit.rows, confirmed):
+        raise DeletionError(
+            f"{many:,} rows of the legacy would be deleted: they lie at times that no week has",
+            where=plan.relation,
+            state_left="nothing was changed",
+            next_step="see that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
+            f" missing. If they are to go, confirm their number: --confirm-outside {many}",
+        )
     key = sql.SQL(", ").join(
         sql.SQL("format('%s', t.{})").format(sql.Identifier(name))
         for name in description.base_primary_key(plan.stream.spec.control_column)
@@ -257,25 +279,11 @@ def _repair(
     done: list[LegacyRepaired] = []
     with _writing(plan, legacy):
         found = [_find(plan, cut, description, record) for record in records]
+        for one in found:
+            rows = {"legacy": one.compared.legacy.rows, "base": one.compared.base.rows}
+            plan.stream.deletions.require(one.record.week, one.count(Kind.EXTRA), **rows, side="legacy")
         ids = keep_images(plan, base, cut, found)
-        try:
-            # All that goes first, in every week: on the legacy a key is there once, whatever its time.
-            for one in found:
-                for batch in one.batches:
-                    for keys in chunks(batch.extra + batch.changed):
-                        delete_rows(legacy, one.rows, keys)
-            for one in found:
-                for batch in one.batches:
-                    for keys in chunks(batch.missing + batch.changed):
-                        pipe_rows(cut.base, legacy, description, one.rows.target, _those(one.rows, keys), freeze=False)
-        except errors.UniqueViolation as error:
-            raise CutoverError(
-                "a row that the base has is on the legacy in a week that was not named:"
-                f" {error.diag.constraint_name} allows its key once",
-                where=plan.relation,
-                state_left="nothing was changed",
-                next_step="name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ",
-            ) from None
+        _apply(plan, cut, description, found)
         for one in found:
             now = take_fingerprint(legacy, one.rows.spec.table, one.rows.columns, one.rows.where)
             # The source of the comparison is the base here.
@@ -289,6 +297,27 @@ def _repair(
             )
     base.execute("UPDATE migration.repairs SET applied = true WHERE id = ANY(%s)", [list(ids.values())])
     return done
+
+
+def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, found: Sequence[_Found]) -> None:
+    try:
+        # All that goes first, in every week: on the legacy a key is there once, whatever its time.
+        for one in found:
+            for batch in one.batches:
+                for keys in chunks(batch.extra + batch.changed):
+                    delete_rows(cut.legacy, one.rows, keys)
+        for one in found:
+            for batch in one.batches:
+                for keys in chunks(batch.missing + batch.changed):
+                    pipe_rows(cut.base, cut.legacy, description, one.rows.target, _those(one.rows, keys), freeze=False)
+    except errors.UniqueViolation as error:
+        raise CutoverError(
+            "a row that the base has is on the legacy in a week that was not named:"
+            f" {error.diag.constraint_name} allows its key once",
+            where=plan.relation,
+            state_left="nothing was changed",
+            next_step="name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ",
+        ) from None
 
 
 def _find(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, record: SliceRecord) -> _Found:

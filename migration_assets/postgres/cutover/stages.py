@@ -44,7 +44,7 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
-    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
     _account(work)
     if work.kind is CutoverKind.CUTOVER:
         note_accounted(work.base, work.legacy, work.plan)
@@ -92,7 +92,7 @@ def _waiting(work: Work) -> None:
     _near(work, work.plan.patience_seconds)
     if not work.plan.compare_all or work.left:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan), besides=seconds)
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan), besides=seconds)
 
 
 def _account(work: Work) -> float:
