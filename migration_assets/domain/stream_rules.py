@@ -222,6 +222,13 @@ def _runway(view: View) -> Verdict:
     return severity, f"the runway is {days:,.1f} days of {wanted:g}: then {view.sample.runway_ends}"
 
 
+def _rows_outside(view: View) -> Verdict:
+    found = view.sample.outside
+    if found is None:
+        return UNKNOWN
+    return (Severity.WARNING, f"a cutover would stop: {'; '.join(found)}") if found else None
+
+
 _STANDING = ("activating", "joining", "paused", "held")
 _LOST = "the slot is lost: the legacy removed WAL that the base had not read"
 _AT_RISK = "the slot keeps more WAL than the legacy allows: the next checkpoint may lose it"
@@ -249,5 +256,6 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.SERVER_CHANGED: _server_changed,
     **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
     ProblemCode.RUNWAY: _runway,
+    ProblemCode.ROWS_OUTSIDE: while_it_flows(_rows_outside),
     **CUTOVER_RULES,
 }

@@ -32,10 +32,12 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 
+# Numbers of transactions that lie further apart than this cannot be compared by their age.
+_COMPARABLE = 2**30
 # Of a heap without children alone: what is said above holds for nothing else.
 _FILE = """
 SELECT CASE WHEN c.relkind = 'r' AND a.amname = 'heap' AND NOT c.relhassubclass THEN pg_relation_filenode(c.oid) END,
-       pg_snapshot_xmin(pg_current_snapshot())::xid::text
+       pg_snapshot_xmin(pg_current_snapshot())::text
 FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = to_regclass(%s)
 """
 
@@ -57,7 +59,7 @@ class AsFound:
         legacy: Its fingerprint.
         description: The table, as it was.
         file: The table's file; None where only reading it all tells whether anything changed.
-        horizon: The oldest transaction that ran at the snapshot.
+        horizon: The oldest transaction that ran at the snapshot; its number with the epoch.
     """
 
     week: LeftWeek
@@ -69,16 +71,21 @@ class AsFound:
     @property
     def wrong(self) -> str | None:
         """What is not as the archive says; None where the legacy has exactly that."""
-        key, archive = self.week.record.week.key, self.week.archive
-        if archive is None and not self.legacy.rows:
-            return None
-        if archive is None:
-            return f"{key} has left the base without an archive, and the legacy has {self.legacy.rows:,} rows of it"
-        if archive.method != METHOD:
-            return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
-        if archive.native != self.legacy:
-            return f"{key}: the legacy has {difference(self.legacy, archive.native)} the archive"
+        return why_not_archived(self.week, self.legacy)
+
+
+def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
+    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    key, archive = week.record.week.key, week.archive
+    if archive is None and not legacy.rows:
         return None
+    if archive is None:
+        return f"{key} has left the base without an archive, and the legacy has {legacy.rows:,} rows of it"
+    if archive.method != METHOD:
+        return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
+    if archive.native != legacy:
+        return f"{key}: the legacy has {difference(legacy, archive.native)} the archive"
+    return None
 
 
 def has_left(record: SliceRecord) -> bool:
@@ -104,11 +111,13 @@ def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
     """Whether the week is known to be as it was then; reads the rows' versions, and none of their values."""
     if before.file is None:
         return False
-    with _looking(legacy, plan) as (description, file, _):
+    with _looking(legacy, plan) as (description, file, horizon):
+        if int(horizon) - int(before.horizon) > _COMPARABLE:
+            return False
         if file != before.file or description != before.description:
             return False
         row = legacy.execute(
-            sql.SQL("SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age({}::xid)) FROM {} WHERE {}").format(
+            sql.SQL("SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age({}::xid8::xid)) FROM {} WHERE {}").format(
                 sql.Literal(before.horizon),
                 table_name(plan.spec.table),
                 _range(plan, description, before.week.record),
@@ -116,6 +125,12 @@ def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
         ).fetchone()
     rows, newer = require_row(row, "a count")
     return bool(rows == before.legacy.rows and not newer)
+
+
+def state_of_file(legacy: Connected, plan: StreamPlan) -> tuple[int | None, str]:
+    """The table's file, and the oldest transaction that runs now: see `AsFound`."""
+    with _looking(legacy, plan) as (_, file, horizon):
+        return file, horizon
 
 
 @contextmanager
