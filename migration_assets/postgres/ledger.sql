@@ -520,6 +520,19 @@ CREATE TABLE migration.acceptances (
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
 
+CREATE TABLE migration.orphans (
+    cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
+    key             text NOT NULL,
+    before          bigint,
+    after           bigint,
+    counted_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cutover, key)
+);
+COMMENT ON TABLE migration.orphans IS
+    'Rows of the legacy that point nowhere by a foreign key, which no apply worker checks: counted by every rollback';
+COMMENT ON COLUMN migration.orphans.before IS 'before the base''s writes were held; NULL: could not be counted';
+COMMENT ON COLUMN migration.orphans.after IS 'when the legacy was open again; NULL: could not be counted';
+
 CREATE TABLE migration.servers (
     relation            text NOT NULL,
     side                text NOT NULL CHECK (side IN ('legacy', 'base')),

@@ -1,13 +1,14 @@
 """The part of a look at the stream that is about cutovers: who is in charge, who refuses writes, the reverse stream."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import psycopg
 
 from migration_assets.domain.cutover_sample import CutoverSample, HeldSample, ReverseSample
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames, names_of, read_stream, stream_names
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
@@ -18,6 +19,7 @@ from migration_assets.postgres.fences import unguarded_tables
 from migration_assets.postgres.sessions import Connected, Side
 
 _Read = TypeVar("_Read")
+_SHOWN = 3
 log = logging.getLogger(__name__)
 
 
@@ -80,12 +82,17 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
         held=_sample(find_held(facts, of_base, of_legacy)),
         legacy_accepts=None if of_legacy is None else of_legacy.exists and bool(of_legacy.gaps),
         legacy_gaps="; ".join(of_legacy.gaps) if of_legacy is not None else "",
-        unguarded=", ".join(unguarded),
+        unguarded=_shortened(unguarded),
         reverse=reverse,
         decommissioned=facts.decommissioned,
         changed=now != facts,
         ledger=facts.ledger,
     )
+
+
+def _shortened(tables: Sequence[str]) -> str:
+    first, more = tables[:_SHOWN], len(tables) - _SHOWN
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def _without_base(error: str, of_legacy: SideWrites | None) -> CutoverSample:
@@ -119,6 +126,8 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
             asked.errors[lost] = first_line(error)
             return seen
         return replace(seen, marker_error=first_line(error))
+    except ServerChangedError as error:  # a standby answers, which the look tells of
+        return replace(seen, marker_error=error.what)
 
 
 def _names(base: Connected, relation: str) -> StreamNames:

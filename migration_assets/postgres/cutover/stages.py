@@ -10,6 +10,7 @@ from migration_assets.postgres.change_stream.records import StreamStatus, set_st
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
+from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.early import note_accounted
 from migration_assets.postgres.cutover.estimate import require_time
@@ -71,6 +72,7 @@ def _begun(work: Work) -> None:
         prepare(work.base)
         fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
         prepare_forward(work)
+        note_broken_keys(work, after=False)
     may_open(work.target, stream, work.id)
 
 
