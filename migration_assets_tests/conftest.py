@@ -9,13 +9,32 @@ import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.slow_tests import SlowTests
 
-# Minutes in one test each: begun last, they would run alone at the end while the other workers have nothing to do.
-_LONG = ("test_cli.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
+# The longest: begun last, they would run alone at the end while the other workers have nothing to do.
+_LONG = ("test_demo.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run everything: also the tests and cases marked soak")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SlowTests())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
+    if not config.getoption("--soak"):
+        left = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether everything is to be tried: for tests that go through a list of cases by themselves."""
+    return bool(request.config.getoption("--soak"))
 
 
 @dataclass(frozen=True)
