@@ -10,7 +10,7 @@ SEEDS ?= 200
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 TESTS := $(BIN)/python -m migration_assets_tests
 
-.PHONY: demo ui test soak soak-suite soak-kills soak-seeds lint bench clean
+.PHONY: demo ui test soak soak-suite soak-kills soak-servers soak-seeds lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -31,7 +31,7 @@ test: $(STAMP)
 	$(PYTEST)
 
 # Everything, hours of it; `make -k soak` goes on after a failure.
-soak: soak-suite soak-kills soak-seeds
+soak: soak-suite soak-kills soak-servers soak-seeds
 
 # The suite with all cases of its sweeps.
 soak-suite: $(STAMP)
@@ -49,6 +49,11 @@ soak-kills: $(STAMP)
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak-seeds: $(STAMP)
 	$(TESTS).convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
+
+# Servers that come back as others, and answers to commits that get lost, at every commit of every step.
+soak-servers: $(STAMP)
+	$(TESTS).servers.soak
+	$(TESTS).servers.losing
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
 
-import secrets
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.slow_tests import SlowTests
 
@@ -66,12 +66,14 @@ def servers() -> Generator[EmbeddedServers]:
         yield pair
 
 
+@pytest.fixture(scope="session")
+def clones(servers: EmbeddedServers) -> Clones:
+    """What is made once and copied for each test."""
+    return Clones(servers)
+
+
 @pytest.fixture
-def databases(servers: EmbeddedServers) -> Generator[Databases]:
+def databases(clones: Clones) -> Generator[Databases]:
     """A fresh database on each server, dropped afterwards with all slots and subscriptions."""
-    name = f"test_{secrets.token_hex(6)}"
-    servers.recreate_database("legacy", name)
-    servers.recreate_database("base", name)
-    yield Databases(legacy_url=servers.legacy_url(name), base_url=servers.base_url(name))
-    servers.drop_database("base", name)  # first: its subscriptions take their slots on the legacy with them
-    servers.drop_database("legacy", name)
+    with clones.empty() as made:
+        yield Databases(legacy_url=made.legacy_url, base_url=made.base_url)

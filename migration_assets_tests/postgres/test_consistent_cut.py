@@ -12,6 +12,7 @@ from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import Ground, at_once, wait_for
 
 _SUM = (
@@ -20,8 +21,9 @@ _SUM = (
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @contextmanager
