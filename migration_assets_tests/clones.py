@@ -5,7 +5,7 @@ stream are made for each.
 """
 
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,9 +39,27 @@ class Clones:
     @contextmanager
     def streamed(self, rows: int) -> Generator[Databases]:
         """As `Ground.fill(rows).streamed()` makes them, the next key after the last row."""
-        template = f"streamed_{rows}"
+
+        def make(ground: Ground) -> None:
+            ground.fill(rows)
+            ground.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), %s)", rows)
+            ground.streamed()
+
+        with self.grown(f"streamed_{rows}", make) as databases:
+            yield databases
+
+    @contextmanager
+    def grown(self, template: str, make: Callable[[Ground], object]) -> Generator[Databases]:
+        """As `make` leaves two empty databases: with a live stream that nobody writes into.
+
+        Args:
+            template: Its name; the same one is made once.
+            make: Whatever it does to the ground is in every copy.
+        """
         if template not in self._made:
-            _make(self._fresh(template), rows)
+            ground = Ground(self._fresh(template))
+            make(ground)
+            _cut_off(ground)
         with self._copies(template) as databases:
             _subscribe(databases)
             yield databases
@@ -76,10 +94,9 @@ class Clones:
         return Databases(self.servers.legacy_url(name), self.servers.base_url(name))
 
 
-def _make(databases: Databases, rows: int) -> None:
-    ground = Ground(databases).fill(rows)
-    ground.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), %s)", rows)
-    names = names_of(ground.streamed().stream_record())
+def _cut_off(ground: Ground) -> None:
+    """A database with a subscription or a slot cannot be copied."""
+    names, databases = names_of(ground.stream_record()), ground.databases
     ground.drain()
     with databases.session("base", "test") as base, databases.session("legacy", "test") as legacy:
         drop_subscription(base, names.subscription)
