@@ -1,10 +1,11 @@
 """Names every test that is too slow, at the end of a run: no single one may take more than 20 s of a quiet machine."""
 
-import os
 import threading
 import time
 
 import pytest
+
+from migration_assets_tests.freezes import crowding
 
 LONGEST_SECONDS = 20.0
 _TICK_SECONDS = 0.1
@@ -54,8 +55,3 @@ class SlowTests:
         terminalreporter.section(f"longer than {LONGEST_SECONDS:g} s", yellow=True)
         for seconds, what in sorted(set(self.named), reverse=True):
             terminalreporter.line(f"{seconds:6.1f} s  {what}: let a few telling cases stay, and mark the rest `soak`")
-
-
-def crowding() -> float:
-    """How many processes wanted each core in the last minute; 1.0 where there were cores enough."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

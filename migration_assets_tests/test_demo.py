@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.freezes import patience
 
 
 def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
     try:
         done = subprocess.run(
             command, env={**environment, "MIGRATION_VAR": str(var)}, cwd=tmp_path, capture_output=True, text=True,
-            timeout=600, check=False,
+            timeout=patience(600), check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         summary = json.loads((var / "demo" / "summary.json").read_text())
@@ -58,7 +59,7 @@ def test_the_demo_tells_its_story_and_writes_what_it_measured(tmp_path: Path) ->
         assert len(list((var / "archive").rglob("*.parquet"))) == 13
         cutover = summary["cutover"]
         assert [one["kind"] for one in cutover["runs"]] == ["rehearsal", "cutover", "rollback", "cutover"]
-        assert all(0 < one["downtime_ms"] < 60_000 and one["rows_compared"] > 0 for one in cutover["runs"])
+        assert all(0 < one["downtime_ms"] < patience(60_000) and one["rows_compared"] > 0 for one in cutover["runs"])
         applications = cutover["applications"]
         assert (applications["switches"], applications["errors"]) == (3, 0)
         assert applications["transactions_on_base"] > 0

@@ -12,6 +12,7 @@ from migration_assets.postgres.abandon import abandon
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.crashes.trap import Point, Trap, points_of, read_log
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import Ground
 
 _ENOUGH = 12
@@ -26,7 +27,7 @@ def _child(plan: StreamPlan, log: Path, point: Point | None) -> None:
 def _in_a_child(plan: StreamPlan, log: Path, point: Point | None) -> int | None:
     child = multiprocessing.get_context("fork").Process(target=_child, args=(plan, log, point))
     child.start()
-    child.join(60)
+    child.join(patience(60))
     assert not child.is_alive(), point
     return child.exitcode
 
@@ -78,7 +79,7 @@ def test_an_activation_that_died_half_way_is_undone(ground: Ground, tmp_path: Pa
         log = tmp_path / str(number)
         child = multiprocessing.get_context("fork").Process(target=_activation, args=(ground, log, statement))
         child.start()
-        child.join(60)
+        child.join(patience(60))
         if child.is_alive():
             child.kill()
             pytest.fail(f"nothing died at {statement}")

@@ -16,6 +16,7 @@ from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down
 from migration_assets_tests.decommission.deed import close_legacy, plan_of, record_of
 from migration_assets_tests.decommission.test_deed import as_fingerprint, assert_severed, total
+from migration_assets_tests.freezes import patience
 
 _STATES = ("begun", "fingerprinted", "closed", "severed")
 _SOME = 3
@@ -29,7 +30,7 @@ def _child(ground: CutoverGround, scope: Scope, log: Path, point: Point | None) 
 def _in_a_child(ground: CutoverGround, scope: Scope, log: Path, point: Point | None) -> int | None:
     child = multiprocessing.get_context("fork").Process(target=_child, args=(ground, scope, log, point))
     child.start()
-    child.join(60)
+    child.join(patience(60))
     assert not child.is_alive(), point
     return child.exitcode
 
