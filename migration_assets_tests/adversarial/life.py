@@ -4,10 +4,12 @@ Belongs here: which steps there are, what may come of each, and how everybody is
 is made of stands in `lives`.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -25,10 +27,16 @@ from migration_assets.steps.weeks import copy_week, repair_week, validate_week
 from migration_assets_tests.adversarial.applications import Application, World, standing_still
 from migration_assets_tests.adversarial.judge import columns_of, difference, drained, places_of, rows_of
 from migration_assets_tests.adversarial.mob import Deed, Enemies, Mob
-from migration_assets_tests.adversarial.table import QUARTER, WEEKS, Side, ask
+from migration_assets_tests.adversarial.table import QUARTER, SIDES, WEEKS, Side, ask
+from migration_assets_tests.crashes.child import Nursery, Task
+from migration_assets_tests.postgres.support import wait_for
 
 UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 Result = TypeVar("Result")
+_OURS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    " AND application_name LIKE 'migration_assets:%'"
+)
 
 
 class FaultFound(Exception):  # noqa: N818 - the faults themselves are in the log
@@ -47,7 +55,10 @@ class Life:
     enemies: Enemies | None = None
     refusals: int = 0
     done: int = 0
+    stalled: bool = False
     restless: bool = False  # enemies end sessions or servers: a lost connection is theirs
+    may_stall: bool = False  # a setting or a saboteur may have stopped the stream
+    sabotaged: bool = False  # whatever differs from now on is the saboteur's, until a rebuild
 
     @property
     def relation(self) -> str:
@@ -76,7 +87,10 @@ class Life:
         try:
             self.mob.close(all_of_them=True)
             with standing_still(self.crowd):
-                if self.mob.following and not drained(self.migration, self.world.side):
+                self.stalled = self.mob.following and not drained(
+                    self.migration, self.world.side, 2.0 if self.may_stall else 20.0
+                )
+                if self.stalled and not self.may_stall:
                     self.world.fault(f"what the {self.world.side} has committed does not arrive on the other side")
                 for deed in self.mob.at_rest:
                     deed()
@@ -134,13 +148,11 @@ class Life:
         """The same for who has made everybody stand still already; the weeks whose rows differ."""
         world, side = self.world, self.world.side
         follower: Side = "base" if side == "legacy" else "legacy"
-        held = rows_of(world.url(side))
-        for said in world.journal.wrong(held):
-            world.fault(f"{why}: on the {side}: {said}")
-        if not self.mob.following:
+        self.look_at_journal(why)
+        if not self.mob.following or self.stalled:
             return set()
         columns, others = columns_of(world.url(side)), columns_of(world.url(follower))
-        if columns != others:
+        if columns != others and not self.sabotaged:
             world.fault(f"{why}: columns {columns} on the {side}, {others} on the {follower}")
             return set()
         here, there = rows_of(world.url(side), columns), rows_of(world.url(follower), columns)
@@ -155,11 +167,47 @@ class Life:
                 continue
             if week is not None:
                 differs.add(week)
-            if week not in self.mob.damaged:
+            if week not in self.mob.damaged and not self.sabotaged:
                 wrong.append(f"{key} of {week}: {side} {_short(here.get(key))}, {follower} {_short(there.get(key))}")
         if wrong:
             world.fault(f"{why}: {len(wrong)} rows differ in weeks that nobody damaged: {'; '.join(wrong[:3])}")
         return differs
+
+    def look_at_journal(self, why: str) -> None:
+        """The side in charge, with what has left for the archive, holds what was acknowledged."""
+        held = rows_of(self.world.url())
+        if self.world.side == "base":
+            held = {**self.mob.archived, **held}
+        for said in self.world.journal.wrong(held):
+            self.world.fault(f"{why}: on the {self.world.side}: {said}")
+
+    def rows_in(self, week: FiscalWeek) -> dict[int, str]:
+        """Of the legacy."""
+        places = places_of(self.world.legacy_url)
+        return {key: text for key, text in rows_of(self.world.legacy_url).items() if places[key] == week}
+
+    def killed_step(self, children: Nursery, name: str) -> None:
+        """The step in a process of its own, killed after a while, perhaps after its end; then who comes next."""
+        week = self.random.choice(WEEKS)
+        settings = {"folder": str(self.migration.settings.var), "week": week.key}
+        urls = self.migration.databases
+        patience = self.random.choice([0.1, 0.3, 0.6, 1.0, 1.5, 2.5, 10.0]) * self.random.random()
+        under_way = children.start(lambda log: Task(name, urls.legacy_url, urls.base_url, log, settings=settings))
+        time.sleep(patience)  # not for anything to happen: the blow falls wherever the step is by then
+        with suppress(ProcessLookupError):
+            os.kill(under_way.pid, signal.SIGKILL)
+        ended = under_way.wait()
+        self.world.note(f"{name} in a process, killed after {patience:.2f} s: {ended.signal}, {ended.said}")
+        wait_for(lambda: not any(ask(self.world.url(side), _OURS)[0][0] for side in SIDES), "its sessions end")
+        self.done += 1
+        if name in {"cutover", "rollback"}:
+            self.require_free(name)
+            self.world.side = side_in_charge(self.migration)
+            if self.random.random() < 0.5:
+                self.step("release writes", lambda: release_writes(self.migration))
+        if self.world.side == "legacy":
+            self.step("resume", lambda: resume_stream(self.migration))
+        self.judge(f"after the killed {name}")
 
     def require_free(self, why: str) -> None:
         """The side in charge accepts writes again; who asks is not refused."""
@@ -258,6 +306,7 @@ class Life:
             if joined.how != "already under CDC":
                 for week in [week for week, at in self.mob.damaged.items() if at < began]:
                     self.mob.damaged.pop(week)
+                self.sabotaged = False
             self.look(f"after {name} ({joined.how})")
         return True
 

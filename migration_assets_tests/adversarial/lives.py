@@ -3,24 +3,43 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 import psycopg
 
+from migration_assets.domain.slice_state import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.steps.archiving import archive_week
+from migration_assets.steps.cutover import cut_over, side_in_charge
 from migration_assets.steps.examination import examine
+from migration_assets.steps.observation import observe
 from migration_assets.steps.opening import open_quarter
-from migration_assets_tests.adversarial.applications import World, applications
+from migration_assets.steps.retiring import bring_back, retire_week
+from migration_assets.steps.streaming import resume_stream
+from migration_assets_tests.adversarial import child
+from migration_assets_tests.adversarial.applications import World, applications, standing_still
 from migration_assets_tests.adversarial.definitions import DEFINITIONS, HARMLESS_IN_CHARGE
+from migration_assets_tests.adversarial.hostile_settings import hostile_setting, reset_all
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.adversarial.strangers import KILLERS, VANDALS, WRITERS, out_of_range
-from migration_assets_tests.adversarial.table import QUARTER, create_table, migration_of, run
+from migration_assets_tests.adversarial.sabotage import LOSING, SABOTAGES
+from migration_assets_tests.adversarial.strangers import (
+    FIRST_STRANGE,
+    KILLERS,
+    VANDALS,
+    WRITERS,
+    late_in,
+    out_of_range,
+    replica_writer,
+)
+from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
 from migration_assets_tests.convergence.ordeal import fresh_databases
+from migration_assets_tests.crashes.child import nursery
 
 
 @dataclass(frozen=True)
@@ -42,14 +61,14 @@ class Lived:
         )
 
 
-def live(servers: EmbeddedServers, seed: int, *, steps: int = 8) -> Lived:
+def live(servers: EmbeddedServers, seed: int, *, kind: str | None = None, steps: int = 8) -> Lived:
     """Run one life on databases of its own.
 
     Raises:
         AssertionError: Somebody found a fault; with everything that happened.
     """
     random = Random(seed)
-    kind = random.choice(sorted(KINDS))
+    kind = kind or random.choice(sorted(KINDS))
     began = time.monotonic()
     with fresh_databases(servers) as urls, tempfile.TemporaryDirectory(prefix="life-") as folder:
         create_table(urls[0])
@@ -107,6 +126,14 @@ def _mend_and_prove(life: Life) -> None:
         life.world.fault("what was proven could not be signed off")
 
 
+def _proven(life: Life) -> None:
+    """Ready for a cutover."""
+    _begin(life)
+    _started(life)
+    _mend_and_prove(life)
+    run(life.world.base_url, "ANALYZE public.bookings")
+
+
 def following(life: Life, steps: int) -> None:
     """The base follows; enemies alter definitions, write strangely, damage the base, and end sessions."""
     _begin(life)
@@ -133,10 +160,7 @@ def following(life: Life, steps: int) -> None:
 
 def switching(life: Life, steps: int) -> None:
     """Cutovers and rollbacks, with writers by every way at every state."""
-    _begin(life)
-    _started(life)
-    _mend_and_prove(life)
-    run(life.world.base_url, "ANALYZE public.bookings")
+    _proven(life)
     deeds: list[Deed] = [*HARMLESS_IN_CHARGE, *WRITERS, *WRITERS]
     if life.random.random() < 0.3:
         deeds, life.restless = [*deeds, *KILLERS], True
@@ -155,25 +179,143 @@ def switching(life: Life, steps: int) -> None:
 
 def late_strays(life: Life, _steps: int) -> None:
     """Rows that no open week takes, acknowledged while a cutover waits or holds: named, never lost."""
-    _begin(life)
-    _started(life)
-    _mend_and_prove(life)
-    run(life.world.base_url, "ANALYZE public.bookings")
-    at = life.random.choice(["begun", "waiting", "held", "drained"])
-    strays: list[str] = []
+    _proven(life)
+    at = life.random.choice(["begun", "waiting", "waiting", "held", "drained"])
+    before = set(life.world.journal.allowed)
 
     def during(state: str) -> None:
         if state == at:
-            strays.append(out_of_range(life.mob))
-            life.world.note(f"  stray {strays[-1]}")
+            life.world.note(f"  stray at {state}: {out_of_range(life.mob)}")
 
-    life.switch(to="base", during=during)
+    if not life.switch(to="base", during=during):
+        with life.rest():
+            for key in set(life.world.journal.allowed) - before:
+                if key >= FIRST_STRANGE:
+                    run(life.world.legacy_url, f"DELETE FROM public.bookings WHERE id = {key}")
+                    life.world.journal.commit("legacy", {key: None})
+        if not life.switch(to="base"):
+            life.world.fault("without the stray the base could not be put in charge")
+
+
+def hostile(life: Life, steps: int) -> None:
+    """Databases and roles whose settings change what a query sees, or whether it works at all."""
+    mob = life.mob
+    for _ in range(2):
+        life.world.note(f"  enemy: {hostile_setting(mob)}")
+    examined = life.step("preflight", lambda: examine(life.migration))
+    if examined is None or any(finding.severity.value == "blocking" for finding in examined.findings):
+        life.world.note("preflight blocks; the settings go")
+        reset_all(mob)
+    life.may_stall = True
+    _begin(life)
+    with life.attacked([hostile_setting, *VANDALS, replica_writer], 1.0):
+        for _ in range(3):
+            if life.start():
+                break
+        choices = (life.validate_some, life.reconcile, life.repair, life.copy, life.pause_and_resume)
+        for _ in range(max(2, steps // 2)):
+            life.random.choice(choices)()
+    reset_all(mob)
+    life.may_stall = False
+    life.step("resume", lambda: resume_stream(life.migration))
+    _started(life)
+    _mend_and_prove(life)
+
+
+def killed(life: Life, steps: int) -> None:
+    """kill -9 of our process at any moment of any step; whoever comes next makes everything whole."""
+    _proven(life)
+    with nursery(child.__name__) as children:
+        for _ in range(max(3, steps)):
+            kinds = ["cutover"] * 4 if life.world.side == "legacy" else ["rollback"] * 4
+            if life.world.side == "legacy":
+                kinds += ["rebuild", "copy", "repair", "validate", "reconcile"]
+            life.killed_step(children, life.random.choice(kinds))
+            target = "base" if life.world.side == "legacy" else "legacy"
+            if life.random.random() < 0.3:
+                life.switch(to=target)
+    if life.world.side == "base" and not life.switch(to="legacy"):
+        life.world.fault("the legacy could not be put in charge again")
+    life.step("resume", lambda: resume_stream(life.migration))
+    _started(life)
+    _mend_and_prove(life)
+
+
+def sabotaged(life: Life, _steps: int) -> None:
+    """Somebody lays hands on the stream itself: what differs afterwards is never signed for, and a rebuild mends it."""
+    _proven(life)
+    deed = life.random.choice(SABOTAGES)
+    life.world.note(f"  enemy: {deed.__name__}")
+    # Applications fail where the saboteur broke the legacy's own publication: that is not ours.
+    life.world.excused = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidTextRepresentation)
+    with life.rest():
+        deed(life.mob)
+    life.may_stall = True
+    life.sabotaged = True
+    with life.rest():
+        differs = life.look("after the sabotage")
+    problems = life.step("observe", lambda: observe(life.migration))
+    signed = life.step("sign-off", lambda: sign_off_quarter(life.migration, QUARTER, "Ada"))
+    names = ", ".join(week.name for week in sorted(differs))
+    life.world.note(f"  differs: {names or 'nothing'}; problems: {problems and [p.code for p in problems.problems]}")
+    if signed and differs:
+        life.world.fault(f"after {deed.__name__} the quarter was signed off, and {names} differ")
+    if signed and deed in LOSING:
+        life.world.fault(
+            f"after {deed.__name__}, whatever arrived, the quarter was signed off on proofs from before it"
+        )
+    if life.switch(to="base") and differs:
+        life.world.fault(f"after {deed.__name__} a cutover succeeded over differences")
     if life.world.side == "base":
-        life.judge("with a stray")
+        life.switch(to="legacy")
+    for week in life.random.sample(WEEKS, 3):
+        life.validate(week)
+    mended = life.start(rebuild=True) or life.start(rebuild=True)
+    life.world.note(f"a rebuild {'was done' if mended else 'was refused'} after {deed.__name__}")
+
+
+def leaving(life: Life, _steps: int) -> None:
+    """A week leaves for the archive; what is written into it on the legacy afterwards is never forgotten."""
+    _proven(life)
+    week = WEEKS[0]
+    settings = {"as_of": datetime(2024, 11, 1, tzinfo=UTC), "retention_quarters": 1, "quarantine_days": 0}
+    life.migration = replace(life.migration, settings=life.migration.settings.model_copy(update=settings))
+    with life.rest():
+        life.step("archive", lambda: archive_week(life.migration, week))
+        life.mob.archived = life.rows_in(week)
+        for _ in range(2):
+            life.step("retire", lambda: retire_week(life.migration, week, dry_run=False))
+        if life.states()[week] != SliceState.RETIRED:
+            life.world.fault(f"{week} could not be retired: it is {life.states()[week]}")
+            return
+    late = life.random.choice(["before", "waiting", "held"])
+
+    def during(state: str) -> None:
+        if state == late:
+            life.world.note(f"  late at {state}: {late_in(life.mob, week)}")
+
+    with standing_still(life.crowd):
+        if late == "before":
+            life.world.note(f"  late: {late_in(life.mob, week)}")
+        done = life.step("cutover", lambda: cut_over(
+            life.migration, "Ada", rehearse=False, on_state=lambda _, state: during(str(state))))  # fmt: skip
+        life.world.side = side_in_charge(life.migration)
+        life.look_at_journal("after the cutover")
+    if done is not None:
+        return
+    life.step("bring back", lambda: bring_back(life.migration, week))
+    _started(life)
+    _mend_and_prove(life)
+    if not life.switch(to="base"):
+        life.world.fault("with the week back the base could not be put in charge")
 
 
 KINDS: dict[str, Callable[[Life, int], None]] = {
     "following": following,
     "switching": switching,
     "late strays": late_strays,
+    "hostile": hostile,
+    "killed": killed,
+    "sabotaged": sabotaged,
+    "leaving": leaving,
 }

@@ -23,6 +23,7 @@ class Mob:
         at_rest: What is to be done once nobody writes and everything has arrived.
         damaged: Weeks whose rows in the base somebody changed behind the product's back, and when.
         following: Whether the stream runs, so that a damage counts as one.
+        archived: Rows of the week that has left, as they were then.
     """
 
     world: World
@@ -31,6 +32,7 @@ class Mob:
     at_rest: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
     damaged: dict[FiscalWeek, float] = field(default_factory=dict[FiscalWeek, float])
     following: bool = False
+    archived: dict[int, str] = field(default_factory=dict[int, str])
     numbers: int = 0
 
     def number(self) -> int:

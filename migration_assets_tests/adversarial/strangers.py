@@ -154,6 +154,29 @@ def out_of_range(mob: Mob) -> str:
             return f"{at}: no partition"
 
 
+def late_in(mob: Mob, week: FiscalWeek) -> str:
+    """Changes a row of a week that has left, on the legacy, or books one more in it."""
+    side = mob.world.side
+    if mob.random.random() < 0.5:
+        with session(mob.world.url(side)) as connection:
+            return insert(mob, connection, side, instant(mob, week), "late")
+    key = FIRST_RESERVED + 10 * (week.number - 1) + 2
+    with session(mob.world.url(side)) as connection:
+        try:
+            with transaction(mob.world, connection, side) as under_way:
+                rows = connection.execute(
+                    sql.SQL("UPDATE public.bookings b SET note = 'late' WHERE id = %s RETURNING id, {}").format(
+                        row_text()
+                    ),
+                    [key],
+                ).fetchall()
+                under_way.changed([(int(found), text) for found, text in rows])
+        except _REFUSED:
+            mob.world.journal.refused += 1
+            return f"{key}: held"
+    return f"{key} changed"
+
+
 def vandal(mob: Mob) -> str | None:
     """Changes a row of the base, which nobody but us may write, by way of its leaf."""
     if mob.world.side != "legacy" or not mob.following:
