@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROWS ?= 1000000
 SEEDS ?= 200
+LIVES ?= 200
 
-.PHONY: demo ui test soak lint bench clean
+.PHONY: demo ui test soak enemies lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -29,6 +30,11 @@ test: $(STAMP)
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak: $(STAMP)
 	$(BIN)/python -m migration_assets_tests.convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
+	$(MAKE) enemies
+
+# Lives among enemies, an hour of them; ENEMIES=1,2 runs seeds again that failed.
+enemies: $(STAMP)
+	$(BIN)/python -m migration_assets_tests.adversarial.soak --lives $(LIVES) --only '$(ENEMIES)'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from migration_assets_tests.adversarial.hostile_settings import hostile_setting,
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.adversarial.sabotage import LOSING, SABOTAGES
+from migration_assets_tests.adversarial.sabotage import LOSING, SABOTAGES, Sabotage
 from migration_assets_tests.adversarial.strangers import (
     FIRST_STRANGE,
     KILLERS,
@@ -40,6 +40,8 @@ from migration_assets_tests.adversarial.strangers import (
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
 from migration_assets_tests.convergence.ordeal import fresh_databases
 from migration_assets_tests.crashes.child import nursery
+
+Play = Callable[[Life, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Lived:
         )
 
 
-def live(servers: EmbeddedServers, seed: int, *, kind: str | None = None, steps: int = 8) -> Lived:
+def live(
+    servers: EmbeddedServers, seed: int, *, kind: str | None = None, steps: int = 8, play: Play | None = None
+) -> Lived:
     """Run one life on databases of its own.
 
     Raises:
@@ -79,22 +83,22 @@ def live(servers: EmbeddedServers, seed: int, *, kind: str | None = None, steps:
         world.note(f"seed {seed}, {kind}")
         try:
             with applications(world, seed) as life.crowd:
-                KINDS[kind](life, steps)
+                (play or KINDS[kind])(life, steps)
                 life.judge("in the end")
             rows = len(rows_of(world.url()))
         except FaultFound as error:
-            raise AssertionError(_told(life, seed)) from error
+            raise AssertionError(told(life, seed)) from error
         except Exception as error:
             world.fault(f"the life ended with {error!r}")
-            raise AssertionError(_told(life, seed)) from error
+            raise AssertionError(told(life, seed)) from error
         finally:
             mob.close(all_of_them=True)  # a prepared transaction would keep the database
     if world.faults:
-        raise AssertionError(_told(life, seed))
+        raise AssertionError(told(life, seed))
     return Lived(seed, kind, time.monotonic() - began, life.done, life.refusals, dict(world.journal.acknowledged), rows)
 
 
-def _told(life: Life, seed: int) -> str:
+def told(life: Life, seed: int) -> str:
     faults = "\n".join(f"- {fault}" for fault in life.world.faults)
     return f"seed {seed}: {len(life.world.faults)} faults:\n{faults}\n\n" + "\n".join(life.world.lines)
 
@@ -126,7 +130,7 @@ def _mend_and_prove(life: Life) -> None:
         life.world.fault("what was proven could not be signed off")
 
 
-def _proven(life: Life) -> None:
+def proven(life: Life) -> None:
     """Ready for a cutover."""
     _begin(life)
     _started(life)
@@ -160,7 +164,7 @@ def following(life: Life, steps: int) -> None:
 
 def switching(life: Life, steps: int) -> None:
     """Cutovers and rollbacks, with writers by every way at every state."""
-    _proven(life)
+    proven(life)
     deeds: list[Deed] = [*HARMLESS_IN_CHARGE, *WRITERS, *WRITERS]
     if life.random.random() < 0.3:
         deeds, life.restless = [*deeds, *KILLERS], True
@@ -179,7 +183,7 @@ def switching(life: Life, steps: int) -> None:
 
 def late_strays(life: Life, _steps: int) -> None:
     """Rows that no open week takes, acknowledged while a cutover waits or holds: named, never lost."""
-    _proven(life)
+    proven(life)
     at = life.random.choice(["begun", "waiting", "waiting", "held", "drained"])
     before = set(life.world.journal.allowed)
 
@@ -224,7 +228,7 @@ def hostile(life: Life, steps: int) -> None:
 
 def killed(life: Life, steps: int) -> None:
     """kill -9 of our process at any moment of any step; whoever comes next makes everything whole."""
-    _proven(life)
+    proven(life)
     with nursery(child.__name__) as children:
         for _ in range(max(3, steps)):
             kinds = ["cutover"] * 4 if life.world.side == "legacy" else ["rollback"] * 4
@@ -241,10 +245,10 @@ def killed(life: Life, steps: int) -> None:
     _mend_and_prove(life)
 
 
-def sabotaged(life: Life, _steps: int) -> None:
+def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
     """Somebody lays hands on the stream itself: what differs afterwards is never signed for, and a rebuild mends it."""
-    _proven(life)
-    deed = life.random.choice(SABOTAGES)
+    proven(life)
+    deed = deed or life.random.choice(SABOTAGES)
     life.world.note(f"  enemy: {deed.__name__}")
     # Applications fail where the saboteur broke the legacy's own publication: that is not ours.
     life.world.excused = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidTextRepresentation)
@@ -276,7 +280,7 @@ def sabotaged(life: Life, _steps: int) -> None:
 
 def leaving(life: Life, _steps: int) -> None:
     """A week leaves for the archive; what is written into it on the legacy afterwards is never forgotten."""
-    _proven(life)
+    proven(life)
     week = WEEKS[0]
     settings = {"as_of": datetime(2024, 11, 1, tzinfo=UTC), "retention_quarters": 1, "quarantine_days": 0}
     life.migration = replace(life.migration, settings=life.migration.settings.model_copy(update=settings))
@@ -304,13 +308,14 @@ def leaving(life: Life, _steps: int) -> None:
     if done is not None:
         return
     life.step("bring back", lambda: bring_back(life.migration, week))
+    life.mob.archived = {}
     _started(life)
     _mend_and_prove(life)
     if not life.switch(to="base"):
         life.world.fault("with the week back the base could not be put in charge")
 
 
-KINDS: dict[str, Callable[[Life, int], None]] = {
+KINDS: dict[str, Play] = {
     "following": following,
     "switching": switching,
     "late strays": late_strays,

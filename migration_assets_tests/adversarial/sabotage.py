@@ -1,5 +1,7 @@
 """Somebody's hands on what the stream is made of. After each the product must not claim what is not so."""
 
+from collections.abc import Callable
+
 from psycopg import sql
 
 from migration_assets_tests.adversarial.mob import Mob
@@ -174,7 +176,8 @@ def _journal_reserved(mob: Mob) -> None:
     mob.world.journal.commit("legacy", {int(key): str(text) for key, text in rows})
 
 
-SABOTAGES = (
+Sabotage = Callable[[Mob], None]
+SABOTAGES: tuple[Sabotage, ...] = (
     slot_advanced,
     slot_made_anew,
     origin_advanced,
@@ -191,4 +194,4 @@ SABOTAGES = (
     row_filter_by_rule,
 )
 # Whether or not a row differs now: the stream was bent, so what was proven before it proves nothing.
-LOSING = (slot_advanced, slot_made_anew, origin_advanced)
+LOSING: tuple[Sabotage, ...] = (slot_advanced, slot_made_anew, origin_advanced)
