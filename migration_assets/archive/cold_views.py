@@ -19,7 +19,7 @@ from migration_assets.archive.quoting import identifier, literal
 from migration_assets.archive.shown_values import as_shown, shown_type
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.stored_columns import StoredColumn
+from migration_assets.domain.stored_columns import StoredColumn, numbered_name
 
 QUARTER, WEEK = "fiscal_quarter", "fiscal_week"
 
@@ -37,15 +37,25 @@ def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: S
         columns: The table's, as they are now.
     """
     names = _distinct([column.name for column in columns])
-    taken = {name.lower() for name in names}
-    extra = [name for name in (QUARTER, WEEK) if name not in taken]
+    extra = folder_columns(columns)
     if not manifests:
         kinds = [*(shown_type(column) for column in columns), *("VARCHAR" for _ in extra)]
         nothing = ", ".join(
             f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in zip([*names, *extra], kinds, strict=True)
         )
         return f"SELECT {nothing} WHERE false"
-    return " UNION ALL ".join(_branch(store, group, columns, names, extra) for group in _alike(manifests))
+    # DuckDB gives a folder's name precedence over a column of the file with the same name.
+    by_folder = len(extra) == len((QUARTER, WEEK))
+    groups = (
+        _alike(manifests) if by_folder else [[manifest] for manifest in sorted(manifests, key=lambda one: one.week)]
+    )
+    return " UNION ALL ".join(_branch(store, group, columns, names, extra, by_folder=by_folder) for group in groups)
+
+
+def folder_columns(columns: Sequence[StoredColumn]) -> list[str]:
+    """Those of fiscal_quarter and fiscal_week that the table has no column of its own for."""
+    taken = {column.name.lower() for column in columns}
+    return [name for name in (QUARTER, WEEK) if name not in taken]
 
 
 def _alike(manifests: Iterable[Manifest]) -> list[list[Manifest]]:
@@ -62,15 +72,23 @@ def _branch(
     columns: Sequence[StoredColumn],
     names: Sequence[str],
     extra: Sequence[str],
+    *,
+    by_folder: bool,
 ) -> str:
-    stored = {column.name: (f"c{place}", column) for place, column in enumerate(group[0].columns)}
+    stored = {column.name: (numbered_name(place), column) for place, column in enumerate(group[0].columns)}
     shown = [
         f"{as_shown(column, *stored[column.name])} AS {identifier(name)}"
         if column.name in stored
         else f"CAST(NULL AS {shown_type(column)}) AS {identifier(name)}"
         for column, name in zip(columns, names, strict=True)
     ]
-    aliases = [*(alias for alias, _ in stored.values()), QUARTER, WEEK]
+    aliases = [alias for alias, _ in stored.values()]
+    if by_folder:
+        folders, reading = [QUARTER, WEEK], f"true, hive_types = {{'{QUARTER}': VARCHAR, '{WEEK}': VARCHAR}}"
+        aliases += folders
+    else:
+        of_group = {QUARTER: group[0].week.quarter.key, WEEK: group[0].week.name}
+        folders, reading = [f"{literal(of_group[name])} AS {name}" for name in extra], "false"
     files = ", ".join(
         literal(store.duckdb_path(f"{slice_folder(manifest.relation, manifest.week)}/{file.name}"))
         for manifest in group
@@ -80,8 +98,8 @@ def _branch(
     kind = shown_type(control_column)
     lower, upper = literal(group[0].lower_bound), literal(group[-1].upper_bound)
     return (
-        f"SELECT {', '.join([*shown, *extra])} FROM read_parquet([{files}], hive_partitioning = true,"
-        f" hive_types = {{'{QUARTER}': VARCHAR, '{WEEK}': VARCHAR}}) AS stored({', '.join(aliases)})"
+        f"SELECT {', '.join([*shown, *folders])} FROM read_parquet([{files}], hive_partitioning = {reading})"
+        f" AS stored({', '.join(aliases)})"
         f" WHERE {control} >= {kind} {lower} AND {control} < {kind} {upper}"
     )
 

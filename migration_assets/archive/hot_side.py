@@ -6,9 +6,10 @@ from importlib import resources
 
 import duckdb
 
+from migration_assets.archive.cold_views import QUARTER, WEEK, folder_columns
 from migration_assets.archive.quoting import identifier, literal
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 
 _ATTACHED = "hot"
 _SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
@@ -36,7 +37,9 @@ class HotSide:
 
 
 def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequence[StoredColumn]) -> list[str]:
-    """Attach the base read-only and give a SELECT for each week: the columns, then fiscal_quarter and fiscal_week.
+    """Attach the base read-only and give a SELECT for each week: the columns by their place, then what archives add.
+
+    The view calls its columns by their place, too: `"a"` and `"A"` are the same to DuckDB.
 
     Raises:
         ArchiveError: The reader of PostgreSQL does not fit this DuckDB, or the base cannot be reached.
@@ -55,12 +58,13 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
             state_left="nothing was touched",
             next_step="see whether the base runs; --cold answers from the archive alone",
         ) from None
-    kind = _SQL_TYPES[next(column.storage for column in columns if column.name == hot.control_column)]
-    control = identifier(hot.control_column)
-    shown = ", ".join(_shown(column) for column in columns)
+    place = next(number for number, column in enumerate(columns) if column.name == hot.control_column)
+    kind, control = _SQL_TYPES[columns[place].storage], numbered_name(place)
+    shown = [_shown(column, numbered_name(number)) for number, column in enumerate(columns)]
+    added = folder_columns(columns)
     source = f"{_ATTACHED}.{identifier(hot.schema)}.{identifier(hot.view)}"
     return [
-        f"SELECT {shown}, {literal(quarter)} AS fiscal_quarter, {literal(week)} AS fiscal_week FROM {source}"
+        f"SELECT {', '.join([*shown, *_folders(added, quarter, week)])} FROM {source}"
         f" WHERE {control} >= {kind} {literal(lower)} AND {control} < {kind} {literal(upper)}"
         for quarter, week, lower, upper in hot.weeks
     ]
@@ -81,8 +85,12 @@ def load_reader(duck: duckdb.DuckDBPyConnection) -> None:
         duck.execute(f"LOAD {literal(str(path))}")
 
 
-def _shown(column: StoredColumn) -> str:
-    name = identifier(column.name)
+def _folders(added: Sequence[str], quarter: str, week: str) -> list[str]:
+    values = {QUARTER: quarter, WEEK: week}
+    return [f"{literal(values[name])} AS {name}" for name in added]
+
+
+def _shown(column: StoredColumn, name: str) -> str:
     return f"CAST({name} AS JSON) AS {name}" if column.storage is Storage.JSON else name
 
 

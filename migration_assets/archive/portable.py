@@ -10,6 +10,8 @@ from migration_assets.domain.stored_columns import Storage, StoredColumn
 
 # PostgreSQL counts from 2000.
 _EPOCH_MICROS = 946_684_800_000_000
+# As PostgreSQL sends it, whatever bits a computed one has.
+_NAN = {4: "7fc00000", 8: "7ff8000000000000"}
 _MIDDLE = {
     Storage.DATE: "DATE '2000-01-01'",
     Storage.TIMESTAMP: "TIMESTAMP '2000-01-01 00:00:00'",
@@ -58,7 +60,7 @@ def _plain(column: StoredColumn, name: str) -> str:
         case Storage.BOOLEAN:
             return f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
         case Storage.FLOAT:
-            return _hex(name)
+            return f"CASE WHEN isnan({name}) THEN '{_NAN[column.width]}' ELSE {_hex(name)} END"
         case Storage.DATE:
             days = f"({name} - DATE '2000-01-01')::INTEGER"
             return _or_infinite(name, _MIDDLE[column.storage], _hex(days), digits=8)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from migration_assets.archive.quoting import identifier
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 
 # What PostgreSQL quotes in an array's text; \v is not in RE2's \s.
 _AWKWARD = r'[{}",\\\s\v]'
@@ -28,7 +28,7 @@ def numbered(relation_sql: str, columns: Sequence[StoredColumn]) -> tuple[str, l
         relation_sql: What can stand behind FROM; gives exactly the columns.
         columns: Of the relation.
     """
-    names = [f"c{number}" for number in range(len(columns))]
+    names = [numbered_name(number) for number in range(len(columns))]
     return f"{relation_sql} AS stored({', '.join(names)})", names
 
 

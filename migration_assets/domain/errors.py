@@ -96,6 +96,10 @@ class CutError(StreamError):
     """A consistent cut could not be taken; the legacy's writers are free and the stream is as it was."""
 
 
+class ServerChangedError(StreamError):
+    """A server came back as another one, or earlier than it was: nothing that was proven before can be relied on."""
+
+
 class ArchiveError(MigrationError):
     """An archive cannot be written, read or trusted; whatever was there before is as it was."""
 

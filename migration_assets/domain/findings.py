@@ -1,6 +1,9 @@
-"""What an examination found: severity, evidence, remedy."""
+"""What an examination found: severity, evidence, remedy; and which findings a person has accepted."""
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -37,6 +40,8 @@ class Finding:
         severity: See `Severity`.
         evidence: What was measured or read, with figures.
         remedy: What to do about it; empty when there is nothing to do.
+        subject: The name of the one thing that it is about; empty where it is about all of them.
+        acceptable: Whether a person may decide to go on in spite of it. Such a finding has a subject, and blocks.
     """
 
     code: str
@@ -44,10 +49,47 @@ class Finding:
     severity: Severity
     evidence: str
     remedy: str = ""
+    subject: str = ""
+    acceptable: bool = False
 
     def __post_init__(self) -> None:
         if self.severity is not Severity.INFO and not self.remedy:
             raise ValueError(f"finding {self.code} is a {self.severity} without a remedy")
+        if self.acceptable and (not self.subject or self.severity is not Severity.BLOCKING):
+            raise ValueError(f"finding {self.code} can only be accepted where it blocks and names its subject")
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """A person's decision to go on in spite of one finding about one thing."""
+
+    code: str
+    subject: str
+    accepted_by: str
+    reason: str
+    accepted_at: datetime
+
+
+def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptance]) -> list[Finding]:
+    """The same findings, of which those that a person accepted are warnings; the others say how to accept them."""
+    accepted = {(one.code, one.subject): one for one in acceptances}
+    judged: list[Finding] = []
+    for finding in findings:
+        if not finding.acceptable:
+            judged.append(finding)
+            continue
+        decision = accepted.get((finding.code, finding.subject))
+        if decision is None:
+            command = f"migration-assets accept {finding.code} {shlex.quote(finding.subject)} --by NAME --reason TEXT"
+            remedy = f"{finding.remedy.rstrip('.')}. Or, where somebody answers for it as it is: {command}"
+            judged.append(replace(finding, remedy=remedy))
+            continue
+        evidence = (
+            f"{finding.evidence}. Accepted by {decision.accepted_by} at {decision.accepted_at:%Y-%m-%d %H:%M %Z}:"
+            f" {decision.reason}"
+        )
+        judged.append(replace(finding, severity=Severity.WARNING, evidence=evidence, acceptable=False))
+    return judged
 
 
 def blocking(findings: "list[Finding] | tuple[Finding, ...]") -> list[Finding]:

@@ -3,7 +3,8 @@
 A row becomes one UTF-8 text, column after column, in the order of the archive:
 
 - INTEGER, DECIMAL, BOOLEAN (`t`, `f`), UUID: the value's text; FLOAT, DATE, TIMESTAMP, TIMESTAMPTZ: the bytes that
-  PostgreSQL sends, as hexadecimal digits, so that NaN, -0 and the infinities are exact. Then a comma. NULL is the comma
+  PostgreSQL sends, as hexadecimal digits, so that -0 and the infinities are exact, and NaN is one value whatever its
+  bits are. Then a comma. NULL is the comma
   alone; no such text is empty or holds a comma.
 - TEXT, JSON, LIST: length in bytes, a colon, PostgreSQL's text. NULL is the colon alone.
 - BYTES: length, a colon, the MD5 of the bytes: their digits would take twice the room, which PostgreSQL's limit of 1 GB

@@ -38,6 +38,11 @@ class Storage(StrEnum):
     LIST = "list"
 
 
+def numbered_name(place: int) -> str:
+    """What a column is called inside our own queries, where two of the table's names might be one."""
+    return f"c{place}"
+
+
 @dataclass(frozen=True)
 class StoredColumn:
     """One column of an archive.

@@ -57,6 +57,7 @@ def forget_stream(base: Connected, relation: str) -> None:
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute("DELETE FROM migration.streams WHERE relation = %s", [relation])
+        base.execute("DELETE FROM migration.servers WHERE relation = %s", [relation])
         base.execute(
             "UPDATE migration.alerts SET cleared_at = clock_timestamp() WHERE relation = %s AND cleared_at IS NULL",
             [relation],

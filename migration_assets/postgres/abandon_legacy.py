@@ -8,20 +8,17 @@ from dataclasses import dataclass
 
 from psycopg import errors, sql
 
-from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import TableSpec, parse_identifiers, quote_identifier
 from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publication, replica_identity
-from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.cutover.holds import HOLD
 from migration_assets.postgres.introspection import relation_oid
-from migration_assets.postgres.retries import retry_locked, wait_until
+from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 PREFIX = "migration_assets_"
 _LIKE = "migration\\_assets\\_%"
 _WORDS = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL"}
-_SLOT_FREE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -139,29 +136,6 @@ def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str
         {"name": name, "table": str(spec.table), "relation": spec.relation},
     ).fetchall()
     return tuple(str(row[0]) for row in rows)
-
-
-def remove_slot(legacy: Connected, slot: str) -> None:
-    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
-
-    Raises:
-        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
-    """
-
-    def gone() -> bool:
-        try:
-            drop_slot(legacy, slot)
-        except errors.ObjectInUse:
-            return False
-        return True
-
-    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
-        raise StreamError(
-            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
-            where=slot,
-            state_left="the slot is there, and so is all that would have been taken away after it",
-            next_step="drop that subscription on its own database, then run this again",
-        )
 
 
 def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:

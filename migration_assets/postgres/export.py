@@ -7,13 +7,11 @@ from typing import Any
 from psycopg import sql
 
 from migration_assets.domain.column_statistics import RANGED, ColumnStatistics
-from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.stored_columns import StoredColumn, stored_columns
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.export_expressions import canonical, exported, row_digest, unfit_condition
-from migration_assets.postgres.export_nan import odd_nan_condition
 from migration_assets.postgres.fingerprints import SEEDS, hashed_columns, row_hash
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -49,9 +47,6 @@ def profile_slice(connection: Connected, table: QualifiedName, description: Tabl
             snapshot decides what is seen.
         table: The leaf.
         description: Of the base's table; the leaf may have its columns in another order.
-
-    Raises:
-        ArchiveError: A value cannot be kept so that it comes back as it is.
     """
     profile, unfit = _measure(connection, table, description, stored_columns(description))
     if unfit:
@@ -117,20 +112,17 @@ def _measure(
     hashed = hashed_columns(description)
     ranged = [column for column in columns if column.storage in RANGED]
     unfit = {c.name: condition for c in columns if (condition := unfit_condition(c)) is not None}
-    odd_nan = {c.name: condition for c, d in zip(columns, hashed, strict=True)
-               if (condition := odd_nan_condition(c, d)) is not None}  # fmt: skip
-    flags = [*unfit.values(), *odd_nan.values()]
     inner = [
         sql.SQL("{} AS h").format(row_hash(hashed)),
         _numbered(columns),
         *(sql.SQL("{} AS {}").format(sql.Identifier(c.name), sql.Identifier(f"v{n}")) for n, c in enumerate(ranged)),
-        *(sql.SQL("{} AS {}").format(flag, sql.Identifier(f"f{n}")) for n, flag in enumerate(flags)),
+        *(sql.SQL("{} AS {}").format(flag, sql.Identifier(f"f{n}")) for n, flag in enumerate(unfit.values())),
     ]
     values = [sql.Identifier(f"v{number}") for number in range(len(ranged))]
     figures = [sql.SQL("count({})::text").format(name) for name in _names(columns)]
     figures += [sql.SQL("min({})::text").format(name) for name in values]
     figures += [sql.SQL("max({})::text").format(name) for name in values]
-    figures += [sql.SQL("bool_or({})::text").format(sql.Identifier(f"f{n}")) for n in range(len(flags))]
+    figures += [sql.SQL("bool_or({})::text").format(sql.Identifier(f"f{n}")) for n in range(len(unfit))]
     query = sql.SQL(
         # Arrays, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from pulling a query up, which
         # would compute its values as often as they are used; parallel plans stay possible.
@@ -148,17 +140,14 @@ def _measure(
     row = require_row(connection.execute(query).fetchone(), "the profile of a slice")
     found = _Figures(row[5])
     statistics = _statistics(int(row[0]), columns, ranged, found)
-    names = [name for name in (*unfit, *odd_nan) if found.next() == "true"]
-    odd = [name for name in names if name in odd_nan]
-    if odd:
-        raise _odd_nan_error(table, odd)
+    names = {name for name in unfit if found.next() == "true"}
     profile = SliceProfile(
         columns=columns,
         native=Fingerprint.from_row(row[0], row[1], row[2]),
         portable=Fingerprint.from_row(row[0], row[3], row[4]),
         statistics=statistics,
     )
-    return profile, set(names)
+    return profile, names
 
 
 class _Figures:
@@ -185,16 +174,6 @@ def _statistics(
         column.name: ColumnStatistics(rows - int(count or 0), *ranges.get(column.name, ()))
         for column, count in zip(columns, counts, strict=True)
     }
-
-
-def _odd_nan_error(table: QualifiedName, names: Sequence[str]) -> ArchiveError:
-    listed = ", ".join(repr(name) for name in names)
-    return ArchiveError(
-        f"NaN stands in {listed} with other bits than PostgreSQL's own: it would come back changed",
-        where=str(table),
-        state_left="nothing was changed",
-        next_step="in the legacy, set these values to 'NaN' anew and let the change arrive here; then archive again",
-    )
 
 
 __all__ = ["ColumnStatistics", "SliceProfile", "export_query", "portable_fingerprint", "profile_slice"]

@@ -15,7 +15,7 @@ _SEND = {
     Storage.TIMESTAMP: "timestamp_send",
     Storage.TIMESTAMPTZ: "timestamptz_send",
 }
-_FLOAT_SEND = {4: "float4send", 8: "float8send"}
+_FLOAT_SEND = {4: ("float4send", "real"), 8: ("float8send", "double precision")}
 # The range of timestamps that DuckDB shares. Its infinities are the limits of 64 bits; ours leave as the last moment
 # that fits, and as PostgreSQL's first one (ADBC would add its epoch to an infinity, and wrap). Finite values near
 # either of them make the column unfit, so that they cannot be taken for infinities.
@@ -84,7 +84,11 @@ def canonical(column: StoredColumn) -> sql.Composable:
     name = sql.Identifier(column.name)
     match column.storage:
         case Storage.FLOAT:
-            return sql.SQL("encode({}({}), 'hex')").format(raw_sql(_FLOAT_SEND[column.width]), name)
+            # Every NaN as PostgreSQL itself writes it: see `fingerprints`.
+            send, plain = _FLOAT_SEND[column.width]
+            return sql.SQL("encode({}(CASE WHEN {c} = {nan} THEN {nan} ELSE {c} END), 'hex')").format(
+                raw_sql(send), c=name, nan=sql.SQL("'NaN'::{}").format(raw_sql(plain))
+            )
         case Storage.DATE | Storage.TIMESTAMP | Storage.TIMESTAMPTZ:
             return sql.SQL("encode({}({}), 'hex')").format(raw_sql(_SEND[column.storage]), name)
         case Storage.JSON | Storage.LIST:

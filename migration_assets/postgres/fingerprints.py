@@ -11,6 +11,7 @@ The row hash, term by term:
 - Sums, never XOR: a row that is there twice would cancel itself out.
 """
 
+import re
 from typing import Any
 
 from psycopg import sql
@@ -24,13 +25,22 @@ from migration_assets.postgres.sql_text import raw_sql, table_name
 SEEDS = (0, 7)
 EVERYTHING = sql.SQL("true")
 _SENDS_ARRAYS = "array_send"
+_SENDS_FLOATS = {"float4send": "real", "float8send": "double precision"}
+# PostgreSQL's own types that hold floats: arrays of them, and those of geometry with their arrays.
+_HOLDS_FLOATS = re.compile(r"(?P<float>real|double precision)\[\]|(point|line|lseg|box|path|polygon|circle)(\[\])?")
 
 
-def in_range(control_column: str, bounds: tuple[Any, Any]) -> sql.Composed:
-    """`control >= lower AND control < upper`; the bounds are literals, since COPY and DDL take no parameters."""
+def in_range(control_column: str, bounds: tuple[Any, Any], *, of: str | None = None) -> sql.Composed:
+    """`control >= lower AND control < upper`; the bounds are literals, since COPY and DDL take no parameters.
+
+    Args:
+        control_column: Which column.
+        bounds: Lower and upper.
+        of: What the table is called where it is joined with something whose columns may have the same name.
+    """
     lower, upper = bounds
     return sql.SQL("{c} >= {lower} AND {c} < {upper}").format(
-        c=sql.Identifier(control_column), lower=sql.Literal(lower), upper=sql.Literal(upper)
+        c=sql.Identifier(*([of] if of else []), control_column), lower=sql.Literal(lower), upper=sql.Literal(upper)
     )
 
 
@@ -47,8 +57,7 @@ def hash_input(column: Column) -> sql.Composed:
     if column.hashing is Hashing.NATIVE:
         return sql.Composed([name])
     if column.hashing is Hashing.SEND and column.send_function:
-        # A regproc's own output: already quoted and, with our search_path, qualified where it must be.
-        sent = sql.SQL("{}({})").format(raw_sql(column.send_function), name)
+        sent = _sent(column, name)
         if column.send_function == _SENDS_ARRAYS:
             # Its second word says whether there *may* be NULLs: it stays set when the last one is gone, and nobody who
             # receives the array takes it over. The elements tell NULLs by themselves.
@@ -57,6 +66,33 @@ def hash_input(column: Column) -> sql.Composed:
     # The type's own output, and NULL told from 'NULL'. A cast would take a user's CREATE CAST (… AS text), which may
     # drop differences, or be there on one side only.
     return sql.SQL("format('%L', {})").format(name)
+
+
+def _sent(column: Column, name: sql.Identifier) -> sql.Composable:
+    """The bytes that a binary COPY sends, with every NaN as PostgreSQL itself writes it.
+
+    The NaN of a computation has the sign set on most machines, and a text round trip loses that. A table that goes by
+    text would differ for ever in a value that nobody can tell apart.
+    """
+    # A regproc's own output: already quoted and, with our search_path, qualified where it must be.
+    send = raw_sql(column.send_function or "")
+    base_type = column.base_type or column.type_name
+    if column.send_function in _SENDS_FLOATS:
+        plain = raw_sql(_SENDS_FLOATS[column.send_function])
+        return sql.SQL("{send}(CASE WHEN {c} = {nan} THEN {nan} ELSE {c} END)").format(
+            send=send, c=name, nan=sql.SQL("'NaN'::{}").format(plain)
+        )
+    found = _HOLDS_FLOATS.fullmatch(base_type)
+    if found is None:
+        return sql.SQL("{}({})").format(send, name)
+    if found["float"]:
+        has_nan = sql.SQL("'NaN'::{} = ANY ({})").format(raw_sql(found["float"]), name)
+    else:
+        has_nan = sql.SQL("strpos(format('%s', {}), 'NaN') > 0").format(name)
+    # Through the text only where there is a NaN at all: parsing every value would take longer than all the rest.
+    return sql.SQL("{send}(CASE WHEN {has_nan} THEN format('%s', {c})::{type} ELSE {c} END)").format(
+        send=send, has_nan=has_nan, c=name, type=raw_sql(base_type)
+    )
 
 
 def fingerprint_query(

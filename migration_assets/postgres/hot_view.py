@@ -12,7 +12,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
@@ -90,8 +90,8 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
 
 def _select(spec: TableSpec, columns: Sequence[StoredColumn]) -> sql.Composed:
     parts = [
-        sql.SQL("{} AS {}").format(_shown(column, spec.control_column), sql.Identifier(column.name))
-        for column in columns
+        sql.SQL("{} AS {}").format(_shown(column, spec.control_column), sql.Identifier(numbered_name(number)))
+        for number, column in enumerate(columns)
     ]
     return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(parts), table_name(spec.table))
 

@@ -6,7 +6,8 @@ from datetime import datetime
 from psycopg.types.json import Jsonb
 
 from migration_assets.domain.errors import PreflightError
-from migration_assets.domain.findings import Area, Finding, Severity, blocking
+from migration_assets.domain.findings import Area, Finding, Severity, blocking, with_acceptances
+from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.sessions import Connected
 
 
@@ -25,15 +26,25 @@ def record_preflight(connection: Connected, relation: str, findings: list[Findin
 
 
 def latest_preflight(connection: Connected, relation: str) -> tuple[datetime, list[Finding]] | None:
-    """When the newest preflight was taken and what it found, or None."""
+    """When the newest preflight was taken and what it found, or None; what was accepted since is a warning."""
     row = connection.execute(
         "SELECT taken_at, findings FROM migration.preflights WHERE relation = %s ORDER BY id DESC LIMIT 1", [relation]
     ).fetchone()
     if row is None:
         return None
-    return row[0], [
-        Finding(f["code"], Area(f["area"]), Severity(f["severity"]), f["evidence"], f["remedy"]) for f in row[1]
+    found = [
+        Finding(
+            f["code"],
+            Area(f["area"]),
+            Severity(f["severity"]),
+            f["evidence"],
+            f["remedy"],
+            f.get("subject", ""),
+            f.get("acceptable", False),
+        )
+        for f in row[1]
     ]
+    return row[0], with_acceptances(found, read_acceptances(connection, relation))
 
 
 def require_preflight(connection: Connected, relation: str) -> None:

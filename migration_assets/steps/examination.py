@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors
 
-from migration_assets.domain.findings import Area, Finding, blocking
+from migration_assets.domain.findings import Acceptance, Area, Finding, blocking, with_acceptances, worst_first
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
@@ -41,7 +42,7 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
         as_of=migration.now(),
     )
     findings = run_preflight(migration.databases, spec, calendar, plan=plan)
-    _record(migration, findings, run_id)
+    findings = worst_first(with_acceptances(findings, _record(migration, findings, run_id)))
     if blocking(findings):
         return Examined(findings, [])
     with migration.databases.session("legacy", "preflight") as legacy:
@@ -58,14 +59,20 @@ def _require_something_to_migrate(migration: Migration) -> None:
         return  # a base that is away is a finding
 
 
-def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> None:
-    """Keep the findings in the ledger; blocking ones must get there if at all possible: they are the gate."""
+def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:
+    """Keep the findings in the ledger; blocking ones must get there if at all possible: they are the gate.
+
+    Returns:
+        What persons have accepted. The findings are kept as they were found: an acceptance can be taken back.
+    """
     if any(finding.code == "reachable" and finding.area is Area.BASE for finding in blocking(findings)):
-        return
+        return []
     try:
         with migration.databases.session("base", "preflight") as base:
             ensure_ledger(base)
             record_preflight(base, migration.spec.relation, findings, run_id)
+            return read_acceptances(base, migration.spec.relation)
     except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
         if not blocking(findings):
             raise  # else a finding says so already, and nothing can be written to such a base anyway
+        return []

@@ -7,9 +7,10 @@ import psycopg
 
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.findings import Area, Finding, Severity, blocking, worst_first
+from migration_assets.domain.findings import Area, Finding, Severity, blocking, with_acceptances, worst_first
 from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.readiness import ReadinessPlan, stream_findings
+from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.cutover.charge import base_in_charge_since
 from migration_assets.postgres.cutover.comparing import to_compare
 from migration_assets.postgres.cutover.estimate import estimate_comparison, in_time, told, ways_out
@@ -51,13 +52,15 @@ def examine_cutover(migration: Migration) -> Readiness:
         with migration.databases.session("base", "readiness") as base:
             ensure_ledger(base)
             since = base_in_charge_since(base, migration.spec.relation)
+            acceptances = read_acceptances(base, migration.spec.relation)
     except psycopg.OperationalError as error:
         remedy = "bring the base back, or correct MIGRATION_BASE_URL"
         return Readiness((Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy),))
     if since is not None:
         return Readiness((_over(since),))
-    findings = examine_readiness(migration.databases, migration.spec, migration.calendar, plan)
-    return Readiness(tuple(worst_first([*findings, *_stream(migration), *_late(migration), _time(migration)])))
+    found = examine_readiness(migration.databases, migration.spec, migration.calendar, plan)
+    findings = with_acceptances([*found, *_stream(migration), *_late(migration), _time(migration)], acceptances)
+    return Readiness(tuple(worst_first(findings)))
 
 
 def _over(since: datetime) -> Finding:

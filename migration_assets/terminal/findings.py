@@ -1,10 +1,10 @@
-"""Preflight's findings as a table."""
+"""Preflight's findings, and those that were accepted, as tables."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migration_assets.domain.findings import Finding, Severity, worst_first
+from migration_assets.domain.findings import Acceptance, Finding, Severity, worst_first
 
 _STYLES = {Severity.BLOCKING: "bold red", Severity.WARNING: "yellow", Severity.INFO: "green"}
 
@@ -29,3 +29,14 @@ def print_findings(console: Console, findings: list[Finding], *, everything: boo
         console.print(table)
     counts = ", ".join(f"{sum(f.severity is s for f in findings)} {s.value}" for s in Severity)
     console.print(f"Preflight examined {len(findings)} things: {counts}.", highlight=False)
+
+
+def print_acceptances(console: Console, acceptances: list[Acceptance]) -> None:
+    """Print who answers for which finding, and why."""
+    table = Table(title="Accepted findings", title_justify="left")
+    for column in ("finding", "about", "by", "at", "reason"):
+        table.add_column(column, overflow="fold")
+    for one in acceptances:
+        at = f"{one.accepted_at:%Y-%m-%d %H:%M %Z}"
+        table.add_row(*(Text(text) for text in (one.code, one.subject, one.accepted_by, at, one.reason)))
+    console.print(table)

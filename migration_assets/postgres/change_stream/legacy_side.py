@@ -1,14 +1,16 @@
 """The stream's parts on the legacy besides the slot: replica identity, markers, guard against TRUNCATE, publication."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import sql
 
+from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -16,18 +18,26 @@ from migration_assets.postgres.sql_text import table_name
 GUARD = "migration_assets_no_truncate"
 # Without FULL every update and delete on the legacy would fail as soon as the publication has a row filter; with an
 # index as identity, values that are stored out of line would arrive as NULL.
-_FULL = "f"
+_FULL: Literal["f"] = "f"
 
 
-def prepare_legacy(legacy: Connected, spec: TableSpec, *, patience_seconds: float) -> str:
+def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, patience_seconds: float) -> str:
     """Make what the publication needs, before there is one; safe to repeat.
 
     The table is locked against everybody for an instant, asked for with short tries (the session's `lock_timeout`).
+
+    Args:
+        legacy: A session there, with a short `lock_timeout`.
+        spec: Which table.
+        publication: Ours, as it is to be named: it alone is not asked whether it goes with the replica identity.
+        patience_seconds: How long the lock is asked for.
 
     Returns:
         The replica identity that the table had: `d`, `n`, `f`, or `i:` and the index's name.
 
     Raises:
+        StreamError: With REPLICA IDENTITY FULL a publication of others would make every update and delete of the
+            legacy's applications fail; the table is as it was.
         psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
     """
     with legacy.transaction():
@@ -36,8 +46,21 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, *, patience_seconds: floa
         _make_markers(legacy)
     former = replica_identity(legacy, spec)
     if former != _FULL or not has_guard(legacy, spec):
-        retry_locked(lambda: _mark_table(legacy, spec), patience_seconds=patience_seconds)
+        retry_locked(lambda: _mark_table(legacy, spec, publication), patience_seconds=patience_seconds)
     return former
+
+
+def _require_updates(legacy: Connected, spec: TableSpec, publication: str) -> None:
+    """Whoever holds the table's lock cannot be overtaken by a publication that somebody alters meanwhile."""
+    found = refused_changes(legacy, spec.table, identity=_FULL, own=publication)
+    if found:
+        raise StreamError(
+            "the change stream needs REPLICA IDENTITY FULL, and then the applications' own changes would fail: "
+            + "; ".join(one.what for one in found),
+            where=spec.relation,
+            state_left="the replica identity of the legacy's table is what it was",
+            next_step="on the legacy: " + " ".join(one.remedy for one in found) + "; then run this again",
+        )
 
 
 def replica_identity(legacy: Connected, spec: TableSpec) -> str:
@@ -86,9 +109,14 @@ def continue_markers(legacy: Connected, after: int) -> None:
     )
 
 
-def _mark_table(legacy: Connected, spec: TableSpec) -> None:
+def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
     table = table_name(spec.table)
     with legacy.transaction():
+        # The lock of the ALTER TABLE below, before the look at the publications, which nobody can alter under it.
+        legacy.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table))
+        if replica_identity(legacy, spec) != _FULL:
+            # Where it is FULL already they fail already, and to go on makes nothing worse; the watch tells of it.
+            _require_updates(legacy, spec, publication)
         legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table))
         legacy.execute(
             sql.SQL(

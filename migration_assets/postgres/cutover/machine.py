@@ -35,6 +35,7 @@ from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, 
 from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
 from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
+        require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
             revalidate(plan, base)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)

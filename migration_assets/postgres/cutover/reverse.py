@@ -12,7 +12,7 @@ from psycopg import Rollback, errors, sql
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.postgres.change_stream.subscription import (
     Worker,
     apply_worker,
@@ -65,7 +65,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     try:
         with base.transaction():
             base.execute(f"SET LOCAL statement_timeout = {int(plan.patience_seconds * 1000) or 1}".encode())
-            base.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [names.slot])
+            create_slot(base, names.slot)
     except errors.QueryCanceled:
         raise CutoverError(
             f"the reverse stream's slot could not begin within {plan.patience_seconds:g} s: a transaction that writes"
@@ -76,7 +76,9 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
         ) from None
     # As a trial: rights, password and the way to the base are seen to be right before anybody is held.
     with legacy.transaction():
-        create_subscription(legacy, names, _conninfo(base, plan, names), binary=False)
+        create_subscription(
+            legacy, names, _conninfo(base, plan, names), binary=False, failover=has_failover_slots(base)
+        )
         raise Rollback
 
 
@@ -130,7 +132,13 @@ def start_reverse(
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        create_subscription(legacy, names, _conninfo(base, plan, names), binary=description.binary_copy)
+        create_subscription(
+            legacy,
+            names,
+            _conninfo(base, plan, names),
+            binary=description.binary_copy,
+            failover=has_failover_slots(base),
+        )
         if legacy.info.server_version >= _ORIGIN_SINCE:
             # Only what is written on the base itself; nothing that came from the legacy.
             legacy.execute(

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
+from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
@@ -28,6 +30,7 @@ from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.true_up.slices import same_table
 
 _SHORTEST, _LONGEST = 0.001, 0.05
@@ -38,6 +41,7 @@ def _begun(work: Work) -> None:
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+    _account(work)
     if work.kind is CutoverKind.CUTOVER:
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
@@ -58,6 +62,7 @@ def _begun(work: Work) -> None:
 def _waiting(work: Work) -> None:
     give_up = time.monotonic() + work.plan.patience_seconds
     while True:
+        seconds = _account(work)
         arrived = _marker(work)
         if wait_until(arrived, seconds=work.plan.lag_seconds):
             break
@@ -68,9 +73,23 @@ def _waiting(work: Work) -> None:
                 next_step="`migration-assets stream status` says why; run this again when it is small",
             )
     _near(work, work.plan.patience_seconds)
-    if not work.plan.compare_all:
+    if not work.plan.compare_all or work.left:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan), besides=seconds)
+
+
+def _account(work: Work) -> float:
+    """Stop where rows would be left behind; how long the weeks that left the base were looked at, in seconds.
+
+    The first time, when nobody is held, these are read in full.
+    """
+    weeks = weeks_of(work.base, work.plan)
+    check = partial(work.deadline.check, "the look at weeks that left the base")
+    found, seconds = look_again(work.legacy, work.plan, weeks, work.left, before_each=check)
+    work.left.update(found)
+    unaccounted = find_unaccounted(work.base, work.legacy, work.plan, work.kind, weeks, found.values())
+    require_accounted(work.plan, work.kind, unaccounted)
+    return seconds
 
 
 def _near(work: Work, seconds: float) -> None:
@@ -126,6 +145,8 @@ def _marker(work: Work) -> Callable[[], bool]:
 
 
 def _compared(work: Work) -> None:
+    with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
+        _account(work)
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
@@ -147,6 +168,7 @@ def _reversed(work: Work) -> None:
         begin_here(work)
         return
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    count_markers_anew(work.base, work.base, work.plan.relation, "base")
     start_reverse(work.base, work.legacy, work.plan, work.reverse, description)
     marker = send_reverse_marker(work.base, work.plan.relation)
     pause = _SHORTEST

@@ -128,7 +128,8 @@ def run_row_hash(connection: Connected, description: TableDescription) -> None:
         psycopg.Error: This server cannot run it.
     """
     # Even for a NULL the server looks up the hash function of each column's type, and fails where there is none.
-    query = sql.SQL("SELECT {hash} FROM (VALUES (1)) AS one (n) LEFT JOIN {table} ON false").format(
+    # The one row has no columns, so that none of the table's can have the name of one of ours.
+    query = sql.SQL("SELECT {hash} FROM (SELECT) AS one LEFT JOIN {table} ON false").format(
         hash=row_hash(hashed_columns(description)),
         table=table_name(description.table),
     )

@@ -24,6 +24,7 @@ from migration_assets.postgres.preflight import (
     runway,
     server_pair,
     servers,
+    standbys,
     table,
     window,
 )
@@ -32,6 +33,7 @@ from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
 from migration_assets.postgres.preflight.wording import error_text, info, judge
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
+from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
@@ -57,10 +59,14 @@ def run_preflight(
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
             run.check("version", Area.LEGACY, lambda: servers.examine_version(legacy, "legacy"))
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
+            run.check("walsender_settings", Area.LEGACY, lambda: examine_sending(legacy, "legacy"))
+            run.check("standbys", Area.LEGACY, lambda: standbys.examine_standbys(legacy, "legacy"))
             run.check("connections", Area.LEGACY, lambda: servers.examine_connections(legacy, "legacy", plan))
         if base is not None:
             run.check("version", Area.BASE, lambda: servers.examine_version(base, "base"))
             run.check("base_server", Area.BASE, lambda: servers.examine_base_server(base))
+            run.check("apply_worker_settings", Area.BASE, lambda: examine_applying(base, "base"))
+            run.check("standbys", Area.BASE, lambda: standbys.examine_standbys(base, "base"))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
@@ -87,6 +93,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("control_values", Area.DATA, lambda: _examine_rows(run, legacy, base, subject))
     if base is None:
         return
+    run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(legacy, base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(legacy, base, description))

@@ -10,6 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.publication import examine_refused_changes
 from migration_assets.postgres.preflight.server_pair import compare_servers
 from migration_assets.postgres.preflight.wording import error_text
 from migration_assets.postgres.readiness import (
@@ -36,11 +37,19 @@ def _server_pair(sides: Sides) -> list[Finding]:
     return [one for one in compare_servers(sides.legacy, sides.base) if one.code != "time_zone"]
 
 
+def _refused_changes(sides: Sides) -> list[Finding]:
+    return [
+        *examine_refused_changes(sides.legacy, "legacy", sides.spec),
+        *examine_refused_changes(sides.base, "base", sides.spec),
+    ]
+
+
 EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "sign_offs": (Area.DATA, coverage.examine_sign_offs),
     "rows_outside": (Area.DATA, outside.examine_outside),
     "sequences": (Area.TABLE, sequences.examine_sequences),
     "structure": (Area.TABLE, structure.examine_structure),
+    "updates_refused": (Area.TABLE, _refused_changes),
     "grants": (Area.BASE, grants.examine_grants),
     "reverse_stream": (Area.BASE, reverse_stream.examine_reverse),
     "statistics": (Area.BASE, statistics.examine_statistics),

@@ -83,7 +83,7 @@ def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:
     """Delete the rows of these keys, within the slice's range."""
     base.execute(
         sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {}").format(
-            table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where
+            table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
         )
     )
 
@@ -105,7 +105,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
                     table=table_name(rows.target),
                     keys=unnested(rows, keys),
                     matches=key_matches(rows),
-                    where=rows.where,
+                    where=rows.where_of_t,
                 )
             )
     with base.cursor() as cursor:

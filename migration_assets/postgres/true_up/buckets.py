@@ -38,6 +38,11 @@ class SliceRows:
         return in_range(self.spec.control_column, self.bounds)
 
     @property
+    def where_of_t(self) -> sql.Composed:
+        """The slice's range where the table is called `t`, beside keys whose names a column may have as well."""
+        return in_range(self.spec.control_column, self.bounds, of="t")
+
+    @property
     def key(self) -> tuple[Column, ...]:
         """The columns of the base's primary key."""
         names = self.description.base_primary_key(self.spec.control_column)

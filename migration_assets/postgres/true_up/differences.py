@@ -176,7 +176,7 @@ def _column_hashes(
             table=table_name(table),
             keys=unnested(rows, keys),
             matches=key_matches(rows),
-            where=rows.where,
+            where=rows.where_of_t,
         )
     )
     return {tuple(key): values for key, values in found}
