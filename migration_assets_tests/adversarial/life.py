@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ class Life:
             self.refusals += 1
             lost = isinstance(error, psycopg.OperationalError) and self.restless
             text = f"{name}: a bare {type(error).__name__}: {str(error).strip()}"
+            self.world.note(traceback.format_exc())
             self.world.note(text) if lost else self.world.fault(text)
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not what people are promised

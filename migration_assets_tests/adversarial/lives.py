@@ -115,6 +115,7 @@ def _started(life: Life) -> None:
     for _ in range(4):
         if life.start():
             return
+        life.judge("before another start")  # enemies finish what they have half done
     life.world.fault("the stream could not be started in four tries")
 
 
