@@ -22,7 +22,7 @@ from migration_assets.steps.retiring import bring_back, retire_week
 from migration_assets.steps.streaming import resume_stream
 from migration_assets_tests.adversarial import child
 from migration_assets_tests.adversarial.applications import World, applications, standing_still
-from migration_assets_tests.adversarial.definitions import DEFINITIONS, HARMLESS_IN_CHARGE
+from migration_assets_tests.adversarial.definitions import DEFINITIONS, HARMLESS_IN_CHARGE, reorganise_base, storage
 from migration_assets_tests.adversarial.hostile_settings import hostile_setting, reset_all
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
@@ -166,7 +166,8 @@ def following(life: Life, steps: int) -> None:
 def switching(life: Life, steps: int) -> None:
     """Cutovers and rollbacks, with writers by every way at every state."""
     proven(life)
-    deeds: list[Deed] = [*HARMLESS_IN_CHARGE, *WRITERS, *WRITERS]
+    # Whoever rewrites the table makes its proofs stale, so that most of such a life's cutovers are refused.
+    deeds: list[Deed] = [*WRITERS, *(HARMLESS_IN_CHARGE if life.random.random() < 0.4 else (reorganise_base, storage))]
     if life.random.random() < 0.3:
         deeds, life.restless = [*deeds, *KILLERS], True
         life.world.excused = (psycopg.OperationalError,)
@@ -178,6 +179,8 @@ def switching(life: Life, steps: int) -> None:
             life.switch(to=target)
     life.restless = False
     target = "base" if life.world.side == "legacy" else "legacy"
+    if target == "base":
+        _mend_and_prove(life)
     if not life.switch(to=target):
         life.world.fault(f"without enemies the {target} could not be put in charge")
 
