@@ -78,6 +78,18 @@ def release_writes() -> None:
     say(f"{done}.", "green")
 
 
+@click.command("hold-again")
+def hold_again() -> None:
+    """While the base is in charge: let nobody write to the legacy any more, whoever ended its hold. Safe to repeat."""
+    migration = opened()
+    try:
+        with console.status("Looking for a moment without an open writer"):
+            done = steps.hold_again(migration)
+    except CutoverError as error:
+        _stopped(error)
+    say(f"{done}.", "green")
+
+
 @click.command()
 def cutovers() -> None:
     """List every cutover, rehearsal and rollback so far, and say who is in charge."""

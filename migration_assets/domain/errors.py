@@ -47,6 +47,10 @@ class LedgerError(MigrationError):
     """The ledger contradicts what was asked for, or is newer than this program."""
 
 
+class ForeignObjectError(MigrationError):
+    """Something of somebody else's has a name that this program needs; it is not touched."""
+
+
 class SliceStateError(LedgerError):
     """A slice's state does not allow the step."""
 

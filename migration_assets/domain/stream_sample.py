@@ -42,6 +42,7 @@ class ProblemCode(StrEnum):
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
+    BASE_UNGUARDED = "base_unguarded"
     REVERSE_DOWN = "reverse_down"
     REVERSE_SLOT_LOST = "reverse_slot_lost"
     REVERSE_RETAINED_WAL = "reverse_retained_wal"

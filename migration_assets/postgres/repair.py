@@ -13,6 +13,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.records import keep_at_rest
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.repair_records import begin_repair, end_repair
 from migration_assets.postgres.sessions import Connected
@@ -135,6 +136,7 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
     """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
     found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
+    let_through(base)
     if found:
         delete_rows(base, rows, [tuple(key) for key, _ in found])
     root = table_name(rows.target)

@@ -10,8 +10,8 @@ nobody looked and no cut was taken.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import errors, sql
@@ -22,7 +22,6 @@ from migration_assets.postgres.change_stream.records import StreamStatus, read_s
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row
 
-_SHOWN = 5
 log = logging.getLogger(__name__)
 _IDENTITY = """
 SELECT c.system_identifier::text, d.oid::bigint, d.datname::text, current_setting('server_version'),
@@ -127,7 +126,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
         (lasting if same else passing).extend(of_legacy)
     if lasting:
         try:
-            bar(base, relation, lasting, legacy)
+            bar(base, relation, lasting)
         except errors.LockNotAvailable:
             log.warning("a step at work keeps the stream from being barred; the next look will: %s", "; ".join(lasting))
     return (*lasting, *passing)
@@ -261,7 +260,8 @@ def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> Non
 
     In the transaction that lets the stream run. Both streams' later markers count from here on.
     """
-    for connection, side in ((legacy, "legacy"), (base, "base")):
+    sides: Mapping[Side, Connected] = {"legacy": legacy, "base": base}
+    for side, connection in sides.items():
         now = read_identity(connection, side)
         note_server(base, relation, side, _on_disk(connection, now), newest_sent(connection, side), by)
     base.execute(
@@ -276,7 +276,7 @@ def _on_disk(connection: Connected, now: Identity) -> Identity:
     row = connection.execute(
         "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 8192, 0))::text"
     ).fetchone()
-    return Identity(**{**vars(now), "lsn": str(require_row(row, "a position")[0])})
+    return replace(now, lsn=str(require_row(row, "a position")[0]))
 
 
 def count_markers_anew(base: Connected, sender: Connected, relation: str, side: Side) -> None:
@@ -315,8 +315,8 @@ def open_change(base: Connected, relation: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def bar(base: Connected, relation: str, what: Sequence[str], legacy: Connected | None = None) -> None:
-    """Let nothing be applied any more in either direction, and say why; what was found first stays the reason."""
+def bar(base: Connected, relation: str, what: Sequence[str]) -> None:
+    """Let nothing be applied in the base any more, and say why; what was found first stays the reason."""
     stream = read_stream(base, relation)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
@@ -328,113 +328,3 @@ def bar(base: Connected, relation: str, what: Sequence[str], legacy: Connected |
             set_status(base, relation, StreamStatus.HELD, "a server changed: " + "; ".join(what))
         if stream is not None and apply_worker(base, stream.subscription) is not None:
             disable(base, stream.subscription)
-    if legacy is not None and stream is not None:
-        back = f"{stream.slot}_back"
-        if apply_worker(legacy, back) is not None:
-            disable(legacy, back)
-
-
-def differing_markers(sent: set[int], before: set[int], arrived: set[int]) -> list[str]:
-    """What the markers say about changes that were skipped, or were sent by a server that went back.
-
-    Args:
-        sent: Those that the sender has, and had before something was sent that has arrived by now.
-        before: Those that the sender had at any time of the look.
-        arrived: Those that the follower has.
-    """
-    lost, strange = sorted(sent - arrived), sorted(arrived - before)
-    found: list[str] = []
-    if lost:
-        found.append(
-            f"changes were skipped: {_listed(lost)} never arrived, though later ones did: the side that follows was"
-            " restored to an earlier moment, is a standby that lagged, or was not sent everything for a while"
-        )
-    if strange:
-        found.append(
-            f"the side that is followed has lost {_listed(strange)}, which arrived: it was restored to an earlier"
-            " moment, or is a standby that lagged"
-        )
-    return found
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
-    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-    return f"marker{'' if len(numbers) == 1 else 's'} {shown}{more}"
-
-
-def read_markers(connection: Connected, relation: str, since: int, table: str = "markers") -> set[int]:
-    """The numbers of a table's later markers on one side; `table` is `markers`, or `reverse_markers`."""
-    rows = connection.execute(
-        sql.SQL("SELECT id FROM {} WHERE relation = %s AND id > %s").format(sql.Identifier("migration", table)),
-        [relation, since],
-    )
-    return {int(row[0]) for row in rows}
-
-
-class MarkersWatch:
-    """Whether a marker that arrives found all earlier ones there; made before that marker is sent.
-
-    Args:
-        ledger: The base, whose ledger it is.
-        sender: Who sends.
-        follower: Who follows.
-        relation: Whose stream.
-        side: Which of the two the sender is.
-    """
-
-    def __init__(
-        self, ledger: Connected, sender: Connected, follower: Connected, relation: str, side: Side = "legacy"
-    ) -> None:
-        self._ledger, self._sender, self._follower, self._relation, self._side = (
-            ledger, sender, follower, relation, side,
-        )  # fmt: skip
-        known = known_servers(ledger, relation).get(side)
-        self._since = known.markers_since if known else newest_sent(sender, side)
-        self._table = "markers" if side == "legacy" else "reverse_markers"
-        self._lsn = read_identity(sender, side).lsn
-        self._before = read_markers(sender, relation, self._since, self._table)
-
-    def arrived(self) -> list[str]:
-        """To be asked once that marker has arrived; what is wrong bars the stream. One that others deleted is none."""
-        of_follower = read_markers(self._follower, self._relation, self._since, self._table)
-        after = read_markers(self._sender, self._relation, self._since, self._table)
-        found = differing_markers(self._before & after, self._before | after, of_follower)
-        if found:
-            legacy = self._sender if self._side == "legacy" else self._follower
-            bar(self._ledger, self._relation, found, legacy)
-        else:
-            # The marker's commit was waited for, and it came later.
-            note_position(self._ledger, self._relation, self._side, self._lsn)
-        return found
-
-
-def require_same_markers(
-    ledger: Connected, legacy: Connected, base: Connected, relation: str, marker: int, *, arrived: bool
-) -> None:
-    """At a cut both sides hold the same markers, or the stream skipped something, or the legacy went back.
-
-    Args:
-        ledger: A session on the base; in no transaction.
-        legacy: In the cut's snapshot.
-        base: In the cut's snapshot, or while the stream rests there.
-        relation: Whose stream.
-        marker: The cut's own.
-        arrived: Whether the base has that one already.
-
-    Raises:
-        ServerChangedError: They differ; the stream is barred.
-    """
-    known = known_servers(ledger, relation).get("legacy")
-    since = known.markers_since if known else 0
-    sent = read_markers(legacy, relation, since) - (set[int]() if arrived else {marker})
-    found = differing_markers(sent, sent, read_markers(base, relation, since))
-    if found:
-        bar(ledger, relation, found)
-        require_same_servers(ledger, relation)
-    # This one stays the proof: a side that goes back loses it.
-    ledger.execute(
-        "UPDATE migration.servers SET markers_since = %(since)s"
-        " WHERE relation = %(relation)s AND side = 'legacy' AND markers_since < %(since)s",
-        {"since": marker - 1, "relation": relation},
-    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psycopg
-from psycopg import ClientCursor, Connection, errors, sql
+from psycopg import ClientCursor, Connection, Cursor, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
@@ -125,7 +125,9 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
-        **({"replication": "database", "cursor_factory": ClientCursor} if replication else {}),
+        replication="database" if replication else None,
+        # A walsender knows no parameters.
+        cursor_factory=ClientCursor if replication else Cursor,
     )
     try:
         prepare_session(connection, session_settings(purpose, timeouts))

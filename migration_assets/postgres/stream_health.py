@@ -29,7 +29,8 @@ from migration_assets.postgres.heartbeats import (
     send_heartbeat,
 )
 from migration_assets.postgres.runway import missing_leaves, read_places
-from migration_assets.postgres.server_identity import MarkersWatch, look_at_servers, open_change
+from migration_assets.postgres.server_identity import look_at_servers, open_change
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
 from migration_assets.postgres.stream_samples import has_ledger
@@ -270,7 +271,7 @@ def _measure_lag(
         worker = apply_worker(base, record.subscription)
         under_way = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
         if under_way is None or (runs and worker is not None and worker.pid):
-            markers = MarkersWatch(base, legacy, base, relation)
+            markers = MarkersWatch.begin(base, legacy, base, relation, "legacy")
             marker = send_heartbeat(legacy, relation)
         while runs:
             worker = apply_worker(base, record.subscription)

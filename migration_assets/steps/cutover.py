@@ -21,8 +21,8 @@ from migration_assets.steps.interrupts import interruptible
 from migration_assets.steps.readiness import examine_cutover
 
 __all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "cut_over", "cutover_plan",
-           "cutovers", "release_writes", "reverse_health", "reverse_problems", "roll_back", "side_in_charge",
-           "writes_held"]  # fmt: skip
+           "cutovers", "hold_again", "release_writes", "reverse_health", "reverse_problems", "roll_back",
+           "side_in_charge", "writes_held"]  # fmt: skip
 
 
 class NotReadyError(CutoverError):
@@ -178,6 +178,11 @@ def writes_held(migration: Migration) -> HeldWrites | None:
 def release_writes(migration: Migration, run_id: str | None = None) -> str:
     """After a cutover died: what is open stays open, else it is undone; see `watching.release_writes`."""
     return watching.release_writes(cutover_plan(migration, run_id))
+
+
+def hold_again(migration: Migration) -> str:
+    """While the base is in charge: nobody writes to the legacy any more; see `watching.hold_again`."""
+    return watching.hold_again(cutover_plan(migration))
 
 
 def side_in_charge(migration: Migration) -> SideName:

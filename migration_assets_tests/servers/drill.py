@@ -23,6 +23,7 @@ from migration_assets.steps.streaming import recover_stream, resume_stream, star
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 from migration_assets_tests.servers.standbys import Spare
 
+KEPT = "SELECT count(*) FROM migration.repaired_rows WHERE kind = 'extra' AND before LIKE '%drill%'"
 PATIENT = LookLimits(heartbeat_seconds=10.0)
 
 
@@ -104,3 +105,9 @@ def mended(ground: Ground) -> None:
     assert recover_stream(product, "Ada") is None
     assert ground.reconcile().equal
     assert sign_off_quarter(product, QUARTER, "Ada").approved_by == "Ada"
+
+
+def lost_rows_are_kept(ground: Ground, rows: int) -> None:
+    """What the base had and the legacy lost is out of the base, and in the images of before."""
+    assert ground.one("base", "SELECT count(*) FROM bookings WHERE id BETWEEN 1001 AND 1100") == 0
+    assert ground.one("base", KEPT) == rows

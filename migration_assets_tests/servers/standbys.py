@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.embedded.binaries import locate
 from migration_assets.embedded.cluster import Cluster
@@ -44,7 +45,7 @@ class Spare:
 
     def ground(self, like: Ground) -> Ground:
         """The same migration on whoever serves now."""
-        names = {side: psycopg.conninfo.conninfo_to_dict(like.databases.url(side))["dbname"] for side in self.clusters}
+        names = {side: conninfo_to_dict(like.databases.url(side))["dbname"] for side in self.clusters}
         urls = {side: self.url(side, str(names[side])) for side in self.clusters}
         return replace(like, databases=Databases(urls["legacy"], urls["base"]))
 
@@ -103,7 +104,7 @@ class Spare:
     def dump_and_restore(self, ground: Ground) -> Ground:
         """The base's database carried into another one of its server, by pg_dump and psql; without its subscription."""
         base = self.clusters["base"]
-        name = f"{psycopg.conninfo.conninfo_to_dict(ground.databases.base_url)['dbname']}_copy"
+        name = f"{conninfo_to_dict(ground.databases.base_url)['dbname']}_copy"
         with psycopg.connect(self.url("base", "postgres"), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         file = self.folder / name
@@ -119,7 +120,7 @@ class Spare:
     def standby(self, side: Side, **settings: str) -> Cluster:
         """A running standby of the side."""
         backup = self.back_up(side)
-        _touch(backup / "standby.signal")
+        touch(backup / "standby.signal")
         new = self.restore(
             side, backup, {"primary_conninfo": _conninfo(self.url(side, "postgres")), "hot_standby": "on", **settings}
         )
@@ -146,14 +147,14 @@ class Spare:
         self.clusters[side] = standby
 
 
-def _touch(path: Path) -> None:
+def touch(path: Path) -> None:
+    """An empty file that the server may read."""
     path.touch()
     own(path, server_user())
 
 
 def _conninfo(url: str) -> str:
-    parts = psycopg.conninfo.conninfo_to_dict(url)
-    return psycopg.conninfo.make_conninfo(**{**parts, "application_name": "standby"})
+    return make_conninfo(url, application_name="standby")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -178,7 +179,7 @@ def spare_servers(*, new_legacy: bool = False) -> Generator[Spare]:
         clusters: dict[Side, Cluster] = {}
         user = server_user()
         for status in pair.status():
-            side: Side = status.name
+            side: Side = "base" if status.name == "base" else "legacy"
             programs, version = reachable_binaries(locate(18 if side == "base" else 16), user)
             clusters[side] = Cluster(
                 side, status.data_folder.parent, pair.address(side).passfile, status.port, programs, version, user,

@@ -58,31 +58,6 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     mended(after)
 
 
-def test_a_base_restored_to_a_point_in_time_is_told_by_its_timeline(spare: Spare) -> None:
-    ground = streamed(spare)
-    backup = spare.back_up("base")
-    book(ground, range(1001, 1006))
-    ground.drain()
-    ground.one("base", "SELECT pg_create_restore_point('drill')")
-    book(ground, range(1006, 1031))
-    ground.drain()
-    ground.one("base", "SELECT pg_switch_wal()")
-    (backup / "recovery.signal").touch()
-    kept = spare.clusters["base"].data / "pg_wal"
-    restored = spare.restore(
-        "base", backup, {"restore_command": f"cp {kept}/%f %p", "recovery_target_name": "drill",
-                         "recovery_target_action": "promote"},
-    )  # fmt: skip
-    spare.clusters["base"].kill()
-    spare.clusters["base"] = spare.began(restored)
-    after = spare.ground(ground)
-    wait_for(lambda: after.one("base", "SELECT NOT pg_is_in_recovery()"), "it is recovered")
-    assert ProblemCode.SERVER_CHANGED in look(after)[1]
-    with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):
-        sign_off_quarter(migration(after), QUARTER, "Ada")
-    mended(after)
-
-
 def test_a_ledger_carried_into_another_database_proves_nothing_there(spare: Spare) -> None:
     """And the base that it was taken from, which follows still, never reads the new one's slot."""
     ground = streamed(spare)

@@ -8,8 +8,9 @@ from psycopg import sql
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import TableSpec
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.own_objects import MARKERS, require_no_collision
 from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
@@ -36,6 +37,7 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, pati
         The replica identity that the table had: `d`, `n`, `f`, or `i:` and the index's name.
 
     Raises:
+        ForeignObjectError: Schema migration has something of somebody else's with a name of ours.
         StreamError: With REPLICA IDENTITY FULL a publication of others would make every update and delete of the
             legacy's applications fail; the table is as it was.
         psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
@@ -86,19 +88,20 @@ def has_guard(legacy: Connected, spec: TableSpec) -> bool:
 
 
 def _make_markers(legacy: Connected) -> None:
+    require_no_collision(legacy, {"markers", "marker_id", "refuse_truncate()"})
     if require_row(legacy.execute("SELECT to_regclass('migration.markers')").fetchone(), "to_regclass")[0] is None:
         legacy.execute("CREATE SCHEMA IF NOT EXISTS migration")
         legacy.execute("CREATE SEQUENCE migration.marker_id AS integer")
-        legacy.execute(
-            "CREATE TABLE migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
-            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-        )
+        legacy.execute("CREATE TABLE " + MARKERS)
+        legacy.execute("COMMENT ON TABLE migration.markers IS 'migration_assets: markers of the change stream'")
+        legacy.execute("COMMENT ON SEQUENCE migration.marker_id IS 'migration_assets: numbers the markers'")
     legacy.execute(
         "CREATE OR REPLACE FUNCTION migration.refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION 'TRUNCATE of %% would not reach the base: it is being migrated', TG_TABLE_NAME"
         " USING HINT = 'DELETE reaches the base; else stop the change stream of migration_assets first'; END $$",
         [],
     )
+    legacy.execute("COMMENT ON FUNCTION migration.refuse_truncate() IS 'migration_assets: the guard against TRUNCATE'")
 
 
 def continue_markers(legacy: Connected, after: int) -> None:
@@ -183,7 +186,14 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
     """Who holds a lock on the table that a cut has to wait for, for how long and with which query; oldest first."""
-    rows = legacy.execute(
+    return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)
+
+
+def writers_of(
+    connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
+) -> Sequence[str]:
+    """The same of any table, also of a partition alone."""
+    rows = connection.execute(
         "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
         " coalesce(a.usename::text, p.owner::text, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
         " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
@@ -201,7 +211,7 @@ def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, see
         " AND coalesce(a.xact_start, p.prepared, clock_timestamp()) <= clock_timestamp() - %(age)s * interval '1 ms'"
         " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
         "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5",
-        {"table": str(spec.table), "age": older_than_ms, "vacuum": sees_autovacuum},
+        {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
     )
     return [
         f"{who} ({user}, {application or 'unnamed'}, {state or '?'}),"

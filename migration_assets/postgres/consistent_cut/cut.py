@@ -16,7 +16,8 @@ from migration_assets.postgres.change_stream.subscription import apply_worker, d
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
-from migration_assets.postgres.server_identity import require_same_markers, require_same_servers
+from migration_assets.postgres.server_identity import require_same_servers
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -76,6 +77,7 @@ def paired_snapshots(
         with stream_lock(holder, plan.relation, shared=True):
             stream = require_running(holder, plan.relation)
             require_same_servers(holder, plan.relation, legacy.writer)
+            earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
             with _marker_lock(holder, marker) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
@@ -92,7 +94,7 @@ def paired_snapshots(
                 reached_ms=reached_ms,
             )  # fmt: skip
             record_release(holder, plan.relation, marker, held_ms)
-            require_same_markers(holder, legacy.reader, reader, plan.relation, marker, arrived=False)
+            earlier.require(marker, reader)
         record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
                            barrier.longest_try_ms, reached_ms, held_ms)  # fmt: skip
         yield PairedSnapshots(record, legacy.reader, reader, barrier.snapshot, snapshot)
@@ -130,6 +132,7 @@ def paused_stream(
         stack.enter_context(stream_lock(holder, plan.relation))
         stream = require_running(holder, plan.relation)
         require_same_servers(holder, plan.relation, legacy.writer)
+        earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
         marker = next_marker(legacy)
         reached = time.perf_counter()
         try:
@@ -156,7 +159,7 @@ def paused_stream(
             )  # fmt: skip
             record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
                                barrier.longest_try_ms, reached_ms, 0.0)  # fmt: skip
-            require_same_markers(holder, legacy.reader, holder, plan.relation, marker, arrived=True)
+            earlier.require(marker, holder)
             yield Pause(record, stream, legacy.reader, barrier.snapshot)
         except BaseException as error:
             _after_failure(holder, stream, error, as_join=as_join)

@@ -16,6 +16,7 @@ from migration_assets.postgres.change_stream.subscription import drop_subscripti
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.forward import follow_again
+from migration_assets.postgres.cutover.holds import follow_hold
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import (
     CutoverRecord,
@@ -136,7 +137,8 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
-        require_same_servers(base, plan.relation, legacy)
+        if kind is CutoverKind.CUTOVER:  # a rollback, the way out, compares every row itself
+            require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
             revalidate(plan, base)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
@@ -216,6 +218,8 @@ def _finish(work: Work) -> CutoverRecord:
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
+    # Not before: applications wait for the switch.
+    follow_hold(base, plan.stream)
     work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
         drop_subscription(base, work.forward.subscription)

@@ -23,6 +23,7 @@ from migration_assets.postgres.change_stream.subscription import (
     legacy_conninfo,
 )
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -44,6 +45,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     Whatever an earlier one left behind is cleared away first.
 
     Raises:
+        ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
         CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
         psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
@@ -51,10 +53,9 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     with legacy.transaction():
         # Of two that make it at once one would fail, IF NOT EXISTS or not.
         legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
-        legacy.execute(
-            "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
-            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-        )
+        # What the hold needs there, too: nobody is held for a cutover that would stop at it.
+        require_no_collision(legacy, {"reverse_markers", "subscribe(statement text)", *NAMES_OF_HOLDS})
+        legacy.execute("CREATE TABLE IF NOT EXISTS " + REVERSE_MARKERS)
     legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
     base.execute(
         sql.SQL(

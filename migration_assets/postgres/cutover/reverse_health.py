@@ -16,7 +16,7 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.retries import wait_until
-from migration_assets.postgres.server_identity import MarkersWatch
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, require_row
 
 _SLOT = """
@@ -103,7 +103,7 @@ def measure_reverse(
     can_arrive = seen.subscription_enabled and seen.slot_exists and seen.wal_status != "lost"
     sent, markers = _newest_sent(base, relation), None
     if sent <= _newest_arrived(legacy, relation) or (can_arrive and seen.worker_runs):
-        markers = MarkersWatch(base, base, legacy, relation, "base")
+        markers = MarkersWatch.begin(base, base, legacy, relation, "base")
         sent = send_reverse_marker(base, relation)
     arrived = wait_until(lambda: reverse_arrived(legacy, relation, sent), seconds=seconds if can_arrive else 0.0)
     before = sent - 1 if arrived else _newest_arrived(legacy, relation)

@@ -13,7 +13,7 @@ from migration_assets.postgres.cutover.accounting import find_unaccounted, look_
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
-from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
+from migration_assets.postgres.cutover.holds import fence_base, hold, mark_opening, may_open, open_side, prepare
 from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
 from migration_assets.postgres.cutover.reverse import (
     come_near,
@@ -27,6 +27,7 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.sequences import advance_sequences
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.retries import wait_until
@@ -48,13 +49,16 @@ def _begun(work: Work) -> None:
         prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
     else:
         require_enabled(reverse_worker(work.legacy, work.reverse), work.reverse.subscription)
-        if not refuses_writes(work.legacy, stream):
+        found = gaps(work.legacy, stream.spec.table)
+        if found:
             raise CutoverError(
-                "the legacy accepts writes although the base is in charge: its hold was taken away by hand",
+                f"the legacy can be written to although the base is in charge: {'; '.join(found)}",
                 where=work.plan.relation,
-                next_step="find out what was written there (compare the tables); then hold it again: ALTER TABLE …"
-                " ENABLE TRIGGER migration_assets_hold, and run this again",
+                next_step="run `migration-assets hold-again`; find out what was written there meanwhile (compare the"
+                " tables: it reached nobody), then run this again",
             )
+        prepare(work.base)
+        fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
         prepare_forward(work)
     may_open(work.target, stream, work.id)
 
@@ -107,6 +111,7 @@ def _held(work: Work) -> None:
         work.plan.stream,
         side,
         work.id,
+        passes=work.reverse.subscription,
         patience_seconds=work.plan.patience_seconds,
         take_over=True,
         before_each_try=lambda: _near(work, 5.0),

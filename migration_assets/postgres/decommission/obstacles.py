@@ -5,7 +5,6 @@ from datetime import datetime
 
 from migration_assets.domain.decommission_state import Obstacle, Scope
 from migration_assets.domain.legacy_reads import APART, ReadWatch
-from migration_assets.postgres.cutover.holds import refuses_writes
 from migration_assets.postgres.cutover.records import CutoverRecord, unfinished_cutover
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
@@ -14,6 +13,7 @@ from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission, seconds_since
 from migration_assets.postgres.decommission.scope import scope_obstacles
+from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 
@@ -98,12 +98,12 @@ def _quiet(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: 
 
 
 def _held(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
-    if not refuses_writes(legacy, plan.cutover.stream):
+    found = gaps(legacy, plan.spec.table)
+    if found:
         yield Obstacle(
             "hold",
-            "the legacy accepts writes: its hold was taken away by hand",
-            "find out what was written there (compare the tables), then hold it again:"
-            f" ALTER TABLE {plan.spec.table} ENABLE TRIGGER migration_assets_hold",
+            f"the legacy can be written to: {'; '.join(found)}",
+            "run `migration-assets hold-again`, and find out what was written there meanwhile (compare the tables)",
         )
 
 

@@ -18,8 +18,8 @@ _AFTER = "afterwards `migration-assets stream recover --by NAME` trues up every 
 
 def examine_standbys(connection: Connected, side: Side) -> list[Finding]:
     """One finding: none, or how many, and what a failover would cost the stream."""
-    running, slots, waited_for = require_row(connection.execute(_STANDBYS).fetchone(), "the standbys")
-    slots = slots or []
+    running, found, waited_for = require_row(connection.execute(_STANDBYS).fetchone(), "the standbys")
+    slots: list[str] = found or []
     if not running and not slots:
         return [info("standbys", _AREA[side], f"the {side} has no standby and no physical slot")]
     seen = f"{running} standbys follow the {side}, {len(slots)} physical slots" + (

@@ -7,7 +7,7 @@ from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import Index, column_differences
 from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
 from migration_assets.postgres.change_stream.legacy_side import GUARD
-from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.fences import OUR_TRIGGERS
 from migration_assets.postgres.preflight.not_carried import examine_not_carried
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.readiness.sides import Sides
@@ -115,7 +115,7 @@ def _not_carried(sides: Sides) -> Iterator[Finding]:
     mine = [
         (kind, text)
         for kind, text in sides.of_legacy.not_carried
-        if kind not in _ELSEWHERE and _name(kind, text) not in {GUARD, HOLD}
+        if kind not in _ELSEWHERE and _name(kind, text) not in {GUARD, *OUR_TRIGGERS}
     ]
     made = [(kind, text) for kind, text in mine if (kind, _name(kind, text)) in there]
     left = [pair for pair in mine if pair not in made]
