@@ -27,7 +27,7 @@ from migration_assets_tests.adversarial.hostile_settings import hostile_setting,
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.adversarial.sabotage import LOSING, SABOTAGES, Sabotage
+from migration_assets_tests.adversarial.sabotage import SABOTAGES, Sabotage
 from migration_assets_tests.adversarial.strangers import (
     FIRST_STRANGE,
     KILLERS,
@@ -250,7 +250,7 @@ def killed(life: Life, steps: int) -> None:
 
 
 def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
-    """Somebody lays hands on the stream itself: what differs afterwards is never signed for, and a rebuild mends it."""
+    """Somebody lays hands on the stream itself: no proof and no cutover hides what is lost, and a rebuild mends it."""
     proven(life)
     deed = deed or life.random.choice(SABOTAGES)
     life.world.note(f"  enemy: {deed.__name__}")
@@ -262,24 +262,27 @@ def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
     life.sabotaged = True
     with life.rest():
         differs = life.look("after the sabotage")
-    problems = life.step("observe", lambda: observe(life.migration))
-    signed = life.step("sign-off", lambda: sign_off_quarter(life.migration, QUARTER, "Ada"))
+    # Proofs from before it may still be signed for until they are too old, as after any damage: what is asked from now
+    # on must be true.
+    life.mob.damaged.update(dict.fromkeys(differs, time.monotonic()))
+    observed = life.step("observe", lambda: observe(life.migration))
     names = ", ".join(week.name for week in sorted(differs))
-    life.world.note(f"  differs: {names or 'nothing'}; problems: {problems and [p.code for p in problems.problems]}")
-    if signed and differs:
-        life.world.fault(f"after {deed.__name__} the quarter was signed off, and {names} differ")
-    if signed and deed in LOSING:
-        life.world.fault(
-            f"after {deed.__name__}, whatever arrived, the quarter was signed off on proofs from before it"
-        )
-    if life.switch(to="base") and differs:
-        life.world.fault(f"after {deed.__name__} a cutover succeeded over differences")
-    if life.world.side == "base":
+    problems = ", ".join(str(problem.code) for problem in observed.problems) if observed else "not to be seen"
+    life.world.note(f"  differs: {names or 'nothing'}; problems: {problems or 'none'}")
+    if life.switch(to="base"):
+        with life.rest():
+            if life.look("after a cutover under sabotage"):
+                life.world.fault(f"after {deed.__name__} a cutover succeeded over differences")
         life.switch(to="legacy")
-    for week in life.random.sample(WEEKS, 3):
+    for week in life.random.sample(sorted(differs) or list(WEEKS), 2):
         life.validate(week)
-    mended = life.start(rebuild=True) or life.start(rebuild=True)
-    life.world.note(f"a rebuild {'was done' if mended else 'was refused'} after {deed.__name__}")
+    if life.world.side == "base":
+        return
+    if not (life.start(rebuild=True) or life.start(rebuild=True)):
+        life.world.note(f"a rebuild was refused after {deed.__name__}")
+        return
+    life.may_stall = False
+    life.judge("after the rebuild")
 
 
 def leaving(life: Life, _steps: int) -> None:

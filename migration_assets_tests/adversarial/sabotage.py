@@ -193,5 +193,3 @@ SABOTAGES: tuple[Sabotage, ...] = (
     label_renamed,
     row_filter_by_rule,
 )
-# Whether or not a row differs now: the stream was bent, so what was proven before it proves nothing.
-LOSING: tuple[Sabotage, ...] = (slot_advanced, slot_made_anew, origin_advanced)

@@ -11,7 +11,7 @@ from migration_assets_tests.adversarial.lives import live
 # Seeds that were red on the product before it was mended, with what they found.
 LIVES = [
     ("following", 1),
-    ("switching", 10),
+    ("switching", 11),
     ("late strays", 9),
     ("leaving", 3),
     ("hostile", 1),
