@@ -100,10 +100,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """One table as one server's catalogue describes it.
-
-    `not_carried` lists what exists on the table and has no place in the base: pairs of kind and name.
-    """
+    """One table as one server's catalogue describes it; what else hangs on it: `table_features`."""
 
     table: QualifiedName
     kind: str  # pg_class.relkind
@@ -113,7 +110,6 @@ class TableDescription:
     checks: tuple[Check, ...] = ()
     types: tuple[UserType, ...] = ()
     sequences: tuple[Sequence, ...] = ()
-    not_carried: tuple[tuple[str, str], ...] = ()
     comment: str | None = None
 
     def column(self, name: str) -> Column:

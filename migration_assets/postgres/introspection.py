@@ -82,9 +82,6 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
     )[0]
     types = {entry["oid"]: entry for entry in raw["types"] or ()}
     sequences = {entry["attnum"]: entry["name"] for entry in raw["sequences"] or ()}
-    not_carried = [(kind, name) for kind, name in raw["not_carried"] or ()]
-    if raw["persistence"] == "u":
-        not_carried.append(("unlogged table", str(table)))
     return TableDescription(
         table=table,
         kind=raw["kind"],
@@ -97,7 +94,6 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         sequences=tuple(
             {s["name"]: Sequence(s["name"], s["type_name"], s["options"]) for s in raw["sequences"] or ()}.values()
         ),
-        not_carried=tuple(not_carried),
     )
 
 

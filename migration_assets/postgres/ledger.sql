@@ -520,6 +520,19 @@ CREATE TABLE migration.acceptances (
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
 
+CREATE TABLE migration.orphans (
+    cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
+    key             text NOT NULL,
+    before          bigint,
+    after           bigint,
+    counted_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cutover, key)
+);
+COMMENT ON TABLE migration.orphans IS
+    'Rows of the legacy that point nowhere by a foreign key, which no apply worker checks: counted by every rollback';
+COMMENT ON COLUMN migration.orphans.before IS 'before the base''s writes were held; NULL: could not be counted';
+COMMENT ON COLUMN migration.orphans.after IS 'when the legacy was open again; NULL: could not be counted';
+
 CREATE TABLE migration.servers (
     relation            text NOT NULL,
     side                text NOT NULL CHECK (side IN ('legacy', 'base')),
@@ -555,3 +568,12 @@ COMMENT ON TABLE migration.server_changes IS
 
 -- A repair at a slot's own snapshot has no marker.
 ALTER TABLE migration.repairs ALTER COLUMN marker DROP NOT NULL;
+
+-- What proofs saw of the tables themselves: what was altered or rewritten since is proven no more.
+ALTER TABLE migration.slices ADD COLUMN definitions jsonb;
+ALTER TABLE migration.validations ADD COLUMN definitions jsonb;
+ALTER TABLE migration.archives ADD COLUMN definitions jsonb;
+COMMENT ON COLUMN migration.slices.definitions IS
+    'oid, files and a digest of the definition of the legacy''s table, the root and the leaf, as the newest proof saw them';
+COMMENT ON COLUMN migration.validations.definitions IS 'the same, of this comparison';
+COMMENT ON COLUMN migration.archives.definitions IS 'the same, of the root and the leaf that were archived';

@@ -14,15 +14,18 @@ from migration_assets.postgres.cutover.plan import CutoverPlan, OnState
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers, unfinished_cutover
 from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
 from migration_assets.postgres.cutover.watching import HeldWrites
+from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
 from migration_assets.steps.readiness import examine_cutover
 
-__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "cut_over", "cutover_plan",
-           "cutovers", "hold_again", "release_writes", "reverse_health", "reverse_problems", "roll_back",
-           "side_in_charge", "writes_held"]  # fmt: skip
+__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "broken_keys", "cut_over",
+           "cutover_plan", "cutovers", "hold_again", "release_writes", "reverse_health", "reverse_problems",
+           "roll_back", "side_in_charge", "writes_held"]  # fmt: skip
+
+_COUNT_SECONDS = 30.0
 
 
 class NotReadyError(CutoverError):
@@ -168,6 +171,21 @@ def reverse_problems(migration: Migration, health: ReverseHealth) -> list[str]:
             f"the reverse stream's slot on the base is {health.wal_status}: WAL that it needs is being removed"
         )
     return problems
+
+
+def broken_keys(migration: Migration, rollback: int | None = None) -> list[str]:
+    """Foreign keys of the legacy that rows break: now, or when that rollback was done; one line for each.
+
+    Raises:
+        psycopg.OperationalError: A server cannot be reached.
+    """
+    if rollback is not None:
+        with migration.databases.session("base", "cutover:look") as base:
+            counts = orphans_of(base, rollback)
+        return [str(Orphans(key, after, "see the log")) for key, (_, after) in counts.items() if after != 0]
+    with migration.databases.session("legacy", "cutover:look") as legacy:
+        keys = read_foreign_keys(legacy, migration.spec.table)
+        return [str(one) for one in count_orphans(legacy, keys, seconds=_COUNT_SECONDS) if one.rows != 0]
 
 
 def writes_held(migration: Migration) -> HeldWrites | None:

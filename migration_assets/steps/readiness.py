@@ -73,8 +73,11 @@ def _time(migration: Migration) -> Finding:
     """Whether what is compared while writes are held can end in time."""
     plan = cutover_plan(migration)
     try:
-        with migration.databases.session("base", "readiness") as base:
-            found = estimate_comparison(base, plan, to_compare(base, plan))
+        with (
+            migration.databases.session("base", "readiness") as base,
+            migration.databases.session("legacy", "readiness") as legacy,
+        ):
+            found = estimate_comparison(base, plan, to_compare(base, legacy, plan))
     except (psycopg.Error, MigrationError) as error:
         evidence = f"could not be estimated: {error_text(error)}"
         return Finding("comparison_time", Area.DATA, Severity.WARNING, evidence, "mend it, then look again")

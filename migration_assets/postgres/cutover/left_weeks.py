@@ -29,6 +29,7 @@ from migration_assets.postgres.fingerprints import hashed_columns, in_range, tak
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.snapshots import hold_tables
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -123,7 +124,7 @@ def _looking(legacy: Connected, plan: StreamPlan) -> Generator[tuple[TableDescri
     """One snapshot, opened when the table can no more be rewritten under it; the table, its file, the horizon."""
     with legacy.transaction():
         legacy.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        legacy.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table_name(plan.spec.table)))
+        hold_tables(legacy, [plan.spec.table])
         file, horizon = require_row(legacy.execute(_FILE, [str(plan.spec.table)]).fetchone(), "the table's file")
         yield require_table(legacy, plan.spec.table, "legacy"), file, str(horizon)
 

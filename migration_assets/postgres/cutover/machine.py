@@ -13,6 +13,7 @@ from migration_assets.postgres.change_stream.legacy_side import drop_publication
 from migration_assets.postgres.change_stream.records import begin_stream, stream_lock
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.change_stream.subscription import drop_subscription
+from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.forward import follow_again
@@ -140,7 +141,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
         if kind is CutoverKind.CUTOVER:  # a rollback, the way out, compares every row itself
             require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
-            revalidate(plan, base)
+            revalidate(plan, base, legacy)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
         if rehearse:
             return read_cutover(base, work.id)
@@ -233,6 +234,7 @@ def _finish(work: Work) -> CutoverRecord:
                 begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
             # With the quarters that were opened meanwhile, whose bookings are on both sides.
             start_stream(plan.stream, None, rebuild=True, whole_root=True)
+        note_broken_keys(work, after=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 

@@ -10,6 +10,7 @@ from migration_assets.postgres.change_stream.records import StreamStatus, set_st
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
+from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
@@ -41,7 +42,7 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
-    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
     _account(work)
     if work.kind is CutoverKind.CUTOVER:
         require_running(work.base, work.plan.relation)
@@ -60,6 +61,7 @@ def _begun(work: Work) -> None:
         prepare(work.base)
         fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
         prepare_forward(work)
+        note_broken_keys(work, after=False)
     may_open(work.target, stream, work.id)
 
 
@@ -79,7 +81,7 @@ def _waiting(work: Work) -> None:
     _near(work, work.plan.patience_seconds)
     if not work.plan.compare_all or work.left:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan), besides=seconds)
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan), besides=seconds)
 
 
 def _account(work: Work) -> float:

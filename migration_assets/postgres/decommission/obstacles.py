@@ -14,6 +14,7 @@ from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission, seconds_since
 from migration_assets.postgres.decommission.scope import scope_obstacles
 from migration_assets.postgres.fences import gaps
+from migration_assets.postgres.foreign_keys import read_foreign_keys
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 
@@ -31,6 +32,7 @@ def find_obstacles(base: Connected, legacy: Connected, plan: DecommissionPlan, s
     found += _quiet(base, legacy, plan, cutover.id)
     found += _held(legacy, plan)
     found += _reverse(base, plan)
+    found += _keys(legacy, plan)
     subscription = reverse_names(forward_names(base, plan.relation)).subscription
     return found + scope_obstacles(legacy, plan.spec, scope, subscription)
 
@@ -123,6 +125,17 @@ def _reverse(base: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
             "`migration-assets stream status` says why; where it cannot be mended, no rollback is possible any more,"
             " and a stale legacy can be accepted (accept_stale)",
         )
+
+
+def _keys(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
+    """Others that point at the frozen table: they would be checked for ever against rows that nobody changes."""
+    for key in read_foreign_keys(legacy, plan.spec.table):
+        if key.incoming and key.child != key.parent:
+            yield Obstacle(
+                "foreign_key",
+                f"foreign key {key.label} points at the legacy's table, which knows nothing of what the base got since",
+                f"in the legacy: {key.drop} -- and let whoever writes to {key.child} look into the base",
+            )
 
 
 def _moment(at: datetime) -> str:

@@ -38,7 +38,7 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
             "apply_worker_settings", "apply_workers", "base_rights", "base_table", "base_writable", "collation",
             "collations", "connections",
             "ddl_rehearsal", "encoding", "fingerprint_probe", "other_writers_in_base", "own_schema", "reachable",
-            "replication_origins",
+            "replication_origins", "standbys",
             "subscription_right", "time_zone", "types", "updates_refused", "version", "version_order",
             "worker_processes")),
         *(("data", code) for code in (
@@ -46,7 +46,8 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
         *(("legacy", code) for code in (
             "connections", "create_right", "in_recovery", "other_writers", "own_schema", "reachable",
             "read_right", "replication_right",
-            "replication_slots", "row_hash", "row_security", "slot_wal_limit", "table_ownership", "updates_refused",
+            "replication_slots", "row_hash", "row_security", "slot_wal_limit", "standbys", "table_ownership",
+            "updates_refused",
             "version", "wal_level", "wal_senders", "walsender_settings")),
         *(("table", code) for code in (
             "control_column", "copy_format", "generated_columns", "identity_columns", "invalid_indexes", "not_carried",
