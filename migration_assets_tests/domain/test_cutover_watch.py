@@ -41,6 +41,7 @@ GONE: dict[str, Any] = {
     "status": "held", "status_seconds": 9e5, "reason": "by cutover 3", "subscription_exists": False,
     "slot_exists": False, "apply_errors": 900, "conflicts": {"update_missing": 9}, "lag_seconds": 9e5,
     "retained_wal_bytes": 10**12, "safe_wal_bytes": 0, "drifts": tuple(Drift(code, "gone") for code in sorted(DRIFTS)),
+    "server_changes": (),
 }  # fmt: skip
 
 
