@@ -147,7 +147,7 @@ def test_a_base_that_never_accepted_writes_before_a_rollback_refuses_stale_clien
     ground.cut()
     ground.back()
     assert refused(ground, "base")
-    ground.run("base", "UPDATE bookings_fy25_q2_w03 SET guests = 77 WHERE id = 2 OR id = 15")
+    ground.as_we("base", "UPDATE bookings_fy25_q2_w03 SET guests = 77 WHERE id = 2 OR id = 15")
     ground.repair(3)
     ground.assert_same()
 
