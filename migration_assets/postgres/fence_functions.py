@@ -78,7 +78,7 @@ FUNCTIONS: Mapping[str, tuple[LiteralString, LiteralString]] = {
 _MAKE_KEY = """
 CREATE TABLE migration.hold_token (token text NOT NULL);
 COMMENT ON TABLE migration.hold_token IS
-    'Whoever sets migration.hold_token to it, and has its owner''s rights, may write where writes are held';
+    'migration_assets: who sets migration.hold_token to it, and has its owner''s rights, writes where writes are held';
 INSERT INTO migration.hold_token SELECT md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text);
 DO $$
 DECLARE who text;

@@ -211,8 +211,13 @@ def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
 
 
 def guard_root(base: Connected, fence: Fence) -> None:
-    """No TRUNCATE of the root any more; its partitions: `sync_partitions`. In the caller's transaction."""
+    """No TRUNCATE of the root any more; its partitions: `sync_partitions`. In the caller's transaction.
+
+    A hold that stands stays; one that somebody only seemed to begin, by enabling all triggers, ends.
+    """
     lock_writers_out(base, fence.root, fence.lock_timeout_ms)
+    if not is_held(base, fence.root):
+        free_table(base, fence.root)
     base.execute(sql.SQL("; ").join([_guarding(fence, fence.root), _enabling(fence.root, [BASE_GUARD])]))
 
 

@@ -1,7 +1,7 @@
 """The part of a look at the stream that is about cutovers: who is in charge, who refuses writes, the reverse stream."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from migration_assets.postgres.fences import unguarded_tables
 from migration_assets.postgres.sessions import Connected, Side
 
 _Read = TypeVar("_Read")
+_SHOWN = 3
 log = logging.getLogger(__name__)
 
 
@@ -80,12 +81,17 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
         held=_sample(find_held(facts, of_base, of_legacy)),
         legacy_accepts=None if of_legacy is None else of_legacy.exists and bool(of_legacy.gaps),
         legacy_gaps="; ".join(of_legacy.gaps) if of_legacy is not None else "",
-        unguarded=", ".join(unguarded),
+        unguarded=_shortened(unguarded),
         reverse=reverse,
         decommissioned=facts.decommissioned,
         changed=now != facts,
         ledger=facts.ledger,
     )
+
+
+def _shortened(tables: Sequence[str]) -> str:
+    first, more = tables[:_SHOWN], len(tables) - _SHOWN
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def _without_base(error: str, of_legacy: SideWrites | None) -> CutoverSample:

@@ -17,6 +17,7 @@ from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.preflight import (
     data,
     not_carried,
+    other_writers,
     own_schema,
     probe,
     publication,
@@ -90,6 +91,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("table", Area.TABLE, lambda: table.examine_table(description, spec, base_major))
     run.check("not_carried", Area.TABLE, lambda: not_carried.examine_not_carried(legacy, spec.table))
     run.check("replica_identity", Area.TABLE, lambda: publication.examine_publication(legacy, spec, description))
+    run.check("other_writers", Area.TABLE, lambda: other_writers.examine_both(legacy, base, spec))
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:

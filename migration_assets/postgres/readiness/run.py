@@ -10,6 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.other_writers import examine_both
 from migration_assets.postgres.preflight.own_schema import examine_own_schema
 from migration_assets.postgres.preflight.publication import examine_refused_changes
 from migration_assets.postgres.preflight.server_pair import compare_servers
@@ -54,6 +55,7 @@ EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "rows_outside": (Area.DATA, outside.examine_outside),
     "sequences": (Area.TABLE, sequences.examine_sequences),
     "structure": (Area.TABLE, structure.examine_structure),
+    "other_writers": (Area.TABLE, lambda sides: examine_both(sides.legacy, sides.base, sides.spec)),
     "updates_refused": (Area.TABLE, _refused_changes),
     "own_schema": (Area.LEGACY, _own_schemas),
     "grants": (Area.BASE, grants.examine_grants),
