@@ -104,6 +104,8 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
     " rebuild set, which brings every row back",
     ProblemCode.UPDATES_REFUSED: "run the statements named here at once, on that side: until then its changes fail",
+    ProblemCode.FOREIGN_SLOT_STANDS: "see that its subscriber has the tables that `migration-assets preflight` names"
+    " at foreign_publication, and read its server log: until then the legacy keeps WAL for it without end",
     ProblemCode.RUNWAY: "see that the sensor quarter_opener runs and what its last tick says; or materialize"
     " quarter_partitions and change_stream for the quarter named here",
     ProblemCode.SERVER_CHANGED: RECOVER,
