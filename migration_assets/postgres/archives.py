@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
@@ -31,6 +33,7 @@ class ArchiveEvidence:
     lsn: str
     snapshot_at: datetime
     leaf_changes: int
+    definitions: Definitions
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class ArchiveRecord:
     lsn: str
     snapshot_at: datetime
     leaf_changes: int
+    definitions: Definitions | None
     run_id: str | None
     archived_at: datetime
     verified_at: datetime
@@ -105,6 +109,7 @@ def _record(row: dict[str, Any]) -> ArchiveRecord:
     return ArchiveRecord(
         week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
         native=Fingerprint.from_row(row["rows"], row["sum_a"], row["sum_b"]),
+        definitions=Definitions.from_json(row["definitions"]),
         portable=Fingerprint.from_row(row["rows"], row["portable_sum_a"], row["portable_sum_b"]),
         **{name: row[name] for name in same},
     )
@@ -143,11 +148,12 @@ def record_archive(
     row = base.execute(
         "INSERT INTO migration.archives (relation, quarter, week, location, generation, manifest_sha256, files, bytes,"
         " method, rows, sum_a, sum_b, portable_method, portable_sum_a, portable_sum_b, lsn, snapshot_at, leaf_changes,"
-        " run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+        " definitions, run_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
         [*key, evidence.location, evidence.generation, evidence.manifest_sha256, evidence.files, evidence.bytes,
          METHOD, evidence.native.rows, evidence.native.sum_a, evidence.native.sum_b, evidence.portable_method,
          evidence.portable.sum_a, evidence.portable.sum_b, evidence.lsn, evidence.snapshot_at, evidence.leaf_changes,
-         run_id],
+         Jsonb(evidence.definitions.as_json()), run_id],
     ).fetchone()  # fmt: skip
     base.execute(
         "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",

@@ -39,6 +39,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
 }
 _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe(statement text)",
+    "wait_at_reverse_marker()",
 })  # fmt: skip
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")

@@ -1,9 +1,10 @@
 """The steps on the change stream, each behind its gate."""
 
 import logging
+from collections.abc import Mapping
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.postgres.change_stream import holding, joining
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import Joined
@@ -24,6 +25,7 @@ def start_stream(
     rebuild: bool = False,
     run_id: str | None = None,
     on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined:
     """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
 
@@ -35,7 +37,7 @@ def start_stream(
         ensure_ledger(base)
         require_not_barred(base, migration.spec.relation, mending=rebuild)
         require_preflight(base, migration.spec.relation)
-    plan = migration.stream_plan(run_id)
+    plan = migration.stream_plan(run_id, confirmed_deletes)
     return retry_transient(
         lambda: joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
         what=f"change stream of {quarter.key}",
@@ -49,13 +51,20 @@ def pause_stream(migration: Migration, reason: str) -> str:
     return holding.hold_stream(migration.stream_plan(), reason)
 
 
-def resume_stream(migration: Migration, run_id: str | None = None) -> str:
+def resume_stream(
+    migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
-    return holding.resume_stream(migration.stream_plan(run_id))
+    return holding.resume_stream(migration.stream_plan(run_id, confirmed_deletes))
 
 
 def recover_stream(
-    migration: Migration, by: str, *, run_id: str | None = None, on_week: OnWeek | None = None
+    migration: Migration,
+    by: str,
+    *,
+    run_id: str | None = None,
+    on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined | None:
     """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
 
@@ -66,6 +75,7 @@ def recover_stream(
         by: The person who says that these are the servers from now on.
         run_id: Noted in the ledger.
         on_week: Told of every week that is done.
+        confirmed_deletes: How many rows of a week a person allows to be deleted.
 
     Raises:
         StreamError: Nobody is named; or as `joining.start_stream`.
@@ -84,7 +94,7 @@ def recover_stream(
         with migration.databases.session("legacy", "recover") as legacy:
             if not look_at_servers(base, relation, legacy):
                 return None
-    plan = migration.stream_plan(run_id)
+    plan = migration.stream_plan(run_id, confirmed_deletes)
     return retry_transient(
         lambda: joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week),
         what="recovery of the change stream",

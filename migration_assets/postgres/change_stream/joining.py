@@ -43,7 +43,7 @@ from migration_assets.postgres.change_stream.records import (
     stream_names,
 )
 from migration_assets.postgres.change_stream.running import require_running, require_stream
-from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot, has_failover_slots, remove_slot
+from migration_assets.postgres.change_stream.slots import drop_slot, has_failover_slots, remove_slot, true_slot
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
     drop_subscription,
@@ -223,6 +223,7 @@ def _activate(
             names = fresh_names()
             rename_stream(base, plan.relation, names)
         else:
+            # Also one that we do not get as far as to make anew: an old slot keeps WAL.
             drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
@@ -237,14 +238,14 @@ def _activate(
             drop_publication(legacy, names.publication)
             where = row_filter([r.week for r in records], description, plan.spec, plan.calendar)
             create_publication(legacy, names.publication, plan.spec, where)
-        url = plan.databases.legacy_url
-        with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
+        with true_slot(plan, legacy, names.slot) as slot:
             resting = require_stream(base, plan.relation)
             weeks = true_up_joining(
                 plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
                 keep_images=mending.changed,
             )  # fmt: skip
-            conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
+            url = plan.legacy_url_for_base or plan.databases.legacy_url
+            conninfo = legacy_conninfo(legacy, url, names.subscription)
             with base.transaction():
                 keep_at_rest(base, resting)
                 base.execute(
