@@ -24,6 +24,7 @@ from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -102,6 +103,7 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+                    seen["foreign_slots"] = slots_at_risk(legacy)
             _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
