@@ -29,6 +29,8 @@ test: $(STAMP)
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
 soak: $(STAMP)
 	$(BIN)/python -m migration_assets_tests.convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
+	$(BIN)/python -m migration_assets_tests.servers.soak
+	$(BIN)/python -m migration_assets_tests.servers.losing
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

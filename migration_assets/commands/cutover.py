@@ -59,6 +59,7 @@ def rollback(approved_by: str | None, yes: bool) -> None:
     except CutoverError as error:
         _stopped(error)
     print_cutover(console, done)
+    _say_broken_keys(steps.broken_keys(migration, done.id), "after the rollback")
     say("The legacy is in charge, with all that was written to the base; the base follows it again.", "green")
     if done.error:
         say(f"The applications were NOT told: {done.error}", "bold red")
@@ -73,6 +74,18 @@ def release_writes() -> None:
     try:
         with console.status("Looking who may write"):
             done = steps.release_writes(migration)
+    except CutoverError as error:
+        _stopped(error)
+    say(f"{done}.", "green")
+
+
+@click.command("hold-again")
+def hold_again() -> None:
+    """While the base is in charge: let nobody write to the legacy any more, whoever ended its hold. Safe to repeat."""
+    migration = opened()
+    try:
+        with console.status("Looking for a moment without an open writer"):
+            done = steps.hold_again(migration)
     except CutoverError as error:
         _stopped(error)
     say(f"{done}.", "green")
@@ -106,6 +119,7 @@ def _preview(migration: Migration) -> None:
         return
     problems = steps.reverse_problems(migration, health)
     print_reverse(console, health, problems)
+    _say_broken_keys(steps.broken_keys(migration), "already now, and after a rollback")
     say(
         "A rollback holds the base's writes, lets all of them arrive on the legacy, compares both sides, opens the"
         " legacy, tells the applications, and lets the base follow again. Nothing was changed."
@@ -113,6 +127,12 @@ def _preview(migration: Migration) -> None:
     if problems:
         sys.exit(1)
     say("With --approved-by NAME --yes it is done.")
+
+
+def _say_broken_keys(found: list[str], when: str) -> None:
+    """No rollback stops at them: it is the way out. They want to be mended by hand, on either side."""
+    for line in found:
+        say(f"Rows of the legacy that point nowhere {when}, which its foreign key does not notice: {line}", "yellow")
 
 
 def _stopped(error: CutoverError) -> NoReturn:

@@ -8,7 +8,7 @@ from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import parse_quarter
 from migration_assets.domain.errors import SettingsError
 from migration_assets.steps.observation import observe
-from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream, start_stream
 from migration_assets.steps.watching import send_test_alert
 from migration_assets.terminal.joining import print_joined, weeks_progress
 from migration_assets.terminal.output import console, say
@@ -59,6 +59,22 @@ def stream_start(quarter: str, rebuild: bool) -> None:
     with weeks_progress(console, f"{wanted.key}: weeks under CDC") as on_week:
         joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week)
     print_joined(console, joined)
+
+
+@stream.command("recover")
+@click.option("--by", required=True, help="Who says that these are the servers from now on.")
+def stream_recover(by: str) -> None:
+    """After a failover, a restore or a move of a server: begin anew, every week trued up, nothing thrown away.
+
+    What the base has and the legacy has not is kept in migration.repaired_rows.
+    """
+    migration = opened()
+    with weeks_progress(console, "weeks under CDC") as on_week:
+        joined = recover_stream(migration, by, on_week=on_week)
+    if joined is None:
+        say("both servers are those that the stream was built on: there is nothing to recover", "green")
+    else:
+        print_joined(console, joined)
 
 
 @click.group()

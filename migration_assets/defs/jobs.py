@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from migration_assets.defs.acceptance import accept_finding
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.assets.migrated_slice import SliceAction, migrated_slice
 from migration_assets.defs.assets.parquet_archive import ArchiveAction, parquet_archive
@@ -102,4 +103,5 @@ JOBS = [
     restore_slices,
     restore_drill,
     rollback,
+    accept_finding,
 ]

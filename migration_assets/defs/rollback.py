@@ -6,7 +6,7 @@ from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.cutover_records import record_metadata, refuse_retries, result_of, told_states
 from migration_assets.defs.failures import readable_failures
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import roll_back
+from migration_assets.steps.cutover import broken_keys, roll_back
 
 
 class RollbackConfig(dg.Config):
@@ -28,9 +28,9 @@ def roll_back_to_legacy(
     refuse_retries(context, migration, "rollback")
     with readable_failures(), told_states(context) as on_state:
         done = roll_back(migration, config.approved_by, run_id=context.run.run_id, on_state=on_state)
-    context.log_event(
-        dg.AssetObservation(legacy_cutover.key, description=result_of(done), metadata=record_metadata(done))
-    )
+    broken = "; ".join(broken_keys(migration, done.id)) or "none"
+    metadata = {**record_metadata(done), "rows_that_point_nowhere": broken}
+    context.log_event(dg.AssetObservation(legacy_cutover.key, description=result_of(done), metadata=metadata))
     if done.error:
         raise dg.Failure(
             description=f"The rollback is done and nothing was lost, but the applications were not told: {done.error}"

@@ -119,7 +119,14 @@ def _legacy_writable(_view: View, cutover: CutoverSample) -> Verdict:
         return UNKNOWN
     if not cutover.legacy_accepts or not cutover.accepts:
         return None
-    return Severity.CRITICAL, "two sides accept writes: the base is in charge, and the legacy's hold is gone"
+    what = "two sides accept writes: the base is in charge, and the legacy's hold does not hold everybody"
+    return Severity.CRITICAL, what + (f" ({cutover.legacy_gaps})" if cutover.legacy_gaps else "")
+
+
+def _base_unguarded(_view: View, cutover: CutoverSample) -> Verdict:
+    if not cutover.unguarded:
+        return None
+    return Severity.WARNING, f"a TRUNCATE would not reach the legacy: nothing keeps it from {cutover.unguarded}"
 
 
 def _reverse_down(view: View, reverse: ReverseSample) -> Verdict:
@@ -204,6 +211,7 @@ CUTOVER_RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.WRITES_HELD: _writes_held,
     ProblemCode.CUTOVER_UNFINISHED: _unfinished,
     ProblemCode.LEGACY_WRITABLE: _with_the_base_in_charge(_legacy_writable),
+    ProblemCode.BASE_UNGUARDED: _with_the_base_in_charge(_base_unguarded),
     ProblemCode.REVERSE_DOWN: _of_reverse(_reverse_down),
     ProblemCode.REVERSE_SLOT_LOST: _of_reverse(_reverse_slot),
     ProblemCode.REVERSE_RETAINED_WAL: _of_reverse(_reverse_retained),
@@ -212,10 +220,11 @@ CUTOVER_RULES: Mapping[ProblemCode, Rule] = {
 CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.WRITES_HELD: "run `migration-assets release-writes`",
     ProblemCode.CUTOVER_UNFINISHED: "run `migration-assets release-writes`",
-    ProblemCode.LEGACY_WRITABLE: "hold the legacy again: ALTER TABLE … ENABLE TRIGGER migration_assets_hold (where it"
-    " is gone: CREATE TRIGGER migration_assets_hold BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON … FOR EACH"
-    " STATEMENT EXECUTE FUNCTION migration.refuse_writes('legacy')); then find what was written there (compare both"
-    " tables): it reached nobody",
+    ProblemCode.LEGACY_WRITABLE: "run `migration-assets hold-again`; then find what was written there meanwhile"
+    " (compare both tables): it reached nobody. A hold of an earlier version held all but sessions with"
+    " session_replication_role = replica",
+    ProblemCode.BASE_UNGUARDED: "run `migration-assets hold-again`; where a TRUNCATE took rows from the base, the"
+    " legacy has them still",
     ProblemCode.REVERSE_DOWN: "read the legacy's server log for the worker's error; see that the legacy's server"
     " reaches the base (MIGRATION_BASE_URL_FOR_LEGACY) and that worker slots are free; never use SKIP",
     ProblemCode.REVERSE_SLOT_LOST: "no rollback is possible any more without what was written since; nothing is lost on"
@@ -224,7 +233,8 @@ CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     " more, decommission the legacy",
     ProblemCode.REVERSE_APPLY_ERRORS: "read the legacy's server log for the error. Where a key is there twice: an"
     " application used a key again in another week, which the base allows (its key has the control column in it) and"
-    " the legacy does not. Give the new row another key on the base; on the legacy delete the old row of that key (SET"
-    " session_replication_role = replica; the stream then goes on by itself) and put it there again; never use SKIP,"
+    " the legacy does not. Give the new row another key on the base; on the legacy delete the old row of that key, as"
+    " the migration's role: BEGIN; SELECT set_config('migration.hold_token', token, true) FROM migration.hold_token;"
+    " DELETE …; COMMIT; the stream then goes on by itself. Put the row there again in the same way; never use SKIP,"
     " which drops the whole transaction",
 }

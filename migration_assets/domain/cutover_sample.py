@@ -91,7 +91,9 @@ class CutoverSample:
         stream_barred: Nobody but a cutover or rollback may let the change stream go on.
         accepts: Whether the side in charge accepts writes; of a base that is away, whether the legacy does.
         held: How, where it does not.
-        legacy_accepts: Whether the legacy would take a write.
+        legacy_accepts: Whether the legacy would take a write, of whomever.
+        legacy_gaps: Through what, in words; one that is held has none.
+        unguarded: Tables of the base in charge of which a TRUNCATE would not reach the legacy.
         reverse: While the base is in charge.
         decommissioned: Since when the legacy is closed for good.
         changed: Something of this changed during the look, which then proves nothing.
@@ -107,6 +109,8 @@ class CutoverSample:
     accepts: bool | None = None
     held: HeldSample | None = None
     legacy_accepts: bool | None = None
+    legacy_gaps: str = ""
+    unguarded: str = ""
     reverse: ReverseSample | None = None
     decommissioned: datetime | None = None
     changed: bool = False

@@ -47,6 +47,10 @@ class LedgerError(MigrationError):
     """The ledger contradicts what was asked for, or is newer than this program."""
 
 
+class ForeignObjectError(MigrationError):
+    """Something of somebody else's has a name that this program needs; it is not touched."""
+
+
 class SliceStateError(LedgerError):
     """A slice's state does not allow the step."""
 
@@ -94,6 +98,10 @@ class StreamError(MigrationError):
 
 class CutError(StreamError):
     """A consistent cut could not be taken; the legacy's writers are free and the stream is as it was."""
+
+
+class ServerChangedError(StreamError):
+    """A server came back as another one, or earlier than it was: nothing that was proven before can be relied on."""
 
 
 class ArchiveError(MigrationError):

@@ -37,10 +37,12 @@ class ChainKind(StrEnum):
     RESTORE = "restore"
     CUTOVER = "cutover"
     DECOMMISSION = "decommission"
+    ACCEPTANCE = "acceptance"
     PACK = "pack"
 
 
-LEDGER_KINDS = frozenset(ChainKind) - {ChainKind.GENESIS, ChainKind.PACK}
+# An acceptance's row is replaced by a later one, so its record says everything itself.
+LEDGER_KINDS = frozenset(ChainKind) - {ChainKind.GENESIS, ChainKind.ACCEPTANCE, ChainKind.PACK}
 # What the base's own clock wrote; others are by the clock of the settings.
 _WRITTEN_AT: Mapping[str, str] = {
     ChainKind.SIGN_OFF: "signed_at",

@@ -205,6 +205,8 @@ def _standing(view: View) -> Verdict:
     sample = view.sample
     if sample.status_seconds is None:
         return UNKNOWN
+    if sample.server_changes:
+        return None  # it is barred, which is told of as such; a person cannot resume it
     # A first activation trues up whole quarters while nothing stands still yet.
     at_work = sample.worked_on_by is not None
     if sample.status_seconds <= view.thresholds.pause_warning_seconds or (at_work and sample.status == "activating"):
@@ -222,6 +224,13 @@ def _drift(code: ProblemCode) -> Rule:
         return (Severity.CRITICAL, "; ".join(found)) if found else None
 
     return rule
+
+
+def _server_changed(view: View) -> Verdict:
+    changes = view.sample.server_changes
+    if changes is None:
+        return UNKNOWN
+    return (Severity.CRITICAL, "; ".join(changes)) if changes else None
 
 
 def _runway(view: View) -> Verdict:
@@ -258,6 +267,7 @@ _OF_STREAM: Mapping[ProblemCode, Rule] = {
 RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.BASE_UNREACHABLE: _unreachable("base"),
     ProblemCode.LEGACY_UNREACHABLE: _unreachable("legacy"),
+    ProblemCode.SERVER_CHANGED: _server_changed,
     **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
     ProblemCode.RUNWAY: _runway,
     **CUTOVER_RULES,

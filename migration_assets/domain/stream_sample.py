@@ -37,16 +37,20 @@ class ProblemCode(StrEnum):
     COLUMNS_DIFFER = "columns_differ"
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
+    UPDATES_REFUSED = "updates_refused"
     RUNWAY = "runway"
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
+    BASE_UNGUARDED = "base_unguarded"
     REVERSE_DOWN = "reverse_down"
     REVERSE_SLOT_LOST = "reverse_slot_lost"
     REVERSE_RETAINED_WAL = "reverse_retained_wal"
     REVERSE_APPLY_ERRORS = "reverse_apply_errors"
+    SERVER_CHANGED = "server_changed"
 
 
+RECOVER = "run `migration-assets stream recover --by NAME`: a new slot, and every week trued up against it"
 DRIFTS = frozenset({
     ProblemCode.SUBSCRIPTION_ALTERED,
     ProblemCode.PUBLICATION_MISSING,
@@ -57,6 +61,7 @@ DRIFTS = frozenset({
     ProblemCode.COLUMNS_DIFFER,
     ProblemCode.RIGHTS_MISSING,
     ProblemCode.LEAF_MISSING,
+    ProblemCode.UPDATES_REFUSED,
 })  # fmt: skip
 
 
@@ -103,6 +108,8 @@ class StreamSample:
         runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
             the past and has not reached the present.
         runway_ends: Which week that is, and what it lacks.
+        server_changes: Why a server is not the one that the stream was built on, or no longer holds what it held; empty
+            where both are as they were.
         cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
     """
 
@@ -134,6 +141,7 @@ class StreamSample:
     drifts: tuple[Drift, ...] | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
+    server_changes: tuple[str, ...] | None = None
     cutover: CutoverSample | None = None
 
     @property
@@ -162,6 +170,8 @@ class StreamSample:
         if values.get("worker_pids") is not None:
             values["worker_pids"] = tuple(values["worker_pids"])
         values["stricter"] = tuple(values.get("stricter") or ())
+        if values.get("server_changes") is not None:
+            values["server_changes"] = tuple(values["server_changes"])
         if values.get("drifts") is not None:
             values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
         if values.get("cutover") is not None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from migration_assets.domain.cutover_rules import CUTOVER_STEPS
 from migration_assets.domain.stream_rules import RULES, Unknown, View
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.stream_sample import RECOVER, ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity
 
 _RESUME = "run `migration-assets stream resume`"
@@ -104,7 +104,9 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.LEAF_MISSING: "run the statements named here where nobody wrote to what was detached, and the stream"
     " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
     " rebuild set, which brings every row back",
+    ProblemCode.UPDATES_REFUSED: "run the statements named here at once, on that side: until then its changes fail",
     ProblemCode.RUNWAY: "see that the sensor quarter_opener runs and what its last tick says; or materialize"
     " quarter_partitions and change_stream for the quarter named here",
+    ProblemCode.SERVER_CHANGED: RECOVER,
     **CUTOVER_STEPS,
 }

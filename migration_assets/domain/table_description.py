@@ -117,11 +117,10 @@ class SequenceUse:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """One table as one server's catalogue describes it.
+    """One table as one server's catalogue describes it; what else hangs on it: `table_features`.
 
     `sequence_uses` says what draws from which of `sequences`; `unknown_draws` names functions that draw from one that
-    their text does not name. `not_carried` lists what exists on the table and has no place in the base: pairs of kind
-    and name.
+    their text does not name.
     """
 
     table: QualifiedName
@@ -137,7 +136,6 @@ class TableDescription:
     sequences: tuple[Sequence, ...] = ()
     sequence_uses: tuple[SequenceUse, ...] = ()
     unknown_draws: tuple[str, ...] = ()
-    not_carried: tuple[tuple[str, str], ...] = ()
     comment: str | None = None
 
     def column(self, name: str) -> Column:

@@ -60,8 +60,9 @@ def _clients_gone(connection: psycopg.Connection, name: str) -> bool:
 
 
 def _drop_subscriptions(database_url: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("SET default_transaction_read_only = off")  # a decommissioned legacy is read-only
+    with psycopg.connect(database_url, autocommit=True, client_encoding="UTF8") as connection:
+        # A decommissioned legacy is read-only; and what a test has set the database to must not end this session.
+        connection.execute("SET default_transaction_read_only = off; SET exit_on_error = off; SET lock_timeout = 0")
         found = connection.execute(
             "SELECT subname FROM pg_subscription"
             " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from migration_assets.embedded.switch import Switch
 
-APPLICATION_NAME: Final = "migration_assets:traffic"
+APPLICATION_NAME: Final = "demo traffic"
 _AFTER_ERROR: Final = 0.1  # seconds: a server in trouble must not be hammered
 _AFTER_REFUSAL: Final = 0.01  # until a side that is held, or the other one, is tried
 

@@ -28,11 +28,11 @@ from migration_assets.postgres.abandon_legacy import (
     publications_of,
     remove_markers,
     remove_publication,
-    remove_slot,
     reverse_subscriptions,
     unmark_table,
 )
 from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, read_stream, stream_lock, stream_names
+from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.change_stream.subscription import apply_worker, drop_subscription
 from migration_assets.postgres.cutover.holds import read_hold
 from migration_assets.postgres.ledger import SliceRecord

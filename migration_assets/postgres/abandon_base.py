@@ -10,11 +10,10 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames, StreamRecord, begin_stream
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.cutover.charge import require_legacy_in_charge
-from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.fences import OUR_TRIGGERS, drop_triggers
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slices
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.sql_text import table_name
 
 REASON = "being abandoned"
 
@@ -57,6 +56,7 @@ def forget_stream(base: Connected, relation: str) -> None:
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute("DELETE FROM migration.streams WHERE relation = %s", [relation])
+        base.execute("DELETE FROM migration.servers WHERE relation = %s", [relation])
         base.execute(
             "UPDATE migration.alerts SET cleared_at = clock_timestamp() WHERE relation = %s AND cleared_at IS NULL",
             [relation],
@@ -95,22 +95,20 @@ def leftovers_of_cutovers(base: Connected, spec: TableSpec, name: str) -> bool:
     row = base.execute(
         "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s)"
         " OR EXISTS (SELECT FROM pg_publication WHERE pubname = %(name)s)"
-        " OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = %(hold)s)",
-        {"name": f"{name}_back", "table": str(spec.table), "hold": HOLD},
+        " OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = ANY(%(ours)s))",
+        {"name": f"{name}_back", "table": str(spec.table), "ours": list(OUR_TRIGGERS)},
     ).fetchone()
     return bool(require_row(row, "EXISTS")[0])
 
 
 def clear_leftovers(base: Connected, spec: TableSpec, name: str, *, patience_seconds: float) -> None:
-    """Gone afterwards: the reverse stream's parts on the base, and the trigger that held writes."""
+    """Gone afterwards: the reverse stream's parts on the base, and the triggers that held writes."""
     drop_slot(base, f"{name}_back")
     base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(f"{name}_back")))
 
     def unhold() -> None:
         with base.transaction():
             base.execute("SET LOCAL lock_timeout = '200ms'")
-            base.execute(
-                sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(HOLD), table_name(spec.table))
-            )
+            drop_triggers(base, spec.table)
 
     retry_locked(unhold, patience_seconds=patience_seconds)

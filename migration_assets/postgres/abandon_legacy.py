@@ -8,20 +8,18 @@ from dataclasses import dataclass
 
 from psycopg import errors, sql
 
-from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import TableSpec, parse_identifiers, quote_identifier
 from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publication, replica_identity
-from migration_assets.postgres.change_stream.slots import drop_slot
-from migration_assets.postgres.cutover.holds import HOLD
+from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
-from migration_assets.postgres.retries import retry_locked, wait_until
+from migration_assets.postgres.own_objects import drop_own_objects, is_ours, own_trigger_functions
+from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 PREFIX = "migration_assets_"
 _LIKE = "migration\\_assets\\_%"
 _WORDS = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL"}
-_SLOT_FREE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
         "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s),"
         " EXISTS (SELECT FROM pg_publication WHERE pubname = %(name)s),"
         " EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND tgname = ANY(%(guards)s))",
-        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD]},
+        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD, HOLD_ROWS]},
     ).fetchone()
     slot, publication, guard = require_row(row, "what is there")
     return Remains(
@@ -115,53 +113,31 @@ def _index_of(identity: str) -> str:
 
 
 def _markers(legacy: Connected, spec: TableSpec) -> int | None:
-    if _regclass(legacy, "migration.marker_id") is None or _regclass(legacy, "migration.markers") is None:
-        return None  # never made, or a base's own table of that name
+    if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
+        return None  # never made, or a base's own table of that name, or somebody else's
     row = legacy.execute("SELECT count(*) FROM migration.markers WHERE relation = %s", [spec.relation]).fetchone()
     return int(require_row(row, "a count")[0])
 
 
-def _regclass(legacy: Connected, name: str) -> int | None:
-    return require_row(legacy.execute("SELECT to_regclass(%s)::oid::bigint", [name]).fetchone(), "to_regclass")[0]
-
-
 def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str, ...]:
-    if _regclass(legacy, "migration.marker_id") is None:
+    if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
         return ()
     rows = legacy.execute(
         "SELECT DISTINCT 'publication ' || p.pubname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid ="
         " p.oid WHERE r.prrelid = to_regclass('migration.markers') AND p.pubname <> %(name)s"
         " UNION ALL SELECT DISTINCT format('the guard of %%s', t.tgrelid::regclass) FROM pg_trigger t"
-        " WHERE t.tgfoid IN (to_regproc('migration.refuse_truncate'), to_regproc('migration.refuse_writes'))"
+        " WHERE t.tgfoid IN (SELECT to_regprocedure(f) FROM unnest(%(functions)s::text[]) f)"
         " AND t.tgrelid IS DISTINCT FROM to_regclass(%(table)s)"
         " UNION ALL SELECT DISTINCT 'markers of ' || relation FROM migration.markers WHERE relation <> %(relation)s"
         " UNION ALL SELECT 'a ledger' WHERE to_regclass('migration.slices') IS NOT NULL ORDER BY 1",
-        {"name": name, "table": str(spec.table), "relation": spec.relation},
+        {
+            "name": name,
+            "table": str(spec.table),
+            "relation": spec.relation,
+            "functions": own_trigger_functions(legacy),
+        },
     ).fetchall()
     return tuple(str(row[0]) for row in rows)
-
-
-def remove_slot(legacy: Connected, slot: str) -> None:
-    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
-
-    Raises:
-        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
-    """
-
-    def gone() -> bool:
-        try:
-            drop_slot(legacy, slot)
-        except errors.ObjectInUse:
-            return False
-        return True
-
-    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
-        raise StreamError(
-            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
-            where=slot,
-            state_left="the slot is there, and so is all that would have been taken away after it",
-            next_step="drop that subscription on its own database, then run this again",
-        )
 
 
 def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:
@@ -181,7 +157,7 @@ def unmark_table(legacy: Connected, spec: TableSpec, former: str | None, *, pati
         nonlocal note
         note = None
         with legacy.transaction():
-            for trigger in (GUARD, HOLD):
+            for trigger in (GUARD, HOLD, HOLD_ROWS):
                 legacy.execute(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table))
             if former is None or replica_identity(legacy, spec) == former:
                 return
@@ -214,10 +190,10 @@ def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_se
         with legacy.transaction():
             # As whoever makes them: another base may begin at this moment.
             legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
-            if _regclass(legacy, "migration.marker_id") is None:
+            if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
                 return ()
             legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])
-            if _regclass(legacy, "migration.reverse_markers") is not None:
+            if is_ours(legacy, "reverse_markers"):
                 legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [spec.relation])
             users = _markers_used_by(legacy, spec, name)
             return users or _drop_carriers(legacy)
@@ -228,11 +204,7 @@ def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_se
 def _drop_carriers(legacy: Connected) -> tuple[str, ...]:
     try:
         with legacy.transaction():
-            legacy.execute(
-                "DROP TABLE migration.markers; DROP SEQUENCE migration.marker_id;"
-                " DROP TABLE IF EXISTS migration.reverse_markers, migration.holds;"
-                " DROP FUNCTION IF EXISTS migration.refuse_truncate(), migration.refuse_writes()"
-            )
+            drop_own_objects(legacy)
     except errors.DependentObjectsStillExist as error:
         return (f"what somebody built on it ({error.diag.message_detail})",)
     return _drop_schema(legacy)

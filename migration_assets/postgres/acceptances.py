@@ -1,6 +1,8 @@
-"""Findings that a named person accepted, in the ledger."""
+"""Findings that a named person accepted: in the ledger, and each decision in the chain of evidence."""
 
+from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.findings import Acceptance
+from migration_assets.postgres.evidence_chain import append
 from migration_assets.postgres.sessions import Connected
 
 _HAS_TABLE = "SELECT to_regclass('migration.acceptances') IS NOT NULL"
@@ -19,20 +21,29 @@ def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
     return [Acceptance(*row) for row in rows]
 
 
-def record_acceptance(base: Connected, relation: str, code: str, subject: str, *, by: str, reason: str) -> None:
+def record_acceptance(
+    base: Connected, relation: str, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
+) -> None:
     """Keep the decision; a later one about the same thing replaces it."""
-    base.execute(
-        "INSERT INTO migration.acceptances (relation, code, subject, accepted_by, reason) VALUES (%s, %s, %s, %s, %s)"
-        " ON CONFLICT (relation, code, subject) DO UPDATE SET accepted_by = excluded.accepted_by,"
-        " reason = excluded.reason, accepted_at = excluded.accepted_at",
-        [relation, code, subject, by, reason],
-    )
+    with base.transaction():
+        base.execute(
+            "INSERT INTO migration.acceptances (relation, code, subject, accepted_by, reason)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (relation, code, subject) DO UPDATE SET"
+            " accepted_by = excluded.accepted_by, reason = excluded.reason, accepted_at = excluded.accepted_at",
+            [relation, code, subject, by, reason],
+        )
+        payload = {"code": code, "subject": subject, "accepted_by": by, "reason": reason, "in_force": True}
+        append(base, relation, ChainKind.ACCEPTANCE, payload, run_id=run_id)
 
 
 def withdraw_acceptance(base: Connected, relation: str, code: str, subject: str) -> bool:
     """Take the decision back: the finding blocks again. Whether there was one."""
-    found = base.execute(
-        "DELETE FROM migration.acceptances WHERE relation = %s AND code = %s AND subject = %s",
-        [relation, code, subject],
-    )
+    with base.transaction():
+        found = base.execute(
+            "DELETE FROM migration.acceptances WHERE relation = %s AND code = %s AND subject = %s",
+            [relation, code, subject],
+        )
+        if found.rowcount:
+            payload = {"code": code, "subject": subject, "in_force": False}
+            append(base, relation, ChainKind.ACCEPTANCE, payload)
     return bool(found.rowcount)

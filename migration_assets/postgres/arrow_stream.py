@@ -11,7 +11,8 @@ import psycopg
 import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions, dbapi
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 from migration_assets.postgres.retries import is_transient
@@ -22,6 +23,9 @@ _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
 _NOISE = re.compile(r"^([A-Z_]+: )?(\[libpq\] )?")
 _LONGEST_REASON = 300
 _PATIENCE_SECONDS = 0.2
+_AT_THE_START = (
+    "-c quote_all_identifiers=off -c default_transaction_deferrable=off -c statement_timeout=0 -c lock_timeout=0"
+)
 
 
 @contextmanager
@@ -129,6 +133,7 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
+        options=_startup_options(url),
     )
     connection = dbapi.connect(conninfo, autocommit=True)  # pyright: ignore[reportUnknownMemberType]
     try:
@@ -136,14 +141,24 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
             sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
             for name, value in session_settings(purpose, timeouts).items()
         )
+        # Only servers from 17 on know it.
+        never = "(SELECT pg_catalog.set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout')"
         with connection.cursor() as cursor:
-            _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
+            _execute(cursor, sql.SQL("SELECT {}, " + never).format(settings).as_string())
             # An error half-way comes only now.
             cursor.fetch_arrow_table()
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _startup_options(url: str) -> str:
+    """What the driver's own first queries must find: it asks for the types' names before we can set anything."""
+    # What the URL or the environment asks for comes first: ours would replace it.
+    of_environment = next((one.val for one in Conninfo.get_defaults() if one.keyword == b"options"), None) or b""
+    given = conninfo_to_dict(url).get("options") or of_environment.decode()
+    return f"{given} {_AT_THE_START}".strip()
 
 
 def _begin(connection: dbapi.Connection, snapshot: str) -> None:

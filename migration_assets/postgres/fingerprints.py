@@ -51,7 +51,7 @@ def row_hash(columns: tuple[Column, ...]) -> sql.Composed:
     )
 
 
-def hash_input(column: Column) -> sql.Composed:
+def hash_input(column: Column) -> sql.Composable:
     """What of a column enters the row hash: see `Hashing`."""
     name = sql.Identifier(column.name)
     if column.hashing is Hashing.NATIVE:

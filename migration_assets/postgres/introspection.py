@@ -113,9 +113,6 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         for entry in raw["sequences"] or ()
     )
     named = {one.column: one.sequence for one in reversed(uses) if one.how in {Drawn.IDENTITY, Drawn.DEFAULT}}
-    not_carried = [(kind, name) for kind, name in raw["not_carried"] or ()]
-    if raw["persistence"] == "u":
-        not_carried.append(("unlogged table", str(table)))
     return TableDescription(
         table=table,
         kind=raw["kind"],
@@ -133,7 +130,6 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         ),
         sequence_uses=uses,
         unknown_draws=tuple(raw["unknown_draws"] or ()),
-        not_carried=tuple(not_carried),
     )
 
 

@@ -252,41 +252,6 @@ SELECT json_build_object(
     'unknown_draws', (
         SELECT json_agg(DISTINCT b.via ORDER BY b.via) FROM drawing b
         WHERE b.oid <> 0 AND NOT EXISTS (SELECT FROM draws d WHERE d.via = b.via)
-    ),
-    'not_carried', (
-        SELECT json_agg(json_build_array(kind, name) ORDER BY kind, name) FROM (
-            SELECT 'incoming foreign key', format('%%I on %%s', k.conname, k.conrelid::regclass)
-            FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
-            UNION ALL
-            SELECT 'outgoing foreign key', format('%%I: %%s', k.conname, pg_get_constraintdef(k.oid))
-            FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'
-            UNION ALL
-            SELECT 'exclusion constraint', format('%%I: %%s', k.conname, pg_get_constraintdef(k.oid))
-            FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'x'
-            UNION ALL
-            SELECT 'check constraint that was never validated', format('%%I: %%s', k.conname, pg_get_constraintdef(k.oid))
-            FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND NOT k.convalidated
-            UNION ALL
-            SELECT 'domain check that was never validated', format('%%I of %%s: %%s', k.conname, format_type(k.contypid, NULL),
-                                                                   pg_get_constraintdef(k.oid))
-            FROM pg_constraint k WHERE k.contypid IN (SELECT oid FROM used) AND k.contype = 'c' AND NOT k.convalidated
-            UNION ALL
-            SELECT 'trigger', tgname FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal
-            UNION ALL
-            SELECT 'rule', rulename FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN'
-            UNION ALL
-            SELECT 'row security policy', polname FROM pg_policy WHERE polrelid = c.oid
-            UNION ALL
-            SELECT 'extended statistics', stxname FROM pg_statistic_ext WHERE stxrelid = c.oid
-            UNION ALL
-            SELECT 'privilege', format('%%s to %%s', string_agg(g.privilege_type, ', ' ORDER BY g.privilege_type),
-                                       CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee) END)
-            FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner GROUP BY g.grantee
-            UNION ALL
-            SELECT 'child table', inhrelid::regclass::text FROM pg_inherits WHERE inhparent = c.oid AND c.relkind = 'r'
-            UNION ALL
-            SELECT 'parent table', inhparent::regclass::text FROM pg_inherits WHERE inhrelid = c.oid
-        ) missing(kind, name)
     )
 )
 FROM pg_class c

@@ -519,3 +519,52 @@ CREATE TABLE migration.acceptances (
 );
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
+
+CREATE TABLE migration.orphans (
+    cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
+    key             text NOT NULL,
+    before          bigint,
+    after           bigint,
+    counted_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cutover, key)
+);
+COMMENT ON TABLE migration.orphans IS
+    'Rows of the legacy that point nowhere by a foreign key, which no apply worker checks: counted by every rollback';
+COMMENT ON COLUMN migration.orphans.before IS 'before the base''s writes were held; NULL: could not be counted';
+COMMENT ON COLUMN migration.orphans.after IS 'when the legacy was open again; NULL: could not be counted';
+
+CREATE TABLE migration.servers (
+    relation            text NOT NULL,
+    side                text NOT NULL CHECK (side IN ('legacy', 'base')),
+    system_identifier   text NOT NULL,
+    timeline            bigint NOT NULL,
+    database_oid        bigint NOT NULL,
+    database_name       text NOT NULL,
+    server_version      text NOT NULL,
+    lsn_seen            pg_lsn NOT NULL,
+    seen_at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+    markers_since       bigint NOT NULL,
+    recorded_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    recorded_by         text NOT NULL,
+    PRIMARY KEY (relation, side)
+);
+COMMENT ON TABLE migration.servers IS
+    'The two servers that a stream rests on: another one in the place of either is told by what differs from this';
+COMMENT ON COLUMN migration.servers.lsn_seen IS 'a position that was on the server''s disk; it never stands before it again';
+COMMENT ON COLUMN migration.servers.markers_since IS
+    'every later marker that this side sent is on the other side, or something was skipped';
+
+CREATE TABLE migration.server_changes (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation            text NOT NULL,
+    what                text NOT NULL,
+    found_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    mended_at           timestamptz,
+    mended_by           text
+);
+CREATE UNIQUE INDEX ON migration.server_changes (relation) WHERE mended_at IS NULL;
+COMMENT ON TABLE migration.server_changes IS
+    'A server came back as another, or earlier than it was: until that is mended no step trusts the stream or its proofs';
+
+-- A repair at a slot's own snapshot has no marker.
+ALTER TABLE migration.repairs ALTER COLUMN marker DROP NOT NULL;

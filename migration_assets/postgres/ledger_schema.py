@@ -1,10 +1,8 @@
 """Creates and upgrades the ledger's own tables in the base."""
 
-import re
-from importlib.resources import files
-
 from migration_assets.domain.errors import LedgerError
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.own_objects import foreign_object, ledger_steps, ledger_version, read_own_schema
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql
 
 # Whoever upgrades holds it, so that two runs that start together do not race in CREATE.
@@ -19,11 +17,12 @@ def ensure_ledger(connection: Connected) -> int:
 
     Raises:
         LedgerError: The ledger was written by a newer version of this program.
+        ForeignObjectError: Something of somebody else's has a name that the ledger needs.
     """
-    steps = _steps()
+    steps = ledger_steps()
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _UPGRADE_LOCK)
-        version = _version(connection)
+        version = ledger_version(connection)
         if version > len(steps):
             raise LedgerError(
                 f"the ledger has version {version}, this program knows {len(steps)}",
@@ -31,33 +30,17 @@ def ensure_ledger(connection: Connected) -> int:
                 state_left="nothing was touched",
                 next_step="use the newer version of migration_assets that wrote it",
             )
+        if version < len(steps):
+            collisions = read_own_schema(connection, "base").collisions
+            if collisions:
+                raise foreign_object(collisions)
+        if not version:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS migration")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS migration.schema_versions ("
+                " version integer PRIMARY KEY, upgraded_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+            )
         for number in range(version + 1, len(steps) + 1):
             connection.execute(raw_sql(steps[number - 1]))
             connection.execute("INSERT INTO migration.schema_versions (version) VALUES (%s)", [number])
     return len(steps)
-
-
-def _version(connection: Connected) -> int:
-    # Asked first, because even CREATE … IF NOT EXISTS wants the right to create, which a later, weaker role lacks.
-    exists = require_row(
-        connection.execute("SELECT to_regclass('migration.schema_versions') IS NOT NULL").fetchone(), "to_regclass"
-    )[0]
-    if not exists:
-        connection.execute("CREATE SCHEMA IF NOT EXISTS migration")
-        connection.execute(
-            "CREATE TABLE migration.schema_versions ("
-            " version integer PRIMARY KEY, upgraded_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-        )
-    row = require_row(
-        connection.execute("SELECT coalesce(max(version), 0) FROM migration.schema_versions").fetchone(), "the version"
-    )
-    return int(row[0])
-
-
-def _steps() -> list[str]:
-    text = files("migration_assets.postgres").joinpath("ledger.sql").read_text()
-    parts = re.split(r"^-- version (\d+)$", text, flags=re.MULTILINE)[1:]
-    numbers, bodies = parts[::2], parts[1::2]
-    if [int(number) for number in numbers] != list(range(1, len(bodies) + 1)):
-        raise LedgerError(f"ledger.sql does not number its versions 1..n: {numbers}")
-    return bodies

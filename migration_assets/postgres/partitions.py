@@ -13,6 +13,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.base_table import ensure_root, give_identity, like_root
+from migration_assets.postgres.fences import follow_root
 from migration_assets.postgres.ledger import read_slices, register_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -109,6 +110,7 @@ def _make(
                     table_name(leaf), table_name(table), for_values(calendar.bound_values(week, kind))
                 )
             )
+            follow_root(connection, leaf)
         else:
             connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table_name(leaf), like_root(spec)))
             attach(connection, table, leaf, calendar.bound_values(week, kind))
@@ -118,12 +120,13 @@ def _make(
 
 
 def attach(connection: Connected, parent: QualifiedName, child: QualifiedName, bounds: Sequence[Any]) -> None:
-    """ATTACH PARTITION; takes SHARE UPDATE EXCLUSIVE on the parent, so reads and writes go on."""
+    """ATTACH PARTITION, fenced as the root is; SHARE UPDATE EXCLUSIVE on the parent, so reads and writes go on."""
     connection.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(
             table_name(parent), table_name(child), for_values(bounds)
         )
     )
+    follow_root(connection, child)
 
 
 def for_values(bounds: Sequence[Any]) -> sql.Composed:

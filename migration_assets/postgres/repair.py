@@ -13,8 +13,10 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.records import keep_at_rest
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.repair_records import begin_repair, end_repair
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -62,10 +64,12 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
             with paused_stream(plan, f"{week.key}:repair") as pause, base.transaction():
                 keep_at_rest(base, pause.stream)
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
-                repair_id = _begin_repair(base, plan, record, pause.record)
+                repair_id = begin_repair(
+                    base, record, marker=pause.record.marker, lsn=pause.record.lsn, run_id=plan.run_id
+                )
                 done = true_up(pause.legacy, base, rows, week, repair_id=repair_id)
                 differences = done.differences
-                repair_id = _end_repair(base, repair_id, differences)
+                repair_id = end_repair(base, repair_id, differences)
                 proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
                 record_proof(base, record, proof, "repair", plan.run_id, found=differences,
                              changed=bool(differences.rows))  # fmt: skip
@@ -114,26 +118,6 @@ def _locked(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Generator[Sl
         yield record
 
 
-def _begin_repair(base: Connected, plan: StreamPlan, record: SliceRecord, cut: CutRecord) -> int:
-    row = base.execute(
-        "INSERT INTO migration.repairs (relation, quarter, week, marker, lsn, missing, extra, changed, run_id)"
-        " VALUES (%s, %s, %s, %s, %s, 0, 0, 0, %s) RETURNING id",
-        [record.relation, record.week.quarter.key, record.week.name, cut.marker, cut.lsn, plan.run_id],
-    ).fetchone()
-    return int(require_row(row, "a new repair")[0])
-
-
-def _end_repair(base: Connected, repair_id: int, differences: Differences) -> int | None:
-    if not differences.rows:
-        base.execute("DELETE FROM migration.repairs WHERE id = %s", [repair_id])
-        return None
-    base.execute(
-        "UPDATE migration.repairs SET missing = %s, extra = %s, changed = %s WHERE id = %s",
-        [differences.missing, differences.extra, differences.changed, repair_id],
-    )
-    return repair_id
-
-
 def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
     row = base.execute(
         "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s",
@@ -152,6 +136,7 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
     """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
     found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
+    let_through(base)
     if found:
         delete_rows(base, rows, [tuple(key) for key, _ in found])
     root = table_name(rows.target)

@@ -36,6 +36,7 @@ from migration_assets.postgres.retirement_checks import (
     why_not_approved,
 )
 from migration_assets.postgres.retirement_records import Step, begin_retirement, read_retirement
+from migration_assets.postgres.server_identity import require_servers
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -116,6 +117,7 @@ def retire_slice(
     plan = replace(plan, run_id=run_id or plan.run_id)
     call = _Call(plan, week, reread, now, quarantine, outside_retention)
     with leaving_session(plan, week, "retire") as base, ExitStack() as held:
+        require_servers(plan.databases, base, plan.relation)
         record = require_slice(base, plan.relation, week)
         if record.state is SliceState.RETIRED:
             held.enter_context(slice_lock(base, record))

@@ -1,4 +1,4 @@
-"""Opening sessions on the legacy and the base with every timeout set on purpose."""
+"""Opening sessions on the legacy and the base with everything set on purpose that changes what they see or may do."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import ClientCursor, Connection, Cursor, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
@@ -27,7 +27,27 @@ _CANONICAL: Mapping[str, str] = {
     # Names that we do not qualify are the system's; nothing of a user's schema is ever picked up by accident.
     "search_path": "pg_catalog",
     "standard_conforming_strings": "on",
+    # Types' names are compared as texts, and given to drivers.
+    "quote_all_identifiers": "off",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
 }
+# A database or a role may be set to others, and then every statement of ours would mean something else.
+_PLAIN: Mapping[str, str] = {
+    # An error instead of fewer rows, where policies apply to our role.
+    "row_security": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "gin_fuzzy_search_limit": "0",
+    "exit_on_error": "off",
+}
+_TRANSACTION_TIMEOUT_SINCE = 170_000
+# Only superusers may set it, even to what it is: so only where it is something else.
+_FIRE_TRIGGERS = sql.SQL(
+    "SELECT pg_catalog.set_config('session_replication_role', 'origin', false)"
+    " WHERE pg_catalog.current_setting('session_replication_role') <> 'origin'"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
     """What every session of ours is set to, whichever driver opens it."""
     return {
         **_CANONICAL,
+        **_PLAIN,
         "application_name": application_name(purpose),
         "lock_timeout": str(timeouts.lock),
         "statement_timeout": str(timeouts.statement),
@@ -86,9 +107,15 @@ def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
     }
 
 
-def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
-    """Open one session; see `Databases.session`."""
-    settings = session_settings(purpose, timeouts)
+def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False) -> Connected:
+    """Open one session; see `Databases.session`.
+
+    Args:
+        url: Where.
+        purpose: Shown as `application_name`.
+        timeouts: Of the session.
+        replication: As a walsender of the database, which understands the commands of replication.
+    """
     require_readable(url)
     connection = psycopg.connect(
         url,
@@ -98,20 +125,42 @@ def connect(url: str, purpose: str, timeouts: Timeouts) -> Connected:
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
+        replication="database" if replication else None,
+        # A walsender knows no parameters.
+        cursor_factory=ClientCursor if replication else Cursor,
     )
     try:
-        connection.execute(
-            sql.SQL("SELECT {}").format(
-                sql.SQL(", ").join(
-                    sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-                    for name, value in settings.items()
-                )
-            )
-        )
+        prepare_session(connection, session_settings(purpose, timeouts))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
+    """Give a new session its settings, in one message to the server.
+
+    Raises:
+        SettingsError: Its role is set to fire no triggers, and may not change that.
+    """
+    known = dict(settings)
+    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        known["transaction_timeout"] = "0"
+    # SET and not set_config: a query would wait for a safe snapshot where the defaults are serializable, read only and
+    # deferrable.
+    statements = [
+        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in known.items()
+    ]
+    try:
+        connection.execute(sql.SQL("; ").join([*statements, _FIRE_TRIGGERS]))
+    except errors.InsufficientPrivilege as error:
+        raise SettingsError(
+            f"a setting of the session was refused: {error.diag.message_primary}",
+            where="session_replication_role",
+            state_left="nothing was touched",
+            next_step="the role is set to another value than origin: ALTER ROLE … RESET session_replication_role (or"
+            " ALTER DATABASE …), since our own guards are triggers",
+        ) from None
 
 
 def require_readable(url: str) -> None:

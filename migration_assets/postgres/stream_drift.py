@@ -15,6 +15,7 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.introspection import describe_table
+from migration_assets.postgres.refused_changes import RefusedChanges, refused_changes
 from migration_assets.postgres.sessions import Connected, require_row
 
 _MARKERS = ("migration", "markers")
@@ -31,6 +32,7 @@ class LegacySide:
     column_lists: tuple[str, ...]
     identity: str | None
     guarded: bool
+    refused: tuple[RefusedChanges, ...]
     description: TableDescription | None
 
 
@@ -42,6 +44,7 @@ class BaseSide:
     subscribed: frozenset[tuple[str, str]]
     rights_missing: tuple[str, ...]
     marker_trigger: bool
+    refused: tuple[RefusedChanges, ...]
     description: TableDescription | None
 
 
@@ -71,6 +74,8 @@ def examine_legacy(legacy: Connected, spec: TableSpec, publication: str) -> Lega
         column_lists=tuple(f"{row[0]}.{row[1]}" for row in published if row[3]),
         identity=str(table[0]) if table else None,
         guarded=bool(table and table[1]),
+        # A column list of our own publication is told of as such.
+        refused=tuple(refused_changes(legacy, spec.table, own=publication)),
         description=describe_table(legacy, spec.table),
     )
 
@@ -98,6 +103,7 @@ def examine_base(base: Connected, spec: TableSpec, subscription: str) -> BaseSid
         subscribed=frozenset((row[0], row[1]) for row in subscribed),
         rights_missing=_rights_missing(base, spec, found["oid"]) if found else (),
         marker_trigger=bool(require_row(trigger, "EXISTS")[0]),
+        refused=tuple(refused_changes(base, spec.table)),
         description=describe_table(base, spec.table),
     )
 
@@ -174,15 +180,24 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
         add(ProblemCode.GUARD_MISSING, "the guard against TRUNCATE is gone from the legacy's table, or disabled")
     if not base.marker_trigger:
         add(ProblemCode.MARKER_TRIGGER_MISSING, "the trigger on the base's markers is gone, or not ENABLE ALWAYS")
-    inside = structure_differences(legacy.description, base.description)
-    for what in column_differences(legacy.description, base.description):
-        if what not in {one.what for one in inside}:
-            add(ProblemCode.COLUMNS_DIFFER, what)
-    for one in inside:
-        add(ProblemCode.COLUMNS_DIFFER, f"{one.what}; {one.remedy}")
+    for what in _of_columns(legacy.description, base.description):
+        add(ProblemCode.COLUMNS_DIFFER, what)
     for what in base.rights_missing:
         add(ProblemCode.RIGHTS_MISSING, what)
+    for side, refused in (("legacy", legacy.refused), ("base", base.refused)):
+        for one in refused:
+            add(ProblemCode.UPDATES_REFUSED, f"on the {side}, {one.what}: {one.remedy}")
     return tuple(drifts)
+
+
+def _of_columns(legacy: TableDescription, base: TableDescription) -> list[str]:
+    """Columns that differ, and what differs inside their types, with the statements that mend it."""
+    inside = structure_differences(legacy, base)
+    plain = {one.what for one in inside}
+    return [
+        *(what for what in column_differences(legacy, base) if what not in plain),
+        *(f"{one.what}; {one.remedy}" for one in inside),
+    ]
 
 
 def stricter_in_base(legacy: TableDescription, base: TableDescription) -> tuple[str, ...]:

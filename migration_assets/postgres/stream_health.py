@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import dict_row
 
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
@@ -28,6 +29,8 @@ from migration_assets.postgres.heartbeats import (
     send_heartbeat,
 )
 from migration_assets.postgres.runway import missing_leaves, read_places
+from migration_assets.postgres.server_identity import look_at_servers, open_change
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_samples import has_ledger
@@ -61,7 +64,9 @@ class Ahead:
 def observe_stream(
     databases: Databases, spec: TableSpec, limits: LookLimits | None = None, ahead: Ahead | None = None
 ) -> StreamSample:
-    """One look, of at most some seconds. Changes nothing but heartbeats. Without `ahead` the runway is not known.
+    """One look, of at most some seconds. Without `ahead` the runway is not known.
+
+    Changes nothing but heartbeats and what is known of the servers; where one of them went back, the stream is barred.
 
     Never raises what a server says: a side that cannot be asked is in the sample with its error. Where no stream was
     ever begun the legacy is only asked whether it refuses writes, and may be away.
@@ -93,10 +98,13 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+            _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
                 _measure_lag(legacy, base, record, seen, limits)
+        elif not closed:
+            _look_at_servers(base, record, None, seen)
         known = None if "base_error" in seen else facts
         sides = SidesAsked(base, legacy, {side: seen[f"{side}_error"] for side in _SIDES if f"{side}_error" in seen})
         seen["cutover"] = observe_cutover(sides, spec, known, seconds=limits.heartbeat_seconds)
@@ -104,10 +112,35 @@ def observe_stream(
         if base is not None and record is not None and "base_error" not in seen:
             with _asking("base", seen):
                 _look_again(base, record, seen)
+                _look_once_more_at_servers(base, spec.relation, seen)
                 if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
                     # Only where something is wrong: reading the log costs more than all the rest.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
+
+
+def _look_at_servers(
+    base: Connected | None, record: StreamRecord | None, legacy: Connected | None, seen: dict[str, Any]
+) -> None:
+    """Whether both are the servers that the stream was built on; where the legacy is away only the base is asked."""
+    if base is None or record is None or "base_error" in seen:
+        return
+    if "legacy_error" in seen:
+        legacy = None
+    try:
+        with _asking("base" if legacy is None else "legacy", seen):
+            found = look_at_servers(base, record.relation, legacy)
+            if found or legacy is not None:
+                seen["server_changes"] = found
+    except ServerChangedError as error:  # a standby answers
+        seen["server_changes"] = (error.what,)
+
+
+def _look_once_more_at_servers(base: Connected, relation: str, seen: dict[str, Any]) -> None:
+    """What the reverse stream's marker told, or another look meanwhile."""
+    barred = open_change(base, relation)
+    if barred is not None and not seen.get("server_changes"):
+        seen["server_changes"] = (barred,)
 
 
 def _errors(seen: dict[str, Any]) -> bool:
@@ -229,7 +262,7 @@ def _measure_lag(
     legacy: Connected, base: Connected, record: StreamRecord, seen: dict[str, Any], limits: LookLimits
 ) -> None:
     """Send a heartbeat and wait for it; where none can arrive, or one is under way and nobody fetches it, only wait."""
-    if record.status is StreamStatus.ACTIVATING or _errors(seen):
+    if record.status is StreamStatus.ACTIVATING or _errors(seen) or seen.get("server_changes"):
         return
     runs = (
         seen["status"] == StreamStatus.LIVE
@@ -238,11 +271,13 @@ def _measure_lag(
         and seen["wal_status"] != "lost"
     )
     relation, pids, marker, arrived, travelled = record.relation, dict[int, None](), None, False, 0.0
+    markers: MarkersWatch | None = None
     with _asking_both(legacy, base, seen):
         started = time.monotonic()
         worker = apply_worker(base, record.subscription)
         under_way = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
         if under_way is None or (runs and worker is not None and worker.pid):
+            markers = MarkersWatch.begin(base, legacy, base, relation, "legacy")
             marker = send_heartbeat(legacy, relation)
         while runs:
             worker = apply_worker(base, record.subscription)
@@ -255,6 +290,10 @@ def _measure_lag(
             time.sleep(_POLL_SECONDS)
         if arrived:
             seen["lag_seconds"] = travelled
+            found = markers.arrived() if markers is not None else []
+            if found:
+                seen["server_changes"] = tuple(found)
+                return
             prune_heartbeats(legacy, base, relation, keep_seconds=limits.keep_heartbeats_seconds)
         else:
             seen["lag_seconds"] = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))

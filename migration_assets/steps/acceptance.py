@@ -13,7 +13,9 @@ class AcceptanceError(MigrationError):
     """What was to be accepted is no finding that can be accepted; nothing was changed."""
 
 
-def accept_finding(migration: Migration, code: str, subject: str, *, by: str, reason: str) -> None:
+def accept_finding(
+    migration: Migration, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
+) -> None:
     """Go on in spite of this one finding about this one thing, from now on.
 
     Args:
@@ -22,6 +24,7 @@ def accept_finding(migration: Migration, code: str, subject: str, *, by: str, re
         subject: The name of the thing, as the finding prints it.
         by: Who answers for it.
         reason: Why it may be so.
+        run_id: Noted in the chain of evidence.
 
     Raises:
         AcceptanceError: Neither the newest preflight nor readiness has such a finding; lists those that they have.
@@ -44,7 +47,7 @@ def accept_finding(migration: Migration, code: str, subject: str, *, by: str, re
             next_step="run `migration-assets preflight` and `migration-assets readiness`, and copy code and name",
         )
     with migration.databases.session("base", "accept") as base:
-        record_acceptance(base, relation, code, subject, by=by.strip(), reason=reason.strip())
+        record_acceptance(base, relation, code, subject, by=by.strip(), reason=reason.strip(), run_id=run_id)
 
 
 def withdraw(migration: Migration, code: str, subject: str) -> None:

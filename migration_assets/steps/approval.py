@@ -16,6 +16,7 @@ from migration_assets.domain.stream_watch import evaluate
 from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_identity import require_same_servers, require_servers
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import SignOffState, hold_quarter, read_sign_off, record_sign_off
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
@@ -65,8 +66,10 @@ def sign_off_quarter(
     def once() -> SignedOff:
         with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
             ensure_ledger(base)
+            require_servers(migration.databases, base, spec.relation)
             with hold_quarter(base, spec, quarter):
                 legacy_version, found = _observe(migration, base, stream_problems)
+                require_same_servers(base, spec.relation)  # as the look found them
                 return record_sign_off(
                     base,
                     spec,

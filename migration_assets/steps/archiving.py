@@ -35,6 +35,7 @@ from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, require_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_identity import require_servers
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.runtime import Migration
@@ -79,6 +80,7 @@ def archive_week(
         started = time.monotonic()
         with migration.databases.session("base", f"{week.key}:archive", migration.limits.timeouts()) as base:
             ensure_ledger(base)
+            require_servers(migration.databases, base, migration.spec.relation)
             with slice_lock(base, require_slice(base, migration.spec.relation, week)) as record:
                 # A rollback would want the slice's lock: it stays so until the archive is in place.
                 own = is_base_in_charge(base, record.relation)

@@ -14,15 +14,18 @@ from migration_assets.postgres.cutover.plan import CutoverPlan, OnState
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers, unfinished_cutover
 from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
 from migration_assets.postgres.cutover.watching import HeldWrites
+from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
 from migration_assets.steps.readiness import examine_cutover
 
-__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "cut_over", "cutover_plan",
-           "cutovers", "release_writes", "reverse_health", "reverse_problems", "roll_back", "side_in_charge",
-           "writes_held"]  # fmt: skip
+__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "broken_keys", "cut_over",
+           "cutover_plan", "cutovers", "hold_again", "release_writes", "reverse_health", "reverse_problems",
+           "roll_back", "side_in_charge", "writes_held"]  # fmt: skip
+
+_COUNT_SECONDS = 30.0
 
 
 class NotReadyError(CutoverError):
@@ -170,6 +173,21 @@ def reverse_problems(migration: Migration, health: ReverseHealth) -> list[str]:
     return problems
 
 
+def broken_keys(migration: Migration, rollback: int | None = None) -> list[str]:
+    """Foreign keys of the legacy that rows break: now, or when that rollback was done; one line for each.
+
+    Raises:
+        psycopg.OperationalError: A server cannot be reached.
+    """
+    if rollback is not None:
+        with migration.databases.session("base", "cutover:look") as base:
+            counts = orphans_of(base, rollback)
+        return [str(Orphans(key, after, "see the log")) for key, (_, after) in counts.items() if after != 0]
+    with migration.databases.session("legacy", "cutover:look") as legacy:
+        keys = read_foreign_keys(legacy, migration.spec.table)
+        return [str(one) for one in count_orphans(legacy, keys, seconds=_COUNT_SECONDS) if one.rows != 0]
+
+
 def writes_held(migration: Migration) -> HeldWrites | None:
     """Whether the side that writes belong to refuses them, and how to release it; for alerts."""
     return watching.writes_held(cutover_plan(migration))
@@ -178,6 +196,11 @@ def writes_held(migration: Migration) -> HeldWrites | None:
 def release_writes(migration: Migration, run_id: str | None = None) -> str:
     """After a cutover died: what is open stays open, else it is undone; see `watching.release_writes`."""
     return watching.release_writes(cutover_plan(migration, run_id))
+
+
+def hold_again(migration: Migration) -> str:
+    """While the base is in charge: nobody writes to the legacy any more; see `watching.hold_again`."""
+    return watching.hold_again(cutover_plan(migration))
 
 
 def side_in_charge(migration: Migration) -> SideName:

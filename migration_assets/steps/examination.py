@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors
 
+from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.domain.findings import Acceptance, Area, Finding, blocking, with_acceptances, worst_first
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
+from migration_assets.postgres.own_objects import ledger_version
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import uncounted
@@ -54,6 +56,9 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
 
 def _require_something_to_migrate(migration: Migration) -> None:
     try:
+        with migration.databases.session("base", "preflight") as base:
+            if not ledger_version(base):
+                return  # tables that are named like the ledger's may be somebody else's
         require_legacy(migration, "there is nothing to migrate from the legacy any more")
     except psycopg.OperationalError:
         return  # a base that is away is a finding
@@ -72,7 +77,7 @@ def _record(migration: Migration, findings: list[Finding], run_id: str | None) -
             ensure_ledger(base)
             record_preflight(base, migration.spec.relation, findings, run_id)
             return read_acceptances(base, migration.spec.relation)
-    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError):
         if not blocking(findings):
             raise  # else a finding says so already, and nothing can be written to such a base anyway
         return []

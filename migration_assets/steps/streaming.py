@@ -2,6 +2,7 @@
 
 import logging
 
+from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.change_stream import holding, joining
 from migration_assets.postgres.change_stream.barred import require_not_barred
@@ -10,6 +11,7 @@ from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_identity import look_at_servers
 from migration_assets.runtime import Migration
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ def start_stream(
     """
     with migration.databases.session("base", f"{quarter.key}:gate") as base:
         ensure_ledger(base)
-        require_not_barred(base, migration.spec.relation)
+        require_not_barred(base, migration.spec.relation, mending=rebuild)
         require_preflight(base, migration.spec.relation)
     plan = migration.stream_plan(run_id)
     return retry_transient(
@@ -50,3 +52,42 @@ def pause_stream(migration: Migration, reason: str) -> str:
 def resume_stream(migration: Migration, run_id: str | None = None) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
     return holding.resume_stream(migration.stream_plan(run_id))
+
+
+def recover_stream(
+    migration: Migration, by: str, *, run_id: str | None = None, on_week: OnWeek | None = None
+) -> Joined | None:
+    """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
+
+    What the base has and the legacy has not is kept as a repair's images. None where both servers are as they were.
+
+    Args:
+        migration: Which migration.
+        by: The person who says that these are the servers from now on.
+        run_id: Noted in the ledger.
+        on_week: Told of every week that is done.
+
+    Raises:
+        StreamError: Nobody is named; or as `joining.start_stream`.
+    """
+    relation = migration.spec.relation
+    if not by.strip():
+        raise StreamError(
+            "nobody says that these are the servers from now on",
+            where=relation,
+            state_left="nothing was changed",
+            next_step="run it with --by NAME",
+        )
+    with migration.databases.session("base", "recover") as base:
+        ensure_ledger(base)
+        require_not_barred(base, relation, mending=True)
+        with migration.databases.session("legacy", "recover") as legacy:
+            if not look_at_servers(base, relation, legacy):
+                return None
+    plan = migration.stream_plan(run_id)
+    return retry_transient(
+        lambda: joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week),
+        what="recovery of the change stream",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from migration_assets.defs.acceptance import accept_finding
 from migration_assets.domain.errors import PreflightError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.postgres.preflight_records import record_preflight, require_preflight
@@ -41,6 +42,20 @@ def test_a_finding_is_accepted_by_name_and_taken_back(quarter: LiveQuarter) -> N
         assert "Ada" in listed.output
         assert quarter.run("accept", "other_publication", "rest", "--withdraw").exit_code == 0
         gate(stopped_by="--reason TEXT")
+        kept = quarter.ground.ask(
+            "base",
+            "SELECT payload->>'subject', payload->>'accepted_by', payload->>'in_force' FROM migration.evidence_chain"
+            " WHERE kind = 'acceptance' ORDER BY id",
+        )
+        assert kept == [("the lot", "Ada", "true"), ("rest", "Ada", "true"), ("rest", None, "false")]
+        assert quarter.run("evidence", "verify").exit_code == 0
+        config = {"code": "other_publication", "subject": "rest", "accepted_by": "Grace", "reason": "it may"}
+        accepted = accept_finding.execute_in_process(
+            run_config={"ops": {"accept_one_finding": {"config": config}}}, resources={"migration": quarter.migration}
+        )
+        assert accepted.success
+        gate(stopped_by=None)
+        assert quarter.run("accept", "other_publication", "rest", "--withdraw").exit_code == 0
         again = quarter.run("accept", "other_publication", "rest", "--withdraw")
         assert again.exit_code == 2
         assert "was not accepted" in again.output

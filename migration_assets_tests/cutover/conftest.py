@@ -1,18 +1,38 @@
 """A table under CDC that each test may cut over, and a signed-off quarter of the product for whole modules."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
+from migration_assets.domain.cutover_state import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover.work import Work
 from migration_assets_tests.conftest import Databases
-from migration_assets_tests.cutover.ground import CutoverGround, ground_of
+from migration_assets_tests.cutover.ground import Before, CutoverGround, ground_of
 from migration_assets_tests.cutover.offered import Offered, offered
 
 
 @pytest.fixture
 def ground(databases: Databases) -> CutoverGround:
     return ground_of(databases.legacy_url, databases.base_url)
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Before:
+    """Something happens just before a state's deed; what was arranged last for that state is what counts."""
+    originals = dict(stages.STAGES)
+
+    def arrange(state: CutoverState, happens: Callable[[], object]) -> None:
+        original = originals[state]
+
+        def deed(work: Work) -> None:
+            happens()
+            original(work)
+
+        monkeypatch.setitem(stages.STAGES, state, deed)  # pyright: ignore[reportArgumentType]
+
+    return arrange
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from migration_assets.domain.cutover_state import SideName
+from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.machine import cut_over, roll_back
@@ -14,6 +14,7 @@ from migration_assets.postgres.evidence_chain import verify_chain
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 
+Before = Callable[[CutoverState, Callable[[], object]], None]
 SIDES: tuple[SideName, SideName] = ("legacy", "base")
 
 

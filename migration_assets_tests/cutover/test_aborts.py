@@ -13,30 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 from migration_assets.domain.cutover_state import CutoverError, CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.records import StreamStatus
-from migration_assets.postgres.cutover import stages
-from migration_assets.postgres.cutover.work import Work
-from migration_assets_tests.cutover.ground import CutoverGround, failing
+from migration_assets_tests.cutover.ground import Before, CutoverGround, failing
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import wait_for
-
-Before = Callable[[CutoverState, Callable[[], object]], None]
-
-
-@pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Before:
-    """Something happens just before a state's deed."""
-
-    def arrange(state: CutoverState, happens: Callable[[], object]) -> None:
-        original = stages.STAGES[state]
-
-        def deed(work: Work) -> None:
-            happens()
-            original(work)
-
-        monkeypatch.setitem(stages.STAGES, state, deed)  # pyright: ignore[reportArgumentType]
-
-    return arrange
 
 
 def require_as_before(ground: CutoverGround) -> None:

@@ -7,12 +7,14 @@ from psycopg import sql
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.postgres.cutover.watching import hold_again
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.guard import Guard, guard_of, migration_of
 from migration_assets_tests.postgres.support import wait_for
 
 C = ProblemCode
+LET_THROUGH = "SELECT set_config('migration.hold_token', token, true) FROM migration.hold_token"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 DROP = ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}")
 
@@ -119,12 +121,15 @@ def test_a_legacy_that_accepts_writes_beside_the_base_is_told(ground: CutoverGro
     ground.cut()
     on_legacy(ground, "ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold")
     assert critical(guard) == {C.LEGACY_WRITABLE: True}
-    on_legacy(ground, "ALTER TABLE bookings ENABLE TRIGGER migration_assets_hold")
+    on_legacy(ground, "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold")
     guard.silent(1)
     on_legacy(ground, "DROP TRIGGER migration_assets_hold ON bookings")
-    step = guard.problems()[C.LEGACY_WRITABLE].next_step
-    on_legacy(ground, step[step.index("CREATE TRIGGER") : step.index("); then")].replace("…", "bookings"))
+    found = guard.problems()
+    assert "migration_assets_hold of public.bookings is not there" in found[C.LEGACY_WRITABLE].what
+    assert "`migration-assets hold-again`" in found[C.LEGACY_WRITABLE].next_step
+    assert "compare both tables" in hold_again(ground.cutover_plan())
     guard.silent(1)
+    assert "compare" not in hold_again(ground.cutover_plan()), "nothing was open"
 
 
 def test_a_key_that_is_used_again_jams_the_reverse_stream_and_the_remedy_frees_it(
@@ -145,10 +150,11 @@ def test_a_key_that_is_used_again_jams_the_reverse_stream_and_the_remedy_frees_i
     assert set(seen) == {C.REVERSE_APPLY_ERRORS, C.REVERSE_DOWN}
     assert "used a key again in another week" in seen[C.REVERSE_APPLY_ERRORS]
     # As the next step says.
+    assert LET_THROUGH in seen[C.REVERSE_APPLY_ERRORS]
     ground.run("base", "UPDATE bookings SET id = 100001 WHERE id = 1 AND booked_at = '2024-06-20'")
-    on_legacy(ground, "SET session_replication_role = replica", "DELETE FROM bookings WHERE id = 1")
+    on_legacy(ground, "BEGIN", LET_THROUGH, "DELETE FROM bookings WHERE id = 1", "COMMIT")
     wait_for(lambda: ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = 100001"), "the stream goes on")
-    on_legacy(ground, "SET session_replication_role = replica", "INSERT INTO bookings SELECT * FROM kept")
+    on_legacy(ground, "BEGIN", LET_THROUGH, "INSERT INTO bookings SELECT * FROM kept", "COMMIT")
     ground.equal()
     wait_for(lambda: not guard.problems(), "it is well")
 

@@ -95,7 +95,7 @@ def test_a_living_cutover_is_let_work_until_its_timeout_and_nobody_touches_the_s
 def test_without_any_record_of_a_stream_a_legacy_that_refuses_writes_is_told(ground: CutoverGround) -> None:
     die(ground, "cutover", COMPARED)
     ground.let_go()
-    ground.run("legacy", "ALTER TABLE bookings ENABLE TRIGGER migration_assets_hold",
+    ground.run("legacy", "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold",
                "INSERT INTO migration.holds (relation, owner) VALUES ('public.bookings', 99)")  # fmt: skip
     ground.run("base", "DELETE FROM migration.streams")
     guard = guard_of(ground)
@@ -113,7 +113,7 @@ def test_without_any_record_of_a_stream_a_legacy_that_refuses_writes_is_told(gro
 
 def test_a_hold_that_nobody_noted_is_told_with_the_statement_that_ends_it(ground: CutoverGround) -> None:
     ground.cut(rehearse=True)
-    ground.run("legacy", "ALTER TABLE bookings ENABLE TRIGGER migration_assets_hold")
+    ground.run("legacy", "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold")
     found = guard_of(ground).problems()
     assert "DISABLE TRIGGER migration_assets_hold" in found[C.WRITES_HELD].next_step
     with pytest.raises(Exception, match="nobody noted why"):

@@ -56,7 +56,8 @@ def test_of_the_table_alone(ground: CutoverGround, app: Application) -> None:
     # In no week that the base has: only the total knows it.
     ground.run("legacy", "CREATE TABLE other (id int PRIMARY KEY)", "ALTER TABLE bookings DISABLE TRIGGER USER",
                "INSERT INTO bookings VALUES (99999, '2030-01-01', 1)",
-               "ALTER TABLE bookings ENABLE TRIGGER migration_assets_hold",
+               "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold",
+               "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold_rows",
                "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_no_truncate")  # fmt: skip
     app.grant("GRANT SELECT ON other TO {}")
     assert app.ask("SELECT count(*) FROM bookings")

@@ -108,7 +108,7 @@ def test_a_legacy_that_accepts_writes_may_hold_what_the_base_does_not(ground: Cu
     ground.run("legacy", "ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold")
     seen = found(ground)
     assert seen.keys() == {"hold"}
-    ground.run("legacy", "ALTER TABLE bookings ENABLE TRIGGER migration_assets_hold")
+    ground.run("legacy", "ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold")
     assert found(ground) == {}
 
 

@@ -48,7 +48,7 @@ PER_WEEK = {
     "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
 }  # fmt: skip
 WHOLE = {"preflight", "cutover_readiness", "legacy_cutover", "decommissioned_legacy"}
-OF_THE_WHOLE = {"rollback"}
+OF_THE_WHOLE = {"rollback", "accept_finding"}
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 

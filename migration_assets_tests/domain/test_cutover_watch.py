@@ -98,6 +98,7 @@ RED: list[tuple[ProblemCode, Severity, StreamSample, Sequence[StreamSample]]] = 
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(LEGACY, under_way=DEAD)), ()),
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(BASE, under_way=replace(DEAD, state="switched"))), ()),
     (C.LEGACY_WRITABLE, CRITICAL, sample(replace(BASE, legacy_accepts=True)), ()),
+    (C.BASE_UNGUARDED, WARNING, sample(replace(BASE, unguarded="public.t")), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_exists=False, subscription_enabled=False), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_enabled=False), ()),
     (C.REVERSE_DOWN, WARNING, reverse(arrived=False, worker_runs=False, lag_seconds=5.0), ()),

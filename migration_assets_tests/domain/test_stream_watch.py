@@ -39,6 +39,7 @@ GOOD = StreamSample(
     drifts=(),
     runway_days=98.0,
     runway_ends="FY25-Q4|W01 has no leaf",
+    server_changes=(),
     cutover=CutoverSample(accepts=True, legacy_accepts=True),
 )
 
@@ -67,6 +68,8 @@ def test_every_code_has_a_rule_and_a_next_step() -> None:
 WARNING, CRITICAL = Severity.WARNING, Severity.CRITICAL
 C = ProblemCode
 RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] = [
+    (C.SERVER_CHANGED, CRITICAL, {"server_changes": ("the base went back",)}, ()),
+    (C.SERVER_CHANGED, CRITICAL, {"server_changes": ("a standby answers",), "status": "held"}, ()),
     (C.BASE_UNREACHABLE, CRITICAL, {"base_error": "refused"}, ()),
     (C.LEGACY_UNREACHABLE, CRITICAL, {"legacy_error": "too many connections"}, ()),
     (C.SUBSCRIPTION_MISSING, CRITICAL, {"subscription_exists": False, "subscription_enabled": None}, ()),

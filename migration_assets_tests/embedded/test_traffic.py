@@ -80,7 +80,7 @@ def after(loops: int) -> Callable[[], bool]:
     return lambda: next(calls) >= loops
 
 
-SESSIONS = b"FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'migration_assets:traffic'"
+SESSIONS = b"FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'demo traffic'"
 
 
 def sessions(url: str) -> list[tuple[Any, ...]]:

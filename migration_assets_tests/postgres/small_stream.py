@@ -27,6 +27,7 @@ from migration_assets.postgres.change_stream.records import (
 )
 from migration_assets.postgres.change_stream.subscription import create_subscription, legacy_conninfo
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.server_identity import note_pair
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
@@ -67,8 +68,10 @@ class SmallStream:
             connection.execute(statement.format(self.names.publication).encode())
 
     def mend(self) -> None:
-        """Live and enabled, whatever it was."""
-        with self.ground.databases.session("base", "test") as base:
+        """Live and enabled, whatever it was; what never arrived, since nobody published it, is forgiven."""
+        databases = self.ground.databases
+        with databases.session("base", "test") as base, databases.session("legacy", "test") as legacy:
+            note_pair(base, legacy, self.ground.spec.relation, "a test")
             set_status(base, self.ground.spec.relation, StreamStatus.LIVE)
         self.on("base", "ALTER SUBSCRIPTION {} ENABLE")
 
@@ -107,7 +110,7 @@ def small_stream(ground: Ground) -> SmallStream:
     with databases.session("legacy", "test") as legacy, databases.session("base", "test") as base:
         names = stream_names(base, spec.relation)
         begin_stream(base, spec.relation, names, "a test")
-        prepare_legacy(legacy, spec, patience_seconds=5)
+        prepare_legacy(legacy, spec, names.publication, patience_seconds=5)
         description = require_table(legacy, spec.table, "legacy")
         weeks = [week(number) for number in range(1, 14)]
         create_publication(legacy, names.publication, spec, row_filter(weeks, description, spec, ground.calendar))

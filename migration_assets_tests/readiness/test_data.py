@@ -107,7 +107,7 @@ def test_null_is_found_and_without_an_index_it_is_said_to_be_an_estimate(quarter
     ground = quarter.ground
     ground.run("legacy", "ALTER TABLE bookings ALTER COLUMN booked_at DROP NOT NULL")
     ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (9000004, NULL)")
-    assert "1 rows without a time (NULL)" in outside(quarter)["rows_outside"].evidence
+    assert "1 row without a time (NULL)" in outside(quarter)["rows_outside"].evidence
     ground.run("legacy", "DELETE FROM bookings WHERE id = 9000004", "DROP INDEX bookings_booked_at_idx")
     # Autovacuum may have been there in between.
     ground.run(

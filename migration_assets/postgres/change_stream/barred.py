@@ -5,16 +5,23 @@ from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.cutover.charge import refusal
 from migration_assets.postgres.cutover.facts import read_cutover_facts
+from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected
 
 _UNTOUCHED = "nothing was touched"
 
 
-def require_not_barred(base: Connected, relation: str) -> None:
+def require_not_barred(base: Connected, relation: str, *, mending: bool = False) -> None:
     """To be asked before any lock is waited for. A cutover asks this of itself, too, and passes.
+
+    Args:
+        base: Any session on the base.
+        relation: The table's key in the ledger.
+        mending: The caller builds the stream anew, which mends what another server in the place of one has done.
 
     Raises:
         BaseInChargeError: The base is in charge.
+        ServerChangedError: A server is another one than the stream was built on, or went back.
         StreamError: A cutover or rollback is not finished; says what to do first.
     """
     facts = read_cutover_facts(base, relation)
@@ -42,6 +49,8 @@ def require_not_barred(base: Connected, relation: str) -> None:
             state_left=_UNTOUCHED,
             next_step="run `migration-assets stream status`; report this: it cannot happen",
         )
+    if not mending:
+        require_same_servers(base, relation)
 
 
 def _rebuilding(left: UnderWay) -> bool:

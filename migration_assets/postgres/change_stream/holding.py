@@ -49,7 +49,7 @@ def resume_stream(plan: StreamPlan) -> str:
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, _of_nobody(base, plan):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
-            _guard_again(plan)
+            _guard_again(plan, record.publication)
             worker = apply_worker(base, record.subscription)
             if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:
                 return "the stream runs already"
@@ -70,8 +70,8 @@ def _of_nobody(base: Connected, plan: StreamPlan) -> Generator[None]:
         yield
 
 
-def _guard_again(plan: StreamPlan) -> None:
+def _guard_again(plan: StreamPlan, publication: str) -> None:
     """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
     timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
     with plan.databases.session("legacy", "resume", timeouts) as legacy:
-        prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        prepare_legacy(legacy, plan.spec, publication, patience_seconds=plan.limits.cut_patience_seconds)

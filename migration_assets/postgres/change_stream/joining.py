@@ -32,16 +32,18 @@ from migration_assets.postgres.change_stream.records import (
     StreamRecord,
     StreamStatus,
     begin_stream,
+    fresh_names,
     keep_at_rest,
     names_of,
     newest_marker,
     read_stream,
+    rename_stream,
     set_status,
     stream_lock,
     stream_names,
 )
 from migration_assets.postgres.change_stream.running import require_running, require_stream
-from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot
+from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot, has_failover_slots, remove_slot
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
     drop_subscription,
@@ -52,6 +54,7 @@ from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.server_identity import look_at_servers, note_pair, require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -80,12 +83,21 @@ class Joined:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Mending:
+    """Who lets the stream begin anew, and whether a server changed since it began."""
+
+    by: str
+    changed: bool
+
+
 def start_stream(
     plan: StreamPlan,
     quarter: FiscalQuarter | None,
     *,
     rebuild: bool = False,
     whole_root: bool = False,
+    by: str | None = None,
     on_week: OnWeek | None = None,
 ) -> Joined:
     """Bring the quarter's 13 weeks under CDC, in the way that the stream's state asks for; safe to repeat.
@@ -98,7 +110,9 @@ def start_stream(
 
     Where there is no stream, or an earlier step on it was never finished, or `rebuild` is set: a new slot, and every
     week that is or comes under CDC is trued up against its snapshot. That mends whatever was wrong with a stream: a
-    lost slot, a dropped subscription, an altered publication, a join that died. Else the quarter joins at a cut.
+    lost slot, a dropped subscription, an altered publication, a join that died, and a server that came back as another
+    or earlier than it was: then every row that is changed or deleted in the base is kept as a repair's, and the servers
+    are noted anew, as `by` says. Else the quarter joins at a cut.
 
     Raises:
         StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
@@ -111,7 +125,7 @@ def start_stream(
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
-        require_not_barred(base, plan.relation)
+        require_not_barred(base, plan.relation, mending=rebuild)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
         if quarter:
@@ -123,7 +137,11 @@ def start_stream(
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
-        stream = _unheld(base, plan)
+        # Before anything is cleared away: what it has to keep of the base depends on it.
+        changed = bool(look_at_servers(base, plan.relation, legacy))
+        if changed and not rebuild:
+            require_same_servers(base, plan.relation, legacy)
+        stream = _unheld(base, plan, mending=rebuild and changed)
         unfinished = stream is None or stream.status in {StreamStatus.ACTIVATING, StreamStatus.JOINING}
         joining = [record for record in held if not record.under_cdc]
         require_leaves(base, plan.spec, held if unfinished or rebuild else joining)
@@ -131,7 +149,9 @@ def start_stream(
         require_small(plan, legacy, description, opened)
         if stream is None or unfinished or rebuild:
             how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
-            lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week)
+            by = by or f"the rebuild of {label}" + (f", run {plan.run_id}" if plan.run_id else "")
+            mending = Mending(by, changed)
+            lsn, weeks = _activate(plan, base, legacy, description, held, how, on_week, mending)
             return Joined(quarter, how, None, lsn, tuple(weeks), 0.0, time.monotonic() - started)
         if not joining:
             with stream_lock(base, plan.relation, shared=True):
@@ -141,10 +161,10 @@ def start_stream(
         return _join(plan, base, legacy, description, held, joining, on_week, started)
 
 
-def _unheld(base: Connected, plan: StreamPlan) -> StreamRecord | None:
-    require_not_barred(base, plan.relation)
+def _unheld(base: Connected, plan: StreamPlan, *, mending: bool = False) -> StreamRecord | None:
+    require_not_barred(base, plan.relation, mending=mending)
     stream = read_stream(base, plan.relation)
-    if stream is not None and stream.status is StreamStatus.HELD:
+    if stream is not None and stream.status is StreamStatus.HELD and not mending:
         raise StreamError(
             f"a person holds the stream ({stream.reason})",
             where=plan.relation,
@@ -187,14 +207,23 @@ def _activate(
     records: Sequence[SliceRecord],
     how: str,
     on_week: OnWeek | None,
+    mending: Mending,
 ) -> tuple[str, list[TruedUp]]:
     """A new slot and all weeks at its snapshot; whatever an earlier try left behind is cleared away first."""
     with stream_lock(base, plan.relation):
-        existing = _unheld(base, plan)  # a person may have been faster
+        existing = _unheld(base, plan, mending=mending.changed)  # a person may have been faster
         names = names_of(existing) if existing else stream_names(base, plan.relation)
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
-        drop_slot(legacy, names.slot)
+        if mending.changed:
+            remove_slot(legacy, names.slot)
+            # Whoever still follows under the old name, a base that was thought dead, must not read the new slot.
+            with legacy.transaction():
+                drop_publication(legacy, names.publication)
+            names = fresh_names()
+            rename_stream(base, plan.relation, names)
+        else:
+            drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
         # Before it is changed: the next try would find ours.
@@ -202,7 +231,7 @@ def _activate(
             "UPDATE migration.streams SET former_identity = coalesce(former_identity, %s) WHERE relation = %s",
             [replica_identity(legacy, plan.spec), plan.relation],
         )
-        prepare_legacy(legacy, plan.spec, patience_seconds=plan.limits.cut_patience_seconds)
+        prepare_legacy(legacy, plan.spec, names.publication, patience_seconds=plan.limits.cut_patience_seconds)
         continue_markers(legacy, newest_marker(base))
         with legacy.transaction():
             drop_publication(legacy, names.publication)
@@ -212,8 +241,9 @@ def _activate(
         with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
             resting = require_stream(base, plan.relation)
             weeks = true_up_joining(
-                plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week
-            )
+                plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
+                keep_images=mending.changed,
+            )  # fmt: skip
             conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
             with base.transaction():
                 keep_at_rest(base, resting)
@@ -222,8 +252,11 @@ def _activate(
                     " exact_since = clock_timestamp() WHERE relation = %s",
                     [published_filter(legacy, names.publication, plan.spec), slot.lsn, plan.relation],
                 )
+                note_pair(base, legacy, plan.relation, mending.by)
                 set_status(base, plan.relation, StreamStatus.LIVE)
-                create_subscription(base, names, conninfo, binary=description.binary_copy)
+                create_subscription(
+                    base, names, conninfo, binary=description.binary_copy, failover=has_failover_slots(legacy)
+                )
         return slot.lsn, weeks
 
 

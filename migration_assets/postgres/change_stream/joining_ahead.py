@@ -137,6 +137,7 @@ def true_up_joining(
     lsn: str,
     marker: int | None,
     on_week: OnWeek | None = None,
+    keep_images: bool = False,
 ) -> list[TruedUp]:
     """As `true_up_weeks`, but weeks without a copy are counted first, all in one query a side.
 
@@ -165,7 +166,7 @@ def true_up_joining(
         held = [record for record in opened if record not in empty]
         others += [_expecting(record, of_legacy[record.week], of_base[record.week]) for record in held]
     return done + true_up_weeks(
-        plan, description, others, stream, snapshot, lsn=lsn, marker=marker, on_week=on_week
+        plan, description, others, stream, snapshot, lsn=lsn, marker=marker, on_week=on_week, keep_images=keep_images
     )  # fmt: skip
 
 

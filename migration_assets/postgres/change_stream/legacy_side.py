@@ -1,14 +1,17 @@
 """The stream's parts on the legacy besides the slot: replica identity, markers, guard against TRUNCATE, publication."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import sql
 
+from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import TableSpec
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.own_objects import MARKERS, require_no_collision
+from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -16,18 +19,27 @@ from migration_assets.postgres.sql_text import table_name
 GUARD = "migration_assets_no_truncate"
 # Without FULL every update and delete on the legacy would fail as soon as the publication has a row filter; with an
 # index as identity, values that are stored out of line would arrive as NULL.
-_FULL = "f"
+_FULL: Literal["f"] = "f"
 
 
-def prepare_legacy(legacy: Connected, spec: TableSpec, *, patience_seconds: float) -> str:
+def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, patience_seconds: float) -> str:
     """Make what the publication needs, before there is one; safe to repeat.
 
     The table is locked against everybody for an instant, asked for with short tries (the session's `lock_timeout`).
+
+    Args:
+        legacy: A session there, with a short `lock_timeout`.
+        spec: Which table.
+        publication: Ours, as it is to be named: it alone is not asked whether it goes with the replica identity.
+        patience_seconds: How long the lock is asked for.
 
     Returns:
         The replica identity that the table had: `d`, `n`, `f`, or `i:` and the index's name.
 
     Raises:
+        ForeignObjectError: Schema migration has something of somebody else's with a name of ours.
+        StreamError: With REPLICA IDENTITY FULL a publication of others would make every update and delete of the
+            legacy's applications fail; the table is as it was.
         psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
     """
     with legacy.transaction():
@@ -36,8 +48,21 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, *, patience_seconds: floa
         _make_markers(legacy)
     former = replica_identity(legacy, spec)
     if former != _FULL or not has_guard(legacy, spec):
-        retry_locked(lambda: _mark_table(legacy, spec), patience_seconds=patience_seconds)
+        retry_locked(lambda: _mark_table(legacy, spec, publication), patience_seconds=patience_seconds)
     return former
+
+
+def _require_updates(legacy: Connected, spec: TableSpec, publication: str) -> None:
+    """Whoever holds the table's lock cannot be overtaken by a publication that somebody alters meanwhile."""
+    found = refused_changes(legacy, spec.table, identity=_FULL, own=publication)
+    if found:
+        raise StreamError(
+            "the change stream needs REPLICA IDENTITY FULL, and then the applications' own changes would fail: "
+            + "; ".join(one.what for one in found),
+            where=spec.relation,
+            state_left="the replica identity of the legacy's table is what it was",
+            next_step="on the legacy: " + " ".join(one.remedy for one in found) + "; then run this again",
+        )
 
 
 def replica_identity(legacy: Connected, spec: TableSpec) -> str:
@@ -63,19 +88,20 @@ def has_guard(legacy: Connected, spec: TableSpec) -> bool:
 
 
 def _make_markers(legacy: Connected) -> None:
+    require_no_collision(legacy, {"markers", "marker_id", "refuse_truncate()"})
     if require_row(legacy.execute("SELECT to_regclass('migration.markers')").fetchone(), "to_regclass")[0] is None:
         legacy.execute("CREATE SCHEMA IF NOT EXISTS migration")
         legacy.execute("CREATE SEQUENCE migration.marker_id AS integer")
-        legacy.execute(
-            "CREATE TABLE migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
-            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-        )
+        legacy.execute("CREATE TABLE " + MARKERS)
+        legacy.execute("COMMENT ON TABLE migration.markers IS 'migration_assets: markers of the change stream'")
+        legacy.execute("COMMENT ON SEQUENCE migration.marker_id IS 'migration_assets: numbers the markers'")
     legacy.execute(
         "CREATE OR REPLACE FUNCTION migration.refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION 'TRUNCATE of %% would not reach the base: it is being migrated', TG_TABLE_NAME"
         " USING HINT = 'DELETE reaches the base; else stop the change stream of migration_assets first'; END $$",
         [],
     )
+    legacy.execute("COMMENT ON FUNCTION migration.refuse_truncate() IS 'migration_assets: the guard against TRUNCATE'")
 
 
 def continue_markers(legacy: Connected, after: int) -> None:
@@ -86,9 +112,14 @@ def continue_markers(legacy: Connected, after: int) -> None:
     )
 
 
-def _mark_table(legacy: Connected, spec: TableSpec) -> None:
+def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
     table = table_name(spec.table)
     with legacy.transaction():
+        # The lock of the ALTER TABLE below, before the look at the publications, which nobody can alter under it.
+        legacy.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table))
+        if replica_identity(legacy, spec) != _FULL:
+            # Where it is FULL already they fail already, and to go on makes nothing worse; the watch tells of it.
+            _require_updates(legacy, spec, publication)
         legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table))
         legacy.execute(
             sql.SQL(
@@ -155,7 +186,14 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
     """Who holds a lock on the table that a cut has to wait for, for how long and with which query; oldest first."""
-    rows = legacy.execute(
+    return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)
+
+
+def writers_of(
+    connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
+) -> Sequence[str]:
+    """The same of any table, also of a partition alone."""
+    rows = connection.execute(
         "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
         " coalesce(a.usename::text, p.owner::text, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
         " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
@@ -173,7 +211,7 @@ def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, see
         " AND coalesce(a.xact_start, p.prepared, clock_timestamp()) <= clock_timestamp() - %(age)s * interval '1 ms'"
         " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
         "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5",
-        {"table": str(spec.table), "age": older_than_ms, "vacuum": sees_autovacuum},
+        {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
     )
     return [
         f"{who} ({user}, {application or 'unnamed'}, {state or '?'}),"

@@ -1,6 +1,7 @@
 """What the ledger knows of the change stream: its names, its status, and the two locks that order work on it."""
 
 import hashlib
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,6 +76,22 @@ def stream_names(base: Connected, relation: str) -> StreamNames:
     digest = hashlib.sha256(f"{require_row(row, 'the base')[0]}/{relation}".encode()).hexdigest()[:12]
     name = f"migration_assets_{digest}"
     return StreamNames(name, name, name)
+
+
+def fresh_names() -> StreamNames:
+    """Names that nobody ever had."""
+    name = f"migration_assets_{secrets.token_hex(6)}"
+    return StreamNames(name, name, name)
+
+
+def rename_stream(base: Connected, relation: str, names: StreamNames) -> None:
+    """Its parts are called so from now on; there are none of the old names any more."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute(
+            "UPDATE migration.streams SET publication = %s, slot = %s, subscription = %s WHERE relation = %s",
+            [names.publication, names.slot, names.subscription, relation],
+        )
 
 
 def read_stream(base: Connected, relation: str) -> StreamRecord | None:

@@ -6,10 +6,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import ClientCursor, errors, sql
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.sessions import Connected, application_name, require_row
+from migration_assets.postgres.retries import is_transient, wait_until
+from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
+
+_FAILOVER_SINCE = 170000
+_SLOT_FREE_SECONDS = 20.0
+
+
+def has_failover_slots(publisher: Connected) -> bool:
+    """Whether the server can hand its slots on to a standby, where the standby asks for them."""
+    return publisher.info.server_version >= _FAILOVER_SINCE
+
+
+def create_slot(publisher: Connected, slot: str) -> None:
+    """A slot that begins now, without a snapshot to look at; one that outlives a failover where the server can."""
+    failover = sql.SQL(", failover => true" if has_failover_slots(publisher) else "")
+    publisher.execute(
+        sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{})").format(sql.Literal(slot), failover)
+    )
 
 
 @dataclass(frozen=True)
@@ -27,36 +44,53 @@ def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: f
     The server first waits for every transaction that writes anywhere in the database; writers are not held.
 
     Raises:
-        StreamError: Patience ended before the oldest of them did; names it. No slot is left.
+        StreamError: Patience ended before the oldest of them did, and names it; no slot is left. Or the server refused.
+        psycopg.OperationalError: The server cannot be reached, or went away.
     """
-    with psycopg.connect(url, replication="database", autocommit=True) as replication:
-        cursor = ClientCursor(replication)
-        for name, value in (
-            ("application_name", application_name("slot")),
-            ("idle_in_transaction_session_timeout", "0"),  # it is idle in a transaction by design
-            ("wal_sender_timeout", "0"),
-        ):
-            cursor.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(
-            sql.Identifier(slot)
-        )
-        # A walsender does not keep to statement_timeout.
-        watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
-        watchdog.start()
-        try:
-            row = cursor.execute(created).fetchone()
-        except errors.QueryCanceled:
-            raise StreamError(
-                f"the slot could not begin within {patience_seconds:g} s: a transaction that writes is still open."
-                f" The oldest: {_oldest_writer(legacy)}",
-                where=slot,
-                state_left="no slot was left behind; writers were never held",
-                next_step="let that transaction end, or end it, then run this again",
-            ) from None
-        finally:
-            watchdog.cancel()
-        _, lsn, snapshot, _ = require_row(row, "a new slot")
-        yield SlotSnapshot(str(snapshot), str(lsn))
+    # Its own patience bounds the wait, and it is idle in a transaction by design.
+    never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
+    with _closing(connect(url, "slot", never, replication=True)) as replication:
+        replication.execute("SET wal_sender_timeout = 0")
+        yield _create(replication, legacy, slot, patience_seconds)
+
+
+@contextmanager
+def _closing(connection: Connected) -> Generator[Connected]:
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _create(replication: Connected, legacy: Connected, slot: str, patience_seconds: float) -> SlotSnapshot:
+    options = sql.SQL("SNAPSHOT 'export', FAILOVER" if has_failover_slots(legacy) else "SNAPSHOT 'export'")
+    created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(sql.Identifier(slot), options)
+    # A walsender does not keep to statement_timeout.
+    watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
+    watchdog.start()
+    try:
+        row = replication.execute(created).fetchone()
+    except errors.QueryCanceled:
+        raise StreamError(
+            f"the slot could not begin within {patience_seconds:g} s: a transaction that writes is still open."
+            f" The oldest: {_oldest_writer(legacy)}",
+            where=slot,
+            state_left="no slot was left behind; writers were never held",
+            next_step="let that transaction end, or end it, then run this again",
+        ) from None
+    except psycopg.Error as error:
+        if is_transient(error):
+            raise
+        raise StreamError(
+            f"the legacy refused the slot: {error.diag.message_primary or type(error).__name__}",
+            where=slot,
+            state_left="no slot was left behind; writers were never held",
+            next_step="see `migration-assets preflight` and the legacy's server log, then run this again",
+        ) from error
+    finally:
+        watchdog.cancel()
+    _, lsn, snapshot, _ = require_row(row, "a new slot")
+    return SlotSnapshot(str(snapshot), str(lsn))
 
 
 def _oldest_writer(legacy: Connected) -> str:
@@ -89,4 +123,27 @@ def drop_slot(legacy: Connected, slot: str) -> None:
     with suppress(errors.UndefinedObject):
         legacy.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+        )
+
+
+def remove_slot(legacy: Connected, slot: str) -> None:
+    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+
+    Raises:
+        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+    """
+
+    def gone() -> bool:
+        try:
+            drop_slot(legacy, slot)
+        except errors.ObjectInUse:
+            return False
+        return True
+
+    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
+        raise StreamError(
+            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            where=slot,
+            state_left="the slot is there, and so is all that would have been taken away after it",
+            next_step="drop that subscription on its own database, then run this again",
         )

@@ -11,8 +11,9 @@ from migration_assets.postgres.sessions import Connected
 
 _LEADER_PID_SINCE = 160000
 _ORIGIN_SINCE = 160000
+_FAILOVER_SINCE = 170000
 _SUBSCRIBE = """
-CREATE OR REPLACE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE statement;
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING MESSAGE = SQLERRM, ERRCODE = SQLSTATE;
@@ -55,8 +56,19 @@ def legacy_conninfo(legacy: Connected, url: str, name: str) -> str:
     return make_conninfo(url, **settings, **({"password": password} if password else {}))
 
 
-def create_subscription(base: Connected, names: StreamNames, conninfo: str, *, binary: bool) -> None:
-    """Subscribe to the slot that is there, enabled: the worker starts with the commit. In the caller's transaction."""
+def create_subscription(
+    base: Connected, names: StreamNames, conninfo: str, *, binary: bool, failover: bool = False
+) -> None:
+    """Subscribe to the slot that is there, enabled: the worker starts with the commit. In the caller's transaction.
+
+    Args:
+        base: Who subscribes.
+        names: Of the three parts.
+        conninfo: How its server reaches the publisher.
+        binary: Whether rows travel as bytes.
+        failover: Whether the slot is one that outlives a failover. From 17 on a subscription sets its slot to what it
+            says itself.
+    """
     may_hush = base.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
     if may_hush and may_hush[0]:
         # What is called below has the password among its parameters, and some servers log those.
@@ -74,6 +86,8 @@ def create_subscription(base: Connected, names: StreamNames, conninfo: str, *, b
     ]
     if base.info.server_version >= _ORIGIN_SINCE:
         options.append(sql.SQL("origin = any, run_as_owner = false"))
+    if failover and base.info.server_version >= _FAILOVER_SINCE:
+        options.append(sql.SQL("failover = true"))
     statement = sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
         sql.Identifier(names.subscription),
         sql.Literal(conninfo),

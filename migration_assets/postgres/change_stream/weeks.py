@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
+from migration_assets.postgres.repair_records import begin_repair, end_repair
 from migration_assets.postgres.sessions import announce
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
@@ -25,11 +26,14 @@ def true_up_weeks(
     lsn: str,
     marker: int | None,
     on_week: OnWeek | None = None,
+    keep_images: bool = False,
 ) -> list[TruedUp]:
     """True up every week in a transaction of its own. The caller holds the slices' locks, and `stream` stands.
 
     The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
     transaction makes that true, and its status in the ledger says meanwhile that it is not.
+
+    With `keep_images` every row that is changed or deleted is kept, as a repair's, and may be put back as one.
 
     Raises:
         SliceMismatchError: A week cannot be made equal.
@@ -48,7 +52,12 @@ def true_up_weeks(
                     keep_at_rest(base, stream)
                     announce(base, purpose)
                     rows = slice_rows(plan, description, record)
-                    done = true_up(legacy, base, rows, record.week)
+                    repair = (
+                        begin_repair(base, record, marker=marker, lsn=lsn, run_id=plan.run_id) if keep_images else None
+                    )
+                    done = true_up(legacy, base, rows, record.week, repair_id=repair)
+                    if repair is not None:
+                        end_repair(base, repair, done.differences)
                     record_proof(
                         base,
                         record,

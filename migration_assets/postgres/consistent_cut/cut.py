@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from migration_assets.domain.errors import CutError, MigrationError
+from migration_assets.domain.errors import CutError, MigrationError, ServerChangedError
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
@@ -16,6 +16,8 @@ from migration_assets.postgres.change_stream.subscription import apply_worker, d
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
+from migration_assets.postgres.server_identity import require_same_servers
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -63,6 +65,7 @@ def paired_snapshots(
 
     Raises:
         StreamError: The stream does not run.
+        ServerChangedError: A server is another one, or went back.
         CutError: No moment for it, or too far behind.
         psycopg.Error: A session was lost; nothing was changed.
     """
@@ -73,6 +76,8 @@ def paired_snapshots(
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
             stream = require_running(holder, plan.relation)
+            require_same_servers(holder, plan.relation, legacy.writer)
+            earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
             with _marker_lock(holder, marker) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
@@ -89,6 +94,7 @@ def paired_snapshots(
                 reached_ms=reached_ms,
             )  # fmt: skip
             record_release(holder, plan.relation, marker, held_ms)
+            earlier.require(marker, reader)
         record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
                            barrier.longest_try_ms, reached_ms, held_ms)  # fmt: skip
         yield PairedSnapshots(record, legacy.reader, reader, barrier.snapshot, snapshot)
@@ -114,6 +120,7 @@ def paused_stream(
 
     Raises:
         StreamError: The stream does not run, or somebody else works on it.
+        ServerChangedError: A server is another one, or went back; the stream stays at rest.
         CutError: No moment for it, too far behind, or void.
         psycopg.Error: A session was lost. A pause that could not be ended is ended by whoever works on it next.
     """
@@ -124,6 +131,8 @@ def paused_stream(
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
         stream = require_running(holder, plan.relation)
+        require_same_servers(holder, plan.relation, legacy.writer)
+        earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
         marker = next_marker(legacy)
         reached = time.perf_counter()
         try:
@@ -150,6 +159,7 @@ def paused_stream(
             )  # fmt: skip
             record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
                                barrier.longest_try_ms, reached_ms, 0.0)  # fmt: skip
+            earlier.require(marker, holder)
             yield Pause(record, stream, legacy.reader, barrier.snapshot)
         except BaseException as error:
             _after_failure(holder, stream, error, as_join=as_join)
@@ -161,6 +171,8 @@ def paused_stream(
 
 def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
     """The first error is the one to raise; what cannot be mended now is mended by the next step."""
+    if isinstance(error, ServerChangedError):
+        return  # it is barred
     try:
         if as_join:
             now = require_stream(holder, stream.relation)

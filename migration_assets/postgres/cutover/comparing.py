@@ -76,6 +76,7 @@ def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
     """
     known = read_slices(base, plan.relation)
+    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     records = [record for record in known if record.under_cdc]
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
@@ -83,11 +84,11 @@ def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
         records = [
             r
             for r in records
-            if not r.validated_equal
+            if r.week not in in_root
+            or not r.validated_equal
             or r.validated_changes != changes.get(r.leaf, 0)
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
         ]
-    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     return records + [r for r in known if not r.under_cdc and r.week in in_root]
 
 

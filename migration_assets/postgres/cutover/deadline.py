@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 import psycopg
+from psycopg import errors
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.sessions import Connected
@@ -70,6 +71,25 @@ class Deadline:
             )
 
     @contextmanager
+    def bounding(self, *connections: Connected, what: str) -> Generator[None]:
+        """No statement of these sessions takes longer than what is left; they have no other limit of their own.
+
+        Raises:
+            CutoverError: The time is over.
+        """
+        for connection in connections:
+            _limit(connection, self.remaining())
+        try:
+            yield
+        except errors.QueryCanceled:
+            self.check(what)
+            raise
+        finally:
+            for connection in connections:
+                if not connection.broken:
+                    _limit(connection, 0)
+
+    @contextmanager
     def watched(self, connection: Connected) -> Generator[Connected]:
         """A session of the steps': it is cut off when the watchdog strikes."""
         with self._lock:
@@ -95,3 +115,8 @@ class Deadline:
                 # Not a cancel request: a server that stands still would never answer it.
                 with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
+
+
+def _limit(connection: Connected, seconds: float) -> None:
+    limit = f"{max(0, int(seconds * 1000))}ms"
+    connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])

@@ -1,6 +1,7 @@
 """How long the comparison under hold will take, and the refusal of what cannot end in time, before anybody is held."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from migration_assets.domain.comparison_time import Estimate, Rehearsed, Week, estimate
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
@@ -84,13 +85,28 @@ def ways_out(found: Estimate, plan: CutoverPlan, kind: CutoverKind) -> str:
     return raised + (_FEWER if plan.compare_all else _CALMER[kind])
 
 
-def require_time(base: Connected, plan: CutoverPlan, kind: CutoverKind, records: Sequence[SliceRecord]) -> Estimate:
+def require_time(
+    base: Connected, plan: CutoverPlan, kind: CutoverKind, records: Sequence[SliceRecord], *, besides: float = 0.0
+) -> Estimate:
     """Refuse a comparison that would very likely not end within the timeout.
+
+    Args:
+        base: Its ledger knows what earlier ones took.
+        plan: With the timeout.
+        kind: For the ways out.
+        records: What will be compared.
+        besides: What the look at weeks that left the base takes, seconds, as it was measured.
 
     Raises:
         CutoverError: Names the estimate, and the ways out. Nothing is held.
     """
     found = estimate_comparison(base, plan, records)
+    if besides:
+        found = replace(
+            found,
+            seconds=found.seconds + besides,
+            basis=f"{found.basis}, and {besides:,.1f} s for the weeks that left the base, as measured just now",
+        )
     if in_time(found, plan):
         return found
     raise CutoverError(

@@ -25,7 +25,7 @@ from migration_assets.postgres.change_stream.records import (
     read_stream,
     set_status,
 )
-from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.postgres.change_stream.subscription import (
     apply_worker,
     create_subscription,
@@ -35,6 +35,7 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.cutover.records import bar_stream, durably
 from migration_assets.postgres.cutover.work import Work, stream_to_ourselves
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.sessions import require_row
 from migration_assets.postgres.validation_records import record_proof
 
@@ -48,7 +49,9 @@ def prepare_forward(work: Work) -> None:
     stream = work.plan.stream
     drop_forward(work)
     try:
-        prepare_legacy(work.legacy, stream.spec, patience_seconds=stream.limits.cut_patience_seconds)
+        prepare_legacy(
+            work.legacy, stream.spec, work.forward.publication, patience_seconds=stream.limits.cut_patience_seconds
+        )
         continue_markers(work.legacy, newest_marker(work.base))
         description = require_table(work.legacy, stream.spec.table, "legacy")
         weeks = [record.week for record in in_root(work.base, stream)]
@@ -56,7 +59,7 @@ def prepare_forward(work: Work) -> None:
         create_publication(work.legacy, work.forward.publication, stream.spec, where)
         with work.legacy.transaction():
             work.legacy.execute(f"SET LOCAL statement_timeout = {int(SLOT_SECONDS * 1000)}".encode())
-            work.legacy.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [work.forward.slot])
+            create_slot(work.legacy, work.forward.slot)
     except (psycopg.Error, MigrationError) as error:
         if work.legacy.broken or work.base.broken:
             raise
@@ -125,6 +128,13 @@ def follow_again(work: Work) -> bool:
                     plan.relation,
                 ],
             )
+            count_markers_anew(base, work.legacy, plan.relation, "legacy")
             set_status(base, plan.relation, StreamStatus.LIVE)
-            create_subscription(base, work.forward, conninfo, binary=description.binary_copy)
+            create_subscription(
+                base,
+                work.forward,
+                conninfo,
+                binary=description.binary_copy,
+                failover=has_failover_slots(work.legacy),
+            )
     return True

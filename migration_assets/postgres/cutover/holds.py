@@ -5,6 +5,7 @@ source, which deletes the row unless it is marked. Both lock it, so that exactly
 base cannot be reached or a process wakes up late.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -12,41 +13,29 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
-from psycopg import sql
 
 from migration_assets.domain.cutover_state import CutoverError, SideName
-from migration_assets.postgres.change_stream.legacy_side import old_writers
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.change_stream.legacy_side import old_writers, writers_of
+from migration_assets.postgres.fence_functions import make_functions
+from migration_assets.postgres.fences import (
+    HOPELESS_MS,
+    Fence,
+    fence_of_base,
+    fence_partitions,
+    fence_table,
+    free_table,
+    gaps,
+    guard_root,
+    is_held,
+    lock_writers_out,
+    sync_partitions,
+)
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 
-HOLD = "migration_assets_hold"
-# Behind a writer of this age a try would only hold up the others.
-_HOPELESS_MS = 3_000.0
-_FROZEN_MS = 2_000
-_MAKE = """
-CREATE SCHEMA IF NOT EXISTS migration;
-CREATE TABLE IF NOT EXISTS migration.holds (
-    relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT false,
-    held_at timestamptz NOT NULL DEFAULT clock_timestamp()
-)
-"""
-# The base's own steps (a repair, a true-up) go on there; on the legacy none of them ever writes to the table.
-_FUNCTION = """
-CREATE OR REPLACE FUNCTION migration.refuse_writes() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-DECLARE name text := current_setting('application_name', true);
-BEGIN
-    IF TG_ARGV[0] = 'base' AND starts_with(name, 'migration_assets:') AND name <> 'migration_assets:traffic' THEN
-        RETURN NULL;
-    END IF;
-    RAISE EXCEPTION 'writes to % are held on the %: a cutover of migration_assets moves them to the other database',
-        TG_TABLE_NAME, TG_ARGV[0]
-        USING ERRCODE = '25006',
-        HINT = 'Try again shortly, on the database that the applications are switched to. Reads go on.'
-            || ' Where no cutover is under way: migration-assets release-writes';
-END $$
-"""
+log = logging.getLogger(__name__)
 
 
 # A process that lives releases what it holds when its timeout is over; later than this it does not answer.
@@ -66,7 +55,11 @@ class Hold:
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
     """The side's hold, or None where it accepts writes, also where it never knew of cutovers."""
-    exists = connection.execute("SELECT to_regclass('migration.holds') IS NOT NULL").fetchone()
+    # A table of that name may be somebody else's: then nobody was ever held here.
+    exists = connection.execute(
+        "SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('migration.holds')"
+        " AND attname IN ('opener', 'opening')"
+    ).fetchone()
     if not require_row(exists, "to_regclass")[0]:
         return None
     row = connection.execute(
@@ -85,14 +78,13 @@ def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -
 
 
 def refuses_writes(connection: Connected, plan: StreamPlan) -> bool:
-    """Whether the trigger stands and fires."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s AND t.tgname = %s AND t.tgenabled <> 'D')",
-        [plan.spec.table.schema, plan.spec.table.name, HOLD],
-    ).fetchone()
-    return bool(require_row(row, "EXISTS")[0])
+    """Whether nobody can write there: every trigger of the hold is there, fires always, and is as this program's."""
+    return not gaps(connection, plan.spec.table)
+
+
+def is_open(connection: Connected, plan: StreamPlan) -> bool:
+    """Whether the hold was ended (or never was): who writes in the ordinary way is let in."""
+    return not is_held(connection, plan.spec.table)
 
 
 def hold(
@@ -101,13 +93,24 @@ def hold(
     side: SideName,
     cutover: int,
     *,
+    passes: str = "",
     patience_seconds: float,
     take_over: bool = False,
     before_each_try: Callable[[], object] | None = None,
 ) -> datetime:
-    """Refuse application writes on the side from now on; no transaction that wrote to the table is open then.
+    """Refuse everybody's writes on the side from now on; no transaction that wrote to the table is open then.
 
-    Apply workers pass. A hold that stands already stays whose it was, unless it is taken over.
+    A hold that stands already stays whose it was, unless it is taken over.
+
+    Args:
+        connection: In no transaction.
+        plan: Which table.
+        side: Which of its sides.
+        cutover: Whose hold.
+        passes: The subscription whose apply worker goes on writing on the legacy; the base's is in the ledger.
+        patience_seconds: For a moment without an open writer.
+        take_over: Also from another cutover.
+        before_each_try: Called while writers go on.
 
     Returns:
         Since when, by the side's own clock.
@@ -116,63 +119,95 @@ def hold(
         CutoverError: No moment without an open writer came; lists them. Nothing is held.
     """
     prepare(connection)
+    fence = Fence(side, plan.spec.table, passes, lock_timeout_ms=plan.limits.cut_lock_timeout_ms)
+    if side == "base":
+        fence = fence_base(connection, plan, patience_seconds=patience_seconds)
     give_up = time.monotonic() + patience_seconds
     while True:
-        if not old_writers(connection, plan.spec, older_than_ms=_HOPELESS_MS, sees_autovacuum=False):
+        if not old_writers(connection, plan.spec, older_than_ms=HOPELESS_MS, sees_autovacuum=False):
             if before_each_try is not None:
                 before_each_try()
             try:
-                return _hold_once(connection, plan, side, cutover, take_over=take_over)
+                held_at = _hold_once(connection, plan, fence, cutover, take_over=take_over)
+                break
             except psycopg.OperationalError as error:
                 if not is_lock_timeout(error):
                     raise
         if time.monotonic() >= give_up:
-            found = old_writers(connection, plan.spec, older_than_ms=0.0, sees_autovacuum=True)
-            raise CutoverError(
-                f"no moment without an open writer came within {patience_seconds:g} s. In the way:"
-                f" {'; '.join(found) or 'nobody any more'}",
-                where=f"{plan.relation} on the {side}",
-                state_left="writes go on there as before",
-                next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid)), then run this again",
-            )
+            raise _no_moment(connection, plan, side, patience_seconds)
         time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we keep step with nobody
+    if side == "base":
+        # One that was made meanwhile; what is made from now on finds the root held.
+        fence_base(connection, plan, patience_seconds=patience_seconds)
+    return held_at
+
+
+def _no_moment(connection: Connected, plan: StreamPlan, side: str, patience_seconds: float) -> CutoverError:
+    found = old_writers(connection, plan.spec, older_than_ms=0.0, sees_autovacuum=True)
+    return CutoverError(
+        f"no moment without an open writer came within {patience_seconds:g} s. In the way:"
+        f" {'; '.join(found) or 'nobody any more'}",
+        where=f"{plan.relation} on the {side}",
+        state_left="writes go on there as before",
+        next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid)), then run this again",
+    )
+
+
+def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) -> Fence:
+    """No partition takes a write by its own name any more; the root takes them as before.
+
+    Raises:
+        CutoverError: A writer stayed for longer; `follow_hold` frees what is fenced.
+    """
+    fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
+    with base.transaction():
+        # Whoever makes a partition at this moment is waited for.
+        base.execute("SELECT pg_advisory_xact_lock(71001, 1)")
+    try:
+        fence_partitions(base, fence, patience_seconds=patience_seconds)
+    except psycopg.OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise CutoverError(
+            f"no moment without an open writer came for every partition within {patience_seconds:g} s. In the way:"
+            f" {'; '.join(writers_of_partitions(base, plan)) or 'nobody any more'}",
+            where=f"{plan.relation} on the base",
+            state_left="writes go on there as before",
+            next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid)), then run this again",
+        ) from error
+    return fence
+
+
+def writers_of_partitions(base: Connected, plan: StreamPlan) -> list[str]:
+    """Who has written to a partition and is open still, oldest first."""
+    rows = base.execute(
+        "SELECT DISTINCT n.nspname, c.relname FROM pg_partition_tree(to_regclass(%s)) p"
+        " JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_locks k ON k.relation = c.oid AND k.locktype = 'relation' AND k.pid IS DISTINCT FROM pg_backend_pid()"
+        " AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 2 LIMIT 20",
+        [str(plan.spec.table)],
+    ).fetchall()
+    found = [
+        one
+        for schema, name in rows
+        for one in writers_of(base, QualifiedName(schema, name), older_than_ms=0.0, sees_autovacuum=True)
+    ]
+    return list(dict.fromkeys(found))[:5]
 
 
 def prepare(connection: Connected) -> None:
-    """Make the table of holds and the trigger's function; safe to repeat."""
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(71001, 2)")
-        row = connection.execute("SELECT to_regclass('migration.holds') IS NULL").fetchone()
-        if require_row(row, "to_regclass")[0]:
-            connection.execute(_MAKE)
-        connection.execute(_FUNCTION)
+    """Make the table of holds and the triggers' functions; safe to repeat."""
+    make_functions(connection)
 
 
 def _lock(connection: Connected, plan: StreamPlan) -> None:
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true),"
-        # A process that is frozen just here holds up every writer for no longer than this.
-        " set_config('idle_in_transaction_session_timeout', %s, true)",
-        [f"{plan.limits.cut_lock_timeout_ms}ms", f"{_FROZEN_MS}ms"],
-    )
-    row = connection.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
-    if row and row[0]:
-        # An autovacuum in the way is only sent away when this time is over.
-        connection.execute("SET LOCAL deadlock_timeout = '20ms'")
-    connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(plan.spec.table)))
+    lock_writers_out(connection, plan.spec.table, plan.limits.cut_lock_timeout_ms)
 
 
-def _hold_once(connection: Connected, plan: StreamPlan, side: SideName, cutover: int, *, take_over: bool) -> datetime:
-    table = table_name(plan.spec.table)
+def _hold_once(connection: Connected, plan: StreamPlan, fence: Fence, cutover: int, *, take_over: bool) -> datetime:
     with connection.transaction():
         _lock(connection, plan)
-        connection.execute(
-            sql.SQL(
-                "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
-                " FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_writes({})"
-            ).format(sql.Identifier(HOLD), table, sql.Literal(side))
-        )
-        connection.execute(sql.SQL("ALTER TABLE ONLY {} ENABLE TRIGGER {}").format(table, sql.Identifier(HOLD)))
+        fence_table(connection, fence)
         row = connection.execute(
             "INSERT INTO migration.holds AS h (relation, owner) VALUES (%(relation)s, %(cutover)s)"
             " ON CONFLICT (relation) DO UPDATE SET"
@@ -183,6 +218,32 @@ def _hold_once(connection: Connected, plan: StreamPlan, side: SideName, cutover:
         ).fetchone()
     held_at: datetime = require_row(row, "a hold")[0]
     return held_at
+
+
+def guard_base(base: Connected, plan: StreamPlan) -> None:
+    """From now on the base in charge takes no TRUNCATE: neither the root nor any partition."""
+    fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
+
+    def once() -> None:
+        with base.transaction():
+            guard_root(base, fence)
+
+    retry_locked(once, patience_seconds=plan.limits.cut_patience_seconds)
+    follow_hold(base, plan)
+
+
+def follow_hold(base: Connected, plan: StreamPlan) -> None:
+    """Every partition of the base as its root is: what a step that died, or gave up, left fenced is free again.
+
+    What could not be locked now stays fenced: who names that partition is refused, and told to name the root.
+    """
+    fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
+    try:
+        sync_partitions(base, fence, patience_seconds=min(10.0, plan.limits.cut_patience_seconds))
+    except psycopg.OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        log.warning("a partition of the base stays fenced, and takes rows through the root alone (%s)", error)
 
 
 def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:
@@ -230,7 +291,7 @@ def open_side(target: Connected, plan: StreamPlan, cutover: int) -> None:
                     state_left="this run opened nothing",
                     next_step="see `writes_held`, then run this again",
                 )
-            _disable(target, plan)
+            free_table(target, plan.spec.table)
 
     retry_locked(once, patience_seconds=min(10.0, plan.limits.cut_patience_seconds))
 
@@ -259,17 +320,10 @@ def release(
                 [plan.relation, cutover, looked],
             )
             if found.rowcount:
-                _disable(connection, plan)
+                free_table(connection, plan.spec.table)
         return bool(found.rowcount)
 
     hold_now = read_hold(connection, plan.relation)
     if hold_now is None or hold_now.owner != cutover or (hold_now.opening and not looked):
         return False
     return retry_locked(once, patience_seconds=patience_seconds)
-
-
-def _disable(connection: Connected, plan: StreamPlan) -> None:
-    # Not DROP: that would wait for readers, and they for it.
-    connection.execute(
-        sql.SQL("ALTER TABLE ONLY {} DISABLE TRIGGER {}").format(table_name(plan.spec.table), sql.Identifier(HOLD))
-    )

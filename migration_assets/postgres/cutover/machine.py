@@ -13,9 +13,11 @@ from migration_assets.postgres.change_stream.legacy_side import drop_publication
 from migration_assets.postgres.change_stream.records import begin_stream, stream_lock
 from migration_assets.postgres.change_stream.slots import drop_slot
 from migration_assets.postgres.change_stream.subscription import drop_subscription
+from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.forward import follow_again
+from migration_assets.postgres.cutover.holds import follow_hold
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import (
     CutoverRecord,
@@ -35,6 +37,7 @@ from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, 
 from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
 from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -135,6 +138,8 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
+        if kind is CutoverKind.CUTOVER:  # a rollback, the way out, compares every row itself
+            require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
             revalidate(plan, base)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
@@ -214,6 +219,8 @@ def _finish(work: Work) -> CutoverRecord:
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
+    # Not before: applications wait for the switch.
+    follow_hold(base, plan.stream)
     work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
         drop_subscription(base, work.forward.subscription)
@@ -227,6 +234,7 @@ def _finish(work: Work) -> CutoverRecord:
                 begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
             # With the quarters that were opened meanwhile, whose bookings are on both sides.
             start_stream(plan.stream, None, rebuild=True, whole_root=True)
+        note_broken_keys(work, after=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)
 

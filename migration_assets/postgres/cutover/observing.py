@@ -1,7 +1,7 @@
 """The part of a look at the stream that is about cutovers: who is in charge, who refuses writes, the reverse stream."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,9 +14,11 @@ from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_f
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import look_from_legacy, measure_reverse, slot_of_reverse
 from migration_assets.postgres.cutover.writes import HeldWrites, SideWrites, find_held, find_held_alone, read_writes
+from migration_assets.postgres.fences import unguarded_tables
 from migration_assets.postgres.sessions import Connected, Side
 
 _Read = TypeVar("_Read")
+_SHOWN = 3
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +63,9 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
     reverse: ReverseSample | None = None
     if facts is not None and facts.in_charge == "base" and facts.decommissioned is None:
         reverse = _reverse(asked, spec.relation, seconds)
+    unguarded: tuple[str, ...] = ()
+    if reverse is not None:
+        unguarded = asked.ask("base", lambda base: unguarded_tables(base, spec.table)) or ()
     now = asked.ask("base", lambda base: read_cutover_facts(base, spec.relation))
     if facts is None or of_base is None or now is None:
         return _without_base(asked.errors.get("base", ""), of_legacy)
@@ -74,7 +79,9 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
         stream_barred=facts.stream_barred,
         accepts=None if in_charge is None else not in_charge.refuses,
         held=_sample(find_held(facts, of_base, of_legacy)),
-        legacy_accepts=None if of_legacy is None else of_legacy.exists and not of_legacy.refuses,
+        legacy_accepts=None if of_legacy is None else of_legacy.exists and bool(of_legacy.gaps),
+        legacy_gaps="; ".join(of_legacy.gaps) if of_legacy is not None else "",
+        unguarded=_shortened(unguarded),
         reverse=reverse,
         decommissioned=facts.decommissioned,
         changed=now != facts,
@@ -82,12 +89,17 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
     )
 
 
+def _shortened(tables: Sequence[str]) -> str:
+    first, more = tables[:_SHOWN], len(tables) - _SHOWN
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
 def _without_base(error: str, of_legacy: SideWrites | None) -> CutoverSample:
     if of_legacy is None:
         return CutoverSample(in_charge=None)
     held = find_held_alone(of_legacy, error)
     return CutoverSample(
-        in_charge=None, accepts=held is None, held=_sample(held), legacy_accepts=not of_legacy.refuses, ledger=False
+        in_charge=None, accepts=held is None, held=_sample(held), legacy_accepts=bool(of_legacy.gaps), ledger=False
     )
 
 

@@ -12,7 +12,7 @@ from psycopg import Rollback, errors, sql
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.change_stream.slots import drop_slot
+from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.postgres.change_stream.subscription import (
     Worker,
     apply_worker,
@@ -23,6 +23,7 @@ from migration_assets.postgres.change_stream.subscription import (
     legacy_conninfo,
 )
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -44,6 +45,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     Whatever an earlier one left behind is cleared away first.
 
     Raises:
+        ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
         CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
         psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
@@ -51,10 +53,9 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     with legacy.transaction():
         # Of two that make it at once one would fail, IF NOT EXISTS or not.
         legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
-        legacy.execute(
-            "CREATE TABLE IF NOT EXISTS migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
-            " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
-        )
+        # What the hold needs there, too: nobody is held for a cutover that would stop at it.
+        require_no_collision(legacy, {"reverse_markers", "subscribe(statement text)", *NAMES_OF_HOLDS})
+        legacy.execute("CREATE TABLE IF NOT EXISTS " + REVERSE_MARKERS)
     legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
     base.execute(
         sql.SQL(
@@ -65,7 +66,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     try:
         with base.transaction():
             base.execute(f"SET LOCAL statement_timeout = {int(plan.patience_seconds * 1000) or 1}".encode())
-            base.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [names.slot])
+            create_slot(base, names.slot)
     except errors.QueryCanceled:
         raise CutoverError(
             f"the reverse stream's slot could not begin within {plan.patience_seconds:g} s: a transaction that writes"
@@ -76,7 +77,9 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
         ) from None
     # As a trial: rights, password and the way to the base are seen to be right before anybody is held.
     with legacy.transaction():
-        create_subscription(legacy, names, _conninfo(base, plan, names), binary=False)
+        create_subscription(
+            legacy, names, _conninfo(base, plan, names), binary=False, failover=has_failover_slots(base)
+        )
         raise Rollback
 
 
@@ -130,7 +133,13 @@ def start_reverse(
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        create_subscription(legacy, names, _conninfo(base, plan, names), binary=description.binary_copy)
+        create_subscription(
+            legacy,
+            names,
+            _conninfo(base, plan, names),
+            binary=description.binary_copy,
+            failover=has_failover_slots(base),
+        )
         if legacy.info.server_version >= _ORIGIN_SINCE:
             # Only what is written on the base itself; nothing that came from the legacy.
             legacy.execute(

@@ -16,6 +16,7 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, require_row
 
 _SLOT = """
@@ -94,19 +95,20 @@ def measure_reverse(
     """Send a marker and wait for it for at most `seconds`; where none can arrive, only say how old the oldest is.
 
     Where one is under way and nobody fetches it, no more are sent. Those older than `keep` seconds go, once they are
-    on the legacy.
+    on the legacy. Where the markers say that something was skipped, both streams are barred.
 
     Raises:
         psycopg.Error: A server is away, or does not take or show markers.
     """
     can_arrive = seen.subscription_enabled and seen.slot_exists and seen.wal_status != "lost"
-    sent = _newest_sent(base, relation)
+    sent, markers = _newest_sent(base, relation), None
     if sent <= _newest_arrived(legacy, relation) or (can_arrive and seen.worker_runs):
+        markers = MarkersWatch.begin(base, base, legacy, relation, "base")
         sent = send_reverse_marker(base, relation)
     arrived = wait_until(lambda: reverse_arrived(legacy, relation, sent), seconds=seconds if can_arrive else 0.0)
     before = sent - 1 if arrived else _newest_arrived(legacy, relation)
     lag = _age_of_oldest(base, relation, before)
-    if arrived:
+    if arrived and not (markers and markers.arrived()):
         base.execute(
             "DELETE FROM migration.reverse_markers WHERE relation = %s AND id < %s"
             " AND sent_at < clock_timestamp() - %s * interval '1 second'",

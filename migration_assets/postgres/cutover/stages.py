@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.domain.table_description import TableDescription
@@ -9,10 +10,12 @@ from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
+from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
+from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
-from migration_assets.postgres.cutover.holds import hold, mark_opening, may_open, open_side, refuses_writes
+from migration_assets.postgres.cutover.holds import fence_base, hold, mark_opening, may_open, open_side, prepare
 from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
 from migration_assets.postgres.cutover.reverse import (
     come_near,
@@ -26,9 +29,11 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.sequences import advance_sequences, require_counterparts
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.true_up.slices import same_table
 
 _SHORTEST, _LONGEST = 0.001, 0.05
@@ -40,26 +45,32 @@ def _begun(work: Work) -> None:
     same_table(stream, work.legacy, work.base)
     require_counterparts(work.target, stream.spec.table, *_described(work))
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+    _account(work)
     if work.kind is CutoverKind.CUTOVER:
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
         prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
     else:
         require_enabled(reverse_worker(work.legacy, work.reverse), work.reverse.subscription)
-        if not refuses_writes(work.legacy, stream):
+        found = gaps(work.legacy, stream.spec.table)
+        if found:
             raise CutoverError(
-                "the legacy accepts writes although the base is in charge: its hold was taken away by hand",
+                f"the legacy can be written to although the base is in charge: {'; '.join(found)}",
                 where=work.plan.relation,
-                next_step="find out what was written there (compare the tables); then hold it again: ALTER TABLE …"
-                " ENABLE TRIGGER migration_assets_hold, and run this again",
+                next_step="run `migration-assets hold-again`; find out what was written there meanwhile (compare the"
+                " tables: it reached nobody), then run this again",
             )
+        prepare(work.base)
+        fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
         prepare_forward(work)
+        note_broken_keys(work, after=False)
     may_open(work.target, stream, work.id)
 
 
 def _waiting(work: Work) -> None:
     give_up = time.monotonic() + work.plan.patience_seconds
     while True:
+        seconds = _account(work)
         arrived = _marker(work)
         if wait_until(arrived, seconds=work.plan.lag_seconds):
             break
@@ -70,9 +81,23 @@ def _waiting(work: Work) -> None:
                 next_step="`migration-assets stream status` says why; run this again when it is small",
             )
     _near(work, work.plan.patience_seconds)
-    if not work.plan.compare_all:
+    if not work.plan.compare_all or work.left:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan))
+        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.plan), besides=seconds)
+
+
+def _account(work: Work) -> float:
+    """Stop where rows would be left behind; how long the weeks that left the base were looked at, in seconds.
+
+    The first time, when nobody is held, these are read in full.
+    """
+    weeks = weeks_of(work.base, work.plan)
+    check = partial(work.deadline.check, "the look at weeks that left the base")
+    found, seconds = look_again(work.legacy, work.plan, weeks, work.left, before_each=check)
+    work.left.update(found)
+    unaccounted = find_unaccounted(work.base, work.legacy, work.plan, work.kind, weeks, found.values())
+    require_accounted(work.plan, work.kind, unaccounted)
+    return seconds
 
 
 def _near(work: Work, seconds: float) -> None:
@@ -90,6 +115,7 @@ def _held(work: Work) -> None:
         work.plan.stream,
         side,
         work.id,
+        passes=work.reverse.subscription,
         patience_seconds=work.plan.patience_seconds,
         take_over=True,
         before_each_try=lambda: _near(work, 5.0),
@@ -128,6 +154,8 @@ def _marker(work: Work) -> Callable[[], bool]:
 
 
 def _compared(work: Work) -> None:
+    with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
+        _account(work)
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
@@ -156,6 +184,7 @@ def _reversed(work: Work) -> None:
         begin_here(work)
         return
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    count_markers_anew(work.base, work.base, work.plan.relation, "base")
     start_reverse(work.base, work.legacy, work.plan, work.reverse, description)
     marker = send_reverse_marker(work.base, work.plan.relation)
     pause = _SHORTEST

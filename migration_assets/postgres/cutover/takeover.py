@@ -14,7 +14,7 @@ from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.change_stream.records import read_stream, stream_lock
 from migration_assets.postgres.cutover.facts import read_cutover_facts
-from migration_assets.postgres.cutover.holds import is_overdue, read_hold, refuses_writes
+from migration_assets.postgres.cutover.holds import is_open, is_overdue, read_hold
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, HOLDERS, cutover_lock
 from migration_assets.postgres.sessions import Connected
@@ -51,7 +51,7 @@ def _is_overdue(plan: CutoverPlan, base: Connected, legacy: Connected) -> bool:
         return False
     source = base if CutoverKind(left.kind).source == "base" else legacy
     held = read_hold(source, plan.relation)
-    return is_overdue(held, left.id, left.timeout_seconds) and refuses_writes(source, plan.stream)
+    return is_overdue(held, left.id, left.timeout_seconds) and not is_open(source, plan.stream)
 
 
 def _end(connection: Connected, key: str) -> list[int]:

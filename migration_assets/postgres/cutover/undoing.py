@@ -8,7 +8,7 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverKind, Cut
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.change_stream.running import go_on, require_stream
 from migration_assets.postgres.cutover.forward import drop_forward
-from migration_assets.postgres.cutover.holds import may_open, read_hold, refuses_writes, release
+from migration_assets.postgres.cutover.holds import follow_hold, is_open, may_open, read_hold, release
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
@@ -33,7 +33,7 @@ def was_opened(work: Work) -> bool:
     held = read_hold(work.source, work.plan.relation)
     if held is None or held.owner != work.id or not held.opening:
         return False
-    return not refuses_writes(work.target, work.plan.stream)
+    return is_open(work.target, work.plan.stream)
 
 
 def release_source(plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False) -> bool:
@@ -83,6 +83,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
         let_reverse_run(work.legacy, work.reverse)
         drop_forward(work)
     may_open(work.target, work.plan.stream, None)
+    follow_hold(work.base, work.plan.stream)
     with durably(work.base):
         enter(work.base, work.id, CutoverState.UNDONE)
         finish(work.base, work.id, outcome)
@@ -116,7 +117,7 @@ def _released_only(work: Work) -> tuple[str, str]:
     try:
         release_source(work.plan, work.kind, work.id)
         with work.plan.stream.databases.session(work.kind.source, "cutover:look") as source:
-            free = not refuses_writes(source, work.plan.stream)
+            free = is_open(source, work.plan.stream)
     except (psycopg.Error, CutoverError) as error:
         return f"the {work.kind.source} could not be asked to release its writes ({str(error).strip()})", again
     work.deadline.stop()

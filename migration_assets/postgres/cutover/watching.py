@@ -4,13 +4,17 @@ import psycopg
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, SideName
 from migration_assets.postgres.cutover.facts import in_charge, read_cutover_facts
-from migration_assets.postgres.cutover.holds import HOLD, release
+from migration_assets.postgres.cutover.holds import follow_hold, guard_base, hold, prepare, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import release_source
+from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.cutover.writes import HeldWrites, find_held, find_held_alone, read_writes
+from migration_assets.postgres.fences import HOLD, gaps
 
-__all__ = ["HeldWrites", "release_writes", "writes_held"]
+__all__ = ["HeldWrites", "hold_again", "release_writes", "writes_held"]
 
 
 def writes_held(plan: CutoverPlan) -> HeldWrites | None:
@@ -69,7 +73,47 @@ def release_writes(plan: CutoverPlan) -> str:
         if writes.hold is None:
             raise _unowned(plan, charge)
         release(side, plan.stream, writes.hold.owner, looked=True)
+        follow_hold(base, plan.stream)
         return f"the {charge} was held by nobody that is known of; it accepts writes again"
+
+
+def hold_again(plan: CutoverPlan) -> str:
+    """While the base is in charge: the legacy refuses everybody's writes, and no TRUNCATE of the base is taken.
+
+    For a hold that somebody took away, or that an earlier version of this program made.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        StreamError: A cutover or rollback is at work.
+        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long.
+    """
+    with (
+        plan.stream.databases.session("base", "cutover:hold") as base,
+        plan.stream.databases.session("legacy", "cutover:hold") as legacy,
+        alone(plan, base, legacy),
+    ):
+        facts = read_cutover_facts(base, plan.relation)
+        if facts.in_charge != "base" or facts.cutover is None or facts.decommissioned or facts.under_way:
+            raise CutoverError(
+                "the legacy was decommissioned" if facts.decommissioned
+                else f"{facts.under_way.name} is not finished" if facts.under_way
+                else "the legacy is in charge, and is to accept writes",
+                where=plan.relation,
+                state_left="nothing was changed",
+                next_step="run `migration-assets release-writes`" if facts.under_way else "nothing",
+            )  # fmt: skip
+        names = reverse_names(forward_names(base, plan.relation))
+        before = gaps(legacy, plan.stream.spec.table)
+        hold(legacy, plan.stream, "legacy", facts.cutover, passes=names.subscription,
+             patience_seconds=plan.patience_seconds)  # fmt: skip
+        prepare(base)
+        guard_base(base, plan.stream)
+    done = "the legacy refuses writes, and the base every TRUNCATE"
+    return (
+        f"{done}. The legacy could be written to before ({'; '.join(before)}): compare both tables" if before else done
+    )
 
 
 def _release_legacy_alone(plan: CutoverPlan, why: str) -> str:

@@ -13,6 +13,7 @@ from migration_assets.postgres.change_stream.records import (
 )
 from migration_assets.postgres.change_stream.running import require_stream
 from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.left_weeks import AsFound
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.ledger import SliceRecord, read_slices
@@ -37,6 +38,8 @@ class Work:
     deadline: Deadline
     unfollowed: list[tuple[SliceRecord, Proof]] = field(default_factory=list[tuple[SliceRecord, Proof]])
     """Weeks with a leaf that no stream follows, as they were found equal while writes were held."""
+    left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
+    """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
 
     @property
     def source(self) -> Connected:

@@ -6,15 +6,11 @@ from datetime import datetime
 from migration_assets.domain.cutover_state import SideName
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.cutover.facts import CutoverFacts
-from migration_assets.postgres.cutover.holds import HOLD, Hold, is_overdue, read_hold
+from migration_assets.postgres.cutover.holds import Hold, is_overdue, read_hold
+from migration_assets.postgres.fences import HOLD, gaps, is_held
 from migration_assets.postgres.sessions import Connected, require_row
 
 _RELEASE = "`migration-assets release-writes` (or the same cutover or rollback again) finishes or undoes it"
-_WRITES = """
-SELECT c.oid IS NOT NULL, EXISTS (SELECT FROM pg_trigger t
-       WHERE t.tgrelid = c.oid AND t.tgname = %(hold)s AND t.tgenabled <> 'D'), clock_timestamp()
-FROM (SELECT) one LEFT JOIN pg_class c ON c.oid = to_regclass(%(table)s)
-"""
 
 
 @dataclass(frozen=True)
@@ -36,20 +32,31 @@ class HeldWrites:
 
 @dataclass(frozen=True)
 class SideWrites:
-    """One side at one moment, by its own clock. `exists`: there is such a table."""
+    """One side at one moment, by its own clock.
+
+    Attributes:
+        exists: There is such a table.
+        refuses: Who writes in the ordinary way is refused.
+        gaps: Why not everybody is; empty for a hold that holds everybody.
+        hold: What is noted of the hold.
+        seconds: For how long it has been held.
+    """
 
     exists: bool
     refuses: bool
+    gaps: tuple[str, ...]
     hold: Hold | None
     seconds: float | None
 
 
 def read_writes(connection: Connected, spec: TableSpec) -> SideWrites:
     """Ask the side; needs no right on anything but the catalogue, and leaves it as it is."""
-    row = connection.execute(_WRITES, {"hold": HOLD, "table": str(spec.table)}).fetchone()
-    exists, refuses, now = require_row(row, "the table's triggers")
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL, clock_timestamp()", [str(spec.table)]).fetchone()
+    exists, now = require_row(row, "the table")
+    refuses = is_held(connection, spec.table)
     hold = read_hold(connection, spec.relation) if refuses else None
-    return SideWrites(exists, refuses, hold, (now - hold.held_at).total_seconds() if hold else None)
+    seconds = (now - hold.held_at).total_seconds() if hold else None
+    return SideWrites(exists, refuses, gaps(connection, spec.table), hold, seconds)
 
 
 def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) -> HeldWrites | None:

@@ -33,6 +33,7 @@ from migration_assets.postgres.decommission.records import (
     require_decommission,
 )
 from migration_assets.postgres.decommission.scope import other_sessions
+from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def writing_legacy(plan: DecommissionPlan) -> Generator[Connected]:
 
 
 def _require_free(base: Connected, legacy: Connected, plan: DecommissionPlan, scope: Scope, approved_by: str) -> None:
+    require_same_servers(base, plan.relation, legacy)
     found = find_obstacles(base, legacy, plan, scope)
     if not approved_by.strip():
         found.insert(0, nobody_approved())

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from migration_assets.domain.decommission_state import Obstacle, Scope
 from migration_assets.domain.legacy_reads import APART, ReadWatch
-from migration_assets.postgres.cutover.holds import refuses_writes
 from migration_assets.postgres.cutover.records import CutoverRecord, unfinished_cutover
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
@@ -14,6 +13,8 @@ from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission, seconds_since
 from migration_assets.postgres.decommission.scope import scope_obstacles
+from migration_assets.postgres.fences import gaps
+from migration_assets.postgres.foreign_keys import read_foreign_keys
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 
@@ -31,6 +32,7 @@ def find_obstacles(base: Connected, legacy: Connected, plan: DecommissionPlan, s
     found += _quiet(base, legacy, plan, cutover.id)
     found += _held(legacy, plan)
     found += _reverse(base, plan)
+    found += _keys(legacy, plan)
     subscription = reverse_names(forward_names(base, plan.relation)).subscription
     return found + scope_obstacles(legacy, plan.spec, scope, subscription)
 
@@ -98,12 +100,12 @@ def _quiet(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: 
 
 
 def _held(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
-    if not refuses_writes(legacy, plan.cutover.stream):
+    found = gaps(legacy, plan.spec.table)
+    if found:
         yield Obstacle(
             "hold",
-            "the legacy accepts writes: its hold was taken away by hand",
-            "find out what was written there (compare the tables), then hold it again:"
-            f" ALTER TABLE {plan.spec.table} ENABLE TRIGGER migration_assets_hold",
+            f"the legacy can be written to: {'; '.join(found)}",
+            "run `migration-assets hold-again`, and find out what was written there meanwhile (compare the tables)",
         )
 
 
@@ -123,6 +125,17 @@ def _reverse(base: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
             "`migration-assets stream status` says why; where it cannot be mended, no rollback is possible any more,"
             " and a stale legacy can be accepted (accept_stale)",
         )
+
+
+def _keys(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
+    """Others that point at the frozen table: they would be checked for ever against rows that nobody changes."""
+    for key in read_foreign_keys(legacy, plan.spec.table):
+        if key.incoming and key.child != key.parent:
+            yield Obstacle(
+                "foreign_key",
+                f"foreign key {key.label} points at the legacy's table, which knows nothing of what the base got since",
+                f"in the legacy: {key.drop} -- and let whoever writes to {key.child} look into the base",
+            )
 
 
 def _moment(at: datetime) -> str:

@@ -1,12 +1,13 @@
 """Examines what publishing the table will ask of the legacy: its replica identity, and columns that it cannot hold."""
 
-from migration_assets.domain.findings import Area, Finding
+from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import replica_identity
 from migration_assets.postgres.preflight.servers import version_of
 from migration_assets.postgres.preflight.wording import info, judge, listed, size
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.refused_changes import refused_changes
+from migration_assets.postgres.sessions import Connected, Side, require_row
 
 # From 18 on a replica identity must not hold a generated column that is not published, and the base computes its own.
 _STRICT_SINCE = 18
@@ -15,12 +16,13 @@ _SECONDS_A_DAY = 86_400.0
 
 
 def examine_publication(legacy: Connected, spec: TableSpec, description: TableDescription) -> list[Finding]:
-    """Two findings: what REPLICA IDENTITY FULL costs here, and whether it is possible at all."""
+    """What REPLICA IDENTITY FULL costs here, and whether it is possible at all."""
     generated = [column.name for column in description.columns if column.is_generated]
     major, _ = version_of(legacy)
     possible = not generated or major < _STRICT_SINCE
     return [
         _cost_of_full(legacy, spec),
+        *examine_refused_changes(legacy, "legacy", spec),
         judge(
             "generated_columns",
             Area.TABLE,
@@ -37,6 +39,22 @@ def examine_publication(legacy: Connected, spec: TableSpec, description: TableDe
             + " ".join(f"ALTER TABLE {spec.table} ALTER COLUMN {name} DROP EXPRESSION;" for name in generated)
             + " -- and let a trigger fill them; virtual ones must be dropped",
         ),
+    ]
+
+
+def examine_refused_changes(connection: Connected, side: Side, spec: TableSpec) -> list[Finding]:
+    """Publications that do not go with the replica identity which the stream's publisher needs.
+
+    On the legacy that is FULL. On the base it is the one that the leaves have: there the apply worker would fail, and
+    after the cutover the applications. There is nothing to accept: with such a publication no change gets through.
+    """
+    area = Area.LEGACY if side == "legacy" else Area.BASE
+    found = refused_changes(connection, spec.table, identity="f" if side == "legacy" else None)
+    if not found:
+        return [info("updates_refused", area, f"no publication of the {side} makes updates and deletes fail")]
+    return [
+        Finding("updates_refused", area, Severity.BLOCKING, one.what, f"in the {side}: {one.remedy}", one.publication)
+        for one in found
     ]
 
 

@@ -16,6 +16,9 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.preflight import (
     data,
+    not_carried,
+    other_writers,
+    own_schema,
     probe,
     publication,
     rehearsal,
@@ -24,6 +27,7 @@ from migration_assets.postgres.preflight import (
     runway,
     server_pair,
     servers,
+    standbys,
     table,
     window,
 )
@@ -32,6 +36,7 @@ from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
 from migration_assets.postgres.preflight.wording import error_text, info, judge
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
+from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
@@ -57,10 +62,16 @@ def run_preflight(
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
             run.check("version", Area.LEGACY, lambda: servers.examine_version(legacy, "legacy"))
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
+            run.check("walsender_settings", Area.LEGACY, lambda: examine_sending(legacy, "legacy"))
+            run.check("standbys", Area.LEGACY, lambda: standbys.examine_standbys(legacy, "legacy"))
+            run.check("own_schema", Area.LEGACY, lambda: own_schema.examine_own_schema(legacy, "legacy"))
             run.check("connections", Area.LEGACY, lambda: servers.examine_connections(legacy, "legacy", plan))
         if base is not None:
             run.check("version", Area.BASE, lambda: servers.examine_version(base, "base"))
             run.check("base_server", Area.BASE, lambda: servers.examine_base_server(base))
+            run.check("apply_worker_settings", Area.BASE, lambda: examine_applying(base, "base"))
+            run.check("standbys", Area.BASE, lambda: standbys.examine_standbys(base, "base"))
+            run.check("own_schema", Area.BASE, lambda: own_schema.examine_own_schema(base, "base"))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
@@ -78,7 +89,9 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     base_major = servers.version_of(base)[0] if base is not None else None
     run.check("legacy_rights", Area.LEGACY, lambda: rights.examine_legacy_rights(legacy, spec.table))
     run.check("table", Area.TABLE, lambda: table.examine_table(description, spec, base_major))
+    run.check("not_carried", Area.TABLE, lambda: not_carried.examine_not_carried(legacy, spec.table))
     run.check("replica_identity", Area.TABLE, lambda: publication.examine_publication(legacy, spec, description))
+    run.check("other_writers", Area.TABLE, lambda: other_writers.examine_both(legacy, base, spec))
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:
@@ -87,6 +100,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("control_values", Area.DATA, lambda: _examine_rows(run, legacy, base, subject))
     if base is None:
         return
+    run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))

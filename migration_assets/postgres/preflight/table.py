@@ -4,7 +4,6 @@ from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
-from migration_assets.postgres.preflight.not_carried import examine_not_carried
 from migration_assets.postgres.preflight.wording import info, judge, listed
 
 _KINDS = {
@@ -39,7 +38,6 @@ def examine_table(description: TableDescription, spec: TableSpec, base_major: in
         *examine_control_column(description, spec),
         *_indexes(description, spec),
         *_columns(description, base_major),
-        *examine_not_carried(description),
     ]
 
 

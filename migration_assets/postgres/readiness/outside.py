@@ -1,10 +1,8 @@
 """Examines whether the legacy holds rows that no week of the base has: before, between, beyond, NULL, infinite."""
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable
 
-from psycopg import errors, sql
+from psycopg import errors
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.slice_state import SliceState
@@ -14,11 +12,9 @@ from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.preflight.wording import info, milliseconds
 from migration_assets.postgres.readiness.known_values import sampled_values
 from migration_assets.postgres.readiness.sides import Sides
-from migration_assets.postgres.sessions import require_row
-from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.uncovered import Place, count_in, places_without, remedy_of
 
 _CODE = "rows_outside"
-_CAP = 10_000
 
 
 def covered(record: SliceRecord) -> bool:
@@ -34,7 +30,7 @@ def examine_outside(sides: Sides) -> list[Finding]:
         remedy = "bring the quarters under CDC: materialize migrated_slice, then change_stream"
         return [Finding(_CODE, Area.DATA, Severity.BLOCKING, "no week is under CDC, archived or retired", remedy)]
     kind = sides.of_legacy.control_kind(sides.spec.control_column)
-    places = _places(sorted(sides.calendar.bound_values(week, kind) for week in weeks))
+    places = places_without(sides.calendar.bound_values(week, kind) for week in weeks)
     order = read_physical_order(sides.legacy, sides.spec.table, sides.spec.control_column)
     if order.control_index is None:
         return _estimated(sides, places)
@@ -44,7 +40,7 @@ def examine_outside(sides: Sides) -> list[Finding]:
                 "SELECT set_config('statement_timeout', %s, true), set_config('enable_seqscan', 'off', true)",
                 [milliseconds(sides.plan.scan_seconds)],
             )
-            found = [(name, *_count(sides, condition)) for name, condition in places]
+            found = count_in(sides.legacy, sides.spec, places)
     except errors.QueryCanceled:
         remedy = f"raise the time for it, or find out why index {order.control_index} does not help"
         evidence = f"not known: counting took longer than {sides.plan.scan_seconds:g} s"
@@ -55,64 +51,22 @@ def examine_outside(sides: Sides) -> list[Finding]:
             _CODE,
             Area.DATA,
             Severity.BLOCKING,
-            f"{rows:,}{' or more' if rows == _CAP else ''} rows {name}, e.g. {example} (counted {by})",
-            _remedy(sides, name),
+            f"{one} (counted {by})",
+            remedy_of(sides.spec, one.place),
         )
-        for name, rows, example in found
-        if rows
+        for one in found
     ]
     return findings or [info(_CODE, Area.DATA, f"every row lies in a week of the base (counted {by})")]
 
 
-def _places(bounds: Sequence[tuple[Any, Any]]) -> list[tuple[str, sql.Composable]]:
-    """Everywhere that no week is, as conditions on `v`."""
-    v = sql.SQL("v")
-    merged: list[list[Any]] = []
-    for lower, upper in bounds:
-        if merged and merged[-1][1] == lower:
-            merged[-1][1] = upper
-        else:
-            merged.append([lower, upper])
-
-    def where(text: str, *values: Any) -> sql.Composed:
-        return sql.SQL(text).format(*map(sql.Literal, values), v=v)  # pyright: ignore[reportArgumentType]
-
-    first, last = merged[0][0], merged[-1][1]
-    places: list[tuple[str, sql.Composable]] = [
-        (f"before the first week ({first})", where("{v} < {} AND {v} > '-infinity'", first)),
-        (f"beyond the last week ({last})", where("{v} >= {} AND {v} < 'infinity'", last)),
-    ]
-    for (_, end), (start, _) in pairwise(merged):
-        places.append((f"between two weeks ({end} to {start})", where("{v} >= {} AND {v} < {}", end, start)))
-    places.append(("with an infinite time", where("{v} IN ('infinity', '-infinity')")))
-    places.append(("without a time (NULL)", where("{v} IS NULL")))
-    return places
-
-
-def _count(sides: Sides, condition: sql.Composable) -> tuple[int, str]:
-    row = sides.legacy.execute(
-        sql.SQL(
-            "SELECT count(*), coalesce(min(v)::text, 'NULL') FROM"
-            " (SELECT v FROM (SELECT {c} AS v FROM {t}) AS t WHERE {w} LIMIT {cap}) AS capped"
-        ).format(
-            c=sql.Identifier(sides.spec.control_column),
-            t=table_name(sides.spec.table),
-            w=condition,
-            cap=sql.Literal(_CAP),
-        )
-    ).fetchone()
-    rows, example = require_row(row, "a count")
-    return int(rows), str(example)
-
-
-def _estimated(sides: Sides, places: Iterable[tuple[str, sql.Composable]]) -> list[Finding]:
+def _estimated(sides: Sides, places: Iterable[Place]) -> list[Finding]:
     column = quote_identifier(sides.spec.control_column)
     index = f"CREATE INDEX CONCURRENTLY ON {sides.spec.table} ({column}); -- then they are counted exactly"
-    kept, seen = 0, list[tuple[str, int]]()
-    for name, condition in places:
-        kept, hits = sampled_values(sides, condition)
+    kept, seen = 0, list[tuple[Place, int]]()
+    for place in places:
+        kept, hits = sampled_values(sides, place.condition)
         if hits:
-            seen.append((name, hits))
+            seen.append((place, hits))
     basis = f"an estimate by statistics, since no index begins with {column}"
     if not kept:
         evidence = f"not known: no index begins with {column}, and the legacy's table was never analyzed"
@@ -123,20 +77,10 @@ def _estimated(sides: Sides, places: Iterable[tuple[str, sql.Composable]]) -> li
                 _CODE,
                 Area.DATA,
                 Severity.BLOCKING,
-                f"rows {name}: {hits} of the {kept} values that ANALYZE kept ({basis})",
-                _remedy(sides, name),
+                f"rows {place.name}: {hits} of the {kept} values that ANALYZE kept ({basis})",
+                remedy_of(sides.spec, place),
             )
-            for name, hits in seen
+            for place, hits in seen
         ]
     evidence = f"none of the {kept} values that ANALYZE kept lies outside ({basis}: a few rows may)"
     return [Finding(_CODE, Area.DATA, Severity.WARNING, evidence, index)]
-
-
-def _remedy(sides: Sides, name: str) -> str:
-    column = quote_identifier(sides.spec.control_column)
-    if "infinite" in name or "NULL" in name:
-        return f"give these rows of the legacy a real {column}, or delete them: no week can be theirs"
-    return (
-        "open their quarters and bring them under CDC (materialize quarter_partitions, migrated_slice, change_stream),"
-        f" or correct {column} where no such time was meant"
-    )

@@ -11,6 +11,7 @@ from migration_assets.postgres.preflight.servers import version_of
 from migration_assets.postgres.preflight.wording import info, judge, listed
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import Connected, Side, require_row
+from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 
 _SUBSCRIPTION_ROLE_SINCE = 16
 _ORIGINS_SETTING_SINCE = 18
@@ -27,6 +28,8 @@ def examine_reverse(sides: Sides) -> list[Finding]:
         *_identity(sides),
         *_sequences(sides, "legacy"),
         *_sequences(sides, "base"),
+        *examine_applying(sides.legacy, "legacy"),
+        *examine_sending(sides.base, "base"),
     ]
 
 

@@ -10,6 +10,9 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.other_writers import examine_both
+from migration_assets.postgres.preflight.own_schema import examine_own_schema
+from migration_assets.postgres.preflight.publication import examine_refused_changes
 from migration_assets.postgres.preflight.server_pair import compare_servers
 from migration_assets.postgres.preflight.wording import error_text
 from migration_assets.postgres.readiness import (
@@ -36,11 +39,25 @@ def _server_pair(sides: Sides) -> list[Finding]:
     return [one for one in compare_servers(sides.legacy, sides.base) if one.code != "time_zone"]
 
 
+def _refused_changes(sides: Sides) -> list[Finding]:
+    return [
+        *examine_refused_changes(sides.legacy, "legacy", sides.spec),
+        *examine_refused_changes(sides.base, "base", sides.spec),
+    ]
+
+
+def _own_schemas(sides: Sides) -> list[Finding]:
+    return [*examine_own_schema(sides.legacy, "legacy"), *examine_own_schema(sides.base, "base")]
+
+
 EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "sign_offs": (Area.DATA, coverage.examine_sign_offs),
     "rows_outside": (Area.DATA, outside.examine_outside),
     "sequences": (Area.TABLE, sequences.examine_sequences),
     "structure": (Area.TABLE, structure.examine_structure),
+    "other_writers": (Area.TABLE, lambda sides: examine_both(sides.legacy, sides.base, sides.spec)),
+    "updates_refused": (Area.TABLE, _refused_changes),
+    "own_schema": (Area.LEGACY, _own_schemas),
     "grants": (Area.BASE, grants.examine_grants),
     "reverse_stream": (Area.BASE, reverse_stream.examine_reverse),
     "statistics": (Area.BASE, statistics.examine_statistics),

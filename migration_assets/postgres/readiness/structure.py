@@ -1,19 +1,15 @@
 """Compares what hangs on the table: indexes, constraints, defaults, and all that preflight said is not carried."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import Index, column_differences, structure_differences
-from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
-from migration_assets.postgres.change_stream.legacy_side import GUARD
-from migration_assets.postgres.cutover.holds import HOLD
-from migration_assets.postgres.preflight.not_carried import examine_not_carried
+from migration_assets.domain.table_features import BY_KIND, Fate
+from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.preflight.not_carried import judge_features
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.readiness.sides import Sides
-
-# Rights have an examination of their own; what hangs on types and parents was blocking before the migration began.
-_ELSEWHERE = {"privilege", "child table", "parent table", "unlogged table"}
+from migration_assets.postgres.table_features import Hanging, read_features
 
 
 def examine_structure(sides: Sides) -> list[Finding]:
@@ -116,32 +112,24 @@ def _checks(sides: Sides) -> Iterator[Finding]:
 
 def _not_carried(sides: Sides) -> Iterator[Finding]:
     """By preflight's words; what the base has by that name by now is left out."""
-    there = {(kind, _name(kind, text)) for kind, text in sides.of_base.not_carried}
-    mine = [
-        (kind, text)
-        for kind, text in sides.of_legacy.not_carried
-        if kind not in _ELSEWHERE and _name(kind, text) not in {GUARD, HOLD}
-    ]
-    made = [(kind, text) for kind, text in mine if (kind, _name(kind, text)) in there]
-    left = [pair for pair in mine if pair not in made]
-    findings = examine_not_carried(replace(sides.of_legacy, not_carried=tuple(left)))
-    yield from (one for one in findings if one.code != "not_carried")
+    there = {(one.kind, one.name) for one in read_features(sides.base, sides.spec.table)}
+    mine = [one for one in read_features(sides.legacy, sides.spec.table) if _is_judged_here(one)]
+    # What is to be accepted is so whatever the base has: it is about the way back.
+    made = [one for one in mine if (one.kind, one.name) in there and not _is_to_be_accepted(one)]
+    yield from judge_features([one for one in mine if one not in made], before_cutover=True)
     if made:
-        names = listed(f"{kind} {text}" for kind, text in made)
+        names = listed(f"{one.kind} {one.shown}" for one in made)
         yield info(
             "counterparts", Area.TABLE, f"by name the base has: {names}; that they do the same is for you to see"
         )
     if not mine:
-        yield info("counterparts", Area.TABLE, "the legacy has no trigger, rule, policy or foreign key of its own")
+        yield info("counterparts", Area.TABLE, "nothing hangs on the legacy's table that the base would need")
 
 
-def _name(kind: str, text: str) -> str:
-    """The name in what introspection wrote: `name`, `name: definition` or `name on table`."""
-    if kind == "incoming foreign key":
-        return text.rpartition(" on ")[0]
-    if ": " in text:
-        try:
-            return parse_identifiers(text.partition(": ")[0])[0]
-        except Exception:  # noqa: BLE001  a name that holds ': ' itself: compared as it stands
-            return text
-    return text
+def _is_to_be_accepted(one: Hanging) -> bool:
+    return one.kind in BY_KIND and BY_KIND[one.kind].fate is Fate.ACCEPTED
+
+
+def _is_judged_here(one: Hanging) -> bool:
+    """What hangs on types and parents was blocking before the migration began; rights have a look of their own."""
+    return one.kind not in BY_KIND or BY_KIND[one.kind].readiness is not None

@@ -1,0 +1,149 @@
+"""Foreign keys between the legacy's table and others, and the rows that break them although they say that they hold.
+
+An apply worker fires no trigger of a foreign key. So what comes back from the base is checked by none of them: a row
+that others point at may be deleted, without CASCADE or SET NULL on the others, and a row may come that points nowhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg import errors
+
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.sessions import Connected, require_row
+
+_ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+# The statement that counts is made by the server: with its own operators and its own quoting.
+_KEYS: LiteralString = """
+SELECT k.conname::text, k.confrelid = t.oid, k.conrelid::regclass::text, k.confrelid::regclass::text,
+       k.confdeltype::text, k.confupdtype::text, k.convalidated,
+       format('ALTER TABLE %%s DROP CONSTRAINT %%I;', k.conrelid::regclass, k.conname),
+       CASE WHEN coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false) THEN NULL ELSE
+       (SELECT format('SELECT count(*) FROM %%s c WHERE %%s AND NOT EXISTS (SELECT FROM %%s p WHERE %%s)',
+                      k.conrelid::regclass, string_agg(format('c.%%I IS NOT NULL', a.attname), ' AND '),
+                      k.confrelid::regclass,
+                      string_agg(format('p.%%I OPERATOR(%%I.%%s) c.%%I', r.attname, n.nspname, o.oprname, a.attname),
+                                 ' AND '))
+        FROM unnest(k.conkey, k.confkey, k.conpfeqop) u(a, r, o)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.a
+        JOIN pg_attribute r ON r.attrelid = k.confrelid AND r.attnum = u.r
+        JOIN pg_operator o ON o.oid = u.o JOIN pg_namespace n ON n.oid = o.oprnamespace) END
+FROM pg_constraint k, (SELECT to_regclass(%(table)s)::oid AS oid) t
+WHERE k.contype = 'f' AND k.conparentid = 0 AND t.oid IN (k.confrelid, k.conrelid) ORDER BY 3, 1
+"""
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """One key.
+
+    Attributes:
+        name: Of the constraint.
+        incoming: Whether it points at the table that is migrated; also one from the table to itself.
+        child: The table that points, as SQL.
+        parent: The table that is pointed at, as SQL.
+        actions: What the key does by itself to rows that point: `ON DELETE CASCADE`, …; none for most.
+        validated: Whether the constraint says that it holds for every row.
+        drop: The statement that takes it away.
+        counting: The query that counts the rows that point nowhere; None where a key compares by more than equality.
+    """
+
+    name: str
+    incoming: bool
+    child: str
+    parent: str
+    actions: tuple[str, ...]
+    validated: bool
+    drop: str
+    counting: str | None
+
+    @property
+    def label(self) -> str:
+        """For people and the ledger: names of constraints are unique for each table alone."""
+        return f"{self.name} on {self.child}"
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """How many rows point nowhere by one key; None where that could not be counted, and why."""
+
+    key: str
+    rows: int | None
+    why_not: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: not counted ({self.why_not})" if self.rows is None else f"{self.key}: {self.rows:,}"
+
+
+def read_foreign_keys(connection: Connected, table: QualifiedName) -> list[ForeignKey]:
+    """All keys that point at the table, or from it; every name in them is qualified."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = pg_catalog")
+        rows = connection.execute(_KEYS, {"table": str(table)}).fetchall()
+    return [
+        ForeignKey(
+            name,
+            incoming,
+            child,
+            parent,
+            tuple(
+                f"ON {what} {_ACTIONS[action]}"
+                for what, action in (("DELETE", deletes), ("UPDATE", updates))
+                if action in _ACTIONS
+            ),
+            validated,
+            drop,
+            counting,
+        )
+        for name, incoming, child, parent, deletes, updates, validated, drop, counting in rows
+    ]
+
+
+def count_orphans(connection: Connected, keys: Sequence[ForeignKey], *, seconds: float) -> list[Orphans]:
+    """Rows that point nowhere, for each key; reads the pointing table once and looks up the other.
+
+    Args:
+        connection: The side that has the keys; in no transaction.
+        keys: Which.
+        seconds: How long one of them may take at most.
+    """
+    return [_count(connection, key, seconds) for key in keys]
+
+
+def _count(connection: Connected, key: ForeignKey, seconds: float) -> Orphans:
+    if key.counting is None:
+        return Orphans(key.label, None, "it compares periods")
+    try:
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('search_path', 'pg_catalog', true)",
+                [f"{max(1, round(seconds * 1000))}ms"],
+            )
+            row = connection.execute(key.counting.encode()).fetchone()
+    except errors.QueryCanceled:
+        return Orphans(key.label, None, f"it takes longer than {seconds:g} s")
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return Orphans(key.label, None, error.diag.message_primary or type(error).__name__)
+    return Orphans(key.label, int(require_row(row, "a count")[0]))
+
+
+def note_orphans(base: Connected, cutover: int, found: Sequence[Orphans], *, after: bool) -> None:
+    """Keep in the ledger what a rollback found before it began, and after it was done."""
+    for one in found:
+        base.execute(
+            "INSERT INTO migration.orphans AS o (cutover, key, before, after) VALUES (%(cutover)s, %(key)s,"
+            " CASE WHEN NOT %(late)s THEN %(rows)s::bigint END, CASE WHEN %(late)s THEN %(rows)s::bigint END)"
+            " ON CONFLICT (cutover, key) DO UPDATE SET before = coalesce(excluded.before, o.before),"
+            " after = coalesce(excluded.after, o.after), counted_at = clock_timestamp()",
+            {"cutover": cutover, "key": one.key, "late": after, "rows": one.rows},
+        )
+
+
+def orphans_of(base: Connected, cutover: int) -> Mapping[str, tuple[int | None, int | None]]:
+    """By key: before and after the rollback; None where it was not counted."""
+    rows = base.execute("SELECT key, before, after FROM migration.orphans WHERE cutover = %s ORDER BY key", [cutover])
+    return {key: (before, after) for key, before, after in rows}

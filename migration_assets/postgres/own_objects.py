@@ -1,0 +1,212 @@
+"""What this program makes in schema `migration`, and how it is told from what somebody else has there.
+
+Ours is what has our comment, or what an earlier version of this program made, known by its columns or its text. Nothing
+else of these names is ever replaced, used or dropped.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import LiteralString
+
+from psycopg import sql
+
+from migration_assets.domain.errors import ForeignObjectError
+from migration_assets.postgres.sessions import Connected, Side, require_row
+from migration_assets.postgres.sql_text import raw_sql
+
+TAG: LiteralString = "migration_assets: "
+# How the tables that travel look on the legacy: made so, and told so to whoever subscribes to all of its tables.
+MARKERS: LiteralString = (
+    "migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
+    " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
+)
+REVERSE_MARKERS: LiteralString = (
+    "migration.reverse_markers (relation text NOT NULL, id bigint NOT NULL,"
+    " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
+)
+HOLDS: LiteralString = (
+    "migration.holds (relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT"
+    " false, held_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+)
+# By name: the columns that every version of it has had. A sequence has those of its row.
+_TABLES: Mapping[str, Mapping[str, str]] = {
+    "markers": {"relation": "text", "id": "integer", "kind": "text", "sent_at": "timestamp with time zone"},
+    "reverse_markers": {"relation": "text", "id": "bigint", "sent_at": "timestamp with time zone"},
+    "holds": {"relation": "text", "owner": "bigint", "opener": "bigint", "opening": "boolean"},
+    "hold_token": {"token": "text"},
+    "marker_id": {"last_value": "bigint", "log_cnt": "bigint", "is_called": "boolean"},
+    "schema_versions": {"version": "integer", "upgraded_at": "timestamp with time zone"},
+}
+_FUNCTIONS = frozenset({
+    "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe(statement text)",
+})  # fmt: skip
+# What the bodies of earlier versions say, and no stranger's does.
+_OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
+# A superuser is every role's member by effect: for one only real memberships count.
+_PLACES: LiteralString = """
+WITH trusted AS (
+    SELECT r.oid FROM pg_roles r, pg_roles me WHERE me.rolname = current_user
+    AND (r.oid = me.oid OR r.rolsuper OR NOT me.rolsuper AND pg_has_role(r.oid, 'USAGE')
+         OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = me.oid AND m.roleid = r.oid))
+)
+SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+            WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'index' END,
+       c.relname::text, pg_get_userbyid(c.relowner)::text,
+       c.relowner IN (SELECT oid FROM trusted), coalesce(obj_description(c.oid, 'pg_class'), ''), '',
+       CASE WHEN c.relkind IN ('r', 'S') THEN
+           (SELECT json_object_agg(a.attname, format_type(a.atttypid, NULL)) FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END
+FROM pg_class c
+WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind <> 't'
+UNION ALL
+SELECT 'type', t.typname::text, pg_get_userbyid(t.typowner)::text, true, '', '', NULL
+FROM pg_type t WHERE t.typnamespace = to_regnamespace('migration') AND t.typrelid = 0 AND t.typelem = 0
+UNION ALL
+SELECT 'function', format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)),
+       pg_get_userbyid(p.proowner)::text, p.proowner IN (SELECT oid FROM trusted),
+       coalesce(obj_description(p.oid, 'pg_proc'), ''), p.prosrc, NULL
+FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration')
+ORDER BY 1, 2
+"""
+NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()"})
+_LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
+
+
+@dataclass(frozen=True)
+class OwnSchema:
+    """Schema `migration` of one side.
+
+    Attributes:
+        collisions: What has a name that this program needs, and is not this program's.
+        foreign: What is this program's, and belongs to a role that is neither ours nor a superuser: name and owner.
+        others: What else is there, and stays as it is.
+        missing_right: Our role, where the schema is there and our role may not create anything in it.
+    """
+
+    collisions: tuple[str, ...]
+    foreign: tuple[tuple[str, str], ...]
+    others: tuple[str, ...]
+    missing_right: str | None
+
+
+def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
+    """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
+    to_come = ledger_names(after=ledger_version(connection)) if side == "base" else frozenset[str]()
+    made = (ledger_names() - to_come) if side == "base" else frozenset[str]()
+    collisions: list[str] = []
+    foreign: list[tuple[str, str]] = []
+    others: list[str] = []
+    for kind, name, owner, trusted, comment, text, columns in connection.execute(_PLACES).fetchall():
+        known = name in _TABLES or name in _FUNCTIONS
+        if name in made or (known and _is_ours(name, comment, text, columns)):
+            if not trusted and kind in _LISTED:
+                foreign.append((f"{kind} migration.{name}", owner))
+        elif known or name in to_come:
+            collisions.append(f"{kind} migration.{name} of {owner}")
+        elif kind in _LISTED and side == "legacy":
+            others.append(f"{kind} {name} of {owner}")
+    row = connection.execute(
+        "SELECT CASE WHEN NOT has_schema_privilege(oid, 'CREATE') THEN quote_ident(current_user) END"
+        " FROM pg_namespace WHERE nspname = 'migration'"
+    ).fetchone()
+    return OwnSchema(tuple(collisions), tuple(foreign), tuple(others), row[0] if row else None)
+
+
+def require_no_collision(connection: Connected, names: Collection[str]) -> None:
+    """Before something of these names is made, replaced or used.
+
+    Raises:
+        ForeignObjectError: One of them is somebody else's; nothing was changed.
+    """
+    found = [
+        f"{kind} migration.{name} of {owner}"
+        for kind, name, owner, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        if name in names and not _is_ours(name, comment, text, columns)
+    ]
+    if found:
+        raise foreign_object(found)
+
+
+def foreign_object(found: Collection[str]) -> ForeignObjectError:
+    """The refusal."""
+    return ForeignObjectError(
+        f"somebody else's objects have names that this program needs: {', '.join(found)}",
+        where="schema migration",
+        state_left="they are as they were, and nothing was made",
+        next_step=HOW_TO_MOVE,
+    )
+
+
+HOW_TO_MOVE = (
+    "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA …;"
+    " views, triggers and keys that use them follow by themselves, texts of functions and applications do not)"
+)
+
+
+def is_ours(connection: Connected, name: str) -> bool:
+    """Whether schema `migration` has a table, sequence or function of that name, and this program made it."""
+    return any(
+        found == name and _is_ours(name, comment, text, columns)
+        for _, found, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+    )
+
+
+def drop_own_objects(connection: Connected) -> None:
+    """Everything on the legacy that this program made in the schema; what is somebody else's stays."""
+    kinds = {"table": "TABLE", "sequence": "SEQUENCE", "function": "FUNCTION"}
+    ours = [
+        (kind, name)
+        for kind, name, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
+    ]
+    for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
+        statement = sql.SQL("DROP {} migration.").format(sql.SQL(kinds[kind]))
+        connection.execute(statement + raw_sql(name))
+
+
+def own_trigger_functions(connection: Connected) -> list[str]:
+    """The functions of our triggers that are there, as `to_regprocedure` reads them."""
+    return [
+        f"migration.{name}"
+        for _, name, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        if name in _FUNCTIONS and name.endswith("()") and _is_ours(name, comment, text, columns)
+    ]
+
+
+def _is_ours(name: str, comment: str, text: str, columns: Mapping[str, str] | None) -> bool:
+    if comment.startswith(TAG):
+        return True
+    if name in _FUNCTIONS:
+        return any(said in text for said in _OUR_TEXT)
+    wanted = _TABLES.get(name)
+    return wanted is not None and columns is not None and wanted.items() <= columns.items()
+
+
+def ledger_version(connection: Connected) -> int:
+    """Of the ledger that is there; 0 where there is none, or where a table of its name is somebody else's."""
+    if not is_ours(connection, "schema_versions"):
+        return 0
+    row = connection.execute("SELECT coalesce(max(version), 0) FROM migration.schema_versions").fetchone()
+    return int(require_row(row, "the version")[0])
+
+
+def ledger_steps() -> list[str]:
+    """The statements of every version of the ledger, in order."""
+    text = files("migration_assets.postgres").joinpath("ledger.sql").read_text()
+    parts = re.split(r"^-- version (\d+)$", text, flags=re.MULTILINE)[1:]
+    numbers, bodies = parts[::2], parts[1::2]
+    if [int(number) for number in numbers] != list(range(1, len(bodies) + 1)):
+        raise ValueError(f"ledger.sql does not number its versions 1..n: {numbers}")
+    return bodies
+
+
+def ledger_names(after: int = 0) -> frozenset[str]:
+    """Tables, sequences and functions that the ledger's versions after that one make."""
+    made = re.findall(
+        r"^CREATE (?:TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
+        "\n".join(ledger_steps()[after:]),
+        re.MULTILINE,
+    )
+    return frozenset(made) | (frozenset() if after else frozenset({"schema_versions"}))

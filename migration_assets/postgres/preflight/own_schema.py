@@ -1,0 +1,34 @@
+"""Examines schema `migration`, where this program keeps its own: whether anything of somebody else's is in its way."""
+
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.own_objects import HOW_TO_MOVE, read_own_schema
+from migration_assets.postgres.preflight.wording import info, listed
+from migration_assets.postgres.sessions import Connected, Side
+
+
+def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
+    """Names that collide, owners that are not trusted, the right to make what is missing."""
+    area = Area.LEGACY if side == "legacy" else Area.BASE
+    seen = read_own_schema(connection, side)
+    findings: list[Finding] = []
+    if seen.collisions:
+        evidence = f"somebody else's objects have names that this program needs: {listed(seen.collisions)}"
+        evidence += f"; besides them there are: {listed(seen.others)}" if seen.others else ""
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, f"in the {side}: {HOW_TO_MOVE}"))
+    for owner in dict.fromkeys(owner for _, owner in seen.foreign):
+        mine = [name for name, of in seen.foreign if of == owner]
+        evidence = f"role {owner} owns what this program uses, and could alter it: {listed(mine)}"
+        remedy = f"in the {side}: " + " ".join(
+            f"ALTER {name.split()[0].upper()} {name.partition(' ')[2]} OWNER TO CURRENT_USER;" for name in mine
+        )
+        remedy += f" -- as a superuser; or GRANT {quote_identifier(owner)} TO the role that this program uses"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, owner, acceptable=True))
+    if seen.missing_right:
+        evidence = f"schema migration is there, and role {seen.missing_right} may not create anything in it"
+        remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA migration TO {seen.missing_right};"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
+    if findings:
+        return findings
+    others = f"; it also holds, and keeps as they are: {listed(seen.others)}" if seen.others else ""
+    return [info("own_schema", area, f"nothing in schema migration is in this program's way{others}")]

@@ -1,0 +1,138 @@
+"""What was acknowledged before the hold: every row is in a week that was compared, or stops the cutover by name."""
+
+from datetime import UTC, datetime
+from typing import LiteralString
+
+import pytest
+
+from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets_tests.cutover.ground import Before, CutoverGround
+from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.postgres.retiring import Departure, sign
+from migration_assets_tests.postgres.support import CALENDAR, FiscalQuarter
+
+_INSERT = "INSERT INTO bookings (id, booked_at) VALUES (9001, '{}')"
+# What is acknowledged, what the cutover says of it, and what takes it back.
+OUTSIDE: dict[str, tuple[LiteralString, str, LiteralString]] = {
+    "beyond": (_INSERT.replace("{}", "2031-05-01"), r"1 row beyond the last week \(2025-01-01", "id = 9001"),
+    "before": (_INSERT.replace("{}", "1999-05-01"), r"1 row before the first week \(2024-04-01", "id = 9001"),
+    "gap": (_INSERT.replace("{}", "2024-08-01"), r"1 row between two weeks \(2024-07-01.* to 2024-10-01", "id = 9001"),
+    "infinite": (_INSERT.replace("{}", "infinity"), r"1 row with an infinite time", "id = 9001"),
+    "moved out": (
+        "UPDATE bookings SET booked_at = '2031-05-01' WHERE id IN (31, 32)",
+        r"2 rows beyond the last week .*open their quarters",
+        "id IN (31, 32)",
+    ),
+}
+
+
+def refused(ground: CutoverGround, said: str, *, at: str = "compared", **plan: bool) -> CutoverError:
+    with pytest.raises(CutoverError, match=rf"(?s)stopped at {at}: .*{said}") as caught:
+        ground.cut(**plan)
+    assert "writes go on on the legacy" in str(caught.value)
+    assert ground.charge() == "legacy"
+    assert ground.watch() is None
+    return caught.value
+
+
+def test_a_row_that_no_week_has_stops_the_cutover_however_late_it_came(ground: CutoverGround, before: Before) -> None:
+    ground.open(FiscalQuarter(2025, 4))  # ahead, with a gap before it
+    for number, (write, said, where) in enumerate(OUTSIDE.values()):
+        before(CutoverState.HELD, lambda write=write: ground.run("legacy", write))
+        refused(ground, said, compare_all=bool(number % 2))
+        ground.run("legacy", "DELETE FROM bookings WHERE " + where)
+        before(CutoverState.HELD, lambda: None)
+    # Seen before anybody is held, where it was there by then.
+    write, said, where = OUTSIDE["beyond"]
+    before(CutoverState.WAITING, lambda: ground.run("legacy", write))
+    refused(ground, said, at="waiting")
+    before(CutoverState.WAITING, lambda: None)
+    refused(ground, said, at="begun")
+    assert ground.records()[-1].held_at is None
+    ground.run("legacy", "DELETE FROM bookings WHERE id = 9001")
+    # A table that somebody hung into the base's root belongs to no week either.
+    ground.run(
+        "base",
+        "CREATE TABLE by_hand PARTITION OF bookings FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')",
+        "INSERT INTO bookings (id, booked_at) VALUES (9002, '2031-05-01')",
+    )
+    refused(ground, r"1 row beyond the last week .* on the base \(public.by_hand\)", at="begun")
+    ground.run("base", "ALTER TABLE bookings DETACH PARTITION by_hand")
+    assert ground.cut(compare_all=False).outcome == "succeeded"
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
+def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
+    ground: CutoverGround, before: Before
+) -> None:
+    ground.reconcile()
+    sign(ground.databases)
+    departure = Departure(ground)
+    departure.archive(5)
+    departure.retire(5)
+    changes: list[tuple[LiteralString, str, LiteralString]] = [
+        (
+            "UPDATE bookings SET guests = guests + 70 WHERE id = 31",
+            r"W05: the legacy has as many rows \(70\) but other values than the archive",
+            "UPDATE bookings SET guests = guests - 70 WHERE id = 31",
+        ),
+        (
+            "UPDATE bookings SET booked_at = booked_at + interval '1 day' WHERE id = 27",
+            "W05: the legacy has 1 row more than the archive",
+            "UPDATE bookings SET booked_at = booked_at - interval '1 day' WHERE id = 27",
+        ),
+    ]
+    for number, (change, said, back) in enumerate(changes):
+        before(CutoverState.HELD, lambda change=change: ground.run("legacy", change))
+        error = refused(ground, said, compare_all=bool(number % 2))
+        assert "return the week into the root, materialize change_stream for FY25-Q2" in error.next_step
+        ground.run("legacy", back)
+        # A new version of a row with the old values is no change.
+        before(CutoverState.HELD, lambda: ground.run("legacy", "UPDATE bookings SET guests = guests WHERE id = 30"))
+        assert ground.cut(rehearse=True, compare_all=bool(number % 2)).outcome == "rehearsed"
+    before(CutoverState.HELD, lambda: None)
+    assert ground.cut().outcome == "succeeded"
+
+
+def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: Before) -> None:
+    ground.reconcile()
+    sign(ground.databases)
+    departure = Departure(ground)
+    departure.archive(5)
+    departure.retire(5)
+    ground.cut()
+
+    def stays(said: str, *, at: str = "compared", **plan: object) -> CutoverError:
+        with pytest.raises(CutoverError, match=rf"(?s)stopped at {at}: .*{said}") as caught:
+            ground.back(**plan)
+        assert "writes go on on the base" in str(caught.value)
+        assert ground.charge() == "base"
+        return caught.value
+
+    # Somebody who passes the hold changes a week that left.
+    before(CutoverState.HELD, lambda: past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31"))
+    stays(r"W05: the legacy has as many rows \(70\) but other values", compare_all=False)
+    before(CutoverState.HELD, lambda: None)
+    past_the_hold(ground, "UPDATE bookings SET guests = 3 WHERE id = 31")
+    # A partition made by hand: its rows travel to the legacy, and no week is theirs on either side.
+    ground.run("base", "CREATE TABLE by_hand PARTITION OF bookings FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')")
+    key = ground.insert("base", "2031-05-01")
+    error = stays(r"1 row beyond the last week .* on the base \(public.by_hand\)", at="begun")
+    assert "keep its rows aside (CREATE TABLE … AS TABLE public.by_hand)" in error.next_step
+    ground.run("base", "CREATE TABLE aside AS TABLE by_hand", "DELETE FROM by_hand", "DROP TABLE by_hand")
+    ground.open(CALENDAR.quarter_of(datetime(2031, 5, 1, tzinfo=UTC)))
+    ground.run("base", "INSERT INTO bookings SELECT * FROM aside")
+    assert ground.back().outcome == "succeeded"
+    assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = %s", key) == 1
+
+
+def past_the_hold(ground: CutoverGround, write: LiteralString) -> None:
+    """As its owner writes to a table whose hold he takes away for a moment."""
+    ground.run(
+        "legacy",
+        "BEGIN; ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold; "
+        + write
+        + "; ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold; COMMIT",
+    )

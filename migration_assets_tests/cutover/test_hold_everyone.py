@@ -1,0 +1,277 @@
+"""Nobody writes where writes are held, whatever way he comes; what was acknowledged is on both sides; our steps go on.
+
+Every way to write is tried in every state, by its statement alone; the judge is what the table holds before and after.
+"""
+
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover.watching import hold_again
+from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.fences import gaps
+from migration_assets.postgres.sessions import Side
+from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.cutover.guard import guard_of
+from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
+from migration_assets_tests.postgres.support import wait_for
+
+LATER = FiscalQuarter(2025, 3)
+LEAF = "bookings_fy25_q2_w05"
+LEGACY = "public.bookings"
+# What is done to table {t}, row 31 of which is in week 5.
+WRITES: dict[str, LiteralString] = {
+    "insert": "INSERT INTO {t} (id, booked_at, guests) VALUES (900001, '2024-05-02', 1)",
+    "update": "UPDATE {t} SET guests = 77 WHERE id = 31",
+    "delete": "DELETE FROM {t} WHERE id = 31",
+    "copy": "COPY {t} (id, booked_at, guests) FROM STDIN",
+    "merge": "MERGE INTO {t} AS t USING (SELECT 31 AS id) AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET guests = 77",
+    "move": "UPDATE {t} SET booked_at = booked_at + interval '1 hour' WHERE id = 31",
+    "truncate": "TRUNCATE {t}",
+    "truncate with all that points there": "TRUNCATE {t} CASCADE",
+    "upsert": "INSERT INTO {t} (id, booked_at) VALUES (31, '2024-05-02') ON CONFLICT DO NOTHING",
+    "with": "WITH gone AS (DELETE FROM {t} WHERE id = 31 RETURNING *) SELECT count(*) FROM gone",
+    "view": "UPDATE public.through SET guests = 77 WHERE id = 31",
+}
+SESSIONS: dict[str, LiteralString] = {
+    "ordinary": "SELECT 1",
+    "replica": "SET session_replication_role = replica",
+    "forged name": "SET application_name = 'migration_assets:cutover'",
+    "forged token": "SELECT set_config('migration.hold_token', 'abc', false)",
+    "old snapshot": "SET default_transaction_isolation = 'repeatable read'",
+}
+
+
+def attempt(client: psycopg.Connection[Any], write: str, table: str) -> str | None:
+    """The SQLSTATE that it was refused with; None where it was acknowledged."""
+    statement = write.format(t=table).encode()
+    try:
+        if write.startswith("COPY"):
+            with client.cursor().copy(statement) as copy:
+                copy.write(b"900001\t2024-05-02\t1\n")
+        else:
+            client.execute(statement)
+    except errors.Error as error:
+        return error.sqlstate
+    return None
+
+
+def refused(ground: CutoverGround, side: Side, *tables: str) -> None:
+    """Every write in every kind of session, to every one of these tables."""
+    before = ground.contents(side)
+    for kind, session in SESSIONS.items():
+        with psycopg.connect(ground.databases.url(side), autocommit=True) as client:
+            client.execute(session)
+            for name, write in WRITES.items():
+                for table in tables:
+                    code = attempt(client, write, table)
+                    # A table that is pointed at is never truncated alone, held or not.
+                    expected = {"25006", "0A000"} if name == "truncate" else {"25006"}
+                    assert code in expected, f"{kind} {name} of {table} on the {side}: {code or 'acknowledged'}"
+    assert ground.contents(side) == before
+
+
+def prepare_views(ground: CutoverGround) -> None:
+    """Of both sides; and a table that points at the legacy's."""
+    for side in ("legacy", "base"):
+        ground.run(side, "CREATE VIEW public.through AS SELECT * FROM bookings")
+    ground.run("legacy", "CREATE TABLE public.pointing (booking bigint REFERENCES bookings)",
+               "INSERT INTO pointing VALUES (31)")  # fmt: skip
+
+
+@contextmanager
+def at(state: CutoverState, look: Callable[[], object]) -> Generator[None]:
+    """`look` just before that state's deed."""
+    original = stages.STAGES[state]
+
+    def deed(work: Work) -> None:
+        look()
+        original(work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(stages.STAGES, state, deed)  # pyright: ignore[reportArgumentType]
+        yield
+
+
+def whole(ground: CutoverGround, side: Side) -> tuple[str, ...]:
+    with ground.databases.session(side, "test") as connection:
+        return gaps(connection, ground.spec.table)
+
+
+def test_nobody_writes_where_writes_are_held_whatever_way_he_comes(ground: CutoverGround) -> None:
+    prepare_views(ground)
+    everywhere = ("bookings", "bookings_fy25_q2", LEAF)
+    with at(CutoverState.COMPARED, lambda: (refused(ground, "legacy", LEGACY), refused(ground, "base", *everywhere))):
+        ground.cut()
+    # After it the legacy takes nothing but what the base sends; the base takes all, by every name.
+    refused(ground, "legacy", LEGACY)
+    ground.run("base", f"UPDATE {LEAF} SET guests = 55 WHERE id = 31", "DELETE FROM bookings WHERE id = 32",
+               f"INSERT INTO {LEAF} (id, booked_at, guests) VALUES (900002, '2024-05-02', 3)",
+               "SET session_replication_role = replica; UPDATE bookings SET guests = 56 WHERE id = 33")  # fmt: skip
+    settle_down(ground)
+    ground.equal()
+
+    def under_the_rollbacks_hold() -> None:
+        ground.open(LATER)  # a quarter that is opened meanwhile is held like all others
+        refused(ground, "base", *everywhere)
+        with psycopg.connect(ground.databases.base_url, autocommit=True) as client:
+            for name in ("bookings_fy25_q3", "bookings_fy25_q3_w01"):
+                with pytest.raises(errors.ReadOnlySqlTransaction):
+                    client.execute(f"INSERT INTO {name} (id, booked_at) VALUES (900003, '2024-07-02')".encode())
+        assert whole(ground, "base") == ()
+
+    with at(CutoverState.COMPARED, under_the_rollbacks_hold):
+        ground.back()
+    assert whole(ground, "base") == (), "the base stays held"
+    ground.run("legacy", "UPDATE bookings SET guests = 9 WHERE id = 31")
+    ground.assert_same()
+    refused(ground, "base", *everywhere)
+
+
+def test_the_worker_of_another_subscription_passes_nowhere_and_ours_does(
+    ground: CutoverGround, servers: EmbeddedServers
+) -> None:
+    there = "SELECT count(*) FROM bookings WHERE id = %s"
+    with stranger(ground, servers, "legacy", "base") as send:
+        ground.run("base", "ALTER SUBSCRIPTION stranger DISABLE")
+        send("INSERT INTO bookings VALUES (800001, '2024-05-02', 1)")
+        wait_for(lambda: ground.one("base", there, 800001), "while nothing is held it passes, and is carried")
+        ground.cut()
+        send("INSERT INTO bookings VALUES (800002, '2024-05-02', 1); UPDATE bookings SET guests = 5")
+        wait_for(lambda: errors_of_stranger(ground, "legacy"), "it is refused")
+        key = ground.insert("base")
+        ground.run("base", "DELETE FROM bookings WHERE id = 800001", "UPDATE bookings SET guests = 4 WHERE id < 50")
+        settle_down(ground)
+        assert (ground.one("legacy", there, key), ground.one("legacy", there, 800002)) == (1, 0)
+        ground.equal()
+        ground.run("legacy", "ALTER SUBSCRIPTION stranger DISABLE")
+
+        def under_the_rollbacks_hold() -> None:
+            ground.run("base", "ALTER SUBSCRIPTION stranger ENABLE")
+            wait_for(lambda: errors_of_stranger(ground, "base"), "it is refused")
+
+        with at(CutoverState.SEQUENCES, under_the_rollbacks_hold):
+            ground.back()
+        ground.run("base", "ALTER SUBSCRIPTION stranger DISABLE")
+        ground.run("legacy", "UPDATE bookings SET guests = 3 WHERE id < 50", "DELETE FROM bookings WHERE id = 7")
+        ground.assert_same()
+        assert ground.one("base", there, 800002) == 0
+        own_steps_go_on(ground)
+
+
+def own_steps_go_on(ground: CutoverGround) -> None:
+    """Under the hold that a rollback leaves on the base."""
+    with psycopg.connect(ground.databases.base_url) as base:
+        base.execute("SELECT set_config('migration.hold_token', token, true) FROM migration.hold_token")
+        base.execute("UPDATE bookings SET guests = 99 WHERE id = 31")
+    repaired = ground.repair(5)
+    assert repaired.differences.rows == 1
+    ground.undo(repaired.repair_id)
+    assert ground.one("base", "SELECT guests FROM bookings WHERE id = 31") == 99
+    ground.copy(5)
+    assert whole(ground, "base") == (), "also the leaf that the copy put in place"
+    ground.assert_same()
+
+
+def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_mended(ground: CutoverGround) -> None:
+    with psycopg.connect(ground.databases.legacy_url) as other:
+        other.execute("SELECT count(*) FROM bookings")  # a reader is in nobody's way
+        ground.cut()
+    guard = guard_of(ground)
+    guard.silent(1)
+    # As pg_restore --disable-triggers does, and many a script.
+    ground.run("base", "ALTER TABLE bookings DISABLE TRIGGER ALL", "ALTER TABLE bookings ENABLE TRIGGER ALL",
+               f"ALTER TABLE {LEAF} DISABLE TRIGGER ALL", f"ALTER TABLE {LEAF} ENABLE TRIGGER ALL")  # fmt: skip
+    assert set(guard.problems()) == {ProblemCode.BASE_UNGUARDED}
+    key = ground.insert("base")  # no hold came into being by that
+    ground.run("base", f"UPDATE {LEAF} SET guests = 12 WHERE id = 31")
+    ground.run("legacy", "ALTER TABLE bookings DISABLE TRIGGER ALL", "ALTER TABLE bookings ENABLE TRIGGER ALL")
+    assert set(guard.problems()) == {ProblemCode.BASE_UNGUARDED, ProblemCode.LEGACY_WRITABLE}
+    assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006", "the hold is noted still"
+    assert attempt_once(ground, "legacy", SESSIONS["replica"]) is None
+    with pytest.raises(CutoverError, match="the legacy can be written to although the base is in charge"):
+        ground.back()
+    assert ground.charge() == "base"
+    assert "migration_assets_hold of public.bookings does not fire always" in hold_again(ground.cutover_plan())
+    guard.silent(1)
+    assert attempt_once(ground, "legacy", SESSIONS["replica"]) == "25006"
+    for name in ("bookings", "bookings_fy25_q2", LEAF):
+        for session in SESSIONS.values():
+            with psycopg.connect(ground.databases.base_url, autocommit=True) as client:
+                client.execute(session)
+                with pytest.raises(errors.ReadOnlySqlTransaction, match="would not reach the legacy"):
+                    client.execute(f"TRUNCATE {name}".encode())
+    settle_down(ground)
+    assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = %s", key) == 1
+
+
+def attempt_once(ground: CutoverGround, side: Side, session: str) -> str | None:
+    with psycopg.connect(ground.databases.url(side), autocommit=True) as client:
+        client.execute(session.encode())
+        return attempt(client, "UPDATE {t} SET guests = guests WHERE id = 31", "bookings")
+
+
+def test_a_hold_of_an_earlier_version_is_not_taken_for_one_and_is_mended_in_place(ground: CutoverGround) -> None:
+    prepare_views(ground)
+    ground.cut()
+    for side, table in (("legacy", "bookings"), ("base", "bookings")):
+        ground.run(side, "DROP FUNCTION migration.refuse_rows() CASCADE", "DROP TABLE migration.hold_token",
+                   "DROP FUNCTION migration.refuse_writes() CASCADE",
+                   "DROP FUNCTION IF EXISTS migration.refuse_base_truncate() CASCADE", _EARLIER)  # fmt: skip
+        ground.run(side, "CREATE TRIGGER migration_assets_hold BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON"
+                   f" {table} FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_writes('{side}')")  # fmt: skip
+    ground.run("base", "ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold")
+    guard = guard_of(ground)
+    assert set(guard.problems()) == {ProblemCode.LEGACY_WRITABLE, ProblemCode.BASE_UNGUARDED}
+    assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006"
+    hold_again(ground.cutover_plan())
+    guard.silent(1)
+    refused(ground, "legacy", LEGACY)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+    assert ground.back().outcome == "succeeded"
+    assert whole(ground, "base") == ()
+
+
+_EARLIER: LiteralString = """
+CREATE FUNCTION migration.refuse_writes() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE name text := current_setting('application_name', true);
+BEGIN
+    IF TG_ARGV[0] = 'base' AND starts_with(name, 'migration_assets:') THEN RETURN NULL; END IF;
+    RAISE EXCEPTION 'writes to % are held on the %: a cutover of migration_assets moves them to the other database',
+        TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = '25006';
+END $$
+"""
+
+
+@pytest.mark.parametrize("side", ["legacy", "base"])
+def test_a_prepared_transaction_that_wrote_keeps_the_hold_from_standing(ground: CutoverGround, side: Side) -> None:
+    """It has no session that could be asked or ended; also where it named a leaf alone."""
+    name = f"{secrets.token_hex(4)}"
+    table = "bookings" if side == "legacy" else LEAF
+    if side == "base":
+        ground.cut()
+    with psycopg.connect(ground.databases.url(side), autocommit=True) as client:
+        client.execute(f"BEGIN; UPDATE {table} SET guests = 44 WHERE id = 31; PREPARE TRANSACTION '{name}'".encode())
+        with pytest.raises(CutoverError, match=f"prepared transaction '{name}'"):
+            (ground.cut if side == "legacy" else ground.back)(patience_seconds=1.0)
+        assert ground.charge() == side
+        assert ground.watch() is None
+        client.execute(f"COMMIT PREPARED '{name}'".encode())
+        client.execute(f"UPDATE {table} SET guests = 45 WHERE id = 32".encode())
+    (ground.cut if side == "legacy" else ground.back)()
+    for held in (31, 32):
+        assert ground.one("base", "SELECT guests FROM bookings WHERE id = %s", held) == 13 + held
+        assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = %s", held) == 13 + held

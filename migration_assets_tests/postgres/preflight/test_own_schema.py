@@ -1,0 +1,95 @@
+"""A schema `migration` of somebody else: named before anything is copied, never replaced, never used."""
+
+import secrets
+
+import psycopg
+import pytest
+
+from migration_assets.domain.errors import ForeignObjectError
+from migration_assets.domain.findings import Severity
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.sessions import Side
+from migration_assets_tests.postgres.preflight.conftest import Patient
+
+
+def do(patient: Patient, side: Side, statement: str) -> None:
+    with psycopg.connect(patient.ground.databases.url(side), autocommit=True) as session:
+        session.execute(statement.encode())
+
+
+def test_a_table_of_somebody_elses_with_our_name_stops_preflight_and_the_stream(patient: Patient) -> None:
+    patient.with_bookings(
+        "CREATE SCHEMA migration",
+        "CREATE TABLE migration.markers (x int)",
+        "CREATE TABLE migration.customers (x int)",
+        "CREATE FUNCTION migration.refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    )
+    found = patient.examine()
+    assert found.blocking == ["own_schema"]
+    said = found.one("own_schema", "legacy")
+    assert not said.acceptable
+    for name in ("table migration.markers of", "function migration.refuse_truncate() of", "table customers of"):
+        assert name in said.evidence
+    with pytest.raises(ForeignObjectError, match=r"migration\.markers of"):
+        patient.ground.streamed()
+    body = "SELECT prosrc FROM pg_proc WHERE proname = 'refuse_truncate'"
+    assert patient.ground.one("legacy", body) == "BEGIN RETURN NULL; END", "nothing of theirs is replaced"
+    # As the remedy says; what else they have there stays, and is no obstacle.
+    patient.legacy(
+        "ALTER TABLE migration.markers RENAME TO their_markers", "CREATE SCHEMA theirs",
+        "ALTER FUNCTION migration.refuse_truncate() SET SCHEMA theirs",
+    )  # fmt: skip
+    healthy = patient.examine()
+    assert healthy.blocking == []
+    assert "table customers of" in healthy.one("own_schema", "legacy").evidence
+    patient.ground.stream()
+    patient.ground.assert_same()
+
+
+def test_a_ledger_of_somebody_elses_is_not_taken_for_ours(patient: Patient) -> None:
+    patient.with_bookings().base(
+        "CREATE SCHEMA migration",
+        "CREATE TABLE migration.schema_versions (version text, script text)",
+        "CREATE VIEW migration.slices AS SELECT 1 AS pizza",
+    )
+    found = patient.examine()
+    assert set(found.blocking) == {"own_schema", "ddl_rehearsal"}
+    said = found.one("own_schema", "base").evidence
+    assert "table migration.schema_versions of" in said
+    assert "view migration.slices of" in said
+    with (
+        patient.ground.databases.session("base", "test") as base,
+        pytest.raises(ForeignObjectError, match=r"view migration\.slices"),
+    ):
+        ensure_ledger(base)
+    patient.base("DROP VIEW migration.slices", "ALTER TABLE migration.schema_versions RENAME TO theirs")
+    assert patient.examine().blocking == []
+    patient.ground.open()
+    # A ledger that is ours is so with everything in it.
+    assert patient.examine().severity("own_schema", "base") is Severity.INFO
+
+
+def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_ownership_is_not(
+    patient: Patient,
+) -> None:
+    patient.with_bookings().ground.streamed()
+    patient.legacy(
+        "COMMENT ON TABLE migration.markers IS NULL", "COMMENT ON SEQUENCE migration.marker_id IS NULL",
+        "COMMENT ON FUNCTION migration.refuse_truncate() IS NULL",
+    )  # fmt: skip
+    assert patient.examine().blocking == []
+    patient.ground.stream(rebuild=True)
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "legacy", f"CREATE ROLE {role}")
+    try:
+        for what in ("TABLE migration.markers", "FUNCTION migration.refuse_truncate()"):
+            do(patient, "legacy", f"ALTER {what} OWNER TO {role}")
+        found = patient.examine()
+        assert found.blocking == ["own_schema"]
+        said = found.one("own_schema", "legacy")
+        assert f"role {role} owns" in said.evidence
+        assert (said.acceptable, said.subject) == (True, role)
+        do(patient, "legacy", said.remedy.removeprefix("in the legacy: "))
+        assert patient.examine().blocking == []
+    finally:
+        do(patient, "legacy", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")

@@ -1,0 +1,157 @@
+"""What a database or a role is set to changes nothing of what our sessions see or may do."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+
+from migration_assets.domain.errors import SettingsError, StreamError
+from migration_assets.domain.findings import Area, Severity
+from migration_assets.postgres.change_stream.slots import exported_slot
+from migration_assets.postgres.sessions import Side, Timeouts, connect
+from migration_assets.postgres.worker_settings import examine_applying, examine_sending
+from migration_assets.steps.archiving import archive_week
+from migration_assets_tests.archiving.conftest import with_settings
+from migration_assets_tests.defs.conftest import migration_of
+from migration_assets_tests.postgres.support import Ground, week
+
+HOSTILE = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "lock_timeout": "1ms",
+    "statement_timeout": "20ms",
+    "idle_in_transaction_session_timeout": "10ms",
+    "quote_all_identifiers": "on",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "exit_on_error": "on",
+    "gin_fuzzy_search_limit": "1",
+    "session_replication_role": "replica",
+    "client_encoding": "SQL_ASCII",
+    "DateStyle": "German, DMY",
+    "search_path": "nowhere",
+}
+# These reach the server's own apply worker, whom preflight speaks of.
+_OF_THE_WORKER = ("lock_timeout", "default_transaction_isolation", "array_nulls")
+
+
+def _set(ground: Ground, side: Side, settings: dict[str, str]) -> None:
+    with psycopg.connect(ground.databases.url(side), autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        for name, value in settings.items():
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                    sql.Identifier(connection.info.dbname), sql.Identifier(name), sql.Literal(value)
+                )
+            )
+
+
+def test_a_whole_journey_goes_well_in_databases_that_are_set_against_it(ground: Ground, tmp_path: Path) -> None:
+    ground.fill().open()
+    ground.run(
+        "base",
+        "UPDATE migration.slices SET state = 'copied', copied_at = now(), legacy_rows = 0, base_rows = 0,"
+        " legacy_sum_a = 0, legacy_sum_b = 0, base_sum_a = 0, base_sum_b = 0",
+    )
+    _set(ground, "legacy", HOSTILE)
+    gentle = {name: value for name, value in HOSTILE.items() if name not in _OF_THE_WORKER}
+    _set(ground, "base", gentle | {"transaction_timeout": "30s"})
+    ground.copy(5)
+    ground.stream()
+    assert ground.validate(5).base.rows == 70
+    ground.copy(6)
+    with ground.databases.session("base", "test") as vandal:
+        vandal.execute(
+            "DELETE FROM public.bookings WHERE booked_at >= '2024-04-29' AND booked_at < '2024-05-06' AND guests = 3"
+        )
+    assert not ground.reconcile().equal
+    assert ground.repair(5).differences.missing == 10
+    assert ground.reconcile().equal
+    with ground.databases.session("base", "test") as base:
+        base.execute("UPDATE migration.slices SET state = 'signed_off' WHERE week = 'W05'")
+    migration = with_settings(
+        migration_of(ground.databases.legacy_url, ground.databases.base_url),
+        table="public.bookings",
+        archive_url=SecretStr(str(tmp_path / "archive")),
+    )
+    archived = archive_week(migration, week(5))
+    assert archived.manifest.rows == 70
+    assert {column.name: column.type_name for column in archived.manifest.columns}["id"] == "bigint"
+    assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_fewer_rows_by_a_policy_are_an_error(ground: Ground) -> None:
+    ground.fill()
+    with psycopg.connect(ground.databases.legacy_url, autocommit=True) as owner:
+        if not owner.execute("SELECT 1 FROM pg_roles WHERE rolname = 'weak_reader'").fetchone():
+            owner.execute("CREATE ROLE weak_reader")
+        owner.execute("GRANT SELECT ON public.bookings TO weak_reader")
+        owner.execute("ALTER TABLE public.bookings ENABLE ROW LEVEL SECURITY")
+        owner.execute("CREATE POLICY few ON public.bookings USING (id < 10)")
+    with ground.databases.session("legacy", "test") as legacy:
+        legacy.execute("SET ROLE weak_reader")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            legacy.execute("SELECT count(*) FROM public.bookings")
+
+
+def test_a_role_that_fires_no_triggers_is_told_how_to_mend_it(ground: Ground) -> None:
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as owner:
+        if not owner.execute("SELECT 1 FROM pg_roles WHERE rolname = 'weak_replica'").fetchone():
+            owner.execute("CREATE ROLE weak_replica LOGIN PASSWORD 'weak'")
+        owner.execute("ALTER ROLE weak_replica SET session_replication_role = replica")
+        url = make_conninfo(ground.databases.base_url, user="weak_replica", password="weak")
+    with pytest.raises(SettingsError, match="RESET session_replication_role"):
+        connect(url, "test", Timeouts())
+
+
+def test_a_lock_timeout_of_the_database_does_not_cut_the_slot_short(ground: Ground) -> None:
+    """Case r14: our own patience does, and a refusal says what is left and what to do."""
+    ground.fill()
+    _set(ground, "legacy", {"lock_timeout": "50ms", "client_encoding": "SQL_ASCII"})
+    url = ground.databases.legacy_url
+    with ground.databases.session("legacy", "test") as legacy, psycopg.connect(url) as writer:
+        writer.execute("SET lock_timeout = 0")
+        writer.execute("CREATE TABLE open_work (i integer)")
+        with (
+            pytest.raises(StreamError, match=r"within 0.5 s.*open_work"),
+            exported_slot(url, legacy, "slot_of_r14", patience_seconds=0.5),
+        ):
+            pass
+        writer.rollback()
+        with exported_slot(url, legacy, "slot_of_r14", patience_seconds=20) as slot:
+            legacy.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            legacy.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(slot.snapshot)))
+            legacy.execute("ROLLBACK")
+        with (
+            pytest.raises(StreamError, match="already exists") as caught,
+            exported_slot(url, legacy, "slot_of_r14", patience_seconds=20),
+        ):
+            pass
+        assert caught.value.next_step
+        assert caught.value.state_left
+
+
+def test_what_reaches_the_servers_own_workers_is_found_and_the_remedy_mends_it(ground: Ground) -> None:
+    """A stream whose worker ends at every lock looks alive, and no cut ever gets through."""
+    of_base = {"lock_timeout": "20ms", "transaction_timeout": "5s", "default_transaction_isolation": "repeatable read",
+               "array_nulls": "off", "xmloption": "document", "zero_damaged_pages": "on"}  # fmt: skip
+    _set(ground, "base", of_base)
+    _set(ground, "legacy", {"wal_sender_timeout": "10ms", "ignore_checksum_failure": "on"})
+    sides = ground.databases
+    with sides.session("base", "test") as base, sides.session("legacy", "test") as legacy:
+        found = [*examine_applying(base, "base"), *examine_sending(legacy, "legacy")]
+        assert {one.code for one in found} == {
+            "apply_worker_lock_timeout", "apply_worker_transaction_timeout", "apply_worker_array_nulls",
+            "apply_worker_default_transaction_isolation", "apply_worker_xmloption", "zero_damaged_pages",
+            "walsender_timeout", "ignore_checksum_failure",
+        }  # fmt: skip
+        assert {one.severity for one in found} == {Severity.BLOCKING}
+        for one in found:
+            (base if one.area is Area.BASE else legacy).execute(one.remedy.encode())
+    with sides.session("base", "test") as base, sides.session("legacy", "test") as legacy:
+        assert [one.severity for one in examine_applying(base, "base")] == [Severity.INFO]
+        assert [one.severity for one in examine_sending(legacy, "legacy")] == [Severity.INFO]

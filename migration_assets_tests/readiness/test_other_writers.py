@@ -1,0 +1,69 @@
+"""What writes to the table beside applications and our stream blocks, until its remedy ran or a person accepted it."""
+
+import psycopg
+
+from migration_assets.domain.findings import Acceptance, Finding, Severity, with_acceptances
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.preflight.other_writers import examine_both
+from migration_assets_tests.cutover.strangers import stranger
+from migration_assets_tests.readiness.conftest import looking
+from migration_assets_tests.terminal.live_quarter import LiveQuarter
+
+_TOUCH = "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
+
+
+def found(quarter: LiveQuarter) -> dict[tuple[str, str], Finding]:
+    with looking(quarter) as sides:
+        seen = examine_both(sides.legacy, sides.base, sides.spec)
+    assert all(one.acceptable for one in seen if one.severity is Severity.BLOCKING)
+    return {(one.code, one.subject): one for one in seen if one.severity is Severity.BLOCKING}
+
+
+def mend(quarter: LiveQuarter, finding: Finding) -> None:
+    """Exactly what it says."""
+    side = "base" if "on the base: " in finding.remedy else "legacy"
+    with psycopg.connect(quarter.ground.databases.url(side), autocommit=True) as client:
+        client.execute(finding.remedy.partition(f"on the {side}: ")[2].partition(" --")[0].encode())
+
+
+def test_triggers_that_fire_for_streams_and_rules_block_until_mended_or_accepted(quarter: LiveQuarter) -> None:
+    ground = quarter.ground
+    assert found(quarter) == {}, "neither our own triggers, nor our own subscription, nor those of foreign keys"
+    for side in ("legacy", "base"):
+        ground.run(side, _TOUCH, "CREATE TABLE public.aside (LIKE bookings)")
+        ground.run(
+            side,
+            "CREATE TRIGGER tr BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION touch()",
+            "CREATE TRIGGER copy AFTER INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION touch()",
+            "CREATE TRIGGER plain BEFORE INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION touch()",
+            "CREATE TRIGGER counted AFTER INSERT ON bookings FOR EACH STATEMENT EXECUTE FUNCTION touch()",
+            "ALTER TABLE bookings ENABLE ALWAYS TRIGGER tr, ENABLE REPLICA TRIGGER copy, ENABLE ALWAYS TRIGGER counted",
+            "CREATE RULE aside AS ON INSERT TO bookings WHERE new.guests > 99 DO ALSO INSERT INTO aside VALUES (new.*)",
+        )
+    ground.run("base", "CREATE TRIGGER late AFTER UPDATE ON bookings_fy25_q2_w05 FOR EACH ROW EXECUTE FUNCTION touch()",
+               "ALTER TABLE bookings_fy25_q2_w05 ENABLE ALWAYS TRIGGER late")  # fmt: skip
+    seen = found(quarter)
+    assert seen.keys() == {
+        ("always_trigger", "tr"), ("always_trigger", "copy"), ("redirecting_rule", "aside"),
+        ("always_trigger_in_base", "tr"), ("always_trigger_in_base", "copy"), ("redirecting_rule_in_base", "aside"),
+        ("always_trigger_in_base", "late on public.bookings_fy25_q2_w05"),
+    }  # fmt: skip
+    assert "ENABLE REPLICA" in seen["always_trigger", "copy"].evidence
+    at = ground.one("base", "SELECT now()")
+    accepted = with_acceptances(seen.values(), [Acceptance("always_trigger", "tr", "Ada", "it only counts", at)])
+    assert [one.subject for one in accepted if one.severity is Severity.WARNING] == ["tr"]
+    for one in seen.values():
+        mend(quarter, one)
+    assert found(quarter) == {}
+    for side in ("legacy", "base"):
+        ground.run(side, "DROP FUNCTION public.touch() CASCADE", "DROP TABLE public.aside")
+
+
+def test_another_subscription_into_either_table_blocks_until_it_is_gone(
+    quarter: LiveQuarter, servers: EmbeddedServers
+) -> None:
+    with stranger(quarter.ground, servers, "legacy", "base"):
+        seen = found(quarter)
+        assert seen.keys() == {("other_subscription", "stranger"), ("other_subscription_in_base", "stranger")}
+        assert "does not go back to the legacy" in seen["other_subscription_in_base", "stranger"].evidence
+    assert found(quarter) == {}

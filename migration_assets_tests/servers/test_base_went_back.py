@@ -1,0 +1,77 @@
+"""The base comes back as it was some time ago: found however it happened, trusted by no step, mended by one command."""
+
+from collections.abc import Generator
+
+import pytest
+
+from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.steps.approval import sign_off_quarter
+from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.servers.drill import book, look, mended, migration, refused_everywhere, streamed
+from migration_assets_tests.servers.standbys import Spare, spare_servers
+
+
+@pytest.fixture(scope="module")
+def spare() -> Generator[Spare]:
+    with spare_servers() as found:
+        yield found
+
+
+def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spare) -> None:
+    ground = streamed(spare)
+    kept = spare.keep_files("base")
+    wait_for(lambda: look(ground)[0].heartbeat_arrived, "the stream goes on")
+    book(ground, range(1001, 1031))
+    ground.drain()
+    assert look(ground)[1] == {}
+    spare.put_back("base", kept)
+    # What the slot takes for applied is skipped, what comes now arrives: it looks as well as ever.
+    book(ground, [2001])
+    wait_for(lambda: ground.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
+    assert ground.one("base", "SELECT count(*) FROM bookings WHERE id > 1000 AND id < 1100") == 0
+    with pytest.raises(ServerChangedError, match="changes were skipped: marker"):
+        sign_off_quarter(migration(ground), QUARTER, "Ada")
+    problem = look(ground)[1][ProblemCode.SERVER_CHANGED]
+    assert problem.severity is Severity.CRITICAL
+    assert "stream recover" in problem.next_step
+    refused_everywhere(ground, "changes were skipped: marker")
+    mended(ground)
+
+
+def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare) -> None:
+    ground = streamed(spare)
+    standby = spare.standby("base")
+    standby.stop()
+    book(ground, range(1001, 1031))
+    ground.drain()
+    spare.clusters["base"].kill()
+    standby = spare.began(standby)
+    spare.promote("base", standby)
+    after = spare.ground(ground)
+    book(after, [2001])
+    wait_for(lambda: after.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
+    with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):
+        sign_off_quarter(migration(after), QUARTER, "Ada")
+    refused_everywhere(after, "the base was promoted or recovered")
+    mended(after)
+
+
+def test_a_ledger_carried_into_another_database_proves_nothing_there(spare: Spare) -> None:
+    """And the base that it was taken from, which follows still, never reads the new one's slot."""
+    ground = streamed(spare)
+    former = spare.clusters["base"]
+    copied = spare.dump_and_restore(ground)
+    book(ground, [1001])
+    ground.drain()
+    with pytest.raises(ServerChangedError, match="the base's database is another one"):
+        sign_off_quarter(migration(copied), QUARTER, "Ada")
+    assert ProblemCode.SERVER_CHANGED in look(copied)[1]
+    mended(copied)
+    # Its slot is gone; it may try for ever.
+    assert former.accepting_port()
+    before = ground.contents("base")
+    book(copied, [1002])
+    copied.assert_same()
+    assert ground.contents("base") == before

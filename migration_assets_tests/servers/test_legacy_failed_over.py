@@ -1,0 +1,46 @@
+"""A standby that lagged and has no slot of the stream takes the legacy's place: told, trusted by no step, mended."""
+
+from collections.abc import Generator
+
+import pytest
+
+from migration_assets.domain.findings import Severity
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.postgres.preflight.standbys import examine_standbys
+from migration_assets_tests.servers.drill import (
+    book,
+    look,
+    lost_rows_are_kept,
+    mended,
+    refused_everywhere,
+    streamed,
+)
+from migration_assets_tests.servers.standbys import Spare, spare_servers
+
+
+@pytest.fixture(scope="module")
+def spare() -> Generator[Spare]:
+    with spare_servers() as found:
+        yield found
+
+
+def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> None:
+    ground = streamed(spare)
+    with ground.databases.session("legacy", "test") as legacy:
+        assert examine_standbys(legacy, "legacy")[0].severity is Severity.INFO
+        standby = spare.standby("legacy")
+        [finding] = examine_standbys(legacy, "legacy")
+    assert finding.severity is Severity.WARNING
+    assert "1 standbys follow the legacy" in finding.evidence
+    assert "a failover loses the stream's slot" in finding.evidence
+    assert "stream recover" in finding.remedy
+    standby.stop()
+    book(ground, range(1001, 1031))
+    ground.drain()
+    spare.clusters["legacy"].kill()
+    spare.promote("legacy", spare.began(standby))
+    after = spare.ground(ground)
+    assert look(after)[1].keys() >= {ProblemCode.SERVER_CHANGED}
+    refused_everywhere(after, "the legacy was promoted or recovered")
+    mended(after)
+    lost_rows_are_kept(after, 30)

@@ -1,0 +1,34 @@
+"""COMMIT succeeded and its answer was lost: the step, run again, finds it done or does it, and both sides are equal.
+
+Every commit of every step: `python -m migration_assets_tests.servers.losing`.
+"""
+
+from collections.abc import Generator
+
+import pytest
+
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.sessions import Side
+from migration_assets_tests.cutover.ground import ground_of
+from migration_assets_tests.servers.losing import Stage, count, lose, staged
+
+
+@pytest.fixture(scope="module")
+def stage(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage]:
+    name = "lost_answers"
+    for side in ("legacy", "base"):
+        servers.recreate_database(side, name)
+    ground = ground_of(servers.legacy_url(name), servers.base_url(name), 182)
+    with staged(ground, tmp_path_factory.mktemp("archive")) as ready:
+        yield ready
+    servers.drop_database("base", name)
+    servers.drop_database("legacy", name)
+
+
+@pytest.mark.parametrize(
+    ("step", "side", "from_last"),
+    [("repair", "base", 2), ("copy live", "base", 2), ("rebuild", "base", 0), ("sign-off", "base", 0),
+     ("archive", "base", 0), ("cutover", "base", 5)],
+)  # fmt: skip
+def test_the_answer_to_a_commit_is_lost(stage: Stage, step: str, side: Side, from_last: int) -> None:
+    print(lose(stage, step, side, count(stage, step, side) - from_last))
