@@ -86,6 +86,11 @@ def _elsewhere(kind: str, code: str, fate: Fate, when: When, remedy: str) -> Fea
 FEATURES: tuple[Feature, ...] = (
     _elsewhere("columns, types, defaults, NOT NULL, collations, comments", "columns_differ", Fate.CARRIED, When.CUTOVER,
                "made with the base's root; compared by readiness and by the watch"),
+    _elsewhere("structure of types and collations", "types_differ", Fate.CARRIED, When.STREAM,
+               "fields, labels in their order, domains, ranges, collations: compared inside each other, too; enums and"
+               " domains are made with the root, for the others preflight prints statements"),
+    _elsewhere("deferrable key", "types_differ", Fate.CARRIED, When.STREAM,
+               "DEFERRABLE as in the legacy; a root that was made otherwise is named with its statement"),
     _elsewhere("primary key", "primary_key", Fate.CHANGES, When.CUTOVER,
                "the base's has the control column as well: that the old key alone is unique is no longer enforced"),
     _elsewhere("unique index without the control column", "unique_indexes", Fate.CHANGES, When.CUTOVER,
@@ -99,7 +104,10 @@ FEATURES: tuple[Feature, ...] = (
     _elsewhere("generated column", "generated_columns", Fate.CARRIED, When.STREAM,
                "computed again by the base; blocks on a legacy of PostgreSQL 18, where FULL identity refuses it"),
     _elsewhere("sequence, identity", "sequences", Fate.CARRIED, When.CUTOVER,
-               "made with the base's root, and set beyond the legacy's keys by the cutover"),
+               "made with the base's root, also where only OWNED BY, a function or a trigger draws from it; set beyond"
+               " the legacy's keys by the cutover, which then draws the next keys for a trial"),
+    _elsewhere("function for new rows that draws from what it does not name", "unknown_sequence", Fate.ACCEPTED,
+               When.CUTOVER, "find out which sequence, make it in the base and set it there"),
     _elsewhere("replica identity", "replica_identity", Fate.CHANGES, When.STREAM,
                "FULL from the stream's start on: more WAL, and whole old rows for everybody who decodes the table"),
     _elsewhere("publication of others with a column list", "updates_refused", Fate.BLOCKS, When.STREAM,
