@@ -13,6 +13,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
 
 WEEKS = FiscalCalendar.weeks_of(QUARTER)
@@ -22,8 +23,9 @@ _SUM = (
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @contextmanager
