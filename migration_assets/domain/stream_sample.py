@@ -92,6 +92,8 @@ class StreamSample:
         worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
         apply_errors: `apply_error_count`; it does not move while the slot is lost.
         conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
+        stricter: What the base refuses and the legacy does not, where that could be compared.
         slot_exists: On the legacy.
         slot_active: A walsender reads it.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
@@ -127,6 +129,8 @@ class StreamSample:
     worker_pids: tuple[int, ...] | None = None
     apply_errors: int | None = None
     conflicts: Mapping[str, int] | None = None
+    worker_message: str | None = None
+    stricter: tuple[str, ...] = ()
     slot_exists: bool | None = None
     slot_active: bool | None = None
     wal_status: str | None = None
@@ -171,6 +175,7 @@ class StreamSample:
             values["worker_pids"] = tuple(values["worker_pids"])
         if values.get("server_changes") is not None:
             values["server_changes"] = tuple(values["server_changes"])
+        values["stricter"] = tuple(values.get("stricter") or ())
         if values.get("outside") is not None:
             values["outside"] = tuple(values["outside"])
         if values.get("drifts") is not None:

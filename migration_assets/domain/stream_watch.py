@@ -98,7 +98,8 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " TRUNCATE would not have reached the base",
     ProblemCode.MARKER_TRIGGER_MISSING: "ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker, on the"
     " base: without it no cut is consistent",
-    ProblemCode.COLUMNS_DIFFER: "make the same change on the base's table, then the stream goes on" + _TO_FIT,
+    ProblemCode.COLUMNS_DIFFER: "run the statements named here, or make the same change on the base's table; then the"
+    " stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",
     ProblemCode.LEAF_MISSING: "run the statements named here where nobody wrote to what was detached, and the stream"
     " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"

@@ -35,9 +35,10 @@ from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
-from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
+from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.stream_samples import has_ledger
+from migration_assets.postgres.worker_message import read_worker_message
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
 _POLL_SECONDS = 0.02
@@ -119,6 +120,9 @@ def observe_stream(
             with _asking("base", seen):
                 _look_again(base, record, seen)
                 _look_once_more_at_servers(base, spec.relation, seen)
+                if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
+                    # Only where something is wrong: reading the log costs more than all the rest.
+                    seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
 
 
@@ -248,6 +252,8 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
     if of_legacy is not None and of_base is not None:
         leaves = _unless_locked("base", seen, lambda: missing_leaves(base, spec))
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
+        if of_legacy.description is not None and of_base.description is not None:
+            seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

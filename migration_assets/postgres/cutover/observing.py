@@ -8,6 +8,7 @@ from typing import TypeVar
 import psycopg
 
 from migration_assets.domain.cutover_sample import CutoverSample, HeldSample, ReverseSample
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames, names_of, read_stream, stream_names
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
@@ -125,6 +126,8 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
             asked.errors[lost] = first_line(error)
             return seen
         return replace(seen, marker_error=first_line(error))
+    except ServerChangedError as error:  # a standby answers, which the look tells of
+        return replace(seen, marker_error=error.what)
 
 
 def _names(base: Connected, relation: str) -> StreamNames:

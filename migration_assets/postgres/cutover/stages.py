@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
@@ -28,7 +29,7 @@ from migration_assets.postgres.cutover.reverse import (
     start_reverse,
     stop_reverse,
 )
-from migration_assets.postgres.cutover.sequences import advance_sequences
+from migration_assets.postgres.cutover.sequences import advance_sequences, require_counterparts
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
@@ -44,6 +45,7 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
+    require_counterparts(work.target, stream.spec.table, *_described(work))
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
     _account(work)
     if work.kind is CutoverKind.CUTOVER:
@@ -174,10 +176,17 @@ def _compared(work: Work) -> None:
 def _sequences(work: Work) -> None:
     spec = work.plan.stream.spec
     work.deadline.check("the comparison")
-    legacy, base = require_table(work.legacy, spec.table, "legacy"), require_table(work.base, spec.table, "base")
+    both = _described(work)
+    legacy, base = both if work.kind is CutoverKind.CUTOVER else both[::-1]
     require_root(work.base, base, legacy, spec)
-    both = (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
     advance_sequences(work.source, work.target, spec.table, *both, margin=work.plan.sequence_margin)
+
+
+def _described(work: Work) -> tuple[TableDescription, TableDescription]:
+    """The table as the source has it, and as the target."""
+    table = work.plan.stream.spec.table
+    legacy, base = require_table(work.legacy, table, "legacy"), require_table(work.base, table, "base")
+    return (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
 
 
 def _reversed(work: Work) -> None:
