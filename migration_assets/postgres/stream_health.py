@@ -106,9 +106,7 @@ def observe_stream(
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
-                if ahead is not None and not _errors(seen):
-                    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-                    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         elif not closed:
             _look_at_servers(base, record, None, seen)
@@ -254,6 +252,16 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
         if of_legacy.description is not None and of_base.description is not None:
             seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take; not known without a calendar, or where it takes too long."""
+    if ahead is None or _errors(seen):
+        return
+    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:
