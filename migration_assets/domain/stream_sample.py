@@ -45,6 +45,7 @@ class ProblemCode(StrEnum):
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
     BASE_UNGUARDED = "base_unguarded"
+    BASE_LEAF_LOST = "base_leaf_lost"
     REVERSE_DOWN = "reverse_down"
     REVERSE_SLOT_LOST = "reverse_slot_lost"
     REVERSE_RETAINED_WAL = "reverse_retained_wal"

@@ -108,9 +108,7 @@ def observe_stream(
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
-                if ahead is not None and not _errors(seen):
-                    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-                    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         elif not closed:
             _look_at_servers(base, record, None, seen)
@@ -126,6 +124,15 @@ def observe_stream(
                     # Only where something is wrong: reading the log costs more than all the rest.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take."""
+    if ahead is not None and not _errors(seen):
+        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _look_at_servers(

@@ -17,6 +17,7 @@ from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.preflight import (
     data,
     foreign_publications,
+    meaning,
     not_carried,
     other_writers,
     own_schema,
@@ -115,6 +116,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))
+    run.check("type_meaning", Area.BASE, lambda: meaning.examine_values(legacy, base, description))
     run.check("base_table", Area.BASE, lambda: rehearsal.examine_base_table(base, subject))
     run.check("ddl_rehearsal", Area.BASE, lambda: [_rehearse(run, before, base, subject)])
 
