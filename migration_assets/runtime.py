@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.runway import RunwayPolicy
@@ -79,9 +80,20 @@ class Migration:
             patience_seconds=self.settings.throttle_patience_seconds,
         )
 
-    def copy_of(self, week: FiscalWeek, run_id: str | None = None) -> SliceCopy:
+    def copy_of(
+        self, week: FiscalWeek, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+    ) -> SliceCopy:
         """The plan of one slice's copy."""
-        return SliceCopy(self.spec, self.calendar, week, self.limits, self.stream_limits, self.throttle_limits, run_id)
+        return SliceCopy(
+            self.spec,
+            self.calendar,
+            week,
+            self.limits,
+            self.stream_limits,
+            self.throttle_limits,
+            run_id,
+            confirmed_deletes or {},
+        )
 
     @property
     def stream_limits(self) -> StreamLimits:
@@ -94,6 +106,7 @@ class Migration:
             parallel=self.settings.parallel_copies,
             attempts=self.settings.retry_attempts,
             join_rows=self.settings.join_rows,
+            deletions=DeletionLimit(self.settings.delete_limit_percent, self.settings.delete_limit_rows),
         )
 
     @property
@@ -101,7 +114,9 @@ class Migration:
         """How early quarters are open, and how many always are."""
         return RunwayPolicy(days=self.settings.runway_days, quarters=self.settings.runway_quarters)
 
-    def stream_plan(self, run_id: str | None = None) -> StreamPlan:
+    def stream_plan(
+        self, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+    ) -> StreamPlan:
         """The plan of any work on the change stream."""
         url = self.settings.legacy_url_for_base
         return StreamPlan(
@@ -111,6 +126,7 @@ class Migration:
             self.stream_limits,
             run_id,
             url.get_secret_value() if url else None,
+            confirmed_deletes or {},
         )
 
 

@@ -108,6 +108,12 @@ class MigrationSettings(BaseSettings):
     join_rows: int = Field(
         default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
     )
+    delete_limit_percent: float = Field(
+        default=20.0, ge=0, le=100, description="share of a week's rows that goes without a person's confirmation, %"
+    )
+    delete_limit_rows: int = Field(
+        default=1_000, ge=0, description="rows of a week that go without it in any case, unless the legacy shows none"
+    )
     archive_url: SecretStr | None = Field(
         default=None, description="where archives go: a folder, s3://, gs:// or abfs:// URL; unset: archive in VAR"
     )

@@ -3,11 +3,28 @@
 import re
 from collections.abc import Sequence
 
+import click
+
+from migration_assets.domain.deletions import parse_confirmations
 from migration_assets.domain.errors import CalendarError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 
 _RANGE = re.compile(r"(W\d+)-(W\d+)")
 _HOW = "Write a quarter and its weeks: FY25-Q2 W05, FY25-Q2 W03-W07, 'FY25-Q2|W05', or the quarter alone for all 13"
+
+
+def _confirmations(_context: click.Context, _option: click.Parameter, texts: Sequence[str]) -> dict[FiscalWeek, int]:
+    return parse_confirmations(texts)
+
+
+confirm_deletes = click.option(
+    "--confirm-deletes",
+    "confirmed",
+    multiple=True,
+    metavar="WEEK=ROWS",
+    callback=_confirmations,
+    help="Of this week so many rows may be deleted, as the refusal says: 'FY25-Q2|W05=70'. Repeatable.",
+)
 
 
 def parse_quarter(text: str) -> FiscalQuarter:

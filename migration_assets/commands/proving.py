@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.commands.periods import parse_quarter, parse_weeks
+from migration_assets.commands.periods import confirm_deletes, parse_quarter, parse_weeks
 from migration_assets.domain.errors import CutError, MigrationError, SliceBusyError, SliceMismatchError, SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.sign_off import SignOffRefusedError
@@ -86,7 +86,8 @@ def _validate(migration: Migration, weeks: Sequence[FiscalWeek]) -> bool:
 @click.argument("periods", nargs=-1, metavar="QUARTER WEEK...")
 @click.option("--apply", "do_it", is_flag=True, help="Mend it; without this nothing is changed.")
 @click.option("--undo", type=int, metavar="ID", help="Put back what repair ID changed.")
-def repair(periods: tuple[str, ...], do_it: bool, undo: int | None) -> None:
+@confirm_deletes
+def repair(periods: tuple[str, ...], do_it: bool, undo: int | None, confirmed: dict[FiscalWeek, int]) -> None:
     """Show what differs, and with --apply mend it and validate again. Shows keys and columns, never values."""
     if undo is not None:
         if do_it or periods:
@@ -100,7 +101,7 @@ def repair(periods: tuple[str, ...], do_it: bool, undo: int | None) -> None:
         # All weeks are meant by chance more often than on purpose, and each is a pause of the stream.
         raise click.UsageError(f"Name the weeks: {periods[0]} W05, or {periods[0]} W01-W13 for all.")
     migration = opened()
-    found = sum(_repair(migration, week, do_it=do_it) for week in weeks)
+    found = sum(_repair(migration, week, do_it=do_it, confirmed=confirmed) for week in weeks)
     if do_it and found:
         # A repair compares with what it read itself; this reads anew, at a cut of its own.
         if not _validate(migration, weeks):
@@ -109,14 +110,17 @@ def repair(periods: tuple[str, ...], do_it: bool, undo: int | None) -> None:
         say(f"Nothing was changed. `migration-assets repair {shlex.join(periods)} --apply` mends it.", "yellow")
 
 
-def _repair(migration: Migration, week: FiscalWeek, *, do_it: bool) -> int:
+def _repair(migration: Migration, week: FiscalWeek, *, do_it: bool, confirmed: dict[FiscalWeek, int]) -> int:
     """How many rows differed."""
     with console.status(f"{'Repairing' if do_it else 'Looking at'} {week.key}"):
-        done = repair_week(migration, week, dry_run=not do_it)
+        done = repair_week(migration, week, dry_run=not do_it, confirmed_deletes=confirmed)
     if not done.differences.rows:
         console.print(week_line(week, done.legacy, done.base, done.cut))
         return 0
     console.print(differences_table(week.key, done.differences))
+    extra = done.differences.extra
+    if not do_it and migration.stream_limits.deletions.asks(extra, legacy=done.legacy.rows, base=done.base.rows):
+        say(f"{extra:,} rows would be deleted: --apply asks for --confirm-deletes '{week.key}={extra}', too.", "yellow")
     if do_it:
         say(f"Repaired (repair {done.repair_id}); `migration-assets repair --undo {done.repair_id}` takes it back.")
     return done.differences.rows

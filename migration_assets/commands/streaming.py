@@ -5,8 +5,10 @@ import sys
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.commands.periods import parse_quarter
+from migration_assets.commands.periods import confirm_deletes, parse_quarter
 from migration_assets.domain.errors import SettingsError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.cutover.recovering import ReverseRecovered
 from migration_assets.steps.observation import observe
 from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream, start_stream
 from migration_assets.steps.watching import send_test_alert
@@ -41,38 +43,46 @@ def pause(reason: str) -> None:
 
 
 @stream.command()
-def resume() -> None:
+@confirm_deletes
+def resume(confirmed: dict[FiscalWeek, int]) -> None:
     """Let the stream go on; a join that was never finished is finished by a rebuild."""
     migration = opened()
     with console.status("Letting the stream go on"):
-        done = resume_stream(migration)
+        done = resume_stream(migration, confirmed_deletes=confirmed)
     say(done)
 
 
 @stream.command("start")
 @click.argument("quarter")
 @click.option("--rebuild", is_flag=True, help="A new slot, and every week under CDC trued up against it.")
-def stream_start(quarter: str, rebuild: bool) -> None:
+@confirm_deletes
+def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) -> None:
     """Bring a quarter whose weeks are copied under CDC."""
     wanted = parse_quarter(quarter)
     migration = opened()
     with weeks_progress(console, f"{wanted.key}: weeks under CDC") as on_week:
-        joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week)
+        joined = start_stream(migration, wanted, rebuild=rebuild, on_week=on_week, confirmed_deletes=confirmed)
     print_joined(console, joined)
 
 
 @stream.command("recover")
 @click.option("--by", required=True, help="Who says that these are the servers from now on.")
-def stream_recover(by: str) -> None:
+@confirm_deletes
+def stream_recover(by: str, confirmed: dict[FiscalWeek, int]) -> None:
     """After a failover, a restore or a move of a server: begin anew, every week trued up, nothing thrown away.
 
-    What the base has and the legacy has not is kept in migration.repaired_rows.
+    Of the side that follows; what it has and the side in charge has not is kept in migration.repaired_rows.
     """
     migration = opened()
     with weeks_progress(console, "weeks under CDC") as on_week:
-        joined = recover_stream(migration, by, on_week=on_week)
+        joined = recover_stream(migration, by, on_week=on_week, confirmed_deletes=confirmed)
     if joined is None:
         say("both servers are those that the stream was built on: there is nothing to recover", "green")
+    elif isinstance(joined, ReverseRecovered):
+        changed = [one for one in joined.weeks if one.repair_id is not None]
+        say(f"the legacy follows again from {joined.lsn} on; {len(joined.weeks)} weeks were compared")
+        for one in changed:
+            say(f"{one.week.key}: {one.differences} on the legacy, kept as repair {one.repair_id}")
     else:
         print_joined(console, joined)
 

@@ -59,6 +59,10 @@ class SliceBusyError(MigrationError):
     """Somebody else is working on the slice now."""
 
 
+class DeletionError(MigrationError):
+    """More rows of a week would be deleted than goes without a person's word; nothing was."""
+
+
 class SliceMismatchError(MigrationError):
     """A slice in the base is not what the legacy holds; carries both fingerprints, and the rows where known."""
 

@@ -1,7 +1,7 @@
 """How fresh the last validation of a slice is: never, changed since, failed, too old, or fresh. Pure: no clock.
 
 What the change stream applies is exact by construction and makes nothing stale; it is counted and shown. What we put
-in ourselves (copy, join, live re-copy, repair, rebuild) does, and so does age.
+in ourselves (copy, join, live re-copy, repair, rebuild) does, and so do age and whoever alters or rewrites a table.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ class Freshness(StrEnum):
 
     NEVER = "never validated"
     CHANGED = "changed since"
+    ALTERED = "table altered since"
     FAILED = "failed"
     OLD = "too old"
     FRESH = "fresh"
@@ -30,12 +31,14 @@ class LastValidation:
         equal: Whether both sides were equal then; unknown counts as no.
         changed_at: When we last put rows in.
         stream_changes: Row changes that the stream applied since then; None where that is not known.
+        altered: What was done to the tables themselves since then, in words; None for nothing that is known.
     """
 
     at: datetime | None
     equal: bool | None
     changed_at: datetime | None
     stream_changes: int | None = None
+    altered: str | None = None
 
     def freshness(self, *, now: datetime, max_age: timedelta) -> Freshness:
         """The verdict; exactly `max_age` is fresh, and so is a validation of the very moment of the change."""
@@ -46,6 +49,9 @@ class LastValidation:
             return Freshness.CHANGED
         if self.equal is not True:
             return Freshness.FAILED
+        # No stream brings what a rewrite does to rows, and no server counts it.
+        if self.altered:
+            return Freshness.ALTERED
         # Absolute: a clock that was set back must not keep a validation fresh for ever.
         return Freshness.OLD if abs(now - self.at) > max_age else Freshness.FRESH
 
@@ -58,6 +64,8 @@ class LastValidation:
         match self.freshness(now=now, max_age=max_age):
             case Freshness.CHANGED if self.changed_at is not None:
                 return f"{head}; changed by us since then, at {instant_text(self.changed_at)}: not validated anew"
+            case Freshness.ALTERED:
+                return f"{head}; stale: {self.altered} since then"
             case Freshness.OLD:
                 word = "older" if self.at <= now else "further"
                 return f"{head}: {word} than {span_text(max_age)}{self._by_the_stream()}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
@@ -31,11 +32,15 @@ class WeekFacts:
     marker: int | None
     lsn: str | None
     validation: LastValidation
+    definitions: Definitions | None = None
 
 
 @dataclass(frozen=True)
 class ReconciliationFacts:
-    """The newest comparison of the whole quarter: read at `cut_at` (where the cut is known), written down at `at`."""
+    """The newest comparison of the whole quarter: read at `cut_at` (where the cut is known), written down at `at`.
+
+    `altered` is what was done to the tables since then, in words; None for nothing that is known.
+    """
 
     marker: int
     lsn: str
@@ -43,6 +48,7 @@ class ReconciliationFacts:
     duplicate_keys: int
     at: datetime
     cut_at: datetime | None = None
+    altered: str | None = None
 
     @property
     def proven_at(self) -> datetime:
@@ -217,6 +223,8 @@ def _reconciled(facts: QuarterFacts, approval: Approval) -> Iterator[Missing]:
     if newest.duplicate_keys:
         found = f"{newest.duplicate_keys:,} key{'s' if newest.duplicate_keys > 1 else ''} in more than one week"
         yield Missing(found, where, f"repair_slices for the weeks it names, then {_RECONCILE}")
+    if newest.altered:
+        yield Missing(f"is stale: {newest.altered} since {instant_text(newest.proven_at)}", where, _RECONCILE)
     for week in facts.weeks:
         changed_at = week.validation.changed_at
         if changed_at is not None and changed_at >= newest.proven_at:

@@ -176,6 +176,7 @@ def _week(facts: WeekFacts) -> dict[str, Any]:
         "legacy": _fingerprint(facts.legacy),
         "base": _fingerprint(facts.base),
         "stream_changes_since": facts.validation.stream_changes,
+        "definitions": facts.definitions.as_json() if facts.definitions else None,
     }
 
 

@@ -5,12 +5,16 @@ from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
@@ -31,6 +35,7 @@ class ArchiveEvidence:
     lsn: str
     snapshot_at: datetime
     leaf_changes: int
+    definitions: Definitions
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class ArchiveRecord:
     lsn: str
     snapshot_at: datetime
     leaf_changes: int
+    definitions: Definitions | None
     run_id: str | None
     archived_at: datetime
     verified_at: datetime
@@ -105,6 +111,7 @@ def _record(row: dict[str, Any]) -> ArchiveRecord:
     return ArchiveRecord(
         week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
         native=Fingerprint.from_row(row["rows"], row["sum_a"], row["sum_b"]),
+        definitions=Definitions.from_json(row["definitions"]),
         portable=Fingerprint.from_row(row["rows"], row["portable_sum_a"], row["portable_sum_b"]),
         **{name: row[name] for name in same},
     )
@@ -143,11 +150,12 @@ def record_archive(
     row = base.execute(
         "INSERT INTO migration.archives (relation, quarter, week, location, generation, manifest_sha256, files, bytes,"
         " method, rows, sum_a, sum_b, portable_method, portable_sum_a, portable_sum_b, lsn, snapshot_at, leaf_changes,"
-        " run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+        " definitions, run_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
         [*key, evidence.location, evidence.generation, evidence.manifest_sha256, evidence.files, evidence.bytes,
          METHOD, evidence.native.rows, evidence.native.sum_a, evidence.native.sum_b, evidence.portable_method,
          evidence.portable.sum_a, evidence.portable.sum_b, evidence.lsn, evidence.snapshot_at, evidence.leaf_changes,
-         run_id],
+         Jsonb(evidence.definitions.as_json()), run_id],
     ).fetchone()  # fmt: skip
     base.execute(
         "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
@@ -156,6 +164,13 @@ def record_archive(
     number = int(require_row(row, "a new archive")[0])
     append_row(base, record.relation, ChainKind.ARCHIVE, number)
     return number
+
+
+def note_leaf_of_archive(base: Connected, archive_id: int, root: QualifiedName, leaf: str) -> None:
+    """The leaf was made anew from the archive, and proven: from now on what is done to this one makes it stale."""
+    states = table_states(base, [root, root.sibling(leaf)])
+    seen = Definitions(None, states.get(root), states.get(root.sibling(leaf)))
+    base.execute("UPDATE migration.archives SET definitions = %s WHERE id = %s", [Jsonb(seen.as_json()), archive_id])
 
 
 def record_reread(base: Connected, archive_id: int, error: str | None) -> None:

@@ -1,7 +1,7 @@
 """Rows as Arrow, by ADBC, in a snapshot that another session exported; the only place that knows the driver."""
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
@@ -15,8 +15,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError
+from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
+from migration_assets.postgres.snapshots import locking
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
 # ADBC's own words in front of the server's, and the query behind them.
@@ -33,6 +35,7 @@ def arrow_stream(
     url: str,
     snapshot: str,
     query: str,
+    tables: Sequence[QualifiedName] = (),
     *,
     batch_bytes: int = 16 * 1024 * 1024,
     purpose: str = "archive",
@@ -46,6 +49,7 @@ def arrow_stream(
         url: Of the base; appears in no error.
         snapshot: From `pg_export_snapshot()`, in a transaction that stays open until the reader is here.
         query: Without parameters, as `export.export_query` makes it.
+        tables: That it reads: locked before the snapshot is imported, so that nobody rewrites them.
         batch_bytes: About how large a batch becomes; a larger row is a batch of its own.
         purpose: Shown as `application_name`.
         timeouts: By default the query may take as long as it needs.
@@ -60,7 +64,7 @@ def arrow_stream(
             connection = _connect(url, purpose, timeouts or Timeouts(statement=0, idle_in_transaction=0))
             cleanup.callback(connection.close)
         with _readable_errors(purpose, connection, before=True):
-            _begin(connection, snapshot)
+            _begin(connection, snapshot, tables)
             cursor = connection.cursor()
             cleanup.callback(cursor.close)
             cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
@@ -161,11 +165,13 @@ def _startup_options(url: str) -> str:
     return f"{given} {_AT_THE_START}".strip()
 
 
-def _begin(connection: dbapi.Connection, snapshot: str) -> None:
+def _begin(connection: dbapi.Connection, snapshot: str, tables: Sequence[QualifiedName]) -> None:
     if _SNAPSHOT.fullmatch(snapshot) is None:
         raise ArchiveError("that is not a snapshot's name", where=snapshot, state_left="nothing was read")
     with connection.cursor() as cursor:
         _execute(cursor, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if tables:
+            _execute(cursor, locking(tables).as_string())
         _execute(cursor, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
 

@@ -52,13 +52,16 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         PartitionError: The quarter is not open in the base, or the leaf holds rows that the ledger knows nothing of.
         SliceStateError: The slice's state does not allow a copy.
         SliceBusyError: Somebody else works on it.
+        DeletionError: The leaf would lose too many rows without a person's word; it is as before.
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
         ThrottleError: It was held back for longer than its limits allow.
         StreamError: The base is in charge (BaseInChargeError), or a cutover is under way; nothing was touched.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
-    plan = StreamPlan(databases, copy.spec, copy.calendar, copy.stream, copy.run_id)
+    plan = StreamPlan(
+        databases, copy.spec, copy.calendar, copy.stream, copy.run_id, confirmed_deletes=copy.confirmed_deletes
+    )
 
     def once() -> CopyEvidence:
         timeouts = copy.limits.timeouts()
@@ -169,7 +172,8 @@ def _load(
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
         # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.
         live = record.under_cdc
-        proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None)
+        before = _rows_in_place(plan, copy, record)
+        proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None, loaded.definitions)
         snapshot_at = loaded.snapshot_at
         if live:
             announce(base, f"{copy.week.key}:true-up")
@@ -177,12 +181,14 @@ def _load(
             keep_at_rest(base, pause.stream)
             with clock.phase("true-up"):
                 rows = slice_rows(plan, loaded.description, record, staging)
-                done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week)
-            proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
+                done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week, None)
+            proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
             snapshot_at = pause.record.taken_at
         else:
             # A week under CDC is fenced by the stream's own row.
             keep_legacy_in_charge(base, copy.spec.relation)
+        after = proof.base.rows
+        plan.deletions.require(copy.week, max(0, before - after), legacy=proof.legacy.rows, base=before)
         announce(base, f"{copy.week.key}:swap")
         with clock.phase("swap"):
             swap_leaf(
@@ -198,14 +204,28 @@ def _load(
         table_bytes, index_bytes = _sizes(base, copy.spec.table.sibling(record.leaf))
         clock.seconds["total"] = time.perf_counter() - started
         evidence = CopyEvidence(
-            proof.legacy, proof.base, proof.lsn, snapshot_at, loaded.piped.wire_bytes, table_bytes, index_bytes,
-            clock.seconds,
+            proof.legacy, proof.base, proof.definitions, proof.lsn, snapshot_at, loaded.piped.wire_bytes, table_bytes,
+            index_bytes, clock.seconds,
         )  # fmt: skip
         record_copy(base, record, evidence, copy.run_id, SliceState.STREAMING if live else SliceState.COPIED)
         if live:
             record_proof(base, record, proof, "copy", copy.run_id, changed=True)
         end_attempt(base, attempt, "succeeded", legacy=proof.legacy, base=proof.base)
     return evidence
+
+
+def _rows_in_place(plan: StreamPlan, copy: SliceCopy, record: SliceRecord) -> int:
+    """How many rows the leaf has that is to be replaced, before the stream is paused for it.
+
+    In a session of its own: a lock on the leaf that the swap's transaction held already would make it wait for others
+    who hold the quarter.
+    """
+    if record.state is SliceState.ABSENT:
+        return 0  # the swap itself refuses a leaf with rows then
+    leaf = table_name(copy.spec.table.sibling(record.leaf))
+    with plan.databases.session("base", f"{copy.week.key}:count", copy.limits.timeouts()) as base:
+        row = base.execute(sql.SQL("SELECT count(*) FROM {}").format(leaf)).fetchone()
+    return int(require_row(row, "a count")[0])
 
 
 def _sizes(base: Connected, leaf: QualifiedName) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What is to be copied, on whose behalf, and how patiently."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
@@ -41,3 +42,4 @@ class SliceCopy:
     stream: StreamLimits = field(default_factory=StreamLimits)
     throttle: ThrottleLimits = field(default_factory=ThrottleLimits)
     run_id: str | None = None
+    confirmed_deletes: Mapping[FiscalWeek, int] = field(default_factory=dict[FiscalWeek, int])

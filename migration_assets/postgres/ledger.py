@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
@@ -56,6 +57,7 @@ class SliceRecord:
     validated_marker: int | None
     validated_lsn: str | None
     validated_changes: int | None
+    definitions: Definitions | None
     released_at: datetime | None
     released_marker: int | None
     released_lsn: str | None
@@ -81,6 +83,7 @@ class CopyEvidence:
 
     legacy: Fingerprint
     base: Fingerprint
+    definitions: Definitions
     snapshot_lsn: str
     snapshot_at: datetime
     wire_bytes: int
@@ -163,6 +166,7 @@ def _record(row: dict[str, Any]) -> SliceRecord:
         legacy=fingerprint("legacy"),
         base=fingerprint("base"),
         seconds=row["seconds"] or {},
+        definitions=Definitions.from_json(row["definitions"]),
         copies=row["copies"] or 0,
         **{name: row[name] for name in same},
     )
@@ -250,10 +254,10 @@ def record_copy(
         " wire_bytes = %s, table_bytes = %s, index_bytes = %s, seconds = %s, copied_at = clock_timestamp(),"
         " changed_at = clock_timestamp(), verified_at = NULL, verified_equal = NULL, validated_at = NULL,"
         " validated_equal = NULL, validated_marker = NULL, validated_lsn = NULL, validated_changes = NULL,"
-        " run_id = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
+        " definitions = %s, run_id = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(evidence.legacy), *fingerprint_columns(evidence.base),
          evidence.snapshot_lsn, evidence.snapshot_at, evidence.wire_bytes, evidence.table_bytes, evidence.index_bytes,
-         Jsonb(dict(evidence.seconds)), run_id, record.lock_key],
+         Jsonb(dict(evidence.seconds)), Jsonb(evidence.definitions.as_json()), run_id, record.lock_key],
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from migration_assets.postgres.change_stream.subscription import Worker, apply_w
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import slot_of_reverse
+from migration_assets.postgres.definitions import altered_since
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, require_row
@@ -65,7 +66,8 @@ class Signature:
 class Overview:
     """One look. `now` is the base's clock, `changes` are by leaf, `lags` and `cuts` the last ones, oldest first.
 
-    `reverse` is what the base alone knows of the reverse stream, while it is in charge.
+    `altered` is what was done to tables since they were proven, as far as the base can tell. `reverse` is what the base
+    alone knows of the reverse stream, while it is in charge.
     """
 
     relation: str
@@ -73,6 +75,7 @@ class Overview:
     slices: tuple[SliceRecord, ...]
     activity: Mapping[FiscalWeek, Activity]
     changes: Mapping[str, int]
+    altered: Mapping[FiscalWeek, str]
     signatures: Mapping[FiscalQuarter, Signature]
     stream: StreamRecord | None
     worker: Worker | None
@@ -121,6 +124,7 @@ def read_overview(base: Connected, spec: TableSpec) -> Overview:
         slices=tuple(slices),
         activity=current_activity(base),
         changes=changes_by_leaf(base, spec.table, [record.leaf for record in slices]),
+        altered=altered_since(base, spec, [(one.week, one.leaf, one.definitions) for one in slices], None),
         signatures=_signatures(base, relation),
         stream=stream,
         worker=apply_worker(base, stream.subscription) if stream else None,

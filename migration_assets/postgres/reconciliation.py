@@ -21,9 +21,10 @@ from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.slice_locks import slice_locks
+from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
-from migration_assets.postgres.true_up.slices import in_snapshot, require_unaltered, slice_rows, table_before_cut
+from migration_assets.postgres.true_up.slices import require_unaltered, slice_rows, table_before_cut
 from migration_assets.postgres.validation import prove, require_streaming_state
 from migration_assets.postgres.validation_records import Proof, changes_of, record_proof
 
@@ -84,7 +85,7 @@ def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
             require_streaming_state(record)
         description = table_before_cut(plan, ledger, purpose)
         seen = [changes_of(ledger, record) for record in held]
-        with paired_snapshots(plan, purpose) as pair:
+        with paired_snapshots(plan, purpose, [record.week for record in held]) as pair:
             proofs = _compare_all(plan, description, held, pair)
             if not all(proof.equal for proof in proofs):
                 require_unaltered(plan, pair.legacy, pair.base, description, quarter.key)
@@ -124,8 +125,8 @@ def _compare_all(
         with (
             plan.databases.session("base", purpose, plan.limits.timeouts()) as base,
             plan.databases.session("legacy", purpose, plan.limits.timeouts()) as legacy,
-            in_snapshot(base, pair.base_snapshot),
-            in_snapshot(legacy, pair.legacy_snapshot),
+            in_snapshot(base, pair.base_snapshot, base_tables(base, plan.spec, [record.week])),
+            in_snapshot(legacy, pair.legacy_snapshot, [plan.spec.table]),
         ):
             rows = slice_rows(plan, description, record)
             return prove(legacy, base, rows, lsn=pair.record.lsn, marker=pair.record.marker)

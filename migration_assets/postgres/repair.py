@@ -18,6 +18,7 @@ from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_att
 from migration_assets.postgres.repair_records import begin_repair, end_repair
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.snapshots import base_tables, hold_tables
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import delete_rows, true_up
@@ -51,6 +52,7 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
         SliceBusyError: Somebody works on it.
         StreamError: The stream does not run, or somebody works on it.
         CutError: No moment for a cut.
+        DeletionError: Too many rows would be deleted without a person's word; rolled back.
         SliceMismatchError: Something in the base changes rows on their way in; rolled back.
     """
     if dry_run:
@@ -63,14 +65,15 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
         try:
             with paused_stream(plan, f"{week.key}:repair") as pause, base.transaction():
                 keep_at_rest(base, pause.stream)
+                hold_tables(base, base_tables(base, plan.spec, [week]))
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
                 repair_id = begin_repair(
                     base, record, marker=pause.record.marker, lsn=pause.record.lsn, run_id=plan.run_id
                 )
-                done = true_up(pause.legacy, base, rows, week, repair_id=repair_id)
+                done = true_up(pause.legacy, base, rows, week, plan.deletions, repair_id=repair_id)
                 differences = done.differences
                 repair_id = end_repair(base, repair_id, differences)
-                proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker)
+                proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
                 record_proof(base, record, proof, "repair", plan.run_id, found=differences,
                              changed=bool(differences.rows))  # fmt: skip
                 end_attempt(base, attempt, "succeeded", legacy=done.legacy, base=done.base)
@@ -98,6 +101,7 @@ def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
         try:
             with paused_stream(plan, f"{week.key}:undo") as pause, base.transaction():
                 keep_at_rest(base, pause.stream)
+                hold_tables(base, base_tables(base, plan.spec, [week]))
                 rows = slice_rows(plan, same_table(plan, pause.legacy, base), record)
                 _put_back(base, rows, repair_id)
                 proof = prove(pause.legacy, base, rows, lsn=pause.record.lsn, marker=pause.record.marker)
@@ -120,7 +124,7 @@ def _locked(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Generator[Sl
 
 def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
     row = base.execute(
-        "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s",
+        "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s AND side = 'base'",
         [repair_id, plan.relation],
     ).fetchone()
     if row is None or row[2] is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psycopg
-from psycopg import ClientCursor, Connection, Cursor, errors, sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import Connection, errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 
@@ -118,16 +118,13 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
     """
     require_readable(url)
     connection = psycopg.connect(
-        url,
+        make_conninfo(url, replication="database") if replication else url,
         autocommit=True,
         connect_timeout=10,
         client_encoding="UTF8",
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
-        replication="database" if replication else None,
-        # A walsender knows no parameters.
-        cursor_factory=ClientCursor if replication else Cursor,
     )
     try:
         prepare_session(connection, session_settings(purpose, timeouts))

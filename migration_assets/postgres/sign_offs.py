@@ -2,15 +2,16 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
+from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.freshness import LastValidation, changes_since
 from migration_assets.domain.sign_off import (
     Approval,
@@ -25,6 +26,7 @@ from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import read_stream, stream_lock
+from migration_assets.postgres.definitions import altered_since
 from migration_assets.postgres.evidence_chain import append_row, hold_chain
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
@@ -70,6 +72,7 @@ def record_sign_off(
     max_age: timedelta,
     versions: tuple[str, str],
     problems: Sequence[str],
+    legacy_table: TableState | None = None,
     run_id: str | None = None,
 ) -> SignedOff:
     """Read, decide, and sign in one transaction; the caller holds the quarter.
@@ -83,6 +86,7 @@ def record_sign_off(
         max_age: How old a proof may be.
         versions: Of this package and of the legacy's server.
         problems: The stream's, as observed a moment ago.
+        legacy_table: What the legacy's table is now; None where nobody could look, which is one of the problems then.
         run_id: Noted in the ledger.
 
     Raises:
@@ -93,7 +97,7 @@ def record_sign_off(
     with hold_chain(base, spec.relation), _one_snapshot(base):
         # A signature is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
-        facts = _read_facts(base, spec, quarter, versions, problems)
+        facts = _read_facts(base, spec, quarter, versions, problems, legacy_table)
         row = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")
         approval = Approval(approved_by.strip(), note, row[0], max_age)
         evidence, sha256 = sign(facts, approval)
@@ -145,10 +149,15 @@ def _one_snapshot(base: Connected) -> Generator[None]:
 
 
 def _read_facts(
-    base: Connected, spec: TableSpec, quarter: FiscalQuarter, versions: tuple[str, str], problems: Sequence[str]
+    base: Connected,
+    spec: TableSpec,
+    quarter: FiscalQuarter,
+    versions: tuple[str, str],
+    problems: Sequence[str],
+    legacy_table: TableState | None,
 ) -> QuarterFacts:
-    weeks = read_week_facts(base, spec, quarter)
-    reconciliation = _read_reconciliation(base, spec, quarter)
+    weeks = read_week_facts(base, spec, quarter, legacy_table)
+    reconciliation = _read_reconciliation(base, spec, quarter, legacy_table)
     markers = {facts.marker for facts in weeks} | {reconciliation.marker if reconciliation else None}
     stream = read_stream(base, spec.relation)
     package, legacy = versions
@@ -169,38 +178,65 @@ def _read_facts(
     )  # fmt: skip
 
 
-def read_week_facts(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> tuple[WeekFacts, ...]:
-    """What the ledger holds of the quarter's weeks now, oldest first."""
+def read_week_facts(
+    base: Connected, spec: TableSpec, quarter: FiscalQuarter, legacy_table: TableState | None = None
+) -> tuple[WeekFacts, ...]:
+    """What the ledger holds of the quarter's weeks now, oldest first.
+
+    Without `legacy_table`, what the legacy's table is now, only the base's own tables tell whether they were altered.
+    """
     records = read_slices(base, spec.relation, quarter)
     counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
+    altered = altered_since(base, spec, [(r.week, r.leaf, r.definitions) for r in records], legacy_table)
     return tuple(
         WeekFacts(
             record.week, record.leaf, record.lower_bound, record.upper_bound, record.state, record.method,
             record.legacy, record.base, record.validated_marker, record.validated_lsn,
-            last_validation(record, counted.get(record.leaf)),
+            last_validation(record, counted.get(record.leaf), altered.get(record.week)), record.definitions,
         )
         for record in records
     )  # fmt: skip
 
 
-def last_validation(record: SliceRecord, changes_now: int | None = None) -> LastValidation:
-    """What the ledger says of the slice's last validation; `changes_now` is the leaf's in `changes_by_leaf`."""
+def last_validation(record: SliceRecord, changes_now: int | None = None, altered: str | None = None) -> LastValidation:
+    """What the ledger says of the slice's last validation.
+
+    Args:
+        record: The slice.
+        changes_now: The leaf's in `changes_by_leaf`.
+        altered: The week's in `altered_since`.
+    """
     return LastValidation(
         record.validated_at,
         record.validated_equal,
         record.changed_at,
         changes_since(record.validated_changes, changes_now),
+        altered,
     )
 
 
-def _read_reconciliation(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> ReconciliationFacts | None:
+def _read_reconciliation(
+    base: Connected, spec: TableSpec, quarter: FiscalQuarter, legacy_table: TableState | None
+) -> ReconciliationFacts | None:
     with base.cursor(row_factory=class_row(ReconciliationFacts)) as cursor:
-        return cursor.execute(
+        newest = cursor.execute(
             "SELECT r.marker, r.lsn, r.equal, r.duplicate_keys, r.reconciled_at AS at, c.taken_at AS cut_at"
             " FROM migration.reconciliations r LEFT JOIN migration.cuts c USING (relation, marker)"
             " WHERE r.relation = %s AND r.quarter = %s ORDER BY r.id DESC LIMIT 1",
             [spec.relation, quarter.key],
         ).fetchone()
+    if newest is None:
+        return None
+    rows = base.execute(
+        "SELECT v.week, s.leaf, v.definitions FROM migration.validations v JOIN migration.slices s"
+        " USING (relation, quarter, week) WHERE v.relation = %s AND v.quarter = %s AND v.marker = %s"
+        " AND v.purpose = 'reconcile' AND s.state <> 'retired'",
+        [spec.relation, quarter.key, newest.marker],
+    )
+    proven = [(FiscalWeek.parse(f"{quarter.key}|{w}"), leaf, Definitions.from_json(kept)) for w, leaf, kept in rows]
+    altered = altered_since(base, spec, proven, legacy_table)
+    what = "; ".join(f"{week.name}: {why}" for week, why in sorted(altered.items()))
+    return replace(newest, altered=what or None)
 
 
 def _read_cuts(base: Connected, spec: TableSpec, markers: Sequence[int]) -> tuple[CutFacts, ...]:

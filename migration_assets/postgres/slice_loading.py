@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel, sql
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import SliceMismatchError, TableSpecError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
@@ -19,9 +20,11 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
+from migration_assets.postgres.definitions import require_all_rows, seen_definitions
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected, announce, require_row
+from migration_assets.postgres.snapshots import hold_tables
 from migration_assets.postgres.sql_text import table_name
 
 
@@ -52,6 +55,7 @@ class Loaded:
     piped: Piped
     legacy: Fingerprint
     base: Fingerprint
+    definitions: Definitions
     lsn: str
     snapshot_at: datetime
 
@@ -82,6 +86,8 @@ def load_slice(
     legacy.isolation_level = IsolationLevel.REPEATABLE_READ
     legacy.read_only = True
     with legacy.transaction():
+        hold_tables(legacy, [spec.table])
+        require_all_rows(legacy, spec.table, "legacy")
         description = require_table(legacy, spec.table, "legacy")
         _require_same_columns(description, require_table(base, spec.table, "base"))
         lsn, snapshot_at = _snapshot_position(legacy)
@@ -120,7 +126,10 @@ def load_slice(
                 of_base = take_fingerprint(base, staging, columns)
             of_legacy = legacy_fingerprint()
         _require_equal(of_legacy, of_base, piped, week)
-        return Loaded(description, staging, bounds, indexes, piped, of_legacy, of_base, lsn, snapshot_at)
+        definitions = seen_definitions(legacy, base, spec.table, staging)
+        return Loaded(
+            description, staging, bounds, indexes, piped, of_legacy, of_base, definitions, lsn, snapshot_at
+        )  # fmt: skip
 
 
 def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,8 +20,11 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -33,6 +37,7 @@ from migration_assets.postgres.server_identity import look_at_servers, open_chan
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
+from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets.postgres.worker_message import read_worker_message
 
@@ -98,10 +103,12 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+                    seen["foreign_slots"] = slots_at_risk(legacy)
             _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         elif not closed:
             _look_at_servers(base, record, None, seen)
@@ -117,6 +124,15 @@ def observe_stream(
                     # Only where something is wrong: reading the log costs more than all the rest.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take."""
+    if ahead is not None and not _errors(seen):
+        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _look_at_servers(

@@ -1,8 +1,10 @@
 """Which stream is meant, and how patiently and gently work on it is done."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.deletions import DeletionLimit, Deletions
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.sessions import Databases, Timeouts
 
@@ -18,6 +20,7 @@ class StreamLimits:
     parallel: int = 2
     attempts: int = 5
     join_rows: int = 100_000
+    deletions: DeletionLimit = field(default_factory=DeletionLimit)
 
     def timeouts(self) -> Timeouts:
         """Of sessions that read whole slices or stand still in a transaction while others do."""
@@ -26,7 +29,10 @@ class StreamLimits:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """One migration's stream; `legacy_url_for_base` is the legacy as the base's own server reaches it."""
+    """One migration's stream; `legacy_url_for_base` is the legacy as the base's own server reaches it.
+
+    `confirmed_deletes` is how many rows of a week a person allows to be deleted where that asks for it.
+    """
 
     databases: Databases
     spec: TableSpec
@@ -34,8 +40,14 @@ class StreamPlan:
     limits: StreamLimits = field(default_factory=StreamLimits)
     run_id: str | None = None
     legacy_url_for_base: str | None = field(default=None, repr=False)
+    confirmed_deletes: Mapping[FiscalWeek, int] = field(default_factory=dict[FiscalWeek, int])
 
     @property
     def relation(self) -> str:
         """The table's key in the ledger."""
         return self.spec.relation
+
+    @property
+    def deletions(self) -> Deletions:
+        """How many rows of a week may be deleted."""
+        return Deletions(self.limits.deletions, self.confirmed_deletes)

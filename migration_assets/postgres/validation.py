@@ -3,12 +3,14 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_lock
@@ -64,7 +66,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
         try:
             description = table_before_cut(plan, ledger, f"{week.key}:{purpose}")
             seen = changes_of(ledger, record)
-            with paired_snapshots(plan, f"{week.key}:{purpose}") as pair:
+            with paired_snapshots(plan, f"{week.key}:{purpose}", [week]) as pair:
                 rows = slice_rows(plan, description, record)
                 proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
                 if not proof.equal:
@@ -88,10 +90,10 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
 
 def prove(legacy: Connected, base: Connected, rows: SliceRows, *, lsn: str, marker: int | None) -> Proof:
     """Compare in both sessions' snapshots; the rows are looked for only where something differs."""
+    definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
     compared = compare(legacy, base, rows)
-    if compared.equal:
-        return Proof(compared.legacy, compared.base, lsn, marker)
-    return Proof(compared.legacy, compared.base, lsn, marker, look(legacy, base, rows, compared))
+    found = Differences() if compared.equal else look(legacy, base, rows, compared)
+    return Proof(compared.legacy, compared.base, lsn, marker, definitions, found)
 
 
 def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:

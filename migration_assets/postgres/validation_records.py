@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.slice_state import SliceState, require_transition
@@ -18,12 +21,16 @@ _APPROVED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 
 @dataclass(frozen=True)
 class Proof:
-    """Both sides of one slice at one position; `marker` is None at a slot's own snapshot."""
+    """Both sides of one slice at one position; `marker` is None at a slot's own snapshot.
+
+    `definitions` is what the tables were while they were read.
+    """
 
     legacy: Fingerprint
     base: Fingerprint
     lsn: str
     marker: int | None
+    definitions: Definitions
     differences: Differences = field(default_factory=Differences)
 
     @property
@@ -60,13 +67,14 @@ def record_proof(
         The slice's new state.
     """
     differences = found or proof.differences
+    kept = Jsonb(proof.definitions.as_json())
     base.execute(
         "INSERT INTO migration.validations (relation, quarter, week, purpose, marker, lsn, method, legacy_rows,"
-        " legacy_sum_a, legacy_sum_b, base_rows, base_sum_a, base_sum_b, equal, missing, extra, changed, run_id)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        " legacy_sum_a, legacy_sum_b, base_rows, base_sum_a, base_sum_b, equal, missing, extra, changed, run_id,"
+        " definitions) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [record.relation, record.week.quarter.key, record.week.name, purpose, proof.marker, proof.lsn, METHOD,
          *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
-         differences.extra, differences.changed, run_id],
+         differences.extra, differences.changed, run_id, kept],
     )  # fmt: skip
     # A week that the stream let go of gets what came meanwhile when it joins again: the stream would have brought it.
     caught_up = purpose == "join" and record.released_at is not None
@@ -87,13 +95,13 @@ def record_proof(
         "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s,"
         " base_rows = %s, base_sum_a = %s, base_sum_b = %s, verified_at = NULL, verified_equal = NULL,"
         " validated_at = statement_timestamp(), validated_equal = %s, validated_marker = %s, validated_lsn = %s,"
-        " validated_changes = %s, run_id = %s, updated_at = clock_timestamp(),"
+        " validated_changes = %s, definitions = %s, run_id = %s, updated_at = clock_timestamp(),"
         " copied_at = coalesce(copied_at, statement_timestamp()),"
         " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END,"
         # Who joins the stream is covered by it again.
         " released_at = CASE WHEN %s THEN NULL ELSE released_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
-         proof.marker, proof.lsn, seen, run_id, changed, purpose == "join", record.lock_key],
+         proof.marker, proof.lsn, seen, kept, run_id, changed, purpose == "join", record.lock_key],
     )  # fmt: skip
     return state
 

@@ -19,6 +19,7 @@ from migration_assets.postgres.ledger import (
 )
 from migration_assets.postgres.sessions import Connected, Databases, Timeouts
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.snapshots import base_tables, reading
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,9 @@ def _compare(
 ) -> Verified:
     attempt = begin_attempt(base, record, "verify", run_id)
     try:
-        description = require_table(base, spec.table, "base")
-        bounds = calendar.bound_values(record.week, description.control_kind(spec.control_column))
-        # Through the root and by the bounds, not from the leaf: what an application reads is what is proven.
-        found = take_fingerprint(base, spec.table, hashed_columns(description), in_range(spec.control_column, bounds))
+        tables = base_tables(base, spec, [record.week])
+        with reading(base, tables):
+            found = _fingerprint(base, record, spec, calendar)
     except BaseException as error:
         note_failure(base, attempt, error)
         raise
@@ -106,3 +106,10 @@ def _compare(
             " replaces the leaf",
         )
     return Verified(legacy, found)
+
+
+def _fingerprint(base: Connected, record: SliceRecord, spec: TableSpec, calendar: FiscalCalendar) -> Fingerprint:
+    description = require_table(base, spec.table, "base")
+    bounds = calendar.bound_values(record.week, description.control_kind(spec.control_column))
+    # Through the root and by the bounds, not from the leaf: what an application reads is what is proven.
+    return take_fingerprint(base, spec.table, hashed_columns(description), in_range(spec.control_column, bounds))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import psycopg
 
+from migration_assets.domain.definitions import TableState
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.sign_off_evidence import SignedOff
 from migration_assets.domain.stream_rules import View
@@ -14,6 +15,7 @@ from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.domain.stream_watch import evaluate
 from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_same_servers, require_servers
@@ -68,7 +70,7 @@ def sign_off_quarter(
             ensure_ledger(base)
             require_servers(migration.databases, base, spec.relation)
             with hold_quarter(base, spec, quarter):
-                legacy_version, found = _observe(migration, base, stream_problems)
+                legacy_version, legacy_table, found = _observe(migration, base, stream_problems)
                 require_same_servers(base, spec.relation)  # as the look found them
                 return record_sign_off(
                     base,
@@ -79,6 +81,7 @@ def sign_off_quarter(
                     max_age=timedelta(hours=migration.settings.validation_max_age_hours),
                     versions=(version("migration-assets"), legacy_version),
                     problems=found,
+                    legacy_table=legacy_table,
                     run_id=run_id,
                 )
 
@@ -92,8 +95,10 @@ def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState
         return read_sign_off(base, migration.spec, quarter)
 
 
-def _observe(migration: Migration, base: Connected, given: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The legacy's version, and what stops the stream now; a legacy that cannot be reached does so, too.
+def _observe(
+    migration: Migration, base: Connected, given: Sequence[str] | None
+) -> tuple[str, TableState | None, list[str]]:
+    """The legacy's version and table, and what stops the stream now; a legacy that cannot be reached does so, too.
 
     The ledger's own status is for the gate to judge. Other warnings do not stop a sign-off: the lag of the moment
     says nothing about a cut.
@@ -106,11 +111,12 @@ def _observe(migration: Migration, base: Connected, given: Sequence[str] | None)
         stops = [p for p in found if p.severity is Severity.CRITICAL or p.code is _STOPS_AS_A_WARNING]
         problems += [problem.what for problem in stops]
         if sample.legacy_error is not None:
-            return "", problems
+            return "", None, problems
     try:
         with migration.databases.session("legacy", "sign-off") as legacy:
             row = legacy.execute("SELECT current_setting('server_version')").fetchone()
+            table = table_states(legacy, [migration.spec.table]).get(migration.spec.table)
     except psycopg.OperationalError as error:
         first_line = str(error).strip().partition("\n")[0]
-        return "", [*problems, f"the legacy cannot be asked: {first_line}"]
-    return str(require_row(row, "the legacy's version")[0]), problems
+        return "", None, [*problems, f"the legacy cannot be asked: {first_line}"]
+    return str(require_row(row, "the legacy's version")[0]), table, problems

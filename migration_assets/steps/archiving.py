@@ -14,6 +14,7 @@ from migration_assets.archive.store import open_store, same_place
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import ArchiveError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalWeek
@@ -29,6 +30,7 @@ from migration_assets.postgres.archives import (
 )
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.cutover.charge import is_base_in_charge
+from migration_assets.postgres.definitions import require_all_rows, table_states
 from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
@@ -38,6 +40,7 @@ from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_servers
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.postgres.snapshots import base_tables, begin_reading
 from migration_assets.runtime import Migration
 
 log = logging.getLogger(__name__)
@@ -91,9 +94,9 @@ def archive_week(
                     raise _has_left(week)
                 attempt = begin_attempt(base, record, "archive", run_id)
                 try:
-                    manifest, changes = _write(migration, store, record, on_progress)
+                    manifest, changes, definitions = _write(migration, store, record, on_progress)
                     with base.transaction():
-                        evidence = _evidence(store, manifest, changes)
+                        evidence = _evidence(store, manifest, changes, definitions)
                         record_archive(base, record, evidence, run_id, base_in_charge=own)
                         end_attempt(base, attempt, "succeeded", base=manifest.native)
                 except BaseException as error:
@@ -176,7 +179,7 @@ def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
 
 def _write(
     migration: Migration, store: ArchiveStore, record: SliceRecord, on_progress: Progress | None
-) -> tuple[Manifest, int]:
+) -> tuple[Manifest, int, Definitions]:
     spec, week = migration.spec, record.week
     leaf = spec.table.sibling(record.leaf)
     settings = migration.settings
@@ -185,7 +188,7 @@ def _write(
         timeouts = migration.stream_limits.timeouts()
         reader = stack.enter_context(migration.databases.session("base", purpose, timeouts))
         changes = changes_by_leaf(reader, spec.table, [record.leaf]).get(record.leaf, 0)
-        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        begin_reading(reader, base_tables(reader, spec, [week]))
         snapshot, lsn, at, server = require_row(
             reader.execute(
                 "SELECT pg_export_snapshot(), pg_current_wal_insert_lsn()::text, clock_timestamp(),"
@@ -193,6 +196,9 @@ def _write(
             ).fetchone(),
             "a snapshot",
         )
+        require_all_rows(reader, leaf, "base")
+        states = table_states(reader, [spec.table, leaf])
+        definitions = Definitions(None, states.get(spec.table), states.get(leaf))
         root = require_table(reader, spec.table, "base")
         profile = profile_slice(reader, leaf, root)
         key = root.base_primary_key(spec.control_column)
@@ -221,16 +227,16 @@ def _write(
         query = export_query(leaf, profile.columns, order).as_string(reader)
         limits = WriteLimits(settings.archive_file_mb * _MB, settings.archive_row_group_rows, _ROW_GROUP_BYTES)
         try:
-            with arrow_stream(migration.databases.base_url, str(snapshot), query) as batches:
+            with arrow_stream(migration.databases.base_url, str(snapshot), query, (leaf,)) as batches:
                 stored = (to_stored(batch, profile.columns) for batch in batches)
-                return write_slice(store, manifest, stored, limits, on_progress), changes
+                return write_slice(store, manifest, stored, limits, on_progress), changes, definitions
         except ArchiveError:
             # Where the server itself went away this says so, as an error that is worth another try.
             reader.execute("SELECT 1")
             raise
 
 
-def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveEvidence:
+def _evidence(store: ArchiveStore, manifest: Manifest, changes: int, definitions: Definitions) -> ArchiveEvidence:
     return ArchiveEvidence(
         location=store.url_of(slice_folder(manifest.relation, manifest.week)),
         generation=manifest.generation,
@@ -243,6 +249,7 @@ def _evidence(store: ArchiveStore, manifest: Manifest, changes: int) -> ArchiveE
         lsn=manifest.lsn,
         snapshot_at=manifest.snapshot_at,
         leaf_changes=changes,
+        definitions=definitions,
     )
 
 

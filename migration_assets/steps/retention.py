@@ -10,6 +10,7 @@ from migration_assets.domain.retention import RetentionPolicy
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_charge
+from migration_assets.postgres.definitions import altered_since
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
@@ -85,9 +86,12 @@ def _due(
     spec = migration.spec
     archives = {archive.week: archive for archive in read_archives(base, spec.relation)}
     counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
+    proofs = [(r.week, r.leaf, archives[r.week].definitions) for r in records if r.week in archives]
+    altered = altered_since(base, spec, proofs, None)
     for record in records:
         changes = counted.get(record.leaf, 0)
-        if (why := _why_archive(record, archives.get(record.week), changes, unsigned=unsigned)) is not None:
+        why = _why_archive(record, archives.get(record.week), changes, altered.get(record.week), unsigned=unsigned)
+        if why is not None:
             yield DueWeek(record.week, Step.ARCHIVE, why)
         elif retires:
             retirement = read_retirement(base, spec.relation, record.week)
@@ -95,7 +99,9 @@ def _due(
                 yield DueWeek(record.week, Step.RETIRE, why)
 
 
-def _why_archive(record: SliceRecord, archive: ArchiveRecord | None, changes: int, *, unsigned: bool) -> str | None:
+def _why_archive(
+    record: SliceRecord, archive: ArchiveRecord | None, changes: int, altered: str | None, *, unsigned: bool
+) -> str | None:
     if record.state is SliceState.SIGNED_OFF:
         return "signed off and old enough"
     if unsigned and record.state not in {SliceState.ARCHIVED, SliceState.RETIRED}:
@@ -103,6 +109,8 @@ def _why_archive(record: SliceRecord, archive: ArchiveRecord | None, changes: in
     if record.state is SliceState.ARCHIVED and archive is not None and changes > archive.leaf_changes:
         # The server's counters are a hint; the archive's own fingerprint decides when it is to leave.
         return f"{changes - archive.leaf_changes} row changes since its archive {archive.id}"
+    if record.state is SliceState.ARCHIVED and archive is not None and altered:
+        return f"{altered} since its archive {archive.id}"
     return None
 
 

@@ -1,18 +1,23 @@
 """The steps on the change stream, each behind its gate."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.postgres.change_stream import holding, joining
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import Joined
 from migration_assets.postgres.change_stream.weeks import OnWeek
+from migration_assets.postgres.cutover.charge import is_base_in_charge
+from migration_assets.postgres.cutover.recovering import ReverseRecovered, recover_reverse
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import look_at_servers
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover_planning import cutover_plan
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ def start_stream(
     rebuild: bool = False,
     run_id: str | None = None,
     on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined:
     """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
 
@@ -35,7 +41,7 @@ def start_stream(
         ensure_ledger(base)
         require_not_barred(base, migration.spec.relation, mending=rebuild)
         require_preflight(base, migration.spec.relation)
-    plan = migration.stream_plan(run_id)
+    plan = migration.stream_plan(run_id, confirmed_deletes)
     return retry_transient(
         lambda: joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
         what=f"change stream of {quarter.key}",
@@ -49,23 +55,32 @@ def pause_stream(migration: Migration, reason: str) -> str:
     return holding.hold_stream(migration.stream_plan(), reason)
 
 
-def resume_stream(migration: Migration, run_id: str | None = None) -> str:
+def resume_stream(
+    migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
-    return holding.resume_stream(migration.stream_plan(run_id))
+    return holding.resume_stream(migration.stream_plan(run_id, confirmed_deletes))
 
 
 def recover_stream(
-    migration: Migration, by: str, *, run_id: str | None = None, on_week: OnWeek | None = None
-) -> Joined | None:
+    migration: Migration,
+    by: str,
+    *,
+    run_id: str | None = None,
+    on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
+) -> Joined | ReverseRecovered | None:
     """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
 
-    What the base has and the legacy has not is kept as a repair's images. None where both servers are as they were.
+    Of the side that follows; what it has and the side in charge has not is kept as a repair's images. None where both
+    servers are as they were.
 
     Args:
         migration: Which migration.
         by: The person who says that these are the servers from now on.
         run_id: Noted in the ledger.
         on_week: Told of every week that is done.
+        confirmed_deletes: How many rows of a week a person allows to be deleted.
 
     Raises:
         StreamError: Nobody is named; or as `joining.start_stream`.
@@ -80,11 +95,14 @@ def recover_stream(
         )
     with migration.databases.session("base", "recover") as base:
         ensure_ledger(base)
+        if is_base_in_charge(base, relation):
+            reverse = replace(cutover_plan(migration), stream=migration.stream_plan(run_id, confirmed_deletes))
+            return recover_reverse(reverse, by.strip())
         require_not_barred(base, relation, mending=True)
         with migration.databases.session("legacy", "recover") as legacy:
             if not look_at_servers(base, relation, legacy):
                 return None
-    plan = migration.stream_plan(run_id)
+    plan = migration.stream_plan(run_id, confirmed_deletes)
     return retry_transient(
         lambda: joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week),
         what="recovery of the change stream",

@@ -1,7 +1,7 @@
 """The steps on one week, each behind its gate."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres import repair
@@ -30,6 +30,7 @@ def copy_week(
     *,
     run_id: str | None = None,
     progress: Callable[[int], Progress] | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> CopyEvidence:
     """Copy one week, if preflight allows it. A week under CDC is copied live and stays under it.
 
@@ -38,6 +39,7 @@ def copy_week(
         week: The slice.
         run_id: Noted in the ledger.
         progress: Given the expected number of rows, makes the callback.
+        confirmed_deletes: How many rows of a week a person allows to be deleted.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
@@ -53,7 +55,7 @@ def copy_week(
         with migration.databases.session("legacy", f"{week}:gate") as legacy:
             kind = require_table(legacy, spec.table, "legacy").control_kind(spec.control_column)
             report = progress(estimate_rows(legacy, spec, migration.calendar.bound_values(week, kind)))
-    return copy_slice(migration.databases, migration.copy_of(week, run_id), report)
+    return copy_slice(migration.databases, migration.copy_of(week, run_id, confirmed_deletes), report)
 
 
 def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:
@@ -80,11 +82,18 @@ def validate_week(migration: Migration, week: FiscalWeek, *, run_id: str | None 
     )
 
 
-def repair_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True, run_id: str | None = None) -> Repaired:
+def repair_week(
+    migration: Migration,
+    week: FiscalWeek,
+    *,
+    dry_run: bool = True,
+    run_id: str | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
+) -> Repaired:
     """Find out what differs and, unless `dry_run`, mend it; see `repair_slice`."""
     require_legacy(migration, "nothing is repaired after the legacy, whose rows are the older ones")
     return retry_transient(
-        lambda: repair_slice(migration.stream_plan(run_id), week, dry_run=dry_run),
+        lambda: repair_slice(migration.stream_plan(run_id, confirmed_deletes), week, dry_run=dry_run),
         what=f"repair of {week.key}",
         attempts=migration.settings.retry_attempts,
         log=log,

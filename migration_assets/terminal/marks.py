@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.freshness import Freshness, LastValidation
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.ledger import SliceRecord
@@ -44,16 +45,17 @@ class Seen:
     now: datetime | None = None
     max_age: timedelta = timedelta(days=1)
     changes: Mapping[str, int] = field(default_factory=dict[str, int])
+    altered: Mapping[FiscalWeek, str] = field(default_factory=dict[FiscalWeek, str])
 
     @classmethod
     def of(cls, overview: Overview, max_age: timedelta) -> "Seen":
         """As the overview has it; while the base is in charge nothing can be validated, and no proof is too old."""
         now = None if overview.cutover.in_charge == "base" else overview.now
-        return cls(now, max_age, overview.changes)
+        return cls(now, max_age, overview.changes, overview.altered)
 
     def last(self, record: SliceRecord) -> LastValidation:
         """The slice's last validation, with what the stream applied since then."""
-        return last_validation(record, self.changes.get(record.leaf))
+        return last_validation(record, self.changes.get(record.leaf), self.altered.get(record.week))
 
     def freshness(self, record: SliceRecord) -> Freshness:
         """Without a clock nothing is too old."""

@@ -184,6 +184,8 @@ def _validation(record: SliceRecord, at: datetime, seen: Seen) -> Text:
             return Text(f"DIFFERED{ago}{found}", "bold red")
         case Freshness.CHANGED:
             return Text(f"changed by us since its validation{ago}: validate it", "yellow")
+        case Freshness.ALTERED:
+            return Text(f"{word}{ago}, stale: {seen.last(record).altered} since then", "yellow")
         case Freshness.OLD:
             return Text(f"{word}{ago}, too old{since}", "yellow")
         case _:

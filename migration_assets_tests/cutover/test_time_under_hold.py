@@ -29,8 +29,8 @@ def at(monkeypatch: pytest.MonkeyPatch, state: CutoverState, happens: Callable[[
 
 
 def weeks_to_compare(ground: CutoverGround) -> list[str]:
-    with ground.databases.session("base", "test") as base:
-        return [record.week.name for record in to_compare(base, ground.cutover_plan(compare_all=False))]
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        return [record.week.name for record in to_compare(base, legacy, ground.cutover_plan(compare_all=False))]
 
 
 def validated(ground: CutoverGround) -> CutoverGround:
@@ -76,9 +76,9 @@ def test_a_comparison_that_cannot_end_in_time_is_refused_before_anything_is_held
         "UPDATE migration.cuts c SET taken_at = v.validated_at - interval '4 s'"
         " FROM migration.validations v WHERE (v.relation, v.marker) = (c.relation, c.marker)",
     )
-    with ground.databases.session("base", "test") as base:
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
         plan = ground.cutover_plan()
-        found = estimate_comparison(base, plan, to_compare(base, plan))
+        found = estimate_comparison(base, plan, to_compare(base, legacy, plan))
     assert (found.weeks, found.rows) == (13, 910)
     assert found.seconds == pytest.approx(13 * 4 / 2)
     with pytest.raises(

@@ -1,28 +1,32 @@
 """A quarter that is signed off, with archives that are nothing but fingerprints; and where its rows are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import ArchiveEvidence, ArchiveRecord, read_archive, record_archive
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.ledger import read_slice
 from migration_assets.postgres.retirement import Retired, retire_slice
 from migration_assets.postgres.retirement_checks import of_table
 from migration_assets.postgres.retirement_records import Retirement, read_retirement
 from migration_assets.postgres.returning import Returned, return_slice
-from migration_assets.postgres.sessions import Databases
+from migration_assets.postgres.sessions import Connected, Databases
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,6 +38,12 @@ def trust(_: ArchiveRecord) -> None:
     """Files that are always as they were proven."""
 
 
+def _seen(base: Connected, plan: StreamPlan, leaf: str) -> Definitions:
+    table = plan.spec.table
+    states = table_states(base, [table, table.sibling(leaf)])
+    return Definitions(None, states[table], states[table.sibling(leaf)])
+
+
 def archive_week(plan: StreamPlan, number: int) -> None:
     """What parquet_archive leaves in the ledger, of a file that nobody wrote."""
     with plan.databases.session("base", "test") as base:
@@ -42,7 +52,18 @@ def archive_week(plan: StreamPlan, number: int) -> None:
         with slice_lock(base, record) as record, base.transaction():
             native = of_table(base, plan, plan.spec.table.sibling(record.leaf))
             evidence = ArchiveEvidence(
-                "file:///archive", "1", "0" * 64, 1, 1000, native, native, "portable-v1", "0/1", NOW, 0
+                "file:///archive",
+                "1",
+                "0" * 64,
+                1,
+                1000,
+                native,
+                native,
+                "portable-v1",
+                "0/1",
+                NOW,
+                0,
+                _seen(base, plan, record.leaf),
             )
             record_archive(base, record, evidence, "test")
 
@@ -73,6 +94,14 @@ class Departure:
         for number in archived:
             made.archive(number)
         return made
+
+    @classmethod
+    @contextmanager
+    def copied(cls, clones: Clones, *archived: int) -> "Generator[Departure]":
+        """As `prepared` makes it of 910 rows."""
+        name = "_".join(map(str, ("departure", *archived)))
+        with clones.grown(name, lambda ground: cls.prepared(ground.fill(), *archived)) as databases:
+            yield cls(Ground(databases))
 
     def impatient(self, seconds: float) -> "Departure":
         """The same, with less patience for what is in the way."""

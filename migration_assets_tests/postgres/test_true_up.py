@@ -46,7 +46,7 @@ def found(ground: Ground) -> Differences:
 
 def made_true(ground: Ground) -> TruedUp:
     with sides(ground) as (legacy, base, rows):
-        return true_up(legacy, base, rows, week(1))
+        return true_up(legacy, base, rows, week(1), None)
 
 
 def counts(of: Differences) -> tuple[int, int, int]:

@@ -5,9 +5,11 @@ from threading import Lock
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
+from migration_assets.defs.confirmations import CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -26,6 +28,7 @@ class ChangeStreamConfig(dg.Config):
 
     rebuild: bool = False
     """A new slot, and every week under CDC trued up against it: mends a stream that was lost, dropped or altered."""
+    confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
 
 
 @dg.asset(
@@ -54,6 +57,7 @@ def change_stream(
             rebuild=config.rebuild,
             run_id=context.run.run_id,
             on_week=_observed_week(context),
+            confirmed_deletes=confirmed(config.confirm_deletes),
         )
     return dg.MaterializeResult(metadata=_metadata(joined))
 

@@ -5,8 +5,10 @@ from enum import Enum
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.legacy_slice import legacy_slice
+from migration_assets.defs.confirmations import CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, LEGACY_READ_POOL, MIGRATE, OWNERS
 from migration_assets.defs.metadata import Metadata, copy_metadata, fingerprint_metadata
@@ -45,6 +47,7 @@ class MigratedSliceConfig(dg.Config):
     """
 
     action: SliceAction = SliceAction.COPY
+    confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
 
 
 @dg.asset(
@@ -73,7 +76,7 @@ def migrated_slice(
     with readable_failures():
         try:
             metadata, legacy, base = (
-                _copy(context, migration) if config.action is SliceAction.COPY else _verify(context, migration)
+                _copy(context, migration, config) if config.action is SliceAction.COPY else _verify(context, migration)
             )
         except SliceMismatchError as mismatch:
             # Before the Failure: a check that fails after a materialization would leave the partition green.
@@ -82,11 +85,14 @@ def migrated_slice(
     yield dg.MaterializeResult(metadata=metadata, check_results=equality_results(_NAME, legacy, base))
 
 
-def _copy(context: dg.AssetExecutionContext, migration: Migration) -> tuple[Metadata, Fingerprint, Fingerprint]:
+def _copy(
+    context: dg.AssetExecutionContext, migration: Migration, config: MigratedSliceConfig
+) -> tuple[Metadata, Fingerprint, Fingerprint]:
     evidence = copy_week(
         migration,
         week_of(context),
         run_id=context.run.run_id,
+        confirmed_deletes=confirmed(config.confirm_deletes),
         progress=lambda expected: observed_progress(context, expected, migration.settings.progress_seconds),
     )
     metadata = copy_metadata(evidence, target_gb_per_hour=migration.settings.target_gb_per_hour)

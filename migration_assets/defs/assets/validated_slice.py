@@ -6,9 +6,11 @@ from enum import Enum
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.migrated_slice import migrated_slice
+from migration_assets.defs.confirmations import CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -42,6 +44,7 @@ class ValidatedSliceConfig(dg.Config):
     action: ValidationAction = ValidationAction.VALIDATE
     dry_run: bool = True
     """Of a repair: only say what it would do."""
+    confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
 
 
 @dg.asset(
@@ -88,7 +91,9 @@ def _validate(migration: Migration, week: FiscalWeek, run_id: str) -> tuple[Meta
 
 
 def _repair(migration: Migration, week: FiscalWeek, run_id: str, config: ValidatedSliceConfig) -> Metadata:
-    done = repair_week(migration, week, dry_run=config.dry_run, run_id=run_id)
+    done = repair_week(
+        migration, week, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=confirmed(config.confirm_deletes)
+    )
     if config.dry_run and done.differences.rows:
         # No success: the week was just seen to differ, and a run that succeeds would take the red from its partition.
         raise SliceMismatchError(

@@ -13,6 +13,7 @@ from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining_ahead import (
     in_root,
     joins,
+    require_few_deletions,
     require_leaves,
     require_small,
     true_up_joining,
@@ -43,7 +44,7 @@ from migration_assets.postgres.change_stream.records import (
     stream_names,
 )
 from migration_assets.postgres.change_stream.running import require_running, require_stream
-from migration_assets.postgres.change_stream.slots import drop_slot, exported_slot, has_failover_slots, remove_slot
+from migration_assets.postgres.change_stream.slots import drop_slot, has_failover_slots, remove_slot, true_slot
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
     drop_subscription,
@@ -115,6 +116,7 @@ def start_stream(
     are noted anew, as `by` says. Else the quarter joins at a cut.
 
     Raises:
+        DeletionError: Too many rows of a week would be deleted without a person's word.
         StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
             holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
@@ -147,6 +149,7 @@ def start_stream(
         require_leaves(base, plan.spec, held if unfinished or rebuild else joining)
         opened = [record.week for record in joining if record.state is SliceState.ABSENT and not whole_root]
         require_small(plan, legacy, description, opened)
+        require_few_deletions(plan, base, legacy, description, opened)
         if stream is None or unfinished or rebuild:
             how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
             by = by or f"the rebuild of {label}" + (f", run {plan.run_id}" if plan.run_id else "")
@@ -223,6 +226,7 @@ def _activate(
             names = fresh_names()
             rename_stream(base, plan.relation, names)
         else:
+            # Also one that we do not get as far as to make anew: an old slot keeps WAL.
             drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
@@ -237,14 +241,14 @@ def _activate(
             drop_publication(legacy, names.publication)
             where = row_filter([r.week for r in records], description, plan.spec, plan.calendar)
             create_publication(legacy, names.publication, plan.spec, where)
-        url = plan.databases.legacy_url
-        with exported_slot(url, legacy, names.slot, patience_seconds=plan.limits.stream_patience_seconds) as slot:
+        with true_slot(plan, legacy, names.slot) as slot:
             resting = require_stream(base, plan.relation)
             weeks = true_up_joining(
                 plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
                 keep_images=mending.changed,
             )  # fmt: skip
-            conninfo = legacy_conninfo(legacy, plan.legacy_url_for_base or url, names.subscription)
+            url = plan.legacy_url_for_base or plan.databases.legacy_url
+            conninfo = legacy_conninfo(legacy, url, names.subscription)
             with base.transaction():
                 keep_at_rest(base, resting)
                 base.execute(

@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import sql
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
@@ -16,16 +17,17 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import row_filter
 from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.change_stream.weeks import OnWeek, true_up_weeks
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, read_slices
 from migration_assets.postgres.legacy_slices import estimate_rows
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.snapshots import base_tables, hold_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import TruedUp
-from migration_assets.postgres.true_up.slices import in_snapshot
 from migration_assets.postgres.validation_records import Proof, record_proof
 
 # Where there is an index; else it makes no difference.
@@ -127,6 +129,26 @@ def require_small(
         )
 
 
+def require_few_deletions(
+    plan: StreamPlan, base: Connected, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
+) -> None:
+    """Of weeks that were never copied: refuse before the stream is touched what the true-up would refuse afterwards.
+
+    A week that was opened ahead holds no row in the base, unless somebody wrote there.
+
+    Raises:
+        DeletionError: A week has rows in the base that the legacy does not have.
+    """
+    kind = description.control_kind(plan.spec.control_column)
+    for week in weeks:
+        where = in_range(plan.spec.control_column, plan.calendar.bound_values(week, kind))
+        counted = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table_name(plan.spec.table), where)
+        of_base = int(require_row(base.execute(counted).fetchone(), "a count")[0])
+        if of_base:
+            of_legacy = int(require_row(legacy.execute(counted).fetchone(), "a count")[0])
+            plan.deletions.require(week, max(0, of_base - of_legacy), legacy=of_legacy, base=of_base)
+
+
 def true_up_joining(
     plan: StreamPlan,
     description: TableDescription,
@@ -153,13 +175,19 @@ def true_up_joining(
             plan.databases.session("legacy", "join:count", plan.limits.timeouts()) as legacy,
         ):
             weeks = [record.week for record in opened]
-            with in_snapshot(legacy, snapshot):
+            with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
                 of_legacy = _count(legacy, description, plan, weeks)
-            with base.transaction():
                 keep_at_rest(base, stream)
+                hold_tables(base, base_tables(base, plan.spec, weeks))
                 of_base = _count(base, description, plan, weeks)
                 empty = [record for record in opened if not of_legacy[record.week] and not of_base[record.week]]
-                done = [_record_empty(plan, base, record, lsn, marker) for record in empty]
+                table = plan.spec.table
+                seen = table_states(legacy, [table]).get(table)
+                states = table_states(base, [table, *(table.sibling(record.leaf) for record in empty)])
+                for record in empty:
+                    definitions = Definitions(seen, states.get(table), states.get(table.sibling(record.leaf)))
+                    proof = Proof(EMPTY, EMPTY, lsn, marker, definitions)
+                    done.append(_record_empty(plan, base, record, proof))
         for one in done:
             if on_week is not None:
                 on_week(one)
@@ -189,13 +217,11 @@ def _count(
     return {week: counted.get(number, 0) for number, week in enumerate(ordered, start=1)}
 
 
-def _record_empty(
-    plan: StreamPlan, base: Connected, record: SliceRecord, lsn: str, marker: int | None
-) -> TruedUp:  # fmt: skip
+def _record_empty(plan: StreamPlan, base: Connected, record: SliceRecord, proof: Proof) -> TruedUp:
     attempt = begin_attempt(base, record, "join", plan.run_id)
-    record_proof(base, record, Proof(EMPTY, EMPTY, lsn, marker), "join", plan.run_id)
+    record_proof(base, record, proof, "join", plan.run_id)
     end_attempt(base, attempt, "succeeded", legacy=EMPTY, base=EMPTY)
-    return TruedUp(record.week, EMPTY, EMPTY, Differences())
+    return TruedUp(record.week, EMPTY, EMPTY, Differences(), proof.definitions)
 
 
 def _expecting(record: SliceRecord, of_legacy: int, of_base: int) -> SliceRecord:

@@ -19,6 +19,7 @@ from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.change_stream.running import require_stream
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -67,7 +68,9 @@ def release_weeks(
             alter_filter(locker, stream.publication, plan.spec, where)
 
         try:
-            pair = stack.enter_context(paired_snapshots(plan, purpose, in_lock=narrow))
+            pair = stack.enter_context(
+                paired_snapshots(plan, purpose, [record.week for record in records], in_lock=narrow)
+            )
         except BaseException:
             if not asked:
                 _take_back(base, stream, records)
@@ -128,8 +131,9 @@ def _note(
 
 
 def _compared(pair: PairedSnapshots, rows: SliceRows) -> Proof:
+    definitions = seen_definitions(pair.legacy, pair.base, rows.spec.table, rows.leaf)
     found = compare(pair.legacy, pair.base, rows)
-    return Proof(found.legacy, found.base, pair.record.lsn, pair.record.marker)
+    return Proof(found.legacy, found.base, pair.record.lsn, pair.record.marker, definitions)
 
 
 def _slipped_in(records: Sequence[SliceRecord], differing: Sequence[str]) -> RetirementError:

@@ -1,5 +1,6 @@
 """The replication slot, and the snapshot of the legacy at which it begins."""
 
+import logging
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -9,8 +10,13 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.definitions import filenodes
 from migration_assets.postgres.retries import is_transient, wait_until
 from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
+from migration_assets.postgres.snapshots import in_snapshot
+from migration_assets.postgres.stream_plan import StreamPlan
+
+log = logging.getLogger(__name__)
 
 _FAILOVER_SINCE = 170000
 _SLOT_FREE_SECONDS = 20.0
@@ -35,6 +41,42 @@ class SlotSnapshot:
 
     snapshot: str
     lsn: str
+
+
+@contextmanager
+def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotSnapshot]:
+    """As `exported_slot`, where the snapshot shows the table as it is: nobody rewrote it before it could be locked.
+
+    The command that makes a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
+    ever. So the table's files before it and under the lock afterwards must be the same, or the slot is made again. The
+    table stays locked in ACCESS SHARE mode for as long as the body runs.
+
+    Raises:
+        StreamError: As `exported_slot`; or the table was rewritten again and again.
+        psycopg.errors.LockNotAvailable: Somebody is altering it.
+    """
+    for _ in range(plan.limits.attempts):
+        drop_slot(legacy, slot)
+        before = filenodes(legacy, plan.spec.table)
+        with (
+            exported_slot(
+                plan.databases.legacy_url, legacy, slot, patience_seconds=plan.limits.stream_patience_seconds
+            ) as made,
+            plan.databases.session("legacy", "slot:hold", plan.limits.timeouts()) as holder,
+            in_snapshot(holder, made.snapshot, [plan.spec.table]),
+        ):
+            if filenodes(holder, plan.spec.table) == before:
+                yield made
+                return
+        log.warning("%s was rewritten while slot %s was made; the slot is made again", plan.spec.table, slot)
+    drop_slot(legacy, slot)
+    raise StreamError(
+        f"the legacy's table was rewritten every time that a slot was made, {plan.limits.attempts} times:"
+        " the slot's snapshot would show it empty",
+        where=plan.relation,
+        state_left="no slot was left behind; nothing was changed",
+        next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the legacy's table end, then run this again",
+    )
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from migration_assets.postgres.change_stream.records import StreamRecord, keep_a
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.repair_records import begin_repair, end_repair
 from migration_assets.postgres.sessions import announce
+from migration_assets.postgres.snapshots import base_tables, hold_tables, in_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
-from migration_assets.postgres.true_up.slices import in_snapshot, slice_rows
+from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import Proof, record_proof
 
 OnWeek = Callable[[TruedUp], None]
@@ -36,6 +37,7 @@ def true_up_weeks(
     With `keep_images` every row that is changed or deleted is kept, as a repair's, and may be put back as one.
 
     Raises:
+        DeletionError: Too many rows of a week would be deleted without a person's word.
         SliceMismatchError: A week cannot be made equal.
         psycopg.Error: A server failed. Weeks that are done are done; run it again.
     """
@@ -48,20 +50,21 @@ def true_up_weeks(
         ):
             attempt = begin_attempt(base, record, "join", plan.run_id)
             try:
-                with in_snapshot(legacy, snapshot), base.transaction():
+                with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
                     keep_at_rest(base, stream)
+                    hold_tables(base, base_tables(base, plan.spec, [record.week]))
                     announce(base, purpose)
                     rows = slice_rows(plan, description, record)
                     repair = (
                         begin_repair(base, record, marker=marker, lsn=lsn, run_id=plan.run_id) if keep_images else None
                     )
-                    done = true_up(legacy, base, rows, record.week, repair_id=repair)
+                    done = true_up(legacy, base, rows, record.week, plan.deletions, repair_id=repair)
                     if repair is not None:
                         end_repair(base, repair, done.differences)
                     record_proof(
                         base,
                         record,
-                        Proof(done.legacy, done.base, lsn, marker),
+                        Proof(done.legacy, done.base, lsn, marker, done.definitions),
                         "join",
                         plan.run_id,
                         found=done.differences,

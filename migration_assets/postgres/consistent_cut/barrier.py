@@ -15,6 +15,7 @@ from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.consistent_cut.records import Barrier
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.snapshots import begin_reading
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -82,18 +83,24 @@ def set_marker(
             log.warning("a cut waits for a moment between writers; in the way: %s", "; ".join(blockers))
         if not blockers or time.monotonic() < give_up:
             tries += 1
-            started = time.perf_counter()
+            started: float | None = None
             try:
+                # Before the lock that holds writers, and in each try anew: an ALTER TABLE that waits for us would keep
+                # that lock from ever being got.
+                begin_reading(legacy.reader, [plan.spec.table])
+                started = time.perf_counter()
                 lsn, snapshot = _once(plan, legacy, marker, in_lock)
             except errors.IdleInTransactionSessionTimeout:
                 raise _frozen(plan) from None
             except psycopg.OperationalError as error:
                 if not is_lock_timeout(error):
                     raise
+                legacy.reader.rollback()
             else:
                 held = (time.perf_counter() - started) * 1000
                 return Barrier(marker, lsn, snapshot, tries, held, max(longest, held))
-            longest = max(longest, (time.perf_counter() - started) * 1000)
+            if started is not None:
+                longest = max(longest, (time.perf_counter() - started) * 1000)
         if time.monotonic() >= give_up:
             raise _no_moment(plan, legacy, tries, longest)
         time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we do not keep step with a job that comes back
@@ -103,6 +110,8 @@ def _make_gentle(legacy: LegacySessions) -> None:
     for connection in (legacy.locker, legacy.writer):
         # A standby that is slow to answer must not keep the lock from going.
         connection.execute("SET synchronous_commit = local")
+    # While it waits for its own lock nobody is held, but an ALTER TABLE is in the way, and the next try may be luckier.
+    legacy.reader.execute("SET lock_timeout = '1s'")
 
 
 def _peek(plan: StreamPlan, legacy: LegacySessions, give_up: float) -> list[str]:
@@ -137,7 +146,7 @@ def _once(
         legacy.writer.execute(
             "INSERT INTO migration.markers (relation, id, kind) VALUES (%s, %s, 'cut')", [plan.relation, marker]
         )
-        legacy.reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # The transaction's first query: its snapshot is taken here, while nobody can write.
         row = legacy.reader.execute("SELECT pg_current_wal_insert_lsn()::text, pg_export_snapshot()").fetchone()
     # The commit succeeded: an error there means that somebody may have written before the snapshot was taken.
     lsn, snapshot = require_row(row, "the cut's position")

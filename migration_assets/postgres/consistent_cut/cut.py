@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
 
 from migration_assets.domain.errors import CutError, MigrationError, ServerChangedError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
@@ -18,7 +19,8 @@ from migration_assets.postgres.consistent_cut.barrier import LegacySessions, leg
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.server_markers import MarkersWatch
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.snapshots import base_tables, begin_reading, export_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
 
 log = logging.getLogger(__name__)
@@ -53,13 +55,18 @@ class Pause:
 
 @contextmanager
 def paired_snapshots(
-    plan: StreamPlan, purpose: str, *, in_lock: Callable[[Connected], None] | None = None
+    plan: StreamPlan,
+    purpose: str,
+    weeks: Sequence[FiscalWeek],
+    *,
+    in_lock: Callable[[Connected], None] | None = None,
 ) -> Generator[PairedSnapshots]:
     """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
 
     Args:
         plan: The stream.
         purpose: Shown in both servers' lists of sessions, and kept in the ledger.
+        weeks: Whose rows are read: until the body ends nobody rewrites their tables, on either side.
         in_lock: Done on the legacy under the cut's lock, perhaps more than once: a narrower filter of the publication,
             which needs no pause. What widens it does: see `paused_stream`.
 
@@ -76,6 +83,7 @@ def paired_snapshots(
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
             stream = require_running(holder, plan.relation)
+            tables = base_tables(reader, plan.spec, weeks)
             require_same_servers(holder, plan.relation, legacy.writer)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
@@ -84,8 +92,9 @@ def paired_snapshots(
                 since = time.perf_counter()
                 wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
-                reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                snapshot = str(require_row(reader.execute("SELECT pg_export_snapshot()").fetchone(), "a snapshot")[0])
+                # The worker holds no lock of these tables now; earlier it could wait for somebody who waits for us.
+                begin_reading(reader, tables)
+                snapshot = export_snapshot(reader)
                 let_go()
                 held_ms = (time.perf_counter() - reached) * 1000
             reached_ms = (reached - since) * 1000

@@ -7,14 +7,16 @@ from datetime import datetime
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.definitions import altered_since, table_states
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
+from migration_assets.postgres.snapshots import base_tables, reading
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
 from migration_assets.postgres.validation_records import Proof, record_proof
@@ -31,6 +33,7 @@ class Compared:
 
 def compare_sides(
     plan: CutoverPlan,
+    kind: CutoverKind,
     base: Connected,
     legacy: Connected,
     description: TableDescription,
@@ -42,7 +45,7 @@ def compare_sides(
     Raises:
         CutoverError: A week differs; names it and the rows. Or the time is over.
     """
-    records = to_compare(base, plan)
+    records = to_compare(base, legacy, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
@@ -61,19 +64,36 @@ def compare_sides(
         raise CutoverError(
             "the sides differ: " + "; ".join(wrong),
             where=plan.relation,
-            next_step="`migration-assets repair` shows and repairs the rows; what is not under CDC is to be copied, and"
-            " to join: migrated_slice, change_stream; then run this again",
+            next_step=_next_step(kind, [r for r, p in zip(records, proofs, strict=True) if not p.equal]),
         )
     unfollowed = [(r, p) for r, p in zip(records, proofs, strict=True) if not r.under_cdc]
     return Compared(len(records), sum(proof.base.rows for proof in proofs), unfollowed)
 
 
-def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
+def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
+    """What the side that is in charge then allows."""
+    steps: list[str] = []
+    if kind is CutoverKind.ROLLBACK:
+        for quarter in dict.fromkeys(record.week.quarter for record in differing):
+            names = " ".join(record.week.name for record in differing if record.week.quarter == quarter)
+            steps.append(
+                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply mends them"
+            )
+    else:
+        if any(record.under_cdc for record in differing):
+            steps.append("`migration-assets repair` shows and repairs the rows")
+        if not all(record.under_cdc for record in differing):
+            steps.append("what is not under CDC is to be copied, and to join: migrated_slice, change_stream")
+    return "; ".join(steps) + "; then run this again"
+
+
+def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
-    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did. The
-    others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
-    either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
+    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did; and what
+    was altered or rewritten on either side, which no server counts. The others are opened ahead, or copied, or
+    restored, and no stream follows them. Applications read and write them on either side: a cutover that left rows
+    behind there could never be rolled back, and nobody could archive them.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
@@ -81,12 +101,18 @@ def to_compare(base: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
         counted_since = _counted_since(base)
+        table = plan.stream.spec.table
+        proofs = [(r.week, r.leaf, r.definitions) for r in records]
+        altered = altered_since(base, plan.stream.spec, proofs, table_states(legacy, [table]).get(table))
         records = [
             r
             for r in records
             if r.week not in in_root
             or not r.validated_equal
             or r.validated_changes != changes.get(r.leaf, 0)
+            # A proof of an older version of this program says nothing of the tables.
+            or r.definitions is None
+            or r.week in altered
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
         ]
     return records + [r for r in known if not r.under_cdc and r.week in in_root]
@@ -126,8 +152,6 @@ def _prove_all(
             deadline.watched(base),
             deadline.watched(legacy),
         ):
-            for side in (base, legacy):
-                side.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             while not failed.is_set():
                 try:
                     number, record = todo.get_nowait()
@@ -136,7 +160,11 @@ def _prove_all(
                 deadline.check("the comparison")
                 for side in (base, legacy):
                     announce(side, f"{record.week.key}:cutover")
-                proofs[number] = prove(legacy, base, slice_rows(stream, description, record), lsn=lsn, marker=marker)
+                rows = slice_rows(stream, description, record)
+                # A snapshot a week: nothing moves any more, and no table is locked for longer than it is read.
+                tables = base_tables(base, stream.spec, [record.week])
+                with reading(base, tables), reading(legacy, [stream.spec.table]):
+                    proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker)
 
     def worker() -> None:
         try:

@@ -16,7 +16,7 @@ _ROUNDS = 3
 log = logging.getLogger(__name__)
 
 
-def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
+def revalidate(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
     """Validate the weeks that changed since their validation, again where that makes them fewer.
 
     Before the cutover takes its locks: each validation takes its own, at a cut that holds writers for milliseconds.
@@ -29,7 +29,7 @@ def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
         SliceBusyError: Somebody works on one of them.
         StreamError: The stream does not run.
     """
-    changed = _changed(plan, base)
+    changed = _changed(plan, base, legacy)
     for _ in range(_ROUNDS):
         if not changed:
             break
@@ -43,15 +43,15 @@ def revalidate(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
                 state_left="nothing was held",
                 next_step="`migration-assets repair` shows and repairs the rows; then run this again",
             )
-        before, changed = changed, _changed(plan, base)
+        before, changed = changed, _changed(plan, base, legacy)
         if len(changed) >= len(before):
             break
     return changed
 
 
-def _changed(plan: CutoverPlan, base: Connected) -> list[FiscalWeek]:
+def _changed(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
     """Of what is to be compared, the weeks that a cut can prove."""
-    return [record.week for record in to_compare(base, plan) if record.under_cdc]
+    return [record.week for record in to_compare(base, legacy, plan) if record.under_cdc]
 
 
 def _validate(plan: CutoverPlan, week: FiscalWeek) -> str | None:

@@ -5,6 +5,7 @@ from psycopg import errors, sql
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.freshness import Freshness
+from migration_assets.postgres.definitions import altered_since, table_states
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.legacy_slices import held_quarters
@@ -89,9 +90,12 @@ def _fresh(sides: Sides, quarter: FiscalQuarter, records: list[SliceRecord]) -> 
     covered = [record for record in records if record.under_cdc]
     now = require_row(sides.base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0]
     counted = changes_by_leaf(sides.base, sides.spec.table, [record.leaf for record in covered])
+    table = sides.spec.table
+    proofs = [(record.week, record.leaf, record.definitions) for record in covered]
+    altered = altered_since(sides.base, sides.spec, proofs, table_states(sides.legacy, [table]).get(table))
     stale: list[str] = []
     for record in covered:
-        last = last_validation(record, counted.get(record.leaf))
+        last = last_validation(record, counted.get(record.leaf), altered.get(record.week))
         if last.freshness(now=now, max_age=sides.plan.max_age) is not Freshness.FRESH:
             stale.append(f"{record.week.name}: {last.describe(now=now, max_age=sides.plan.max_age)}")
     if not stale:

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from migration_assets.domain.definitions import Definitions
+from migration_assets.domain.deletions import Deletions
 from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.copy_stream import pipe_rows
+from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
-from migration_assets.postgres.true_up.buckets import SliceRows, compare
+from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
 from migration_assets.postgres.true_up.differences import DifferingKeys, Keys, differing_keys, key_matches, unnested
 
 _KEYS_AT_ONCE = 5_000
@@ -28,10 +31,17 @@ class TruedUp:
     legacy: Fingerprint
     base: Fingerprint
     differences: Differences
+    definitions: Definitions
 
 
 def true_up(
-    legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, *, repair_id: int | None = None
+    legacy: Connected,
+    base: Connected,
+    rows: SliceRows,
+    week: FiscalWeek,
+    deletions: Deletions | None,
+    *,
+    repair_id: int | None = None,
 ) -> TruedUp:
     """Make the base's rows of the slice those of the legacy's snapshot.
 
@@ -40,14 +50,19 @@ def true_up(
         base: In a transaction; nobody else may write to the slice until it ends.
         rows: Which rows, and where they are in the base.
         week: For errors.
+        deletions: How many rows may be deleted; None for a table that nobody has seen yet.
         repair_id: Where set, keeps every changed row's image from before under this repair.
 
     Raises:
+        DeletionError: Too many rows would be deleted; nothing was done.
         SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
     """
+    definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
     compared = compare(legacy, base, rows)
     if compared.equal:
-        return TruedUp(week, compared.legacy, compared.base, Differences())
+        return TruedUp(week, compared.legacy, compared.base, Differences(), definitions)
+    if deletions is not None:
+        _require_few(legacy, base, rows, week, compared, deletions)
     let_through(base)
     counts = dict.fromkeys(Kind, 0)
     for batch in differing_keys(legacy, base, rows, compared):
@@ -67,14 +82,24 @@ def true_up(
             next_step="look for triggers, rules or generated columns on the base that change rows, then run this again",
             differences=differences,
         )
-    return TruedUp(week, compared.legacy, now, differences)
+    return TruedUp(week, compared.legacy, now, differences, definitions)
+
+
+def _require_few(
+    legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, compared: Compared, deletions: Deletions
+) -> None:
+    """Before anything is done. The rows are counted only where what differs could be too many."""
+    of_legacy, of_base = compared.legacy.rows, compared.base.rows
+    if deletions.limit.asks(compared.base_rows, legacy=of_legacy, base=of_base):
+        deleted = sum(len(batch.extra) for batch in differing_keys(legacy, base, rows, compared))
+        deletions.require(week, deleted, legacy=of_legacy, base=of_base)
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:
     # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
-    for keys in _chunks(batch.extra + batch.changed):
+    for keys in chunks(batch.extra + batch.changed):
         delete_rows(base, rows, keys)
-    for keys in _chunks(batch.missing + batch.changed):
+    for keys in chunks(batch.missing + batch.changed):
         wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
         )
@@ -95,7 +120,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
         sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(column.name)) for column in rows.key)
     )
     for kind in (Kind.EXTRA, Kind.CHANGED):
-        for keys in _chunks(batch.of(kind)):
+        for keys in chunks(batch.of(kind)):
             base.execute(
                 sql.SQL(
                     "INSERT INTO migration.repaired_rows (repair_id, kind, key, before)"
@@ -117,6 +142,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
         )
 
 
-def _chunks(keys: Keys) -> Iterator[Keys]:
+def chunks(keys: Keys) -> Iterator[Keys]:
+    """The keys in pieces that one statement can take."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]

@@ -23,13 +23,14 @@ _FEWEST, _MOST = 16, 65_536
 class SliceRows:
     """Which rows are compared, and how: the legacy's description decides on both sides.
 
-    `target` is where the base has them: the root, or a table that is still being made.
+    `target` is where the base has them: the root, or a table that is still being made. `leaf` is the table itself.
     """
 
     description: TableDescription
     spec: TableSpec
     bounds: tuple[Any, Any]
     target: QualifiedName
+    leaf: QualifiedName
     expected_rows: int
 
     @property
@@ -81,11 +82,15 @@ class SliceRows:
 
 @dataclass(frozen=True)
 class Compared:
-    """Both fingerprints, and of the buckets that differ how many rows the fuller side has."""
+    """Both fingerprints, and of the buckets that differ how many rows the fuller side has.
+
+    `base_rows` is how many rows the base has in these buckets: no more than that can be too many.
+    """
 
     legacy: Fingerprint
     base: Fingerprint
     differing: dict[int, int]
+    base_rows: int
 
     @property
     def equal(self) -> bool:
@@ -110,7 +115,8 @@ def compare(legacy: Connected, base: Connected, rows: SliceRows) -> Compared:
         for bucket in sorted(of_legacy.keys() | of_base.keys())
         if of_legacy.get(bucket, EMPTY) != of_base.get(bucket, EMPTY)
     }
-    return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing)
+    base_rows = sum(of_base.get(bucket, EMPTY).rows for bucket in differing)
+    return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing, base_rows)
 
 
 def _fingerprints(connection: Connected, rows: SliceRows, table: QualifiedName) -> dict[int, Fingerprint]:

@@ -1,10 +1,4 @@
-"""From a slice in the ledger to the rows that are compared, and sessions that look at them in an exported snapshot."""
-
-from collections.abc import Generator
-from contextlib import contextmanager
-
-import psycopg
-from psycopg import errors, sql
+"""From a slice in the ledger to the rows that are compared; and whether both tables are still the same."""
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_description import TableDescription
@@ -23,7 +17,8 @@ def slice_rows(
     """The slice's rows through the base's root, which is what applications read, unless `target` says otherwise."""
     bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
     expected = max(side.rows for side in (record.legacy, record.base) if side) if record.legacy and record.base else 0
-    return SliceRows(description, plan.spec, bounds, target or plan.spec.table, expected)
+    leaf = target or plan.spec.table.sibling(record.leaf)
+    return SliceRows(description, plan.spec, bounds, target or plan.spec.table, leaf, expected)
 
 
 def same_table(plan: StreamPlan, legacy: Connected, base: Connected) -> TableDescription:
@@ -65,19 +60,3 @@ def require_unaltered(
             state_left="nothing was changed; nothing was noted",
             next_step="run this again",
         )
-
-
-@contextmanager
-def in_snapshot(connection: Connected, snapshot: str) -> Generator[Connected]:
-    """A read-only transaction in a snapshot that another session exported and still holds."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    try:
-        try:
-            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-        except (errors.InvalidParameterValue, errors.UndefinedObject) as error:
-            # As if the connection itself had been lost: the whole step is worth another try.
-            raise psycopg.OperationalError("the session that exported the snapshot was lost") from error
-        yield connection
-    finally:
-        if not connection.closed:
-            connection.rollback()

@@ -1,0 +1,17 @@
+"""What a person confirms in the launchpad before many rows are deleted."""
+
+from collections.abc import Mapping
+
+from migration_assets.domain.deletions import parse_confirmations
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+
+CONFIRM = 'Of these weeks so many rows may be deleted, as the refusal says: {"FY25-Q2|W05": 70}.'
+
+
+def confirmed(config: Mapping[str, int]) -> dict[FiscalWeek, int]:
+    """Keys of weeks and rows as the launchpad has them.
+
+    Raises:
+        CalendarError: A key is no week.
+    """
+    return parse_confirmations(f"{week}={rows}" for week, rows in config.items())

@@ -1,0 +1,137 @@
+"""Reads how tables are defined and in which files they are, inside the locks of whoever proves something of them."""
+
+from collections.abc import Iterable, Sequence
+
+from migration_assets.domain.definitions import Definitions, TableState
+from migration_assets.domain.errors import TableSpecError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
+from migration_assets.postgres.sessions import Connected, Side
+
+# Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
+# that was restored, may be compared. Columns that were dropped count: they are a definition that changed.
+_STATES = """
+WITH RECURSIVE tables AS (
+    SELECT c.*, w.nspname, w.relname AS wanted
+    FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w(nspname, relname)
+    JOIN pg_namespace n ON n.nspname = w.nspname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname
+), used AS (
+    SELECT DISTINCT a.atttypid AS oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT inner_type.oid FROM used u JOIN pg_type y ON y.oid = u.oid CROSS JOIN LATERAL (
+        SELECT y.typelem WHERE y.typelem <> 0
+        UNION ALL SELECT y.typbasetype WHERE y.typbasetype <> 0
+        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL SELECT m.atttypid FROM pg_attribute m
+                  WHERE y.typrelid <> 0 AND m.attrelid = y.typrelid AND m.attnum > 0 AND NOT m.attisdropped
+    ) AS inner_type(oid)
+), types AS (
+    SELECT string_agg(concat_ws('|', n.nspname, y.typname, y.typtype, y.typtypmod, y.typnotnull,
+        (SELECT concat_ws('.', bn.nspname, b.typname) FROM pg_type b JOIN pg_namespace bn ON bn.oid = b.typnamespace
+         WHERE b.oid = greatest(y.typbasetype, y.typelem)),
+        (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum e
+         WHERE e.enumtypid = y.oid),
+        (SELECT string_agg(concat_ws(' ', quote_ident(m.attname), mn.nspname, mt.typname, m.atttypmod), ','
+                ORDER BY m.attnum)
+         FROM pg_attribute m JOIN pg_type mt ON mt.oid = m.atttypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace
+         WHERE y.typrelid <> 0 AND m.attrelid = y.typrelid AND m.attnum > 0 AND NOT m.attisdropped)
+    ), E'\\n' ORDER BY n.nspname, y.typname) AS described
+    FROM used u JOIN pg_type y ON y.oid = u.oid JOIN pg_namespace n ON n.oid = y.typnamespace
+)
+SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oid)::bigint,
+       CASE WHEN t.reltoastrelid <> 0 THEN pg_relation_filenode(t.reltoastrelid)::bigint END,
+       encode(sha256(convert_to(concat_ws(E'\\n',
+           concat_ws('|', t.relkind, t.relpersistence, t.relrowsecurity, t.relforcerowsecurity),
+           (SELECT string_agg(concat_ws('|', a.attnum, quote_ident(a.attname), a.attisdropped, yn.nspname, y.typname,
+                a.atttypmod, col.collname, a.attnotnull, a.attgenerated, a.attmissingval::text),
+                E'\\n' ORDER BY a.attnum)
+            FROM pg_attribute a LEFT JOIN pg_type y ON y.oid = a.atttypid
+            LEFT JOIN pg_namespace yn ON yn.oid = y.typnamespace
+            LEFT JOIN pg_collation col ON col.oid = a.attcollation
+            WHERE a.attrelid = t.oid AND a.attnum > 0),
+           (SELECT described FROM types)), 'UTF8')), 'hex')
+FROM tables t
+"""
+
+
+def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
+    """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
+    rows = connection.execute(
+        _STATES.encode(), {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
+    )
+    return {
+        QualifiedName(schema, name): TableState(oid, filenode, toast, digest)
+        for schema, name, oid, filenode, toast, digest in rows
+    }
+
+
+def require_all_rows(connection: Connected, table: QualifiedName, side: Side) -> None:
+    """Refuse to read a table of which our role would see a part: row level security was switched on.
+
+    Raises:
+        TableSpecError: Says how to let it see all.
+    """
+    row = connection.execute(
+        "SELECT current_user::text FROM to_regclass(%s) AS c WHERE c IS NOT NULL AND row_security_active(c)",
+        [str(table)],
+    ).fetchone()
+    if row is not None:
+        raise TableSpecError(
+            f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
+            where=f"{table} in the {side}",
+            state_left="nothing was changed",
+            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
+            f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
+        )
+
+
+def seen_definitions(legacy: Connected, base: Connected, table: QualifiedName, leaf: QualifiedName) -> Definitions:
+    """What a proof sees of both sides, in the transactions in which it reads them; the root has the table's name.
+
+    Raises:
+        TableSpecError: On one side row level security hides rows from us.
+    """
+    require_all_rows(legacy, table, "legacy")
+    require_all_rows(base, table, "base")
+    of_legacy = table_states(legacy, [table])
+    of_base = table_states(base, [table, leaf])
+    return Definitions(of_legacy.get(table), of_base.get(table), of_base.get(leaf))
+
+
+def altered_since(
+    base: Connected,
+    spec: TableSpec,
+    proofs: Iterable[tuple[FiscalWeek, str, Definitions | None]],
+    legacy_table: TableState | None,
+) -> dict[FiscalWeek, str]:
+    """What was done to the tables since the newest proof of each week, in words; weeks of which nothing is known lack.
+
+    Args:
+        base: Whose root and leaves are looked at now.
+        spec: The table.
+        proofs: Each week with its leaf and what its proof saw.
+        legacy_table: What the legacy's table is now; None where nobody looked.
+    """
+    known = [(week, spec.table.sibling(leaf), seen) for week, leaf, seen in proofs if seen is not None]
+    if not known:
+        return {}
+    now = table_states(base, [spec.table, *(leaf for _, leaf, _ in known)])
+    found = {
+        week: seen.why_stale(legacy=legacy_table, root=now.get(spec.table), leaf=now.get(leaf))
+        for week, leaf, seen in known
+    }
+    return {week: why for week, why in found.items() if why}
+
+
+def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:
+    """Which table it is and where its rows are now, whatever an open transaction's snapshot shows.
+
+    Two equal answers mean that nobody rewrote or truncated the table in between.
+    """
+    row = connection.execute(
+        "SELECT c::oid::bigint, pg_relation_filenode(c)::bigint, (SELECT pg_relation_filenode(reltoastrelid)::bigint"
+        " FROM pg_class WHERE oid = c AND reltoastrelid <> 0) FROM to_regclass(%s) AS c WHERE c IS NOT NULL",
+        [str(table)],
+    ).fetchone()
+    return None if row is None else (row[0], row[1], row[2])

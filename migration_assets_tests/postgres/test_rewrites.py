@@ -1,0 +1,157 @@
+"""A snapshot that is older than a rewrite of the table sees it empty: nobody may rewrite between our two moments."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+from pydantic import SecretStr
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.domain.freshness import Freshness
+from migration_assets.postgres import bulk_copy, reconciliation, repair, slice_loading, validation
+from migration_assets.postgres.change_stream import joining, slots
+from migration_assets.postgres.cutover import comparing
+from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
+from migration_assets.postgres.cutover.deadline import Deadline
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.definitions import altered_since, table_states
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.sessions import Side
+from migration_assets.postgres.sign_offs import read_week_facts
+from migration_assets.steps import archiving
+from migration_assets_tests.archiving.conftest import with_settings
+from migration_assets_tests.defs.conftest import migration_of
+from migration_assets_tests.postgres.rewriting import before, rewrite
+from migration_assets_tests.postgres.support import QUARTER, Ground, week
+
+DAY = timedelta(days=1)
+SIDES: tuple[Side, Side] = ("legacy", "base")
+
+
+def test_a_rewrite_at_every_moment_of_a_first_copy_and_an_activation_waits_or_voids_it(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.fill().open()
+    with monkeypatch.context() as patch:
+        tried = before(patch, slice_loading, "pipe_rows", lambda: rewrite(ground, "legacy"))
+        assert ground.copy(5).base.rows == 70
+        assert tried == [False]
+    with monkeypatch.context() as patch:
+        # Nobody can lock before the slot is there: what was rewritten until then makes it void.
+        between = before(patch, slots, "in_snapshot", lambda: rewrite(ground, "legacy"))
+        with pytest.raises(StreamError, match="rewritten every time that a slot was made, 1 times"):
+            ground.streamed()
+        assert between == [True]
+        assert (
+            ground.one("legacy", "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+        )
+    with monkeypatch.context() as patch:
+        between = before(patch, slots, "in_snapshot", lambda: rewrite(ground, "legacy"))
+        held = before(patch, joining, "true_up_joining", lambda: rewrite(ground, "legacy"))
+        again = replace(ground, stream_limits=replace(ground.stream_limits, attempts=3))
+        assert again.stream().how == "activated"
+        assert (between, held) == ([True], [False])
+    ground.assert_same()
+
+
+def test_a_rewrite_at_every_moment_of_work_on_a_live_week_waits(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On either side; and no step ends with an emptied week or a false alarm."""
+    ground.fill().streamed()
+
+    def both() -> list[bool]:
+        return [rewrite(ground, side) for side in SIDES]
+
+    def legacy() -> bool:
+        return rewrite(ground, "legacy")
+
+    with monkeypatch.context() as patch:
+        tried = before(patch, validation, "prove", both)
+        assert ground.validate(5).base.rows == 70
+        assert tried == [[False, False]]
+    with monkeypatch.context() as patch:
+        tried = before(patch, reconciliation, "prove", both, call=2)
+        assert ground.reconcile().equal
+        assert tried == [[False, False]]
+    with monkeypatch.context() as patch:
+        tried = before(patch, repair, "true_up", both)
+        assert not ground.repair(5).differences.rows
+        assert tried == [[False, False]]
+    with monkeypatch.context() as patch:
+        tried = before(patch, bulk_copy, "true_up", legacy)
+        assert ground.copy(5).base.rows == 70
+        assert tried == [False]
+    with monkeypatch.context() as patch:
+        tried = before(patch, archiving, "profile_slice", lambda: rewrite(ground, "base"))
+        assert _archived_rows(ground, tmp_path) == 70
+        assert tried == [False]
+    with monkeypatch.context() as patch:
+        tried = before(patch, comparing, "prove", both, call=2)
+        plan = CutoverPlan(ground.plan, timeout_seconds=60)
+        with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as other:
+            description = require_table(other, ground.spec.table, "legacy")
+            deadline = Deadline(60.0, lambda: True)
+            compared = compare_sides(plan, base, other, description, None, deadline)
+        assert compared.rows == 910
+        assert tried == [[False, False]]
+    ground.assert_same()
+
+
+def _archived_rows(ground: Ground, folder: Path) -> int:
+    with ground.databases.session("base", "test") as base:
+        base.execute("UPDATE migration.slices SET state = 'signed_off' WHERE week = 'W06'")
+    migration = with_settings(
+        migration_of(ground.databases.legacy_url, ground.databases.base_url),
+        table="public.bookings",
+        archive_url=SecretStr(str(folder)),
+    )
+    return archiving.archive_week(migration, week(6)).manifest.rows
+
+
+def test_what_was_altered_or_rewritten_since_its_proof_is_stale_on_either_side(ground: Ground) -> None:
+    """The cutover's shortcut compared no week, while all of them differed."""
+    ground.fill().streamed()
+    for number in (1, 2, 3):
+        ground.validate(number)
+    ground.drain()
+    assert _stale(ground) == {}
+    leaf = "bookings_fy25_q2_w02"
+    with ground.databases.session("base", "test") as base:
+        base.execute(sql.SQL("VACUUM FULL public.{}").format(sql.Identifier(leaf)))
+    assert _stale(ground) == {"W02": "the leaf was rewritten"}
+    assert "W02" in _to_compare(ground)
+    ground.validate(2)
+    assert _stale(ground) == {}
+    rewrite(ground, "base", "ALTER TABLE public.bookings ALTER COLUMN note TYPE text USING note || '!'")
+    assert set(_to_compare(ground)) >= {"W01", "W02", "W03"}
+    with ground.databases.session("base", "test") as base:
+        facts = {one.week.name: one for one in read_week_facts(base, ground.spec, QUARTER)}
+        fresh = facts["W01"].validation
+        now = fresh.at
+        assert now is not None
+        assert fresh.freshness(now=now, max_age=DAY) is Freshness.ALTERED
+        assert "stale: the leaf was rewritten since then" in fresh.describe(now=now, max_age=DAY)
+    rewrite(ground, "base", "ALTER TABLE public.bookings ALTER COLUMN note TYPE text USING left(note, -1)")
+    ground.validate(1)
+    rewrite(ground, "legacy", "ALTER TABLE public.bookings ADD COLUMN more integer DEFAULT 1")
+    assert _stale(ground)["W01"] == "the legacy's table was altered"
+    assert "W01" in _to_compare(ground)
+
+
+def _stale(ground: Ground) -> dict[str, str]:
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        records = read_slices(base, ground.spec.relation)
+        table = ground.spec.table
+        proofs = [(one.week, one.leaf, one.definitions) for one in records if one.week.number < 4]
+        found = altered_since(base, ground.spec, proofs, table_states(legacy, [table])[table])
+    return {one.name: why for one, why in found.items()}
+
+
+def _to_compare(ground: Ground) -> list[str]:
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        plan = CutoverPlan(ground.plan, compare_all=False)
+        return [record.week.name for record in to_compare(base, legacy, plan)]
