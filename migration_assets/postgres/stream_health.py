@@ -126,15 +126,6 @@ def observe_stream(
     return StreamSample(**seen)
 
 
-def _look_outside(
-    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
-) -> None:
-    """Rows of the legacy that no open week can take."""
-    if ahead is not None and not _errors(seen):
-        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
-
-
 def _look_at_servers(
     base: Connected | None, record: StreamRecord | None, legacy: Connected | None, seen: dict[str, Any]
 ) -> None:
@@ -263,6 +254,16 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
         if of_legacy.description is not None and of_base.description is not None:
             seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take; not known without a calendar, or where it takes too long."""
+    if ahead is None or _errors(seen):
+        return
+    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

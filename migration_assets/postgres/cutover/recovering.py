@@ -11,7 +11,8 @@ from migration_assets.postgres.change_stream.records import fresh_names, rename_
 from migration_assets.postgres.change_stream.slots import exported_slot, remove_slot
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import hold
-from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, alone_while_in_charge, repair_at
+from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, repair_at
+from migration_assets.postgres.cutover.legacy_writing import both_sides
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import drop_reverse, publish_reverse, reverse_names, subscribe_reverse
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut
@@ -47,7 +48,7 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
         SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
     """
     stream = plan.stream
-    with alone_while_in_charge(plan, mending=True) as (base, legacy):
+    with both_sides(plan, mending=True) as (base, legacy):
         if not look_at_servers(base, plan.relation, legacy):
             return None
         in_root = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
