@@ -17,7 +17,7 @@ _NO_ROLLBACK = "a rollback would not find everything"
 _SUBSCRIBE_AGAIN = (
     "where the slot is there still, subscribe to it again on the legacy: CREATE SUBSCRIPTION {0} CONNECTION '…'"
     " PUBLICATION {0} WITH (create_slot = false, copy_data = false, slot_name = {0}, origin = none), without origin"
-    " before PostgreSQL 16; then compare both sides: what came last may come twice"
+    " before PostgreSQL 16; then `migration-assets repair-legacy` over every quarter: what came last may come twice"
 )
 
 
@@ -135,6 +135,8 @@ def _reverse_down(view: View, reverse: ReverseSample) -> Verdict:
     if not reverse.subscription_exists:
         what = f"the reverse stream's subscription is gone from the legacy: {_NO_ROLLBACK}"
         return Severity.CRITICAL, what, _SUBSCRIBE_AGAIN.format(reverse.name)
+    if not reverse.subscription_enabled and view.sample.worked_on_by:
+        return UNKNOWN  # a repair of the legacy has it at rest
     if not reverse.subscription_enabled:
         what = f"the reverse stream's subscription is disabled on the legacy: {_NO_ROLLBACK}"
         return Severity.CRITICAL, what, f"ALTER SUBSCRIPTION {reverse.name} ENABLE, on the legacy"
@@ -220,9 +222,9 @@ CUTOVER_RULES: Mapping[ProblemCode, Rule] = {
 CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.WRITES_HELD: "run `migration-assets release-writes`",
     ProblemCode.CUTOVER_UNFINISHED: "run `migration-assets release-writes`",
-    ProblemCode.LEGACY_WRITABLE: "run `migration-assets hold-again`; then find what was written there meanwhile"
-    " (compare both tables): it reached nobody. A hold of an earlier version held all but sessions with"
-    " session_replication_role = replica",
+    ProblemCode.LEGACY_WRITABLE: "run `migration-assets hold-again`; then `migration-assets repair-legacy` over every"
+    " quarter shows what was written there meanwhile: it reached nobody. A hold of an earlier version held all but"
+    " sessions with session_replication_role = replica",
     ProblemCode.BASE_UNGUARDED: "run `migration-assets hold-again`; where a TRUNCATE took rows from the base, the"
     " legacy has them still",
     ProblemCode.REVERSE_DOWN: "read the legacy's server log for the worker's error; see that the legacy's server"

@@ -18,6 +18,7 @@ _CRITICAL_PART = 0.25
 _LOOPING = 3
 # The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
 _HARMLESS_CONFLICTS = "origin_differs"
+_STOPPING = {ProblemCode.COLUMNS_DIFFER, ProblemCode.RIGHTS_MISSING, ProblemCode.LEAF_MISSING}
 
 
 def _unreachable(side: str) -> Rule:
@@ -80,14 +81,16 @@ def _worker_looping(view: View) -> Verdict:
     if not sample.subscription_enabled or sample.worker_pids is None:
         return UNKNOWN
     if len(sample.worker_pids) > 1:
-        return Severity.CRITICAL, f"{len(sample.worker_pids)} apply workers came and went during one look"
+        return Severity.CRITICAL, f"{len(sample.worker_pids)} apply workers came and went during one look{_why(view)}"
     looks = [s for s in (*view.history, sample)[-_LOOPING:] if s.worker_pids]
     pids = [s.worker_pids[0] for s in looks if s.worker_pids]
     if len(set(pids)) < _LOOPING:
         return None
     # A pause ends the worker on purpose, and changes the status.
     undisturbed = (sample.taken_at - looks[0].taken_at).total_seconds() <= (sample.status_seconds or 0.0)
-    return (Severity.WARNING, f"another apply worker at each of the last {_LOOPING} looks") if undisturbed else None
+    if not undisturbed:
+        return None
+    return Severity.WARNING, f"another apply worker at each of the last {_LOOPING} looks{_why(view)}"
 
 
 def _apply_errors(view: View) -> Verdict:
@@ -97,21 +100,39 @@ def _apply_errors(view: View) -> Verdict:
     if grown == 0:
         return None
     severity = Severity.CRITICAL if ProblemCode.APPLY_ERRORS in view.raised else Severity.WARNING
-    return severity, f"{grown} apply errors since the last look, {view.sample.apply_errors} in all"
+    return severity, f"{grown} apply errors since the last look, {view.sample.apply_errors} in all{_why(view)}"
+
+
+def _why(view: View) -> str:
+    """All that is known of the cause: the worker's own words, counters, what differs, what the base alone refuses."""
+    sample = view.sample
+    causes = [f"the worker says: {sample.worker_message}"] if sample.worker_message else []
+    counted = _grown_conflicts(view)
+    if counted:
+        causes.append(f"counted: {counted}")
+    causes += [drift.what for drift in sample.drifts or () if drift.code in _STOPPING]
+    causes += sample.stricter
+    return "; ".join(["", *causes]) if causes else ""
 
 
 def _conflicts(view: View) -> Verdict:
+    listed = _grown_conflicts(view)
+    if listed is None:
+        return UNKNOWN
+    return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
+
+
+def _grown_conflicts(view: View) -> str | None:
     now, previous = view.sample.conflicts, view.previous
     if now is None or previous is None or previous.conflicts is None:
-        return UNKNOWN
+        return None
     before = previous.conflicts
     grown = {
         name: count - before.get(name, 0) if count >= before.get(name, 0) else count
         for name, count in now.items()
         if _HARMLESS_CONFLICTS not in name
     }
-    listed = ", ".join(f"{count} {name}" for name, count in grown.items() if count)
-    return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
+    return ", ".join(f"{count} {name}" for name, count in grown.items() if count)
 
 
 def _slot_missing(view: View) -> Verdict:
@@ -222,6 +243,15 @@ def _runway(view: View) -> Verdict:
     return severity, f"the runway is {days:,.1f} days of {wanted:g}: then {view.sample.runway_ends}"
 
 
+def _rows_outside(view: View) -> Verdict:
+    found = view.sample.outside
+    if view.sample.base_in_charge:
+        return None  # bookings come to the base, which refuses what no leaf can take
+    if found is None:
+        return UNKNOWN
+    return (Severity.WARNING, f"a cutover would stop: {'; '.join(found)}") if found else None
+
+
 _STANDING = ("activating", "joining", "paused", "held")
 _LOST = "the slot is lost: the legacy removed WAL that the base had not read"
 _AT_RISK = "the slot keeps more WAL than the legacy allows: the next checkpoint may lose it"
@@ -249,5 +279,6 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.SERVER_CHANGED: _server_changed,
     **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
     ProblemCode.RUNWAY: _runway,
+    ProblemCode.ROWS_OUTSIDE: _rows_outside,
     **CUTOVER_RULES,
 }

@@ -39,6 +39,7 @@ class ProblemCode(StrEnum):
     LEAF_MISSING = "leaf_missing"
     UPDATES_REFUSED = "updates_refused"
     RUNWAY = "runway"
+    ROWS_OUTSIDE = "rows_outside"
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
@@ -91,6 +92,8 @@ class StreamSample:
         worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
         apply_errors: `apply_error_count`; it does not move while the slot is lost.
         conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
+        stricter: What the base refuses and the legacy does not, where that could be compared.
         slot_exists: On the legacy.
         slot_active: A walsender reads it.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
@@ -108,6 +111,8 @@ class StreamSample:
         runway_ends: Which week that is, and what it lacks.
         server_changes: Why a server is not the one that the stream was built on, or no longer holds what it held; empty
             where both are as they were.
+        outside: Rows of the legacy that no open week can take, in words; None where that is not known, or before the
+            gate of a cutover was ever passed.
         cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
     """
 
@@ -124,6 +129,8 @@ class StreamSample:
     worker_pids: tuple[int, ...] | None = None
     apply_errors: int | None = None
     conflicts: Mapping[str, int] | None = None
+    worker_message: str | None = None
+    stricter: tuple[str, ...] = ()
     slot_exists: bool | None = None
     slot_active: bool | None = None
     wal_status: str | None = None
@@ -137,6 +144,7 @@ class StreamSample:
     drifts: tuple[Drift, ...] | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
+    outside: tuple[str, ...] | None = None
     server_changes: tuple[str, ...] | None = None
     cutover: CutoverSample | None = None
 
@@ -167,6 +175,9 @@ class StreamSample:
             values["worker_pids"] = tuple(values["worker_pids"])
         if values.get("server_changes") is not None:
             values["server_changes"] = tuple(values["server_changes"])
+        values["stricter"] = tuple(values.get("stricter") or ())
+        if values.get("outside") is not None:
+            values["outside"] = tuple(values["outside"])
         if values.get("drifts") is not None:
             values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
         if values.get("cutover") is not None:

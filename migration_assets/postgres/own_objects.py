@@ -41,6 +41,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
 }
 _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe(statement text)",
+    "wait_at_reverse_marker()",
 })  # fmt: skip
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
@@ -162,7 +163,7 @@ def drop_own_objects(connection: Connected) -> None:
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
     for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
-        statement = sql.SQL("DROP {} migration.").format(sql.SQL(kinds[kind]))
+        statement = sql.SQL("DROP {} migration.").format(raw_sql(kinds[kind]))
         connection.execute(statement + raw_sql(name))
 
 
@@ -204,9 +205,9 @@ def ledger_steps() -> list[str]:
 
 def ledger_names(after: int = 0) -> frozenset[str]:
     """Tables, sequences and functions that the ledger's versions after that one make."""
-    made = re.findall(
+    made: list[str] = re.findall(
         r"^CREATE (?:TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
         "\n".join(ledger_steps()[after:]),
         re.MULTILINE,
     )
-    return frozenset(made) | (frozenset() if after else frozenset({"schema_versions"}))
+    return frozenset(made if after else [*made, "schema_versions"])

@@ -117,7 +117,9 @@ def load_slice(
             legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
         ) as legacy_fingerprint:
             with clock.phase("indexes"):
-                indexes = add_keys_and_indexes(base, staging, description, spec)
+                # Described only now: hours may have passed since the copy began.
+                root = require_table(base, spec.table, "base")
+                indexes = add_keys_and_indexes(base, staging, root, spec)
             announce(base, f"{week.key}:fingerprint")
             with clock.phase("base fingerprint"):
                 of_base = take_fingerprint(base, staging, columns)

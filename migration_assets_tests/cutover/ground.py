@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import LiteralString
 
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
@@ -83,3 +84,14 @@ def failing(only: SideName | None = None) -> Callable[[SideName, int], None]:
             raise RuntimeError("secret")
 
     return switch
+
+
+def past_the_hold(ground: CutoverGround, write: LiteralString) -> None:
+    """As the legacy's owner writes to a table whose hold he takes away for a moment."""
+    fires = "SELECT tgenabled::text FROM pg_trigger WHERE tgname = 'migration_assets_hold'"
+    enable = "ENABLE ALWAYS" if ground.one("legacy", fires) == "A" else "ENABLE"
+    ground.run(
+        "legacy",
+        "BEGIN; ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold; " + write
+        + "; ALTER TABLE bookings " + enable + " TRIGGER migration_assets_hold; COMMIT",
+    )  # fmt: skip

@@ -38,6 +38,7 @@ ALIVE, DEAD = UnderWay(4, "cutover", "held", 4711), UnderWay(4, "cutover", "held
 ROLLBACK = UnderWay(5, "rollback", "drained", 4712)
 # Everything that the change stream's rules alarm about, all at once: what is left of it while the base is in charge.
 GONE: dict[str, Any] = {
+    "server_changes": (),
     "status": "held", "status_seconds": 9e5, "reason": "by cutover 3", "subscription_exists": False,
     "slot_exists": False, "apply_errors": 900, "conflicts": {"update_missing": 9}, "lag_seconds": 9e5,
     "retained_wal_bytes": 10**12, "safe_wal_bytes": 0, "drifts": tuple(Drift(code, "gone") for code in sorted(DRIFTS)),

@@ -39,6 +39,7 @@ GOOD = StreamSample(
     drifts=(),
     runway_days=98.0,
     runway_ends="FY25-Q4|W01 has no leaf",
+    outside=(),
     server_changes=(),
     cutover=CutoverSample(accepts=True, legacy_accepts=True),
 )
@@ -102,6 +103,7 @@ RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] 
     (C.RUNWAY, WARNING, {"runway_days": 13.0}, ()),
     (C.RUNWAY, WARNING, {"runway_days": 3.5, "status": "held", "status_seconds": 1.0}, ()),
     (C.RUNWAY, CRITICAL, {"runway_days": 3.4}, ()),
+    (C.ROWS_OUTSIDE, WARNING, {"outside": ("1 row beyond the last week",)}, ()),
     *((code, CRITICAL, {"drifts": (Drift(code, "altered"),)}, ()) for code in sorted(DRIFTS)),
 ]
 

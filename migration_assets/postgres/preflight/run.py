@@ -102,9 +102,9 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
         return
     run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
     before = len(run.findings)
-    run.check("types", Area.BASE, lambda: requisites.examine_types(legacy, base, description))
-    run.check("collations", Area.BASE, lambda: requisites.examine_collations(legacy, base, description))
-    run.check("base_table", Area.BASE, lambda: [rehearsal.examine_base_table(base, subject)])
+    run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
+    run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))
+    run.check("base_table", Area.BASE, lambda: rehearsal.examine_base_table(base, subject))
     run.check("ddl_rehearsal", Area.BASE, lambda: [_rehearse(run, before, base, subject)])
 
 

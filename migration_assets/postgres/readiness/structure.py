@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.domain.table_description import Index, column_differences
+from migration_assets.domain.table_description import Index, column_differences, structure_differences
 from migration_assets.domain.table_features import BY_KIND, Fate
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.postgres.preflight.not_carried import judge_features
@@ -68,7 +68,12 @@ def _uniqueness(sides: Sides) -> Iterator[Finding]:
 
 
 def _columns(sides: Sides) -> Iterator[Finding]:
+    inside = structure_differences(sides.of_legacy, sides.of_base)
+    for one in inside:
+        yield Finding("types_differ", Area.TABLE, Severity.BLOCKING, one.what, one.remedy)
     for what in column_differences(sides.of_legacy, sides.of_base):
+        if what in {one.what for one in inside}:
+            continue
         remedy = "make the same change on the base; the stream goes on by itself"
         yield Finding("columns_differ", Area.TABLE, Severity.BLOCKING, what, remedy)
     of_base = {column.name: column for column in sides.of_base.columns}
