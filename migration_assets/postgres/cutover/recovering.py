@@ -13,13 +13,20 @@ from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import hold
 from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, alone_while_in_charge, repair_at
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.reverse import drop_reverse, publish_reverse, reverse_names, subscribe_reverse
+from migration_assets.postgres.cutover.reverse import (
+    drop_reverse,
+    publish_reverse,
+    reverse_names,
+    reverse_worker,
+    subscribe_reverse,
+)
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.definitions import filenodes
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.server_identity import look_at_servers, newest_sent, note_pair
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.true_up.slices import same_table
@@ -36,7 +43,7 @@ class ReverseRecovered:
 
 
 def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
-    """Let the legacy follow the base anew; None where both servers are as they were.
+    """Let the legacy follow the base anew; None where both servers are as they were, and so is the stream.
 
     Args:
         plan: Which table.
@@ -49,7 +56,7 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
     """
     stream = plan.stream
     with alone_while_in_charge(plan, mending=True) as (base, legacy):
-        if not look_at_servers(base, plan.relation, legacy):
+        if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
             return None
         in_root = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
         wanted = [record for record in read_slices(base, plan.relation) if record.week in in_root]
@@ -89,3 +96,12 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
                 base.execute("SET LOCAL synchronous_commit = on")
                 note_pair(base, legacy, plan.relation, by)
     return ReverseRecovered(tuple(weeks), slot.lsn)
+
+
+def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
+    """Whether slot and subscription are there, and all WAL that the slot needs."""
+    names = reverse_names(forward_names(base, plan.relation))
+    kept = base.execute(
+        "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'", [names.slot]
+    )
+    return kept.fetchone() is not None and reverse_worker(legacy, names) is not None
