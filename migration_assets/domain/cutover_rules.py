@@ -128,6 +128,10 @@ def _base_unguarded(_view: View, cutover: CutoverSample) -> Verdict:
     return Severity.WARNING, f"a TRUNCATE would not reach the legacy: nothing keeps it from {cutover.unguarded}"
 
 
+def _base_leaf_lost(_view: View, cutover: CutoverSample) -> Verdict:
+    return (Severity.CRITICAL, cutover.lost_leaves) if cutover.lost_leaves else None
+
+
 def _reverse_down(view: View, reverse: ReverseSample) -> Verdict:
     if reverse.subscription_exists is None:
         return UNKNOWN
@@ -213,6 +217,7 @@ CUTOVER_RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.CUTOVER_UNFINISHED: _unfinished,
     ProblemCode.LEGACY_WRITABLE: _with_the_base_in_charge(_legacy_writable),
     ProblemCode.BASE_UNGUARDED: _with_the_base_in_charge(_base_unguarded),
+    ProblemCode.BASE_LEAF_LOST: _with_the_base_in_charge(_base_leaf_lost),
     ProblemCode.REVERSE_DOWN: _of_reverse(_reverse_down),
     ProblemCode.REVERSE_SLOT_LOST: _of_reverse(_reverse_slot),
     ProblemCode.REVERSE_RETAINED_WAL: _of_reverse(_reverse_retained),
@@ -226,6 +231,9 @@ CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     " sessions with session_replication_role = replica",
     ProblemCode.BASE_UNGUARDED: "run `migration-assets hold-again`; where a TRUNCATE took rows from the base, the"
     " legacy has them still",
+    ProblemCode.BASE_LEAF_LOST: "run the statements named here: what was detached has its rows still, and no"
+    " application reads them. What was dropped is on the legacy still, as far as the reverse stream had brought it:"
+    " roll back, or take it from a backup",
     ProblemCode.REVERSE_DOWN: "read the legacy's server log for the worker's error; see that the legacy's server"
     " reaches the base (MIGRATION_BASE_URL_FOR_LEGACY) and that worker slots are free; never use SKIP",
     ProblemCode.REVERSE_SLOT_LOST: "nothing is lost on the base. Where a rollback is to stay possible "

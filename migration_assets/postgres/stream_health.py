@@ -24,6 +24,7 @@ from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -103,12 +104,11 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+                    seen["foreign_slots"] = slots_at_risk(legacy)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
-                if ahead is not None and not _errors(seen):
-                    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-                    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         known = None if "base_error" in seen else facts
         sides = SidesAsked(base, legacy, {side: seen[f"{side}_error"] for side in _SIDES if f"{side}_error" in seen})
@@ -252,6 +252,16 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
         if of_legacy.description is not None and of_base.description is not None:
             seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take; not known without a calendar, or where it takes too long."""
+    if ahead is None or _errors(seen):
+        return
+    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

@@ -96,8 +96,8 @@ def recover_stream(
     with migration.databases.session("base", "recover") as base:
         ensure_ledger(base)
         if is_base_in_charge(base, relation):
-            stream = migration.stream_plan(run_id, confirmed_deletes)
-            return recover_reverse(replace(cutover_plan(migration, run_id), stream=stream), by.strip())
+            reverse = replace(cutover_plan(migration), stream=migration.stream_plan(run_id, confirmed_deletes))
+            return recover_reverse(reverse, by.strip())
         require_not_barred(base, relation, mending=True)
         with migration.databases.session("legacy", "recover") as legacy:
             if not look_at_servers(base, relation, legacy):

@@ -6,12 +6,13 @@ base has not is kept as a repair's images. Whatever dies, the same call again be
 
 from dataclasses import dataclass
 
-from migration_assets.domain.errors import StreamError
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.change_stream.records import fresh_names, rename_stream
 from migration_assets.postgres.change_stream.slots import exported_slot, remove_slot
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import hold
-from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, alone_while_in_charge, repair_at
+from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, repair_at
+from migration_assets.postgres.cutover.legacy_writing import both_sides
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import (
     drop_reverse,
@@ -55,7 +56,7 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
         SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
     """
     stream = plan.stream
-    with alone_while_in_charge(plan, mending=True) as (base, legacy):
+    with both_sides(plan, mending=True) as (base, legacy):
         if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
             return None
         in_root = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
@@ -74,21 +75,16 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
             hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
             publish_reverse(base, legacy, plan, names)
             url = stream.databases.base_url
-            tables = base_tables(base, stream.spec, in_root)
-            files = [filenodes(base, table) for table in tables]
+            tables = base_tables(base, stream.spec, [record.week for record in records])
+            before = [filenodes(base, table) for table in tables]
             with (
                 exported_slot(url, base, names.slot, patience_seconds=plan.patience_seconds) as slot,
                 stream.databases.session("base", f"{_PURPOSE}:snapshot", stream.limits.timeouts()) as reader,
                 stream.databases.session("legacy", f"{_PURPOSE}:rows", stream.limits.timeouts()) as rows,
                 in_snapshot(reader, slot.snapshot, tables),
             ):
-                if [filenodes(base, table) for table in tables] != files:
-                    raise StreamError(
-                        "a table of the base was rewritten while the slot was made: its snapshot would show it empty",
-                        where=plan.relation,
-                        state_left="the legacy's rows are as before, and it does not follow yet",
-                        next_step="run this again",
-                    )
+                if [filenodes(reader, table) for table in tables] != before:
+                    raise _rewritten(plan)
                 cut = ReverseCut(newest_sent(base, "base"), slot.lsn, reader, rows)
                 weeks = repair_at(plan, base, cut, description, records)
             subscribe_reverse(base, legacy, plan, names, description)
@@ -96,6 +92,15 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
                 base.execute("SET LOCAL synchronous_commit = on")
                 note_pair(base, legacy, plan.relation, by)
     return ReverseRecovered(tuple(weeks), slot.lsn)
+
+
+def _rewritten(plan: CutoverPlan) -> CutoverError:
+    return CutoverError(
+        "a table of the base was rewritten while the slot was made, whose snapshot would show it empty",
+        where=plan.relation,
+        state_left="the base is in charge and accepts writes; the legacy is as it was, and does not follow yet",
+        next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the base end, then run this again",
+    )
 
 
 def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
