@@ -99,19 +99,17 @@ def observe_stream(
             return StreamSample(**seen, cutover=observe_cutover(quiet, spec, facts, seconds=0.0))
         closed = facts is not None and facts.decommissioned is not None
         legacy = None if closed else _open(stack, databases, "legacy", seen)
+        _look_at_servers(base, record, legacy, seen)
         if legacy is not None:
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
                     seen["foreign_slots"] = slots_at_risk(legacy)
-            _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
                 _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
-        elif not closed:
-            _look_at_servers(base, record, None, seen)
         known = None if "base_error" in seen else facts
         sides = SidesAsked(base, legacy, {side: seen[f"{side}_error"] for side in _SIDES if f"{side}_error" in seen})
         seen["cutover"] = observe_cutover(sides, spec, known, seconds=limits.heartbeat_seconds)
