@@ -24,6 +24,7 @@ from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -102,13 +103,12 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+                    seen["foreign_slots"] = slots_at_risk(legacy)
             _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
-                if ahead is not None and not _errors(seen):
-                    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-                    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         elif not closed:
             _look_at_servers(base, record, None, seen)
@@ -124,6 +124,15 @@ def observe_stream(
                     # Only where something is wrong: reading the log costs more than all the rest.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take."""
+    if ahead is not None and not _errors(seen):
+        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _look_at_servers(

@@ -1,6 +1,7 @@
 """A quarter that was opened ahead of its time joins without a copy, and its bookings flow from their first second."""
 
 import threading
+from collections.abc import Generator
 from dataclasses import replace
 
 import psycopg
@@ -10,6 +11,7 @@ from migration_assets.domain.errors import SliceMismatchError, StreamError
 from migration_assets.domain.fingerprint import EMPTY
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import resume_stream
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for
 
 _NEXT = QUARTER.next
@@ -17,11 +19,12 @@ _AFTER = _NEXT.next
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
+def streamed(clones: Clones) -> Generator[Ground]:
     """FY25-Q2 under CDC; nothing was ever booked after it, and the statistics know."""
-    ground.fill(364)
-    ground.run("legacy", "ANALYZE bookings")
-    return ground.streamed()
+    with clones.streamed(364) as databases:
+        ground = Ground(databases)
+        ground.run("legacy", "ANALYZE bookings")
+        yield ground
 
 
 def limited(ground: Ground, rows: int) -> Ground:

@@ -12,12 +12,14 @@ from psycopg import errors
 from migration_assets.domain.errors import SliceMismatchError, StreamError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import hold_stream
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, at_once
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @contextmanager

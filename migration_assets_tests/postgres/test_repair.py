@@ -1,6 +1,7 @@
 """A repair mends exactly what differs and can be taken back, whatever the rows are made of."""
 
 import threading
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -12,6 +13,7 @@ from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
 _DAMAGE: tuple[LiteralString, ...] = (
@@ -22,8 +24,9 @@ _DAMAGE: tuple[LiteralString, ...] = (
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @pytest.fixture

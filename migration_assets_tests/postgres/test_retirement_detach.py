@@ -11,8 +11,9 @@ import pytest
 from migration_assets.domain.errors import RetirementError, SliceBusyError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.retirement_records import Step
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import Departure, leaf
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.postgres.support import wait_for
 
 _WAITS = """
 SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
@@ -22,8 +23,9 @@ _PENDING = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhrelid
 
 
 @pytest.fixture
-def departure(ground: Ground) -> Departure:
-    return Departure.prepared(ground.fill(), 5, 6, 7)
+def departure(clones: Clones) -> Generator[Departure]:
+    with Departure.copied(clones, 5, 6, 7) as departure:
+        yield departure
 
 
 @contextmanager

@@ -88,14 +88,14 @@ def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bo
         DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
         SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
     """
-    with _alone(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
+    with alone_while_in_charge(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
         names = reverse_names(forward_names(base, plan.relation))
         let_reverse_run(legacy, names)  # a repair that died may have left it at rest
         description = same_table(plan.stream, legacy, base)
         with reverse_cut(plan, names, _PURPOSE, at_rest=not dry_run) as cut:
             if dry_run:
                 return [_look(plan, cut, description, record) for record in records]
-            return _repair(plan, base, cut, description, records)
+            return repair_at(plan, base, cut, description, records)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 
         DeletionError: They are many, and nobody confirmed that.
         StreamError: As `repair_legacy`.
     """
-    with _alone(plan) as (base, legacy):
+    with alone_while_in_charge(plan) as (base, legacy):
         names = reverse_names(forward_names(base, plan.relation))
         let_reverse_run(legacy, names)
         weeks = weeks_of(base, plan)
@@ -201,7 +201,7 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
         LedgerError: There is no such repair of the legacy, it never came to be, or it was undone already.
         CutoverError, StreamError: As `repair_legacy`.
     """
-    with _alone(plan) as (base, legacy):
+    with alone_while_in_charge(plan) as (base, legacy):
         repairs = _repairs_of(base, legacy, plan, repair_id)
         weeks = {week: one for week, one in repairs.items() if week is not None}
         with slice_locks(base, _records(base, plan, list(weeks))) as records:
@@ -221,14 +221,26 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
 
 
 @contextmanager
-def _alone(plan: CutoverPlan) -> Generator[tuple[Connected, Connected]]:
+def alone_while_in_charge(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[Connected, Connected]]:
+    """The base and the legacy to oneself, while the base is in charge.
+
+    Args:
+        plan: Which table.
+        mending: The reverse stream is made anew, which mends what another server in the place of one has done.
+
+    Raises:
+        CutoverError: The base is not in charge, or the legacy is out of the game.
+        ServerChangedError: A server is another one than the stream was built on, or went back.
+        StreamError: Somebody works on the stream, or on a cutover.
+    """
     databases = plan.stream.databases
     with ExitStack() as stack:
         base = stack.enter_context(databases.session("base", _PURPOSE, _TIMEOUTS))
         _require_base_in_charge(base, plan)
         legacy = stack.enter_context(databases.session("legacy", _PURPOSE, _TIMEOUTS))
         stack.enter_context(alone(plan, base, legacy))
-        require_same_servers(base, plan.relation, legacy)
+        if not mending:
+            require_same_servers(base, plan.relation, legacy)
         # So that the watch sees that somebody has the stream at rest.
         stack.enter_context(stream_lock(base, plan.relation))
         _require_base_in_charge(base, plan)
@@ -272,9 +284,14 @@ def _look(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, rec
     return LegacyRepaired(record.week, True, differences, compared.base, compared.legacy, None)
 
 
-def _repair(
+def repair_at(
     plan: CutoverPlan, base: Connected, cut: ReverseCut, description: TableDescription, records: Sequence[SliceRecord]
 ) -> list[LegacyRepaired]:
+    """Make the weeks on the legacy those of the base at the cut, in one transaction; the images of before are kept.
+
+    Raises:
+        CutoverError: As `repair_legacy`.
+    """
     legacy = cut.legacy
     done: list[LegacyRepaired] = []
     with _writing(plan, legacy):

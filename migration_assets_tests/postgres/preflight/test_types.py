@@ -103,3 +103,26 @@ def test_a_generated_control_column_is_refused_with_the_only_remedy_that_there_i
     findings = patient.table("public.bookings", "day").examine()
     assert "choose another column as MIGRATION_CONTROL_COLUMN" in findings.one("control_column").remedy
     assert "functions and collations" not in findings.text
+
+
+def test_values_of_the_legacy_mean_the_same_on_the_base_or_preflight_says_of_which_column(patient: Patient) -> None:
+    types: tuple[LiteralString, ...] = (
+        "CREATE TYPE mood AS ENUM ('a', 'b', 'c')",
+        "CREATE TYPE place AS (n int, m mood)",
+        "CREATE TYPE span AS RANGE (subtype = float8)",
+    )
+    columns: LiteralString = 'ADD mood mood, ADD p place, ADD s span, ADD t text COLLATE "C", ADD j json'
+    patient.with_bookings(*types, f"ALTER TABLE bookings {columns}")
+    patient.legacy(
+        "UPDATE bookings SET mood = (ARRAY['a', 'b', 'c'])[1 + id % 3]::mood, p = ('(' || id || ',a)')::place,"
+        " s = span(id, 10.5), t = 'x' || id, j = '{}' WHERE id > 2"
+    )
+    patient.base(*types)
+    assert "27 values" in (good := patient.examine()).one("type_meaning").evidence, good.one("type_meaning")
+    patient.base("DROP TYPE place", "DROP TYPE mood", "CREATE TYPE mood AS ENUM ('b', 'a', 'c')", types[1])
+    assert "mood (public.mood): order of the same values differ" in patient.examine().one("type_meaning").evidence
+    patient.base("DROP TYPE place", "DROP TYPE mood", "CREATE TYPE mood AS ENUM ('b', 'a')", types[1])
+    evidence = patient.examine().one("type_meaning").evidence
+    assert "the base refuses a value of the legacy (invalid input value for enum public.mood)" in evidence
+    patient.base("DROP TYPE place", "CREATE TYPE place AS (m mood, n int)")
+    assert "p (public.place): the base refuses a value" in patient.examine().one("type_meaning").evidence
