@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROWS ?= 1000000
 SEEDS ?= 200
+LIVES ?= 200
 
 # Each worker has PostgreSQL servers of its own. Whole files go to a worker: their tests share what is dear to make.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 TESTS := $(BIN)/python -m migration_assets_tests
 
-.PHONY: demo ui test soak soak-suite soak-kills soak-servers soak-seeds lint bench clean
+.PHONY: demo ui test soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -31,7 +32,7 @@ test: $(STAMP)
 	$(PYTEST)
 
 # Everything, hours of it; `make -k soak` goes on after a failure.
-soak: soak-suite soak-kills soak-servers soak-seeds
+soak: soak-suite soak-kills soak-servers soak-seeds soak-enemies
 
 # The suite with all cases of its sweeps.
 soak-suite: $(STAMP)
@@ -54,6 +55,10 @@ soak-seeds: $(STAMP)
 soak-servers: $(STAMP)
 	$(TESTS).servers.soak
 	$(TESTS).servers.losing
+
+# Lives among enemies, an hour of them; ENEMIES=1,2 runs seeds again that failed.
+soak-enemies: $(STAMP)
+	$(TESTS).adversarial.soak --lives $(LIVES) --only '$(ENEMIES)'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

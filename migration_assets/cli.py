@@ -13,6 +13,7 @@ from migration_assets.commands.archiving import archive, query, restore, retire
 from migration_assets.commands.cutover import cutover, cutovers, hold_again, release_writes, rollback
 from migration_assets.commands.decommissioning import decommission
 from migration_assets.commands.evidence import evidence
+from migration_assets.commands.legacy_repair import repair_legacy
 from migration_assets.commands.looking import status
 from migration_assets.commands.proving import repair, sign_off, validate
 from migration_assets.commands.readiness import readiness
@@ -164,7 +165,7 @@ def ui(port: int) -> None:
 
 for command in (
     status, stream, validate, repair, sign_off, archive, retire, restore, query, readiness, cutover, rollback,
-    release_writes, hold_again, cutovers, decommission, abandon, evidence, alert, accept,
+    release_writes, hold_again, repair_legacy, cutovers, decommission, abandon, evidence, alert, accept,
 ):  # fmt: skip
     main.add_command(command)
 

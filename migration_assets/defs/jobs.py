@@ -9,6 +9,7 @@ from migration_assets.defs.assets.parquet_archive import ArchiveAction, parquet_
 from migration_assets.defs.assets.restored_slice import RestoreAction, restored_slice
 from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.validated_slice import ValidationAction, validated_slice
+from migration_assets.defs.legacy_repair import repair_legacy_job
 from migration_assets.defs.rollback import rollback
 
 # One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
@@ -103,5 +104,6 @@ JOBS = [
     restore_slices,
     restore_drill,
     rollback,
+    repair_legacy_job,
     accept_finding,
 ]

@@ -33,7 +33,7 @@ class Deletions:
     limit: DeletionLimit = field(default_factory=DeletionLimit)
     confirmed: Mapping[FiscalWeek, int] = field(default_factory=dict[FiscalWeek, int])
 
-    def require(self, week: FiscalWeek, deleted: int, *, legacy: int, base: int) -> None:
+    def require(self, week: FiscalWeek, deleted: int, *, legacy: int, base: int, side: str = "base") -> None:
         """Refuse to delete more than may be.
 
         Args:
@@ -41,20 +41,25 @@ class Deletions:
             deleted: How many would be.
             legacy: How many rows the legacy shows.
             base: How many the base has.
+            side: From which side; for the legacy the two numbers are meant the other way round.
 
         Raises:
             DeletionError: It is more; says how to confirm it.
         """
         if not self.limit.asks(deleted, legacy=legacy, base=base) or deleted <= self.confirmed.get(week, 0):
             return
+        other = "legacy" if side == "base" else "base"
+        causes = "the database behind MIGRATION_LEGACY_URL, a TRUNCATE or DELETE there, a restored backup"
+        steps = "repair; stream start, resume, recover"
+        if side == "legacy":
+            causes, steps = "a DELETE there that did not reach the legacy, a restored backup", "repair-legacy"
         raise DeletionError(
-            f"{deleted:,} of the week's {base:,} rows would be deleted from the base: the legacy shows {legacy:,}",
+            f"{deleted:,} of the week's {base:,} rows would be deleted from the {side}: the {other} shows {legacy:,}",
             where=week.key,
             state_left="no row was deleted, the week is as before; a stream that was being built or joined stands till"
             " then",
-            next_step="see why the legacy does not show them: the database behind MIGRATION_LEGACY_URL, a TRUNCATE or"
-            " DELETE there, a restored backup. If they are to go, confirm their number: run the same again with"
-            f" --confirm-deletes '{week.key}={deleted}' (repair; stream start, resume, recover), or in the launchpad"
+            next_step=f"see why the {other} does not show them: {causes}. If they are to go, confirm their number: run"
+            f" the same again with --confirm-deletes '{week.key}={deleted}' ({steps}), or in the launchpad"
             f' with confirm_deletes: {{"{week.key}": {deleted}}}',
         )
 

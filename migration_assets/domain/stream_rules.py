@@ -16,8 +16,11 @@ __all__ = ["RULES", "UNKNOWN", "Rule", "Unknown", "Verdict", "View"]
 # Critical when only this part of the wanted time is left.
 _CRITICAL_PART = 0.25
 _LOOPING = 3
+# Heartbeats move every reader that is well; the longest pause between two looks is much shorter.
+_FOREIGN_SECONDS = 120.0
 # The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
 _HARMLESS_CONFLICTS = "origin_differs"
+_STOPPING = {ProblemCode.COLUMNS_DIFFER, ProblemCode.RIGHTS_MISSING, ProblemCode.LEAF_MISSING}
 
 
 def _unreachable(side: str) -> Rule:
@@ -80,14 +83,16 @@ def _worker_looping(view: View) -> Verdict:
     if not sample.subscription_enabled or sample.worker_pids is None:
         return UNKNOWN
     if len(sample.worker_pids) > 1:
-        return Severity.CRITICAL, f"{len(sample.worker_pids)} apply workers came and went during one look"
+        return Severity.CRITICAL, f"{len(sample.worker_pids)} apply workers came and went during one look{_why(view)}"
     looks = [s for s in (*view.history, sample)[-_LOOPING:] if s.worker_pids]
     pids = [s.worker_pids[0] for s in looks if s.worker_pids]
     if len(set(pids)) < _LOOPING:
         return None
     # A pause ends the worker on purpose, and changes the status.
     undisturbed = (sample.taken_at - looks[0].taken_at).total_seconds() <= (sample.status_seconds or 0.0)
-    return (Severity.WARNING, f"another apply worker at each of the last {_LOOPING} looks") if undisturbed else None
+    if not undisturbed:
+        return None
+    return Severity.WARNING, f"another apply worker at each of the last {_LOOPING} looks{_why(view)}"
 
 
 def _apply_errors(view: View) -> Verdict:
@@ -97,21 +102,39 @@ def _apply_errors(view: View) -> Verdict:
     if grown == 0:
         return None
     severity = Severity.CRITICAL if ProblemCode.APPLY_ERRORS in view.raised else Severity.WARNING
-    return severity, f"{grown} apply errors since the last look, {view.sample.apply_errors} in all"
+    return severity, f"{grown} apply errors since the last look, {view.sample.apply_errors} in all{_why(view)}"
+
+
+def _why(view: View) -> str:
+    """All that is known of the cause: the worker's own words, counters, what differs, what the base alone refuses."""
+    sample = view.sample
+    causes = [f"the worker says: {sample.worker_message}"] if sample.worker_message else []
+    counted = _grown_conflicts(view)
+    if counted:
+        causes.append(f"counted: {counted}")
+    causes += [drift.what for drift in sample.drifts or () if drift.code in _STOPPING]
+    causes += sample.stricter
+    return "; ".join(["", *causes]) if causes else ""
 
 
 def _conflicts(view: View) -> Verdict:
+    listed = _grown_conflicts(view)
+    if listed is None:
+        return UNKNOWN
+    return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
+
+
+def _grown_conflicts(view: View) -> str | None:
     now, previous = view.sample.conflicts, view.previous
     if now is None or previous is None or previous.conflicts is None:
-        return UNKNOWN
+        return None
     before = previous.conflicts
     grown = {
         name: count - before.get(name, 0) if count >= before.get(name, 0) else count
         for name, count in now.items()
         if _HARMLESS_CONFLICTS not in name
     }
-    listed = ", ".join(f"{count} {name}" for name, count in grown.items() if count)
-    return (Severity.CRITICAL, f"changes met rows that are not as the legacy left them: {listed}") if listed else None
+    return ", ".join(f"{count} {name}" for name, count in grown.items() if count)
 
 
 def _slot_missing(view: View) -> Verdict:
@@ -212,6 +235,29 @@ def _server_changed(view: View) -> Verdict:
     return (Severity.CRITICAL, "; ".join(changes)) if changes else None
 
 
+def _foreign_slot_stands(view: View) -> Verdict:
+    """Others' slots that read everything, ours included, and have not moved for as long as can be looked back."""
+    now = view.sample.foreign_slots
+    if now is None:
+        return UNKNOWN
+    standing: list[str] = []
+    for name, at in now.items():
+        since = view.sample.taken_at
+        for earlier in reversed(view.history):
+            if earlier.foreign_slots is None:
+                continue
+            if earlier.foreign_slots.get(name, "") != at:
+                break
+            since = earlier.taken_at
+        seconds = (view.sample.taken_at - since).total_seconds()
+        if seconds >= _FOREIGN_SECONDS:
+            standing.append(f"slot {name} stands at {at} for {seconds:,.0f} s")
+    if not standing:
+        return None
+    what = "; ".join(standing)
+    return Severity.WARNING, f"{what}: its reader follows all tables of the legacy, and may stop at our markers"
+
+
 def _runway(view: View) -> Verdict:
     days, wanted = view.sample.runway_days, view.thresholds.runway_days
     if days is None:
@@ -220,6 +266,15 @@ def _runway(view: View) -> Verdict:
     if severity is None:
         return None
     return severity, f"the runway is {days:,.1f} days of {wanted:g}: then {view.sample.runway_ends}"
+
+
+def _rows_outside(view: View) -> Verdict:
+    found = view.sample.outside
+    if view.sample.base_in_charge:
+        return None  # bookings come to the base, which refuses what no leaf can take
+    if found is None:
+        return UNKNOWN
+    return (Severity.WARNING, f"a cutover would stop: {'; '.join(found)}") if found else None
 
 
 _STANDING = ("activating", "joining", "paused", "held")
@@ -240,6 +295,7 @@ _OF_STREAM: Mapping[ProblemCode, Rule] = {
     ProblemCode.WAL_ROOM: _wal_room,
     ProblemCode.LAG: _of_stream(_lag, "live"),
     ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
+    ProblemCode.FOREIGN_SLOT_STANDS: _foreign_slot_stands,
     ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
     **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
 }
@@ -249,5 +305,6 @@ RULES: Mapping[ProblemCode, Rule] = {
     ProblemCode.SERVER_CHANGED: _server_changed,
     **{code: while_it_flows(rule) for code, rule in _OF_STREAM.items()},
     ProblemCode.RUNWAY: _runway,
+    ProblemCode.ROWS_OUTSIDE: _rows_outside,
     **CUTOVER_RULES,
 }

@@ -38,11 +38,14 @@ class ProblemCode(StrEnum):
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
     UPDATES_REFUSED = "updates_refused"
+    FOREIGN_SLOT_STANDS = "foreign_slot_stands"
     RUNWAY = "runway"
+    ROWS_OUTSIDE = "rows_outside"
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
     BASE_UNGUARDED = "base_unguarded"
+    BASE_LEAF_LOST = "base_leaf_lost"
     REVERSE_DOWN = "reverse_down"
     REVERSE_SLOT_LOST = "reverse_slot_lost"
     REVERSE_RETAINED_WAL = "reverse_retained_wal"
@@ -91,6 +94,8 @@ class StreamSample:
         worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
         apply_errors: `apply_error_count`; it does not move while the slot is lost.
         conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
+        stricter: What the base refuses and the legacy does not, where that could be compared.
         slot_exists: On the legacy.
         slot_active: A walsender reads it.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
@@ -103,11 +108,15 @@ class StreamSample:
         heartbeat_error: Why none could be sent.
         legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
         drifts: What was altered; None where that could not be examined, or changed while it was.
+        foreign_slots: Where each logical slot of others stands on the legacy, while a publication of others carries
+            our tables; None where that was not looked at.
         runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
             the past and has not reached the present.
         runway_ends: Which week that is, and what it lacks.
         server_changes: Why a server is not the one that the stream was built on, or no longer holds what it held; empty
             where both are as they were.
+        outside: Rows of the legacy that no open week can take, in words; None where that is not known, or before the
+            gate of a cutover was ever passed.
         cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
     """
 
@@ -124,6 +133,8 @@ class StreamSample:
     worker_pids: tuple[int, ...] | None = None
     apply_errors: int | None = None
     conflicts: Mapping[str, int] | None = None
+    worker_message: str | None = None
+    stricter: tuple[str, ...] = ()
     slot_exists: bool | None = None
     slot_active: bool | None = None
     wal_status: str | None = None
@@ -135,8 +146,10 @@ class StreamSample:
     heartbeat_error: str | None = None
     legacy_active_sessions: int | None = None
     drifts: tuple[Drift, ...] | None = None
+    foreign_slots: Mapping[str, str | None] | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
+    outside: tuple[str, ...] | None = None
     server_changes: tuple[str, ...] | None = None
     cutover: CutoverSample | None = None
 
@@ -167,6 +180,9 @@ class StreamSample:
             values["worker_pids"] = tuple(values["worker_pids"])
         if values.get("server_changes") is not None:
             values["server_changes"] = tuple(values["server_changes"])
+        values["stricter"] = tuple(values.get("stricter") or ())
+        if values.get("outside") is not None:
+            values["outside"] = tuple(values["outside"])
         if values.get("drifts") is not None:
             values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
         if values.get("cutover") is not None:

@@ -98,12 +98,18 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " TRUNCATE would not have reached the base",
     ProblemCode.MARKER_TRIGGER_MISSING: "ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker, on the"
     " base: without it no cut is consistent",
-    ProblemCode.COLUMNS_DIFFER: "make the same change on the base's table, then the stream goes on" + _TO_FIT,
+    ProblemCode.COLUMNS_DIFFER: "run the statements named here, or make the same change on the base's table; then the"
+    " stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",
     ProblemCode.LEAF_MISSING: "run the statements named here where nobody wrote to what was detached, and the stream"
     " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
     " rebuild set, which brings every row back",
     ProblemCode.UPDATES_REFUSED: "run the statements named here at once, on that side: until then its changes fail",
+    ProblemCode.FOREIGN_SLOT_STANDS: "see that its subscriber has the tables that `migration-assets preflight` names"
+    " at foreign_publication, and read its server log: until then the legacy keeps WAL for it without end",
+    ProblemCode.ROWS_OUTSIDE: "open their quarters and bring them under CDC (materialize quarter_partitions,"
+    " migrated_slice, change_stream), or correct the rows; a week that left the base comes back (`migration-assets"
+    " restore`), joins (materialize change_stream), and is archived again",
     ProblemCode.RUNWAY: "see that the sensor quarter_opener runs and what its last tick says; or materialize"
     " quarter_partitions and change_stream for the quarter named here",
     ProblemCode.SERVER_CHANGED: RECOVER,

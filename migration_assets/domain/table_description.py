@@ -2,11 +2,18 @@
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import ControlKind
-from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier, quote_text
+from migration_assets.domain.user_types import (
+    Collation,
+    TypeDifference,
+    UserType,
+    collation_differences,
+    type_differences,
+)
 
 
 class Hashing(Enum):
@@ -49,24 +56,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class UserType:
-    """A type that the table needs and that is not the system's."""
-
-    name: str
-    kind: str  # pg_type.typtype: e enum, d domain, c composite, r range, m multirange, b base
-    labels: tuple[str, ...] = ()
-    definition: str = ""  # of a domain: everything after CREATE DOMAIN name AS
-    comment: str | None = None
-
-    @property
-    def can_be_created(self) -> bool:
-        """Enums and domains are made on the base; others must be there already."""
-        return self.kind in {"e", "d"}
-
-
-@dataclass(frozen=True)
 class Index:
-    """A secondary index; `tail` is its definition from the access method on."""
+    """A secondary index; `tail` is its definition from the access method on, `constraint` that of its constraint."""
 
     name: str
     unique: bool
@@ -74,6 +65,12 @@ class Index:
     valid: bool
     key_columns: tuple[str, ...]
     comment: str | None = None
+    constraint: str = ""
+
+    @property
+    def deferrable(self) -> str:
+        """The definition of its constraint where that may be broken until the end of a statement or transaction."""
+        return self.constraint if " DEFERRABLE" in self.constraint else ""
 
     def is_unique_with(self, control_column: str) -> bool:
         """Whether it may stay unique on a partitioned table, which wants the control column in every unique key."""
@@ -91,25 +88,54 @@ class Check:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence that a default or an identity column draws from; `options` fits CREATE SEQUENCE and IDENTITY (…)."""
+    """A sequence that new rows draw from; `options` fits CREATE SEQUENCE and IDENTITY (…)."""
 
     name: str
     type_name: str
     options: str
 
 
+class Drawn(StrEnum):
+    """How it comes that new rows draw from a sequence."""
+
+    IDENTITY = "identity"
+    DEFAULT = "default"  # the column's default names it
+    OWNED = "owned"  # OWNED BY the column alone: the application draws by itself
+    FUNCTION = "function"  # a function that the column's default calls names it
+    TRIGGER = "trigger"  # a function of a trigger names it, for whatever column
+
+
+@dataclass(frozen=True)
+class SequenceUse:
+    """One sequence, the column that it fills (None: not known), and what draws from it."""
+
+    sequence: str
+    column: str | None
+    how: Drawn
+    via: str = ""
+
+
 @dataclass(frozen=True)
 class TableDescription:
-    """One table as one server's catalogue describes it; what else hangs on it: `table_features`."""
+    """One table as one server's catalogue describes it; what else hangs on it: `table_features`.
+
+    `sequence_uses` says what draws from which of `sequences`; `unknown_draws` names functions that draw from one that
+    their text does not name.
+    """
 
     table: QualifiedName
     kind: str  # pg_class.relkind
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...]
+    primary_key_name: str = ""
+    primary_key_deferral: str = ""
     indexes: tuple[Index, ...] = ()
     checks: tuple[Check, ...] = ()
     types: tuple[UserType, ...] = ()
+    collations: tuple[Collation, ...] = ()
     sequences: tuple[Sequence, ...] = ()
+    sequence_uses: tuple[SequenceUse, ...] = ()
+    unknown_draws: tuple[str, ...] = ()
     comment: str | None = None
 
     def column(self, name: str) -> Column:
@@ -132,9 +158,17 @@ class TableDescription:
         """The kind of the control column.
 
         Raises:
-            TableSpecError: It is of another type than timestamptz, timestamp or date.
+            TableSpecError: It is of another type than timestamptz, timestamp or date, or generated.
         """
         column = self.column(control_column)
+        if column.is_generated:
+            raise TableSpecError(
+                f"control column {control_column!r} is generated, and PostgreSQL partitions no table by such a column",
+                where=str(self.table),
+                state_left="nothing was touched",
+                next_step="choose another column as MIGRATION_CONTROL_COLUMN: an ordinary one of type timestamptz,"
+                " timestamp or date that the application fills",
+            )
         kinds = {
             "timestamp with time zone": ControlKind.TIMESTAMPTZ,
             "timestamp without time zone": ControlKind.TIMESTAMP,
@@ -193,10 +227,79 @@ def column_differences(legacy: TableDescription, base: TableDescription) -> list
             differences.append(f"{column.name}: its values compare in another way (see the collations)")
         if column.is_generated != other.is_generated:
             differences.append(f"{column.name}: generated on one side only")
-    labels = {t.name: t.labels for t in base.types}
-    differences.extend(
-        f"enum {t.name}: {list(t.labels)} in the legacy, {list(labels[t.name])} in the base"
-        for t in legacy.types
-        if t.kind == "e" and t.name in labels and set(t.labels) - set(labels[t.name])
-    )
-    return differences
+    return differences + [one.what for one in structure_differences(legacy, base) if not one.flows]
+
+
+def structure_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """What differs inside the columns' types, and in their collations: some of it lets rows flow all the same."""
+    columns = [(column.name, column.type_name, column.default) for column in legacy.columns]
+    return [
+        *type_differences(legacy.types, base.types, columns, str(legacy.table)),
+        *collation_differences(legacy.collations, base.collations),
+        *collated_differences(legacy, base),
+        *deferral_differences(legacy, base),
+    ]
+
+
+def collated_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """Columns that sort by another collation in the base."""
+    of_base = {column.name: column for column in base.columns}
+    found: list[TypeDifference] = []
+    for one in legacy.columns:
+        other = of_base.get(one.name)
+        if other is None or other.type_name != one.type_name or other.collation == one.collation:
+            continue
+        wanted = one.collation or 'pg_catalog."default"'
+        found.append(
+            TypeDifference(
+                f"{one.name}: collation {one.collation or 'default'} in the legacy, {other.collation or 'default'} in"
+                " the base",
+                f"in the base: ALTER TABLE {base.table} ALTER COLUMN {quote_identifier(one.name)} TYPE {one.type_name}"
+                f" COLLATE {wanted}; -- rebuilds its indexes",
+                flows=True,
+            )
+        )
+    return found
+
+
+def deferral_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
+    """Unique keys that a transaction may break for a while on one side only: a legal one then stops the stream."""
+    found: list[TypeDifference] = []
+    there = {index.tail: index for index in base.indexes if index.unique}
+    for one in legacy.indexes:
+        other = there.get(one.tail)
+        if not one.valid or not one.unique or other is None or one.deferrable == other.deferrable:
+            continue
+        table, name = base.table, quote_identifier(other.name)
+        drop = f"DROP INDEX {table.sibling(other.name)};"
+        if other.constraint:
+            drop = f"ALTER TABLE {table} DROP CONSTRAINT {name};"
+        make = (
+            f"ALTER TABLE {table} ADD CONSTRAINT {quote_identifier(one.name)} {one.deferrable};"
+            if one.deferrable
+            else f"CREATE UNIQUE INDEX {quote_identifier(one.name)} ON {table} {one.tail};"
+        )
+        what = (
+            f"unique key {one.name} is {one.deferrable or 'not deferrable'} in the legacy,"
+            f" {other.deferrable or 'not deferrable'} in the base"
+        )
+        found.append(TypeDifference(what, f"in the base: BEGIN; {drop} {make} COMMIT;", flows=True))
+    if legacy.primary_key_deferral != base.primary_key_deferral:
+        what = (
+            f"the primary key is {legacy.primary_key_deferral or 'not deferrable'} in the legacy,"
+            f" {base.primary_key_deferral or 'not deferrable'} in the base"
+        )
+        keys = ", ".join(map(quote_identifier, base.primary_key))
+        remedy = (
+            f"in the base: BEGIN; ALTER TABLE {base.table} DROP CONSTRAINT {quote_identifier(base.primary_key_name)},"
+            f" ADD PRIMARY KEY ({keys}) {legacy.primary_key_deferral}; {identity_statement(base.table)} COMMIT;"
+        )
+        found.append(TypeDifference(what, remedy, flows=True))
+    return found
+
+
+def identity_statement(table: QualifiedName) -> str:
+    """What gives every partition without an immediate key an identity for the stream back to the legacy."""
+    tree = f"pg_partition_tree({quote_text(str(table))})"
+    each = "LOOP EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one); END LOOP; END $$;"
+    return f"DO $$ DECLARE one regclass; BEGIN FOR one IN SELECT relid FROM {tree} {each}"  # noqa: S608  to be read

@@ -7,6 +7,22 @@ from migration_assets.domain.errors import TableSpecError
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*))\s*')
 _MAX_IDENTIFIER_BYTES = 63
+# Words that PostgreSQL (15 to 18) takes for no name of a column or type; pg_get_keywords() lists them.
+_RESERVED_WORDS = """
+all analyse analyze and any array as asc asymmetric authorization between bigint binary bit boolean both case cast
+char character check coalesce collate collation column concurrently constraint create cross current_catalog
+current_date current_role current_schema current_time current_timestamp current_user dec decimal default deferrable
+desc distinct do else end except exists extract false fetch float for foreign freeze from full grant greatest group
+grouping having ilike in initially inner inout int integer intersect interval into is isnull join json json_array
+json_arrayagg json_exists json_object json_objectagg json_query json_scalar json_serialize json_table json_value
+lateral leading least left like limit localtime localtimestamp merge_action national natural nchar none normalize
+not notnull null nullif numeric offset on only or order out outer overlaps overlay placing position precision
+primary real references returning right row select session_user setof similar smallint some substring symmetric
+system_user table tablesample then time timestamp to trailing treat trim true union unique user using values varchar
+variadic verbose when where window with xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces
+xmlparse xmlpi xmlroot xmlserialize xmltable
+"""
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 
 
 @dataclass(frozen=True, order=True)
@@ -38,7 +54,8 @@ class QualifiedName:
         raise TableSpecError(f"{text!r} is not a table name: expected table or schema.table")
 
     def __str__(self) -> str:
-        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+        # It is the ledger's key, which never changes; and behind a dot PostgreSQL takes every word.
+        return f"{_plainly_quoted(self.schema)}.{_plainly_quoted(self.name)}"
 
     def sibling(self, name: str) -> "QualifiedName":
         """Another relation of the same schema."""
@@ -77,6 +94,15 @@ def _fold(name: str) -> str:
 
 def quote_identifier(name: str) -> str:
     """Quote for people to read and paste; SQL that we run is composed with psycopg.sql."""
+    return _plainly_quoted(name) if name not in _RESERVED else f'"{name}"'
+
+
+def quote_text(text: str) -> str:
+    """A literal, for people to read and paste."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _plainly_quoted(name: str) -> str:
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 

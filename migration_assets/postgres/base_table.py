@@ -7,8 +7,9 @@ from psycopg import sql
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.leaf_names import MAX_IDENTIFIER_BYTES
-from migration_assets.domain.table_description import Column, Index, TableDescription, UserType, column_differences
+from migration_assets.domain.table_description import Column, Drawn, Index, TableDescription, column_differences
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
+from migration_assets.domain.user_types import UserType
 from migration_assets.postgres.introspection import describe_table
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
@@ -32,6 +33,7 @@ def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec
     if existing is None:
         try:
             _create_schemas(connection, legacy)
+            _create_sequences(connection, legacy)  # a domain's default may draw from one
             for user_type in legacy.types:
                 _ensure_type(connection, user_type)
             _create_root(connection, legacy, spec)
@@ -97,25 +99,34 @@ def like_root(spec: TableSpec) -> sql.Composed:
     ).format(table_name(spec.table))
 
 
-def add_keys_and_indexes(connection: Connected, table: QualifiedName, legacy: TableDescription, spec: TableSpec) -> int:
+def add_keys_and_indexes(connection: Connected, table: QualifiedName, root: TableDescription, spec: TableSpec) -> int:
     """Primary key and secondary indexes on a loaded leaf, each with a definition that the root's index will adopt.
+
+    By the root's and not by the legacy's, which may have been given others since the root was made.
 
     Returns:
         How many indexes the leaf now has.
     """
     name = table_name(table)
     connection.execute(
-        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({}) {}").format(
             name,
             sql.Identifier(leaf_index_name(table.name, "pkey")),
-            _names(legacy.base_primary_key(spec.control_column)),
+            _names(root.primary_key),
+            raw_sql(root.primary_key_deferral),
         )
     )
-    indexes = carried_indexes(legacy)
-    for index in indexes:
-        index_name = leaf_index_name(table.name, index.name.removeprefix(f"{legacy.table.name}_"))
+    for index in root.indexes:
+        index_name = leaf_index_name(table.name, index.name.removeprefix(f"{root.table.name}_"))
         connection.execute(_index_statement(index, name, spec.control_column, index_name=index_name))
-    return 1 + len(indexes)
+    give_identity(connection, table, root.primary_key_deferral)
+    return 1 + len(root.indexes)
+
+
+def give_identity(connection: Connected, table: QualifiedName, deferral: str) -> None:
+    """A deferrable key cannot tell rows apart for the stream back to the legacy: then the whole row does."""
+    if deferral:
+        connection.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table_name(table)))
 
 
 def leaf_index_name(leaf: str, suffix: str) -> str:
@@ -172,10 +183,14 @@ def _ensure_type(connection: Connected, user_type: UserType) -> None:
     _comment(connection, kind, name, user_type.comment)
 
 
-def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> None:
-    root = table_name(spec.table)
-    identity_works = connection.info.server_version >= _IDENTITY_ON_PARTITIONED
-    of_identity = {column.default_sequence for column in legacy.columns if column.identity and identity_works}
+def _made_by_identity(connection: Connected, legacy: TableDescription) -> set[str | None]:
+    works = connection.info.server_version >= _IDENTITY_ON_PARTITIONED
+    return {column.default_sequence for column in legacy.columns if column.identity and works}
+
+
+def _create_sequences(connection: Connected, legacy: TableDescription) -> None:
+    """All that new rows draw from, in whatever way, but those that an identity column brings along."""
+    of_identity = _made_by_identity(connection, legacy)
     for sequence in legacy.sequences:
         if sequence.name not in of_identity:
             connection.execute(
@@ -185,13 +200,20 @@ def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpe
                     raw_sql(sequence.options),
                 )
             )
+
+
+def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> None:
+    root = table_name(spec.table)
+    identity_works = connection.info.server_version >= _IDENTITY_ON_PARTITIONED
+    of_identity = _made_by_identity(connection, legacy)
     options = {sequence.name: sequence.options for sequence in legacy.sequences}
     parts = [_column_clause(column, options, identity_works=identity_works) for column in legacy.columns]
     parts += [
         sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(check.name), raw_sql(check.definition))
         for check in legacy.checks
     ]
-    parts.append(sql.SQL("PRIMARY KEY ({})").format(_names(legacy.base_primary_key(spec.control_column))))
+    key = _names(legacy.base_primary_key(spec.control_column))
+    parts.append(sql.SQL("PRIMARY KEY ({}) {}").format(key, raw_sql(legacy.primary_key_deferral)))
     connection.execute(
         sql.SQL("CREATE TABLE {} ({}) PARTITION BY RANGE ({})").format(
             root, sql.SQL(", ").join(parts), sql.Identifier(spec.control_column)
@@ -204,18 +226,21 @@ def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpe
                     root, sql.Identifier(column.name), raw_sql(column.storage)
                 )
             )
-        sequence = column.default_sequence
+    for use in legacy.sequence_uses:
+        owned = use.column is not None and use.how in {Drawn.DEFAULT, Drawn.OWNED, Drawn.IDENTITY}
         # A sequence of another schema serves as a default, but PostgreSQL lets no column own it.
-        if sequence and sequence not in of_identity and parse_identifiers(sequence)[0] == spec.table.schema:
+        here = parse_identifiers(use.sequence)[0] == spec.table.schema
+        if owned and here and use.column and use.sequence not in of_identity:
             connection.execute(
                 sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
-                    sql.Identifier(*parse_identifiers(sequence)),
-                    sql.Identifier(spec.table.schema, spec.table.name, column.name),
+                    sql.Identifier(*parse_identifiers(use.sequence)),
+                    sql.Identifier(spec.table.schema, spec.table.name, use.column),
                 )
             )
     for index in carried_indexes(legacy):
         connection.execute(_index_statement(index, root, spec.control_column, index_name=index.name))
         _comment(connection, sql.SQL("INDEX"), sql.Identifier(spec.table.schema, index.name), index.comment)
+    give_identity(connection, spec.table, legacy.primary_key_deferral)
     _comment_on_parts(connection, legacy, root)
 
 
@@ -242,8 +267,13 @@ def _column_clause(column: Column, options: dict[str, str], *, identity_works: b
 
 
 def _index_statement(index: Index, table: sql.Identifier, control_column: str, *, index_name: str) -> sql.Composed:
+    unique = index.is_unique_with(control_column)
+    if unique and index.deferrable:
+        return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+            table, sql.Identifier(index_name), raw_sql(index.deferrable)
+        )
     return sql.SQL("CREATE {unique}INDEX {name} ON {table} {tail}").format(
-        unique=sql.SQL("UNIQUE " if index.is_unique_with(control_column) else ""),
+        unique=sql.SQL("UNIQUE " if unique else ""),
         name=sql.Identifier(index_name),
         table=table,
         tail=raw_sql(index.tail),

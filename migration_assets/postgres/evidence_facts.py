@@ -189,7 +189,8 @@ def _counts(base: Connected, relation: str, quarter: FiscalQuarter) -> dict[str,
         " SELECT week, 1 AS compared, (NOT equal)::int AS differing, 0 AS repaired FROM migration.validations"
         "  WHERE relation = %(relation)s AND quarter = %(quarter)s"
         " UNION ALL SELECT week, 0, 0, 1 FROM migration.repairs"
-        "  WHERE relation = %(relation)s AND quarter = %(quarter)s AND undone_at IS NULL) AS each GROUP BY week",
+        "  WHERE relation = %(relation)s AND quarter = %(quarter)s AND side = 'base' AND undone_at IS NULL) AS each"
+        " GROUP BY week",
         {"relation": relation, "quarter": quarter.key},
     )
     return {week: (compared, differing, repaired) for week, compared, differing, repaired in rows}

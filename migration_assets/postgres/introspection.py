@@ -1,20 +1,26 @@
 """Reads a table's description from a server's catalogue."""
 
+from collections.abc import Sequence as Names
 from importlib.resources import files
 from typing import Any
+
+from psycopg import sql
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.table_description import (
     Check,
     Column,
+    Drawn,
     Hashing,
     Index,
     Sequence,
+    SequenceUse,
     TableDescription,
-    UserType,
 )
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.domain.user_types import Collation, Extension, Field, UserType
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql
 
 _FIRST_USER_OID = 16384
 # Types whose own hash is a hash of all their bytes: two different values have different hash input. Not here, on
@@ -49,6 +55,27 @@ def describe_table(connection: Connected, table: QualifiedName) -> TableDescript
     return None if oid is None else _describe(connection, table, oid)
 
 
+def describe_types(connection: Connected, types: Names[str], collations: Names[str]) -> TableDescription:
+    """What this server has by these names: a description of a table whose columns are of these types and collations.
+
+    The table is rolled back; names that the server does not have are left out.
+    """
+    with connection.transaction(force_rollback=True):
+        columns = [
+            raw_sql(f"c{number} {name}")
+            for number, name in enumerate(types)
+            if connection.execute("SELECT to_regtype(%s)", [name]).fetchone() != (None,)
+        ]
+        columns += [
+            raw_sql(f"t{number} text COLLATE {name}")
+            for number, name in enumerate(collations)
+            if connection.execute("SELECT to_regcollation(%s)", [name]).fetchone() != (None,)
+        ]
+        connection.execute(sql.SQL("CREATE TEMPORARY TABLE of_types ({})").format(sql.SQL(", ").join(columns)))
+        row = connection.execute("SELECT 'pg_temp.of_types'::regclass::oid::bigint").fetchone()
+        return _describe(connection, QualifiedName("pg_temp", "of_types"), int(require_row(row, "a table")[0]))
+
+
 def require_table(connection: Connected, table: QualifiedName, side: str) -> TableDescription:
     """As `describe_table`.
 
@@ -81,19 +108,28 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         connection.execute(statement.encode(), {"oid": oid}).fetchone(), "the description of a table"
     )[0]
     types = {entry["oid"]: entry for entry in raw["types"] or ()}
-    sequences = {entry["attnum"]: entry["name"] for entry in raw["sequences"] or ()}
+    uses = tuple(
+        SequenceUse(entry["name"], entry["column"], Drawn(entry["how"]), entry["via"])
+        for entry in raw["sequences"] or ()
+    )
+    named = {one.column: one.sequence for one in reversed(uses) if one.how in {Drawn.IDENTITY, Drawn.DEFAULT}}
     return TableDescription(
         table=table,
         kind=raw["kind"],
         comment=raw["comment"],
-        columns=tuple(_column(entry, types, sequences.get(entry["attnum"])) for entry in raw["columns"] or ()),
+        columns=tuple(_column(entry, types, named.get(entry["name"])) for entry in raw["columns"] or ()),
         primary_key=tuple(raw["primary_key"] or ()),
+        primary_key_name=raw["primary_key_name"] or "",
+        primary_key_deferral=raw["primary_key_deferral"] or "",
         indexes=tuple(_index(entry, table) for entry in raw["indexes"] or ()),
         checks=tuple(Check(c["name"], c["definition"], c["comment"]) for c in raw["checks"] or ()),
-        types=tuple(_user_type(entry) for entry in _in_creation_order(types)),
+        types=tuple(_user_type(entry, types) for entry in _in_creation_order(types)),
+        collations=tuple(Collation(**entry) for entry in raw["collations"] or ()),
         sequences=tuple(
             {s["name"]: Sequence(s["name"], s["type_name"], s["options"]) for s in raw["sequences"] or ()}.values()
         ),
+        sequence_uses=uses,
+        unknown_draws=tuple(raw["unknown_draws"] or ()),
     )
 
 
@@ -154,6 +190,7 @@ def _index(entry: dict[str, Any], table: QualifiedName) -> Index:
         tail="USING " + entry["definition"].removeprefix(entry["prefix"]),
         valid=entry["valid"],
         key_columns=tuple(entry["key_columns"] or ()),
+        constraint=entry["constraint"] or "",
         comment=entry["comment"],
     )
 
@@ -163,11 +200,9 @@ def _in_creation_order(types: dict[int, dict[str, Any]]) -> list[dict[str, Any]]
     ordered: dict[int, dict[str, Any]] = {}
 
     def visit(entry: dict[str, Any]) -> None:
-        for part in (entry["base"], entry["element"], entry["subtype"]):
-            if part:
-                visit(types[part])
-        is_array = bool(entry["element"]) and entry["kind"] == "b"
-        if entry["oid"] >= _FIRST_USER_OID and not is_array:
+        for part in _parts(entry):
+            visit(types[part])
+        if entry["oid"] >= _FIRST_USER_OID and not _is_array(entry):
             ordered.setdefault(entry["oid"], entry)
 
     for entry in types.values():
@@ -175,22 +210,70 @@ def _in_creation_order(types: dict[int, dict[str, Any]]) -> list[dict[str, Any]]
     return list(ordered.values())
 
 
-def _user_type(entry: dict[str, Any]) -> UserType:
-    definition = ""
-    if entry["kind"] == "d":
-        parts = [entry["base_name"]]
-        if entry["collation"]:
-            parts.append(f"COLLATE {entry['collation']}")
-        if entry["default"] is not None:
-            parts.append(f"DEFAULT {entry['default']}")
-        if entry["not_null"]:
-            parts.append("NOT NULL")
-        parts.extend(entry["checks"] or ())
-        definition = " ".join(parts)
+def _is_array(entry: dict[str, Any]) -> bool:
+    return bool(entry["element"]) and entry["kind"] == "b"
+
+
+def _parts(entry: dict[str, Any]) -> list[int]:
+    parts = [entry["base"], entry["element"], entry["subtype"], *(field["type"] for field in entry["fields"] or ())]
+    if entry["kind"] == "m":
+        parts.append(entry["range"]["range"])
+    return [part for part in parts if part]
+
+
+def _used(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> set[str]:
+    """Names of the user types that it is made of, those of an array's elements in place of the array."""
+    names: set[str] = set()
+    for part in _parts(entry):
+        inner = types[part]
+        if inner["oid"] >= _FIRST_USER_OID and not _is_array(inner):
+            names.add(inner["name"])
+        elif _is_array(inner):
+            names |= _used(inner, types)
+    return names
+
+
+def _user_type(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> UserType:
+    fields = tuple(Field(f["name"], f["type_name"], f["collation"]) for f in entry["fields"] or ())
+    span: dict[str, Any] = entry["range"] or {}
+    named: list[str | None] = [entry["collation"], span.get("collation"), *(field.collation for field in fields)]
+    definition = {"d": _domain_definition, "r": _range_definition}.get(entry["kind"])
     return UserType(
         name=entry["name"],
         kind=entry["kind"],
         labels=tuple(entry["labels"] or ()),
-        definition=definition,
+        definition=definition(entry) if definition else "",
+        base=entry["base_name"] or span.get("subtype") or "",
+        fields=fields,
+        uses=tuple(sorted(_used(entry, types))),
+        collations=tuple(name for name in named if name),
+        before=(f"{span['subtype_diff_definition'].rstrip()};",) if span.get("subtype_diff_definition") else (),
+        extension=Extension(entry["extension"]["name"], entry["extension"]["schema"]) if entry["extension"] else None,
+        of_table=entry["of_table"],
         comment=entry["comment"],
     )
+
+
+def _domain_definition(entry: dict[str, Any]) -> str:
+    parts = [entry["base_name"]]
+    if entry["collation"]:
+        parts.append(f"COLLATE {entry['collation']}")
+    if entry["default"] is not None:
+        parts.append(f"DEFAULT {entry['default']}")
+    if entry["not_null"]:
+        parts.append("NOT NULL")
+    parts.extend(entry["checks"] or ())
+    return " ".join(parts)
+
+
+def _range_definition(entry: dict[str, Any]) -> str:
+    span = entry["range"]
+    options = {
+        "SUBTYPE": span["subtype"],
+        "SUBTYPE_OPCLASS": span["opclass"],
+        "COLLATION": span["collation"],
+        "CANONICAL": span["canonical"],
+        "SUBTYPE_DIFF": span["subtype_diff"],
+        "MULTIRANGE_TYPE_NAME": span["multirange"],
+    }
+    return ", ".join(f"{name} = {value}" for name, value in options.items() if value)

@@ -8,26 +8,93 @@ used(oid) AS (
     FROM used
     JOIN pg_type t ON t.oid = used.oid
     LEFT JOIN pg_range r ON r.rngtypid = t.oid OR r.rngmultitypid = t.oid,
-    LATERAL (VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem END), (r.rngsubtype)) parts(oid)
+    LATERAL (
+        VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem END), (r.rngsubtype), (r.rngtypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_attribute f
+        WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped
+    ) parts(oid)
     WHERE parts.oid <> 0
 ),
-sequences AS (
-    SELECT DISTINCT s.seqrelid, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, s.seqtypid,
-           dep.attnum
+-- Those that something names; a type's own is the database's business.
+collations(oid) AS (
+    SELECT a.attcollation FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE (a.attrelid = %(oid)s OR a.attrelid IN (SELECT u.typrelid FROM used JOIN pg_type u USING (oid) WHERE u.typtype = 'c'))
+      AND a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation
+    UNION
+    SELECT d.typcollation FROM used JOIN pg_type d USING (oid) JOIN pg_type b ON b.oid = d.typbasetype
+    WHERE d.typcollation <> b.typcollation
+    UNION
+    SELECT r.rngcollation FROM used JOIN pg_range r ON r.rngtypid = used.oid JOIN pg_type b ON b.oid = r.rngsubtype
+    WHERE r.rngcollation <> b.typcollation
+),
+-- What is run for a new row: texts of defaults, functions that these and the triggers call, and what those call. A
+-- function's body is only text to the catalogue, so that names are looked for in it.
+user_functions AS NOT MATERIALIZED (
+    SELECT p.oid, p.proname, p.prosrc, p.oid::regprocedure::text AS name,
+           '\m' || regexp_replace(p.proname, '([^a-zA-Z0-9_])', '\\\1', 'g') || '\M' AS pattern
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+    WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')
+),
+called(attnum, oid, name, body) AS (
+    SELECT entry.attnum, f.oid, f.name, f.prosrc
     FROM (
-        SELECT d.refobjid AS seq, ad.adnum AS attnum
+        SELECT ad.adnum AS attnum, d.refobjid AS oid
+        FROM pg_attrdef ad JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid
+                                           AND d.refclassid = 'pg_proc'::regclass
+        WHERE ad.adrelid = %(oid)s
+        UNION
+        SELECT a.attnum, d.refobjid
+        FROM pg_attribute a JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = a.atttypid
+                                            AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n'
+        JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+        WHERE a.attrelid = %(oid)s AND a.attnum > 0
+        UNION
+        SELECT 0, tgfoid FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal
+    ) entry JOIN user_functions f USING (oid)
+    UNION
+    SELECT c.attnum, f.oid, f.name, f.prosrc
+    FROM called c JOIN user_functions f ON f.oid <> c.oid AND strpos(c.body, f.proname) > 0 AND c.body ~ f.pattern
+),
+bodies AS (
+    SELECT attnum, CASE WHEN attnum = 0 THEN 'trigger' ELSE 'function' END AS how, name AS via, oid, body FROM called
+    UNION ALL
+    SELECT ad.adnum, 'function', 'the default of its column', 0, pg_get_expr(ad.adbin, ad.adrelid)
+    FROM pg_attrdef ad JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated = ''
+    WHERE ad.adrelid = %(oid)s
+    UNION ALL
+    SELECT a.attnum, 'function', 'the default of its type', 0, coalesce(pg_get_expr(t.typdefaultbin, 0), '')
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef
+),
+drawing AS (SELECT * FROM bodies WHERE body ~* '\mnextval\M'),
+draws AS (
+    SELECT b.attnum, b.how, b.via, c.oid AS seq
+    FROM drawing b JOIN pg_class c ON c.relkind = 'S' AND strpos(b.body, c.relname) > 0
+     AND b.body ~ ('(^|[^a-zA-Z0-9_])' || regexp_replace(c.relname, '([^a-zA-Z0-9_])', '\\\1', 'g') || '([^a-zA-Z0-9_]|$)')
+    UNION
+    SELECT b.attnum, b.how, b.via, d.refobjid
+    FROM bodies b JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = b.oid
+                                  AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+),
+uses AS (
+    SELECT DISTINCT ON (seq, attnum) * FROM (
+        SELECT d.refobjid AS seq, ad.adnum::int AS attnum, 1 AS rank, 'default' AS how, '' AS via
         FROM pg_attrdef ad
         JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid
                         AND d.refclassid = 'pg_class'::regclass
         WHERE ad.adrelid = %(oid)s
         UNION ALL
-        SELECT d.objid, d.refobjsubid
+        SELECT d.objid, d.refobjsubid, CASE d.deptype WHEN 'i' THEN 0 ELSE 3 END,
+               CASE d.deptype WHEN 'i' THEN 'identity' ELSE 'owned' END, ''
         FROM pg_depend d
-        JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attidentity <> ''
-        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s
-          AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
-    ) dep
-    JOIN pg_sequence s ON s.seqrelid = dep.seq
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s AND d.refobjsubid > 0
+          AND d.classid = 'pg_class'::regclass AND d.deptype IN ('i', 'a')
+        UNION ALL
+        SELECT seq, attnum, 2, how, via FROM draws
+    ) one JOIN pg_sequence s ON s.seqrelid = one.seq
+    ORDER BY seq, attnum, rank
 )
 SELECT json_build_object(
     'kind', c.relkind,
@@ -79,16 +146,66 @@ SELECT json_build_object(
             'checks', (SELECT json_agg(format('CONSTRAINT %%I %%s', k.conname, pg_get_constraintdef(k.oid))
                                        ORDER BY k.conname)
                        FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c' AND k.convalidated),
+            'extension', (SELECT json_build_object('name', e.extname, 'schema', n.nspname)
+                          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                          JOIN pg_namespace n ON n.oid = e.extnamespace
+                          WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+                            AND d.refclassid = 'pg_extension'::regclass),
+            'of_table', EXISTS (SELECT FROM pg_class r WHERE r.oid = t.typrelid AND r.relkind <> 'c'),
+            'fields', (SELECT json_agg(json_build_object(
+                           'name', f.attname, 'type', f.atttypid::bigint,
+                           'type_name', format_type(f.atttypid, f.atttypmod),
+                           'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
+                                         JOIN pg_namespace n ON n.oid = co.collnamespace
+                                         WHERE co.oid = f.attcollation AND f.attcollation <> ft.typcollation)
+                       ) ORDER BY f.attnum)
+                       FROM pg_attribute f JOIN pg_type ft ON ft.oid = f.atttypid
+                       WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped),
+            'range', (SELECT json_build_object(
+                          'range', r.rngtypid::bigint,
+                          'subtype', format_type(r.rngsubtype, NULL),
+                          'opclass', (SELECT format('%%I.%%I', n.nspname, o.opcname) FROM pg_opclass o
+                                      JOIN pg_namespace n ON n.oid = o.opcnamespace
+                                      WHERE o.oid = r.rngsubopc AND NOT o.opcdefault),
+                          'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
+                                        JOIN pg_namespace n ON n.oid = co.collnamespace
+                                        WHERE co.oid = r.rngcollation AND r.rngcollation <> b.typcollation),
+                          'canonical', CASE WHEN r.rngcanonical <> 0 THEN r.rngcanonical::regproc::text END,
+                          'subtype_diff', CASE WHEN r.rngsubdiff <> 0 THEN r.rngsubdiff::regproc::text END,
+                          'subtype_diff_definition', (SELECT pg_get_functiondef(f.oid) FROM pg_proc f
+                                                      WHERE f.oid = r.rngsubdiff AND f.oid >= 16384),
+                          'multirange', format_type(r.rngmultitypid, NULL))
+                      FROM pg_range r JOIN pg_type b ON b.oid = r.rngsubtype
+                      WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid),
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
             'comment', obj_description(t.oid, 'pg_type')
         ) ORDER BY t.oid)
         FROM used JOIN pg_type t USING (oid)
+    ),
+    'collations', (
+        -- As JSON, because the column of the locale was renamed in PostgreSQL 17.
+        SELECT json_agg(json_build_object(
+            'name', format('%%I.%%I', n.nspname, co.collname),
+            'provider', co.collprovider,
+            'locale', COALESCE(j->>'colllocale', j->>'colliculocale', co.collcollate),
+            'ctype', co.collctype,
+            'deterministic', co.collisdeterministic,
+            'rules', j->>'collicurules'
+        ) ORDER BY n.nspname, co.collname)
+        FROM collations JOIN pg_collation co USING (oid) JOIN pg_namespace n ON n.oid = co.collnamespace,
+             LATERAL to_jsonb(co) AS j
     ),
     'primary_key', (
         SELECT json_agg(a.attname ORDER BY k.position)
         FROM pg_constraint p, unnest(p.conkey) WITH ORDINALITY k(attnum, position)
         JOIN pg_attribute a ON a.attrelid = %(oid)s AND a.attnum = k.attnum
         WHERE p.conrelid = c.oid AND p.contype = 'p'
+    ),
+    'primary_key_name', (SELECT p.conname FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p'),
+    'primary_key_deferral', (
+        SELECT CASE WHEN p.condeferrable THEN
+            'DEFERRABLE INITIALLY ' || CASE WHEN p.condeferred THEN 'DEFERRED' ELSE 'IMMEDIATE' END END
+        FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p'
     ),
     'checks', (
         -- Without a NO INHERIT, which a partitioned table refuses.
@@ -105,6 +222,8 @@ SELECT json_build_object(
             'prefix', format('CREATE %%sINDEX %%I ON %%s%%I.%%I USING ', CASE WHEN i.indisunique THEN 'UNIQUE ' END,
                              ic.relname, CASE WHEN c.relkind = 'p' THEN 'ONLY ' END, n.nspname, c.relname),
             'definition', pg_get_indexdef(i.indexrelid),
+            'constraint', (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
+                           WHERE k.conindid = i.indexrelid AND k.conrelid = c.oid AND k.contype = 'u'),
             'key_columns', (SELECT json_agg(a.attname ORDER BY k.position)
                             FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, position)
                             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
@@ -118,15 +237,21 @@ SELECT json_build_object(
     'sequences', (
         SELECT json_agg(json_build_object(
             'name', format('%%I.%%I', sn.nspname, sc.relname),
-            'attnum', s.attnum,
-            'type_name', format_type(s.seqtypid, NULL),
+            'column', (SELECT attname FROM pg_attribute a WHERE a.attrelid = %(oid)s AND a.attnum = u.attnum AND u.attnum > 0),
+            'how', u.how,
+            'via', u.via,
+            'type_name', format_type(u.seqtypid, NULL),
             'options', format('INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s START WITH %%s CACHE %%s%%s',
-                              s.seqincrement, s.seqmin, s.seqmax, s.seqstart, s.seqcache,
-                              CASE WHEN s.seqcycle THEN ' CYCLE' ELSE ' NO CYCLE' END)
-        ) ORDER BY s.attnum)
-        FROM sequences s
-        JOIN pg_class sc ON sc.oid = s.seqrelid
+                              u.seqincrement, u.seqmin, u.seqmax, u.seqstart, u.seqcache,
+                              CASE WHEN u.seqcycle THEN ' CYCLE' ELSE ' NO CYCLE' END)
+        ) ORDER BY u.attnum, u.rank, sn.nspname, sc.relname)
+        FROM uses u
+        JOIN pg_class sc ON sc.oid = u.seq
         JOIN pg_namespace sn ON sn.oid = sc.relnamespace
+    ),
+    'unknown_draws', (
+        SELECT json_agg(DISTINCT b.via ORDER BY b.via) FROM drawing b
+        WHERE b.oid <> 0 AND NOT EXISTS (SELECT FROM draws d WHERE d.via = b.via)
     )
 )
 FROM pg_class c

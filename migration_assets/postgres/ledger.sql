@@ -577,3 +577,31 @@ COMMENT ON COLUMN migration.slices.definitions IS
     'oid, files and a digest of the definition of the legacy''s table, the root and the leaf, as the newest proof saw them';
 COMMENT ON COLUMN migration.validations.definitions IS 'the same, of this comparison';
 COMMENT ON COLUMN migration.archives.definitions IS 'the same, of the root and the leaf that were archived';
+
+ALTER TABLE migration.repairs
+    ALTER COLUMN quarter DROP NOT NULL,
+    ALTER COLUMN week DROP NOT NULL,
+    ADD COLUMN side text NOT NULL DEFAULT 'base' CHECK (side IN ('base', 'legacy')),
+    ADD COLUMN legacy_transaction xid8,
+    ADD COLUMN legacy_undo xid8,
+    ADD COLUMN applied boolean,
+    ADD CHECK ((side = 'legacy') = (legacy_transaction IS NOT NULL)),
+    ADD CHECK ((week IS NULL) = (quarter IS NULL) AND (week IS NOT NULL OR side = 'legacy'));
+COMMENT ON COLUMN migration.repairs.week IS 'NULL: of rows of the legacy at times that no week has';
+COMMENT ON COLUMN migration.repairs.side IS
+    'which side was changed: the base after the legacy, or, while the base was in charge, the legacy after the base';
+COMMENT ON COLUMN migration.repairs.legacy_transaction IS
+    'the legacy''s transaction that changed it; where `applied` is not set, pg_xact_status on the legacy tells whether';
+COMMENT ON COLUMN migration.repairs.legacy_undo IS 'the one that took it back; undone_at holds where that committed';
+COMMENT ON COLUMN migration.repairs.applied IS 'of a repair of the legacy: known to have been committed there';
+
+CREATE TABLE migration.accounted (
+    relation        text PRIMARY KEY,
+    file            bigint,
+    horizon         xid8 NOT NULL,
+    accounted_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE migration.accounted IS
+    'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
+COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
+COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';

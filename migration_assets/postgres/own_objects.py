@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import LiteralString
 
-from psycopg import sql
-
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import raw_sql
@@ -41,6 +39,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
 }
 _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe(statement text)",
+    "wait_at_reverse_marker()",
 })  # fmt: skip
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
@@ -162,8 +161,8 @@ def drop_own_objects(connection: Connected) -> None:
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
     for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
-        statement = sql.SQL("DROP {} migration.").format(sql.SQL(kinds[kind]))
-        connection.execute(statement + raw_sql(name))
+        statement = raw_sql(f"DROP {kinds[kind]} migration.{name}")
+        connection.execute(statement)
 
 
 def own_trigger_functions(connection: Connected) -> list[str]:
@@ -204,9 +203,9 @@ def ledger_steps() -> list[str]:
 
 def ledger_names(after: int = 0) -> frozenset[str]:
     """Tables, sequences and functions that the ledger's versions after that one make."""
-    made = re.findall(
+    made: list[str] = re.findall(
         r"^CREATE (?:TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
         "\n".join(ledger_steps()[after:]),
         re.MULTILINE,
     )
-    return frozenset(made) | (frozenset() if after else frozenset({"schema_versions"}))
+    return frozenset(made if after else [*made, "schema_versions"])

@@ -12,7 +12,7 @@ from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.base_table import ensure_root, like_root
+from migration_assets.postgres.base_table import ensure_root, give_identity, like_root
 from migration_assets.postgres.fences import follow_root
 from migration_assets.postgres.ledger import read_slices, register_slices
 from migration_assets.postgres.sessions import Connected, require_row
@@ -49,7 +49,7 @@ def ensure_quarter(
     try:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _PARTITION_LOCK)
-            ensure_root(connection, legacy, spec)
+            root = ensure_root(connection, legacy, spec)
             bounds = {week: bound_texts(connection, calendar.bound_values(week, kind)) for week in weeks}
             register_slices(
                 connection,
@@ -57,7 +57,7 @@ def ensure_quarter(
                 [(week, leaf_name(spec.table.name, week), *bounds[week]) for week in weeks],
             )
             _require_bounds(connection, spec, quarter, bounds)
-            created = _make(connection, spec, calendar, quarter, kind)
+            created = _make(connection, root, spec, calendar, quarter, kind)
     except errors.InvalidObjectDefinition as error:  # "partition … would overlap partition …"
         raise PartitionError(
             f"cannot open {quarter.key}: {str(error).strip().splitlines()[0]}",
@@ -69,7 +69,12 @@ def ensure_quarter(
 
 
 def _make(
-    connection: Connected, spec: TableSpec, calendar: FiscalCalendar, quarter: FiscalQuarter, kind: ControlKind
+    connection: Connected,
+    root: TableDescription,
+    spec: TableSpec,
+    calendar: FiscalCalendar,
+    quarter: FiscalQuarter,
+    kind: ControlKind,
 ) -> list[str]:
     table = spec.table.sibling(quarter_table_name(spec.table.name, quarter))
     retired = {
@@ -109,6 +114,7 @@ def _make(
         else:
             connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table_name(leaf), like_root(spec)))
             attach(connection, table, leaf, calendar.bound_values(week, kind))
+        give_identity(connection, leaf, root.primary_key_deferral)
         created.append(leaf.name)
     return created
 

@@ -124,7 +124,7 @@ def _locked(base: Connected, plan: StreamPlan, week: FiscalWeek) -> Generator[Sl
 
 def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
     row = base.execute(
-        "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s",
+        "SELECT quarter, week, undone_at FROM migration.repairs WHERE id = %s AND relation = %s AND side = 'base'",
         [repair_id, plan.relation],
     ).fetchone()
     if row is None or row[2] is not None:

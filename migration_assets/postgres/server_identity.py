@@ -272,9 +272,9 @@ def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> Non
 
 
 def _on_disk(connection: Connected, now: Identity) -> Identity:
-    """The same, with a position that a crash does not take back; the end of a page may be in the midst of a record."""
+    """The same, with a position that a crash does not take back: what is on the disk may end within a record."""
     row = connection.execute(
-        "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 8192, 0))::text"
+        "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 16777216, 0))::text"
     ).fetchone()
     return replace(now, lsn=str(require_row(row, "a position")[0]))
 

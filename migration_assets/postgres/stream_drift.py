@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.stream_sample import Drift, ProblemCode
-from migration_assets.domain.table_description import TableDescription, column_differences
+from migration_assets.domain.table_description import TableDescription, column_differences, structure_differences
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.change_stream.records import StreamRecord
@@ -180,7 +180,7 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
         add(ProblemCode.GUARD_MISSING, "the guard against TRUNCATE is gone from the legacy's table, or disabled")
     if not base.marker_trigger:
         add(ProblemCode.MARKER_TRIGGER_MISSING, "the trigger on the base's markers is gone, or not ENABLE ALWAYS")
-    for what in column_differences(legacy.description, base.description):
+    for what in _of_columns(legacy.description, base.description):
         add(ProblemCode.COLUMNS_DIFFER, what)
     for what in base.rights_missing:
         add(ProblemCode.RIGHTS_MISSING, what)
@@ -188,6 +188,33 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
         for one in refused:
             add(ProblemCode.UPDATES_REFUSED, f"on the {side}, {one.what}: {one.remedy}")
     return tuple(drifts)
+
+
+def _of_columns(legacy: TableDescription, base: TableDescription) -> list[str]:
+    """Columns that differ, and what differs inside their types, with the statements that mend it."""
+    inside = structure_differences(legacy, base)
+    plain = {one.what for one in inside}
+    return [
+        *(what for what in column_differences(legacy, base) if what not in plain),
+        *(f"{one.what}; {one.remedy}" for one in inside),
+    ]
+
+
+def stricter_in_base(legacy: TableDescription, base: TableDescription) -> tuple[str, ...]:
+    """What the base refuses and the legacy does not: no drift by itself, but what a looping worker may run into."""
+    may_be_null = {column.name for column in legacy.columns if not column.not_null}
+    found = [
+        f"{column.name} is NOT NULL in the base alone"
+        for column in base.columns
+        if column.not_null and column.name in may_be_null
+    ]
+    checks = {check.definition for check in legacy.checks}
+    found += [f"the base alone has CHECK {one.name}" for one in base.checks if one.definition not in checks]
+    unique = {index.tail for index in legacy.indexes if index.unique}
+    found += [
+        f"the base alone has unique index {one.name}" for one in base.indexes if one.unique and one.tail not in unique
+    ]
+    return tuple(found)
 
 
 def _of_publication(legacy: LegacySide, record: StreamRecord, table: tuple[str, str]) -> list[Drift]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,8 +20,11 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
 from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
+from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
     age_of_oldest_under_way,
     has_arrived,
@@ -32,8 +36,10 @@ from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
-from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
+from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
+from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.stream_samples import has_ledger
+from migration_assets.postgres.worker_message import read_worker_message
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
 _POLL_SECONDS = 0.02
@@ -97,10 +103,12 @@ def observe_stream(
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
+                    seen["foreign_slots"] = slots_at_risk(legacy)
             _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
+                _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
         elif not closed:
             _look_at_servers(base, record, None, seen)
@@ -112,7 +120,19 @@ def observe_stream(
             with _asking("base", seen):
                 _look_again(base, record, seen)
                 _look_once_more_at_servers(base, spec.relation, seen)
+                if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
+                    # Only where something is wrong: reading the log costs more than all the rest.
+                    seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take."""
+    if ahead is not None and not _errors(seen):
+        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _look_at_servers(
@@ -241,6 +261,8 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
     if of_legacy is not None and of_base is not None:
         leaves = _unless_locked("base", seen, lambda: missing_leaves(base, spec))
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
+        if of_legacy.description is not None and of_base.description is not None:
+            seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

@@ -101,6 +101,14 @@ def count_in(connection: Connected, spec: TableSpec, places: Iterable[Place]) ->
     return found
 
 
+def any_of(spec: TableSpec, places: Iterable[Place]) -> sql.Composed:
+    """A condition on the table's rows: they are in one of the places."""
+    return sql.SQL("(SELECT {} FROM (SELECT {} AS v) AS one)").format(
+        sql.SQL(" OR ").join(sql.SQL("({})").format(place.condition) for place in places),
+        sql.Identifier(spec.control_column),
+    )
+
+
 def _any_row(connection: Connected, spec: TableSpec, places: Iterable[Place]) -> bool:
     """One look for all of them: where no index helps, the table is read once and not once a place."""
     row = connection.execute(

@@ -223,7 +223,7 @@ def _steps(base: Connected, legacy: Connected, plan: DecommissionPlan, scope: Sc
     return (
         *again,
         "drain and stop the reverse stream",
-        "take the legacy's last fingerprints, by fiscal week and in total",
+        "take the legacy's last fingerprints, by fiscal week and in total: every row is in the base or in an archive",
         "refuse every rollback from here on",
         *would_close(former_grants(legacy, plan.spec, scope), scope),
         "drop the reverse subscription on the legacy, its slot and its publication on the base",

@@ -1,5 +1,6 @@
 """Readiness for the cutover, for whoever asks: the databases, the stream, and what came late."""
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,6 +23,8 @@ from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.observation import observe
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Readiness:
@@ -36,7 +39,7 @@ class Readiness:
 
 
 def examine_cutover(migration: Migration) -> Readiness:
-    """Look at everything; changes nothing but heartbeats.
+    """Look at everything; changes nothing but heartbeats, and notes where nothing blocks.
 
     Raises:
         LedgerError: The ledger is newer than this program.

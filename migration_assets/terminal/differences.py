@@ -14,20 +14,21 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.sign_off import Missing
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.reconciliation import Reconciled
+from migration_assets.postgres.sessions import Side
 from migration_assets.terminal.figures import count, milliseconds
 
 _STYLES = {Kind.MISSING: "red", Kind.EXTRA: "magenta", Kind.CHANGED: "yellow"}
 
 
-def differences_table(where: str, differences: Differences) -> RenderableType:
-    """Counts by kind, then the sample with the columns that differ."""
+def differences_table(where: str, differences: Differences, *, side: Side = "base") -> RenderableType:
+    """Counts by kind, then the sample with the columns that differ; `side` is the one that lacks or has too much."""
     title = Text(where, "bold").append(f": {differences}", "not bold")
     if not differences.sample:
         return title
     # A key that holds the control column has it in every row.
     names = list(differences.sample[0].key)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
-    table.add_column("in the base", no_wrap=True)
+    table.add_column(f"in the {side}", no_wrap=True)
     for name in names:
         table.add_column(Text(name), overflow="fold")
     table.add_column("columns that differ", overflow="fold")

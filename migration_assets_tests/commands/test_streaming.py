@@ -44,6 +44,7 @@ def test_a_healthy_stream_shows_its_figures_and_nothing_is_kept_or_sent(quarter:
         assert text in result.output
     kept = "SELECT (SELECT count(*) FROM migration.stream_samples) + (SELECT count(*) FROM migration.alerts)"
     assert quarter.ground.one("base", kept) == 0
+    assert "there is nothing to recover" in quarter.run("stream", "recover", "--by", "Ada").output
 
 
 def test_a_subscription_disabled_by_hand_is_critical_and_resume_mends_it(quarter: LiveQuarter) -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import LiteralString
+
+import psycopg
 
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
@@ -11,6 +14,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.postgres.evidence_chain import verify_chain
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 
@@ -54,6 +58,13 @@ class CutoverGround(Ground):
         assert [record.row[1] for record in chain if record.kind == ChainKind.CUTOVER and record.row] == ended
         return chain
 
+    def as_we(self, side: SideName, *statements: LiteralString) -> None:
+        """In one transaction that passes a hold, as our own steps do: what a test damages there."""
+        with psycopg.connect(self.databases.url(side)) as connection:
+            let_through(connection)
+            for statement in statements:
+                connection.execute(statement)
+
     def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
         """One booking whose key is given by the side's own sequence."""
         return int(self.one(side, "INSERT INTO bookings (booked_at, guests) VALUES (%s, 2) RETURNING id", when))
@@ -83,3 +94,14 @@ def failing(only: SideName | None = None) -> Callable[[SideName, int], None]:
             raise RuntimeError("secret")
 
     return switch
+
+
+def past_the_hold(ground: CutoverGround, write: LiteralString) -> None:
+    """As the legacy's owner writes to a table whose hold he takes away for a moment."""
+    fires = "SELECT tgenabled::text FROM pg_trigger WHERE tgname = 'migration_assets_hold'"
+    enable = "ENABLE ALWAYS" if ground.one("legacy", fires) == "A" else "ENABLE"
+    ground.run(
+        "legacy",
+        "BEGIN; ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold; " + write
+        + "; ALTER TABLE bookings " + enable + " TRIGGER migration_assets_hold; COMMIT",
+    )  # fmt: skip

@@ -6,7 +6,11 @@ from typing import LiteralString
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
-from migration_assets_tests.cutover.ground import Before, CutoverGround
+from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.stream_view import View
+from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
+from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.retiring import Departure, sign
 from migration_assets_tests.postgres.support import CALENDAR, FiscalQuarter
@@ -93,7 +97,28 @@ def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
         before(CutoverState.HELD, lambda: ground.run("legacy", "UPDATE bookings SET guests = guests WHERE id = 30"))
         assert ground.cut(rehearse=True, compare_all=bool(number % 2)).outcome == "rehearsed"
     before(CutoverState.HELD, lambda: None)
+    # And the watch tells of it from the gate on, without a cutover.
+    assert outside(ground) == ()
+    ground.run("legacy", changes[0][0])
+    assert outside(ground) == ("FY25-Q2|W05: the legacy has as many rows (70) but other values than the archive",)
+    ground.run("legacy", changes[0][2], _INSERT.replace("{}", "2031-05-01"))
+    found = outside(ground)
+    assert found is not None
+    assert [text.partition(" (")[0] for text in found] == ["1 row beyond the last week"]
+    ground.run("base", "DELETE FROM migration.accounted")
+    assert outside(ground) is None, "before the gate most of the table may be nowhere yet"
+    ground.run("legacy", "DELETE FROM bookings WHERE id = 9001")
     assert ground.cut().outcome == "succeeded"
+
+
+def outside(ground: CutoverGround) -> tuple[str, ...] | None:
+    """What a look of the watch says of rows that no open week can take."""
+    ahead = Ahead(CALENDAR, datetime(2024, 5, 1, tzinfo=UTC))
+    sample = observe_stream(ground.databases, ground.spec, LookLimits(), ahead)
+    problems = {one.code: one for one in evaluate(View(sample)).problems}
+    assert (ProblemCode.ROWS_OUTSIDE in problems) == bool(sample.outside)
+    assert StreamSample.from_json(sample.to_json()) == sample
+    return sample.outside
 
 
 def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: Before) -> None:
@@ -126,13 +151,3 @@ def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: B
     ground.run("base", "INSERT INTO bookings SELECT * FROM aside")
     assert ground.back().outcome == "succeeded"
     assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = %s", key) == 1
-
-
-def past_the_hold(ground: CutoverGround, write: LiteralString) -> None:
-    """As its owner writes to a table whose hold he takes away for a moment."""
-    ground.run(
-        "legacy",
-        "BEGIN; ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold; "
-        + write
-        + "; ALTER TABLE bookings ENABLE ALWAYS TRIGGER migration_assets_hold; COMMIT",
-    )

@@ -13,6 +13,7 @@ from migration_assets.defs.assets.decommissioned_legacy import DecommissionConfi
 from migration_assets.defs.assets.legacy_cutover import LegacyCutoverConfig
 from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
 from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
+from migration_assets.defs.legacy_repair import LegacyRepairConfig
 from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 
@@ -48,7 +49,7 @@ PER_WEEK = {
     "legacy_slice", "migrated_slice", "validated_slice", "parquet_archive", "retired_slice", "restored_slice"
 }  # fmt: skip
 WHOLE = {"preflight", "cutover_readiness", "legacy_cutover", "decommissioned_legacy"}
-OF_THE_WHOLE = {"rollback", "accept_finding"}
+OF_THE_WHOLE = {"rollback", "repair_legacy", "accept_finding"}
 PER_QUARTER = {"quarter_partitions", "change_stream", "reconciled_quarter", "sign_off"}
 
 
@@ -123,6 +124,7 @@ def test_a_cutover_is_a_rehearsal_unless_somebody_says_otherwise_and_nobody_does
 
 
 def test_a_repair_is_a_dry_run_unless_somebody_says_otherwise() -> None:
+    assert LegacyRepairConfig(weeks=["FY25-Q2|W05"]).dry_run
     job = build_defs().resolve_job_def("repair_slices")
     assert job.partitioned_config is not None
     config = job.partitioned_config.get_run_config_for_partition_key("FY25-Q2|W05")

@@ -41,6 +41,7 @@ GONE: dict[str, Any] = {
     "status": "held", "status_seconds": 9e5, "reason": "by cutover 3", "subscription_exists": False,
     "slot_exists": False, "apply_errors": 900, "conflicts": {"update_missing": 9}, "lag_seconds": 9e5,
     "retained_wal_bytes": 10**12, "safe_wal_bytes": 0, "drifts": tuple(Drift(code, "gone") for code in sorted(DRIFTS)),
+    "server_changes": (),
 }  # fmt: skip
 
 
@@ -98,6 +99,7 @@ RED: list[tuple[ProblemCode, Severity, StreamSample, Sequence[StreamSample]]] = 
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(LEGACY, under_way=DEAD)), ()),
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(BASE, under_way=replace(DEAD, state="switched"))), ()),
     (C.LEGACY_WRITABLE, CRITICAL, sample(replace(BASE, legacy_accepts=True)), ()),
+    (C.BASE_LEAF_LOST, CRITICAL, sample(replace(BASE, lost_leaves="FY25-Q2|W05 has no leaf")), ()),
     (C.BASE_UNGUARDED, WARNING, sample(replace(BASE, unguarded="public.t")), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_exists=False, subscription_enabled=False), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_enabled=False), ()),

@@ -9,12 +9,14 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import CutError, StreamError
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.postgres.support import Ground, at_once, wait_for
+from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
 
+WEEKS = FiscalCalendar.weeks_of(QUARTER)
 _SUM = (
     "SELECT count(*), sum(guests), sum(price), count(*) FILTER (WHERE booked_at < '2024-05-01Z') FROM public.bookings"
 )
@@ -66,7 +68,7 @@ def test_both_sides_are_seen_at_the_same_moment_while_writers_never_rest(streame
     with writing(streamed) as done:
         seen: list[object] = []
         for _ in range(4):
-            with paired_snapshots(streamed.plan, "test") as pair:
+            with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
                 of_legacy, of_base = (side.execute(_SUM).fetchone() for side in (pair.legacy, pair.base))
             assert of_legacy == of_base
             seen.append(of_legacy)
@@ -82,7 +84,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
     seen: list[object] = []
 
     def look() -> None:
-        with paired_snapshots(streamed.plan, "test") as pair:
+        with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
             seen.extend(side.execute(_SUM).fetchone() for side in (pair.legacy, pair.base))
 
     with psycopg.connect(streamed.databases.base_url) as reader:
@@ -120,7 +122,7 @@ def test_a_validation_waits_while_the_stream_rests_and_then_goes_through(streame
 
 
 def test_a_pause_waits_for_those_who_are_taking_a_cut_and_not_for_those_who_read_in_one(streamed: Ground) -> None:
-    with paired_snapshots(streamed.plan, "reads for hours"), paused_stream(streamed.plan, "test"):
+    with paired_snapshots(streamed.plan, "reads for hours", WEEKS), paused_stream(streamed.plan, "test"):
         assert streamed.stream_record().status == "paused"
         assert streamed.stream_record().reason == "test"
     assert streamed.stream_record().status == "live"

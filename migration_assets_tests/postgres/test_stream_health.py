@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -225,7 +226,8 @@ def test_a_change_that_meets_no_row_is_counted_as_a_conflict(shared: SmallStream
     assert "1 update_missing" in found[ProblemCode.CONFLICTS].what
 
 
-def test_an_error_of_the_worker_shows_as_lag_and_in_the_counter(shared: SmallStream) -> None:
+@pytest.mark.usefixtures("readable_log")
+def test_an_error_of_the_worker_shows_as_lag_and_in_the_counter_with_its_cause(shared: SmallStream) -> None:
     before = shared.healthy()
     shared.on("base", "ALTER TABLE bookings ADD CONSTRAINT none_of_these CHECK (note <> 'small')")
     shared.book(3)
@@ -237,6 +239,10 @@ def test_an_error_of_the_worker_shows_as_lag_and_in_the_counter(shared: SmallStr
     assert samples[-1].heartbeat_arrived is not True
     assert samples[-1].lag_seconds is not None
     assert samples[-1].lag_seconds > 0.3
+    told = shared.problems(before, samples[-1])[ProblemCode.APPLY_ERRORS].what
+    assert 'the worker says: new row for relation "bookings_fy25_q2_w02" violates check constraint' in told
+    assert "the base alone has CHECK none_of_these" in told
+    assert "small" not in told
     shared.on("base", "ALTER TABLE bookings DROP CONSTRAINT none_of_these")
     wait_for(lambda: shared.arrived(3), "it goes on")
     assert shared.healthy().lag_seconds is not None
@@ -350,6 +356,16 @@ def test_a_lost_slot_is_named(small_wal: SmallStream) -> None:
     assert ProblemCode.SLOT_LOST in found
     assert sample.subscription_enabled
     assert "max_slot_wal_keep_size" in found[ProblemCode.SLOT_LOST].next_step
+
+
+@pytest.fixture
+def readable_log(shared: SmallStream) -> Generator[None]:
+    """The base tells where its log is, as with a logging collector."""
+    data = Path(shared.ground.one("base", "SHOW data_directory"))
+    (data / "current_logfiles").write_text(f"stderr {data.parent / 'server.log'}\n", encoding="utf-8")
+    (data / "current_logfiles").chmod(0o644)
+    yield
+    (data / "current_logfiles").unlink()
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ import tempfile
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.runtime import Migration
@@ -51,6 +52,13 @@ class Stage:
     lossy: Lossy
     product: Migration
     proxies: Mapping[Side, Proxy]
+    opened: list[FiscalQuarter] = field(default_factory=lambda: [QUARTER])
+
+    def open_another(self) -> None:
+        """One more quarter, without rows, for what can be done only once in a quarter's life."""
+        last = self.opened[-1]
+        self.opened.append(FiscalQuarter(last.fiscal_year + last.number // 4, last.number % 4 + 1))
+        self.direct.open(self.opened[-1])
 
 
 @contextmanager
@@ -86,6 +94,8 @@ def _archivable(stage: Stage) -> None:
 Step = tuple[Callable[[Stage], object], Callable[[Stage], object]]
 # What comes before, and the step; each may be repeated for as long as the ground lives.
 STEPS: Mapping[str, Step] = {
+    "first copy": (lambda s: s.open_another(), lambda s: s.lossy.copy(1, quarter=s.opened[-1])),
+    "join": (lambda s: s.open_another(), lambda s: s.lossy.stream(s.opened[-1])),
     "validate": (lambda _: None, lambda s: s.lossy.validate(WEEK)),
     "repair": (lambda s: s.direct.ask("base", _DAMAGE), lambda s: s.lossy.repair(WEEK)),
     "copy live": (lambda s: s.direct.ask("base", _DAMAGE), lambda s: s.lossy.copy(WEEK)),

@@ -1,6 +1,7 @@
 """The base comes back as it was some time ago: found however it happened, trusted by no step, mended by one command."""
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,8 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     ground.drain()
     spare.clusters["base"].kill()
     standby = spare.began(standby)
+    too_early = replace(spare, clusters={**spare.clusters, "base": standby}).ground(ground)
+    assert "what answers as the base is a standby" in look(too_early)[1][ProblemCode.SERVER_CHANGED].what
     spare.promote("base", standby)
     after = spare.ground(ground)
     book(after, [2001])

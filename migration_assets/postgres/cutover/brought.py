@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 
 from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import ArchiveRecord
 from migration_assets.postgres.cutover.charge import is_decommissioned
 from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
@@ -63,5 +64,11 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
     if found != archive.native:
         yield (
             f"the legacy, which a rollback would go back to, has {difference(found, archive.native)} the archive:"
-            f" {keep}; find out who wrote to the legacy, or decommission it"
+            f" {keep}; {_to_mend(record)}, or decommission it"
         )
+
+
+def _to_mend(record: SliceRecord) -> str:
+    key = f"{record.week.quarter.key} {record.week.name}"
+    back = f"`migration-assets restore {key}`, then " if record.state is SliceState.RETIRED else ""
+    return f"find out who wrote to the legacy: {back}`migration-assets repair-legacy {key}` shows and mends the rows"

@@ -7,7 +7,7 @@ from datetime import datetime
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
@@ -33,6 +33,7 @@ class Compared:
 
 def compare_sides(
     plan: CutoverPlan,
+    kind: CutoverKind,
     base: Connected,
     legacy: Connected,
     description: TableDescription,
@@ -63,11 +64,27 @@ def compare_sides(
         raise CutoverError(
             "the sides differ: " + "; ".join(wrong),
             where=plan.relation,
-            next_step="`migration-assets repair` shows and repairs the rows; what is not under CDC is to be copied, and"
-            " to join: migrated_slice, change_stream; then run this again",
+            next_step=_next_step(kind, [r for r, p in zip(records, proofs, strict=True) if not p.equal]),
         )
     unfollowed = [(r, p) for r, p in zip(records, proofs, strict=True) if not r.under_cdc]
     return Compared(len(records), sum(proof.base.rows for proof in proofs), unfollowed)
+
+
+def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
+    """What the side that is in charge then allows."""
+    steps: list[str] = []
+    if kind is CutoverKind.ROLLBACK:
+        for quarter in dict.fromkeys(record.week.quarter for record in differing):
+            names = " ".join(record.week.name for record in differing if record.week.quarter == quarter)
+            steps.append(
+                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply mends them"
+            )
+    else:
+        if any(record.under_cdc for record in differing):
+            steps.append("`migration-assets repair` shows and repairs the rows")
+        if not all(record.under_cdc for record in differing):
+            steps.append("what is not under CDC is to be copied, and to join: migrated_slice, change_stream")
+    return "; ".join(steps) + "; then run this again"
 
 
 def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[SliceRecord]:

@@ -14,7 +14,8 @@ or behind the snapshot's oldest running transaction, and as many rows are there 
 Where any of this is in doubt, the week is read in full again.
 """
 
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from psycopg import sql
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.postgres.archives import ArchiveRecord, read_archive
+from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.cutover.brought import difference
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
@@ -33,10 +34,13 @@ from migration_assets.postgres.snapshots import hold_tables
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
 
+_MOMENT_SECONDS = 1.0
+# Numbers of transactions that lie further apart than this cannot be compared by their age.
+_COMPARABLE = 2**30
 # Of a heap without children alone: what is said above holds for nothing else.
 _FILE = """
 SELECT CASE WHEN c.relkind = 'r' AND a.amname = 'heap' AND NOT c.relhassubclass THEN pg_relation_filenode(c.oid) END,
-       pg_snapshot_xmin(pg_current_snapshot())::xid::text
+       pg_snapshot_xmin(pg_current_snapshot())::text
 FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = to_regclass(%s)
 """
 
@@ -48,6 +52,11 @@ class LeftWeek:
     record: SliceRecord
     archive: ArchiveRecord | None
 
+    @property
+    def archive_id(self) -> int | None:
+        """Of an archive that was made anew it is another."""
+        return self.archive.id if self.archive else None
+
 
 @dataclass(frozen=True)
 class AsFound:
@@ -58,7 +67,7 @@ class AsFound:
         legacy: Its fingerprint.
         description: The table, as it was.
         file: The table's file; None where only reading it all tells whether anything changed.
-        horizon: The oldest transaction that ran at the snapshot.
+        horizon: The oldest transaction that ran at the snapshot; its number with the epoch.
     """
 
     week: LeftWeek
@@ -70,16 +79,21 @@ class AsFound:
     @property
     def wrong(self) -> str | None:
         """What is not as the archive says; None where the legacy has exactly that."""
-        key, archive = self.week.record.week.key, self.week.archive
-        if archive is None and not self.legacy.rows:
-            return None
-        if archive is None:
-            return f"{key} has left the base without an archive, and the legacy has {self.legacy.rows:,} rows of it"
-        if archive.method != METHOD:
-            return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
-        if archive.native != self.legacy:
-            return f"{key}: the legacy has {difference(self.legacy, archive.native)} the archive"
+        return why_not_archived(self.week, self.legacy)
+
+
+def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
+    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    key, archive = week.record.week.key, week.archive
+    if archive is None and not legacy.rows:
         return None
+    if archive is None:
+        return f"{key} has left the base without an archive, and the legacy has {legacy.rows:,} rows of it"
+    if archive.method != METHOD:
+        return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
+    if archive.native != legacy:
+        return f"{key}: the legacy has {difference(legacy, archive.native)} the archive"
+    return None
 
 
 def has_left(record: SliceRecord) -> bool:
@@ -89,7 +103,8 @@ def has_left(record: SliceRecord) -> bool:
 
 def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -> list[LeftWeek]:
     """With their archives."""
-    return [LeftWeek(record, read_archive(base, relation, record.week)) for record in records]
+    archives = {archive.week: archive for archive in read_archives(base, relation)}
+    return [LeftWeek(record, archives.get(record.week)) for record in records]
 
 
 def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
@@ -103,20 +118,52 @@ def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
 
 def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
     """Whether the week is known to be as it was then; reads the rows' versions, and none of their values."""
-    if before.file is None:
+    return bool(unchanged(legacy, plan, [before], before_each=lambda: None))
+
+
+def unchanged(
+    legacy: Connected, plan: StreamPlan, before: Iterable[AsFound], *, before_each: Callable[[], object]
+) -> set[int]:
+    """Those of the weeks that are known to be as they were then, by their lock's key; see `is_unchanged`.
+
+    Many in one transaction, since its beginning takes longer than the look at a small week; but no longer than a
+    moment, since whoever wants to alter the table waits for it, and the writers behind him.
+    """
+    todo = list(before)
+    same: set[int] = set()
+    while todo:
+        with _looking(legacy, plan) as (description, file, horizon):
+            until = time.monotonic() + _MOMENT_SECONDS
+            while todo:
+                before_each()
+                one = todo.pop()
+                if _is_same(legacy, plan, one, description, file, horizon):
+                    same.add(one.week.record.lock_key)
+                if time.monotonic() > until:
+                    break
+    return same
+
+
+def _is_same(
+    legacy: Connected, plan: StreamPlan, before: AsFound, description: TableDescription, file: int | None, horizon: str
+) -> bool:
+    if before.file is None or file != before.file or description != before.description:
         return False
-    with _looking(legacy, plan) as (description, file, _):
-        if file != before.file or description != before.description:
-            return False
-        row = legacy.execute(
-            sql.SQL("SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age({}::xid)) FROM {} WHERE {}").format(
-                sql.Literal(before.horizon),
-                table_name(plan.spec.table),
-                _range(plan, description, before.week.record),
-            )
-        ).fetchone()
+    if int(horizon) - int(before.horizon) > _COMPARABLE:
+        return False
+    row = legacy.execute(
+        sql.SQL("SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age({}::xid8::xid)) FROM {} WHERE {}").format(
+            sql.Literal(before.horizon), table_name(plan.spec.table), _range(plan, description, before.week.record)
+        )
+    ).fetchone()
     rows, newer = require_row(row, "a count")
     return bool(rows == before.legacy.rows and not newer)
+
+
+def state_of_file(legacy: Connected, plan: StreamPlan) -> tuple[int | None, str]:
+    """The table's file, and the oldest transaction that runs now: see `AsFound`."""
+    with _looking(legacy, plan) as (_, file, horizon):
+        return file, horizon
 
 
 @contextmanager

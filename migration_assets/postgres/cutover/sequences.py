@@ -1,23 +1,115 @@
 """Sets the target's sequences and identities, so that the first insert there gets a key that nobody had."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from migration_assets.domain.cutover_state import CutoverError
-from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_description import Drawn, SequenceUse, TableDescription
 from migration_assets.domain.table_spec import QualifiedName, parse_identifiers
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.sql_text import raw_sql, table_name
+
+_NAMED = {Drawn.IDENTITY, Drawn.DEFAULT}
+_PLAIN_DEFAULT = re.compile(r"nextval\('[^']+(''[^']*)*'::regclass\)")
+_DRAW_SECONDS = 5
+_TRIALS = 10
+# Neither of an expression nor of some rows only.
+_WHOLE_KEY = re.compile(r"USING btree \([^()]*\)(?! WHERE).*")
 
 
 @dataclass(frozen=True)
 class SequenceSet:
-    """One column's sequence on the target, and the value it was set to: the next one is the first to be given."""
+    """A sequence on the target, and the value it was set to: the next one is the first to be given."""
 
-    column: str
+    columns: tuple[str, ...]
     sequence: str
     value: int
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A sequence of the source that new rows draw from, what it fills, and its name on the target (None: not there)."""
+
+    source: str
+    target: str | None
+    uses: tuple[SequenceUse, ...]
+    ends: tuple[str, ...]
+    """Columns that hold nothing but this sequence's values and are the first of a key, whose index has the last one."""
+
+
+def counterparts(target: Connected, of_source: TableDescription, of_target: TableDescription) -> list[Counterpart]:
+    """Every sequence that new rows of the source draw from, in whatever way, with the one that the target will use.
+
+    An identity's or a default's may have another name there; all others are found by their name alone.
+    """
+    found: list[Counterpart] = []
+    for sequence in dict.fromkeys(one.sequence for one in of_source.sequence_uses):
+        uses = tuple(one for one in of_source.sequence_uses if one.sequence == sequence)
+        plain = tuple(one.column for one in uses if one.column and _holds_it_alone(of_source, one))
+        ends = tuple(name for name in plain if name in _first_of_keys(of_source))
+        found.append(Counterpart(sequence, _target_of(target, uses, of_source, of_target), uses, ends))
+    return found
+
+
+def _holds_it_alone(description: TableDescription, use: SequenceUse) -> bool:
+    if use.column is None or use.how in {Drawn.FUNCTION, Drawn.TRIGGER}:
+        return False
+    default = description.column(use.column).default
+    return use.how is not Drawn.DEFAULT or (default is not None and _PLAIN_DEFAULT.fullmatch(default) is not None)
+
+
+def _first_of_keys(description: TableDescription) -> set[str]:
+    keys = [description.primary_key, *(index.key_columns for index in description.indexes if index.unique)]
+    return {key[0] for key in keys if key}
+
+
+def _alone_unique(description: TableDescription) -> set[str]:
+    """Columns of which no value may be there twice."""
+    keys = [description.primary_key]
+    keys += [one.key_columns for one in description.indexes if one.unique and _WHOLE_KEY.fullmatch(one.tail)]
+    return {key[0] for key in keys if len(key) == 1}
+
+
+def _target_of(
+    target: Connected, uses: Sequence[SequenceUse], of_source: TableDescription, of_target: TableDescription
+) -> str | None:
+    name = uses[0].sequence
+    column = next((one.column for one in uses if one.how in {Drawn.IDENTITY, Drawn.DEFAULT}), None)
+    if column is not None:
+        there = [one.sequence for one in of_target.sequence_uses if one.column == column and one.how in _NAMED]
+        here = [one for one in of_source.sequence_uses if one.column == column and one.how in _NAMED]
+        if name in there:
+            return name
+        return there[0] if len(there) == len(here) == 1 else None
+    row = target.execute(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'S')", [name]
+    ).fetchone()
+    return name if require_row(row, "EXISTS")[0] else None
+
+
+def require_counterparts(
+    target: Connected, table: QualifiedName, of_source: TableDescription, of_target: TableDescription
+) -> list[Counterpart]:
+    """As `counterparts`.
+
+    Raises:
+        CutoverError: One is missing on the target.
+    """
+    found = counterparts(target, of_source, of_target)
+    for one in found:
+        if one.target is None:
+            fills = f"column {one.uses[0].column}" if one.uses[0].column else one.uses[0].via
+            raise CutoverError(
+                f"{fills} has sequence {one.source}, and none on the other side",
+                where=str(table),
+                state_left="nothing was changed on the other side",
+                next_step="run the statements that `migration-assets readiness` prints for it, then run this again",
+            )
+    return found
 
 
 def advance_sequences(
@@ -29,7 +121,7 @@ def advance_sequences(
     *,
     margin: int,
 ) -> list[SequenceSet]:
-    """Set every sequence that fills a column of the table beyond what the source gave, or holds; never back.
+    """Set every sequence that new rows draw from beyond what the source gave, or holds; never back. Then try them.
 
     What sessions of the source have cached counts as given. A sequence that cycles goes on where the source's is: its
     keys come again by design.
@@ -43,21 +135,13 @@ def advance_sequences(
         margin: How many keys are left out: for those that were fetched on the source and are used on the target.
 
     Raises:
-        CutoverError: A sequence is missing on the target, steps in the other direction, or would be exhausted.
+        CutoverError: A sequence is missing on the target, steps in the other direction, or would be exhausted; or a
+            key that was really drawn there is one that somebody has.
     """
     done: list[SequenceSet] = []
-    for column in of_source.columns:
-        if column.default_sequence is None:
-            continue
-        other = of_target.column(column.name).default_sequence
-        if other is None:
-            raise CutoverError(
-                f"column {column.name} has sequence {column.default_sequence}, and none on the other side",
-                where=str(table),
-                state_left="nothing was changed on the other side",
-                next_step=f"give the column a default or an identity there (see `\\d {table}` on both sides)",
-            )
-        here, there = read_sequence(source, column.default_sequence), read_sequence(target, other)
+    for one in require_counterparts(target, table, of_source, of_target):
+        other = one.target or one.source
+        here, there = read_sequence(source, one.source), read_sequence(target, other)
         if here.ascending is not there.ascending:
             raise CutoverError(
                 f"sequence {other} steps by {there.increment}, and by {here.increment} on the other side",
@@ -66,9 +150,10 @@ def advance_sequences(
                 next_step=f"make them alike: ALTER SEQUENCE {other} INCREMENT BY {here.increment}",
             )
         last = here.last
-        if of_source.primary_key[:1] == (column.name,) and not here.cycles:
-            # Keys that an application chose by itself; the key's index has them at its end.
-            last = _extreme(source, table, column.name, last, ascending=here.ascending)
+        if not here.cycles:
+            for column in one.ends:
+                # Keys that an application chose by itself; the key's index has them at its end.
+                last = _extreme(source, table, column, last, ascending=here.ascending)
         value = next_start(here, there, last, margin)
         if not there.cycles and not there.least <= value + there.increment <= there.most:
             raise CutoverError(
@@ -79,8 +164,84 @@ def advance_sequences(
                 next_step="give it more room (ALTER SEQUENCE … AS bigint), or lower MIGRATION_CUTOVER_SEQUENCE_MARGIN",
             )
         _set(target, other, value)
-        done.append(SequenceSet(column.name, other, value))
+        done.append(SequenceSet(tuple(use.column for use in one.uses if use.column), other, value))
+    try:
+        _try_keys(source, target, table, of_source, of_target, done)
+    finally:
+        # What was drawn for a trial is given to the first who asks.
+        for one in done:
+            _set(target, one.sequence, one.value)
     return done
+
+
+def _try_keys(
+    source: Connected,
+    target: Connected,
+    table: QualifiedName,
+    of_source: TableDescription,
+    of_target: TableDescription,
+    done: Sequence[SequenceSet],
+) -> None:
+    """Draw the next key of each column that keys begin with, really, and look whether somebody has it.
+
+    Where a key is drawn by what the catalogue does not understand (a function of functions, a table that counts) this
+    is all that can be known. In a transaction that is rolled back, with the names that applications see.
+    """
+    owned = {name: one.sequence for one in done for name in one.columns}
+    cycling = {one.sequence for one in done if read_sequence(target, one.sequence).cycles}
+    for name in sorted(_alone_unique(of_source) | _alone_unique(of_target)):
+        column = of_target.column(name)
+        if column.is_generated or (owned.get(name) in cycling):
+            continue
+        if column.default is not None:
+            drawn = raw_sql(column.default)
+        elif name in owned:
+            drawn = sql.SQL("nextval({}::regclass)").format(sql.Literal(owned[name]))
+        else:
+            continue  # the application brings the key
+        # A sequence that we know was set beyond all that was given; of what we do not know we take some more.
+        number = 1 if any(use.column == name for use in of_target.sequence_uses) else _TRIALS
+        for key in _draw(target, table, name, drawn, number):
+            for side in (source, target):
+                _require_free(side, table, name, key)
+
+
+def _draw(target: Connected, table: QualifiedName, column: str, drawn: sql.Composable, number: int) -> list[str]:
+    try:
+        with target.transaction(force_rollback=True):
+            target.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('search_path', concat_ws(', ',"
+                " nullif((SELECT reset_val FROM pg_settings WHERE name = 'search_path'), ''), quote_ident(%s)), true)",
+                [f"{_DRAW_SECONDS}s", table.schema],
+            )
+            rows = target.execute(
+                sql.SQL("SELECT format('%s', {}) FROM generate_series(1, {})").format(drawn, sql.Literal(number))
+            ).fetchall()
+    except psycopg.Error as error:
+        if target.broken:
+            raise
+        raise CutoverError(
+            f"the next key of {column} cannot be drawn on the other side: {error.diag.message_primary}",
+            where=str(table),
+            state_left="no key was given; the sequences are set, which harms nothing",
+            next_step=f"see that its default works there: SELECT what `\\d {table}` shows for it; then run this again",
+        ) from error
+    return [str(row[0]) for row in rows]
+
+
+def _require_free(side: Connected, table: QualifiedName, column: str, key: str) -> None:
+    name = sql.Identifier(column)
+    row = side.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} = {})").format(table_name(table), name, sql.Literal(key))
+    ).fetchone()
+    if require_row(row, "EXISTS")[0]:
+        raise CutoverError(
+            f"the next key of {column} on the other side is {key}, and a row has it already",
+            where=str(table),
+            state_left="the other side was not opened",
+            next_step=f"see what the default of {column} draws from there (sequence, function, table that counts), and"
+            " move that beyond the greatest key; then run this again",
+        )
 
 
 @dataclass(frozen=True)

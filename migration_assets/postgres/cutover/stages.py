@@ -5,19 +5,22 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.base_table import require_root
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
-from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
+from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
 from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
+from migration_assets.postgres.cutover.early import note_accounted
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
 from migration_assets.postgres.cutover.holds import fence_base, hold, mark_opening, may_open, open_side, prepare
 from migration_assets.postgres.cutover.records import bar_stream, durably, note_compared, note_held, note_released
 from migration_assets.postgres.cutover.reverse import (
     come_near,
+    let_reverse_run,
     prepare_reverse,
     rest,
     reverse_arrived,
@@ -26,7 +29,7 @@ from migration_assets.postgres.cutover.reverse import (
     start_reverse,
     stop_reverse,
 )
-from migration_assets.postgres.cutover.sequences import advance_sequences
+from migration_assets.postgres.cutover.sequences import advance_sequences, require_counterparts
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
@@ -42,21 +45,31 @@ def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
     same_table(stream, work.legacy, work.base)
+    require_counterparts(work.target, stream.spec.table, *_described(work))
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
     _account(work)
     if work.kind is CutoverKind.CUTOVER:
+        note_accounted(work.base, work.legacy, work.plan)
         require_running(work.base, work.plan.relation)
         hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
         prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
     else:
-        require_enabled(reverse_worker(work.legacy, work.reverse), work.reverse.subscription)
+        # A repair or a decommissioning whose process died may have left it at rest.
+        let_reverse_run(work.legacy, work.reverse)
+        if reverse_worker(work.legacy, work.reverse) is None:
+            raise CutoverError(
+                "the reverse stream's subscription is gone from the legacy",
+                where=work.reverse.subscription,
+                next_step="`migration-assets stream status` says how to make it again; then `migration-assets"
+                " repair-legacy` over every quarter shows and mends what differs; then run this again",
+            )
         found = gaps(work.legacy, stream.spec.table)
         if found:
             raise CutoverError(
                 f"the legacy can be written to although the base is in charge: {'; '.join(found)}",
                 where=work.plan.relation,
-                next_step="run `migration-assets hold-again`; find out what was written there meanwhile (compare the"
-                " tables: it reached nobody), then run this again",
+                next_step="run `migration-assets hold-again`; `migration-assets repair-legacy` shows what was written"
+                " there meanwhile, and reached nobody; then run this again",
             )
         prepare(work.base)
         fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
@@ -155,7 +168,7 @@ def _compared(work: Work) -> None:
     with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
         _account(work)
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
-    done = compare_sides(work.plan, work.base, work.legacy, description, None, work.deadline)
+    done = compare_sides(work.plan, work.kind, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
     work.unfollowed[:] = done.unfollowed
 
@@ -163,10 +176,17 @@ def _compared(work: Work) -> None:
 def _sequences(work: Work) -> None:
     spec = work.plan.stream.spec
     work.deadline.check("the comparison")
-    legacy, base = require_table(work.legacy, spec.table, "legacy"), require_table(work.base, spec.table, "base")
+    both = _described(work)
+    legacy, base = both if work.kind is CutoverKind.CUTOVER else both[::-1]
     require_root(work.base, base, legacy, spec)
-    both = (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
     advance_sequences(work.source, work.target, spec.table, *both, margin=work.plan.sequence_margin)
+
+
+def _described(work: Work) -> tuple[TableDescription, TableDescription]:
+    """The table as the source has it, and as the target."""
+    table = work.plan.stream.spec.table
+    legacy, base = require_table(work.legacy, table, "legacy"), require_table(work.base, table, "base")
+    return (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
 
 
 def _reversed(work: Work) -> None:

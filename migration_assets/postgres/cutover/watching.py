@@ -111,8 +111,11 @@ def hold_again(plan: CutoverPlan) -> str:
         prepare(base)
         guard_base(base, plan.stream)
     done = "the legacy refuses writes, and the base every TRUNCATE"
+    if not before:
+        return done
     return (
-        f"{done}. The legacy could be written to before ({'; '.join(before)}): compare both tables" if before else done
+        f"{done}. The legacy could be written to before ({'; '.join(before)}): `migration-assets repair-legacy` over"
+        " every quarter shows what was"
     )
 
 

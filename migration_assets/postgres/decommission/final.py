@@ -1,8 +1,10 @@
 """The legacy's last fingerprints: the reverse stream is drained and stopped first, so that nothing comes after them."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from psycopg import sql
 
@@ -12,38 +14,22 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker, stop_reverse
+from migration_assets.postgres.cutover.accounting import weeks_of
+from migration_assets.postgres.cutover.brought import difference
+from migration_assets.postgres.cutover.left_weeks import why_not_archived
+from migration_assets.postgres.cutover.reverse import stop_reverse
+from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cut
 from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.fingerprints import SEEDS, hashed_columns, row_hash
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import read_slices
-from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
 
-def drain_and_stop(base: Connected, legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> int | None:
-    """Everything that the base committed before the call is on the legacy, and nothing comes any more.
-
-    Returns:
-        The marker that says so; None where a stream that is not whole was accepted.
-
-    Raises:
-        DecommissionError: The marker does not arrive.
-    """
-    marker = send_reverse_marker(base, plan.relation)
-    # A stale one is given what a marker of a whole one needs.
-    seconds = plan.cutover.lag_seconds if plan.accept_stale else plan.cutover.stream.limits.stream_patience_seconds
-    arrived = wait_until(lambda: reverse_arrived(legacy, plan.relation, marker), seconds=seconds)
-    if not arrived and not plan.accept_stale:
-        raise DecommissionError(
-            "the reverse stream did not bring its marker to the legacy",
-            where=plan.relation,
-            state_left="nothing was closed; the reverse stream goes on",
-            next_step="`migration-assets stream status` says why; then run this again",
-        )
+def stop_stale(legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> None:
+    """Stop a reverse stream that is not whole, which a person accepted; nothing comes any more."""
     stop_reverse(legacy, names, patience=_countdown(max(10.0, plan.cutover.patience_seconds)))
-    return marker if arrived else None
 
 
 def stopped_stream(legacy: Connected, names: StreamNames) -> str | None:
@@ -56,14 +42,39 @@ def stopped_stream(legacy: Connected, names: StreamNames) -> str | None:
     return None if row is None else str(row[0])
 
 
+@contextmanager
+def stopped_at_cut(plan: DecommissionPlan, names: StreamNames) -> Generator[ReverseCut]:
+    """The reverse stream rests at a cut, and stays there: what the legacy has now is its last state.
+
+    Raises:
+        CutoverError: The stream does not bring a marker to the legacy, or no moment for a cut came.
+    """
+    cutover = plan.cutover
+    if plan.accept_stale:
+        # A stale one is given what a marker of a whole one needs.
+        limits = replace(cutover.stream.limits, stream_patience_seconds=cutover.lag_seconds)
+        cutover = replace(cutover, stream=replace(cutover.stream, limits=limits))
+    with reverse_cut(cutover, names, "decommission", at_rest=True, for_good=True) as cut:
+        yield cut
+
+
 def take_final(
-    base: Connected, legacy: Connected, plan: DecommissionPlan, *, marker: int | None, stopped: str | None
+    base: Connected, legacy: Connected, plan: DecommissionPlan, *, cut: ReverseCut | None, stopped: str | None
 ) -> dict[str, Any]:
-    """The fingerprints of all rows, by fiscal week and in total, out of one scan; numbers as text."""
+    """The fingerprints of all rows, by fiscal week and in total, out of one scan; numbers as text.
+
+    Where there is a cut, every row is accounted for: it is in the base's snapshot there, or in an equal archive.
+
+    Raises:
+        DecommissionError: Some are not; names the weeks and what to do.
+    """
     description = require_table(legacy, plan.spec.table, "legacy")
     weeks = [record.week for record in read_slices(base, plan.relation)]
     calendar = plan.cutover.stream.calendar
     found, outside = fingerprint_weeks(legacy, plan.spec, calendar, description, weeks)
+    if cut is not None:
+        of_base = fingerprint_weeks(cut.base, plan.spec, calendar, description, weeks)
+        _require_accounted(base, plan, (found, outside), of_base)
     total = sum(found.values(), outside)
     at, lsn = require_row(
         legacy.execute("SELECT clock_timestamp()::text, pg_current_wal_lsn()::text").fetchone(), "a position"
@@ -72,12 +83,46 @@ def take_final(
         "method": METHOD,
         "taken_at": at,
         "lsn": lsn,
-        "marker": None if marker is None else str(marker),
+        "marker": None if cut is None else str(cut.marker),
         "stream": stopped,
+        "accounted": cut is not None,
         "total": _text(total),
         "outside": _text(outside),
         "weeks": {week.key: _text(one) for week, one in found.items() if one.rows},
     }
+
+
+_Fingerprints: TypeAlias = tuple[Mapping[FiscalWeek, Fingerprint], Fingerprint]
+
+
+def _require_accounted(
+    base: Connected, plan: DecommissionPlan, of_legacy: _Fingerprints, of_base: _Fingerprints
+) -> None:
+    wrong: list[str] = []
+    steps: list[str] = []
+    weeks = weeks_of(base, plan.cutover)
+    left = {one.record.week: one for one in weeks.left}
+    for week, legacy in of_legacy[0].items():
+        key = f"{week.quarter.key} {week.name}"
+        if week in left:
+            why = why_not_archived(left[week], legacy)
+            if why is not None:
+                wrong.append(why)
+                steps.append(f"`migration-assets restore {key}`, then `migration-assets repair-legacy {key}`")
+        elif legacy != of_base[0][week]:
+            wrong.append(f"{week.key}: the legacy has {difference(legacy, of_base[0][week])} the base")
+            steps.append(f"`migration-assets repair-legacy {key}` shows the rows, and with --apply mends them")
+    for side, one in (("legacy", of_legacy[1]), ("base", of_base[1])):
+        if one.rows:
+            wrong.append(f"{one.rows:,} row{'' if one.rows == 1 else 's'} of the {side} at times that no week has")
+            steps.append("`migration-assets repair-legacy --outside` shows those of the legacy")
+    if wrong:
+        raise DecommissionError(
+            "the legacy has not what the base and the archives hold: " + "; ".join(wrong),
+            where=plan.relation,
+            state_left="nothing was closed; the reverse stream goes on",
+            next_step="; ".join(dict.fromkeys(steps)) + "; then run this again",
+        )
 
 
 def fingerprint_weeks(

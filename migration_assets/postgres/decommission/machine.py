@@ -6,17 +6,20 @@ possible; from then on it only goes forward, by whoever runs it again. The cutov
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.cutover.records import cutover_lock
 from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
+from migration_assets.postgres.cutover.reverse_cut import ReverseCut
 from migration_assets.postgres.cutover.work import forward_names, long_session
 from migration_assets.postgres.decommission.closing import close, former_grants, still_open
-from migration_assets.postgres.decommission.final import drain_and_stop, stopped_stream, take_final
+from migration_assets.postgres.decommission.final import stop_stale, stopped_at_cut, stopped_stream, take_final
 from migration_assets.postgres.decommission.obstacles import find_obstacles
 from migration_assets.postgres.decommission.plan import DecommissionPlan
 from migration_assets.postgres.decommission.records import (
@@ -161,20 +164,34 @@ def _prepare(
     try:
         tell("drain and stop the reverse stream")
         let_reverse_run(legacy, names)  # a dead run may have stopped it
-        marker = drain_and_stop(base, legacy, plan, names)
-        tell("take the legacy's last fingerprints")
-        final = take_final(base, legacy, plan, marker=marker, stopped=stopped_stream(legacy, names))
-        note_final(base, record.id, final)
+        with _stopped(legacy, plan, names) as cut:
+            tell("take the legacy's last fingerprints, and account for every row of it")
+            final = take_final(base, legacy, plan, cut=cut, stopped=stopped_stream(legacy, names))
+            note_final(base, record.id, final)
     except (psycopg.Error, MigrationError) as error:
         raise DecommissionError(
             f"it stopped before anything was closed: {str(error).strip().splitlines()[0]}",
             where=plan.relation,
             state_left=_given_up(base, plan),
-            next_step="see the error, then run this again",
+            next_step=getattr(error, "next_step", "") or "see the error, then run this again",
         ) from error
     except BaseException:
         _given_up(base, plan)
         raise
+
+
+@contextmanager
+def _stopped(legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> Generator[ReverseCut | None]:
+    """The reverse stream is stopped, at a cut; None where it is not whole, and that was accepted."""
+    with ExitStack() as stack:
+        try:
+            cut = stack.enter_context(stopped_at_cut(plan, names))
+        except CutoverError:
+            if not plan.accept_stale:
+                raise
+            stop_stale(legacy, plan, names)
+            cut = None
+        yield cut
 
 
 def _given_up(base: Connected, plan: DecommissionPlan) -> str:

@@ -105,7 +105,7 @@ def _held(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
         yield Obstacle(
             "hold",
             f"the legacy can be written to: {'; '.join(found)}",
-            "run `migration-assets hold-again`, and find out what was written there meanwhile (compare the tables)",
+            "run `migration-assets hold-again`; `migration-assets repair-legacy` shows what was written there",
         )
 
 

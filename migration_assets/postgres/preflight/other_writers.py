@@ -4,7 +4,7 @@ A stream's worker skips ordinary triggers and every rule; it meets triggers that
 What another subscription brings comes to one side past all of them, and is refused where writes are held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import TableSpec, quote_identifier
@@ -87,7 +87,9 @@ def _blocking(code: str, side: Side, subject: str, evidence: str, remedy: str) -
     )
 
 
-def _subscriptions(connection: Connected, spec: TableSpec, side: Side, asked: dict[str, object]) -> Iterator[Finding]:
+def _subscriptions(
+    connection: Connected, spec: TableSpec, side: Side, asked: Mapping[str, object]
+) -> Iterator[Finding]:
     for name, enabled, owner, table in connection.execute(_TABLES + _SUBSCRIPTIONS, asked).fetchall():
         other = "the base is in charge" if side == "legacy" else "the legacy is in charge, or a rollback holds writes"
         yield _blocking(
@@ -105,7 +107,7 @@ def _subscriptions(connection: Connected, spec: TableSpec, side: Side, asked: di
         )  # fmt: skip
 
 
-def _triggers(connection: Connected, side: Side, asked: dict[str, object]) -> Iterator[Finding]:
+def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
     stream = "the reverse stream, after a cutover," if side == "legacy" else "the change stream"
     for name, table, is_root, enabled, definition in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
         yield _blocking(
@@ -119,7 +121,7 @@ def _triggers(connection: Connected, side: Side, asked: dict[str, object]) -> It
         )
 
 
-def _rules(connection: Connected, side: Side, asked: dict[str, object]) -> Iterator[Finding]:
+def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
     for name, table, is_root, definition in connection.execute(_TABLES + _RULES, asked).fetchall():
         yield _blocking(
             "redirecting_rule",

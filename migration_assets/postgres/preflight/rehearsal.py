@@ -8,8 +8,14 @@ from psycopg import errors
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.table_description import TableDescription, column_differences
-from migration_assets.postgres.base_table import require_root
+from migration_assets.domain.table_description import (
+    TableDescription,
+    collated_differences,
+    column_differences,
+    deferral_differences,
+)
+from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.base_table import carried_indexes, require_root
 from migration_assets.postgres.introspection import describe_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.partitions import ensure_quarter
@@ -30,10 +36,45 @@ _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
 )
 
 
-def examine_base_table(base: Connected, subject: Subject) -> Finding:
+def examine_base_table(base: Connected, subject: Subject) -> list[Finding]:
     """Whether a root that is there already fits."""
+    root = describe_table(base, subject.spec.table)
+    found = _examine_root(base, subject, root)
+    if root is None:
+        return [found]
+    return [
+        found,
+        *(
+            Finding("types_differ", Area.BASE, Severity.BLOCKING, one.what, one.remedy)
+            for one in (
+                *collated_differences(subject.description, root),
+                *deferral_differences(subject.description, root),
+            )
+        ),
+        *_missing_indexes(subject, root),
+    ]
+
+
+def _missing_indexes(subject: Subject, root: TableDescription) -> list[Finding]:
+    """Made on the legacy since the root was: copies go on without them, and readiness blocks until they are there."""
+    table, there = subject.spec.table, {index.tail for index in root.indexes}
+    return [
+        Finding(
+            "base_indexes",
+            Area.BASE,
+            Severity.WARNING,
+            f"index {index.name} of the legacy ({index.tail}) is not in the base",
+            f"in the base, soon, while it has few rows: CREATE"
+            f" {'UNIQUE ' if index.is_unique_with(subject.spec.control_column) else ''}INDEX"
+            f" {quote_identifier(index.name)} ON {table} {index.tail};",
+        )
+        for index in carried_indexes(subject.description)
+        if index.tail not in there
+    ]
+
+
+def _examine_root(base: Connected, subject: Subject, root: TableDescription | None) -> Finding:
     spec = subject.spec
-    root = describe_table(base, spec.table)
     if root is None:
         return info("base_table", Area.BASE, f"{spec.table} does not exist in the base and will be made")
     differences = column_differences(subject.description, root)

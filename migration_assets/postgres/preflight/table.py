@@ -78,7 +78,8 @@ def _primary_key(description: TableDescription, spec: TableSpec) -> Finding:
     if key and spec.control_column not in key:
         evidence += (
             f"; in the base ({', '.join((*key, spec.control_column))}), as a partitioned table wants it: that"
-            f" ({', '.join(key)}) alone is unique is then proven by the reconciliation, not enforced"
+            f" ({', '.join(key)}) alone is unique is then proven by the reconciliation, not enforced; and INSERT … ON"
+            f" CONFLICT ({', '.join(key)}) fails there, so that applications must name the whole key"
         )
     return judge("primary_key", Area.TABLE, evidence, good=bool(key), remedy=how)
 
@@ -95,7 +96,8 @@ def _indexes(description: TableDescription, spec: TableSpec) -> list[Finding]:
             if weakened
             else f"{len(valid)} secondary indexes, none of which loses its uniqueness",
             good=not weakened,
-            remedy="let the application or a small table of the keys alone (key PRIMARY KEY) enforce the uniqueness in"
+            remedy="INSERT … ON CONFLICT by such a key fails in the base, and applications must do without;"
+            " let the application or a small table of the keys alone (key PRIMARY KEY) enforce the uniqueness in"
             " the base after the cutover; until then the legacy enforces it",
             severity=Severity.WARNING,
         ),

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_description import identity_statement
 from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
 from migration_assets.postgres.preflight.servers import version_of
-from migration_assets.postgres.preflight.wording import info, judge
+from migration_assets.postgres.preflight.wording import info, judge, listed
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.worker_settings import examine_applying, examine_sending
@@ -24,6 +25,7 @@ def examine_reverse(sides: Sides) -> list[Finding]:
         *_subscriber(sides.legacy),
         *_rights_in_base(sides),
         *_rights_in_legacy(sides),
+        *_identity(sides),
         *_sequences(sides, "legacy"),
         *_sequences(sides, "base"),
         *examine_applying(sides.legacy, "legacy"),
@@ -171,12 +173,33 @@ def _rights_in_legacy(sides: Sides) -> Iterator[Finding]:
     )
 
 
+def _identity(sides: Sides) -> Iterator[Finding]:
+    """Without one, every update and delete of the applications would fail as soon as the base publishes."""
+    rows = sides.base.execute(
+        "SELECT c.oid::regclass::text FROM pg_partition_tree(to_regclass(%s)) p JOIN pg_class c ON c.oid = p.relid"
+        " WHERE p.isleaf AND c.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
+        "  AND i.indimmediate AND i.indisvalid AND i.indisunique"
+        "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)"
+        " ORDER BY 1",
+        [str(sides.spec.table)],
+    ).fetchall()
+    yield judge(
+        "base_identity",
+        Area.BASE,
+        f"partitions whose rows the reverse stream could not tell apart: {listed(str(row[0]) for row in rows)}"
+        if rows
+        else "every partition has a replica identity",
+        good=not rows,
+        remedy=f"in the base: {identity_statement(sides.spec.table)}",
+    )
+
+
 def _sequences(sides: Sides, side: Side) -> Iterator[Finding]:
     """The cutover reads the legacy's and sets the base's; a rollback the other way round."""
     connection, description = (
         (sides.legacy, sides.of_legacy) if side == "legacy" else (sides.base, sides.of_base)
     )  # fmt: skip
-    for name in sorted({one.default_sequence for one in description.columns if one.default_sequence}):
+    for name in sorted({one.sequence for one in description.sequence_uses}):
         row = connection.execute(
             "SELECT has_sequence_privilege(%(name)s, 'SELECT') AND has_sequence_privilege(%(name)s, 'UPDATE'),"
             " quote_ident(current_user)",

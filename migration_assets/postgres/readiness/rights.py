@@ -73,7 +73,7 @@ class Rights:
 
 def sequence_of(description: TableDescription, column: str | None) -> str | None:
     """The sequence that fills the column there."""
-    return next((one.default_sequence for one in description.columns if one.name == column), None)
+    return next((one.sequence for one in description.sequence_uses if one.column == column), None)
 
 
 def read_roles(connection: Connected) -> Mapping[str, Role]:
@@ -125,15 +125,15 @@ def read_rights(connection: Connected, table: QualifiedName, description: TableD
         "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = to_regclass(%s)", [str(table)]
     ).fetchone()
     owner = str(require_row(row, "the owner")[0])
-    filled = [one for one in description.columns if one.default_sequence]
+    filled = {one.column: one.sequence for one in reversed(description.sequence_uses) if one.column is not None}
     found = [
         Right(role, kind, privilege, column, bool(grantable))
         for kind, role, privilege, column, grantable in connection.execute(
             _GRANTED,
             {
                 "table": str(table),
-                "sequences": [one.default_sequence for one in filled],
-                "columns": [one.name for one in filled],
+                "sequences": list(filled.values()),
+                "columns": list(filled),
             },
         )
     ]

@@ -3,9 +3,15 @@
 from psycopg import sql
 
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.domain.table_description import Column
+from migration_assets.domain.table_description import Drawn
 from migration_assets.domain.table_spec import parse_identifiers
-from migration_assets.postgres.cutover.sequences import SequenceState, next_start, read_sequence
+from migration_assets.postgres.cutover.sequences import (
+    Counterpart,
+    SequenceState,
+    counterparts,
+    next_start,
+    read_sequence,
+)
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import require_row
@@ -24,18 +30,20 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%s) AND c
 
 
 def examine_sequences(sides: Sides) -> list[Finding]:
-    """One finding for each column that draws from a sequence."""
-    findings = [_examine(sides, column) for column in sides.of_legacy.columns if column.default_sequence]
-    findings += [one for column in sides.of_legacy.columns if column.default_sequence for one in _shared(sides, column)]
+    """One finding for each sequence that new rows draw from, in whatever way."""
+    findings: list[Finding] = []
+    for one in counterparts(sides.base, sides.of_legacy, sides.of_base):
+        findings += [_examine(sides, one), *_shared(sides, one), *_by_trigger(one)]
+    findings += [_unknown(name) for name in sides.of_legacy.unknown_draws]
     return findings or [info(_CODE, Area.TABLE, "no column draws from a sequence")]
 
 
-def _shared(sides: Sides, column: Column) -> list[Finding]:
-    rows = sides.legacy.execute(_SHARED, [column.default_sequence, str(sides.spec.table)]).fetchall()
+def _shared(sides: Sides, one: Counterpart) -> list[Finding]:
+    rows = sides.legacy.execute(_SHARED, [one.source, str(sides.spec.table)]).fetchall()
     if not rows:
         return []
     evidence = (
-        f"{column.default_sequence} fills {column.name}, and columns of {listed(str(row[0]) for row in rows)}: after"
+        f"{one.source} fills {_filled(one)}, and columns of {listed(str(row[0]) for row in rows)}: after"
         f" the cutover each database gives keys from its own, which begin only {sides.plan.sequence_margin} keys apart"
     )
     remedy = (
@@ -45,27 +53,63 @@ def _shared(sides: Sides, column: Column) -> list[Finding]:
     return [Finding("shared_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
 
 
-def _examine(sides: Sides, column: Column) -> Finding:
-    of_legacy = column.default_sequence or ""
-    there = next((one for one in sides.of_base.columns if one.name == column.name), None)
-    of_base = there.default_sequence if there else None
+def _by_trigger(one: Counterpart) -> list[Finding]:
+    if any(use.how is not Drawn.TRIGGER for use in one.uses):
+        return []
+    evidence = (
+        f"{one.source} is drawn from by trigger function {one.uses[0].via}: the cutover sets it, and cannot try its"
+        " next key as it does with a default's"
+    )
+    remedy = "see that the base has the trigger, and that the sequence is beyond every key that it fills"
+    return [Finding("trigger_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
+
+
+def _unknown(function: str) -> Finding:
+    return Finding(
+        "unknown_sequence",
+        Area.TABLE,
+        Severity.BLOCKING,
+        f"function {function}, which runs for new rows, draws from a sequence that its text does not name",
+        "find out which one, make it in the base, and set it there beyond what the legacy has given, at the cutover",
+        subject=function,
+        acceptable=True,
+    )
+
+
+def _filled(one: Counterpart) -> str:
+    return ", ".join(dict.fromkeys(use.column or f"what {use.via} fills" for use in one.uses))
+
+
+def _missing(sides: Sides, one: Counterpart) -> Finding:
+    name = sql.Identifier(*parse_identifiers(one.source)).as_string()
+    made = next(sequence for sequence in sides.of_legacy.sequences if sequence.name == one.source)
+    remedy = f"in the base: CREATE SEQUENCE IF NOT EXISTS {name} AS {made.type_name} {made.options};"
+    for use in one.uses:
+        if use.column is None:
+            continue
+        column = sql.Identifier(use.column).as_string()
+        if use.how is Drawn.OWNED and parse_identifiers(one.source)[0] == sides.spec.table.schema:
+            remedy += f" ALTER SEQUENCE {name} OWNED BY {sides.spec.table}.{column};"
+        if use.how in {Drawn.DEFAULT, Drawn.IDENTITY}:
+            default = sides.of_legacy.column(use.column).default or f"nextval('{one.source}'::regclass)"
+            remedy += f" ALTER TABLE {sides.spec.table} ALTER COLUMN {column} SET DEFAULT {default};"
+    evidence = f"{_filled(one)} draws from {one.source} in the legacy, and from no sequence in the base"
+    return Finding(_CODE, Area.TABLE, Severity.BLOCKING, evidence, remedy)
+
+
+def _examine(sides: Sides, one: Counterpart) -> Finding:
+    of_legacy, of_base = one.source, one.target
     if of_base is None:
-        name = sql.Identifier(*parse_identifiers(of_legacy)).as_string()
-        remedy = (
-            f"in the base: CREATE SEQUENCE IF NOT EXISTS {name}; ALTER TABLE {sides.spec.table} ALTER COLUMN"
-            f" {sql.Identifier(column.name).as_string()} SET DEFAULT nextval('{of_legacy}'::regclass);"
-        )
-        evidence = f"{column.name} draws from {of_legacy} in the legacy, and from no sequence in the base"
-        return Finding(_CODE, Area.TABLE, Severity.BLOCKING, evidence, remedy)
+        return _missing(sides, one)
     here, base = read_sequence(sides.legacy, of_legacy), read_sequence(sides.base, of_base)
     ends = [here.last]
-    if sides.of_legacy.primary_key[:1] == (column.name,) and not here.cycles:
+    if not here.cycles:
         # Keys that an application chose by itself; the key's index has them at its end.
-        ends.append(_extreme(sides, column.name, here))
+        ends += [_extreme(sides, column, here) for column in one.ends]
     farthest = max(ends) if here.increment > 0 else min(ends)
     target = next_start(here, base, farthest, sides.plan.sequence_margin)
     evidence = (
-        f"{column.name}: {of_legacy} is at {here.last:,} in the legacy, the key ends at {farthest:,}; {of_base} is at"
+        f"{_filled(one)}: {of_legacy} is at {here.last:,} in the legacy, the key ends at {farthest:,}; {of_base} is at"
         f" {base.last:,} in the base; the cutover sets it by SELECT setval('{of_base}', {target})"
     )
     if here.increment != base.increment:

@@ -89,17 +89,17 @@ def _require_few(
     legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, compared: Compared, deletions: Deletions
 ) -> None:
     """Before anything is done. The rows are counted only where what differs could be too many."""
-    sides = {"legacy": compared.legacy.rows, "base": compared.base.rows}
-    if deletions.limit.asks(compared.base_rows, **sides):
+    of_legacy, of_base = compared.legacy.rows, compared.base.rows
+    if deletions.limit.asks(compared.base_rows, legacy=of_legacy, base=of_base):
         deleted = sum(len(batch.extra) for batch in differing_keys(legacy, base, rows, compared))
-        deletions.require(week, deleted, **sides)
+        deletions.require(week, deleted, legacy=of_legacy, base=of_base)
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:
     # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
-    for keys in _chunks(batch.extra + batch.changed):
+    for keys in chunks(batch.extra + batch.changed):
         delete_rows(base, rows, keys)
-    for keys in _chunks(batch.missing + batch.changed):
+    for keys in chunks(batch.missing + batch.changed):
         wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
         )
@@ -120,7 +120,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
         sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(column.name)) for column in rows.key)
     )
     for kind in (Kind.EXTRA, Kind.CHANGED):
-        for keys in _chunks(batch.of(kind)):
+        for keys in chunks(batch.of(kind)):
             base.execute(
                 sql.SQL(
                     "INSERT INTO migration.repaired_rows (repair_id, kind, key, before)"
@@ -142,6 +142,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
         )
 
 
-def _chunks(keys: Keys) -> Iterator[Keys]:
+def chunks(keys: Keys) -> Iterator[Keys]:
+    """The keys in pieces that one statement can take."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]

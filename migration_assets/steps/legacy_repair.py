@@ -1,0 +1,46 @@
+"""The repair of the legacy after the base, for somebody who asks, while the base is in charge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.cutover import legacy_repair
+from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, OutsideRepaired
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.runtime import Migration
+from migration_assets.steps.cutover_planning import cutover_plan
+
+__all__ = ["LegacyRepaired", "OutsideRepaired", "repair_legacy", "repair_outside", "undo_legacy_repair"]
+
+
+def repair_legacy(
+    migration: Migration,
+    weeks: Sequence[FiscalWeek],
+    *,
+    dry_run: bool = True,
+    run_id: str | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
+) -> list[LegacyRepaired]:
+    """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
+    _ensure(migration)
+    plan = replace(cutover_plan(migration, run_id), stream=migration.stream_plan(run_id, confirmed_deletes))
+    return legacy_repair.repair_legacy(plan, weeks, dry_run=dry_run)
+
+
+def repair_outside(
+    migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
+) -> OutsideRepaired:
+    """The same of rows at times that no week has; see `legacy_repair.repair_outside`."""
+    _ensure(migration)
+    return legacy_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed)
+
+
+def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
+    """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
+    _ensure(migration)
+    return legacy_repair.undo_legacy_repair(cutover_plan(migration, run_id), repair_id)
+
+
+def _ensure(migration: Migration) -> None:
+    with migration.databases.session("base", "repair-legacy") as base:
+        ensure_ledger(base)

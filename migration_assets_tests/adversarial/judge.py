@@ -1,0 +1,80 @@
+"""Both sides at rest, read in full and compared as text; and with what the applications were told. No fingerprints."""
+
+import time
+from datetime import UTC
+from hashlib import sha256
+
+from psycopg import sql
+
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
+from migration_assets.runtime import Migration
+from migration_assets_tests.adversarial.table import CALENDAR, FIXED, Side, row_text, session
+
+_COLUMNS = (
+    "SELECT attname::text FROM pg_attribute WHERE attrelid = 'public.bookings'::regclass AND attnum > 0"
+    " AND NOT attisdropped ORDER BY 1"
+)
+_MARKER = (
+    "INSERT INTO migration.markers (relation, id, kind, sent_at)"
+    " VALUES (%s, nextval('migration.marker_id'), 'heartbeat', clock_timestamp()) RETURNING id"
+)
+_THERE = "SELECT FROM migration.markers WHERE relation = %s AND id = %s"
+
+
+def drained(migration: Migration, source: Side, seconds: float = 20.0) -> bool:
+    """Whether everything that the side in charge has committed reaches the other one in time."""
+    relation, urls = migration.spec.relation, migration.databases
+    give_up = time.monotonic() + seconds
+    with session(urls.legacy_url, "judge") as legacy, session(urls.base_url, "judge") as base:
+        if source == "legacy":
+            row = legacy.execute(_MARKER, [relation]).fetchone()
+            assert row
+            marker = int(row[0])
+        else:
+            marker = send_reverse_marker(base, relation)
+        while time.monotonic() < give_up:
+            there = (
+                base.execute(_THERE, [relation, marker]).fetchone() is not None
+                if source == "legacy"
+                else reverse_arrived(legacy, relation, marker)
+            )
+            if there:
+                return True
+            time.sleep(0.01)
+    return False
+
+
+def rows_of(url: str, columns: tuple[str, ...] = FIXED) -> dict[int, str]:
+    """Every row of the table as text, by its key; a key that is there twice counts as a text of its own."""
+    query = sql.SQL("SELECT b.id, {} FROM public.bookings b ORDER BY 1, 2").format(row_text(columns))
+    found: dict[int, str] = {}
+    with session(url, "judge") as connection:
+        for key, text in connection.execute(query):
+            found[int(key)] = text if int(key) not in found else f"TWICE {found[int(key)]} {text}"
+    return found
+
+
+def places_of(url: str) -> dict[int, FiscalWeek | None]:
+    """In which week each key lies; None where no calendar has it."""
+    query = "SELECT id, CASE WHEN isfinite(booked_at) THEN booked_at AT TIME ZONE 'UTC' END FROM public.bookings"
+    with session(url, "judge") as connection:
+        return {
+            int(key): CALENDAR.week_of(at.replace(tzinfo=UTC)) if at is not None else None
+            for key, at in connection.execute(query.encode())
+        }
+
+
+def columns_of(url: str) -> tuple[str, ...]:
+    with session(url, "judge") as connection:
+        return tuple(str(row[0]) for row in connection.execute(_COLUMNS.encode()))
+
+
+def difference(one: dict[int, str], other: dict[int, str]) -> list[int]:
+    """Keys whose rows are not the same on both sides."""
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+def digest(rows: dict[int, str]) -> str:
+    """One text for a whole table."""
+    return sha256("\n".join(f"{key} {rows[key]}" for key in sorted(rows)).encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""While the base is in charge, the legacy's rows are made those of the base: at a cut, shown first, and taken back."""
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.errors import DeletionError, LedgerError
+from migration_assets.postgres.cutover import legacy_repair
+from migration_assets.postgres.cutover.legacy_repair import (
+    LegacyRepaired,
+    repair_legacy,
+    repair_outside,
+    undo_legacy_repair,
+)
+from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
+from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.postgres.support import week
+
+# As an application's own, which was made to fire for replicated rows, too.
+_TRIGGER = """
+CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN NEW.note := 'touched ' || NEW.guests; RETURN NEW; END $$;
+CREATE TRIGGER touched BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION touched();
+ALTER TABLE bookings ENABLE ALWAYS TRIGGER touched
+"""
+
+
+def look(ground: CutoverGround, *numbers: int) -> list[tuple[int, int, int]]:
+    done = repair_legacy(ground.cutover_plan(), [week(number) for number in numbers or range(1, 14)])
+    return [counts(one) for one in done if one.differences.rows]
+
+
+def mend(ground: CutoverGround, *numbers: int) -> list[LegacyRepaired]:
+    done = repair_legacy(ground.cutover_plan(), [week(number) for number in numbers], dry_run=False)
+    assert all(one.legacy == one.base for one in done)
+    return done
+
+
+def counts(one: LegacyRepaired) -> tuple[int, int, int]:
+    return one.differences.missing, one.differences.extra, one.differences.changed
+
+
+@contextmanager
+def writing(ground: CutoverGround) -> Generator[None]:
+    """Somebody who writes to the base all the time, also to a leaf by its own name, and is refused nothing."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with psycopg.connect(ground.databases.base_url, autocommit=True) as base:
+                while not stop.is_set():
+                    base.execute("UPDATE bookings SET guests = guests + 1 WHERE id % 91 IN (30, 40)")
+                    base.execute("INSERT INTO bookings_fy25_q2_w05 (booked_at) VALUES ('2024-05-01 12:00+00')")
+        except psycopg.Error as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+
+
+def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_rollback_follows(
+    ground: CutoverGround,
+) -> None:
+    ground.run("legacy", _TRIGGER)
+    ground.cut()
+    ground.run("base", "UPDATE bookings SET guests = 77 WHERE id IN (31, 38)")  # W05 and W06
+    settle_down(ground)
+    past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9001, '2024-05-01')")
+    past_the_hold(ground, "DELETE FROM bookings WHERE id = 30")
+    # To the legacy a key is there once, whatever its time.
+    past_the_hold(ground, "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 32")
+    before = ground.contents("legacy")
+    with pytest.raises(CutoverError, match=r"(?s)stopped at compared: .*W05: 1 missing, 2 extra, 1 changed") as caught:
+        ground.back()
+    assert "migration-assets repair-legacy" in caught.value.next_step
+
+    shown = repair_legacy(ground.cutover_plan(), [week(5)])[0]
+    assert counts(shown) == (2, 1, 1)
+    assert {(one.kind.value, one.key["id"], one.columns) for one in shown.differences.sample} == {
+        ("missing", "30", ()), ("missing", "32", ()), ("extra", "9001", ()), ("changed", "31", ("note",)),
+    }  # fmt: skip
+    assert look(ground) == [(2, 1, 1), (0, 1, 1)]
+    assert ground.contents("legacy") == before
+    with pytest.raises(CutoverError, match="a week that was not named"):
+        mend(ground, 5)
+    assert ground.contents("legacy") == before
+    assert ground.watch() is None
+
+    ids = [one.repair_id for one in mend(ground, 5, 6)]
+    settle_down(ground)
+    ground.equal()
+    assert look(ground) == []
+    assert ground.ask("base", "SELECT side, applied FROM migration.repairs ORDER BY id")[-2:] == [("legacy", True)] * 2
+
+    # What was mended at once is taken back at once.
+    assert ids[0] is not None
+    assert undo_legacy_repair(ground.cutover_plan(), ids[0]) == ["FY25-Q2|W05", "FY25-Q2|W06"]
+    for repair_id in ids:
+        with pytest.raises(LedgerError, match="was undone at"):
+            undo_legacy_repair(ground.cutover_plan(), repair_id or 0)
+    assert ground.contents("legacy") == before
+    with writing(ground):
+        mend(ground, *range(1, 14))
+    settle_down(ground)
+    # What the trigger did to the rows that were written meanwhile is its own doing.
+    ground.run("legacy", "ALTER TABLE bookings DISABLE TRIGGER touched")
+    with writing(ground):
+        mend(ground, *range(1, 14))
+    settle_down(ground)
+    ground.equal()
+    assert ground.back().outcome == "succeeded"
+    ground.assert_same()
+
+
+def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CutoverError, match="the legacy is in charge"):
+        look(ground)
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
+    before = ground.contents("legacy")
+    kept: Callable[..., dict[int, int]] = legacy_repair.keep_images
+
+    def dies(*given: object) -> dict[int, int]:
+        kept(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(legacy_repair, "keep_images", dies)
+    with pytest.raises(KeyboardInterrupt):
+        mend(ground, 5)
+    monkeypatch.undo()
+    assert ground.contents("legacy") == before
+    (repair_id,) = ground.ask("base", "SELECT max(id) FROM migration.repairs")[0]
+    with pytest.raises(LedgerError, match="never came to be"):
+        undo_legacy_repair(ground.cutover_plan(), repair_id)
+    # Died after the legacy's commit, and before the ledger was told; and it left the stream at rest.
+    done = mend(ground, 5)
+    ground.run("base", "UPDATE migration.repairs SET applied = NULL")
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
+    ground.insert("base")
+    assert done[0].repair_id is not None
+    undo_legacy_repair(ground.cutover_plan(), done[0].repair_id)
+    assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = 31") == 77
+    mend(ground, 5)
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
+    assert ground.back().outcome == "succeeded"
+    ground.assert_same()
+
+
+def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
+    ground.cut()
+    before = ground.contents("legacy")
+    past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9002, '1999-01-01'), (9003, 'infinity')")
+    with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
+        ground.back()
+    assert [one.rows for one in repair_outside(ground.cutover_plan()).found] == [1, 1]
+    taken = repair_outside(ground.cutover_plan(), dry_run=False)
+    assert ground.contents("legacy") == before
+    assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
+    assert len(ground.contents("legacy")) == len(before) + 2
+    assert repair_outside(ground.cutover_plan(), dry_run=False).repair_id is not None
+    # Many rows do not go without a person's word.
+    past_the_hold(
+        ground, "INSERT INTO bookings (id, booked_at) SELECT n, '2024-05-01' FROM generate_series(10001, 11001) n"
+    )
+    with pytest.raises(DeletionError, match="1,001 of the week's 1,071 rows would be deleted from the legacy"):
+        mend(ground, 5)
+    limits = replace(ground.plan, confirmed_deletes={week(5): 1001})
+    repair_legacy(ground.cutover_plan(stream=limits), [week(5)], dry_run=False)
+    assert ground.contents("legacy") == before
+
+
+REVERSE = (
+    "DO $$ BEGIN EXECUTE format('ALTER SUBSCRIPTION %I {}', (SELECT subname FROM pg_subscription"
+    " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()))); END $$"
+)
