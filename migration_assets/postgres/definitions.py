@@ -9,7 +9,8 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_i
 from migration_assets.postgres.sessions import Connected, Side
 
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
-# that was restored, may be compared. Columns that were dropped count: they are a definition that changed.
+# that was restored, may be compared. Columns that were dropped count: they are a definition that changed. Triggers that
+# fire for an apply worker change what arrives, and rules change what our own statements do; ours are not counted.
 _STATES = """
 WITH RECURSIVE tables AS (
     SELECT c.*, w.nspname, w.relname AS wanted
@@ -50,7 +51,14 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
             LEFT JOIN pg_namespace yn ON yn.oid = y.typnamespace
             LEFT JOIN pg_collation col ON col.oid = a.attcollation
             WHERE a.attrelid = t.oid AND a.attnum > 0),
-           (SELECT described FROM types)), 'UTF8')), 'hex')
+           (SELECT described FROM types),
+           (SELECT string_agg(concat_ws('|', quote_ident(g.tgname), g.tgenabled, g.tgfoid::regprocedure,
+                md5(f.prosrc)), E'\\n' ORDER BY g.tgname)
+            FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+            WHERE g.tgrelid = t.oid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal
+                  AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')),
+           (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename) FROM pg_rewrite r
+            WHERE r.ev_class = t.oid)), 'UTF8')), 'hex')
 FROM tables t
 """
 
