@@ -15,7 +15,7 @@ def test_servers_and_rights_that_are_enough_are_said_to_be(quarter: LiveQuarter)
     assert {one.code for one in found} == {
         "base_publishes", "base_slots", "base_slot_wal_limit", "legacy_apply_workers", "base_replication_right",
         "base_ownership", "legacy_subscription_right", "legacy_ownership", "reverse_password", "sequence_rights",
-        "apply_worker_settings", "walsender_settings",
+        "apply_worker_settings", "walsender_settings", "base_identity",
     }  # fmt: skip
 
 
