@@ -108,9 +108,24 @@ def fence_of_base(base: Connected, root: QualifiedName, lock_timeout_ms: int = 1
     return Fence("base", root, subscription, f"{slot}_back", lock_timeout_ms)
 
 
-def fence_table(connection: Connected, fence: Fence) -> None:
-    """From the caller's commit on the table that has the root's name refuses everybody; it is locked already."""
-    connection.execute(_statements(fence, fence.root, is_leaf=fence.side == "legacy"))
+def is_made(connection: Connected, fence: Fence) -> bool:
+    """Whether the table that has the root's name has all its triggers, so that they need only be enabled."""
+    return all(one.current for one in _read(connection, fence) if one.is_root)
+
+
+def fence_table(connection: Connected, fence: Fence, *, made: bool) -> None:
+    """From the caller's commit on the table that has the root's name refuses everybody; it is locked already.
+
+    Args:
+        connection: In the transaction that has it locked: what is not done here holds nobody.
+        fence: Whom it lets pass.
+        made: As `is_made` said before the lock.
+    """
+    is_leaf = fence.side == "legacy"
+    statements = (
+        _enabling(fence.root, _names(fence, is_leaf)) if made else _statements(fence, fence.root, is_leaf=is_leaf)
+    )
+    connection.execute(statements)
 
 
 def fence_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -> None:
@@ -305,8 +320,11 @@ def _statements(fence: Fence, table: QualifiedName, *, is_leaf: bool) -> sql.Com
         )
     if fence.side == "base":
         parts.append(_guarding(fence, table))
-    names = [HOLD, *([HOLD_ROWS] if is_leaf else []), *([BASE_GUARD] if fence.side == "base" else [])]
-    return sql.SQL("; ").join([*parts, _enabling(table, names)])
+    return sql.SQL("; ").join([*parts, _enabling(table, _names(fence, is_leaf))])
+
+
+def _names(fence: Fence, is_leaf: bool) -> list[str]:
+    return [HOLD, *([HOLD_ROWS] if is_leaf else []), *([BASE_GUARD] if fence.side == "base" else [])]
 
 
 def _guarding(fence: Fence, table: QualifiedName) -> sql.Composed:

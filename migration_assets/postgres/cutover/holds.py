@@ -28,6 +28,7 @@ from migration_assets.postgres.fences import (
     gaps,
     guard_root,
     is_held,
+    is_made,
     lock_writers_out,
     sync_partitions,
 )
@@ -205,9 +206,10 @@ def _lock(connection: Connected, plan: StreamPlan) -> None:
 
 
 def _hold_once(connection: Connected, plan: StreamPlan, fence: Fence, cutover: int, *, take_over: bool) -> datetime:
+    made = is_made(connection, fence)
     with connection.transaction():
         _lock(connection, plan)
-        fence_table(connection, fence)
+        fence_table(connection, fence, made=made)
         row = connection.execute(
             "INSERT INTO migration.holds AS h (relation, owner) VALUES (%(relation)s, %(cutover)s)"
             " ON CONFLICT (relation) DO UPDATE SET"
