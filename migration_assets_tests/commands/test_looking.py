@@ -44,7 +44,7 @@ def test_the_dashboard_fills_the_terminal_and_gives_it_back_at_ctrl_c(quarter: L
         assert "stream live" in shown
         watch.send_signal(signal.SIGINT)
         _read_until(ours, "\x1b[?1049l")
-        assert watch.wait(20) == 0
+        assert watch.wait(patience(20)) == 0
     finally:
         if watch.poll() is None:
             watch.kill()

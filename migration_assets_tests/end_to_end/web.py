@@ -166,7 +166,7 @@ def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
         family = web.processes()
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(20)
+            child.wait(patience(20))
         # By their ids: what was ours before, and only if it is still the same process.
         _, left = psutil.wait_procs(family, timeout=5)
         for process in left:

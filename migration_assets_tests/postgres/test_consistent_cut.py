@@ -14,6 +14,7 @@ from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
 
 WEEKS = FiscalCalendar.weeks_of(QUARTER)
@@ -95,7 +96,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
         wait_for(lambda: streamed.one("legacy", "SELECT count(*) FROM migration.markers") == 1, "the marker is set")
         streamed.run("legacy", "UPDATE bookings SET guests = guests + 100")
         reader.rollback()
-    thread.join(30)
+    thread.join(patience(30))
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
@@ -117,7 +118,7 @@ def test_a_validation_waits_while_the_stream_rests_and_then_goes_through(streame
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71004 AND NOT granted"
         wait_for(lambda: streamed.one("base", waiting) == 1, "the validation waits for the stream")
         assert not results
-    thread.join(30)
+    thread.join(patience(30))
     assert len(results) == 1
 
 

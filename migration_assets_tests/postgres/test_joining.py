@@ -14,6 +14,7 @@ from migration_assets.postgres.change_stream.holding import hold_stream, resume_
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once
 
 _NEXT = QUARTER.next
@@ -207,7 +208,7 @@ def test_a_hold_that_comes_while_a_rebuild_waits_for_the_stream_is_kept(streamed
             assert thread.is_alive()
         base.execute("UPDATE migration.streams SET status = 'held', reason = 'tea'")
         base.execute("SELECT pg_advisory_unlock_shared(71004, hashtext(%s))", [streamed.spec.relation])
-    thread.join(30)
+    thread.join(patience(30))
     assert len(results) == 1
     assert "a person holds the stream (tea)" in str(results[0])
     assert streamed.stream_record().status == "held"

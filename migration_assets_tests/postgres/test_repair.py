@@ -14,6 +14,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
 _DAMAGE: tuple[LiteralString, ...] = (
@@ -264,7 +265,7 @@ def test_a_repair_whose_pause_was_lost_does_not_write_over_what_came_since(
     monkeypatch.setattr("migration_assets.postgres.repair.true_up", lose_the_pause)
     with pytest.raises(psycopg.OperationalError):
         damaged.repair()
-    others[0].join(30)
+    others[0].join(patience(30))
     assert damaged.stream_record().status == "live"
     damaged.assert_same()
 

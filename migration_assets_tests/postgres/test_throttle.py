@@ -14,6 +14,7 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_samples import store_sample
 from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.small_stream import SmallStream, small_stream
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
@@ -101,7 +102,7 @@ def test_a_copy_waits_says_why_and_goes_on(ground: Ground, busy: ExitStack, capl
         thread.start()
         wait_for(lambda: told, "it says that it waits")
         busy.close()
-        thread.join(20)
+        thread.join(patience(20))
     assert waited[0] > 0
     assert told[0] == (
         "copy held back: 3 active sessions on the legacy are over 1 (0 s so far; waits for as long as it takes)"
