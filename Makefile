@@ -7,7 +7,11 @@ ROWS ?= 1000000
 SEEDS ?= 200
 LIVES ?= 200
 
-.PHONY: demo ui test soak enemies lint bench clean
+# Each worker has PostgreSQL servers of its own. Whole files go to a worker: their tests share what is dear to make.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/python -m migration_assets_tests
+
+.PHONY: demo ui test soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -23,20 +27,38 @@ demo: $(STAMP)
 ui: $(STAMP)
 	$(BIN)/migration-assets ui
 
-# Three at a time, each with PostgreSQL servers of its own: tests wait for servers more than they compute.
+# Eight minutes on two idle cores; of long sweeps a few telling cases. Three at a time, since tests wait for servers.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# Everything, hours of it; `make -k soak` goes on after a failure.
+soak: soak-suite soak-kills soak-servers soak-seeds soak-enemies
+
+# The suite with all cases of its sweeps.
+soak-suite: $(STAMP)
+	$(PYTEST) --soak
+
+# kill -9 of every step at every statement, of the servers at every state, and again and again under load.
+soak-kills: $(STAMP)
+	$(TESTS).crashes.full
+	$(TESTS).crashes.retiring
+	for kind in cutover rehearsal rollback; do $(TESTS).cutover.every_kill --kind $$kind || exit 1; done
+	$(TESTS).cutover.test_servers_killed
+	$(TESTS).cutover.many --seeds 20
+	$(TESTS).cutover.many --seeds 10 --killed
 
 # Random migrations under traffic, half an hour of them on two idle cores; ONLY=1,2 runs seeds again that failed.
-soak: $(STAMP)
-	$(BIN)/python -m migration_assets_tests.convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
-	$(BIN)/python -m migration_assets_tests.servers.soak
-	$(BIN)/python -m migration_assets_tests.servers.losing
-	$(MAKE) enemies
+soak-seeds: $(STAMP)
+	$(TESTS).convergence.soak --seeds $(SEEDS) --only '$(ONLY)'
+
+# Servers that come back as others, and answers to commits that get lost, at every commit of every step.
+soak-servers: $(STAMP)
+	$(TESTS).servers.soak
+	$(TESTS).servers.losing
 
 # Lives among enemies, an hour of them; ENEMIES=1,2 runs seeds again that failed.
-enemies: $(STAMP)
-	$(BIN)/python -m migration_assets_tests.adversarial.soak --lives $(LIVES) --only '$(ENEMIES)'
+soak-enemies: $(STAMP)
+	$(TESTS).adversarial.soak --lives $(LIVES) --only '$(ENEMIES)'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

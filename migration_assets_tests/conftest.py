@@ -1,6 +1,5 @@
 """Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
 
-import secrets
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -8,14 +7,34 @@ from dataclasses import dataclass
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.slow_tests import SlowTests
 
-# Minutes in one test each: begun last, they would run alone at the end while the other workers have nothing to do.
-_LONG = ("test_cli.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
+# The longest: begun last, they would run alone at the end while the other workers have nothing to do.
+_LONG = ("test_demo.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_terminated_cutover.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run everything: also the tests and cases marked soak")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SlowTests())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
+    if not config.getoption("--soak"):
+        left = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether everything is to be tried: for tests that go through a list of cases by themselves."""
+    return bool(request.config.getoption("--soak"))
 
 
 @dataclass(frozen=True)
@@ -47,12 +66,14 @@ def servers() -> Generator[EmbeddedServers]:
         yield pair
 
 
+@pytest.fixture(scope="session")
+def clones(servers: EmbeddedServers) -> Clones:
+    """What is made once and copied for each test."""
+    return Clones(servers)
+
+
 @pytest.fixture
-def databases(servers: EmbeddedServers) -> Generator[Databases]:
+def databases(clones: Clones) -> Generator[Databases]:
     """A fresh database on each server, dropped afterwards with all slots and subscriptions."""
-    name = f"test_{secrets.token_hex(6)}"
-    servers.recreate_database("legacy", name)
-    servers.recreate_database("base", name)
-    yield Databases(legacy_url=servers.legacy_url(name), base_url=servers.base_url(name))
-    servers.drop_database("base", name)  # first: its subscriptions take their slots on the legacy with them
-    servers.drop_database("legacy", name)
+    with clones.empty() as made:
+        yield Databases(legacy_url=made.legacy_url, base_url=made.base_url)

@@ -1,5 +1,6 @@
 """How long the machine had no time for anybody: what a stopwatch on others' waits has to allow for."""
 
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -7,6 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _TICK_SECONDS = 0.005
+
+
+def crowding() -> float:
+    """How many processes wanted each core in the last minute; 1.0 where there were cores enough."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def patience(seconds: float) -> float:
+    """How long to wait now for what takes a quiet machine a small part of that, seconds; forever is never waited."""
+    return seconds * crowding()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ MAY_TOUCH_ENVIRONMENT = {
 FILES = sorted(ROOT.rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def layer_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
@@ -66,7 +72,7 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
     layer = layer_of(path)
     if layer == "__init__":
         return
-    for name in imported(ast.parse(path.read_text())):
+    for name in imported(parsed(path)):
         assert not name.startswith("dagster._"), f"{path}: {name} is the inside of Dagster"
         package, _, rest = name.partition(".")
         if package == "migration_assets":
@@ -79,7 +85,7 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_says_what_belongs_into_it_and_holds_one_concept(path: Path) -> None:
     text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert ast.get_docstring(parsed(path)), f"{path} has no docstring"
     assert len(text.splitlines()) <= LONGEST_FILE, f"{path} has {len(text.splitlines())} lines: one concept each"
 
 
@@ -87,7 +93,7 @@ def test_only_the_settings_read_the_environment() -> None:
     touching = {
         str(path.relative_to(ROOT))
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
     }
     assert touching == set(MAY_TOUCH_ENVIRONMENT)
@@ -101,7 +107,7 @@ def test_every_layer_is_known() -> None:
 def test_the_context_of_a_tick_is_closed_where_it_was_opened(root: Path) -> None:
     """Left to the garbage collector, it puts back what Dagster knew before: an instance that may be gone by then."""
     for path in sorted(root.rglob("*.py")):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+        nodes = list(ast.walk(parsed(path)))
         closed = {item.context_expr for node in nodes if isinstance(node, ast.With) for item in node.items}
         for node in nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TICK_CONTEXTS:

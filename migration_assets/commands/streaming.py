@@ -8,6 +8,7 @@ from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import confirm_deletes, parse_quarter
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.cutover.recovering import ReverseRecovered
 from migration_assets.steps.observation import observe
 from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream, start_stream
 from migration_assets.steps.watching import send_test_alert
@@ -70,13 +71,18 @@ def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) 
 def stream_recover(by: str, confirmed: dict[FiscalWeek, int]) -> None:
     """After a failover, a restore or a move of a server: begin anew, every week trued up, nothing thrown away.
 
-    What the base has and the legacy has not is kept in migration.repaired_rows.
+    Of the side that follows; what it has and the side in charge has not is kept in migration.repaired_rows.
     """
     migration = opened()
     with weeks_progress(console, "weeks under CDC") as on_week:
         joined = recover_stream(migration, by, on_week=on_week, confirmed_deletes=confirmed)
     if joined is None:
         say("both servers are those that the stream was built on: there is nothing to recover", "green")
+    elif isinstance(joined, ReverseRecovered):
+        changed = [one for one in joined.weeks if one.repair_id is not None]
+        say(f"the legacy follows again from {joined.lsn} on; {len(joined.weeks)} weeks were compared")
+        for one in changed:
+            say(f"{one.week.key}: {one.differences} on the legacy, kept as repair {one.repair_id}")
     else:
         print_joined(console, joined)
 

@@ -1,8 +1,10 @@
 """Runs of the project's own jobs in this process, recorded in the instance like any other run."""
 
+import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import dagster as dg
 from migration_assets.defs.partitions import partition_key
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+
+_STATEMENT_SECONDS = 120
+_MOST_CONNECTIONS = 20
 
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -36,14 +41,14 @@ def run_week(
 ) -> RunOutcome:
     """One run of a week job, for one week; `config` maps assets to their configuration."""
     arguments: dict[str, Any] = {"partition_key": partition_key(week)}
-    return _run_alone(definitions.resolve_job_def(job), arguments | _configured(config))
+    return _run(definitions.resolve_job_def(job), arguments | _configured(config))
 
 
 def run_alone(
     definitions: dg.Definitions, job: str, config: Mapping[str, Mapping[str, Any]] | None = None
 ) -> RunOutcome:
     """One run of a job that knows no partitions; `config` maps its ops to their configuration."""
-    return _run_alone(definitions.resolve_job_def(job), _configured(config))
+    return _run(definitions.resolve_job_def(job), _configured(config))
 
 
 def run_asset(
@@ -56,7 +61,7 @@ def run_asset(
     job = definitions.resolve_implicit_global_asset_job_def()
     arguments: dict[str, Any] = {"asset_selection": [dg.AssetKey(asset)]}
     arguments |= {"partition_key": quarter.key} if quarter else {}
-    return _run_alone(job, arguments | _configured({asset: config} if config else None))
+    return _run(job, arguments | _configured({asset: config} if config else None))
 
 
 def run_sensor(definitions: dg.Definitions, sensor: str) -> list[tuple[str, RunOutcome]]:
@@ -65,19 +70,14 @@ def run_sensor(definitions: dg.Definitions, sensor: str) -> list[tuple[str, RunO
     Returns:
         Partition and outcome of each run; none where the sensor skipped.
     """
-    job = definitions.resolve_implicit_global_asset_job_def()
-    with (
-        dg.DagsterInstance.get() as instance,
-        dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: MigrationSource(None)}) as context,
-    ):
+    job, instance = definitions.resolve_implicit_global_asset_job_def(), _lasting_instance()
+    with dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: MigrationSource(None)}) as context:
         result = definitions.resolve_sensor_def(sensor)(context)
         if not isinstance(result, dg.SensorResult):
             return []
         for request in result.dynamic_partitions_requests or []:
             instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
-        return [
-            (str(request.partition_key), _run(job, _asked(request), instance)) for request in result.run_requests or []
-        ]
+        return [(str(request.partition_key), _run(job, _asked(request))) for request in result.run_requests or []]
 
 
 def _asked(request: dg.RunRequest) -> dict[str, Any]:
@@ -95,13 +95,23 @@ def _configured(config: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any
     return {"run_config": {"ops": {asset: {"config": dict(values)} for asset, values in config.items()}}}
 
 
-def _run_alone(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:
-    with dg.DagsterInstance.get() as instance:
-        return _run(job, arguments, instance)
+@cache
+def _lasting_instance() -> dg.DagsterInstance:
+    """Opened once a process, with connections that stay: one run writes to Dagster's storage some ninety times.
+
+    Left to itself Dagster opens a connection for each of them, which costs more than all else in the run of a small
+    week. Its own web server asks for lasting ones by the same call.
+    """
+    instance = dg.DagsterInstance.get()
+    instance.optimize_for_webserver(
+        statement_timeout=_STATEMENT_SECONDS * 1000, pool_recycle=3600, max_overflow=_MOST_CONNECTIONS
+    )
+    atexit.register(instance.dispose)
+    return instance
 
 
-def _run(job: dg.JobDefinition, arguments: Mapping[str, Any], instance: dg.DagsterInstance) -> RunOutcome:
-    result = job.execute_in_process(instance=instance, raise_on_error=False, **arguments)
+def _run(job: dg.JobDefinition, arguments: Mapping[str, Any]) -> RunOutcome:
+    result = job.execute_in_process(instance=_lasting_instance(), raise_on_error=False, **arguments)
     return RunOutcome(result.run_id, result.success, "" if result.success else _first_error(result))
 
 

@@ -94,6 +94,7 @@ class CutoverSample:
         legacy_accepts: Whether the legacy would take a write, of whomever.
         legacy_gaps: Through what, in words; one that is held has none.
         unguarded: Tables of the base in charge of which a TRUNCATE would not reach the legacy.
+        lost_leaves: Weeks that a base in charge has no leaf for, each with the statement that brings it back.
         reverse: While the base is in charge.
         decommissioned: Since when the legacy is closed for good.
         changed: Something of this changed during the look, which then proves nothing.
@@ -111,6 +112,7 @@ class CutoverSample:
     legacy_accepts: bool | None = None
     legacy_gaps: str = ""
     unguarded: str = ""
+    lost_leaves: str = ""
     reverse: ReverseSample | None = None
     decommissioned: datetime | None = None
     changed: bool = False

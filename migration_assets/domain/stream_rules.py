@@ -16,6 +16,8 @@ __all__ = ["RULES", "UNKNOWN", "Rule", "Unknown", "Verdict", "View"]
 # Critical when only this part of the wanted time is left.
 _CRITICAL_PART = 0.25
 _LOOPING = 3
+# Heartbeats move every reader that is well; the longest pause between two looks is much shorter.
+_FOREIGN_SECONDS = 120.0
 # The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
 _HARMLESS_CONFLICTS = "origin_differs"
 _STOPPING = {ProblemCode.COLUMNS_DIFFER, ProblemCode.RIGHTS_MISSING, ProblemCode.LEAF_MISSING}
@@ -233,6 +235,29 @@ def _server_changed(view: View) -> Verdict:
     return (Severity.CRITICAL, "; ".join(changes)) if changes else None
 
 
+def _foreign_slot_stands(view: View) -> Verdict:
+    """Others' slots that read everything, ours included, and have not moved for as long as can be looked back."""
+    now = view.sample.foreign_slots
+    if now is None:
+        return UNKNOWN
+    standing: list[str] = []
+    for name, at in now.items():
+        since = view.sample.taken_at
+        for earlier in reversed(view.history):
+            if earlier.foreign_slots is None:
+                continue
+            if earlier.foreign_slots.get(name, "") != at:
+                break
+            since = earlier.taken_at
+        seconds = (view.sample.taken_at - since).total_seconds()
+        if seconds >= _FOREIGN_SECONDS:
+            standing.append(f"slot {name} stands at {at} for {seconds:,.0f} s")
+    if not standing:
+        return None
+    what = "; ".join(standing)
+    return Severity.WARNING, f"{what}: its reader follows all tables of the legacy, and may stop at our markers"
+
+
 def _runway(view: View) -> Verdict:
     days, wanted = view.sample.runway_days, view.thresholds.runway_days
     if days is None:
@@ -270,6 +295,7 @@ _OF_STREAM: Mapping[ProblemCode, Rule] = {
     ProblemCode.WAL_ROOM: _wal_room,
     ProblemCode.LAG: _of_stream(_lag, "live"),
     ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
+    ProblemCode.FOREIGN_SLOT_STANDS: _foreign_slot_stands,
     ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
     **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
 }

@@ -38,12 +38,14 @@ class ProblemCode(StrEnum):
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
     UPDATES_REFUSED = "updates_refused"
+    FOREIGN_SLOT_STANDS = "foreign_slot_stands"
     RUNWAY = "runway"
     ROWS_OUTSIDE = "rows_outside"
     WRITES_HELD = "writes_held"
     CUTOVER_UNFINISHED = "cutover_unfinished"
     LEGACY_WRITABLE = "legacy_writable"
     BASE_UNGUARDED = "base_unguarded"
+    BASE_LEAF_LOST = "base_leaf_lost"
     REVERSE_DOWN = "reverse_down"
     REVERSE_SLOT_LOST = "reverse_slot_lost"
     REVERSE_RETAINED_WAL = "reverse_retained_wal"
@@ -106,6 +108,8 @@ class StreamSample:
         heartbeat_error: Why none could be sent.
         legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
         drifts: What was altered; None where that could not be examined, or changed while it was.
+        foreign_slots: Where each logical slot of others stands on the legacy, while a publication of others carries
+            our tables; None where that was not looked at.
         runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
             the past and has not reached the present.
         runway_ends: Which week that is, and what it lacks.
@@ -142,6 +146,7 @@ class StreamSample:
     heartbeat_error: str | None = None
     legacy_active_sessions: int | None = None
     drifts: tuple[Drift, ...] | None = None
+    foreign_slots: Mapping[str, str | None] | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
     outside: tuple[str, ...] | None = None

@@ -105,6 +105,8 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
     " rebuild set, which brings every row back",
     ProblemCode.UPDATES_REFUSED: "run the statements named here at once, on that side: until then its changes fail",
+    ProblemCode.FOREIGN_SLOT_STANDS: "see that its subscriber has the tables that `migration-assets preflight` names"
+    " at foreign_publication, and read its server log: until then the legacy keeps WAL for it without end",
     ProblemCode.ROWS_OUTSIDE: "open their quarters and bring them under CDC (materialize quarter_partitions,"
     " migrated_slice, change_stream), or correct the rows; a week that left the base comes back (`migration-assets"
     " restore`), joins (materialize change_stream), and is archived again",

@@ -1,5 +1,7 @@
 """Databases on an embedded server: made, and dropped even while they are in use by clients, slots or subscriptions."""
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg import sql
 
@@ -41,7 +43,10 @@ def drop_database(admin_url: str, database_url: str, name: str) -> None:
         identifier = sql.Identifier(name)
         # An earlier drop that was interrupted may have left it closed.
         connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true").format(identifier))
-        _drop_subscriptions(database_url)
+        found = connection.execute(
+            "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %s", [name]
+        )
+        _drop_subscriptions(database_url, [str(row[0]) for row in found])
         # Closed even to superusers: else a subscriber reconnects to its slot faster than the database is dropped.
         connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(identifier))
         if not wait_until(lambda: _clients_gone(connection, name), seconds=20):
@@ -59,15 +64,13 @@ def _clients_gone(connection: psycopg.Connection, name: str) -> bool:
     return not rows.fetchall()
 
 
-def _drop_subscriptions(database_url: str) -> None:
+def _drop_subscriptions(database_url: str, subscriptions: Sequence[str]) -> None:
+    if not subscriptions:
+        return
     with psycopg.connect(database_url, autocommit=True, client_encoding="UTF8") as connection:
         # A decommissioned legacy is read-only; and what a test has set the database to must not end this session.
         connection.execute("SET default_transaction_read_only = off; SET exit_on_error = off; SET lock_timeout = 0")
-        found = connection.execute(
-            "SELECT subname FROM pg_subscription"
-            " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ).fetchall()
-        for (subscription,) in found:
+        for subscription in subscriptions:
             identifier = sql.Identifier(subscription)
             connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(identifier))
             try:

@@ -13,6 +13,8 @@ from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
@@ -162,6 +164,13 @@ def record_archive(
     number = int(require_row(row, "a new archive")[0])
     append_row(base, record.relation, ChainKind.ARCHIVE, number)
     return number
+
+
+def note_leaf_of_archive(base: Connected, archive_id: int, root: QualifiedName, leaf: str) -> None:
+    """The leaf was made anew from the archive, and proven: from now on what is done to this one makes it stale."""
+    states = table_states(base, [root, root.sibling(leaf)])
+    seen = Definitions(None, states.get(root), states.get(root.sibling(leaf)))
+    base.execute("UPDATE migration.archives SET definitions = %s WHERE id = %s", [Jsonb(seen.as_json()), archive_id])
 
 
 def record_reread(base: Connected, archive_id: int, error: str | None) -> None:

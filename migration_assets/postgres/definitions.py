@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from migration_assets.domain.definitions import Definitions, TableState
+from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.sessions import Connected
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
+from migration_assets.postgres.sessions import Connected, Side
 
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
 # that was restored, may be compared. Columns that were dropped count: they are a definition that changed.
@@ -65,8 +66,34 @@ def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict
     }
 
 
+def require_all_rows(connection: Connected, table: QualifiedName, side: Side) -> None:
+    """Refuse to read a table of which our role would see a part: row level security was switched on.
+
+    Raises:
+        TableSpecError: Says how to let it see all.
+    """
+    row = connection.execute(
+        "SELECT current_user::text FROM to_regclass(%s) AS c WHERE c IS NOT NULL AND row_security_active(c)",
+        [str(table)],
+    ).fetchone()
+    if row is not None:
+        raise TableSpecError(
+            f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
+            where=f"{table} in the {side}",
+            state_left="nothing was changed",
+            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
+            f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
+        )
+
+
 def seen_definitions(legacy: Connected, base: Connected, table: QualifiedName, leaf: QualifiedName) -> Definitions:
-    """What a proof sees of both sides, in the transactions in which it reads them; the root has the table's name."""
+    """What a proof sees of both sides, in the transactions in which it reads them; the root has the table's name.
+
+    Raises:
+        TableSpecError: On one side row level security hides rows from us.
+    """
+    require_all_rows(legacy, table, "legacy")
+    require_all_rows(base, table, "base")
     of_legacy = table_states(legacy, [table])
     of_base = table_states(base, [table, leaf])
     return Definitions(of_legacy.get(table), of_base.get(table), of_base.get(leaf))

@@ -143,6 +143,16 @@ def note_orphans(base: Connected, cutover: int, found: Sequence[Orphans], *, aft
         )
 
 
+def last_orphans(base: Connected, relation: str) -> dict[str, int | None]:
+    """By key: what the table's last rollback left pointing nowhere; without keys that nothing broke."""
+    rows = base.execute(
+        "SELECT o.key, o.after FROM migration.orphans o WHERE o.cutover = (SELECT max(id) FROM migration.cutovers"
+        "  WHERE relation = %s AND kind = 'rollback' AND outcome = 'succeeded') AND o.after IS DISTINCT FROM 0",
+        [relation],
+    )
+    return {str(key): after for key, after in rows}
+
+
 def orphans_of(base: Connected, cutover: int) -> Mapping[str, tuple[int | None, int | None]]:
     """By key: before and after the rollback; None where it was not counted."""
     rows = base.execute("SELECT key, before, after FROM migration.orphans WHERE cutover = %s ORDER BY key", [cutover])

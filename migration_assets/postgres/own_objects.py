@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import LiteralString
 
-from psycopg import sql
-
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import raw_sql
@@ -163,8 +161,8 @@ def drop_own_objects(connection: Connected) -> None:
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
     for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
-        statement = sql.SQL("DROP {} migration.").format(raw_sql(kinds[kind]))
-        connection.execute(statement + raw_sql(name))
+        statement = raw_sql(f"DROP {kinds[kind]} migration.{name}")
+        connection.execute(statement)
 
 
 def own_trigger_functions(connection: Connected) -> list[str]:

@@ -18,7 +18,7 @@ from migration_assets.domain.leaf_names import quarter_table_name
 from migration_assets.domain.slice_state import SliceState, require_transition
 from migration_assets.domain.stored_columns import StoredColumn
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.archives import ArchiveRecord, require_archive
+from migration_assets.postgres.archives import ArchiveRecord, note_leaf_of_archive, require_archive
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.evidence_chain import append_row
@@ -163,6 +163,7 @@ def _load_and_place(
         _require_equal(plan, archive, found)
         if kind == "restore":
             _place(base, plan, record, staging, bounds, indexes)
+            note_leaf_of_archive(base, archive.id, plan.spec.table, record.leaf)
             base.execute(
                 "UPDATE migration.slices SET state = 'archived', updated_at = clock_timestamp() WHERE lock_key = %s",
                 [record.lock_key],

@@ -95,12 +95,20 @@ def missing_leaves(base: Connected, spec: TableSpec) -> tuple[Drift, ...]:
     The ledger is read first: a week gets its leaf before it comes under CDC, and loses it after it was released.
     """
     records = [record for record in read_slices(base, spec.relation) if record.under_cdc]
+    return tuple(Drift(ProblemCode.LEAF_MISSING, what) for what in _lost(base, spec, records, "is under CDC"))
+
+
+def lost_leaves(base: Connected, spec: TableSpec) -> tuple[str, ...]:
+    """Of a base in charge: weeks that never left it and have no leaf; nobody reads their rows any more."""
+    records = [record for record in read_slices(base, spec.relation) if not is_settled(record)]
+    return tuple(_lost(base, spec, records, "has not left the base"))
+
+
+def _lost(base: Connected, spec: TableSpec, records: Sequence[SliceRecord], why: str) -> Iterator[str]:
     partitions = {one.table: one for one in read_partitions(base, spec.table)}
     lost = [record for record in records if not _is_reached(partitions, spec.table.sibling(record.leaf))]
     loose = _loose_tables(base, spec.table.schema, lost, spec)
-    return tuple(
-        Drift(ProblemCode.LEAF_MISSING, what) for what in _losses(spec, records, lost, partitions, frozenset(loose))
-    )
+    return _losses(spec, records, lost, partitions, frozenset(loose), why)
 
 
 def _is_reached(partitions: dict[QualifiedName, Partition], table: QualifiedName) -> bool:
@@ -124,6 +132,7 @@ def _losses(
     lost: Sequence[SliceRecord],
     partitions: dict[QualifiedName, Partition],
     loose: frozenset[str],
+    why: str,
 ) -> Iterator[str]:
     for quarter in dict.fromkeys(record.week.quarter for record in lost):
         weeks = [record for record in lost if record.week.quarter == quarter]
@@ -132,12 +141,12 @@ def _losses(
             whole = [record for record in records if record.week.quarter == quarter]
             bounds = whole[0].lower_bound, whole[-1].upper_bound
             state = _state(parent, spec.table, bounds, partitions, loose)
-            yield f"{quarter.key} is under CDC, and its partition {parent} {state}"
+            yield f"{quarter.key} {why}, and its partition {parent} {state}"
             continue
         for record in weeks:
             leaf = spec.table.sibling(record.leaf)
             state = _state(leaf, parent, (record.lower_bound, record.upper_bound), partitions, loose)
-            yield f"{record.week.key} is under CDC, and its leaf {leaf} {state}"
+            yield f"{record.week.key} {why}, and its leaf {leaf} {state}"
 
 
 def _state(

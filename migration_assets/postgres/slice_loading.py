@@ -20,7 +20,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.base_table import add_keys_and_indexes, like_root
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
-from migration_assets.postgres.definitions import seen_definitions
+from migration_assets.postgres.definitions import require_all_rows, seen_definitions
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected, announce, require_row
@@ -87,6 +87,7 @@ def load_slice(
     legacy.read_only = True
     with legacy.transaction():
         hold_tables(legacy, [spec.table])
+        require_all_rows(legacy, spec.table, "legacy")
         description = require_table(legacy, spec.table, "legacy")
         _require_same_columns(description, require_table(base, spec.table, "base"))
         lsn, snapshot_at = _snapshot_position(legacy)

@@ -191,10 +191,11 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
 
 
 def _of_columns(legacy: TableDescription, base: TableDescription) -> list[str]:
+    """Columns that differ, and what differs inside their types, with the statements that mend it."""
     inside = structure_differences(legacy, base)
-    told = {one.what for one in inside}
+    plain = {one.what for one in inside}
     return [
-        *(what for what in column_differences(legacy, base) if what not in told),
+        *(what for what in column_differences(legacy, base) if what not in plain),
         *(f"{one.what}; {one.remedy}" for one in inside),
     ]
 

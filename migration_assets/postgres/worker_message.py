@@ -85,9 +85,14 @@ def newest_message(form: str, text: str, origin: str) -> str | None:
     newest = None
     for message, context in _entries(form, text):
         if f'replication origin "{origin}"' in context:
-            shown = _SHOWN.match(message)
-            newest = shown.group() if shown else newest
+            newest = shown_message(message) or newest
     return newest
+
+
+def shown_message(message: str) -> str | None:
+    """The part of a server's message that can hold no value; None where it is not known that there is one."""
+    found = _SHOWN.match(message)
+    return found.group() if found else None
 
 
 def _log_tail(base: Connected) -> tuple[str, str] | None:

@@ -30,7 +30,7 @@ from migration_assets.postgres.archives import (
 )
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.cutover.charge import is_base_in_charge
-from migration_assets.postgres.definitions import table_states
+from migration_assets.postgres.definitions import require_all_rows, table_states
 from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
@@ -196,6 +196,7 @@ def _write(
             ).fetchone(),
             "a snapshot",
         )
+        require_all_rows(reader, leaf, "base")
         states = table_states(reader, [spec.table, leaf])
         definitions = Definitions(None, states.get(spec.table), states.get(leaf))
         root = require_table(reader, spec.table, "base")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
@@ -9,11 +10,14 @@ from migration_assets.postgres.change_stream import holding, joining
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining import Joined
 from migration_assets.postgres.change_stream.weeks import OnWeek
+from migration_assets.postgres.cutover.charge import is_base_in_charge
+from migration_assets.postgres.cutover.recovering import ReverseRecovered, recover_reverse
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import look_at_servers
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover_planning import cutover_plan
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +69,11 @@ def recover_stream(
     run_id: str | None = None,
     on_week: OnWeek | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
-) -> Joined | None:
+) -> Joined | ReverseRecovered | None:
     """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
 
-    What the base has and the legacy has not is kept as a repair's images. None where both servers are as they were.
+    Of the side that follows; what it has and the side in charge has not is kept as a repair's images. None where both
+    servers are as they were; and, while the base is in charge, the reverse stream's slot and subscription are there.
 
     Args:
         migration: Which migration.
@@ -90,6 +95,9 @@ def recover_stream(
         )
     with migration.databases.session("base", "recover") as base:
         ensure_ledger(base)
+        if is_base_in_charge(base, relation):
+            reverse = replace(cutover_plan(migration), stream=migration.stream_plan(run_id, confirmed_deletes))
+            return recover_reverse(reverse, by.strip())
         require_not_barred(base, relation, mending=True)
         with migration.databases.session("legacy", "recover") as legacy:
             if not look_at_servers(base, relation, legacy):

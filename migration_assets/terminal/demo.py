@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import psycopg
+import yaml
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -28,7 +29,7 @@ from migration_assets.postgres.consistent_cut.records import read_cuts
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.overview import read_overview
 from migration_assets.postgres.preflight_records import latest_preflight
-from migration_assets.runtime import Migration, dagster_environment, open_migration
+from migration_assets.runtime import Migration, dagster_environment, open_migration, project_folder
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, tell_archive
@@ -79,6 +80,7 @@ def run_demo(
     with contextlib.closing(os.fdopen(take_ui_lock(settings.var))):
         _serve(console, servers, story)
         os.environ.update(dagster_environment(settings))
+        os.environ["DAGSTER_HOME"] = str(_home_without_compute_logs(folder))
         policy = DEMO_POLICY | {"cutover_hook_command": hook_command(folder / "switch")}
         os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in policy.items()})
         settings = load_settings()
@@ -125,6 +127,20 @@ def _archive_and_cut_over(
                 CutoverTale(console, migration, pool, story.cutover, stats_file).tell()
     finally:
         story.later_traffic = stop_traffic_process(traffic)
+
+
+def _home_without_compute_logs(folder: Path) -> Path:
+    """Dagster's settings are the project's; only what the runs print is not kept: for that each starts four processes.
+
+    They print nothing: what they have to say is in their events.
+    """
+    settings = yaml.safe_load((project_folder() / "dagster.yaml").read_text())
+    settings["compute_logs"] = {
+        "module": "dagster.core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    return folder
 
 
 def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:

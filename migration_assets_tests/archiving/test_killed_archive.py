@@ -19,7 +19,7 @@ from migration_assets_tests.archiving.test_leaving_and_coming_back import on, st
 from migration_assets_tests.postgres.support import wait_for
 
 _WEEK = WEEKS[3]  # the one with odd values
-_KILLS = 5
+_KILLS, _KILLS_SOAK = 2, 8
 _AT_WORK = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%FY25-Q2|W04:archive%'"
 
 
@@ -58,12 +58,12 @@ def why_not_readable(migration: Migration) -> str:
     return ""
 
 
-def test_killed_at_any_moment_an_archive_is_whole_and_a_plain_rerun_ends_well(signed: Migration) -> None:
+def test_killed_at_any_moment_an_archive_is_whole_and_a_plain_rerun_ends_well(signed: Migration, soak: bool) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     first = archive_week(signed, _WEEK).record
-    for turn in range(_KILLS):
+    for turn in range(_KILLS_SOAK if soak else _KILLS):
         start_and_kill(signed, chance)
         assert state_of(signed, _WEEK) == "archived"
         # The ledger's archive, or a newer one that its death kept out of the ledger: never half of one.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 
 # Ctrl-C works, also where this test's own caller ignores SIGINT, which children inherit.
@@ -20,9 +21,11 @@ main()
 
 
 def _read_until(terminal: int, text: str, seconds: float = 30.0) -> str:
-    seen, deadline = b"", time.monotonic() + seconds
+    seen, began = b"", time.monotonic()
     while text.encode() not in seen:
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {text!r}: {seen[-500:]!r}"
+        assert time.monotonic() - began < patience(seconds), (
+            f"waited {seconds:g} s in vain for {text!r}: {seen[-500:]!r}"
+        )
         if select.select([terminal], [], [], 0.1)[0]:
             seen += os.read(terminal, 65536)
     return seen.decode(errors="replace")
@@ -41,7 +44,7 @@ def test_the_dashboard_fills_the_terminal_and_gives_it_back_at_ctrl_c(quarter: L
         assert "stream live" in shown
         watch.send_signal(signal.SIGINT)
         _read_until(ours, "\x1b[?1049l")
-        assert watch.wait(20) == 0
+        assert watch.wait(patience(20)) == 0
     finally:
         if watch.poll() is None:
             watch.kill()

@@ -11,6 +11,7 @@ from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.runtime import Migration
 from migration_assets_tests.convergence.table import CALENDAR, COLUMNS
+from migration_assets_tests.freezes import patience
 
 UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF})
 
@@ -27,7 +28,7 @@ def drain(migration: Migration, seconds: float = 60.0) -> float:
         marker = require_row(row, "the marker")[0]
         there = "SELECT FROM migration.markers WHERE relation = %s AND id = %s"
         while base.execute(there, [migration.spec.relation, marker]).fetchone() is None:
-            assert time.monotonic() - began < seconds, f"marker {marker} did not arrive within {seconds:g} s"
+            assert time.monotonic() - began < patience(seconds), f"marker {marker} did not arrive within {seconds:g} s"
             time.sleep(0.01)
     return time.monotonic() - began
 

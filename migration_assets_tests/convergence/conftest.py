@@ -1,8 +1,9 @@
-"""Which seeds to run: `--seeds 1,2,3`; without it two that are always the same and some that never are."""
+"""Which seeds to run: `--seeds 1,2,3`; without it one that is always the same and one that never is, or more."""
 
 import pytest
 
 from migration_assets_tests.convergence.seeds import FIXED
+from migration_assets_tests.telling import telling
 
 FRESH = 2
 
@@ -18,5 +19,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("seed", [int(seed) for seed in chosen.split(",")])
         else:
             # Drawn in the test: whoever collects for several processes must find the same tests in each.
-            fresh = [pytest.param(None, id=f"fresh {number}") for number in range(1, FRESH + 1)]
-            metafunc.parametrize("seed", [*FIXED, *fresh])
+            names = [*map(str, FIXED), *(f"fresh {number}" for number in range(1, FRESH + 1))]
+            metafunc.parametrize("seed", telling([*FIXED, *[None] * FRESH], {0, len(FIXED)}), ids=names)

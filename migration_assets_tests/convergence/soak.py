@@ -84,7 +84,7 @@ def main(seeds: int, only: str, steps: int, jobs: int) -> None:
     console.print(_table(outcomes, failed))
     if failed:
         again = ",".join(map(str, failed))
-        console.print(f"failed: {again} - again: make soak ONLY={again}", markup=False)
+        console.print(f"failed: {again} - again: make soak-seeds ONLY={again}", markup=False)
     sys.exit(1 if failed or len(outcomes) < len(chosen) else 0)
 
 

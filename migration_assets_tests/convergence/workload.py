@@ -18,6 +18,7 @@ from psycopg import IsolationLevel, errors
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.convergence.changes import WEIGHTS, Hand
 from migration_assets_tests.convergence.table import PROBE_ID
+from migration_assets_tests.freezes import patience
 
 WRITERS = 4
 # What writers do to each other. Everything else is an outage that the migration has caused.
@@ -130,7 +131,7 @@ def writing(url: str, seed: object, writers: int = WRITERS) -> Generator[Traffic
     finally:
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(patience(60))
             traffic.committed += thread.traffic.committed
             traffic.transactions += thread.traffic.transactions
             traffic.rollbacks += thread.traffic.rollbacks

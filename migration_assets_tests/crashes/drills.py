@@ -15,6 +15,7 @@ from migration_assets_tests.convergence.workload import Writer, writing
 from migration_assets_tests.crashes.child import Child, Ended
 from migration_assets_tests.crashes.judge import WRITERS, Judge
 from migration_assets_tests.crashes.trap import Point
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
 
 
@@ -69,7 +70,7 @@ def writing_on(url: str, seed: object) -> Generator[None]:
         yield
     finally:
         stop.set()
-        thread.join(60)
+        thread.join(patience(60))
     assert not failures, failures
 
 

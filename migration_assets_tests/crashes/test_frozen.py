@@ -19,6 +19,7 @@ from migration_assets_tests.crashes.steps import QUARTER, WEEK
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.telling import telling
 
 # A write of the others waits for the lock's whole second, and for a busy machine.
 _HELD_MS = 2_000.0
@@ -108,7 +109,7 @@ def test_a_step_that_lost_the_stream_before_it_changed_anything_changes_nothing_
     judge.conclude("copy")
 
 
-@pytest.mark.parametrize(("step", "point"), [("copy", BEFORE_SWAP), ("repair", IN_REPAIR)])
+@pytest.mark.parametrize(("step", "point"), telling([("copy", BEFORE_SWAP), ("repair", IN_REPAIR)], {0}))
 def test_a_step_that_lost_the_stream_in_its_transaction_keeps_it_at_rest_until_it_wakes(
     judge: Judge, step: str, point: Point
 ) -> None:

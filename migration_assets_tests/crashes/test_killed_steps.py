@@ -9,11 +9,15 @@ from migration_assets_tests.crashes.matrix import AFTERS
 from migration_assets_tests.crashes.moments import TELLING
 from migration_assets_tests.crashes.steps import STEPS
 from migration_assets_tests.crashes.trap import Point, points_of
+from migration_assets_tests.telling import telling
 
 _SEED = SystemRandom().randrange(10**6)
 
 
-@pytest.mark.parametrize(("step", "point"), TELLING, ids=[f"{step} {point}" for step, point in TELLING])
+# One of each kind: before anything follows, an open join, the legacy's writers held, a swap whose end is unknown.
+@pytest.mark.parametrize(
+    ("step", "point"), telling(TELLING, {0, 3, 5, 7}), ids=[f"{step} {point}" for step, point in TELLING]
+)
 def test_a_step_killed_at_a_telling_moment_ends_in_equality_when_it_runs_again(
     judge: Judge, step: str, point: Point
 ) -> None:
@@ -22,7 +26,7 @@ def test_a_step_killed_at_a_telling_moment_ends_in_equality_when_it_runs_again(
     assert verdict.rows > 500
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", telling(range(4), {0}))
 def test_a_step_killed_at_any_moment_ends_in_equality_when_it_runs_again(judge: Judge, number: int) -> None:
     random = Random(_SEED + number)
     step = random.choice(list(STEPS))

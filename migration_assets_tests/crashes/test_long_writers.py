@@ -17,7 +17,7 @@ from migration_assets.steps.weeks import repair_week, validate_week
 from migration_assets_tests.convergence.workload import writing
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.steps import QUARTER, WEEK
-from migration_assets_tests.freezes import freezes
+from migration_assets_tests.freezes import freezes, patience
 from migration_assets_tests.postgres.support import wait_for
 
 _HOLD: LiteralString = "UPDATE public.bookings SET guests = 7 WHERE id = (SELECT max(id) FROM public.bookings)"
@@ -114,7 +114,7 @@ def test_who_builds_an_index_meanwhile_is_waited_for(judge: Judge, step: str) ->
             "the patient one begins",
         )
         reader.rollback()
-        thread.join(30)
+        thread.join(patience(30))
         ended = patient.wait()
         assert not ended.failed, ended.said
         watch.execute("DROP INDEX public.bookings_late_idx")

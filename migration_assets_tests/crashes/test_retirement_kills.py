@@ -10,6 +10,7 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.crashes.retiring import Struck, struck
 from migration_assets_tests.crashes.retiring_child import LEAVING
 from migration_assets_tests.crashes.trap import Point, points_of
+from migration_assets_tests.telling import telling
 
 _SEED = SystemRandom().randrange(10**6)
 _DETACH = 'base[*:retire] ALTER TABLE "public"."bookings_leaf" DETACH PARTITION'
@@ -39,14 +40,17 @@ def place(servers: EmbeddedServers) -> Generator[Struck]:
         yield found
 
 
-@pytest.mark.parametrize(("step", "point"), TELLING, ids=[f"{step} {point}" for step, point in TELLING])
+# The filter narrowed by who knows whom; covered by nobody and still there; half detached; dropped; on its way back.
+@pytest.mark.parametrize(
+    ("step", "point"), telling(TELLING, {1, 4, 6, 9, 11}), ids=[f"{step} {point}" for step, point in TELLING]
+)
 def test_a_week_whose_way_is_cut_off_at_a_telling_moment_loses_nothing_and_goes_on(
     place: Struck, step: str, point: Point
 ) -> None:
     assert place.strike(step, point), f"{point} was not reached: the step has other statements now"
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", telling(range(4), {0}))
 def test_a_week_whose_way_is_cut_off_at_any_moment_loses_nothing_and_goes_on(place: Struck, number: int) -> None:
     random = Random(_SEED + number)
     step = random.choice(list(LEAVING))

@@ -12,6 +12,7 @@ from pathlib import Path
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.crashes.trap import Point, Trap, read_log
 from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.freezes import patience
 
 STEPS = ("cutover", "rehearsal", "rollback")
 
@@ -30,7 +31,7 @@ def run_child(ground: CutoverGround, kind: str, log: Path, point: Point | None =
         input=json.dumps(task),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     labels = [str(entry["label"]) for entry in read_log(log) if "label" in entry]

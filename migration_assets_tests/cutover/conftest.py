@@ -8,14 +8,16 @@ from migration_assets.domain.cutover_state import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.cutover import stages
 from migration_assets.postgres.cutover.work import Work
-from migration_assets_tests.conftest import Databases
-from migration_assets_tests.cutover.ground import Before, CutoverGround, ground_of
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.cutover.ground import Before, CutoverGround
 from migration_assets_tests.cutover.offered import Offered, offered
 
 
 @pytest.fixture
-def ground(databases: Databases) -> CutoverGround:
-    return ground_of(databases.legacy_url, databases.base_url)
+def ground(clones: Clones) -> Generator[CutoverGround]:
+    """As `ground_of` makes it."""
+    with clones.streamed(910) as databases:
+        yield CutoverGround(databases)
 
 
 @pytest.fixture

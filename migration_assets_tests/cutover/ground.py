@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import LiteralString
 
+import psycopg
+
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
 from migration_assets.postgres.cutover.facts import in_charge
@@ -12,6 +14,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.postgres.evidence_chain import verify_chain
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 
@@ -54,6 +57,13 @@ class CutoverGround(Ground):
         ended = [record.id for record in self.records() if record.outcome != "running"]
         assert [record.row[1] for record in chain if record.kind == ChainKind.CUTOVER and record.row] == ended
         return chain
+
+    def as_we(self, side: SideName, *statements: LiteralString) -> None:
+        """In one transaction that passes a hold, as our own steps do: what a test damages there."""
+        with psycopg.connect(self.databases.url(side)) as connection:
+            let_through(connection)
+            for statement in statements:
+                connection.execute(statement)
 
     def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
         """One booking whose key is given by the side's own sequence."""

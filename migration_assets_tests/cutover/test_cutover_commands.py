@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import lines_of
 
@@ -22,6 +24,7 @@ def _signals_are_heard(ordinary_signals: None) -> None:
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     run = ready.quarter.run
     assert "The legacy is in charge of public.bookings." in run("cutovers").output
+    assert "the legacy is in charge: its rows are the truth" in run("repair-legacy FY25-Q2").output
     nothing = run("rollback")
     assert nothing.exit_code == 0
     assert "Nothing to roll back." in nothing.output
@@ -42,6 +45,14 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert again.exit_code == 1
     assert "the base is in charge already" in again.output
     written = ready.ground.insert("base")
+    assert "13 of 13 weeks of the legacy are as the base has them" in run("repair-legacy FY25-Q2").output
+    past_the_hold(ready.ground, "UPDATE bookings SET guests = 77 WHERE id = (SELECT min(id) FROM bookings)")
+    shown = run("repair-legacy FY25-Q2")
+    assert "guests" in shown.output
+    assert "`migration-assets repair-legacy FY25-Q2 W01 --apply` mends it" in shown.output
+    mended = run("repair-legacy FY25-Q2 W01 --apply")
+    assert lines_of(mended, "repair-legacy --undo [0-9]+` takes all of it back"), mended.output
+    assert "Every row of the legacy is in a week" in run("repair-legacy --outside").output
 
     look = run("rollback")
     assert look.exit_code == 0, look.output
@@ -94,7 +105,7 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
         ready.until_it_stays()
         assert not ready.accepts("legacy")
         process.send_signal(blow)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=patience(30))
     assert process.returncode == 1, output
     assert f"somebody stopped it ({blow.name})" in output
     assert "State left: writes go on on the legacy; everything else was undone" in output
@@ -119,7 +130,7 @@ def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answer
         with suppress(OSError):  # how the end of a terminal reads on Linux
             while more := os.read(master, 4096):
                 seen += more
-        assert process.wait(30) == 1, seen
+        assert process.wait(patience(30)) == 1, seen
     os.close(master)
     assert b"writes go on on the legacy" in seen
     assert b"Traceback" not in seen
@@ -133,7 +144,7 @@ def test_who_presses_twice_does_not_break_the_undoing(ready: Offered, tmp_path: 
             process.send_signal(signal.SIGINT)
         assert ready.accepts("legacy"), "the writes come first"
         ready.go_on()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=patience(30))
     assert process.returncode == 0, output
     assert "Rehearsed" in output
     ready.require_as_before()
@@ -148,7 +159,7 @@ def test_once_the_base_is_open_ctrl_c_comes_too_late(ready: Offered, tmp_path: P
         process.send_signal(signal.SIGINT)
         assert ready.accepts("base")
         ready.go_on()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=patience(30))
     assert process.returncode == 0, output
     assert "The base is in charge" in output
     assert (ready.charge, ready.accepts("legacy")) == ("base", False)

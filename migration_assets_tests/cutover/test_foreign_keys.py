@@ -1,9 +1,24 @@
 """Foreign keys of the legacy: what comes back from the base passes them unseen, and is counted."""
 
+from datetime import UTC, datetime, timedelta
+
+from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.postgres.decommission.obstacles import find_obstacles
 from migration_assets.postgres.foreign_keys import count_orphans, orphans_of, read_foreign_keys
+from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.readiness.sides import Sides
+from migration_assets.postgres.readiness.structure import examine_structure
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.decommission.deed import plan_of
+
+
+def nowhere(ground: CutoverGround) -> set[str]:
+    """The keys that readiness names after a rollback."""
+    with ground.databases.session("legacy", "test") as legacy, ground.databases.session("base", "test") as base:
+        of = (require_table(legacy, ground.spec.table, "legacy"), require_table(base, ground.spec.table, "base"))
+        plan = ReadinessPlan(datetime.now(UTC), timedelta(hours=1))
+        found = examine_structure(Sides(legacy, base, ground.spec, ground.calendar, plan, *of))
+    return {one.subject for one in found if one.code == "rows_pointing_nowhere"}
 
 
 def test_rows_that_a_rollback_leaves_pointing_nowhere_are_counted_before_and_after(ground: CutoverGround) -> None:
@@ -37,5 +52,8 @@ def test_rows_that_a_rollback_leaves_pointing_nowhere_are_counted_before_and_aft
         label: 4, "its_size on public.bookings": 1, "empty_booking_fkey on public.empty": 0,
     }  # fmt: skip
     assert all(before is not None for before, _ in counts.values()), "the reverse stream may not have brought all yet"
+    assert nowhere(ground) == {label, "its_size on public.bookings"}
+    ground.run("legacy", 'DELETE FROM "Odd ""one"."pay;ments" WHERE "Of" <= 4')
+    assert nowhere(ground) == {"its_size on public.bookings"}, "what was mended is not told any more"
     # The legacy itself says that all is well.
     assert ground.one("legacy", "SELECT bool_and(convalidated) FROM pg_constraint WHERE contype = 'f'")

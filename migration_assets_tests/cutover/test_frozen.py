@@ -20,6 +20,7 @@ from migration_assets_tests.cutover.child import start_frozen
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import accepts, stage
 from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process stands is in /proc")
@@ -57,7 +58,7 @@ def _stands(process: subprocess.Popen[str]) -> bool:
 def wake(process: subprocess.Popen[str]) -> str:
     """It goes on until its end; what it said."""
     os.kill(process.pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=patience(60))
     return said
 
 

@@ -1,4 +1,4 @@
-"""kill -9 at every state, and at statements that are drawn; all of them: `cutover.every_kill`."""
+"""kill -9 at states and at statements that are drawn; more with --soak, all of them: `cutover.every_kill`."""
 
 from random import Random, SystemRandom
 
@@ -13,13 +13,14 @@ _SEED = SystemRandom().randrange(10**6)
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_process_killed_at_any_state_leaves_nothing_that_the_next_run_does_not_mend(
-    ground: CutoverGround, kind: str
+    ground: CutoverGround, kind: str, soak: bool
 ) -> None:
     random = Random(_SEED)
     print(f"seed {_SEED}")
     stage(ground, kind)
     labels = record_of(ground, kind)
-    points = points_at_states(kind, labels)[random.randrange(2) :: 2] + random.sample(all_points(labels), 5)
+    states, anywhere = points_at_states(kind, labels)[random.randrange(2) :: 2], all_points(labels)
+    points = [*states, *random.sample(anywhere, 5)] if soak else [*random.sample(states, 2), random.choice(anywhere)]
     fell = 0
     for point in points:
         stage(ground, kind)

@@ -8,11 +8,12 @@ from migration_assets.postgres.cutover import reverse
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal
+from migration_assets_tests.telling import telling
 
 _SEED = SystemRandom().randrange(10**6)
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", telling(range(5), {0, 1}))
 def test_nothing_acknowledged_is_lost_or_doubled_in_either_direction(ground: CutoverGround, number: int) -> None:
     print(f"seed {_SEED + number}")
     print(ordeal(ground, _SEED + number))

@@ -22,6 +22,8 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
+from migration_assets_tests.freezes import patience
+
 WRITERS = 4
 _DAYS = 91
 _INSERT = (
@@ -165,7 +167,7 @@ def traffic(task: Task) -> Generator[Journal]:
             yield journal
         finally:
             process.stdin.close()
-            assert process.wait(60) == 0
+            assert process.wait(patience(60)) == 0
             for path in sorted(Path(task.folder).glob("journal-*.jsonl")):
                 for line in path.read_text().splitlines():
                     entry = json.loads(line)

@@ -1,13 +1,16 @@
 """A table whose base is in charge."""
 
+from collections.abc import Generator
+
 import pytest
 
-from migration_assets_tests.conftest import Databases
-from migration_assets_tests.cutover.ground import CutoverGround, ground_of
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.cutover.ground import CutoverGround
 
 
 @pytest.fixture
-def ground(databases: Databases) -> CutoverGround:
-    made = ground_of(databases.legacy_url, databases.base_url)
-    made.cut()
-    return made
+def ground(clones: Clones) -> Generator[CutoverGround]:
+    with clones.streamed(910) as databases:
+        made = CutoverGround(databases)
+        made.cut()
+        yield made

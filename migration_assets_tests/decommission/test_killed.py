@@ -5,6 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from random import SystemRandom
 
 import pytest
 
@@ -15,8 +16,10 @@ from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down
 from migration_assets_tests.decommission.deed import close_legacy, plan_of, record_of
 from migration_assets_tests.decommission.test_deed import as_fingerprint, assert_severed, total
+from migration_assets_tests.freezes import patience
 
 _STATES = ("begun", "fingerprinted", "closed", "severed")
+_SOME = 3
 
 
 def _child(ground: CutoverGround, scope: Scope, log: Path, point: Point | None) -> None:
@@ -27,7 +30,7 @@ def _child(ground: CutoverGround, scope: Scope, log: Path, point: Point | None) 
 def _in_a_child(ground: CutoverGround, scope: Scope, log: Path, point: Point | None) -> int | None:
     child = multiprocessing.get_context("fork").Process(target=_child, args=(ground, scope, log, point))
     child.start()
-    child.join(60)
+    child.join(patience(60))
     assert not child.is_alive(), point
     return child.exitcode
 
@@ -59,12 +62,15 @@ def _points(labels: Sequence[str]) -> list[Point]:
 
 
 @pytest.mark.parametrize("scope", ["table", "database"])
-def test_killed_anywhere_the_next_run_finishes_it(ground: CutoverGround, scope: Scope, tmp_path: Path) -> None:
+def test_killed_anywhere_the_next_run_finishes_it(
+    ground: CutoverGround, scope: Scope, tmp_path: Path, soak: bool
+) -> None:
     ground.run("legacy", "GRANT SELECT ON bookings TO PUBLIC")
     first = ground.databases
     assert _in_a_child(ground, scope, tmp_path / "undisturbed", None) == 0
     assert_severed(ground)
-    points = _points(_labels(tmp_path / "undisturbed"))
+    every = _points(_labels(tmp_path / "undisturbed"))
+    points = every if soak else sorted(SystemRandom().sample(every, _SOME))
     seen: set[str] = set()
     killed = 0
     for number, point in enumerate(points):
@@ -84,7 +90,8 @@ def test_killed_anywhere_the_next_run_finishes_it(ground: CutoverGround, scope: 
         reading = "SELECT has_table_privilege('public', 'bookings', 'SELECT')"
         assert ground.one("legacy", reading) is False, (point, state)
         assert "GRANT SELECT ON TABLE public.bookings TO PUBLIC;" in done.former["reopen"], (point, state)
-    assert seen >= set(_STATES), seen
+    if soak:
+        assert seen >= set(_STATES), seen
     assert killed >= len(points) - 2, f"{killed} of {len(points)} blows struck"
     assert ground.databases == first
 

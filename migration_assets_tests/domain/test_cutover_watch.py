@@ -38,10 +38,10 @@ ALIVE, DEAD = UnderWay(4, "cutover", "held", 4711), UnderWay(4, "cutover", "held
 ROLLBACK = UnderWay(5, "rollback", "drained", 4712)
 # Everything that the change stream's rules alarm about, all at once: what is left of it while the base is in charge.
 GONE: dict[str, Any] = {
-    "server_changes": (),
     "status": "held", "status_seconds": 9e5, "reason": "by cutover 3", "subscription_exists": False,
     "slot_exists": False, "apply_errors": 900, "conflicts": {"update_missing": 9}, "lag_seconds": 9e5,
     "retained_wal_bytes": 10**12, "safe_wal_bytes": 0, "drifts": tuple(Drift(code, "gone") for code in sorted(DRIFTS)),
+    "server_changes": (),
 }  # fmt: skip
 
 
@@ -99,6 +99,7 @@ RED: list[tuple[ProblemCode, Severity, StreamSample, Sequence[StreamSample]]] = 
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(LEGACY, under_way=DEAD)), ()),
     (C.CUTOVER_UNFINISHED, WARNING, sample(replace(BASE, under_way=replace(DEAD, state="switched"))), ()),
     (C.LEGACY_WRITABLE, CRITICAL, sample(replace(BASE, legacy_accepts=True)), ()),
+    (C.BASE_LEAF_LOST, CRITICAL, sample(replace(BASE, lost_leaves="FY25-Q2|W05 has no leaf")), ()),
     (C.BASE_UNGUARDED, WARNING, sample(replace(BASE, unguarded="public.t")), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_exists=False, subscription_enabled=False), ()),
     (C.REVERSE_DOWN, CRITICAL, reverse(subscription_enabled=False), ()),

@@ -15,6 +15,16 @@ TICK = timedelta(microseconds=1)
 DAY = timedelta(days=1)
 
 
+def test_what_was_done_to_a_table_counts_unless_something_worse_is_known() -> None:
+    altered = "the leaf was rewritten"
+    validation = LastValidation(NOON, True, NOON - HOUR, 5, altered)
+    assert validation.freshness(now=NOON + 9 * DAY, max_age=DAY) is Freshness.ALTERED
+    assert validation.describe(now=NOON, max_age=DAY).endswith("; stale: the leaf was rewritten since then")
+    assert LastValidation(NOON, False, None, 5, altered).freshness(now=NOON, max_age=DAY) is Freshness.FAILED
+    assert LastValidation(NOON, True, NOON + HOUR, 5, altered).freshness(now=NOON, max_age=DAY) is Freshness.CHANGED
+    assert LastValidation(None, None, None, None, altered).freshness(now=NOON, max_age=DAY) is Freshness.NEVER
+
+
 def _freshness(
     at: datetime | None, equal: bool | None, changed_at: datetime | None, now: datetime = NOON + HOUR
 ) -> Freshness:

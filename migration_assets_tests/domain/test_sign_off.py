@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
@@ -51,6 +52,9 @@ def _week(week: FiscalWeek) -> WeekFacts:
         marker=40 + week.number,
         lsn=f"0/{week.number:X}",
         validation=LastValidation(NOW - 3 * HOUR, equal=True, changed_at=NOW - 9 * HOUR, stream_changes=7),
+        definitions=Definitions(
+            TableState(1, 2, 3, "d"), TableState(4, None, None, "d"), TableState(100 + week.number, 6, None, "d")
+        ),
     )
 
 
@@ -84,6 +88,13 @@ def test_when_all_is_well_nothing_is_missing() -> None:
     assert verify(evidence, sha256)
 
 
+def test_a_reconciliation_of_tables_that_were_altered_since_is_stale() -> None:
+    altered = replace(RECONCILED, altered="W05: the base's table was altered")
+    found = _one(replace(GOOD, reconciliation=altered))
+    assert "is stale: W05: the base's table was altered since 2024-07-01 10:00 UTC" in str(found)
+    assert "reconciled_quarter" in str(found)
+
+
 @pytest.mark.parametrize("state", [S.SIGNED_OFF, S.ARCHIVED])
 def test_weeks_that_are_signed_or_archived_already_may_be_signed_again(state: S) -> None:
     assert missing(replace(GOOD, weeks=tuple(replace(w, state=state) for w in GOOD.weeks)), APPROVAL) == []
@@ -100,6 +111,7 @@ def test_weeks_that_are_signed_or_archived_already_may_be_signed_again(state: S)
         ({"validation": {"at": None}}, "never validated", "validated_slice"),
         ({"validation": {"equal": False}}, "validation FAILED", "repair_slices"),
         ({"validation": {"equal": None}}, "validation FAILED", "repair_slices"),
+        ({"validation": {"altered": "the leaf was rewritten"}}, "stale: the leaf was rewritten", "validated_slice"),
         ({"validation": {"at": NOW - 25 * HOUR, "changed_at": NOW - 26 * HOUR}}, "older than 24 h", "validated_slice"),
         ({"lsn": None}, "no fingerprints or position", "validated_slice"),
         ({"legacy": None}, "no fingerprints or position", "validated_slice"),
@@ -277,6 +289,11 @@ def test_the_evidence_says_what_was_proven_by_what_and_who_approved_it() -> None
         "legacy": {"rows": 105, "sum_a": str(-(2**70) + 5), "sum_b": str(2**71)},
         "base": {"rows": 105, "sum_a": str(-(2**70) + 5), "sum_b": str(2**71)},
         "stream_changes_since": 7,
+        "definitions": {
+            "legacy": {"oid": 1, "filenode": 2, "toast": 3, "digest": "d"},
+            "root": {"oid": 4, "filenode": None, "toast": None, "digest": "d"},
+            "leaf": {"oid": 105, "filenode": 6, "toast": None, "digest": "d"},
+        },
     }
     assert evidence["reconciliation"]["marker"] == 60
     assert evidence["stream"]["exact_since_lsn"] == "0/1"
@@ -296,7 +313,7 @@ def test_the_same_facts_in_any_order_have_one_evidence_and_one_hash() -> None:
     turned = replace(GOOD, weeks=GOOD.weeks[::-1], cuts=GOOD.cuts[::-1])
     assert sign(turned, APPROVAL) == sign(GOOD, APPROVAL)
     # Pinned: a change of the format would make every older sign-off void.
-    assert sign(GOOD, APPROVAL)[1] == "abc65c1498921775d6c472d4686dd35dbca50fa3627bcb7f33dbf23ef6017db4"
+    assert sign(GOOD, APPROVAL)[1] == "dd489c613ce0b47cc3ead493c463e8e3fd855322de4fa60ca423618584e887e1"
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

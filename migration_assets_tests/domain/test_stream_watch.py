@@ -41,6 +41,7 @@ GOOD = StreamSample(
     runway_ends="FY25-Q4|W01 has no leaf",
     outside=(),
     server_changes=(),
+    foreign_slots={},
     cutover=CutoverSample(accepts=True, legacy_accepts=True),
 )
 
@@ -99,6 +100,18 @@ RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] 
     *(
         (C.STREAM_STANDING, WARNING, {"status": status, "status_seconds": 301.0}, ())
         for status in ("activating", "joining", "paused", "held")
+    ),
+    (
+        C.FOREIGN_SLOT_STANDS,
+        WARNING,
+        {"foreign_slots": {"third": "0/1"}},
+        (before(200, foreign_slots={"third": "0/1"}), before(100, foreign_slots={"third": "0/1"})),
+    ),
+    (
+        C.FOREIGN_SLOT_STANDS,
+        WARNING,
+        {"foreign_slots": {"third": "0/1", "well": "0/9"}},
+        (before(130, foreign_slots={"third": "0/1", "well": "0/8"}), before(60, foreign_slots=None)),
     ),
     (C.RUNWAY, WARNING, {"runway_days": 13.0}, ()),
     (C.RUNWAY, WARNING, {"runway_days": 3.5, "status": "held", "status_seconds": 1.0}, ()),

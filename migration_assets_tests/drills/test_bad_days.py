@@ -17,6 +17,7 @@ from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.observation import observe
 from migration_assets.steps.weeks import validate_week
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, wait_for, week
 
@@ -151,5 +152,5 @@ def test_a_base_without_free_connections_delays_a_step_and_loses_nothing(ground:
         with pytest.raises(TimeoutError):
             future.result(timeout=1.5)  # it tries again by itself
         hogs.close()
-        assert future.result(timeout=60).week == week(5)
+        assert future.result(timeout=patience(60)).week == week(5)
     ground.assert_same()

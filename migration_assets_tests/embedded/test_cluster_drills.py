@@ -16,6 +16,7 @@ from migration_assets.embedded.processes import is_alive, pid_file_lines, server
 from migration_assets.embedded.reach import shared_home
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.embedded.support import FAST, eventually, execute, one, status_of
+from migration_assets_tests.freezes import patience
 
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 _START_SCRIPT = """
@@ -182,7 +183,7 @@ def test_the_lock_goes_with_a_killed_holder(own: tuple[EmbeddedServers, Path]) -
             with pytest.raises(subprocess.TimeoutExpired):
                 starter.wait(timeout=1.5)
             holder.kill()
-            assert starter.wait(timeout=20) == 0
+            assert starter.wait(timeout=patience(20)) == 0
     assert all(status.running for status in pair.status())
 
 
@@ -204,7 +205,7 @@ def test_a_start_that_is_killed_during_initdb_is_made_good_by_the_next_one(fresh
 def test_two_starters_at_once_end_up_with_the_same_servers(fresh: tuple[EmbeddedServers, Path]) -> None:
     pair, var = fresh
     with _python(_START_SCRIPT, var) as first, _python(_START_SCRIPT, var) as second:
-        assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
+        assert (first.wait(timeout=patience(60)), second.wait(timeout=patience(60))) == (0, 0)
     assert all(status.running for status in pair.status())
     leaders = [p for status in pair.status() for p in server_processes(status.data_folder) if p.ppid() == 1]
     assert len(leaders) <= 2

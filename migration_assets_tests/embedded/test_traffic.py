@@ -24,6 +24,7 @@ from migration_assets.embedded.traffic import (
 )
 from migration_assets.embedded.traffic_changes import Changes, Work, is_usable
 from migration_assets_tests.conftest import Databases
+from migration_assets_tests.freezes import patience
 
 ROWS, FLAT_OUT = 3_000, TrafficPlan(rate=0, seed=11)
 # The audit judges by the rows alone, with a calendar of its own.
@@ -167,7 +168,7 @@ def test_a_terminated_backend_is_replaced_and_counted(databases: Databases) -> N
             killed += connection.execute(b"SELECT pg_terminate_backend(pid) " + SESSIONS).rowcount
     time.sleep(0.5)
     done.set()
-    thread.join(timeout=15)
+    thread.join(timeout=patience(15))
     [stats] = results  # empty when the thread died
     assert stats.lost_connections == 3
     assert stats.transactions > 50

@@ -2,6 +2,7 @@
 
 import psutil
 import psycopg
+import pytest
 from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
@@ -18,6 +19,8 @@ LEAF = sql.Identifier("public", "amenity_bookings_fy25_q2_w08")
 CHECKS = ("row_count_matches", "checksum_matches")
 
 
+# What it leaves in the databases, and the next copy, are tested without a page, too (test_copy_interrupted).
+@pytest.mark.soak
 def test_a_run_that_is_killed_leaves_nothing_and_the_next_one_completes(web: Web, pair: EmbeddedServers) -> None:
     assert web.materialize("preflight", checks=("nothing_blocks", "nothing_warns")) == "SUCCESS"
     assert web.materialize("quarter_partitions", WEEK.quarter.key) == "SUCCESS"

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.cutover.offered import ASSET, Offered, offered
@@ -59,6 +61,8 @@ def _ended(web: Web, run: str) -> str:
     return web.status(run)
 
 
+# How a step ends that is interrupted in mid-hold is tested without a page, too (test_aborts, test_cutover_commands).
+@pytest.mark.soak
 def test_terminate_in_mid_hold_then_again_and_back_from_the_page(servers: EmbeddedServers, tmp_path: Path) -> None:
     with offered(servers) as ready, _page(ready, servers, tmp_path) as web:
         with ready.staying(CutoverState.COMPARED):

@@ -17,6 +17,7 @@ import psutil
 
 from migration_assets.embedded.ports import free_port
 from migration_assets.runtime import project_folder
+from migration_assets_tests.freezes import patience
 
 REPOSITORY = {"repositoryLocationName": "migration_assets", "repositoryName": "__repository__"}
 _NOT_OURS = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".hypothesis", "var"}
@@ -120,10 +121,12 @@ class Web:
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
         """Ask until it is true; when the time is up, say what the server printed."""
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         while not condition():
             assert self.process.is_running(), f"the server is gone:\n{self.log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"{what}: not after {seconds} s\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() - began < patience(seconds), (
+                f"{what}: not after {seconds} s\n{self.log.read_text()[-3000:]}"
+            )
             time.sleep(0.2)
 
     def answers(self) -> bool:
@@ -163,7 +166,7 @@ def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
         family = web.processes()
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(20)
+            child.wait(patience(20))
         # By their ids: what was ours before, and only if it is still the same process.
         _, left = psutil.wait_procs(family, timeout=5)
         for process in left:

@@ -1,6 +1,7 @@
 """A quarter that is signed off, with archives that are nothing but fingerprints; and where its rows are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,6 +94,14 @@ class Departure:
         for number in archived:
             made.archive(number)
         return made
+
+    @classmethod
+    @contextmanager
+    def copied(cls, clones: Clones, *archived: int) -> "Generator[Departure]":
+        """As `prepared` makes it of 910 rows."""
+        name = "_".join(map(str, ("departure", *archived)))
+        with clones.grown(name, lambda ground: cls.prepared(ground.fill(), *archived)) as databases:
+            yield cls(Ground(databases))
 
     def impatient(self, seconds: float) -> "Departure":
         """The same, with less patience for what is in the way."""

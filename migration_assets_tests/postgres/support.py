@@ -27,6 +27,7 @@ from migration_assets.postgres.sessions import Connected, Databases, Side, Timeo
 from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
 from migration_assets.postgres.validation import Validated, validate_slice
 from migration_assets.postgres.verification import Verified, verify_slice
+from migration_assets_tests.freezes import patience
 
 QUARTER = FiscalQuarter(2025, 2)
 CALENDAR = FiscalCalendar()
@@ -261,9 +262,9 @@ class Ground:
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        assert time.monotonic() - began < patience(seconds), f"waited {seconds:g} s in vain: {what}"
         time.sleep(0.02)
 
 
@@ -284,7 +285,7 @@ def at_once(calls: Iterable[Callable[[], object]], seconds: float = 60.0) -> lis
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds)
+        thread.join(patience(seconds))
     return results
 
 

@@ -9,19 +9,24 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import CutError, StreamError
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
-from migration_assets_tests.postgres.support import Ground, at_once, wait_for
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
+from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
 
+WEEKS = FiscalCalendar.weeks_of(QUARTER)
 _SUM = (
     "SELECT count(*), sum(guests), sum(price), count(*) FILTER (WHERE booked_at < '2024-05-01Z') FROM public.bookings"
 )
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @contextmanager
@@ -64,7 +69,7 @@ def test_both_sides_are_seen_at_the_same_moment_while_writers_never_rest(streame
     with writing(streamed) as done:
         seen: list[object] = []
         for _ in range(4):
-            with paired_snapshots(streamed.plan, "test") as pair:
+            with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
                 of_legacy, of_base = (side.execute(_SUM).fetchone() for side in (pair.legacy, pair.base))
             assert of_legacy == of_base
             seen.append(of_legacy)
@@ -80,7 +85,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
     seen: list[object] = []
 
     def look() -> None:
-        with paired_snapshots(streamed.plan, "test") as pair:
+        with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
             seen.extend(side.execute(_SUM).fetchone() for side in (pair.legacy, pair.base))
 
     with psycopg.connect(streamed.databases.base_url) as reader:
@@ -91,7 +96,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
         wait_for(lambda: streamed.one("legacy", "SELECT count(*) FROM migration.markers") == 1, "the marker is set")
         streamed.run("legacy", "UPDATE bookings SET guests = guests + 100")
         reader.rollback()
-    thread.join(30)
+    thread.join(patience(30))
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
@@ -113,12 +118,12 @@ def test_a_validation_waits_while_the_stream_rests_and_then_goes_through(streame
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71004 AND NOT granted"
         wait_for(lambda: streamed.one("base", waiting) == 1, "the validation waits for the stream")
         assert not results
-    thread.join(30)
+    thread.join(patience(30))
     assert len(results) == 1
 
 
 def test_a_pause_waits_for_those_who_are_taking_a_cut_and_not_for_those_who_read_in_one(streamed: Ground) -> None:
-    with paired_snapshots(streamed.plan, "reads for hours"), paused_stream(streamed.plan, "test"):
+    with paired_snapshots(streamed.plan, "reads for hours", WEEKS), paused_stream(streamed.plan, "test"):
         assert streamed.stream_record().status == "paused"
         assert streamed.stream_record().reason == "test"
     assert streamed.stream_record().status == "live"

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.slice_state import SliceState
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
 _PROCESS = """
@@ -85,7 +86,7 @@ def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_comple
             assert copied.record(1).working
             assert copied.record(1).last_outcome == "running"
             process.send_signal(number)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=patience(20))
             assert process.returncode != 0
             wait_for(lambda: phases(watch) + phases(watch_legacy) == [], "the servers' sessions end")
             record = copied.record(1)

@@ -8,9 +8,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
-from migration_assets.domain.errors import SettingsError, StreamError
+from migration_assets.domain.errors import SettingsError, StreamError, TableSpecError
 from migration_assets.domain.findings import Area, Severity
 from migration_assets.postgres.change_stream.slots import exported_slot
+from migration_assets.postgres.definitions import require_all_rows
 from migration_assets.postgres.sessions import Side, Timeouts, connect
 from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 from migration_assets.steps.archiving import archive_week
@@ -96,6 +97,11 @@ def test_fewer_rows_by_a_policy_are_an_error(ground: Ground) -> None:
         legacy.execute("SET ROLE weak_reader")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
             legacy.execute("SELECT count(*) FROM public.bookings")
+        with pytest.raises(TableSpecError, match="role weak_reader does not pass it") as caught:
+            require_all_rows(legacy, ground.spec.table, "legacy")
+        assert "ALTER ROLE weak_reader BYPASSRLS" in caught.value.next_step
+        legacy.execute("RESET ROLE")
+        require_all_rows(legacy, ground.spec.table, "legacy")
 
 
 def test_a_role_that_fires_no_triggers_is_told_how_to_mend_it(ground: Ground) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.postgres.copy_plan import CopyLimits
-from migration_assets_tests.freezes import freezes
+from migration_assets_tests.freezes import freezes, patience
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, phases, wait_for
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_a_long_reader_delays_the_swap_and_the_swap_delays_nobody_for_long(copie
             assert row == (70,)
         assert results == []
         reader.rollback()
-        copier.join(30)
+        copier.join(patience(30))
     print(f"{len(waits)} readers waited {max(waits) * 1000:.0f} ms at the most")
     assert len(results) == 1
     assert max(waits) > 0.05  # the swap was really in their way
@@ -72,7 +72,7 @@ def test_a_whole_copy_is_tried_again_when_the_reader_outlasts_the_first_one(copi
         copier.start()
         wait_for(lambda: ("copy", "failed") in copied.attempts(1), "a try fails")
         reader.rollback()
-        copier.join(30)
+        copier.join(patience(30))
     assert copied.attempts(1)[-1] == ("copy", "succeeded")
     copied.verify(1)
 

@@ -12,12 +12,15 @@ from psycopg import errors
 from migration_assets.domain.errors import SliceMismatchError, StreamError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import hold_stream
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, at_once
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @contextmanager
@@ -150,7 +153,7 @@ def test_a_person_who_holds_the_stream_during_the_copy_stops_it_before_the_swap(
             assert thread.is_alive()
         hold_stream(streamed.plan, "tea")
         reader.rollback()
-    thread.join(30)
+    thread.join(patience(30))
     assert len(results) == 1
     assert "a person holds the stream (tea)" in str(results[0])
     assert streamed.base_state() == before

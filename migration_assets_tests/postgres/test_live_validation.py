@@ -1,6 +1,7 @@
 """A validation says exactly what is so, and the slice's state follows from it."""
 
 import threading
+from collections.abc import Generator
 from typing import LiteralString
 
 import psycopg
@@ -16,12 +17,14 @@ from migration_assets.domain.errors import (
 )
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, week
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 def _sign(ground: Ground) -> None:

@@ -1,15 +1,19 @@
 """A quarter is compared whole, at one cut, and no key is there twice."""
 
+from collections.abc import Generator
+
 import pytest
 
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.slice_state import SliceState
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 def test_an_equal_quarter_is_reconciled_at_one_cut_and_all_its_weeks_are_validated(streamed: Ground) -> None:

@@ -1,6 +1,6 @@
 """Weeks leave the change stream at a cut: exactly, with the intent first, and always able to come back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import psycopg
@@ -13,15 +13,17 @@ from migration_assets.postgres import leaving, retirement
 from migration_assets.postgres.change_stream import releasing
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.postgres.retirement_records import Step
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import Departure
-from migration_assets_tests.postgres.support import QUARTER, Ground, week
+from migration_assets_tests.postgres.support import QUARTER, week
 
 OTHER = FiscalQuarter(2025, 1)
 
 
 @pytest.fixture
-def departure(ground: Ground) -> Departure:
-    return Departure.prepared(ground.fill(), 5, 6)
+def departure(clones: Clones) -> Generator[Departure]:
+    with Departure.copied(clones, 5, 6) as departure:
+        yield departure
 
 
 def _before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, deed: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """A repair mends exactly what differs and can be taken back, whatever the rows are made of."""
 
 import threading
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -12,6 +13,8 @@ from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
 _DAMAGE: tuple[LiteralString, ...] = (
@@ -22,8 +25,9 @@ _DAMAGE: tuple[LiteralString, ...] = (
 
 
 @pytest.fixture
-def streamed(ground: Ground) -> Ground:
-    return ground.fill(364).streamed()
+def streamed(clones: Clones) -> Generator[Ground]:
+    with clones.streamed(364) as databases:
+        yield Ground(databases)
 
 
 @pytest.fixture
@@ -261,7 +265,7 @@ def test_a_repair_whose_pause_was_lost_does_not_write_over_what_came_since(
     monkeypatch.setattr("migration_assets.postgres.repair.true_up", lose_the_pause)
     with pytest.raises(psycopg.OperationalError):
         damaged.repair()
-    others[0].join(30)
+    others[0].join(patience(30))
     assert damaged.stream_record().status == "live"
     damaged.assert_same()
 

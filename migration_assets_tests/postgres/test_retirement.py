@@ -1,5 +1,6 @@
 """A week leaves the base: everything that stands in the way, the way itself, and the drop at its end."""
 
+from collections.abc import Generator
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,16 +15,18 @@ from migration_assets.postgres.change_stream.holding import hold_stream
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.postgres.retirement_records import Step
 from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import GRACE, NOW, Departure, leaf, trust
-from migration_assets_tests.postgres.support import Ground, week
+from migration_assets_tests.postgres.support import week
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 @pytest.fixture
-def departure(ground: Ground) -> Departure:
-    return Departure.prepared(ground.fill(), 5, 6)
+def departure(clones: Clones) -> Generator[Departure]:
+    with Departure.copied(clones, 5, 6) as departure:
+        yield departure
 
 
 def _nothing(*_: object, **__: object) -> list[str]:

@@ -11,8 +11,10 @@ import pytest
 from migration_assets.domain.errors import RetirementError, SliceBusyError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.retirement_records import Step
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.retiring import Departure, leaf
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.postgres.support import wait_for
 
 _WAITS = """
 SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
@@ -22,8 +24,9 @@ _PENDING = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhrelid
 
 
 @pytest.fixture
-def departure(ground: Ground) -> Departure:
-    return Departure.prepared(ground.fill(), 5, 6, 7)
+def departure(clones: Clones) -> Generator[Departure]:
+    with Departure.copied(clones, 5, 6, 7) as departure:
+        yield departure
 
 
 @contextmanager
@@ -68,7 +71,7 @@ def test_patience_outlasts_a_reader_that_ends(departure: Departure) -> None:
             done = pool.submit(departure.impatient(60).retire)
             wait_for(lambda: _pending(departure), "the detach begins")
             assert not done.done()
-        assert done.result(60).step is Step.QUARANTINED
+        assert done.result(patience(60)).step is Step.QUARANTINED
 
 
 def test_weeks_of_one_quarter_leave_at_the_same_time_without_disturbing_each_other(departure: Departure) -> None:
@@ -80,7 +83,7 @@ def test_weeks_of_one_quarter_leave_at_the_same_time_without_disturbing_each_oth
             second = pool.submit(patient.retire, 6)
             wait_for(lambda: departure.state(6) is SliceState.RETIRED, "the second is on its way")
             assert not _pending(departure, 6)
-        assert [first.result(60).step, second.result(60).step] == [Step.QUARANTINED] * 2
+        assert [first.result(patience(60)).step, second.result(patience(60)).step] == [Step.QUARANTINED] * 2
     assert len(departure.in_quarantine(5)) == len(departure.in_quarantine(6)) == 70
 
 
@@ -100,7 +103,7 @@ def test_while_a_week_waits_for_its_detach_nobody_else_works_on_it(departure: De
             wait_for(lambda: _pending(departure), "the detach waits")
             with pytest.raises(SliceBusyError, match="W05:retire"):
                 departure.give_back()
-        assert done.result(60).step is Step.QUARANTINED
+        assert done.result(patience(60)).step is Step.QUARANTINED
     assert departure.give_back().equal
 
 
@@ -138,4 +141,4 @@ def test_the_first_two_weeks_that_leave_do_not_both_make_the_quarantine(departur
         done = pool.submit(departure.retire)
         wait_for(lambda: departure.ground.one("base", _WAITS), "it waits for the other week")
         other.commit()
-        assert done.result(60).step is Step.QUARANTINED
+        assert done.result(patience(60)).step is Step.QUARANTINED

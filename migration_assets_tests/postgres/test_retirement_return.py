@@ -1,5 +1,6 @@
 """A week comes back from its way out: at any step, with every row, without a scan, and under CDC again when asked."""
 
+from collections.abc import Generator
 from typing import Any
 
 import psycopg
@@ -9,8 +10,9 @@ from migration_assets.domain.errors import PartitionError, RestoreError, Retirem
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres import leaving
 from migration_assets.postgres.retirement_records import Step
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import GRACE, NOW, Departure, leaf
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.postgres.support import wait_for
 
 _MADE_OF = """
 SELECT pg_get_expr(c.relpartbound, c.oid), i.inhparent::regclass::text,
@@ -25,8 +27,9 @@ FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.oid = to_regcla
 
 
 @pytest.fixture
-def departure(ground: Ground) -> Departure:
-    return Departure.prepared(ground.fill(), 5, 6)
+def departure(clones: Clones) -> Generator[Departure]:
+    with Departure.copied(clones, 5, 6) as departure:
+        yield departure
 
 
 def _made_of(departure: Departure) -> list[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 
@@ -60,7 +61,7 @@ def test_a_copy_survives_a_server_that_crashes_and_comes_back(
     thread, results = _copy_in_background(copied, CopyLimits().attempts)
     own_servers.kill(server)
     own_servers.start()
-    thread.join(60)
+    thread.join(patience(60))
     assert [type(result) for result in results] == [CopyEvidence], results
     copied.verify(1)
     assert copied.contents("base") == copied.contents("legacy", 1)
@@ -77,7 +78,7 @@ def test_a_server_that_stays_away_is_an_error_and_the_next_run_completes(
     state = copied.base_state()
     thread, results = _copy_in_background(copied, attempts=2)
     own_servers.kill(server)
-    thread.join(60)
+    thread.join(patience(60))
     assert [isinstance(result, psycopg.OperationalError) for result in results] == [True], results
     assert "migrator@" not in str(results[0])
     own_servers.start()

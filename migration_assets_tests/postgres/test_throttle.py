@@ -14,6 +14,7 @@ from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_samples import store_sample
 from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
+from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.small_stream import SmallStream, small_stream
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
 
@@ -101,7 +102,7 @@ def test_a_copy_waits_says_why_and_goes_on(ground: Ground, busy: ExitStack, capl
         thread.start()
         wait_for(lambda: told, "it says that it waits")
         busy.close()
-        thread.join(20)
+        thread.join(patience(20))
     assert waited[0] > 0
     assert told[0] == (
         "copy held back: 3 active sessions on the legacy are over 1 (0 s so far; waits for as long as it takes)"
@@ -123,10 +124,11 @@ def test_patience_ends_with_the_reason(ground: Ground, busy: ExitStack) -> None:
 def test_between_two_looks_it_costs_nothing(ground: Ground) -> None:
     with throttle(ground.databases, SPEC.relation, ThrottleLimits(legacy_active_sessions=1000)) as made:
         assert made.reasons() == []
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(1000):
             made.wait()
-        assert time.perf_counter() - started < 0.5
+        # Its own time: what others take of the machine is not its cost.
+        assert time.thread_time() - started < 0.5
 
 
 def test_a_throttle_that_cannot_look_holds_nothing_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

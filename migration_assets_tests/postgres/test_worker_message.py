@@ -1,6 +1,7 @@
 """What is shown of a server's log: the worker's own newest error, whatever the log's form, and never a value."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -31,8 +32,7 @@ def as_csv(*errors: tuple[str, str]) -> str:
 
 
 @pytest.mark.parametrize(("form", "written"), [("stderr", plain), ("jsonlog", as_json), ("csvlog", as_csv)])
-def test_the_newest_error_of_this_worker_is_shown_without_its_values(form: str, written: object) -> None:
-    assert callable(written)
+def test_the_newest_error_of_this_worker_is_shown_without_its_values(form: str, written: Callable[..., str]) -> None:
     ours, others = CONTEXT.format("x"), CONTEXT.format("x").replace("16385", "16386")
     enum = 'invalid input value for enum public.mood: "secret"'
     found = newest_message(

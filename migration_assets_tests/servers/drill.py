@@ -20,6 +20,7 @@ from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.streaming import recover_stream, resume_stream, start_stream
+from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 from migration_assets_tests.servers.standbys import Spare
 
@@ -33,6 +34,18 @@ def streamed(spare: Spare, rows: int = 182) -> Ground:
     spare.recreate(name)
     ground = Ground(Databases(spare.url("legacy", name), spare.url("base", name))).fill(rows).streamed()
     assert ground.reconcile().equal
+    return ground
+
+
+def in_charge(spare: Spare, rows: int = 182) -> CutoverGround:
+    """A small table whose base is in charge, and whose legacy follows."""
+    name = f"drill_{secrets.token_hex(4)}"
+    spare.recreate(name)
+    ground = CutoverGround(Databases(spare.url("legacy", name), spare.url("base", name)))
+    ground.fill(rows)
+    ground.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), %s)", rows)
+    ground.streamed()
+    assert ground.cut().outcome == "succeeded"
     return ground
 
 

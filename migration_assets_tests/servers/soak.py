@@ -14,11 +14,21 @@ import pytest
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.postgres.cutover.machine import roll_back
 from migration_assets.postgres.preflight.standbys import examine_standbys
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.streaming import recover_stream
 from migration_assets_tests.postgres.support import QUARTER, wait_for
-from migration_assets_tests.servers.drill import book, look, lost_rows_are_kept, mended, migration, streamed
+from migration_assets_tests.servers.drill import (
+    book,
+    in_charge,
+    look,
+    lost_rows_are_kept,
+    mended,
+    migration,
+    streamed,
+)
 from migration_assets_tests.servers.standbys import Spare, spare_servers, touch
 
 
@@ -114,10 +124,31 @@ def five_switchovers_of_the_base_in_a_row(spare: Spare) -> None:
     assert sign_off_quarter(migration(ground), QUARTER, "Ada").approved_by == "Ada"
 
 
+def files_of_a_following_legacy_put_back_are_told_by_the_reverse_markers(spare: Spare) -> None:
+    """What the reverse slot takes for applied is skipped; a rollback would have lost it, were it not compared."""
+    ground = in_charge(spare)
+    kept = spare.keep_files("legacy")
+    wait_for(lambda: not look(ground)[1], "the reverse stream goes on")
+    for _ in range(10):
+        ground.insert("base")
+    wait_for(lambda: ground.contents("legacy") == ground.contents("base"), "the legacy follows")
+    assert look(ground)[1] == {}
+    spare.put_back("legacy", kept)
+    wait_for(lambda: ProblemCode.SERVER_CHANGED in look(ground)[1], "it is told")
+    product = migration(ground)
+    with pytest.raises(ServerChangedError, match=r"went back|changes were skipped"):
+        roll_back(cutover_plan(product), approved_by="Ada")
+    assert recover_stream(product, "Ada") is not None
+    ground.equal()
+    assert ground.back().outcome == "succeeded"
+    ground.assert_same()
+
+
 DRILLS: Mapping[str, tuple[Callable[[Spare], None], bool]] = {
     "pitr": (a_base_restored_to_a_point_in_time_is_told_by_its_timeline, False),
     "files": (files_of_the_legacy_put_back_are_told_by_where_it_stands, False),
     "slot": (the_slot_outlives_a_failover_where_both_servers_can, True),
+    "following": (files_of_a_following_legacy_put_back_are_told_by_the_reverse_markers, False),
     "five": (five_switchovers_of_the_base_in_a_row, False),
 }
 

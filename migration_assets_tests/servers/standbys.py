@@ -5,6 +5,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
@@ -19,6 +20,8 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, wait_for
+
+Moved = TypeVar("Moved", bound=Ground)
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Spare:
             with psycopg.connect(self.url(side, "postgres"), autocommit=True) as admin:
                 admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
-    def ground(self, like: Ground) -> Ground:
+    def ground(self, like: Moved) -> Moved:
         """The same migration on whoever serves now."""
         names = {side: conninfo_to_dict(like.databases.url(side))["dbname"] for side in self.clusters}
         urls = {side: self.url(side, str(names[side])) for side in self.clusters}

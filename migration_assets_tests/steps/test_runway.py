@@ -1,5 +1,6 @@
 """The runway in the stream's watch: told in time, by name, and taken back when the quarter has joined."""
 
+from collections.abc import Generator
 from datetime import UTC, datetime
 
 import pytest
@@ -7,19 +8,19 @@ from pydantic import SecretStr
 
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.observation import observe
 from migration_assets.steps.watching import watch_stream
-from migration_assets_tests.conftest import Databases as Urls
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground
 
 
 @pytest.fixture
-def ground(databases: Urls) -> Ground:
+def ground(clones: Clones) -> Generator[Ground]:
     """FY25-Q2 under CDC, FY25-Q3 neither open nor joined."""
-    return Ground(Databases(databases.legacy_url, databases.base_url)).fill(91).streamed()
+    with clones.streamed(91) as databases:
+        yield Ground(databases)
 
 
 def migration_at(ground: Ground, now: datetime) -> Migration:

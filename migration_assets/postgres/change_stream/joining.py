@@ -13,6 +13,7 @@ from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.joining_ahead import (
     in_root,
     joins,
+    require_few_deletions,
     require_leaves,
     require_small,
     true_up_joining,
@@ -115,6 +116,7 @@ def start_stream(
     are noted anew, as `by` says. Else the quarter joins at a cut.
 
     Raises:
+        DeletionError: Too many rows of a week would be deleted without a person's word.
         StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
             holds the stream, or the base is in charge.
         SliceBusyError: Somebody works on one of the weeks.
@@ -147,6 +149,7 @@ def start_stream(
         require_leaves(base, plan.spec, held if unfinished or rebuild else joining)
         opened = [record.week for record in joining if record.state is SliceState.ABSENT and not whole_root]
         require_small(plan, legacy, description, opened)
+        require_few_deletions(plan, base, legacy, description, opened)
         if stream is None or unfinished or rebuild:
             how = "rebuilt" if stream is not None and stream.exact_since_lsn else "activated"
             by = by or f"the rebuild of {label}" + (f", run {plan.run_id}" if plan.run_id else "")

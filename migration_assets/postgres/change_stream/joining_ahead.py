@@ -129,6 +129,26 @@ def require_small(
         )
 
 
+def require_few_deletions(
+    plan: StreamPlan, base: Connected, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
+) -> None:
+    """Of weeks that were never copied: refuse before the stream is touched what the true-up would refuse afterwards.
+
+    A week that was opened ahead holds no row in the base, unless somebody wrote there.
+
+    Raises:
+        DeletionError: A week has rows in the base that the legacy does not have.
+    """
+    kind = description.control_kind(plan.spec.control_column)
+    for week in weeks:
+        where = in_range(plan.spec.control_column, plan.calendar.bound_values(week, kind))
+        counted = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table_name(plan.spec.table), where)
+        of_base = int(require_row(base.execute(counted).fetchone(), "a count")[0])
+        if of_base:
+            of_legacy = int(require_row(legacy.execute(counted).fetchone(), "a count")[0])
+            plan.deletions.require(week, max(0, of_base - of_legacy), legacy=of_legacy, base=of_base)
+
+
 def true_up_joining(
     plan: StreamPlan,
     description: TableDescription,

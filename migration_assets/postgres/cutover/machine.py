@@ -138,8 +138,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 state_left="nothing was changed",
                 next_step="nothing, or the other direction",
             )
-        if kind is CutoverKind.CUTOVER:  # a rollback, the way out, compares every row itself
-            require_same_servers(base, plan.relation, legacy)
+        require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
             revalidate(plan, base, legacy)
         work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)

@@ -16,6 +16,7 @@ from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_health import look_from_legacy, measure_reverse, slot_of_reverse
 from migration_assets.postgres.cutover.writes import HeldWrites, SideWrites, find_held, find_held_alone, read_writes
 from migration_assets.postgres.fences import unguarded_tables
+from migration_assets.postgres.runway import lost_leaves
 from migration_assets.postgres.sessions import Connected, Side
 
 _Read = TypeVar("_Read")
@@ -65,8 +66,10 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
     if facts is not None and facts.in_charge == "base" and facts.decommissioned is None:
         reverse = _reverse(asked, spec.relation, seconds)
     unguarded: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     if reverse is not None:
         unguarded = asked.ask("base", lambda base: unguarded_tables(base, spec.table)) or ()
+        lost = asked.ask("base", lambda base: lost_leaves(base, spec)) or ()
     now = asked.ask("base", lambda base: read_cutover_facts(base, spec.relation))
     if facts is None or of_base is None or now is None:
         return _without_base(asked.errors.get("base", ""), of_legacy)
@@ -82,7 +85,8 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
         held=_sample(find_held(facts, of_base, of_legacy)),
         legacy_accepts=None if of_legacy is None else of_legacy.exists and bool(of_legacy.gaps),
         legacy_gaps="; ".join(of_legacy.gaps) if of_legacy is not None else "",
-        unguarded=_shortened(unguarded),
+        unguarded=_shortened(unguarded, ", "),
+        lost_leaves=_shortened(lost, "; "),
         reverse=reverse,
         decommissioned=facts.decommissioned,
         changed=now != facts,
@@ -90,9 +94,9 @@ def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | No
     )
 
 
-def _shortened(tables: Sequence[str]) -> str:
-    first, more = tables[:_SHOWN], len(tables) - _SHOWN
-    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+def _shortened(found: Sequence[str], between: str) -> str:
+    first, more = found[:_SHOWN], len(found) - _SHOWN
+    return between.join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def _without_base(error: str, of_legacy: SideWrites | None) -> CutoverSample:

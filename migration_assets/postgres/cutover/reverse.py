@@ -39,15 +39,11 @@ def reverse_names(forward: StreamNames) -> StreamNames:
     return StreamNames(name, name, name)
 
 
-def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
-    """Publication and slot on the base, place for markers on the legacy: all that may take time, before any hold.
-
-    Whatever an earlier one left behind is cleared away first.
+def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
+    """Publication on the base, place for markers on the legacy; nothing of an earlier reverse stream is left.
 
     Raises:
         ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
-        CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
-        psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
     drop_reverse(base, legacy, names)
     with legacy.transaction():
@@ -63,6 +59,19 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
             " WITH (publish = 'insert, update, delete', publish_via_partition_root = true)"
         ).format(sql.Identifier(names.publication), table_name(plan.stream.spec.table), sql.Literal(plan.relation))
     )
+
+
+def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
+    """Publication and slot on the base, place for markers on the legacy: all that may take time, before any hold.
+
+    Whatever an earlier one left behind is cleared away first.
+
+    Raises:
+        ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
+        CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
+        psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
+    """
+    publish_reverse(base, legacy, plan, names)
     try:
         with base.transaction():
             base.execute(f"SET LOCAL statement_timeout = {int(plan.patience_seconds * 1000) or 1}".encode())
@@ -131,6 +140,13 @@ def start_reverse(
     """
     # All that was applied is on disk: this session's last commit, which was synchronous, came after it.
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
+    subscribe_reverse(base, legacy, plan, names, description)
+
+
+def subscribe_reverse(
+    base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames, description: TableDescription
+) -> None:
+    """The legacy follows from where the slot stands."""
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
         create_subscription(

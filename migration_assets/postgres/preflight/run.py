@@ -16,6 +16,8 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.preflight import (
     data,
+    foreign_publications,
+    meaning,
     not_carried,
     other_writers,
     own_schema,
@@ -64,6 +66,11 @@ def run_preflight(
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
             run.check("walsender_settings", Area.LEGACY, lambda: examine_sending(legacy, "legacy"))
             run.check("standbys", Area.LEGACY, lambda: standbys.examine_standbys(legacy, "legacy"))
+            run.check(
+                "foreign_publication",
+                Area.LEGACY,
+                lambda: foreign_publications.examine_foreign_publications(legacy, "legacy"),
+            )
             run.check("own_schema", Area.LEGACY, lambda: own_schema.examine_own_schema(legacy, "legacy"))
             run.check("connections", Area.LEGACY, lambda: servers.examine_connections(legacy, "legacy", plan))
         if base is not None:
@@ -71,6 +78,11 @@ def run_preflight(
             run.check("base_server", Area.BASE, lambda: servers.examine_base_server(base))
             run.check("apply_worker_settings", Area.BASE, lambda: examine_applying(base, "base"))
             run.check("standbys", Area.BASE, lambda: standbys.examine_standbys(base, "base"))
+            run.check(
+                "foreign_publication_in_base",
+                Area.BASE,
+                lambda: foreign_publications.examine_foreign_publications(base, "base"),
+            )
             run.check("own_schema", Area.BASE, lambda: own_schema.examine_own_schema(base, "base"))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
@@ -104,6 +116,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))
+    run.check("type_meaning", Area.BASE, lambda: meaning.examine_values(legacy, base, description))
     run.check("base_table", Area.BASE, lambda: rehearsal.examine_base_table(base, subject))
     run.check("ddl_rehearsal", Area.BASE, lambda: [_rehearse(run, before, base, subject)])
 

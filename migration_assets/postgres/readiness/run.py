@@ -10,6 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.foreign_publications import examine_foreign_publications
 from migration_assets.postgres.preflight.other_writers import examine_both
 from migration_assets.postgres.preflight.own_schema import examine_own_schema
 from migration_assets.postgres.preflight.publication import examine_refused_changes
@@ -50,6 +51,13 @@ def _own_schemas(sides: Sides) -> list[Finding]:
     return [*examine_own_schema(sides.legacy, "legacy"), *examine_own_schema(sides.base, "base")]
 
 
+def _foreign_publications(sides: Sides) -> list[Finding]:
+    return [
+        *examine_foreign_publications(sides.legacy, "legacy"),
+        *examine_foreign_publications(sides.base, "base"),
+    ]
+
+
 EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "sign_offs": (Area.DATA, coverage.examine_sign_offs),
     "rows_outside": (Area.DATA, outside.examine_outside),
@@ -57,6 +65,7 @@ EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "structure": (Area.TABLE, structure.examine_structure),
     "other_writers": (Area.TABLE, lambda sides: examine_both(sides.legacy, sides.base, sides.spec)),
     "updates_refused": (Area.TABLE, _refused_changes),
+    "foreign_publication": (Area.LEGACY, _foreign_publications),
     "own_schema": (Area.LEGACY, _own_schemas),
     "grants": (Area.BASE, grants.examine_grants),
     "reverse_stream": (Area.BASE, reverse_stream.examine_reverse),

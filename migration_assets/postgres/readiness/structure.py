@@ -6,6 +6,7 @@ from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import Index, column_differences, structure_differences
 from migration_assets.domain.table_features import BY_KIND, Fate
 from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.foreign_keys import count_orphans, last_orphans, read_foreign_keys
 from migration_assets.postgres.preflight.not_carried import judge_features
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.readiness.sides import Sides
@@ -14,7 +15,14 @@ from migration_assets.postgres.table_features import Hanging, read_features
 
 def examine_structure(sides: Sides) -> list[Finding]:
     """What the legacy has and the base has not, each with what makes it."""
-    return [*_indexes(sides), *_uniqueness(sides), *_columns(sides), *_checks(sides), *_not_carried(sides)]
+    return [
+        *_indexes(sides),
+        *_uniqueness(sides),
+        *_columns(sides),
+        *_checks(sides),
+        *_not_carried(sides),
+        *_orphans(sides),
+    ]
 
 
 def _indexes(sides: Sides) -> Iterator[Finding]:
@@ -65,6 +73,30 @@ def _uniqueness(sides: Sides) -> Iterator[Finding]:
             f"the key is ({', '.join(keys[0])}) in the legacy, ({', '.join(keys[1])}) in the base: after the cutover"
             f" only a sequence or the application keeps ({', '.join(keys[0])}) alone unique",
         )
+    yield from _upserts(sides)
+
+
+def _upserts(sides: Sides) -> Iterator[Finding]:
+    """Keys by which applications may insert or update, and which the base has no more."""
+    there = {frozenset(sides.of_base.primary_key)}
+    there |= {frozenset(index.key_columns) for index in sides.of_base.indexes if index.unique and index.valid}
+    of_legacy = [sides.of_legacy.primary_key] + [
+        index.key_columns for index in sides.of_legacy.indexes if index.unique and index.valid
+    ]
+    for key in dict.fromkeys(key for key in of_legacy if key and frozenset(key) not in there):
+        names = ", ".join(quote_identifier(name) for name in key)
+        wider = ", ".join(quote_identifier(name) for name in (*key, sides.spec.control_column))
+        evidence = (
+            f"the base has no unique key ({names}): there INSERT … ON CONFLICT ({names}) fails (no unique or exclusion"
+            " constraint matches it), as does ON CONSTRAINT with that key's name, and a MERGE by it, or an INSERT after"
+            " a look, may insert twice"
+        )
+        remedy = (
+            f"look for such statements in the applications and in functions (the finding function_whose_text_names_it):"
+            f" they name ({wider}) in the base, where its unique key has that, and find no row whose"
+            f" {quote_identifier(sides.spec.control_column)} is another one"
+        )
+        yield Finding("upsert_targets", Area.TABLE, Severity.WARNING, evidence, remedy, names)
 
 
 def _columns(sides: Sides) -> Iterator[Finding]:
@@ -124,6 +156,21 @@ def _not_carried(sides: Sides) -> Iterator[Finding]:
         )
     if not mine:
         yield info("counterparts", Area.TABLE, "nothing hangs on the legacy's table that the base would need")
+
+
+def _orphans(sides: Sides) -> Iterator[Finding]:
+    """What the last rollback left, counted again: somebody may have mended it by now."""
+    left = last_orphans(sides.base, sides.spec.relation)
+    keys = [key for key in read_foreign_keys(sides.legacy, sides.spec.table) if key.label in left]
+    for one in count_orphans(sides.legacy, keys, seconds=sides.plan.scan_seconds):
+        if one.rows != 0:
+            evidence = (
+                f"since the last rollback rows of the legacy point nowhere, and the key says that it holds: {one}"
+            )
+            remedy = (
+                "in the legacy: put back, delete or change the rows that point nowhere, as the applications mean it"
+            )
+            yield Finding("rows_pointing_nowhere", Area.DATA, Severity.WARNING, evidence, remedy, one.key)
 
 
 def _is_to_be_accepted(one: Hanging) -> bool:

@@ -89,10 +89,10 @@ def _require_few(
     legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, compared: Compared, deletions: Deletions
 ) -> None:
     """Before anything is done. The rows are counted only where what differs could be too many."""
-    sides = {"legacy": compared.legacy.rows, "base": compared.base.rows}
-    if deletions.limit.asks(compared.base_rows, **sides):
+    of_legacy, of_base = compared.legacy.rows, compared.base.rows
+    if deletions.limit.asks(compared.base_rows, legacy=of_legacy, base=of_base):
         deleted = sum(len(batch.extra) for batch in differing_keys(legacy, base, rows, compared))
-        deletions.require(week, deleted, **sides)
+        deletions.require(week, deleted, legacy=of_legacy, base=of_base)
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:

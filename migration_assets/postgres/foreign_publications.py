@@ -1,0 +1,83 @@
+"""Publications of others that carry this program's own tables to their subscribers, and the slots that may stand still.
+
+A native subscriber ends at the first row of a table that it does not have, and begins again for ever: it gets nothing
+of anything any more, and its slot keeps WAL. Nothing that is published for us can be hidden from a publication FOR ALL
+TABLES, so that whoever has one is told before the first marker is written, and watched afterwards.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import LiteralString
+
+from migration_assets.postgres.own_objects import HOLDS, MARKERS, REVERSE_MARKERS
+from migration_assets.postgres.sessions import Connected
+
+_OURS: LiteralString = "migration\\_assets\\_%"
+# What a subscriber of all of the legacy's tables must have. It gets the rows of none of them: they are not subscribed.
+SUBSCRIBERS_TABLES: LiteralString = (
+    "CREATE SCHEMA IF NOT EXISTS migration; "
+    + "".join(f"CREATE TABLE IF NOT EXISTS {table}; " for table in (MARKERS, HOLDS, REVERSE_MARKERS))
+    + "CREATE TABLE IF NOT EXISTS migration.hold_token (token text NOT NULL);"
+)
+_PUBLICATIONS: LiteralString = """
+SELECT p.pubname::text, p.puballtables,
+       CASE WHEN p.puballtables THEN format(
+           'BEGIN; DROP PUBLICATION %%I; CREATE PUBLICATION %%I FOR TABLES IN SCHEMA %%s WITH (publish = %%L,'
+           ' publish_via_partition_root = %%s%%s); COMMIT;', p.pubname, p.pubname,
+           (SELECT string_agg(quote_ident(nspname), ', ' ORDER BY nspname) FROM pg_namespace
+            WHERE nspname NOT IN ('migration', 'information_schema') AND nspname NOT LIKE 'pg\\_%%'),
+           concat_ws(', ', CASE WHEN pubinsert THEN 'insert' END, CASE WHEN pubupdate THEN 'update' END,
+                     CASE WHEN pubdelete THEN 'delete' END, CASE WHEN pubtruncate THEN 'truncate' END),
+           p.pubviaroot::text,
+           CASE WHEN to_jsonb(p) ->> 'pubgencols' = 's' THEN ', publish_generated_columns = stored' END)
+       ELSE format('ALTER PUBLICATION %%I DROP TABLES IN SCHEMA migration;', p.pubname) END
+FROM pg_publication p
+WHERE p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace n
+                                WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')) ORDER BY 1
+"""
+# A walsender's statement names its publications, where our role may see it.
+_SLOTS: LiteralString = """
+SELECT s.slot_name::text, coalesce(r.application_name, ''), s.active,
+       coalesce(position(%(publication)s IN a.query) > 0 OR a.query = '<insufficient privilege>', true)
+FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
+LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_name NOT LIKE %(ours)s ORDER BY 1
+"""
+_POSITIONS: LiteralString = """
+SELECT s.slot_name::text, s.confirmed_flush_lsn::text FROM pg_replication_slots s
+WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_name NOT LIKE %(ours)s
+AND EXISTS (SELECT FROM pg_publication p WHERE p.puballtables OR EXISTS (
+    SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')))
+"""
+
+
+@dataclass(frozen=True)
+class ForeignPublication:
+    """One that carries everything in schema `migration`.
+
+    Attributes:
+        name: Its name.
+        all_tables: FOR ALL TABLES; else FOR TABLES IN SCHEMA migration.
+        apart: Statements that publish the same without our schema.
+        slots: Logical slots of the database whose readers may follow it, with the readers' names.
+    """
+
+    name: str
+    all_tables: bool
+    apart: str
+    slots: tuple[str, ...]
+
+
+def foreign_publications(connection: Connected) -> list[ForeignPublication]:
+    """All of them; ours name single tables."""
+    found: list[ForeignPublication] = []
+    for name, all_tables, apart in connection.execute(_PUBLICATIONS, {}).fetchall():
+        slots = connection.execute(_SLOTS, {"publication": name, "ours": _OURS}).fetchall()
+        told = tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
+        found.append(ForeignPublication(name, all_tables, apart, told))
+    return found
+
+
+def slots_at_risk(connection: Connected) -> Mapping[str, str | None]:
+    """Where each logical slot of others stands, while some publication carries our tables; none without one."""
+    return dict(connection.execute(_POSITIONS, {"ours": _OURS}).fetchall())

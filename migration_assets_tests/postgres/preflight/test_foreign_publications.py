@@ -1,0 +1,120 @@
+"""Others' publications of everything: their subscribers are told of before our first marker, and watched afterwards."""
+
+import secrets
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from migration_assets.domain.findings import Severity
+from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.stream_watch import evaluate
+from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.stream_health import observe_stream
+from migration_assets_tests.postgres.preflight.conftest import Patient
+from migration_assets_tests.postgres.support import wait_for
+
+
+@dataclass(frozen=True)
+class Third:
+    """A database of somebody else that subscribes to all of the legacy's tables."""
+
+    url: str
+    name: str
+
+    def run(self, *statements: str) -> list[tuple[object, ...]]:
+        """The rows of the last one."""
+        rows: list[tuple[object, ...]] = []
+        with psycopg.connect(self.url, autocommit=True) as session:
+            for statement in statements:
+                cursor = session.execute(statement.encode())
+                while cursor.nextset():
+                    pass
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def has(self, row: int) -> bool:
+        return self.run(f"SELECT count(*) FROM bookings WHERE id = {row}") == [(1,)]
+
+
+@pytest.fixture
+def third(patient: Patient, servers: EmbeddedServers) -> Generator[Third]:
+    patient.with_bookings("CREATE PUBLICATION everything FOR ALL TABLES")
+    name = f"third_{secrets.token_hex(6)}"
+    servers.recreate_database("base", name)
+    made = Third(servers.base_url(name), name)
+    made.run(
+        "CREATE TABLE bookings (id bigint PRIMARY KEY, booked_at timestamptz, guests int, price numeric, note text)",
+        f"CREATE SUBSCRIPTION {name} CONNECTION '{patient.ground.databases.legacy_url}' PUBLICATION everything",
+    )
+    yield made
+    made.run(f"DROP SUBSCRIPTION {name}")
+    servers.drop_database("base", name)
+
+
+def test_a_subscriber_of_all_tables_is_named_with_what_it_needs_and_then_goes_on(
+    patient: Patient, third: Third
+) -> None:
+    wait_for(lambda: third.has(10), "the first copy of theirs")
+    found = patient.examine()
+    assert found.blocking == ["foreign_publication"]
+    said = found.one("foreign_publication")
+    assert (said.acceptable, said.subject) == (True, "everything")
+    assert third.name in said.evidence, "its slot is named"
+    third.run(said.remedy.partition("run: ")[2].partition(" (their")[0])
+    ground = patient.ground.streamed()
+    ground.validate()
+    ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (5001, '2024-05-05')")
+    wait_for(lambda: third.has(5001), "a row beyond our markers")
+    errors = f"SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = '{third.name}'"
+    assert third.run(errors) == [(0,)]
+    assert third.run("SELECT count(*) FROM migration.markers") == [(0,)]
+    # The other way out: the same publication without our schema.
+    ground.run("legacy", said.remedy.partition("in the legacy: ")[2].partition(" Then accept")[0])  # pyright: ignore[reportArgumentType]
+    assert patient.examine().severity("foreign_publication") is Severity.INFO
+    third.run("DROP SCHEMA migration CASCADE")
+    ground.validate()
+    ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (5002, '2024-05-05')")
+    wait_for(lambda: third.has(5002), "a row after the publication was taken apart")
+
+
+def test_a_slot_that_stands_since_our_markers_is_an_alert(patient: Patient, third: Third) -> None:
+    wait_for(lambda: third.has(10), "the first copy of theirs")
+    ground = patient.ground.streamed()
+    ground.validate()
+    errors = f"SELECT apply_error_count > 0 FROM pg_stat_subscription_stats WHERE subname = '{third.name}'"
+    wait_for(lambda: third.run(errors) == [(True,)], "their worker stops at our marker")
+    first = observe_stream(ground.databases, ground.spec)
+    assert (first.foreign_slots or {}).keys() == {third.name}
+    second = observe_stream(ground.databases, ground.spec)
+
+    def told(seconds: float) -> list[str]:
+        late = replace(second, taken_at=first.taken_at + timedelta(seconds=seconds))
+        return [one.what for one in evaluate(View(late, (first,))).problems
+                if one.code is ProblemCode.FOREIGN_SLOT_STANDS]  # fmt: skip
+
+    assert told(30) == []
+    [what] = told(150)
+    assert f"slot {third.name} stands at" in what
+    # One that moves is well.
+    moved = replace(first, foreign_slots={third.name: "0/1"})
+    assert not [one for one in evaluate(View(replace(second, taken_at=second.taken_at + timedelta(hours=1)), (moved,)))
+                .problems if one.code is ProblemCode.FOREIGN_SLOT_STANDS]  # fmt: skip
+
+
+def test_a_publication_of_everything_on_the_base_blocks_too_and_no_step_fails_by_it(patient: Patient) -> None:
+    patient.with_bookings().base("CREATE PUBLICATION everything FOR ALL TABLES")
+    assert patient.examine().blocking == ["foreign_publication_in_base"]
+    ground = patient.ground.copy_all()
+    ground.stream()
+    ground.run("legacy", "UPDATE bookings SET guests = 5", "DELETE FROM bookings WHERE id = 3")
+    ground.drain()
+    ground.run("base", "UPDATE bookings SET guests = 6 WHERE id = 4")
+    ground.repair()
+    ground.validate()
+    ground.assert_same()
+    ground.run("base", "DROP PUBLICATION everything")
+    assert patient.examine().blocking == []
