@@ -3,7 +3,7 @@
     python -m migration_assets_tests.adversarial.soak --lives 200
 
 Exits with 1 when somebody found a fault; all other lives are run nevertheless. Seeds are fixed, so that each is found
-again: `make enemies ENEMIES=12,40`.
+again: `make soak-enemies ENEMIES=12,40`.
 """
 
 import signal

@@ -1,6 +1,6 @@
 """One short life of every kind; `make soak` runs hundreds of longer ones.
 
-To run one again: make enemies ENEMIES=seed, which prints everything that happened.
+To run one again: make soak-enemies ENEMIES=seed, which prints everything that happened.
 """
 
 import pytest

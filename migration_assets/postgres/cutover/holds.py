@@ -239,6 +239,8 @@ def follow_hold(base: Connected, plan: StreamPlan) -> None:
 
     What could not be locked now stays fenced: who names that partition is refused, and told to name the root.
     """
+    # The very first cutover may have died before it made them, and a partition's guard is made here.
+    prepare(base)
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     try:
         sync_partitions(base, fence, patience_seconds=min(10.0, plan.limits.cut_patience_seconds))
