@@ -14,10 +14,9 @@ from migration_assets.domain.stream_view import UNKNOWN, Rule, Unknown, Verdict,
 _Bad: TypeAlias = tuple[Severity, str] | tuple[Severity, str, str]
 _ReverseRule: TypeAlias = Callable[[View, ReverseSample], Verdict]
 _NO_ROLLBACK = "a rollback would not find everything"
-_SUBSCRIBE_AGAIN = (
-    "where the slot is there still, subscribe to it again on the legacy: CREATE SUBSCRIPTION {0} CONNECTION '…'"
-    " PUBLICATION {0} WITH (create_slot = false, copy_data = false, slot_name = {0}, origin = none), without origin"
-    " before PostgreSQL 16; then `migration-assets repair-legacy` over every quarter: what came last may come twice"
+_FOLLOW_ANEW = (
+    "run `migration-assets stream recover --by NAME`: a new slot, and the legacy is made as the base is, with images of"
+    " what it had"
 )
 
 
@@ -138,7 +137,7 @@ def _reverse_down(view: View, reverse: ReverseSample) -> Verdict:
         return UNKNOWN
     if not reverse.subscription_exists:
         what = f"the reverse stream's subscription is gone from the legacy: {_NO_ROLLBACK}"
-        return Severity.CRITICAL, what, _SUBSCRIBE_AGAIN.format(reverse.name)
+        return Severity.CRITICAL, what, _FOLLOW_ANEW
     if not reverse.subscription_enabled and view.sample.worked_on_by:
         return UNKNOWN  # a repair of the legacy has it at rest
     if not reverse.subscription_enabled:
@@ -237,8 +236,9 @@ CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     " roll back, or take it from a backup",
     ProblemCode.REVERSE_DOWN: "read the legacy's server log for the worker's error; see that the legacy's server"
     " reaches the base (MIGRATION_BASE_URL_FOR_LEGACY) and that worker slots are free; never use SKIP",
-    ProblemCode.REVERSE_SLOT_LOST: "no rollback is possible any more without what was written since; nothing is lost on"
-    " the base: go on there, and decommission the legacy when the time has come",
+    ProblemCode.REVERSE_SLOT_LOST: "nothing is lost on the base. Where a rollback is to stay possible "
+    + _FOLLOW_ANEW
+    + "; else go on there, and decommission the legacy when the time has come",
     ProblemCode.REVERSE_RETAINED_WAL: "see why the legacy lags; mind the base's disk; where no rollback is wanted any"
     " more, decommission the legacy",
     ProblemCode.REVERSE_APPLY_ERRORS: "read the legacy's server log for the error. Where a key is there twice: an"

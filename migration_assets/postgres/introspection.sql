@@ -28,16 +28,10 @@ collations(oid) AS (
     SELECT r.rngcollation FROM used JOIN pg_range r ON r.rngtypid = used.oid JOIN pg_type b ON b.oid = r.rngsubtype
     WHERE r.rngcollation <> b.typcollation
 ),
--- What is run for a new row: texts of defaults, functions that these and the triggers call, and what those call. A
--- function's body is only text to the catalogue, so that names are looked for in it.
-user_functions AS NOT MATERIALIZED (
-    SELECT p.oid, p.proname, p.prosrc, p.oid::regprocedure::text AS name,
-           '\m' || regexp_replace(p.proname, '([^a-zA-Z0-9_])', '\\\1', 'g') || '\M' AS pattern
-    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-    WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')
-),
-called(attnum, oid, name, body) AS (
-    SELECT entry.attnum, f.oid, f.name, f.prosrc
+-- What is run for a new row: texts of defaults, functions that these and the triggers call, and what those call, three
+-- calls deep. A function's body is only text to the catalogue: its words are looked up among the names that there are.
+called(attnum, oid, body, depth) AS (
+    SELECT entry.attnum, f.oid, f.prosrc, 0
     FROM (
         SELECT ad.adnum AS attnum, d.refobjid AS oid
         FROM pg_attrdef ad JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid
@@ -51,13 +45,19 @@ called(attnum, oid, name, body) AS (
         WHERE a.attrelid = %(oid)s AND a.attnum > 0
         UNION
         SELECT 0, tgfoid FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal
-    ) entry JOIN user_functions f USING (oid)
+    ) entry JOIN pg_proc f USING (oid)
+    WHERE f.oid >= 16384
     UNION
-    SELECT c.attnum, f.oid, f.name, f.prosrc
-    FROM called c JOIN user_functions f ON f.oid <> c.oid AND strpos(c.body, f.proname) > 0 AND c.body ~ f.pattern
+    SELECT c.attnum, f.oid, f.prosrc, c.depth + 1
+    FROM called c,
+         LATERAL (SELECT DISTINCT m[1] AS word FROM regexp_matches(c.body, '[[:alnum:]_$]+', 'g') m) w
+         JOIN pg_proc f ON f.proname IN (w.word, lower(w.word))
+    WHERE c.depth < 3 AND f.oid >= 16384 AND f.oid <> c.oid
 ),
 bodies AS (
-    SELECT attnum, CASE WHEN attnum = 0 THEN 'trigger' ELSE 'function' END AS how, name AS via, oid, body FROM called
+    SELECT DISTINCT attnum, CASE WHEN attnum = 0 THEN 'trigger' ELSE 'function' END AS how,
+           oid::regprocedure::text AS via, oid, body
+    FROM called
     UNION ALL
     SELECT ad.adnum, 'function', 'the default of its column', 0, pg_get_expr(ad.adbin, ad.adrelid)
     FROM pg_attrdef ad JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated = ''
@@ -70,8 +70,9 @@ bodies AS (
 drawing AS (SELECT * FROM bodies WHERE body ~* '\mnextval\M'),
 draws AS (
     SELECT b.attnum, b.how, b.via, c.oid AS seq
-    FROM drawing b JOIN pg_class c ON c.relkind = 'S' AND strpos(b.body, c.relname) > 0
-     AND b.body ~ ('(^|[^a-zA-Z0-9_])' || regexp_replace(c.relname, '([^a-zA-Z0-9_])', '\\\1', 'g') || '([^a-zA-Z0-9_]|$)')
+    FROM drawing b,
+         LATERAL (SELECT DISTINCT m[1] AS word FROM regexp_matches(b.body, '[[:alnum:]_$]+', 'g') m) w
+         JOIN pg_class c ON c.relname IN (w.word, lower(w.word)) AND c.relkind = 'S'
     UNION
     SELECT b.attnum, b.how, b.via, d.refobjid
     FROM bodies b JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = b.oid

@@ -99,19 +99,17 @@ def observe_stream(
             return StreamSample(**seen, cutover=observe_cutover(quiet, spec, facts, seconds=0.0))
         closed = facts is not None and facts.decommissioned is not None
         legacy = None if closed else _open(stack, databases, "legacy", seen)
+        _look_at_servers(base, record, legacy, seen)
         if legacy is not None:
             if record is not None or facts is None:
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
                     seen["foreign_slots"] = slots_at_risk(legacy)
-            _look_at_servers(base, record, legacy, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
                 _look_outside(databases, legacy, base, spec, ahead, seen)
                 _measure_lag(legacy, base, record, seen, limits)
-        elif not closed:
-            _look_at_servers(base, record, None, seen)
         known = None if "base_error" in seen else facts
         sides = SidesAsked(base, legacy, {side: seen[f"{side}_error"] for side in _SIDES if f"{side}_error" in seen})
         seen["cutover"] = observe_cutover(sides, spec, known, seconds=limits.heartbeat_seconds)
@@ -124,15 +122,6 @@ def observe_stream(
                     # Only where something is wrong: reading the log costs more than all the rest.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
-
-
-def _look_outside(
-    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
-) -> None:
-    """Rows of the legacy that no open week can take."""
-    if ahead is not None and not _errors(seen):
-        plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
-        seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _look_at_servers(
@@ -263,6 +252,16 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
         seen["drifts"] = None if leaves is None else (*find_drifts(of_legacy, of_base, record, spec), *leaves)
         if of_legacy.description is not None and of_base.description is not None:
             seen["stricter"] = stricter_in_base(of_legacy.description, of_base.description)
+
+
+def _look_outside(
+    databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
+) -> None:
+    """Rows of the legacy that no open week can take; not known without a calendar, or where it takes too long."""
+    if ahead is None or _errors(seen):
+        return
+    plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
+    seen["outside"] = _unless_locked("legacy", seen, partial(find_early, base, legacy, plan))
 
 
 def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) -> _Read | None:

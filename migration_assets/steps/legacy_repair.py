@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.cutover import legacy_repair
-from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, OutsideRepaired
+from migration_assets.postgres.cutover import legacy_repair, outside_repair
+from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired
+from migration_assets.postgres.cutover.outside_repair import OutsideRepaired
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
@@ -30,9 +31,9 @@ def repair_legacy(
 def repair_outside(
     migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
 ) -> OutsideRepaired:
-    """The same of rows at times that no week has; see `legacy_repair.repair_outside`."""
+    """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
     _ensure(migration)
-    return legacy_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed)
+    return outside_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed)
 
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:

@@ -73,7 +73,7 @@ def recover_stream(
     """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
 
     Of the side that follows; what it has and the side in charge has not is kept as a repair's images. None where both
-    servers are as they were.
+    servers are as they were; and, while the base is in charge, the reverse stream's slot and subscription are there.
 
     Args:
         migration: Which migration.

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import psycopg
 from psycopg import errors, sql
@@ -159,8 +160,9 @@ class Application(threading.Thread):
         under_way.changed([(int(key), text) for key, text in rows])
 
 
-def _update(connection: Session, change: sql.Composable, values: list[object], key: int) -> psycopg.Cursor[
-    tuple[object, ...]]:  # fmt: skip
+def _update(
+    connection: Session, change: sql.Composable, values: list[int] | list[str], key: int
+) -> psycopg.Cursor[Any]:
     return connection.execute(_UPDATE.format(change=change, text=row_text()), [*values, key])
 
 

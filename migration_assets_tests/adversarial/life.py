@@ -312,6 +312,9 @@ class Life:
             self.look(f"after {name} ({joined.how})")
         return True
 
+    def rebuild(self) -> None:
+        self.start(rebuild=True)
+
     def pause_and_resume(self) -> None:
         if self.step("pause", lambda: pause_stream(self.migration, "a person wants to look")) is None:
             return

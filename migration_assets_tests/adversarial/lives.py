@@ -155,7 +155,7 @@ def following(life: Life, steps: int) -> None:
             life.repair: 3,
             life.copy: 3,
             life.pause_and_resume: 1,
-            lambda: life.start(rebuild=True) and None: 1,
+            life.rebuild: 1,
         }
         for _ in range(steps):
             life.random.choices(list(choices), list(choices.values()))[0]()

@@ -124,6 +124,15 @@ class Offered:
             run_config={"ops": {"roll_back_to_legacy": {"config": {"approved_by": "Ada", **config}}}},
         )
 
+    def repair_legacy(self, *weeks: str, **config: Any) -> dg.ExecuteInProcessResult:
+        """A run of the job repair_legacy."""
+        job = build_defs(self.migration).resolve_job_def("repair_legacy")
+        return job.execute_in_process(
+            instance=self.instance,
+            raise_on_error=False,
+            run_config={"ops": {"repair_legacy_slices": {"config": {"weeks": list(weeks), **config}}}},
+        )
+
     def check(self, name: str) -> dg.AssetCheckEvaluation:
         """One check alone."""
         key = dg.AssetCheckKey(dg.AssetKey(ASSET), name)

@@ -236,14 +236,14 @@ def test_a_hook_that_fails_brings_everything_back_with_what_was_written_meanwhil
 
 def test_a_rollback_that_stops_leaves_the_base_in_charge(ground: CutoverGround) -> None:
     ground.cut()
-    ground.run("legacy", "SET session_replication_role = replica; UPDATE bookings SET guests = 77 WHERE id = 12")
+    ground.as_we("legacy", "UPDATE bookings SET guests = 77 WHERE id = 12")
     with pytest.raises(CutoverError, match="stopped at compared") as caught:
         ground.back()
     assert "writes go on on the base" in str(caught.value)
     assert ground.watch() is None
     assert ground.charge() == "base"
     ground.insert("base")
-    ground.run("legacy", "SET session_replication_role = replica; UPDATE bookings SET guests = 5 WHERE id = 12")
+    ground.as_we("legacy", "UPDATE bookings SET guests = 5 WHERE id = 12")
     settle_down(ground)
     ground.equal()
     assert ground.back().outcome == "succeeded"

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import check_results, failure_text, table_rows
 
@@ -54,6 +55,10 @@ def test_rehearsed_cut_over_and_rolled_back_with_nothing_lost(ready: Offered) ->
     assert (ready.charge, ready.accepts("base"), ready.accepts("legacy")) == ("base", True, False)
     written = ready.ground.insert("base")
     assert "the base is in charge already" in failure_text(ready.cut(rehearse=False))
+    past_the_hold(ready.ground, "UPDATE bookings SET guests = 77 WHERE id = (SELECT min(id) FROM bookings)")
+    shown = ready.repair_legacy("FY25-Q2|W01")
+    assert "FY25-Q2|W01: 0 missing, 0 extra, 1 changed on the legacy" in failure_text(shown)
+    assert ready.repair_legacy("FY25-Q2|W01", dry_run=False).success
 
     back = ready.back()
     assert back.success, failure_text(back)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
@@ -23,6 +24,7 @@ def _signals_are_heard(ordinary_signals: None) -> None:
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     run = ready.quarter.run
     assert "The legacy is in charge of public.bookings." in run("cutovers").output
+    assert "the legacy is in charge: its rows are the truth" in run("repair-legacy FY25-Q2").output
     nothing = run("rollback")
     assert nothing.exit_code == 0
     assert "Nothing to roll back." in nothing.output
@@ -43,6 +45,14 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert again.exit_code == 1
     assert "the base is in charge already" in again.output
     written = ready.ground.insert("base")
+    assert "13 of 13 weeks of the legacy are as the base has them" in run("repair-legacy FY25-Q2").output
+    past_the_hold(ready.ground, "UPDATE bookings SET guests = 77 WHERE id = (SELECT min(id) FROM bookings)")
+    shown = run("repair-legacy FY25-Q2")
+    assert "guests" in shown.output
+    assert "`migration-assets repair-legacy FY25-Q2 W01 --apply` mends it" in shown.output
+    mended = run("repair-legacy FY25-Q2 W01 --apply")
+    assert lines_of(mended, "repair-legacy --undo [0-9]+` takes all of it back"), mended.output
+    assert "Every row of the legacy is in a week" in run("repair-legacy --outside").output
 
     look = run("rollback")
     assert look.exit_code == 0, look.output

@@ -14,9 +14,9 @@ from migration_assets.postgres.cutover import legacy_repair
 from migration_assets.postgres.cutover.legacy_repair import (
     LegacyRepaired,
     repair_legacy,
-    repair_outside,
     undo_legacy_repair,
 )
+from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.support import week

@@ -10,7 +10,8 @@ import pytest
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.postgres.cutover.legacy_repair import repair_legacy, repair_outside
+from migration_assets.postgres.cutover.legacy_repair import repair_legacy
+from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.decommission.machine import call_off_decommission
 from migration_assets.postgres.evidence_chain import read_chain, verify_chain
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint

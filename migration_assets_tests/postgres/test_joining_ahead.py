@@ -7,12 +7,13 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from migration_assets.domain.errors import SliceMismatchError, StreamError
+from migration_assets.domain.errors import DeletionError, SliceMismatchError, StreamError
 from migration_assets.domain.fingerprint import EMPTY
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import resume_stream
+from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for
+from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
 
 _NEXT = QUARTER.next
 _AFTER = _NEXT.next
@@ -167,7 +168,10 @@ def test_an_empty_quarter_costs_a_legacy_without_an_index_one_scan_and_not_thirt
 def test_rows_that_somebody_wrote_into_the_base_alone_do_not_pass_for_empty(streamed: Ground) -> None:
     streamed.open(_NEXT)
     streamed.run("base", "INSERT INTO bookings (id, booked_at) VALUES (77, '2024-07-09Z')")
-    joined = streamed.stream(_NEXT)
+    with pytest.raises(DeletionError, match=r"FY25-Q3\|W02: 1 of the week's 1 rows"):
+        streamed.stream(_NEXT)
+    assert streamed.stream_record().status == "live"
+    joined = start_stream(replace(streamed.plan, confirmed_deletes={week(2, _NEXT): 1}), _NEXT)
     assert sum(one.differences.extra for one in joined.weeks) == 1
     streamed.assert_same(QUARTER, _NEXT)
 

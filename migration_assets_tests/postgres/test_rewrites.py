@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.freshness import Freshness
 from migration_assets.postgres import bulk_copy, reconciliation, repair, slice_loading, validation
@@ -95,7 +96,7 @@ def test_a_rewrite_at_every_moment_of_work_on_a_live_week_waits(
         with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as other:
             description = require_table(other, ground.spec.table, "legacy")
             deadline = Deadline(60.0, lambda: True)
-            compared = compare_sides(plan, base, other, description, None, deadline)
+            compared = compare_sides(plan, CutoverKind.CUTOVER, base, other, description, None, deadline)
         assert compared.rows == 910
         assert tried == [[False, False]]
     ground.assert_same()

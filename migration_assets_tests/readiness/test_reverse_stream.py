@@ -15,7 +15,7 @@ def test_servers_and_rights_that_are_enough_are_said_to_be(quarter: LiveQuarter)
     assert {one.code for one in found} == {
         "base_publishes", "base_slots", "base_slot_wal_limit", "legacy_apply_workers", "base_replication_right",
         "base_ownership", "legacy_subscription_right", "legacy_ownership", "reverse_password", "sequence_rights",
-        "apply_worker_settings", "walsender_settings",
+        "apply_worker_settings", "walsender_settings", "base_identity",
     }  # fmt: skip
 
 
@@ -55,3 +55,18 @@ def test_a_sequence_that_another_table_draws_from_is_a_warning(quarter: LiveQuar
     quarter.ground.run("legacy", "DROP TABLE public.waiting_list")
     with looking(quarter) as sides:
         assert wrong(examine_sequences(sides)) == {}
+
+
+def test_a_leaf_without_a_replica_identity_blocks_until_its_remedy_was_run(quarter: LiveQuarter) -> None:
+    quarter.ground.run("base", "ALTER TABLE bookings_fy25_q2_w03 REPLICA IDENTITY NOTHING")
+    with looking(quarter) as sides:
+        lacking = wrong(examine_reverse(sides))["base_identity"]
+    assert "bookings_fy25_q2_w03" in lacking.evidence
+    quarter.ground.run("base", lacking.remedy.removeprefix("in the base: "))  # pyright: ignore[reportArgumentType]
+    with looking(quarter) as sides:
+        assert wrong(examine_reverse(sides)) == {}
+    quarter.ground.run(
+        "base",
+        "DO $$ DECLARE one regclass; BEGIN FOR one IN SELECT relid FROM pg_partition_tree('public.bookings') LOOP"
+        " EXECUTE format('ALTER TABLE %s REPLICA IDENTITY DEFAULT', one); END LOOP; END $$",
+    )

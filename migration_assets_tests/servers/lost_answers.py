@@ -25,13 +25,18 @@ _BLOCK = 65536
 
 @dataclass
 class Proxy:
-    """Counts commits; the one whose number is `strike` loses its answer, and its session is gone. 0: none does."""
+    """Counts commits; the one whose number is `strike` loses its answer, and its session is gone. 0: none does.
+
+    Or the first one of a transaction that sent `after`.
+    """
 
     host: str
     port: int
     strike: int = 0
+    after: bytes = b""
     commits: list[str] = field(default_factory=list[str])
     struck: bool = False
+    lost: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
 
@@ -39,11 +44,11 @@ class Proxy:
         """The same database, through the proxy."""
         return url.replace(f"@{self.host}:{self.port}/", f"@127.0.0.1:{self._listener.getsockname()[1]}/")
 
-    def arm(self, strike: int) -> None:
+    def arm(self, strike: int, after: bytes = b"") -> None:
         """Count anew, and strike at that one."""
         with self._lock:
             self.commits.clear()
-            self.strike, self.struck = strike, False
+            self.strike, self.after, self.struck = strike, after, False
 
     def serve(self) -> None:
         """Until `close`."""
@@ -68,12 +73,14 @@ class Proxy:
             return
         _Session(self, client, server).run()
 
-    def committed(self, statement: bytes) -> bool:
-        """A commit is about to be sent; whether its answer is to be lost."""
+    def committed(self, statement: bytes, sent: bytes) -> bool:
+        """A commit is about to be sent, of a transaction that sent all this; whether its answer is to be lost."""
         with self._lock:
             self.commits.append(statement.decode(errors="replace")[:80])
-            if len(self.commits) == self.strike and not self.struck:
+            meant = len(self.commits) == self.strike or bool(self.after and self.after in sent)
+            if meant and not self.struck:
                 self.struck = True
+                self.lost = f"commit {len(self.commits)} ({self.commits[-1]!r})"
                 return True
             return False
 
@@ -84,6 +91,7 @@ class _Session:
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self.proxy, self.client, self.server = proxy, client, server
         self.status = b"I"
+        self.sent = b""
         self.named: dict[bytes, bytes] = {}
         self.losing = threading.Event()
 
@@ -114,9 +122,10 @@ class _Session:
             kind = head[:1]
             text = self._statement(kind, body)
             if text:
+                self.sent = text if self.status == b"I" else self.sent + text
                 ends = text.lstrip().upper().startswith(b"COMMIT")
                 if (ends or self.status == b"I") and _WRITES.match(text):
-                    losing = self.proxy.committed(text.split(b"\0")[0])
+                    losing = self.proxy.committed(text.split(b"\0")[0], self.sent)
             if losing and kind in b"QS":
                 self.losing.set()
             self.server.sendall(head + body)

@@ -6,6 +6,7 @@ import pytest
 
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.cutover.machine import roll_back
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.legacy_repair import repair_legacy
@@ -40,6 +41,13 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
     wait_for(lambda: ground.contents("legacy") == ground.contents("base"), "the legacy follows")
     assert look(ground)[1] == {}
     assert recover_stream(product, "Ada") is None
+    # The same where nothing but the reverse stream's slot was lost.
+    with ground.databases.session("base", "test") as base:
+        remove_slot(base, f"{ground.stream_record().slot}_back")
+    ground.insert("base")
+    assert "stream recover --by NAME" in look(ground)[1][ProblemCode.REVERSE_SLOT_LOST].next_step
+    assert recover_stream(product, "Ada") is not None
+    ground.equal()
     assert ground.back().outcome == "succeeded"
     ground.insert("legacy")
     ground.assert_same()

@@ -7,45 +7,34 @@ number of the legacy's transaction, are in the ledger before that transaction en
 itself says, whoever dies in between.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import errors, sql
 
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.differences import Differences, Kind
-from migration_assets.domain.errors import DeletionError, LedgerError
+from migration_assets.domain.errors import LedgerError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.postgres.change_stream.records import stream_lock
 from migration_assets.postgres.copy_stream import pipe_rows
-from migration_assets.postgres.cutover.accounting import outside_of_base, require_accounted, weeks_of
-from migration_assets.postgres.cutover.facts import read_cutover_facts
+from migration_assets.postgres.cutover.legacy_writing import PURPOSE, ROWS_AT_ONCE, both_sides, transaction_of, writing
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import durably
 from migration_assets.postgres.cutover.reverse import let_reverse_run, reverse_names
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cut
-from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.work import forward_names
-from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
 from migration_assets.postgres.runway import attached_leaves, read_partitions
-from migration_assets.postgres.server_identity import require_same_servers
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.applying import chunks, delete_rows
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
 from migration_assets.postgres.true_up.differences import DifferingKeys, differing_keys, key_matches, look, unnested
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
-from migration_assets.postgres.uncovered import Found, any_of, count_in, places_without
-
-_TIMEOUTS = Timeouts(lock=10_000, statement=0, idle_in_transaction=0)
-_PURPOSE = "repair-legacy"
-_ROWS_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -88,105 +77,14 @@ def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bo
         DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
         SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
     """
-    with alone_while_in_charge(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
+    with both_sides(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
         names = reverse_names(forward_names(base, plan.relation))
         let_reverse_run(legacy, names)  # a repair that died may have left it at rest
         description = same_table(plan.stream, legacy, base)
-        with reverse_cut(plan, names, _PURPOSE, at_rest=not dry_run) as cut:
+        with reverse_cut(plan, names, PURPOSE, at_rest=not dry_run) as cut:
             if dry_run:
                 return [_look(plan, cut, description, record) for record in records]
             return repair_at(plan, base, cut, description, records)
-
-
-@dataclass(frozen=True)
-class OutsideRepaired:
-    """Rows of the legacy at times that no week has; `repair_id` names them in the ledger, where they were taken off."""
-
-    found: tuple[Found, ...]
-    repair_id: int | None
-
-
-def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 0) -> OutsideRepaired:
-    """Take rows off the legacy that lie at times that no week has, where the base has none; a dry run counts them.
-
-    Args:
-        plan: Which table.
-        dry_run: Change nothing.
-        confirmed: So many rows may go; a person looked at their number.
-
-    Raises:
-        CutoverError: As `repair_legacy`; or the base has rows at such times as well.
-        DeletionError: They are many, and nobody confirmed that.
-        StreamError: As `repair_legacy`.
-    """
-    with alone_while_in_charge(plan) as (base, legacy):
-        names = reverse_names(forward_names(base, plan.relation))
-        let_reverse_run(legacy, names)
-        weeks = weeks_of(base, plan)
-        description = same_table(plan.stream, legacy, base)
-        kind = description.control_kind(plan.stream.spec.control_column)
-        records = (*weeks.compared, *(one.record for one in weeks.left))
-        places = places_without(plan.stream.calendar.bound_values(record.week, kind) for record in records)
-        with reverse_cut(plan, names, _PURPOSE, at_rest=not dry_run) as cut:
-            require_accounted(plan, CutoverKind.ROLLBACK, outside_of_base(cut.base, plan, CutoverKind.ROLLBACK, weeks))
-            found = tuple(count_in(cut.legacy, plan.stream.spec, places))
-            if dry_run or not found:
-                return OutsideRepaired(found, None)
-            with _writing(plan, cut.legacy):
-                repair_id = _take_off(plan, base, cut, description, any_of(plan.stream.spec, places), confirmed)
-            base.execute("UPDATE migration.repairs SET applied = true WHERE id = %s", [repair_id])
-            return OutsideRepaired(found, repair_id)
-
-
-def _take_off(
-    plan: CutoverPlan,
-    base: Connected,
-    cut: ReverseCut,
-    description: TableDescription,
-    where: sql.Composable,
-    confirmed: int,
-) -> int:
-    table = table_name(plan.stream.spec.table)
-    there = cut.legacy.execute(sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(table, where)).fetchone()
-    many = int(require_row(there, "a count")[0])
-    if many > max(plan.stream.deletions.limit.rows, confirmed):
-        raise DeletionError(
-            f"{many:,} rows of the legacy would be deleted: they lie at times that no week has",
-            where=plan.relation,
-            state_left="nothing was changed",
-            next_step="see that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
-            f" missing. If they are to go, confirm their number: --confirm-outside {many}",
-        )
-    key = sql.SQL(", ").join(
-        sql.SQL("format('%s', t.{})").format(sql.Identifier(name))
-        for name in description.base_primary_key(plan.stream.spec.control_column)
-    )
-    with durably(base):
-        row = base.execute(
-            "INSERT INTO migration.repairs (relation, marker, lsn, missing, extra, changed, run_id, side,"
-            " legacy_transaction) VALUES (%s, %s, %s, 0, 0, 0, %s, 'legacy', %s) RETURNING id",
-            [plan.relation, cut.marker, cut.lsn, plan.stream.run_id, _transaction(cut.legacy)],
-        ).fetchone()
-        repair_id = int(require_row(row, "a new repair")[0])
-        rows = 0
-        with cut.legacy.cursor("outside") as reader, base.cursor() as writer:
-            reader.execute(sql.SQL("SELECT ARRAY[{}], (t.*)::text FROM {} AS t WHERE {}").format(key, table, where))
-            while found := reader.fetchmany(_ROWS_AT_ONCE):
-                rows += len(found)
-                writer.executemany(
-                    "INSERT INTO migration.repaired_rows (repair_id, kind, key, before) VALUES (%s, 'extra', %s, %s)",
-                    [(repair_id, list(texts), image) for texts, image in found],
-                )
-        base.execute("UPDATE migration.repairs SET extra = %s WHERE id = %s", [rows, repair_id])
-        gone = cut.legacy.execute(sql.SQL("DELETE FROM {} AS t WHERE {}").format(table, where)).rowcount
-        if gone != rows:
-            raise CutoverError(
-                f"{rows:,} rows were to be taken off the legacy, and {gone:,} went",
-                where=plan.relation,
-                state_left="the repair is rolled back; the legacy is as before",
-                next_step="see what triggers and rules of the legacy do on DELETE, then run this again",
-            )
-    return repair_id
 
 
 def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
@@ -201,64 +99,23 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
         LedgerError: There is no such repair of the legacy, it never came to be, or it was undone already.
         CutoverError, StreamError: As `repair_legacy`.
     """
-    with alone_while_in_charge(plan) as (base, legacy):
+    with both_sides(plan) as (base, legacy):
         repairs = _repairs_of(base, legacy, plan, repair_id)
         weeks = {week: one for week, one in repairs.items() if week is not None}
         with slice_locks(base, _records(base, plan, list(weeks))) as records:
             names = reverse_names(forward_names(base, plan.relation))
             let_reverse_run(legacy, names)
             description = same_table(plan.stream, legacy, base)
-            with reverse_cut(plan, names, _PURPOSE, at_rest=True) as cut, _writing(plan, cut.legacy):
+            with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
                 before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
                 _put_back(base, cut.legacy, description, before, repairs.get(None))
                 with durably(base):
                     base.execute(
                         "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s"
                         " WHERE id = ANY(%s)",
-                        [_transaction(cut.legacy), list(repairs.values())],
+                        [transaction_of(cut.legacy), list(repairs.values())],
                     )
     return [week.key for week in sorted(weeks)] + (["rows outside all weeks"] if None in repairs else [])
-
-
-@contextmanager
-def alone_while_in_charge(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[Connected, Connected]]:
-    """The base and the legacy to oneself, while the base is in charge.
-
-    Args:
-        plan: Which table.
-        mending: The reverse stream is made anew, which mends what another server in the place of one has done.
-
-    Raises:
-        CutoverError: The base is not in charge, or the legacy is out of the game.
-        ServerChangedError: A server is another one than the stream was built on, or went back.
-        StreamError: Somebody works on the stream, or on a cutover.
-    """
-    databases = plan.stream.databases
-    with ExitStack() as stack:
-        base = stack.enter_context(databases.session("base", _PURPOSE, _TIMEOUTS))
-        _require_base_in_charge(base, plan)
-        legacy = stack.enter_context(databases.session("legacy", _PURPOSE, _TIMEOUTS))
-        stack.enter_context(alone(plan, base, legacy))
-        if not mending:
-            require_same_servers(base, plan.relation, legacy)
-        # So that the watch sees that somebody has the stream at rest.
-        stack.enter_context(stream_lock(base, plan.relation))
-        _require_base_in_charge(base, plan)
-        yield base, legacy
-
-
-def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
-    facts = read_cutover_facts(base, plan.relation)
-    if facts.in_charge == "legacy":
-        what, then = "the legacy is in charge: its rows are the truth", "`migration-assets repair` mends the base"
-    elif facts.decommissioned is not None:
-        what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
-    elif facts.under_way is not None:
-        what = f"{facts.under_way.name} is not finished"
-        then = "let it end; where its process died: `migration-assets release-writes`; then run this again"
-    else:
-        return
-    raise CutoverError(what, where=plan.relation, state_left="nothing was changed", next_step=then)
 
 
 def _records(base: Connected, plan: CutoverPlan, weeks: Sequence[FiscalWeek]) -> list[SliceRecord]:
@@ -290,11 +147,11 @@ def repair_at(
     """Make the weeks on the legacy those of the base at the cut, in one transaction; the images of before are kept.
 
     Raises:
-        CutoverError: As `repair_legacy`.
+        CutoverError, DeletionError: As `repair_legacy`.
     """
     legacy = cut.legacy
     done: list[LegacyRepaired] = []
-    with _writing(plan, legacy):
+    with writing(plan, legacy):
         found = [_find(plan, cut, description, record) for record in records]
         for one in found:
             rows = {"legacy": one.compared.legacy.rows, "base": one.compared.base.rows}
@@ -343,28 +200,9 @@ def _find(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, rec
     return _Found(record, rows, compared, tuple(differing_keys(cut.base, cut.legacy, rows, compared)))
 
 
-@contextmanager
-def _writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
-    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger."""
-    with legacy.transaction():
-        legacy.execute("SET LOCAL synchronous_commit = on")
-        legacy.execute(
-            "SELECT set_config('session_replication_role', 'replica', true)"
-            " WHERE has_parameter_privilege('session_replication_role', 'SET')"
-        )
-        let_through(legacy)
-        # Readers go on. Whoever writes past the hold waits.
-        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(plan.stream.spec.table)))
-        yield
-
-
-def _transaction(legacy: Connected) -> str:
-    return str(require_row(legacy.execute("SELECT pg_current_xact_id()::text").fetchone(), "a transaction")[0])
-
-
 def keep_images(plan: CutoverPlan, base: Connected, cut: ReverseCut, found: Sequence[_Found]) -> dict[int, int]:
     """Into the ledger, durably, before the legacy's transaction can end; each week's repair by its lock's key."""
-    transaction = _transaction(cut.legacy)
+    transaction = transaction_of(cut.legacy)
     ids: dict[int, int] = {}
     with durably(base):
         for one in found:
@@ -476,5 +314,5 @@ def _put_back(
         reader.execute(
             "SELECT before FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
         )
-        while images := reader.fetchmany(_ROWS_AT_ONCE):
+        while images := reader.fetchmany(ROWS_AT_ONCE):
             writer.executemany(statement, images)

@@ -11,15 +11,23 @@ from migration_assets.postgres.change_stream.records import fresh_names, rename_
 from migration_assets.postgres.change_stream.slots import exported_slot, remove_slot
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import hold
-from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, alone_while_in_charge, repair_at
+from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, repair_at
+from migration_assets.postgres.cutover.legacy_writing import both_sides
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.reverse import drop_reverse, publish_reverse, reverse_names, subscribe_reverse
+from migration_assets.postgres.cutover.reverse import (
+    drop_reverse,
+    publish_reverse,
+    reverse_names,
+    reverse_worker,
+    subscribe_reverse,
+)
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.definitions import filenodes
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.server_identity import look_at_servers, newest_sent, note_pair
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.true_up.slices import same_table
@@ -36,7 +44,7 @@ class ReverseRecovered:
 
 
 def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
-    """Let the legacy follow the base anew; None where both servers are as they were.
+    """Let the legacy follow the base anew; None where both servers are as they were, and so is the stream.
 
     Args:
         plan: Which table.
@@ -44,11 +52,12 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, or something on it changes rows on their way in.
+        DeletionError: Many rows of a week would be deleted on the legacy, and nobody confirmed that.
         SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
     """
     stream = plan.stream
-    with alone_while_in_charge(plan, mending=True) as (base, legacy):
-        if not look_at_servers(base, plan.relation, legacy):
+    with both_sides(plan, mending=True) as (base, legacy):
+        if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
             return None
         in_root = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
         wanted = [record for record in read_slices(base, plan.relation) if record.week in in_root]
@@ -92,3 +101,12 @@ def _rewritten(plan: CutoverPlan) -> CutoverError:
         state_left="the base is in charge and accepts writes; the legacy is as it was, and does not follow yet",
         next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the base end, then run this again",
     )
+
+
+def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
+    """Whether slot and subscription are there, and all WAL that the slot needs."""
+    names = reverse_names(forward_names(base, plan.relation))
+    kept = base.execute(
+        "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'", [names.slot]
+    )
+    return kept.fetchone() is not None and reverse_worker(legacy, names) is not None

@@ -18,6 +18,7 @@ _KINDS = {
     "I": "a partitioned index",
 }
 _IDENTITY_ON_PARTITIONED = 17
+_FINDS_BY_ANY_INDEX = 16
 
 
 def examine_kind(description: TableDescription) -> Finding:
@@ -36,6 +37,7 @@ def examine_table(description: TableDescription, spec: TableSpec, base_major: in
     return [
         _primary_key(description, spec),
         *examine_control_column(description, spec),
+        *_deferrable(description, base_major),
         *_indexes(description, spec),
         *_columns(description, base_major),
     ]
@@ -82,6 +84,26 @@ def _primary_key(description: TableDescription, spec: TableSpec) -> Finding:
             f" CONFLICT ({', '.join(key)}) fails there, so that applications must name the whole key"
         )
     return judge("primary_key", Area.TABLE, evidence, good=bool(key), remedy=how)
+
+
+def _deferrable(description: TableDescription, base_major: int | None) -> list[Finding]:
+    """Keys that a transaction may break for a while: carried as such, with what that costs the streams."""
+    found = [f"unique key {one.name}" for one in description.indexes if one.valid and one.deferrable]
+    if not description.primary_key_deferral:
+        return [info("deferrable_keys", Area.TABLE, f"{listed(found)}: deferrable in the base, too")] if found else []
+    slow = base_major is not None and base_major < _FINDS_BY_ANY_INDEX
+    return [
+        judge(
+            "deferrable_keys",
+            Area.TABLE,
+            f"{listed(['the primary key', *found])}: deferrable in the base, too. Such a key is no replica identity:"
+            " the stream back carries whole old rows"
+            + ("; and the base, before PostgreSQL 16, scans the leaf for every update and delete" if slow else ""),
+            good=not slow,
+            remedy=f"use a base of PostgreSQL {_FINDS_BY_ANY_INDEX} or newer, or make the key immediate in the legacy",
+            severity=Severity.WARNING,
+        )
+    ]
 
 
 def _indexes(description: TableDescription, spec: TableSpec) -> list[Finding]:

@@ -26,12 +26,15 @@ class Third:
     name: str
 
     def run(self, *statements: str) -> list[tuple[object, ...]]:
+        """The rows of the last one."""
+        rows: list[tuple[object, ...]] = []
         with psycopg.connect(self.url, autocommit=True) as session:
             for statement in statements:
                 cursor = session.execute(statement.encode())
                 while cursor.nextset():
                     pass
-            return cursor.fetchall() if cursor.description else []
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
 
     def has(self, row: int) -> bool:
         return self.run(f"SELECT count(*) FROM bookings WHERE id = {row}") == [(1,)]

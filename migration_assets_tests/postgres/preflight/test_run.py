@@ -38,7 +38,8 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
             "apply_worker_settings", "apply_workers", "base_rights", "base_table", "base_writable", "collation",
             "collations", "connections", "ddl_rehearsal", "encoding", "fingerprint_probe",
             "foreign_publication_in_base", "other_writers_in_base", "own_schema", "reachable", "replication_origins",
-            "standbys", "subscription_right", "time_zone", "types", "updates_refused", "version", "version_order",
+            "standbys", "subscription_right", "time_zone", "type_meaning", "types", "updates_refused", "version",
+            "version_order",
             "worker_processes")),
         *(("data", code) for code in (
             "beyond_last_partition", "control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
