@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Generator
 
 import pytest
 
@@ -34,7 +35,9 @@ class SlowTests:
             before = now
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> object:
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         frozen, self._frozen_before = self._frozen_seconds - self._frozen_before, self._frozen_seconds
         seconds = (call.duration - frozen) / crowding()

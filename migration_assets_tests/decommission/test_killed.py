@@ -101,11 +101,13 @@ def _rebuild_reverse(ground: CutoverGround) -> None:
     from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names, start_reverse  # noqa: PLC0415
     from migration_assets.postgres.cutover.work import forward_names  # noqa: PLC0415
     from migration_assets.postgres.introspection import require_table  # noqa: PLC0415
+    from migration_assets.postgres.server_identity import count_markers_anew  # noqa: PLC0415
 
     plan = ground.cutover_plan()
     with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
         names = reverse_names(forward_names(base, plan.relation))
         prepare_reverse(base, legacy, plan, names)
+        count_markers_anew(base, base, plan.relation, "base")
         start_reverse(base, legacy, plan, names, require_table(legacy, ground.spec.table, "legacy"))
     ground.insert("base")
     settle_down(ground)
