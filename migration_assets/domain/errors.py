@@ -108,6 +108,10 @@ class ServerChangedError(StreamError):
     """A server came back as another one, or earlier than it was: nothing that was proven before can be relied on."""
 
 
+class TableBusyError(MigrationError):
+    """Somebody alters a table that is to be read, or waits to do so; nothing was changed, and it may be tried again."""
+
+
 class ArchiveError(MigrationError):
     """An archive cannot be written, read or trusted; whatever was there before is as it was."""
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions, dbapi
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import LockNotAvailable
 from psycopg.pq import Conninfo
 
-from migration_assets.domain.errors import ArchiveError, ConnectionLostError
+from migration_assets.domain.errors import ArchiveError, ConnectionLostError, TableBusyError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
-from migration_assets.postgres.snapshots import locking
+from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
 # ADBC's own words in front of the server's, and the query behind them.
@@ -171,6 +172,8 @@ def _begin(connection: dbapi.Connection, snapshot: str, tables: Sequence[Qualifi
     with connection.cursor() as cursor:
         _execute(cursor, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if tables:
+            # Its exporter holds the tables: see `snapshots`.
+            _execute(cursor, f"SET LOCAL lock_timeout = '{IMPORT_LOCK_MS}ms'")
             _execute(cursor, locking(tables).as_string())
         _execute(cursor, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
@@ -195,6 +198,13 @@ def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, befor
     try:
         yield
     except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+        if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == LockNotAvailable.sqlstate:
+            raise TableBusyError(
+                "somebody alters the week's tables, or waits to do so, and they were let go at once",
+                where=purpose,
+                state_left="nothing was read",
+                next_step="let the ALTER TABLE (or whatever locks them) end, then run this again",
+            ) from None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = _NOISE.sub("", lines[0]).strip()[:_LONGEST_REASON]
         lost = _is_lost(connection) if connection is not None else is_transient(psycopg.OperationalError(reason))

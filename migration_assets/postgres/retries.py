@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError
+from migration_assets.domain.errors import ConnectionLostError, TableBusyError
 
 _Result = TypeVar("_Result")
 
@@ -35,7 +35,7 @@ _PERMANENT_CONNECTION = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a little later without anybody changing anything."""
-    if isinstance(error, ConnectionLostError):
+    if isinstance(error, (ConnectionLostError, TableBusyError)):
         return True
     if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
         return False

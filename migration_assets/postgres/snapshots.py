@@ -4,6 +4,10 @@ An ALTER TABLE that rewrites a table, and a TRUNCATE, are not MVCC-safe: a snaps
 afterwards. So whoever will read rows in a snapshot locks the table in ACCESS SHARE mode first. LOCK TABLE takes no
 snapshot: it may come before the statement that does, and before SET TRANSACTION SNAPSHOT. Whoever imports a snapshot
 locks before the import: that it succeeds says that the exporter, who locked before it took the snapshot, still holds.
+
+A stranger's ALTER TABLE that comes between the exporter and an importer waits for the one and keeps out the other, and
+everybody who writes to the table stands behind it. So an importer does not wait: the whole step lets go at once, and
+is tried again when the ALTER is through.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -12,6 +16,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import errors, sql
 
+from migration_assets.domain.errors import TableBusyError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
@@ -19,6 +24,16 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 _READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Longer than any lock that is only held for a moment, as a cut's; writers may stand behind it.
+IMPORT_LOCK_MS = 500
+_ALTERING = """
+SELECT DISTINCT format('backend %%s (%%s, %%s)', k.pid, coalesce(a.usename::text, '?'),
+                       coalesce(nullif(a.application_name, ''), 'unnamed'))
+FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)
+WHERE k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock' AND k.pid IS NOT NULL
+      AND k.relation = ANY (SELECT to_regclass(t) FROM unnest(%s::text[]) AS t)
+      AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 def base_tables(base: Connected, spec: TableSpec, weeks: Iterable[FiscalWeek]) -> list[QualifiedName]:
@@ -95,12 +110,44 @@ def in_snapshot(connection: Connected, snapshot: str, tables: Sequence[Qualified
         tables: That are read.
 
     Raises:
+        TableBusyError: Somebody alters one of the tables, or waits to do so.
         psycopg.OperationalError: The exporter is gone.
     """
-    with reading(connection, tables):
+    with _importing(connection, tables):
         try:
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
         except (errors.InvalidParameterValue, errors.UndefinedObject) as error:
             # As if the connection itself had been lost: the whole step is worth another try.
             raise psycopg.OperationalError("the session that exported the snapshot was lost") from error
         yield connection
+
+
+@contextmanager
+def _importing(connection: Connected, tables: Sequence[QualifiedName]) -> Generator[None]:
+    usual = require_row(connection.execute("SELECT current_setting('lock_timeout')").fetchone(), "a setting")[0]
+    connection.execute(_READING)
+    try:
+        try:
+            # SET takes no snapshot either.
+            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{IMPORT_LOCK_MS}ms")))
+            hold_tables(connection, tables)
+        except errors.LockNotAvailable as error:
+            connection.rollback()
+            raise table_busy(connection, tables) from error
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(usual)))
+        yield
+    finally:
+        if not connection.closed:
+            connection.rollback()
+
+
+def table_busy(connection: Connected, tables: Sequence[QualifiedName]) -> TableBusyError:
+    """The error; names who alters, where that is still so. The session is in no transaction."""
+    who = [str(one) for (one,) in connection.execute(_ALTERING, [[str(table) for table in tables]])]
+    return TableBusyError(
+        "somebody alters the table, or waits to do so, and it was let go at once, so that nobody waits behind that:"
+        f" {', '.join(who) or 'it is over already'}",
+        where=", ".join(str(table) for table in tables[-1:]),
+        state_left="nothing of this step was changed",
+        next_step="let the ALTER TABLE (or whatever locks the table) end, then run this again",
+    )
