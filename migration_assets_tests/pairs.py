@@ -1,5 +1,6 @@
 """Pairs of real servers for tests, gone at the end."""
 
+import getpass
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from migration_assets.embedded.servers import EmbeddedServers
 
@@ -44,9 +46,15 @@ def quick_pair() -> Generator[EmbeddedServers]:
 
 
 def _sweep() -> None:
-    """What tests left that were killed: nobody has much memory to lose."""
-    for folder in _MEMORY.glob(f"{_NAME}*"):
-        owner = int(folder.name.removeprefix(_NAME).split("-")[0])
-        if not psutil.pid_exists(owner) and os.access(folder, os.W_OK):
-            EmbeddedServers(folder).remove()
-            shutil.rmtree(folder, ignore_errors=True)
+    """What tests left that were killed: nobody has much memory to lose.
+
+    One worker at a time: two that remove the same folder would take its lock file away from each other.
+    """
+    if not os.access(_MEMORY, os.W_OK):
+        return
+    with FileLock(_MEMORY / f"{getpass.getuser()}-{_NAME}sweep.lock"):
+        for folder in _MEMORY.glob(f"{_NAME}*"):
+            owner = int(folder.name.removeprefix(_NAME).split("-")[0])
+            if not psutil.pid_exists(owner) and os.access(folder, os.W_OK):
+                EmbeddedServers(folder).remove()
+                shutil.rmtree(folder, ignore_errors=True)

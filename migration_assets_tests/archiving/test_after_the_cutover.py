@@ -38,7 +38,7 @@ from migration_assets.steps.runway import look_ahead, see_runway
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week, verify_week
 from migration_assets.terminal.marks import Seen
-from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
+from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, keep_only_the_quarter, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 
 SUMMER, AUTUMN = QUARTER.next, QUARTER.next.next
@@ -60,13 +60,7 @@ STEPS: dict[str, Callable[[Migration], object]] = {
 @pytest.fixture(scope="module")
 def signed(signed: Migration) -> Migration:
     """The base in charge since a moment ago; of the legacy's quarters only this one was to be migrated."""
-    bounds = [signed.calendar.bounds(week) for week in (WEEKS[0], WEEKS[-1])]
-    on(
-        signed.databases.legacy_url,
-        "DELETE FROM public.amenity_bookings WHERE booked_at < %s OR booked_at >= %s",
-        bounds[0].lower,
-        bounds[1].upper,
-    )
+    keep_only_the_quarter(signed)
     assert cut_over(cutover_plan(signed), approved_by="Ada Lovelace", rehearse=False).outcome == "succeeded"
     return signed
 
