@@ -107,7 +107,9 @@ def _make_markers(legacy: Connected) -> None:
 def continue_markers(legacy: Connected, after: int) -> None:
     """Let no new marker have the number of one that the base has: a legacy that was restored would begin at 1 again."""
     legacy.execute(
-        "SELECT setval('migration.marker_id', %(after)s) FROM migration.marker_id WHERE last_value < %(after)s",
+        "SELECT setval('migration.marker_id', %(after)s) FROM migration.marker_id"
+        # A sequence that gave no number yet has its first one as its last value.
+        " WHERE last_value < %(after)s OR (NOT is_called AND last_value = %(after)s)",
         {"after": after},
     )
 
