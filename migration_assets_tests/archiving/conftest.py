@@ -39,16 +39,6 @@ def with_settings(migration: Migration, **changes: object) -> Migration:
     return replace(migration, settings=migration.settings.model_copy(update=changes))
 
 
-def keep_only_the_quarter(migration: Migration) -> None:
-    """The legacy's other quarters go: rows that no week of the base has stop a cutover."""
-    bounds = [migration.calendar.bounds(week) for week in (WEEKS[0], WEEKS[-1])]
-    with psycopg.connect(migration.databases.legacy_url) as connection:
-        connection.execute(
-            "DELETE FROM public.amenity_bookings WHERE booked_at < %s OR booked_at >= %s",
-            [bounds[0].lower, bounds[1].upper],
-        )
-
-
 @pytest.fixture(scope="module")
 def signed(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Generator[Migration]:
     """FY25-Q2 signed off, half a year ago by the clock of the settings; one quarter stays in the base."""

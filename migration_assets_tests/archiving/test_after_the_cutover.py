@@ -38,8 +38,9 @@ from migration_assets.steps.runway import look_ahead, see_runway
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week, verify_week
 from migration_assets.terminal.marks import Seen
-from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, keep_only_the_quarter, with_settings
+from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
+from migration_assets_tests.defs.conftest import keep_only_the_quarter
 
 SUMMER, AUTUMN = QUARTER.next, QUARTER.next.next
 BORN = tuple(FiscalWeek(SUMMER, number) for number in range(1, 14))

@@ -34,9 +34,7 @@ def weeks_to_compare(ground: CutoverGround) -> list[str]:
 
 
 def validated(ground: CutoverGround) -> CutoverGround:
-    """All weeks, when the base's server has counted all that was ever applied."""
-    wait_for(lambda: ground.one("base", "SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname ~ '^bookings_'")
-             == 910, "the true-up's rows are counted")  # fmt: skip
+    """All weeks. The server counts the changes of a copied database from its beginning, and there were none yet."""
     for number in range(1, 14):
         ground.validate(number)
     return ground

@@ -11,7 +11,14 @@ from migration_assets.steps.cutover import cutover_plan
 from migration_assets.steps.examination import examine
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import start_stream
-from migration_assets_tests.defs.conftest import QUARTER, WEEKS, Project, copy_weeks, failure_text
+from migration_assets_tests.defs.conftest import (
+    QUARTER,
+    WEEKS,
+    Project,
+    copy_weeks,
+    failure_text,
+    keep_only_the_quarter,
+)
 
 CHECKS = ("stream_is_healthy", "lag_within_threshold")
 
@@ -43,6 +50,7 @@ def checks(project: Project) -> dict[str, tuple[bool, str]]:
 
 def test_checks_and_monitor_speak_of_the_reverse_stream_while_the_base_is_in_charge(project: Project) -> None:
     under_cdc(project)
+    keep_only_the_quarter(project.migration)
     cut_over(cutover_plan(project.migration), approved_by="Ada", rehearse=False)
     for passed, said in checks(project).values():
         assert passed, said

@@ -20,7 +20,7 @@ from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import cutover_plan
 from migration_assets.steps.evidence import verify_evidence, write_packs
-from migration_assets_tests.archiving.conftest import keep_only_the_quarter
+from migration_assets_tests.defs.conftest import keep_only_the_quarter
 from migration_assets_tests.evidence.test_pages import EVIL, Q2, TAGS, Strict, pack
 
 S = CutoverState

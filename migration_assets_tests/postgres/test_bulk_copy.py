@@ -19,9 +19,11 @@ from migration_assets.domain.errors import (
     TableSpecError,
 )
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.postgres import slice_loading
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
 
 _MEMORY = """
@@ -309,11 +311,24 @@ def test_columns_that_differ_by_now_are_refused(filled: Ground, side: str, chang
     assert filled.staging() == []
 
 
-def test_an_index_that_one_side_lacks_is_refused_before_attach_builds_it_under_the_lock(filled: Ground) -> None:
+def test_a_leaf_has_the_indexes_of_the_root_and_one_that_came_while_it_was_proven_stops_it_before_attach(
+    filled: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled.run("base", "CREATE INDEX added_by_hand ON bookings (price)")
+    filled.copy(1)
+    adopted = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relispartition"
+    assert filled.one("base", f"{adopted} AND i.indrelid = 'bookings_fy25_q2_w01'::regclass") == 3
     state = filled.base_state()
-    with pytest.raises(PartitionError, match="3 indexes instead of 2"):
-        filled.copy(1)
+
+    def another() -> None:
+        filled.run("base", "CREATE INDEX added_meanwhile ON bookings (guests)")
+
+    with monkeypatch.context() as patch:
+        # ATTACH would build it, while everybody waits for the root.
+        before(patch, slice_loading, "seen_definitions", another)
+        with pytest.raises(PartitionError, match="4 indexes instead of 3"):
+            filled.copy(2)
+    filled.run("base", "DROP INDEX added_meanwhile")
     assert filled.base_state() == state
 
 
