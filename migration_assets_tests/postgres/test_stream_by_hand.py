@@ -10,13 +10,14 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import StreamError
+from migration_assets.domain.errors import DeletionError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
+from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.sessions import Side
-from migration_assets_tests.postgres.support import BOOKINGS, Ground, wait_for
+from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
 
 
 def on(ground: Ground, side: Side, *statements: str) -> None:
@@ -83,7 +84,12 @@ def test_whatever_was_done_by_hand_a_rebuild_mends_it(ground: Ground, deed: Call
         "DELETE FROM bookings WHERE id % 11 = 0",
         "INSERT INTO bookings (id, booked_at) VALUES (9001, '2024-06-06Z')",
     )
-    rebuilt = ground.stream(rebuild=True)
+    if deed is drop_guard_and_truncate:
+        # Whole weeks would go: a person says so first.
+        with pytest.raises(DeletionError, match="would be deleted from the base"):
+            ground.stream(rebuild=True)
+    confirmed = {week(number): 28 for number in range(1, 14)} if deed is drop_guard_and_truncate else {}
+    rebuilt = start_stream(replace(ground.plan, confirmed_deletes=confirmed), QUARTER, rebuild=True)
     assert (rebuilt.how, rebuilt.marker, len(rebuilt.weeks)) == ("rebuilt", None, 13)
     assert sum(done.differences.rows for done in rebuilt.weeks) > 30
     ground.run("legacy", "UPDATE bookings SET guests = 33 WHERE id % 2 = 0")
