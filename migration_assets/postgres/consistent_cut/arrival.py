@@ -1,7 +1,10 @@
-"""Waits on the base until the apply worker stands at a marker, or has ended behind it."""
+"""Holds the apply worker at a marker; waits on the base until it stands there, or has ended behind it."""
 
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 
+import psycopg
 from psycopg import sql
 
 from migration_assets.domain.errors import CutError, StreamError
@@ -15,6 +18,35 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
 _WORKER_LIVES = 0.5
+
+
+@contextmanager
+def marker_lock(
+    holder: Connected, marker: int, *, lock_class: int = MARKER_LOCK_CLASS
+) -> Generator[Callable[[], None]]:
+    """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
+
+    Args:
+        holder: A session on that side.
+        marker: Its number.
+        lock_class: By which the trigger on that side's markers waits.
+    """
+    key = [lock_class, marker]
+    holder.execute("SELECT pg_advisory_lock(%s, %s)", key)
+    released = False
+
+    def let_go() -> None:
+        nonlocal released
+        released = True
+        holder.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+    try:
+        yield let_go
+    finally:
+        if not released:
+            # A lost connection lost the lock by itself.
+            with suppress(psycopg.OperationalError):
+                let_go()
 
 
 def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> None:

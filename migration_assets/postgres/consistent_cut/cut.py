@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -14,7 +14,7 @@ from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
-from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS, wait_at_marker, wait_until_gone
+from migration_assets.postgres.consistent_cut.arrival import marker_lock, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
@@ -87,7 +87,7 @@ def paired_snapshots(
             require_same_servers(holder, plan.relation, legacy.writer)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
-            with _marker_lock(holder, marker) as let_go:
+            with marker_lock(holder, marker) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
                 wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
@@ -145,7 +145,7 @@ def paused_stream(
         marker = next_marker(legacy)
         reached = time.perf_counter()
         try:
-            with _marker_lock(holder, marker) as let_go:
+            with marker_lock(holder, marker) as let_go:
                 barrier = (
                     _set_join_marker(plan, holder, legacy, marker, in_lock, purpose)
                     if as_join
@@ -209,27 +209,6 @@ def _set_join_marker(
         # The lock was never got, so the publication is as it was.
         set_status(holder, plan.relation, StreamStatus.LIVE)
         raise
-
-
-@contextmanager
-def _marker_lock(holder: Connected, marker: int) -> Generator[Callable[[], None]]:
-    """Hold the apply worker at the marker until the yielded function is called, or the body fails."""
-    key = [MARKER_LOCK_CLASS, marker]
-    holder.execute("SELECT pg_advisory_lock(%s, %s)", key)
-    released = False
-
-    def let_go() -> None:
-        nonlocal released
-        released = True
-        holder.execute("SELECT pg_advisory_unlock(%s, %s)", key)
-
-    try:
-        yield let_go
-    finally:
-        if not released:
-            # A lost connection lost the lock by itself.
-            with suppress(psycopg.OperationalError):
-                let_go()
 
 
 def _holding(plan: StreamPlan) -> Timeouts:

@@ -9,7 +9,7 @@ marker, and its hold keeps everybody else away.
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
+from migration_assets.postgres.consistent_cut.arrival import marker_lock
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
 from migration_assets.postgres.own_objects import TAG, require_no_collision
@@ -94,7 +95,7 @@ def reverse_cut(
         row = writer.execute("SELECT nextval('migration.reverse_marker_id')").fetchone()
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
-        with _marker_lock(holder, marker) as let_go:
+        with marker_lock(holder, marker, lock_class=REVERSE_LOCK_CLASS) as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
             pid = _wait_at(plan, holder, names, marker)
             if at_rest:
@@ -136,27 +137,6 @@ def _make_waiting(legacy: Connected) -> None:
             " FOR EACH ROW EXECUTE FUNCTION migration.wait_at_reverse_marker()"
         )
         legacy.execute("ALTER TABLE migration.reverse_markers ENABLE ALWAYS TRIGGER wait_at_reverse_marker")
-
-
-@contextmanager
-def _marker_lock(legacy: Connected, marker: int) -> Generator[Callable[[], None]]:
-    """Hold the apply worker at the marker until the yielded function is called, or the body fails."""
-    key = [REVERSE_LOCK_CLASS, marker]
-    legacy.execute("SELECT pg_advisory_lock(%s, %s)", key)
-    released = False
-
-    def let_go() -> None:
-        nonlocal released
-        released = True
-        legacy.execute("SELECT pg_advisory_unlock(%s, %s)", key)
-
-    try:
-        yield let_go
-    finally:
-        if not released:
-            # A lost connection lost the lock by itself.
-            with suppress(psycopg.OperationalError):
-                let_go()
 
 
 def _set_marker(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Connected, marker: int) -> str:
