@@ -41,12 +41,16 @@ def test_triggers_that_fire_for_streams_and_rules_block_until_mended_or_accepted
             "CREATE RULE aside AS ON INSERT TO bookings WHERE new.guests > 99 DO ALSO INSERT INTO aside VALUES (new.*)",
         )
     ground.run("base", "CREATE TRIGGER late AFTER UPDATE ON bookings_fy25_q2_w05 FOR EACH ROW EXECUTE FUNCTION touch()",
-               "ALTER TABLE bookings_fy25_q2_w05 ENABLE ALWAYS TRIGGER late")  # fmt: skip
+               "ALTER TABLE bookings_fy25_q2_w05 ENABLE ALWAYS TRIGGER late",
+               # An ordinary one of the root, whose clone on one leaf is not.
+               "CREATE TRIGGER sly BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION touch()",
+               "ALTER TABLE bookings_fy25_q2_w07 ENABLE ALWAYS TRIGGER sly")  # fmt: skip
     seen = found(quarter)
     assert seen.keys() == {
         ("always_trigger", "tr"), ("always_trigger", "copy"), ("redirecting_rule", "aside"),
         ("always_trigger_in_base", "tr"), ("always_trigger_in_base", "copy"), ("redirecting_rule_in_base", "aside"),
         ("always_trigger_in_base", "late on public.bookings_fy25_q2_w05"),
+        ("always_trigger_in_base", "sly on public.bookings_fy25_q2_w07"),
     }  # fmt: skip
     assert "ENABLE REPLICA" in seen["always_trigger", "copy"].evidence
     at = ground.one("base", "SELECT now()")

@@ -25,12 +25,14 @@ SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.s
 FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscription s ON s.oid = r.srsubid
 WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY 1, 2, 3 ORDER BY 1
 """
-# Those of a root are there once more on each partition, as its clones. Statements' triggers fire for no worker.
+# Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
+# Statements' triggers fire for no worker.
 _TRIGGERS = """
 SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
        pg_get_triggerdef(g.oid)
 FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
-WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1 AND g.tgparentid = 0
+WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
+  AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled IN ('A', 'R'))
   AND NOT (g.tgname = ANY(%(triggers)s::text[]) AND g.tgfoid IN (
       SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'migration'))
 ORDER BY 3 DESC, 2, 1
