@@ -133,7 +133,7 @@ def _importing(connection: Connected, tables: Sequence[QualifiedName]) -> Genera
             hold_tables(connection, tables)
         except errors.LockNotAvailable as error:
             connection.rollback()
-            raise table_busy(connection, tables) from error
+            raise _table_busy(connection, tables) from error
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(usual)))
         yield
     finally:
@@ -141,7 +141,7 @@ def _importing(connection: Connected, tables: Sequence[QualifiedName]) -> Genera
             connection.rollback()
 
 
-def table_busy(connection: Connected, tables: Sequence[QualifiedName]) -> TableBusyError:
+def _table_busy(connection: Connected, tables: Sequence[QualifiedName]) -> TableBusyError:
     """The error; names who alters, where that is still so. The session is in no transaction."""
     who = [str(one) for (one,) in connection.execute(_ALTERING, [[str(table) for table in tables]])]
     return TableBusyError(

@@ -53,7 +53,7 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
 
     Raises:
         StreamError: As `exported_slot`; or the table was rewritten again and again.
-        psycopg.errors.LockNotAvailable: Somebody is altering it.
+        TableBusyError: Somebody is altering it, or waits to do so.
     """
     for _ in range(plan.limits.attempts):
         drop_slot(legacy, slot)
