@@ -11,7 +11,7 @@ from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.cutover.machine import cut_over
-from migration_assets.postgres.sessions import Databases
+from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
@@ -21,7 +21,7 @@ from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.streaming import recover_stream, resume_stream, start_stream
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, Ground, week
+from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
 from migration_assets_tests.servers.standbys import Spare
 
 KEPT = "SELECT count(*) FROM migration.repaired_rows WHERE kind = 'extra' AND before LIKE '%drill%'"
@@ -73,6 +73,21 @@ def book(ground: Ground, ids: Sequence[int]) -> None:
             " RETURNING 1",
             number,
         )
+
+
+def confirmed(ground: Ground, publisher: Side) -> None:
+    """Waits until the publisher's slot takes everything that was committed so far for applied, for good.
+
+    The subscriber says so now and then, some time after it has applied: what it has not said is sent again.
+    """
+    until = ground.one(publisher, "SELECT pg_current_wal_lsn()::text")
+    wait_for(
+        lambda: ground.one(
+            publisher, "SELECT bool_and(confirmed_flush_lsn >= %s::pg_lsn) FROM pg_replication_slots"
+            " WHERE database = current_database()", until
+        ),
+        "the slot has confirmed it",
+    )  # fmt: skip
 
 
 def look(ground: Ground) -> tuple[StreamSample, dict[ProblemCode, Problem]]:

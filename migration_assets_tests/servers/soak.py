@@ -22,6 +22,7 @@ from migration_assets.steps.streaming import recover_stream
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,
+    confirmed,
     in_charge,
     look,
     lost_rows_are_kept,
@@ -133,6 +134,7 @@ def files_of_a_following_legacy_put_back_are_told_by_the_reverse_markers(spare: 
         ground.insert("base")
     wait_for(lambda: ground.contents("legacy") == ground.contents("base"), "the legacy follows")
     assert look(ground)[1] == {}
+    confirmed(ground, "base")
     spare.put_back("legacy", kept)
     wait_for(lambda: ProblemCode.SERVER_CHANGED in look(ground)[1], "it is told")
     product = migration(ground)

@@ -10,7 +10,7 @@ from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.postgres.support import QUARTER, wait_for
-from migration_assets_tests.servers.drill import book, look, mended, migration, refused_everywhere, streamed
+from migration_assets_tests.servers.drill import book, confirmed, look, mended, migration, refused_everywhere, streamed
 from migration_assets_tests.servers.standbys import Spare, spare_servers
 
 
@@ -27,6 +27,7 @@ def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spa
     book(ground, range(1001, 1031))
     ground.drain()
     assert look(ground)[1] == {}
+    confirmed(ground, "legacy")
     spare.put_back("base", kept)
     # What the slot takes for applied is skipped, what comes now arrives: it looks as well as ever.
     book(ground, [2001])
