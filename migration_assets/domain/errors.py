@@ -112,6 +112,10 @@ class TableBusyError(MigrationError):
     """Somebody alters a table that is to be read, or waits to do so; nothing was changed, and it may be tried again."""
 
 
+class UnavailableError(MigrationError):
+    """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
+
+
 class ArchiveError(MigrationError):
     """An archive cannot be written, read or trusted; whatever was there before is as it was."""
 

@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError, TableBusyError
+from migration_assets.domain.errors import ConnectionLostError, TableBusyError, UnavailableError
 
 _Result = TypeVar("_Result")
 
@@ -56,7 +56,19 @@ def is_lock_timeout(error: BaseException) -> bool:
 def retry_transient(
     call: Callable[[], _Result], *, what: str, attempts: int, log: logging.Logger, longest_pause: float = 20.0
 ) -> _Result:
-    """Call until it succeeds, fails for good, or `attempts` calls failed; the last error is raised as it is."""
+    """Call until it succeeds, fails for good, or `attempts` calls failed.
+
+    Args:
+        call: The whole step; what an earlier try has done, it finds and goes on from there.
+        what: The step's name, for the log and the error.
+        attempts: How many calls at most.
+        log: Who is told of every try that failed.
+        longest_pause: Between two calls, in seconds.
+
+    Raises:
+        UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        Exception: What `call` raised and no further try would change.
+    """
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(attempts),
@@ -65,7 +77,29 @@ def retry_transient(
         before_sleep=_tell(log, what, attempts),
         reraise=True,
     )
-    return retrying(call)
+    try:
+        return retrying(call)
+    except psycopg.Error as error:
+        if not is_transient(error):
+            raise
+        raise UnavailableError(
+            f"{attempts} tries failed, the last one so: {_first_line(error)}",
+            where=what,
+            state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+            next_step=_next_step(error),
+        ) from error
+
+
+def _next_step(error: psycopg.Error) -> str:
+    """What somebody does about an error that did not pass by itself."""
+    if is_lock_timeout(error):
+        return (
+            "see who holds the table (SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity on the server),"
+            " let it end, then run this again"
+        )
+    if error.sqlstate in {"53300", "53400"}:
+        return "free connections on the server or raise its limit, then run this again"
+    return "see whether both servers run and can be reached, then run this again"
 
 
 def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Result:
@@ -99,8 +133,13 @@ def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallS
             what,
             state.attempt_number,
             attempts,
-            str(error).strip().splitlines()[0] if error else "?",
+            _first_line(error) if error else "?",
             pause,
         )
 
     return tell
+
+
+def _first_line(error: BaseException) -> str:
+    """What happened, without the rows and statements that a server's further lines may hold."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,6 @@
 """The repair of the legacy after the base, for somebody who asks, while the base is in charge."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -8,10 +9,13 @@ from migration_assets.postgres.cutover import legacy_repair, outside_repair
 from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired
 from migration_assets.postgres.cutover.outside_repair import OutsideRepaired
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 
 __all__ = ["LegacyRepaired", "OutsideRepaired", "repair_legacy", "repair_outside", "undo_legacy_repair"]
+
+log = logging.getLogger(__name__)
 
 
 def repair_legacy(
@@ -25,7 +29,12 @@ def repair_legacy(
     """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
     _ensure(migration)
     plan = replace(cutover_plan(migration, run_id), stream=migration.stream_plan(run_id, confirmed_deletes))
-    return legacy_repair.repair_legacy(plan, weeks, dry_run=dry_run)
+    return retry_transient(
+        lambda: legacy_repair.repair_legacy(plan, weeks, dry_run=dry_run),
+        what="repair of the legacy",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
 
 
 def repair_outside(
@@ -33,13 +42,23 @@ def repair_outside(
 ) -> OutsideRepaired:
     """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
     _ensure(migration)
-    return outside_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed)
+    return retry_transient(
+        lambda: outside_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed),
+        what="repair of the legacy's rows outside",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
 
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
     """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
     _ensure(migration)
-    return legacy_repair.undo_legacy_repair(cutover_plan(migration, run_id), repair_id)
+    return retry_transient(
+        lambda: legacy_repair.undo_legacy_repair(cutover_plan(migration, run_id), repair_id),
+        what=f"undoing of repair {repair_id}",
+        attempts=1,
+        log=log,
+    )
 
 
 def _ensure(migration: Migration) -> None:

@@ -52,14 +52,24 @@ def start_stream(
 
 def pause_stream(migration: Migration, reason: str) -> str:
     """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
-    return holding.hold_stream(migration.stream_plan(), reason)
+    return retry_transient(
+        lambda: holding.hold_stream(migration.stream_plan(), reason),
+        what="pause of the change stream",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
 
 
 def resume_stream(
     migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
 ) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
-    return holding.resume_stream(migration.stream_plan(run_id, confirmed_deletes))
+    return retry_transient(
+        lambda: holding.resume_stream(migration.stream_plan(run_id, confirmed_deletes)),
+        what="resumption of the change stream",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
 
 
 def recover_stream(

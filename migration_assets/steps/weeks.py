@@ -103,4 +103,9 @@ def repair_week(
 def undo_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> Repaired:
     """Put back what a repair changed; see `repair.undo_repair`. Not tried again: it is not done twice by accident."""
     require_legacy(migration, "the images of before a repair are older than what applications wrote since")
-    return repair.undo_repair(migration.stream_plan(run_id), repair_id)
+    return retry_transient(
+        lambda: repair.undo_repair(migration.stream_plan(run_id), repair_id),
+        what=f"undoing of repair {repair_id}",
+        attempts=1,
+        log=log,
+    )

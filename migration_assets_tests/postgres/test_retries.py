@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.errors import PartitionError, SliceBusyError
+from migration_assets.domain.errors import PartitionError, SliceBusyError, UnavailableError
 from migration_assets.postgres.retries import is_lock_timeout, is_transient, retry_locked, retry_transient
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import Ground
@@ -116,12 +116,23 @@ def test_a_transient_error_is_tried_again_and_logged(caplog: pytest.LogCaptureFi
     assert "the copy: try 1 of 3 failed (going down)" in caplog.text
 
 
-def test_the_last_error_is_raised_as_it_is() -> None:
-    error = errors.AdminShutdown("going down")
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (errors.AdminShutdown("going down"), "whether both servers run"),
+        (errors.LockNotAvailable("going down"), "pg_blocking_pids"),
+        (errors.TooManyConnections("going down"), "free connections"),
+    ],
+)
+def test_what_never_passes_by_itself_is_told_with_what_to_do(error: psycopg.Error, advice: str) -> None:
     call, calls = _failing(error, 9)
-    with pytest.raises(errors.AdminShutdown) as caught:
-        retry_transient(call, what="x", attempts=2, log=_LOG, longest_pause=0.01)
-    assert caught.value is error
+    with pytest.raises(UnavailableError) as caught:
+        retry_transient(call, what="the copy", attempts=2, log=_LOG, longest_pause=0.01)
+    assert caught.value.__cause__ is error
+    assert caught.value.where == "the copy"
+    assert caught.value.what == "2 tries failed, the last one so: going down"
+    assert advice in caught.value.next_step
+    assert caught.value.state_left
     assert len(calls) == 2
 
 
@@ -137,7 +148,7 @@ def test_five_tries_outlast_a_server_that_restarts_for_fifteen_seconds(monkeypat
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     call, _ = _failing(errors.CannotConnectNow("starting up"), 9)
-    with pytest.raises(errors.CannotConnectNow):
+    with pytest.raises(UnavailableError):
         retry_transient(call, what="x", attempts=5, log=_LOG)
     assert len(pauses) == 4
     assert sum(pauses) >= 15
