@@ -19,6 +19,7 @@ from tenacity import (
 )
 
 from migration_assets.domain.errors import ConnectionLostError, TableBusyError, UnavailableError
+from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
 
@@ -83,7 +84,7 @@ def retry_transient(
         if not is_transient(error):
             raise
         raise UnavailableError(
-            f"{attempts} tries failed, the last one so: {_first_line(error)}",
+            f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
             state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
             next_step=_next_step(error),
@@ -133,13 +134,8 @@ def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallS
             what,
             state.attempt_number,
             attempts,
-            _first_line(error) if error else "?",
+            told(error) if error else "?",
             pause,
         )
 
     return tell
-
-
-def _first_line(error: BaseException) -> str:
-    """What happened, without the rows and statements that a server's further lines may hold."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
