@@ -121,13 +121,13 @@ def test_an_undo_puts_back_what_the_legacy_has_changed_since_and_says_so(damaged
 
 
 _OTHERS: tuple[LiteralString, ...] = (
-    "CREATE TABLE payments (booking bigint, at timestamptz, once_booking bigint, once_at timestamptz,"
-    " FOREIGN KEY (booking, at) REFERENCES bookings ON DELETE CASCADE ON UPDATE CASCADE,"
-    " FOREIGN KEY (once_booking, once_at) REFERENCES bookings ON DELETE SET NULL)",
+    "CREATE TABLE payments (booking bigint, at timestamptz, once_booking bigint, once_at timestamptz)",
+    "ALTER TABLE payments ADD FOREIGN KEY (booking, at) REFERENCES bookings ON DELETE CASCADE ON UPDATE CASCADE",
+    "ALTER TABLE payments ADD FOREIGN KEY (once_booking, once_at) REFERENCES bookings ON DELETE SET NULL",
     "INSERT INTO payments SELECT id, booked_at, id, booked_at FROM bookings WHERE id < 6",
     "CREATE TABLE heard (what text)",
-    "CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS"
-    " $$ BEGIN INSERT INTO public.heard VALUES (TG_OP); RETURN NULL; END $$",
+    """CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.heard VALUES (TG_OP); RETURN NULL; END $$""",
     "CREATE TRIGGER hear AFTER INSERT OR UPDATE OR DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION hear()",
     "CREATE TRIGGER hear_leaf AFTER INSERT OR DELETE ON bookings_fy25_q2_w01 FOR EACH ROW EXECUTE FUNCTION hear()",
 )
@@ -151,7 +151,7 @@ def test_an_undo_into_a_table_that_was_altered_is_refused_without_a_word_of_the_
     done = damaged.repair()
     before = damaged.contents("base")
     damaged.run("base", "ALTER TABLE bookings ADD CHECK (guests <> -1)")
-    with pytest.raises(LedgerError, match=r"cannot be put back as it was: CheckViolation \(bookings_guests_check\)") as no:
+    with pytest.raises(LedgerError, match=r"put back as it was: CheckViolation \(bookings_guests_check\)") as no:
         damaged.undo(done.repair_id)
     assert "-1" not in str(no.value)
     assert damaged.contents("base") == before
