@@ -50,6 +50,6 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
             " by now",
             where=where,
             state_left="nothing was changed; the images of before stay in migration.repaired_rows",
-            next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on the"
-            " side that is in charge",
+            next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on"
+            " the side that is in charge",
         ) from None

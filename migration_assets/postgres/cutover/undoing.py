@@ -13,6 +13,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.server_words import conceal
 from migration_assets.postgres.sessions import Timeouts
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
         log.warning("the %s could not be undone completely (%s)", work.kind, second)
         kind = UnfinishedError
         left, next_step = _released_only(work)
+    if isinstance(error, psycopg.Error):
+        conceal(error)
     what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}: {str(error).strip()}"
     return kind(
         f"the {work.kind} stopped at {state or 'an unknown state'}: {what}",
