@@ -63,6 +63,10 @@ class DeletionError(MigrationError):
     """More rows of a week would be deleted than goes without a person's word; nothing was."""
 
 
+class TriggersFireError(MigrationError):
+    """What we are about to write would set off triggers, or keys of other tables, that no stream does; nothing was."""
+
+
 class SliceMismatchError(MigrationError):
     """A slice in the base is not what the legacy holds; carries both fingerprints, and the rows where known."""
 

@@ -10,6 +10,7 @@ from psycopg import Connection, errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.postgres.server_messages import conceal
 
 Side = Literal["legacy", "base"]
 Connected = Connection[tuple[Any, ...]]
@@ -83,10 +84,14 @@ class Databases:
         Raises:
             SettingsError: The URL cannot be read.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
+            psycopg.Error: Whatever the body raised; its text holds no value of a row.
         """
         connection = connect(self.url(side), purpose, timeouts or Timeouts())
         try:
             yield connection
+        except psycopg.Error as error:
+            conceal(error)
+            raise
         finally:
             connection.close()
 

@@ -160,6 +160,20 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.assert_same()
 
 
+def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground: CutoverGround) -> None:
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
+    done = mend(ground, 5)
+    ground.run("base", "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 31")
+    settle_down(ground)
+    with pytest.raises(LedgerError, match=r"put back as it was: UniqueViolation \(bookings_pkey\)") as no:
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    assert "31" not in str(no.value)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
 def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
     ground.cut()
     before = ground.contents("legacy")
