@@ -20,8 +20,10 @@ import psycopg
 from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import cut_over, release_writes, roll_back, side_in_charge
+from migration_assets.steps.observation import observe
 from migration_assets.steps.quarters import reconcile_quarter
 from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, validate_week
@@ -88,10 +90,12 @@ class Life:
         try:
             self.mob.close(all_of_them=True)
             with standing_still(self.crowd):
+                # What a dead cutover or rollback left may rest until it is settled: nothing is promised before.
+                may_rest = self.may_stall or self.unsettled()
                 self.stalled = self.mob.following and not drained(
-                    self.migration, self.world.side, 2.0 if self.may_stall else 20.0
+                    self.migration, self.world.side, 2.0 if may_rest else 20.0
                 )
-                if self.stalled and not self.may_stall:
+                if self.stalled and not may_rest:
                     self.world.fault(f"what the {self.world.side} has committed does not arrive on the other side")
                 for deed in self.mob.at_rest:
                     deed()
@@ -135,6 +139,12 @@ class Life:
         secret = next((text for text in ("password=", "reserved", "prepared'") if text in str(error)), None)
         if secret:
             self.world.fault(f"{name}: its error holds {secret}")
+
+    def unsettled(self) -> bool:
+        """Whether a cutover or rollback was begun and has not ended."""
+        running = "SELECT FROM migration.cutovers WHERE relation = %s AND outcome = 'running'"
+        known = ask(self.world.base_url, "SELECT to_regclass('migration.cutovers') IS NOT NULL")[0][0]
+        return known and bool(ask(self.world.base_url, running, self.relation))
 
     def states(self) -> dict[FiscalWeek, str]:
         rows = ask(self.world.base_url, "SELECT quarter, week, state FROM migration.slices WHERE relation = %s",
@@ -207,9 +217,19 @@ class Life:
             self.world.side = side_in_charge(self.migration)
             if self.random.random() < 0.5:
                 self.step("release writes", lambda: release_writes(self.migration))
+                self.world.side = side_in_charge(self.migration)
+            elif self.unsettled():
+                self.require_told(name)
         if self.world.side == "legacy":
             self.step("resume", lambda: resume_stream(self.migration))
         self.judge(f"after the killed {name}")
+
+    def require_told(self, name: str) -> None:
+        """Who looks at the migration learns that a dead process left something to be settled."""
+        observed = self.step("observe", lambda: observe(self.migration))
+        codes = {problem.code for problem in observed.problems} if observed else set()
+        if observed and not codes & {ProblemCode.CUTOVER_UNFINISHED, ProblemCode.WRITES_HELD}:
+            self.world.fault(f"a dead {name} was left unsettled, and the watch names only {sorted(codes)}")
 
     def require_free(self, why: str) -> None:
         """The side in charge accepts writes again; who asks is not refused."""
@@ -221,6 +241,7 @@ class Life:
             except psycopg.errors.ReadOnlySqlTransaction:
                 self.world.note(f"{why}: the {side} refuses writes; releasing")
                 self.step("release writes", lambda: release_writes(self.migration))
+        self.world.side = side_in_charge(self.migration)
 
     # The steps.
 
