@@ -1,4 +1,4 @@
-"""Steps of ours in a process of their own, which may be killed at any moment; the nursery of `crashes.child` runs it."""
+"""Steps of ours in a process of their own, which may be killed at any moment; `crashes.child` has its nursery."""
 
 from collections.abc import Callable
 from pathlib import Path

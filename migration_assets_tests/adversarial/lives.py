@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -19,7 +20,7 @@ from migration_assets.steps.examination import examine
 from migration_assets.steps.observation import observe
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.retiring import bring_back, retire_week
-from migration_assets.steps.streaming import resume_stream
+from migration_assets.steps.streaming import resume_stream, start_stream
 from migration_assets_tests.adversarial import child
 from migration_assets_tests.adversarial.applications import World, applications, standing_still
 from migration_assets_tests.adversarial.definitions import DEFINITIONS, HARMLESS_IN_CHARGE, reorganise_base, storage
@@ -27,7 +28,7 @@ from migration_assets_tests.adversarial.hostile_settings import hostile_setting,
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.adversarial.sabotage import SABOTAGES, Sabotage
+from migration_assets_tests.adversarial.sabotage import SABOTAGES, Sabotage, hands_off
 from migration_assets_tests.adversarial.strangers import (
     FIRST_STRANGE,
     KILLERS,
@@ -72,7 +73,9 @@ def live(
         AssertionError: Somebody found a fault; with everything that happened.
     """
     random = Random(seed)
-    kind = kind or random.choice(sorted(KINDS))
+    if kind is None and seed in SABOTEURS:
+        kind, play = "sabotaged", partial(sabotaged, deed=SABOTEURS[seed])
+    kind = kind or random.choice(sorted(KINDS if seed >= FIRST_OF_ANY_KIND else FIRST_KINDS))
     began = time.monotonic()
     with fresh_databases(servers) as urls, tempfile.TemporaryDirectory(prefix="life-") as folder:
         create_table(urls[0])
@@ -278,11 +281,15 @@ def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
         life.validate(week)
     if life.world.side == "base":
         return
+    # While the hand is on it, a rebuild may be refused, or be undone by what comes next.
+    life.step("rebuild under sabotage", lambda: start_stream(life.migration, QUARTER, rebuild=True))
+    with life.rest():
+        hands_off(life.mob)
     if not (life.start(rebuild=True) or life.start(rebuild=True)):
-        life.world.note(f"a rebuild was refused after {deed.__name__}")
-        return
+        life.world.fault(f"no rebuild was possible after {deed.__name__}")
     life.may_stall = False
     life.judge("after the rebuild")
+    _mend_and_prove(life)
 
 
 def leaving(life: Life, _steps: int) -> None:
@@ -322,7 +329,7 @@ def leaving(life: Life, _steps: int) -> None:
         life.world.fault("with the week back the base could not be put in charge")
 
 
-KINDS: dict[str, Play] = {
+FIRST_KINDS: dict[str, Play] = {
     "following": following,
     "switching": switching,
     "late strays": late_strays,
@@ -331,3 +338,8 @@ KINDS: dict[str, Play] = {
     "sabotaged": sabotaged,
     "leaving": leaving,
 }
+KINDS: dict[str, Play] = {**FIRST_KINDS}
+# Seeds below had their lives before there were more kinds, and keep them.
+FIRST_OF_ANY_KIND = 45
+SABOTEURS: dict[int, Sabotage] = {1001 + number: deed for number, deed in enumerate(SABOTAGES)}
+"""Seeds of their own, one for each way to lay hands on the stream."""
