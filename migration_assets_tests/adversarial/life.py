@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -92,9 +92,7 @@ class Life:
             with standing_still(self.crowd):
                 # What a dead cutover or rollback left may rest until it is settled: nothing is promised before.
                 may_rest = self.may_stall or self.unsettled()
-                self.stalled = self.mob.following and not drained(
-                    self.migration, self.world.side, 2.0 if may_rest else 20.0
-                )
+                self.stalled = self.mob.following and not drained(self.world, self.relation, 2.0 if may_rest else 20.0)
                 if self.stalled and not may_rest:
                     self.world.fault(f"what the {self.world.side} has committed does not arrive on the other side")
                 for deed in self.mob.at_rest:
@@ -140,6 +138,11 @@ class Life:
         if secret:
             self.world.fault(f"{name}: its error holds {secret}")
 
+    def ask_who_is_in_charge(self) -> None:
+        """Applications turn to that side. No enemy restarts a server meanwhile."""
+        with self.enemies.busy if self.enemies else nullcontext():
+            self.world.side = side_in_charge(self.migration)
+
     def unsettled(self) -> bool:
         """Whether a cutover or rollback was begun and has not ended."""
         running = "SELECT FROM migration.cutovers WHERE relation = %s AND outcome = 'running'"
@@ -147,8 +150,13 @@ class Life:
         return known and bool(ask(self.world.base_url, running, self.relation))
 
     def states(self) -> dict[FiscalWeek, str]:
-        rows = ask(self.world.base_url, "SELECT quarter, week, state FROM migration.slices WHERE relation = %s",
-                   self.relation)  # fmt: skip
+        """Those of weeks that a retirement has released from the stream already, and not ended yet, are `released`."""
+        rows = ask(
+            self.world.base_url,
+            "SELECT quarter, week, CASE WHEN released_at IS NULL OR state = 'retired' THEN state ELSE 'released' END"
+            " FROM migration.slices WHERE relation = %s",
+            self.relation,
+        )
         return {FiscalWeek.parse(f"{quarter}|{week}"): str(state) for quarter, week, state in rows}
 
     def judge(self, why: str) -> None:
@@ -214,10 +222,10 @@ class Life:
         self.done += 1
         if name in {"cutover", "rollback"}:
             self.require_free(name)
-            self.world.side = side_in_charge(self.migration)
+            self.ask_who_is_in_charge()
             if self.random.random() < 0.5:
                 self.step("release writes", lambda: release_writes(self.migration))
-                self.world.side = side_in_charge(self.migration)
+                self.ask_who_is_in_charge()
             elif self.unsettled():
                 self.require_told(name)
         if self.world.side == "legacy":
@@ -233,15 +241,15 @@ class Life:
 
     def require_free(self, why: str) -> None:
         """The side in charge accepts writes again; who asks is not refused."""
-        side = side_in_charge(self.migration)
-        self.world.side = side
+        self.ask_who_is_in_charge()
+        side = self.world.side
         with self.rest():
             try:
                 ask(self.world.url(side), "UPDATE public.bookings SET guests = guests WHERE id = 1000000 RETURNING 1")
             except psycopg.errors.ReadOnlySqlTransaction:
                 self.world.note(f"{why}: the {side} refuses writes; releasing")
                 self.step("release writes", lambda: release_writes(self.migration))
-        self.world.side = side_in_charge(self.migration)
+        self.ask_who_is_in_charge()
 
     # The steps.
 
@@ -351,7 +359,7 @@ class Life:
         def told(_kind: object, state: object) -> None:
             self.world.note(f"  {state}")
             if str(state) == "switched" and not rehearse:
-                self.world.side = side_in_charge(self.migration)
+                self.ask_who_is_in_charge()
             if during is not None:
                 during(str(state))
 
