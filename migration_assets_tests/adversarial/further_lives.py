@@ -10,7 +10,14 @@ from migration_assets_tests.adversarial.restarts import RESTARTS
 from migration_assets_tests.adversarial.strangers import VANDALS, WRITERS, giant, replica_writer
 from migration_assets_tests.adversarial.table import migration_of
 from migration_assets_tests.adversarial.weak_roles import ROW_SECURITY, weak_role
-from migration_assets_tests.adversarial.whole import begin, cut_over_in_peace, mend_and_prove, some_steps, started
+from migration_assets_tests.adversarial.whole import (
+    begin,
+    cut_over_in_peace,
+    mend_and_prove,
+    ready,
+    some_steps,
+    started,
+)
 
 
 def restarted(life: Life, steps: int) -> None:
@@ -45,12 +52,18 @@ def among_outsiders(life: Life, steps: int) -> None:
             for _ in range(3):
                 if life.start():
                     break
-            some_steps(life, steps, lambda: life.switch(to="base") and life.switch(to="legacy"))
+            some_steps(life, steps)
+        life.step("resume", lambda: resume_stream(life.migration))
+        started(life)
+        ready(life)
+        with life.attacked([*OUTSIDERS, replica_writer, giant], 0.4):
+            if life.switch(to="base"):
+                life.switch(to="legacy")
         if life.world.side == "base" and not life.switch(to="legacy"):
             life.world.fault("the legacy could not be put in charge again")
         life.step("resume", lambda: resume_stream(life.migration))
         started(life)
-        mend_and_prove(life)
+        ready(life)
         cut_over_in_peace(life)
     finally:
         gone(life.mob)
@@ -71,7 +84,7 @@ def of_a_weak_role(life: Life, steps: int) -> None:
         life.may_stall = False
         life.step("resume", lambda: resume_stream(life.migration))
         started(life)
-        mend_and_prove(life)
+        ready(life)
         cut_over_in_peace(life)
         life.judge("in charge")
         if not life.switch(to="legacy"):

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -56,6 +56,7 @@ class Lived:
     refusals: int
     acknowledged: dict[str, int]
     rows: int
+    told: str = field(repr=False)
 
     def __str__(self) -> str:
         return (
@@ -98,7 +99,8 @@ def live(
             mob.close(all_of_them=True)  # a prepared transaction would keep the database
     if world.faults:
         raise AssertionError(told(life, seed))
-    return Lived(seed, kind, time.monotonic() - began, life.done, life.refusals, dict(world.journal.acknowledged), rows)
+    acknowledged = dict(world.journal.acknowledged)
+    return Lived(seed, kind, time.monotonic() - began, life.done, life.refusals, acknowledged, rows, told(life, seed))
 
 
 def told(life: Life, seed: int) -> str:

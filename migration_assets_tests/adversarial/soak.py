@@ -24,7 +24,8 @@ from migration_assets_tests.pairs import quick_pair
 @click.option("--kind", type=click.Choice(sorted(KINDS)), help="All lives of this kind; by default the seed decides.")
 @click.option("--steps", default=8, show_default=True, help="Random steps of a life.")
 @click.option("--switchovers", default=10, show_default=True, help="In one life, after all others.")
-def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int) -> None:
+@click.option("--tell", is_flag=True, help="Print everything that happened in lives without a fault, too.")
+def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int, *, tell: bool) -> None:
     """Run many lives, one at a time, and say how each ended."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -40,7 +41,7 @@ def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int) 
                 click.echo(f"FAULT in seed {seed}\n{error}")
             else:
                 ended[lived.kind] += 1
-                click.echo(str(lived))
+                click.echo(lived.told if tell else str(lived))
         if switchovers and not only:
             began = time.monotonic()
             try:

@@ -41,6 +41,11 @@ def proven(life: Life) -> None:
     """Ready for a cutover."""
     begin(life)
     started(life)
+    ready(life)
+
+
+def ready(life: Life) -> None:
+    """Proven, signed, and analyzed."""
     mend_and_prove(life)
     run(life.world.base_url, "ANALYZE public.bookings")
 
