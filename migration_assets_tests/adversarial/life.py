@@ -235,8 +235,10 @@ class Life:
     def require_told(self, name: str) -> None:
         """Who looks at the migration learns that a dead process left something to be settled."""
         observed = self.step("observe", lambda: observe(self.migration))
-        codes = {problem.code for problem in observed.problems} if observed else set()
-        if observed and not codes & {ProblemCode.CUTOVER_UNFINISHED, ProblemCode.WRITES_HELD}:
+        if observed is None:
+            return
+        codes = {problem.code for problem in observed.problems}
+        if not codes & {ProblemCode.CUTOVER_UNFINISHED, ProblemCode.WRITES_HELD}:
             self.world.fault(f"a dead {name} was left unsettled, and the watch names only {sorted(codes)}")
 
     def require_free(self, why: str) -> None:
