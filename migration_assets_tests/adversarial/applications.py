@@ -130,9 +130,9 @@ class Application(threading.Thread):
         except _GaveUp:
             return
         except (psycopg.OperationalError, *_LOST):
-            # Perhaps it was done: such keys are left alone from now on.
-            self.keys = [key for key in keys if len(self.world.journal.allowed.get(key, {None})) == 1 and
-                         self.world.journal.allowed.get(key) != {None}]  # fmt: skip
+            # Perhaps it was done: only keys of which one thing is known are touched from now on.
+            known = self.world.journal.allowed
+            self.keys = [key for key in keys if len(known.get(key, ())) == 1 and known[key] != {None}]
             raise
         self.keys = keys
 
