@@ -31,7 +31,7 @@ def restarted(life: Life, steps: int) -> None:
         some_steps(life, max(2, steps // 2))
     life.restless = False
     life.step("resume", lambda: resume_stream(life.migration))
-    mend_and_prove(life)
+    ready(life)
     life.restless = True
     with life.attacked([*RESTARTS, *WRITERS], 2.0):
         for _ in range(2):
