@@ -120,6 +120,10 @@ class UnavailableError(MigrationError):
     """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
 
 
+class RightsError(MigrationError):
+    """Our role may not do what a step needs; it was rolled back, and a right was taken away or never given."""
+
+
 class ArchiveError(MigrationError):
     """An archive cannot be written, read or trusted; whatever was there before is as it was."""
 

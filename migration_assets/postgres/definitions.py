@@ -88,7 +88,7 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
         raise TableSpecError(
             f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
             where=f"{table} in the {side}",
-            state_left="nothing was changed",
+            state_left="no row was changed; what the step had begun on the stream is done when it is run again",
             next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
             f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
         )

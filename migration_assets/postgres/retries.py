@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError, TableBusyError, UnavailableError
+from migration_assets.domain.errors import ConnectionLostError, RightsError, TableBusyError, UnavailableError
 from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
@@ -68,6 +68,7 @@ def retry_transient(
 
     Raises:
         UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        RightsError: Our role may not do it, or row level security stands in its way.
         Exception: What `call` raised and no further try would change.
     """
     retrying = Retrying(
@@ -80,6 +81,13 @@ def retry_transient(
     )
     try:
         return retrying(call)
+    except errors.InsufficientPrivilege as error:
+        raise RightsError(
+            f"the server does not let our role do this: {told(error)}",
+            where=what,
+            state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+            next_step=_next_right(error),
+        ) from error
     except psycopg.Error as error:
         if not is_transient(error):
             raise
@@ -89,6 +97,16 @@ def retry_transient(
             state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
             next_step=_next_step(error),
         ) from error
+
+
+def _next_right(error: errors.InsufficientPrivilege) -> str:
+    """What somebody does about a right that is missing; row level security has no code of its own."""
+    if "row-level security" in str(error):
+        return (
+            "let the role see and write all rows: ALTER ROLE … BYPASSRLS; or, where it owns the table, ALTER TABLE …"
+            " NO FORCE ROW LEVEL SECURITY, or DISABLE ROW LEVEL SECURITY on the base; then run this again"
+        )
+    return "`migration-assets preflight` and `readiness` name missing rights, each with its GRANT; then run this again"
 
 
 def _next_step(error: psycopg.Error) -> str:

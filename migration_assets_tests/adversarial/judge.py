@@ -8,8 +8,8 @@ from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
-from migration_assets.runtime import Migration
-from migration_assets_tests.adversarial.table import CALENDAR, FIXED, Side, row_text, session
+from migration_assets_tests.adversarial.applications import World
+from migration_assets_tests.adversarial.table import CALENDAR, FIXED, row_text, session
 
 _COLUMNS = (
     "SELECT attname::text FROM pg_attribute WHERE attrelid = 'public.bookings'::regclass AND attnum > 0"
@@ -22,11 +22,10 @@ _MARKER = (
 _THERE = "SELECT FROM migration.markers WHERE relation = %s AND id = %s"
 
 
-def drained(migration: Migration, source: Side, seconds: float = 20.0) -> bool:
+def drained(world: World, relation: str, seconds: float) -> bool:
     """Whether everything that the side in charge has committed reaches the other one in time."""
-    relation, urls = migration.spec.relation, migration.databases
-    give_up = time.monotonic() + seconds
-    with session(urls.legacy_url, "judge") as legacy, session(urls.base_url, "judge") as base:
+    source, give_up = world.side, time.monotonic() + seconds
+    with session(world.legacy_url, "judge") as legacy, session(world.base_url, "judge") as base:
         if source == "legacy":
             row = legacy.execute(_MARKER, [relation]).fetchone()
             assert row

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError
+from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError, TableSpecError
 from migration_assets.domain.findings import Severity
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
@@ -103,6 +103,19 @@ def test_every_step_works(weak: Weak) -> None:
     ground.assert_same(QUARTER, QUARTER.next)
     with pytest.raises(psycopg.errors.RaiseException, match="would not reach the base"):
         ground.run("legacy", "TRUNCATE bookings")
+
+
+def test_a_rebuild_that_row_security_stops_leaves_the_stream_as_it_was(weak: Weak) -> None:
+    ground = weak.ground
+    ground.streamed()
+    for side in ("base", "legacy"):
+        weak.strongly(side, "ALTER TABLE public.bookings ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        with pytest.raises(TableSpecError, match=f"public.bookings in the {side}: row level security is on"):
+            ground.stream(rebuild=True)
+        assert ground.one("base", "SELECT status FROM migration.streams") == "live"
+        weak.strongly(side, "ALTER TABLE public.bookings NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
+    ground.run("legacy", "UPDATE bookings SET guests = 2 WHERE id % 4 = 0")
+    ground.assert_same()
 
 
 def _write(url: str, stop: threading.Event) -> None:
