@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.freshness import Freshness
+from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.postgres import bulk_copy, reconciliation, repair, slice_loading, validation
 from migration_assets.postgres.change_stream import joining, slots
 from migration_assets.postgres.cutover import comparing
@@ -23,6 +24,7 @@ from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.sessions import Side
 from migration_assets.postgres.sign_offs import read_week_facts
 from migration_assets.steps import archiving
+from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.postgres.rewriting import before, rewrite
@@ -158,6 +160,36 @@ def test_what_was_altered_or_rewritten_since_its_proof_is_stale_on_either_side(g
     rewrite(ground, "legacy", "ALTER TABLE public.bookings ADD COLUMN more integer DEFAULT 1")
     assert _stale(ground)["W01"] == "the legacy's table was altered"
     assert "W01" in _to_compare(ground)
+
+
+def test_nothing_is_signed_off_that_was_rewritten_after_its_proof(ground: Ground) -> None:
+    """Neither the weeks' own proofs nor the reconciliation of the quarter, whichever of them is older."""
+    ground.fill(91).streamed()
+    product = with_settings(
+        migration_of(ground.databases.legacy_url, ground.databases.base_url), table="public.bookings"
+    )
+    ground.reconcile()
+
+    def missing() -> dict[str, str]:
+        with pytest.raises(SignOffRefusedError) as caught:
+            sign_off_quarter(product, QUARTER, "Ada", stream_problems=[])
+        return {one.where: one.what for one in caught.value.missing}
+
+    ground.run("legacy", "VACUUM FULL bookings")
+    found = missing()
+    assert len(found) == 13 + 1
+    assert all("the legacy's table was rewritten" in why for why in found.values()), found
+    ground.reconcile()
+    ground.run("base", "VACUUM FULL bookings_fy25_q2_w05")
+    found = missing()
+    assert found.keys() == {week(5).key, f"{QUARTER.key} reconciliation"}
+    assert all("the leaf was rewritten" in why for why in found.values()), found
+    ground.reconcile()
+    # As where each week was validated again, and the quarter was not reconciled.
+    ground.run("base", "UPDATE migration.validations SET definitions = jsonb_set(definitions, '{legacy,oid}', '1')")
+    assert missing().keys() == {f"{QUARTER.key} reconciliation"}
+    ground.reconcile()
+    assert sign_off_quarter(product, QUARTER, "Ada", stream_problems=[]).approved_by == "Ada"
 
 
 def _stale(ground: Ground) -> dict[str, str]:
