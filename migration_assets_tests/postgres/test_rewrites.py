@@ -214,6 +214,70 @@ def test_nothing_is_signed_off_that_was_rewritten_after_its_proof(ground: Ground
     assert sign_off_quarter(product, QUARTER, "Ada", stream_problems=[]).approved_by == "Ada"
 
 
+_RICH: tuple[LiteralString, ...] = (
+    "CREATE TYPE inner_m AS ENUM ('x', 'y')",
+    "CREATE TYPE place AS (n int, m inner_m)",
+    "CREATE TYPE mood AS ENUM ('a', 'b')",
+    "CREATE TYPE label AS ENUM ('k')",
+    "CREATE DOMAIN pos AS int",
+    "CREATE TYPE span AS RANGE (subtype = pos)",
+    "CREATE DOMAIN whole AS int",
+    "CREATE TABLE bookings (id bigint PRIMARY KEY, booked_at timestamptz NOT NULL, guests int, price numeric(9, 2))",
+    "ALTER TABLE bookings ADD note text, ADD p place, ADD moods mood[], ADD l label, ADD s span, ADD w whole",
+    "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+)
+_ALTERATIONS: tuple[LiteralString, ...] = (
+    "ALTER TYPE mood ADD VALUE 'c'",
+    "ALTER TYPE mood RENAME VALUE 'a' TO 'first'",
+    "ALTER TYPE inner_m ADD VALUE 'z'",
+    "ALTER TYPE place RENAME ATTRIBUTE n TO number",
+    "ALTER DOMAIN whole SET NOT NULL",
+    "ALTER DOMAIN pos RENAME TO positive",
+    "ALTER TYPE label RENAME TO tag",
+    "ALTER TABLE bookings ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE bookings FORCE ROW LEVEL SECURITY",
+    "ALTER TABLE bookings SET UNLOGGED",
+    "ALTER TABLE bookings ALTER guests SET NOT NULL",
+    "ALTER TABLE bookings ALTER price TYPE numeric(12, 2)",
+    'ALTER TABLE bookings ALTER note TYPE text COLLATE "C"',
+    "ALTER TABLE bookings RENAME guests TO heads",
+    "ALTER TABLE bookings ADD more int DEFAULT 1",
+    "ALTER TABLE bookings DROP more",
+    "ALTER TABLE bookings ENABLE ALWAYS TRIGGER fill",
+    "CREATE OR REPLACE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "ALTER TABLE bookings ENABLE REPLICA TRIGGER fill",
+    "CREATE RULE keep AS ON DELETE TO bookings DO INSTEAD NOTHING",
+)
+_HARMLESS: tuple[LiteralString, ...] = (
+    "ANALYZE bookings",
+    "VACUUM bookings",
+    "CREATE INDEX ON bookings (guests)",
+    "COMMENT ON TABLE bookings IS 'theirs'",
+    "GRANT SELECT ON bookings TO PUBLIC",
+    "ALTER TABLE bookings SET (fillfactor = 70)",
+    "ALTER TABLE bookings ALTER note SET STATISTICS 50",
+    "CREATE TRIGGER fill BEFORE INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION fill()",
+)
+
+
+def test_whatever_changes_what_a_value_means_or_who_sees_it_is_an_alteration(ground: Ground) -> None:
+    def digest(side: Side) -> str:
+        with ground.databases.session(side, "test") as connection:
+            return table_states(connection, [ground.spec.table])[ground.spec.table].digest
+
+    for side in SIDES:
+        ground.run(side, *_RICH)
+    assert digest("legacy") == digest("base"), "nothing in it is of one server alone"
+    for statement in _HARMLESS:
+        before = digest("base")
+        ground.run("base", statement)
+        assert digest("base") == before, statement
+    for statement in _ALTERATIONS:
+        before = digest("base")
+        ground.run("base", statement)
+        assert digest("base") != before, statement
+
+
 def _stale(ground: Ground) -> dict[str, str]:
     with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
         records = read_slices(base, ground.spec.relation)

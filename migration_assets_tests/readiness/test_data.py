@@ -72,7 +72,8 @@ def test_a_week_whose_tables_were_rewritten_since_its_proof_blocks(quarter: Live
         assert said in found.evidence
         quarter.ground.run(
             "base",
-            "UPDATE migration.slices s SET definitions = k.definitions FROM public.kept k WHERE k.lock_key = s.lock_key",
+            "UPDATE migration.slices s SET definitions = k.definitions FROM public.kept k"
+            " WHERE k.lock_key = s.lock_key",
         )
         assert sign_offs(quarter) == {}
     quarter.ground.run("base", "DROP TABLE public.kept")

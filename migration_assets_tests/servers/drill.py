@@ -124,8 +124,7 @@ def refused_everywhere(ground: Ground, why: str, *, each_looks: bool = False) ->
         if each_looks:
             forget(ground, slot)
         with pytest.raises(ServerChangedError, match=why) as refused:
-            step()
-            pytest.fail(f"{name} was not refused")
+            pytest.fail(f"{name} was not refused: {step()}")
         assert "migration-assets stream recover --by NAME" in refused.value.next_step, name
         assert not ground.one("base", "SELECT subenabled FROM pg_subscription WHERE subname = %s", slot), name
 
