@@ -83,9 +83,10 @@ def paired_snapshots(
         reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
+            # Before a stream that a dead step left at rest goes on.
+            require_same_servers(holder, plan.relation, legacy.writer)
             stream = require_running(holder, plan.relation)
             tables = base_tables(reader, plan.spec, weeks)
-            require_same_servers(holder, plan.relation, legacy.writer)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
             with marker_lock(holder, marker) as let_go:
@@ -140,8 +141,8 @@ def paused_stream(
         require_not_barred(holder, plan.relation)
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
-        stream = require_running(holder, plan.relation)
         require_same_servers(holder, plan.relation, legacy.writer)
+        stream = require_running(holder, plan.relation)
         earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
         marker = next_marker(legacy)
         reached = time.perf_counter()
