@@ -31,6 +31,10 @@ class SettingsError(MigrationError):
     """A setting is missing or wrong; nothing was touched."""
 
 
+class PoolerError(SettingsError):
+    """A connection goes to a pooler and not to the server itself; nothing was touched."""
+
+
 class CalendarError(MigrationError, ValueError):
     """A fiscal key, date or calendar parameter makes no sense."""
 
