@@ -64,8 +64,12 @@ def read_partitions(base: Connected, root: QualifiedName) -> list[Partition]:
 
 
 def attached_leaves(root: QualifiedName, partitions: Sequence[Partition]) -> frozenset[FiscalWeek]:
-    """The weeks that have a leaf which rows reach, by the leaves' names."""
-    names = [one.table.name for one in partitions if one.level == LEAF_LEVEL and one.reached]
+    """The weeks that have a leaf which rows reach, by the leaves' names, which lie in their root's schema."""
+    names = [
+        one.table.name
+        for one in partitions
+        if one.level == LEAF_LEVEL and one.reached and one.table.schema == root.schema
+    ]
     weeks = (parse_leaf_name(root.name, name) for name in names)
     return frozenset(week for week in weeks if week is not None)
 

@@ -271,9 +271,14 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
         what = f"there is no repair {repair_id} of the legacy"
     else:
         *_, applied, transaction, undone_at, undo = rows[0]
-        if not applied and not _came_to_be(legacy, transaction):
-            what = f"repair {repair_id} never came to be: its process died"
-        elif undone_at is not None and _came_to_be(legacy, undo):
+        fate = "committed" if applied else _fate(legacy, transaction)
+        if fate != "committed":
+            what = f"repair {repair_id} " + (
+                "never came to be: its process died" if fate == "aborted"
+                else "has not ended yet" if fate == "in progress"
+                else "may never have come to be: its process died, and the legacy has forgotten what became of it"
+            )  # fmt: skip
+        elif undone_at is not None and _fate(legacy, undo) != "aborted":
             what = f"repair {repair_id} was undone at {undone_at}"
     if what is not None:
         raise LedgerError(
@@ -285,10 +290,11 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
     return {FiscalWeek.parse(f"{quarter}|{week}") if week else None: int(one) for quarter, week, one, *_ in rows}
 
 
-def _came_to_be(legacy: Connected, transaction: str) -> bool:
-    """Whether the legacy committed it; one so old that the legacy no longer knows was looked at long ago."""
+def _fate(legacy: Connected, transaction: str) -> str | None:
+    """`committed`, `aborted` or `in progress`; None for one so old that the legacy no longer knows."""
     row = legacy.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
-    return require_row(row, "a transaction's status")[0] in {"committed", None}
+    found: str | None = require_row(row, "a transaction's status")[0]
+    return found
 
 
 def _put_back(
