@@ -17,6 +17,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover.legacy_repair import repair_legacy
 from migration_assets.postgres.cutover.watching import hold_again
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.fences import gaps
@@ -25,7 +26,7 @@ from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround
 from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.postgres.support import wait_for, week
 
 LATER = FiscalQuarter(2025, 3)
 LEAF = "bookings_fy25_q2_w05"
@@ -223,6 +224,15 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
     with psycopg.connect(ground.databases.base_url) as base:
         base.execute(lost[lost.index("ALTER TABLE") :].encode())
     guard.silent(1)
+    ground.equal()
+    # PostgreSQL refuses this for a table that a publication names, and not for its partitions; no stream has the rows.
+    ground.run("base", f"ALTER TABLE {LEAF} SET UNLOGGED", f"UPDATE {LEAF} SET guests = 13 WHERE id = 31")
+    lost = guard.problems()[ProblemCode.BASE_LEAF_LOST].what
+    with psycopg.connect(ground.databases.base_url) as base:
+        base.execute(lost[lost.index("ALTER TABLE") : lost.index("; then")].encode())
+    guard.silent(1)
+    settle_down(ground)
+    repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
     ground.equal()
 
 

@@ -19,7 +19,14 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.copy_stream import pipe_rows
-from migration_assets.postgres.cutover.legacy_writing import PURPOSE, ROWS_AT_ONCE, both_sides, transaction_of, writing
+from migration_assets.postgres.cutover.legacy_writing import (
+    PURPOSE,
+    ROWS_AT_ONCE,
+    both_sides,
+    require_once,
+    transaction_of,
+    writing,
+)
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import durably
 from migration_assets.postgres.cutover.reverse import let_reverse_run, reverse_names
@@ -36,6 +43,9 @@ from migration_assets.postgres.true_up.applying import chunks, delete_rows
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
 from migration_assets.postgres.true_up.differences import DifferingKeys, differing_keys, key_matches, look, unnested
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
+
+_NAME_IT = "name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ"
+_LOOK = "look at the images of before (migration.repaired_rows), and change by hand what is still wrong, in the base"
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
             with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
                 before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
                 with images_fit(plan.relation, repair_id):
-                    _put_back(base, cut.legacy, description, before, repairs.get(None))
+                    _put_back(plan, base, cut.legacy, description, before, repairs.get(None))
                 with durably(base):
                     base.execute(
                         "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s"
@@ -177,23 +187,24 @@ def repair_at(
 
 
 def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, found: Sequence[_Found]) -> None:
+    batches = [(one.rows, batch) for one in found for batch in one.batches]
+    coming = [(rows, keys) for rows, batch in batches for keys in chunks(batch.missing + batch.changed)]
     try:
         # All that goes first, in every week: on the legacy a key is there once, whatever its time.
-        for one in found:
-            for batch in one.batches:
-                for keys in chunks(batch.extra + batch.changed):
-                    delete_rows(cut.legacy, one.rows, keys)
-        for one in found:
-            for batch in one.batches:
-                for keys in chunks(batch.missing + batch.changed):
-                    pipe_rows(cut.base, cut.legacy, description, one.rows.target, _those(one.rows, keys), freeze=False)
+        for rows, batch in batches:
+            for keys in chunks(batch.extra + batch.changed):
+                delete_rows(cut.legacy, rows, keys)
+        for rows, keys in coming:
+            pipe_rows(cut.base, cut.legacy, description, rows.target, _those(rows, keys), freeze=False)
+        for _, keys in coming:
+            require_once(plan, cut.legacy, description, keys, _NAME_IT)
     except errors.UniqueViolation as error:
         raise CutoverError(
             "a row that the base has is on the legacy in a week that was not named:"
             f" {error.diag.constraint_name} allows its key once",
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ",
+            next_step=_NAME_IT,
         ) from None
 
 
@@ -298,6 +309,7 @@ def _fate(legacy: Connected, transaction: str) -> str | None:
 
 
 def _put_back(
+    plan: CutoverPlan,
     base: Connected,
     legacy: Connected,
     description: TableDescription,
@@ -325,3 +337,8 @@ def _put_back(
         )
         while images := reader.fetchmany(ROWS_AT_ONCE):
             writer.executemany(statement, images)
+        reader.execute(
+            "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
+        )
+        while keys := reader.fetchmany(ROWS_AT_ONCE):
+            require_once(plan, legacy, description, [tuple(key) for (key,) in keys], _LOOK)
