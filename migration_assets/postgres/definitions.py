@@ -132,6 +132,17 @@ def altered_since(
     return {week: why for week, why in found.items() if why}
 
 
+def files(connection: Connected, table: QualifiedName) -> dict[int, tuple[int | None, int | None]]:
+    """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
+    rows = connection.execute(
+        "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"
+        " pg_relation_filenode(nullif(c.reltoastrelid, 0))::bigint FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"
+        " OR c.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))",
+        {"table": str(table)},
+    )
+    return {oid: (filenode, toast) for oid, filenode, toast in rows}
+
+
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:
     """Which table it is and where its rows are now, whatever an open transaction's snapshot shows.
 
