@@ -9,6 +9,7 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_view import View
 from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
@@ -146,6 +147,9 @@ def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: B
     key = ground.insert("base", "2031-05-01")
     error = stays(r"1 row beyond the last week .* on the base \(public.by_hand\)", at="begun")
     assert "keep its rows aside (CREATE TABLE … AS TABLE public.by_hand)" in error.next_step
+    # Nor are they taken off the legacy while the base has them.
+    with pytest.raises(CutoverError, match=r"1 row beyond the last week .* on the base \(public.by_hand\)"):
+        repair_outside(ground.cutover_plan(), dry_run=False)
     ground.run("base", "CREATE TABLE aside AS TABLE by_hand", "DELETE FROM by_hand", "DROP TABLE by_hand")
     ground.open(CALENDAR.quarter_of(datetime(2031, 5, 1, tzinfo=UTC)))
     ground.run("base", "INSERT INTO bookings SELECT * FROM aside")
