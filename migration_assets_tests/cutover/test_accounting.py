@@ -1,14 +1,20 @@
 """What was acknowledged before the hold: every row is in a week that was compared, or stops the cutover by name."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import LiteralString
 
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_view import View
 from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.archives import ArchiveRecord
+from migration_assets.postgres.cutover.accounting import look_again, weeks_of
+from migration_assets.postgres.cutover.left_weeks import AsFound
 from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
@@ -77,6 +83,7 @@ def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
     departure = Departure(ground)
     departure.archive(5)
     departure.retire(5)
+    judged_by_the_archive_in_force(ground)
     changes: list[tuple[LiteralString, str, LiteralString]] = [
         (
             "UPDATE bookings SET guests = guests + 70 WHERE id = 31",
@@ -110,6 +117,28 @@ def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
     assert outside(ground) is None, "before the gate most of the table may be nowhere yet"
     ground.run("legacy", "DELETE FROM bookings WHERE id = 9001")
     assert ground.cut().outcome == "succeeded"
+
+
+def judged_by_the_archive_in_force(ground: CutoverGround) -> None:
+    """What was read of a week stays; what its archive says is asked anew."""
+    plan = ground.cutover_plan()
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        weeks = weeks_of(base, plan)
+        [left] = weeks.left
+        assert left.archive is not None
+
+        def wrong(archive: ArchiveRecord | None, before: Mapping[int, AsFound]) -> str | None:
+            now = replace(weeks, left=(replace(left, archive=archive),))
+            found, _ = look_again(legacy, plan, now, before, before_each=lambda: None)
+            [one] = found.values()
+            return one.wrong
+
+        before, _ = look_again(legacy, plan, weeks, {}, before_each=lambda: None)
+        assert wrong(left.archive, before) is None
+        anew = replace(left.archive, id=left.archive.id + 1, native=Fingerprint(70, 1, 1))
+        assert "other values than the archive" in (wrong(anew, before) or "")
+        assert "without an archive, and the legacy has 70 rows of it" in (wrong(None, before) or "")
+        assert "fingerprinted by method 0" in (wrong(replace(left.archive, method="0"), {}) or "")
 
 
 def outside(ground: CutoverGround) -> tuple[str, ...] | None:
