@@ -605,3 +605,19 @@ COMMENT ON TABLE migration.accounted IS
     'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
 COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
 COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';
+
+CREATE TABLE migration.stream_parts (
+    relation        text PRIMARY KEY,
+    subscription    text,
+    publication     text,
+    alterations     integer NOT NULL DEFAULT 0,
+    what            text,
+    noticed_at      timestamptz
+);
+COMMENT ON TABLE migration.stream_parts IS
+    'The rows of PostgreSQL''s catalogue that a stream is made of, as this program left them: others were altered by hand';
+COMMENT ON COLUMN migration.stream_parts.subscription IS
+    'oid and xmin of its row on the base; empty: there is none; NULL: our role may not see that';
+COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on the legacy; NULL: never looked at';
+COMMENT ON COLUMN migration.stream_parts.alterations IS
+    'how often somebody else altered one of them; what was proven at a lower count is proven no more';
