@@ -6,6 +6,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.parts import altering_subscription
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.sessions import Connected
 
@@ -97,27 +98,30 @@ def create_subscription(
     base.execute(_SUBSCRIBE)
     with base.cursor().copy("COPY migration.subscribing FROM STDIN") as copy:
         copy.write_row([statement.as_string(base)])
-    base.execute("SELECT migration.subscribe()")
+    with altering_subscription(base, names.subscription):
+        base.execute("SELECT migration.subscribe()")
     base.execute("DROP FUNCTION migration.subscribe(); DROP TABLE migration.subscribing")
 
 
 def enable(base: Connected, subscription: str) -> None:
     """Let the apply worker run; with the caller's transaction."""
-    base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
+    with altering_subscription(base, subscription):
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
 
 
 def disable(base: Connected, subscription: str) -> None:
     """Let the apply worker end after the transaction that it is in."""
-    base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
+    with altering_subscription(base, subscription):
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
 
 
 def drop_subscription(base: Connected, subscription: str) -> None:
     """Gone afterwards, with its worker; the slot on the legacy is left to `drop_slot`, which needs no worker."""
-    if apply_worker(base, subscription) is None:
-        return
     name = sql.Identifier(subscription)
-    with base.transaction():
-        disable(base, subscription)
+    with altering_subscription(base, subscription):
+        if apply_worker(base, subscription) is None:
+            return
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(name))
         base.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
 
