@@ -82,6 +82,14 @@ class Life:
             self.mob.close(all_of_them=True)
 
     @contextmanager
+    def left_alone(self) -> Generator[None]:
+        """Enemies have ended what they had begun, and do nothing else; applications go on."""
+        with self.enemies.busy if self.enemies else nullcontext():
+            with self.rest():
+                pass
+            yield
+
+    @contextmanager
     def rest(self) -> Generator[None]:
         """Nobody writes, nothing is prepared, everything has arrived."""
         enemies = self.enemies
@@ -124,6 +132,7 @@ class Life:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not what people are promised
             self.refusals += 1
+            self.world.note(traceback.format_exc())
             self.world.fault(f"{name}: a bare {error!r}")
             return None
         self.done += 1
