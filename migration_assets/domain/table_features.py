@@ -222,7 +222,8 @@ Written from `migration_assets/domain/table_features.py`, by which preflight and
 
 *Code* is the finding's. What is *made by hand* comes with statements for the base, as preflight and readiness print
 them; readiness leaves out what the base has by then, by kind and name. What *blocks until accepted by name* is accepted
-with `migration-assets accept CODE NAME --by … --reason …`. What no row names is of kind *unknown*, and never silent."""
+with `migration-assets accept CODE NAME --by … --reason …`, as it is then: altered or made anew it blocks again. What no
+row names is of kind *unknown*, and never silent."""
 
 
 def matrix() -> str:

@@ -605,3 +605,8 @@ COMMENT ON TABLE migration.accounted IS
     'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
 COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
 COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';
+
+-- Of rows that an unreleased program wrote nothing is known: they cover nothing.
+ALTER TABLE migration.acceptances ADD COLUMN digest text NOT NULL DEFAULT '';
+COMMENT ON COLUMN migration.acceptances.digest IS
+    'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';

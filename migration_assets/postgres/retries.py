@@ -19,6 +19,7 @@ from tenacity import (
 )
 
 from migration_assets.domain.errors import ConnectionLostError, RightsError, TableBusyError, UnavailableError
+from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
 
@@ -82,7 +83,7 @@ def retry_transient(
         return retrying(call)
     except errors.InsufficientPrivilege as error:
         raise RightsError(
-            f"the server does not let our role do this: {_first_line(error)}",
+            f"the server does not let our role do this: {told(error)}",
             where=what,
             state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
             next_step=_next_right(error),
@@ -91,7 +92,7 @@ def retry_transient(
         if not is_transient(error):
             raise
         raise UnavailableError(
-            f"{attempts} tries failed, the last one so: {_first_line(error)}",
+            f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
             state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
             next_step=_next_step(error),
@@ -151,13 +152,8 @@ def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallS
             what,
             state.attempt_number,
             attempts,
-            _first_line(error) if error else "?",
+            told(error) if error else "?",
             pause,
         )
 
     return tell
-
-
-def _first_line(error: BaseException) -> str:
-    """What happened, without the rows and statements that a server's further lines may hold."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
 from migration_assets.postgres.cutover import legacy_repair
 from migration_assets.postgres.cutover.legacy_repair import (
@@ -160,6 +161,20 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.assert_same()
 
 
+def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground: CutoverGround) -> None:
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
+    done = mend(ground, 5)
+    ground.run("base", "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 31")
+    settle_down(ground)
+    with pytest.raises(LedgerError, match=r"put back as it was: UniqueViolation \(bookings_pkey\)") as no:
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    assert "31" not in str(no.value)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
 def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
     ground.cut()
     before = ground.contents("legacy")
@@ -167,7 +182,14 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
     with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
         ground.back()
     assert [one.rows for one in repair_outside(ground.cutover_plan()).found] == [1, 1]
-    taken = repair_outside(ground.cutover_plan(), dry_run=False)
+    # Many of these do not go without a person's word either.
+    none_free = replace(ground.plan, limits=replace(ground.plan.limits, deletions=DeletionLimit(rows=1)))
+    for confirmed in (0, 1):
+        with pytest.raises(DeletionError, match="2 rows of the legacy would be deleted") as asked:
+            repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=confirmed)
+        assert "--confirm-outside 2" in asked.value.next_step
+    assert len(ground.contents("legacy")) == len(before) + 2
+    taken = repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=2)
     assert ground.contents("legacy") == before
     assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
     assert len(ground.contents("legacy")) == len(before) + 2

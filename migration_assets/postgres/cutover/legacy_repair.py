@@ -27,6 +27,7 @@ from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cu
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
+from migration_assets.postgres.repair_records import images_fit
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_locks
@@ -96,7 +97,8 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
         Which these are.
 
     Raises:
-        LedgerError: There is no such repair of the legacy, it never came to be, or it was undone already.
+        LedgerError: There is no such repair of the legacy, it never came to be, it was undone already, or its images
+            do not go in any more.
         CutoverError, StreamError: As `repair_legacy`.
     """
     with both_sides(plan) as (base, legacy):
@@ -108,7 +110,8 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
             description = same_table(plan.stream, legacy, base)
             with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
                 before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
-                _put_back(base, cut.legacy, description, before, repairs.get(None))
+                with images_fit(plan.relation, repair_id):
+                    _put_back(base, cut.legacy, description, before, repairs.get(None))
                 with durably(base):
                     base.execute(
                         "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s"

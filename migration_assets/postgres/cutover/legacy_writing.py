@@ -10,7 +10,7 @@ from migration_assets.postgres.change_stream.records import stream_lock
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.takeover import alone
-from migration_assets.postgres.fence_functions import let_through
+from migration_assets.postgres.own_writes import own_writes
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -50,7 +50,8 @@ def both_sides(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[C
 def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
     facts = read_cutover_facts(base, plan.relation)
     if facts.in_charge == "legacy":
-        what, then = "the legacy is in charge: its rows are the truth", "`migration-assets repair` mends the base"
+        what = "the legacy is in charge: its rows are the truth"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
     elif facts.decommissioned is not None:
         what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
     elif facts.under_way is not None:
@@ -63,17 +64,18 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
 
 @contextmanager
 def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
-    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger."""
+    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger.
+
+    Raises:
+        TriggersFireError: Our role may not keep triggers from firing, and there are some.
+    """
+    table = plan.stream.spec.table
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        legacy.execute(
-            "SELECT set_config('session_replication_role', 'replica', true)"
-            " WHERE has_parameter_privilege('session_replication_role', 'SET')"
-        )
-        let_through(legacy)
         # Readers go on. Whoever writes past the hold waits.
-        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(plan.stream.spec.table)))
-        yield
+        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
+        with own_writes(legacy, [table], side="legacy"):
+            yield
 
 
 def transaction_of(legacy: Connected) -> str:
