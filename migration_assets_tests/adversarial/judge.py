@@ -1,6 +1,7 @@
 """Both sides at rest, read in full and compared as text; and with what the applications were told. No fingerprints."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC
 from hashlib import sha256
 
@@ -44,12 +45,31 @@ def drained(world: World, relation: str, seconds: float) -> bool:
     return False
 
 
-def rows_of(url: str, columns: tuple[str, ...] = FIXED) -> dict[int, str]:
-    """Every row of the table as text, by its key; a key that is there twice counts as a text of its own."""
-    query = sql.SQL("SELECT b.id, {} FROM public.bookings b ORDER BY 1, 2").format(row_text(columns))
+def rows_of(
+    url: str,
+    columns: tuple[str, ...] = FIXED,
+    *,
+    within: Iterable[FiscalWeek] | None = None,
+    besides: Iterable[FiscalWeek] = (),
+) -> dict[int, str]:
+    """Rows of the table as text, by their key; a key that is there twice counts as a text of its own.
+
+    Args:
+        url: Of the side.
+        columns: Which make the text.
+        within: Weeks whose rows alone are read; by default every row is.
+        besides: Weeks whose rows are left out.
+    """
+    weeks = [CALENDAR.bounds(week) for week in (besides if within is None else within)]
+    query = sql.SQL(
+        "SELECT b.id, {} FROM public.bookings b WHERE %s = EXISTS (SELECT FROM"
+        " unnest(%s::timestamptz[], %s::timestamptz[]) w (lower, upper)"
+        " WHERE b.booked_at >= w.lower AND b.booked_at < w.upper) ORDER BY 1, 2"
+    ).format(row_text(columns))
+    values = [within is not None, [one.lower for one in weeks], [one.upper for one in weeks]]
     found: dict[int, str] = {}
     with session(url, "judge") as connection:
-        for key, text in connection.execute(query):
+        for key, text in connection.execute(query, values):
             found[int(key)] = text if int(key) not in found else f"TWICE {found[int(key)]} {text}"
     return found
 

@@ -1,5 +1,6 @@
 """What lives are made of; one seed is one life. Belongs here: the order of things. What a step is stands in `life`."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from random import Random
 import psycopg
 
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.cutover import cut_over
 from migration_assets.steps.examination import examine
 from migration_assets.steps.observation import observe
+from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.retiring import bring_back, retire_week
 from migration_assets.steps.streaming import resume_stream, start_stream
 from migration_assets_tests.adversarial import child
@@ -251,11 +254,23 @@ def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
     life.step("rebuild under sabotage", lambda: start_stream(life.migration, QUARTER, rebuild=True))
     with life.rest():
         hands_off(life.mob)
-    if not (life.start(rebuild=True) or life.start(rebuild=True)):
-        life.world.fault(f"no rebuild was possible after {deed.__name__}")
+    if not life.start(rebuild=True):
+        _give_leaves_back(life)
+        if not life.start(rebuild=True):
+            life.world.fault(f"no rebuild was possible after {deed.__name__}")
     life.may_stall = False
     life.judge("after the rebuild")
     mend_and_prove(life)
+
+
+def _give_leaves_back(life: Life) -> None:
+    """As the refusal of a rebuild says: what is gone is made again, what was detached is attached as the alert says."""
+    if life.step("open again", lambda: open_quarter(life.migration, QUARTER)) is not None:
+        return
+    observed = life.step("observe", lambda: observe(life.migration))
+    for problem in observed.problems if observed else ():
+        if problem.code is ProblemCode.LEAF_MISSING:
+            run(life.world.base_url, *re.findall(r"ALTER TABLE [^;]+;", problem.what))
 
 
 def leaving(life: Life, _steps: int) -> None:

@@ -63,7 +63,7 @@ class Enemies(threading.Thread):
     def __init__(self, mob: Mob, deeds: Sequence[Deed], stop: threading.Event, pause: float = 0.25) -> None:
         super().__init__(name="enemies", daemon=True)
         self.mob, self.deeds, self.stop, self.pause = mob, deeds, stop, pause
-        self.busy = threading.Lock()
+        self.busy = threading.RLock()
 
     def run(self) -> None:
         while not self.stop.wait(self.mob.random.uniform(0.02, self.pause)):

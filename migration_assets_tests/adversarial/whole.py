@@ -22,7 +22,9 @@ def started(life: Life) -> None:
         if life.start():
             return
         life.judge("before another start")  # enemies finish what they have half done
-    life.world.fault("the stream could not be started in four tries")
+    with life.left_alone():
+        if not life.start():
+            life.world.fault("the stream could not be started, although nobody did anything to it")
 
 
 def mend_and_prove(life: Life) -> None:
