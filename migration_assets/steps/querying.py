@@ -145,7 +145,9 @@ def _engine(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
         places = week_places(base, spec)
         cold = {place.week for place in places if place.is_cold}
         manifests = [trusted(store, archive) for archive in read_archives(base, spec.relation) if archive.week in cold]
-    parts = {name: str(value) for name, value in conninfo_to_dict(migration.databases.base_url).items() if value}
+    weaker = migration.settings.query_url
+    url = migration.databases.base_url if weaker is None else weaker.get_secret_value()
+    parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     hot = HotSide(
         connection={name: value for name, value in parts.items() if name != "password"},
         password=parts.get("password"),
