@@ -9,7 +9,7 @@ first, and says what is wrong.
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 
@@ -59,23 +59,27 @@ def require_question(duck: duckdb.DuckDBPyConnection, statement: str, schema: st
     return text
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+_Node = dict[str, Any]
+
+
+def _nodes(value: object) -> Iterator[_Node]:
     if isinstance(value, dict):
-        yield value
-        for part in value.values():
+        node = cast("_Node", value)
+        yield node
+        for part in node.values():
             yield from _nodes(part)
     elif isinstance(value, list):
-        for part in value:
+        for part in cast("list[object]", value):
             yield from _nodes(part)
 
 
-def _named_queries(nodes: list[dict[str, Any]]) -> Iterator[str]:
+def _named_queries(nodes: list[_Node]) -> Iterator[str]:
     for node in nodes:
         for entry in (node.get("cte_map") or {}).get("map") or []:
             yield str(entry["key"])
 
 
-def _require_harmless(node: dict[str, Any], own: set[str], schema: str, table: str) -> None:
+def _require_harmless(node: _Node, own: set[str], schema: str, table: str) -> None:
     kind = node.get("type")
     if kind == "BASE_TABLE":
         name, home = str(node["table_name"]).lower(), str(node.get("schema_name") or "").lower()
@@ -93,7 +97,7 @@ def _require_harmless(node: dict[str, Any], own: set[str], schema: str, table: s
         raise _refused(f"a question calls no {node['function_name']}()", table)
 
 
-def _shown(node: dict[str, Any]) -> str:
+def _shown(node: _Node) -> str:
     parts = (node.get("catalog_name"), node.get("schema_name"), node.get("table_name"))
     return ".".join(str(part) for part in parts if part)
 

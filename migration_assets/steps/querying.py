@@ -123,7 +123,7 @@ def _shelved(store: ArchiveStore, archive: ArchiveRecord, shelf: ManifestShelf) 
 def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[_Result, Sequence[WeekPlace]]:
     """Ask while no week moves: else its rows would be counted twice, or not at all."""
     for _ in range(_TRIES):
-        with _engine(migration) as (engine, before):
+        with engine_of(migration) as (engine, before):
             result = ask_it(engine)
         with _base(migration) as base:
             if week_places(base, migration.spec) == before:
@@ -137,7 +137,8 @@ def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[
 
 
 @contextmanager
-def _engine(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
+def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
+    """The session that answers questions, and where each week's rows are."""
     store, spec = archive_store(migration), migration.spec
     with _base(migration) as base:
         columns = _columns(base, migration)

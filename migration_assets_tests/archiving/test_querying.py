@@ -14,12 +14,13 @@ from pydantic import SecretStr
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.querying import _engine, ask, export, refresh_catalogue
+from migration_assets.steps.querying import ask, engine_of, export, refresh_catalogue
 from migration_assets.steps.retiring import retire_week
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
 from migration_assets_tests.postgres.support import wait_for
 
+spam = [1]  # DuckDB takes a name that is no table for a variable of Python's
 COLD = (WEEKS[1], WEEKS[3])
 
 
@@ -134,7 +135,6 @@ def test_only_one_select_is_a_question(split: Migration, statement: str) -> None
     ],
 )
 def test_a_question_reads_the_table_and_nothing_else(split: Migration, statement: str) -> None:
-    spam = [1]  # noqa: F841 - DuckDB takes a name that is no table for a variable of its caller
     before = on(split.databases.base_url, "SELECT count(*) FROM amenity_bookings")
     with pytest.raises(ArchiveError, match=r"a question (is|calls)"):
         ask(split, statement)
@@ -158,7 +158,7 @@ def test_whatever_asks_about_the_table_alone_is_answered(split: Migration, state
 
 def test_the_base_lets_a_question_s_session_write_nothing(split: Migration) -> None:
     """Were a question to reach it past the parser: the server refuses."""
-    with _engine(split) as (engine, _), pytest.raises(duckdb.Error, match="read-only transaction"):
+    with engine_of(split) as (engine, _), pytest.raises(duckdb.Error, match="read-only transaction"):
         engine.duck.execute("CALL postgres_execute('hot', 'COMMIT; DELETE FROM public.amenity_bookings')")
 
 

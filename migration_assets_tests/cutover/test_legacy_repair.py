@@ -206,7 +206,8 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground
 
 def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
     """No trigger fires for our rows, and what checks a deferrable key is one."""
-    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url)).fill(364)
+    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
+    ground.fill(364)
     ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE")
     ground.streamed()
     ground.cut()
