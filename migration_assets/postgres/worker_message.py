@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from migration_assets.postgres.server_words import shown_message
+from migration_assets.postgres.server_messages import shown_message
 from migration_assets.postgres.sessions import Connected, require_row
 
 _TAIL_BYTES = 256 * 1024

@@ -20,12 +20,14 @@ from migration_assets.postgres.cutover import stages
 from migration_assets.postgres.cutover.legacy_repair import repair_legacy
 from migration_assets.postgres.cutover.watching import hold_again
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround
 from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
+from migration_assets_tests.decommission.deed import Application
 from migration_assets_tests.postgres.support import wait_for, week
 
 LATER = FiscalQuarter(2025, 3)
@@ -316,3 +318,28 @@ def test_a_prepared_transaction_that_wrote_keeps_the_hold_from_standing(ground: 
     for held in (31, 32):
         assert ground.one("base", "SELECT guests FROM bookings WHERE id = %s", held) == 13 + held
         assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = %s", held) == 13 + held
+
+
+def test_the_token_serves_its_owner_alone_and_for_one_transaction(ground: CutoverGround) -> None:
+    app = Application(ground, f"app_{secrets.token_hex(4)}")
+    try:
+        app.grant(
+            "GRANT SELECT, UPDATE ON public.bookings TO {}",
+            "GRANT USAGE ON SCHEMA migration TO {}",
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {}",
+        )
+        ground.cut()
+        with pytest.raises(errors.InsufficientPrivilege):
+            app.ask("SELECT token FROM migration.hold_token")
+        # Somebody told it to them all the same.
+        token = ground.one("legacy", "SELECT token FROM migration.hold_token")
+        with psycopg.connect(app.url, autocommit=True) as client:
+            client.execute("SELECT set_config('migration.hold_token', %s, false)", [token])
+            assert attempt(client, WRITES["update"], LEGACY) == "25006"
+    finally:
+        app.drop()
+    with psycopg.connect(ground.databases.legacy_url, autocommit=True) as owner:
+        with owner.transaction():
+            let_through(owner)
+            assert attempt(owner, WRITES["update"], LEGACY) is None
+        assert attempt(owner, WRITES["update"], LEGACY) == "25006"

@@ -33,6 +33,7 @@ from migration_assets.postgres.fences import (
     sync_partitions,
 )
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -242,7 +243,7 @@ def follow_hold(base: Connected, plan: StreamPlan) -> None:
     except psycopg.OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        log.warning("a partition of the base stays fenced, and takes rows through the root alone (%s)", error)
+        log.warning("a partition of the base stays fenced, and takes rows through the root alone (%s)", told(error))
 
 
 def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:

@@ -51,7 +51,8 @@ def both_sides(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[C
 def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
     facts = read_cutover_facts(base, plan.relation)
     if facts.in_charge == "legacy":
-        what, then = "the legacy is in charge: its rows are the truth", "`migration-assets repair` mends the base"
+        what = "the legacy is in charge: its rows are the truth"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
     elif facts.decommissioned is not None:
         what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
     elif facts.under_way is not None:

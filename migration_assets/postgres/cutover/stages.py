@@ -7,6 +7,7 @@ from functools import partial
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.base_table import require_root
+from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
@@ -150,6 +151,9 @@ def _drained(work: Work) -> None:
         stop_reverse(work.legacy, work.reverse, patience=work.deadline.remaining)
         return
     worker = apply_worker(work.base, work.forward.subscription)
+    if not work.plan.compare_all:
+        # While the ledger still knows what the publication is to be: what was proven before it was altered is compared.
+        notice_alterations(work.base, work.plan.relation, work.legacy)
     with durably(work.base):
         bar_stream(work.base, work.id, barred=True)
         set_status(work.base, work.plan.relation, StreamStatus.HELD, f"by cutover {work.id}, until it is rolled back")

@@ -13,6 +13,7 @@ from migration_assets.postgres.cutover.undoing import release_source
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.cutover.writes import HeldWrites, find_held, find_held_alone, read_writes
 from migration_assets.postgres.fences import HOLD, gaps
+from migration_assets.postgres.server_messages import told
 
 __all__ = ["HeldWrites", "hold_again", "release_writes", "writes_held"]
 
@@ -30,7 +31,7 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
             of_base = read_writes(base, spec)
     except psycopg.OperationalError as error:
         with databases.session("legacy", "cutover:watch") as legacy:
-            return find_held_alone(read_writes(legacy, spec), str(error).strip().partition("\n")[0])
+            return find_held_alone(read_writes(legacy, spec), told(error))
     if facts.in_charge == "base":
         return find_held(facts, of_base, None)
     with databases.session("legacy", "cutover:watch") as legacy:
