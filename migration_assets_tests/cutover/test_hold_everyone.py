@@ -16,7 +16,7 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover import holds, stages
 from migration_assets.postgres.cutover.watching import hold_again
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.fence_functions import let_through
@@ -27,6 +27,7 @@ from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
 from migration_assets_tests.decommission.deed import Application
+from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import wait_for
 
 LATER = FiscalQuarter(2025, 3)
@@ -150,6 +151,10 @@ def test_the_worker_of_another_subscription_passes_nowhere_and_ours_does(
     ground: CutoverGround, servers: EmbeddedServers
 ) -> None:
     there = "SELECT count(*) FROM bookings WHERE id = %s"
+    for side in SIDES:
+        # By such a setting a worker of ours remembers that it may pass.
+        ground.run(side, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET migration.worker = %L',"
+                   " current_database(), 'it is me'); END $$")  # fmt: skip
     with stranger(ground, servers, "legacy", "base") as send:
         ground.run("base", "ALTER SUBSCRIPTION stranger DISABLE")
         send("INSERT INTO bookings VALUES (800001, '2024-05-02', 1)")
@@ -226,6 +231,11 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
         base.execute(lost[lost.index("ALTER TABLE") :].encode())
     guard.silent(1)
     ground.equal()
+    # A hold whose note somebody deleted holds still.
+    ground.run("legacy", "DELETE FROM migration.holds")
+    assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006"
+    hold_again(ground.cutover_plan())
+    guard.silent(1)
 
 
 def attempt_once(ground: CutoverGround, side: Side, session: str) -> str | None:
@@ -266,6 +276,22 @@ BEGIN
         TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = '25006';
 END $$
 """
+
+
+def test_partitions_are_fenced_before_the_root_is_held_and_one_made_in_between_too(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.cut()
+    seen: list[tuple[str, ...]] = []
+
+    def in_between() -> None:
+        seen.append(tuple(one for one in whole(ground, "base") if "fy25_q2" in one))
+        ground.open(LATER)
+
+    before(monkeypatch, holds, "_hold_once", in_between)
+    with at(CutoverState.COMPARED, lambda: seen.append(whole(ground, "base"))):
+        ground.back()
+    assert seen == [(), ()]
 
 
 @pytest.mark.parametrize("side", ["legacy", "base"])
