@@ -231,6 +231,11 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
         base.execute(lost[lost.index("ALTER TABLE") :].encode())
     guard.silent(1)
     ground.equal()
+    # Who writes to a parent never meets the triggers of its child.
+    ground.run("legacy", "CREATE TABLE parent (LIKE bookings)", "ALTER TABLE bookings INHERIT parent")
+    told = guard.problems()[ProblemCode.LEGACY_WRITABLE].what
+    assert "public.bookings inherits from public.parent, through which it can be written to" in told
+    ground.run("legacy", "ALTER TABLE bookings NO INHERIT parent", "DROP TABLE parent")
     # A hold whose note somebody deleted holds still.
     ground.run("legacy", "DELETE FROM migration.holds")
     assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006"
