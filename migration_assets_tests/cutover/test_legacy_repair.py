@@ -113,6 +113,12 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     with pytest.raises(CutoverError, match="a week that was not named"):
         mend(ground, 5)
     assert ground.contents("legacy") == before
+    ground.run("legacy", "CREATE TRIGGER meddles BEFORE INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION touched()",
+               "ALTER TABLE bookings ENABLE ALWAYS TRIGGER meddles")  # fmt: skip
+    with pytest.raises(CutoverError, match="W05: something on the legacy changes rows on their way in"):
+        mend(ground, 5, 6)
+    ground.run("legacy", "DROP TRIGGER meddles ON bookings")
+    assert ground.contents("legacy") == before
     assert ground.watch() is None
 
     # What the applications have the legacy do by itself they had the base do already.
@@ -177,6 +183,7 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     assert done[0].repair_id is not None
     undo_legacy_repair(ground.cutover_plan(), done[0].repair_id)
     assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = 31") == 77
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     mend(ground, 5)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     assert ground.back().outcome == "succeeded"
