@@ -22,7 +22,8 @@ from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.cutover.recovering import recover_reverse
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.rewriting import before, rewrite
+from migration_assets_tests.postgres.rewriting import before as happens
+from migration_assets_tests.postgres.rewriting import rewrite
 from migration_assets_tests.postgres.support import week
 
 # As an application's own, which was made to fire for replicated rows, too.
@@ -45,6 +46,13 @@ CREATE FUNCTION keeping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL
 CREATE TRIGGER keeping BEFORE DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION keeping();
 ALTER TABLE bookings ENABLE ALWAYS TRIGGER keeping
 """
+
+# Who holds the marker's lock, and the worker who wants it.
+_AT_THE_MARKER = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71010"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_FORGET = "DELETE FROM migration.reverse_markers"
 
 
 def look(ground: CutoverGround, *numbers: int) -> list[tuple[int, int, int]]:
@@ -175,6 +183,12 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     (repair_id,) = ground.ask("base", "SELECT max(id) FROM migration.repairs")[0]
     with pytest.raises(LedgerError, match="never came to be"):
         undo_legacy_repair(ground.cutover_plan(), repair_id)
+    # A legacy that restarts may have lost the marker at which its stream was to rest.
+    with monkeypatch.context() as patch:
+        happens(patch, reverse_cut, "reverse_arrived", lambda: ground.run("legacy", _FORGET))
+        with pytest.raises(CutoverError, match="the marker was not applied"):
+            mend(ground, 5)
+    assert ground.contents("legacy") == before
     # Died after the legacy's commit, and before the ledger was told; and it left the stream at rest.
     done = mend(ground, 5)
     ground.run("base", "UPDATE migration.repairs SET applied = NULL")
@@ -196,18 +210,20 @@ def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
     """A snapshot that is older than a rewrite shows an empty table, on the base as on the legacy."""
     ground.cut()
     with monkeypatch.context() as patch:
-        tried = before(patch, reverse_cut, "_wait_at", lambda: [rewrite(ground, side) for side in SIDES])
+        tried = happens(patch, reverse_cut, "_wait_at", lambda: [rewrite(ground, side) for side in SIDES])
         assert look(ground, 5) == []
         assert tried == [[False, False]]
     with monkeypatch.context() as patch:
-        tried = before(patch, reverse_cut, "_wait_at", lambda: rewrite(ground, "base"))
+        tried = happens(patch, reverse_cut, "_wait_at", lambda: rewrite(ground, "base"))
+        # The worker waits at the marker until its subscription is disabled: nothing later is applied.
+        waits = happens(patch, reverse_cut, "disable", lambda: ground.one("legacy", _AT_THE_MARKER))
         assert counts(mend(ground, 5)[0]) == (0, 0, 0)
-        assert tried == [False]
+        assert (tried, waits) == ([False], [2])
     # A slot's snapshot cannot be taken under a lock.
     with ground.databases.session("base", "test") as base:
         remove_slot(base, f"{ground.stream_record().slot}_back")
     with monkeypatch.context() as patch:
-        between = before(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
+        between = happens(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
         with pytest.raises(CutoverError, match="rewritten while the slot was made"):
             recover_reverse(ground.cutover_plan(), "Ada")
         assert between == [True]
