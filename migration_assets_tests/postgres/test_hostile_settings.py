@@ -35,6 +35,7 @@ HOSTILE = {
     "client_encoding": "SQL_ASCII",
     "DateStyle": "German, DMY",
     "search_path": "nowhere",
+    "jit": "on",
 }
 # These reach the server's own apply worker, whom preflight speaks of.
 _OF_THE_WORKER = ("lock_timeout", "default_transaction_isolation", "array_nulls")
