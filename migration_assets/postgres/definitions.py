@@ -89,7 +89,7 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
         raise TableSpecError(
             f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
             where=f"{table} in the {side}",
-            state_left="nothing was changed",
+            state_left="no row was changed; what the step had begun on the stream is done when it is run again",
             next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
             f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
         )
@@ -132,6 +132,17 @@ def altered_since(
         for week, leaf, seen in known
     }
     return {week: why for week, why in found.items() if why}
+
+
+def files(connection: Connected, table: QualifiedName) -> dict[int, tuple[int | None, int | None]]:
+    """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
+    rows = connection.execute(
+        "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"
+        " pg_relation_filenode(nullif(c.reltoastrelid, 0))::bigint FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"
+        " OR c.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))",
+        {"table": str(table)},
+    )
+    return {oid: (filenode, toast) for oid, filenode, toast in rows}
 
 
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:

@@ -515,10 +515,13 @@ CREATE TABLE migration.acceptances (
     accepted_by     text NOT NULL,
     reason          text NOT NULL,
     accepted_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    digest          text NOT NULL,
     PRIMARY KEY (relation, code, subject)
 );
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
+COMMENT ON COLUMN migration.acceptances.digest IS
+    'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';
 
 CREATE TABLE migration.orphans (
     cutover         bigint NOT NULL REFERENCES migration.cutovers (id),

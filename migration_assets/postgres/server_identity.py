@@ -21,6 +21,7 @@ from migration_assets.domain.stream_sample import RECOVER
 from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream, set_status
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
         with databases.session("legacy", "servers") as legacy:
             require_same_servers(base, relation, legacy)
     except psycopg.OperationalError as error:
-        log.info("the legacy cannot be asked whether it is the one that it was: %s", error)
+        log.info("the legacy cannot be asked whether it is the one that it was: %s", told(error))
 
 
 def _knows_servers(base: Connected) -> bool:

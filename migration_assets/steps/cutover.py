@@ -124,7 +124,7 @@ def _run(
             ) from stop
         except psycopg.Error as error:
             raise CutoverError(
-                f"PostgreSQL: {str(error).strip()}",
+                f"PostgreSQL: {told(error)}",
                 where=plan.relation,
                 state_left=_who_writes(plan),
                 next_step="see whether both servers run; then run this again: it finishes or undoes what is left",

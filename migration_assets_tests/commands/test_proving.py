@@ -136,4 +136,15 @@ def test_the_status_says_how_old_a_proof_is_and_what_came_since(quarter: LiveQua
     assert result.exit_code == 0, result.output
     assert "stream live for" in result.output
     assert lines_of(result, r"^W02 .*validated [\d.]+ (s|ms) ago; since then 3 changes *$")
-    assert lines_of(result, r"^Last \d+ cuts: writers held p50 [\d.]+ ms, p99 [\d.]+ ms, max")
+    assert lines_of(result, r"^Last \d+ cuts?: writers held p50 [\d.]+ ms, p99 [\d.]+ ms, max")
+    # What somebody did to a leaf is no change that anything counts.
+    quarter.ground.run("base", "CREATE TABLE public.kept AS TABLE migration.slices")
+    quarter.ground.run(
+        "base", "UPDATE migration.slices SET definitions = jsonb_set(definitions, '{leaf,filenode}', '1')"
+        " WHERE week = 'W02'",
+    )  # fmt: skip
+    assert lines_of(quarter.run("status"), r"^W02 .*stale: the leaf was rewritten since then")
+    quarter.ground.run(
+        "base", "UPDATE migration.slices s SET definitions = k.definitions FROM public.kept k"
+        " WHERE k.lock_key = s.lock_key", "DROP TABLE public.kept",
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """A week that left the base: whatever changes it on the legacy is noticed without reading it, and nothing else is."""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import LiteralString
 
 import psycopg
@@ -67,6 +68,18 @@ def test_what_changes_a_row_is_noticed_and_what_does_not_is_not(legacy: Legacy) 
         assert not legacy.unchanged(before), name
 
 
+def test_where_a_row_s_version_cannot_tell_the_week_is_read_again(legacy: Legacy) -> None:
+    before = legacy.read()
+    assert legacy.unchanged(before)
+    # A whole round of numbers ago the same one stood in a row.
+    assert not legacy.unchanged(replace(before, horizon=str(int(before.horizon) - 2**32)))
+    legacy.ground.run("legacy", "CREATE TABLE child () INHERITS (bookings)")
+    with_child = legacy.read()
+    legacy.ground.run("legacy", "VACUUM FULL child")
+    assert not legacy.unchanged(with_child), "what is done to a child makes no new file of the table"
+    legacy.ground.run("legacy", "DROP TABLE child", "VACUUM bookings")
+
+
 def test_what_was_under_way_at_the_look_is_noticed_when_it_ends(legacy: Legacy) -> None:
     """A sub-transaction's number stands in no snapshot's list, and a prepared transaction has no session."""
     url = legacy.ground.databases.legacy_url
@@ -77,15 +90,22 @@ def test_what_was_under_way_at_the_look_is_noticed_when_it_ends(legacy: Legacy) 
     for name, write in ways.items():
         with psycopg.connect(url) as other:
             write(other)
+            somebody_else(legacy)
             before = legacy.read()
             assert legacy.unchanged(before), name
             other.commit()
         assert not legacy.unchanged(before), name
     if legacy.ground.one("legacy", "SELECT current_setting('max_prepared_transactions')::int > 0"):
         legacy.ground.run("legacy", "BEGIN; UPDATE bookings SET guests = 71 WHERE id = 31; PREPARE TRANSACTION 'late'")
+        somebody_else(legacy)
         before = legacy.read()
         legacy.ground.run("legacy", "COMMIT PREPARED 'late'")
         assert not legacy.unchanged(before)
+
+
+def somebody_else(legacy: Legacy) -> None:
+    """A later transaction that ended earlier: the snapshot's end lies behind who is under way."""
+    legacy.ground.run("legacy", "UPDATE bookings SET guests = guests WHERE id = 1")
 
 
 def in_a_savepoint(other: psycopg.Connection) -> None:

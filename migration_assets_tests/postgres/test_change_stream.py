@@ -11,6 +11,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.change_stream.legacy_side import row_filter
+from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, exported_slot, has_failover_slots
 from migration_assets.postgres.introspection import require_table
 from migration_assets_tests.postgres.support import BOOKINGS, CALENDAR, QUARTER, SPEC, Ground, wait_for, week
 
@@ -292,3 +293,19 @@ def test_a_table_with_everything_that_the_years_leave_behind_is_streamed_validat
     ground.assert_same()
     ground.undo(repaired.repair_id)
     assert ground.contents("base") == damaged
+
+
+def test_a_slot_is_made_to_outlive_a_failover_where_its_server_can(ground: Ground) -> None:
+    """In both ways in which slots are made; before PostgreSQL 17 there is no such thing."""
+    for side in ("legacy", "base"):
+        with ground.databases.session(side, "test") as server:
+            create_slot(server, f"{side}_alone")
+            with exported_slot(ground.databases.url(side), server, f"{side}_exported", patience_seconds=20):
+                pass
+            made = server.execute("SELECT to_jsonb(s) ->> 'failover' FROM pg_replication_slots s WHERE"
+                                  " database = current_database() ORDER BY slot_name").fetchall()  # fmt: skip
+            assert made == [("true" if has_failover_slots(server) else None,)] * 2
+            for name in ("alone", "exported"):
+                drop_slot(server, f"{side}_{name}")
+    with ground.databases.session("base", "test") as base:
+        assert has_failover_slots(base), "one of the two servers can"

@@ -10,9 +10,11 @@ from pydantic import SecretStr
 
 from migration_assets.domain.errors import SettingsError, StreamError, TableSpecError
 from migration_assets.domain.findings import Area, Severity
+from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.change_stream.slots import exported_slot
 from migration_assets.postgres.definitions import require_all_rows
-from migration_assets.postgres.sessions import Side, Timeouts, connect
+from migration_assets.postgres.sessions import Side, Timeouts, connect, session_settings
+from migration_assets.postgres.snapshots import export_snapshot
 from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 from migration_assets.steps.archiving import archive_week
 from migration_assets_tests.archiving.conftest import with_settings
@@ -39,6 +41,41 @@ HOSTILE = {
 }
 # These reach the server's own apply worker, whom preflight speaks of.
 _OF_THE_WORKER = ("lock_timeout", "default_transaction_isolation", "array_nulls")
+
+
+# Of each: what a database may be set to, and what a session of ours must find all the same; None: its own timeouts.
+_PINNED: dict[str, tuple[str, str | None]] = {
+    "TimeZone": ("Asia/Tokyo", "UTC"),
+    "DateStyle": ("German, DMY", "ISO, YMD"),
+    "IntervalStyle": ("sql_standard", "postgres"),
+    "extra_float_digits": ("0", "1"),
+    "bytea_output": ("escape", "hex"),
+    "lc_monetary": ("POSIX", "C"),
+    "xmloption": ("document", "content"),
+    "search_path": ("nowhere", "pg_catalog"),
+    "standard_conforming_strings": ("off", "on"),
+    "quote_all_identifiers": ("on", "off"),
+    "array_nulls": ("off", "on"),
+    "transform_null_equals": ("on", "off"),
+    "row_security": ("on", "off"),
+    "default_transaction_isolation": ("serializable", "read committed"),
+    "default_transaction_read_only": ("on", "off"),
+    "default_transaction_deferrable": ("on", "off"),
+    "gin_fuzzy_search_limit": ("1", "0"),
+    "exit_on_error": ("on", "off"),
+    "client_encoding": ("SQL_ASCII", "UTF8"),
+    "idle_session_timeout": ("20s", "0"),
+    "transaction_timeout": ("21s", "0"),
+    "session_replication_role": ("replica", "origin"),
+    "lock_timeout": ("22s", None),
+    "statement_timeout": ("23s", None),
+    "idle_in_transaction_session_timeout": ("24s", None),
+    "client_connection_check_interval": ("25s", None),
+}
+_TIMEOUTS = {
+    "lock_timeout": "1111ms", "statement_timeout": "2222ms", "idle_in_transaction_session_timeout": "3333ms",
+    "client_connection_check_interval": "4444ms",
+}  # fmt: skip
 
 
 def _set(ground: Ground, side: Side, settings: dict[str, str]) -> None:
@@ -84,6 +121,33 @@ def test_a_whole_journey_goes_well_in_databases_that_are_set_against_it(ground: 
     assert archived.manifest.rows == 70
     assert {column.name: column.type_name for column in archived.manifest.columns}["id"] == "bigint"
     assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_every_setting_is_as_we_want_it_whoever_opens_the_session_and_whatever_the_database_is_set_to(
+    ground: Ground,
+) -> None:
+    _set(ground, "base", {name: hostile for name, (hostile, _) in _PINNED.items()})
+    wanted = {name: value if value is not None else _TIMEOUTS[name] for name, (_, value) in _PINNED.items()}
+    # A setting that is pinned one day belongs into the list above.
+    assert {*session_settings("test", Timeouts())} - {"application_name"} <= wanted.keys()
+    timeouts = Timeouts(lock=1111, statement=2222, idle_in_transaction=3333, client_check=4444)
+    url = ground.databases.base_url
+    for replication in (False, True):
+        with connect(url, "test", timeouts, replication=replication) as session:
+            shown = {name: session.execute(f"SHOW {name}".encode()).fetchone() for name in wanted}
+        # A path that was set while every name was quoted is shown so.
+        found = {name: row and row[0].strip('"') for name, row in shown.items()}
+        assert found == wanted, f"replication: {replication}"
+    # Arrow's sessions only read: they fire no triggers.
+    wanted.pop("session_replication_role")
+    names = ", ".join(f"'{name}'" for name in wanted)
+    query = f"SELECT n, pg_catalog.current_setting(n) FROM pg_catalog.unnest(ARRAY[{names}]) AS n"
+    with connect(url, "test", timeouts) as holder:
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        snapshot = export_snapshot(holder)
+        with arrow_stream(url, snapshot, query, timeouts=timeouts) as reader:
+            rows = reader.read_all().to_pydict()
+    assert dict(zip(*rows.values(), strict=True)) == wanted
 
 
 def test_fewer_rows_by_a_policy_are_an_error(ground: Ground) -> None:

@@ -56,6 +56,29 @@ def test_a_week_that_was_validated_too_long_ago_blocks(quarter: LiveQuarter) -> 
     assert sign_offs(quarter) == {}
 
 
+def test_a_week_whose_tables_were_rewritten_since_its_proof_blocks(quarter: LiveQuarter) -> None:
+    quarter.ground.run("base", "CREATE TABLE public.kept AS TABLE migration.slices")
+    for table, said in (("legacy", "the legacy's table was rewritten"), ("leaf", "the leaf was rewritten")):
+        quarter.ground.ask(
+            "base",
+            "UPDATE migration.slices SET definitions = jsonb_set(definitions, ARRAY[%s, 'filenode'], '1')"
+            " WHERE week = 'W07' RETURNING 1",
+            table,
+        )
+        found = sign_offs(quarter)["weeks_fresh"]
+        assert found.severity is Severity.BLOCKING
+        assert "1 of 13 weeks" in found.evidence
+        assert "W07: validated at" in found.evidence
+        assert said in found.evidence
+        quarter.ground.run(
+            "base",
+            "UPDATE migration.slices s SET definitions = k.definitions FROM public.kept k"
+            " WHERE k.lock_key = s.lock_key",
+        )
+        assert sign_offs(quarter) == {}
+    quarter.ground.run("base", "DROP TABLE public.kept")
+
+
 @pytest.mark.parametrize("side", ["legacy", "base"])
 def test_a_quarter_that_holds_rows_and_was_never_signed_blocks(quarter: LiveQuarter, side: str) -> None:
     ground = quarter.ground

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 
 import pytest
+from psycopg import sql
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import ServerChangedError
@@ -11,6 +12,7 @@ from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.cutover.machine import cut_over
+from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets.runtime import Migration, open_migration
@@ -96,8 +98,11 @@ def look(ground: Ground) -> tuple[StreamSample, dict[ProblemCode, Problem]]:
     return sample, {problem.code: problem for problem in evaluate(View(sample)).problems}
 
 
-def refused_everywhere(ground: Ground, why: str) -> None:
-    """No step that rests on the stream or its proofs goes on, and each says which command mends it."""
+def refused_everywhere(ground: Ground, why: str, *, each_looks: bool = False) -> None:
+    """No step that rests on the stream or its proofs goes on, and each says which command mends it.
+
+    With `each_looks` nobody has looked before the step, which must find out by itself.
+    """
     product = migration(ground)
     steps = {
         "sign-off": lambda: sign_off_quarter(product, QUARTER, "Ada"),
@@ -112,12 +117,23 @@ def refused_everywhere(ground: Ground, why: str) -> None:
         "archive": lambda: archive_week(product, week(5)),
         "retire": lambda: retire_week(product, week(5)),
     }
-    for name, step in steps.items():
-        with pytest.raises(ServerChangedError, match=why) as refused:
-            step()
-        assert "migration-assets stream recover --by NAME" in refused.value.next_step, name
     slot = ground.stream_record().slot
-    assert not ground.one("base", "SELECT subenabled FROM pg_subscription WHERE subname = %s", slot)
+    with ground.databases.session("base", "test") as base:
+        record_preflight(base, ground.spec.relation, [], None)  # which a start asks for first
+    for name, step in steps.items():
+        if each_looks:
+            forget(ground, slot)
+        with pytest.raises(ServerChangedError, match=why) as refused:
+            pytest.fail(f"{name} was not refused: {step()}")
+        assert "migration-assets stream recover --by NAME" in refused.value.next_step, name
+        assert not ground.one("base", "SELECT subenabled FROM pg_subscription WHERE subname = %s", slot), name
+
+
+def forget(ground: Ground, subscription: str) -> None:
+    """As if nobody had looked at the servers since one of them became another."""
+    ground.run("base", "DELETE FROM migration.server_changes", "UPDATE migration.streams SET status = 'live'")
+    with ground.databases.session("base", "test") as base:
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
 
 
 def mended(ground: Ground) -> None:

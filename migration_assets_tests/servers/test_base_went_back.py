@@ -58,7 +58,7 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     wait_for(lambda: after.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
     with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):
         sign_off_quarter(migration(after), QUARTER, "Ada")
-    refused_everywhere(after, "the base was promoted or recovered")
+    refused_everywhere(after, "the base was promoted or recovered", each_looks=True)
     mended(after)
 
 

@@ -41,6 +41,6 @@ def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> No
     spare.promote("legacy", spare.began(standby))
     after = spare.ground(ground)
     assert look(after)[1].keys() >= {ProblemCode.SERVER_CHANGED}
-    refused_everywhere(after, "the legacy was promoted or recovered")
+    refused_everywhere(after, "the legacy was promoted or recovered", each_looks=True)
     mended(after)
     lost_rows_are_kept(after, 30)

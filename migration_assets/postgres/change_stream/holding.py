@@ -9,6 +9,7 @@ from migration_assets.postgres.change_stream.legacy_side import prepare_legacy
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.server_identity import require_servers
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -45,10 +46,13 @@ def resume_stream(plan: StreamPlan) -> str:
     Raises:
         StreamError: There is no stream, its subscription is gone, its first activation was never finished, a cutover
             has it, or the base is in charge.
+        ServerChangedError: A server is another one, or went back; the stream stands.
     """
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, _of_nobody(base, plan):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
+            # The legacy may have become another server while the stream stood, and nobody looked.
+            require_servers(plan.databases, base, plan.relation)
             _guard_again(plan, record.publication)
             worker = apply_worker(base, record.subscription)
             if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:

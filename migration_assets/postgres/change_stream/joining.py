@@ -55,6 +55,7 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
+from migration_assets.postgres.definitions import require_all_rows
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.server_identity import look_at_servers, note_pair, require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts
@@ -120,6 +121,7 @@ def start_stream(
         DeletionError: Too many rows of a week would be deleted without a person's word.
         StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
             holds the stream, or the base is in charge.
+        TableSpecError: Row level security hides rows of a side from our role.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
     """
@@ -140,6 +142,9 @@ def start_stream(
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
+        # Later it would stop in the middle, with the stream cleared away.
+        require_all_rows(legacy, plan.spec.table, "legacy")
+        require_all_rows(base, plan.spec.table, "base")
         # Before anything is cleared away: what it has to keep of the base depends on it.
         changed = bool(look_at_servers(base, plan.relation, legacy))
         if changed and not rebuild:

@@ -22,6 +22,7 @@ from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
@@ -115,7 +116,7 @@ def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRec
                 "UPDATE migration.streams SET row_filter = %s WHERE relation = %s", [stream.row_filter, stream.relation]
             )
     except psycopg.Error as second:
-        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", second)
+        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", told(second))
 
 
 def _note(

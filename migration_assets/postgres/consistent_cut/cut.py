@@ -19,6 +19,7 @@ from migration_assets.postgres.consistent_cut.barrier import LegacySessions, leg
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.server_markers import MarkersWatch
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.snapshots import base_tables, begin_reading, export_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -82,9 +83,10 @@ def paired_snapshots(
         reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
+            # Before a stream that a dead step left at rest goes on.
+            require_same_servers(holder, plan.relation, legacy.writer)
             stream = require_running(holder, plan.relation)
             tables = base_tables(reader, plan.spec, weeks)
-            require_same_servers(holder, plan.relation, legacy.writer)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
             with marker_lock(holder, marker) as let_go:
@@ -139,8 +141,8 @@ def paused_stream(
         require_not_barred(holder, plan.relation)
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
-        stream = require_running(holder, plan.relation)
         require_same_servers(holder, plan.relation, legacy.writer)
+        stream = require_running(holder, plan.relation)
         earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
         marker = next_marker(legacy)
         reached = time.perf_counter()
@@ -190,7 +192,7 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
             return
         go_on(holder, stream)
     except (psycopg.Error, MigrationError) as second:
-        log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", second)
+        log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", told(second))
 
 
 def _set_join_marker(

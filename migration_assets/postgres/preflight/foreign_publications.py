@@ -32,6 +32,7 @@ def examine_foreign_publications(connection: Connected, side: Side) -> list[Find
             f"{needed}; or take it apart, in the {side}: {one.apart} Then accept it, where it is still there",
             subject=one.name,
             acceptable=True,
+            definition="FOR ALL TABLES" if one.all_tables else "FOR TABLES IN SCHEMA migration",
         )
         for one in found
     ]

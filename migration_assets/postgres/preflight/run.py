@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import MigrationError, TableSpecError
+from migration_assets.domain.errors import MigrationError, PoolerError, SettingsError, TableSpecError
 from migration_assets.domain.findings import Area, Finding, Severity, worst_first
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_description import TableDescription
@@ -182,6 +182,11 @@ class _Run:
         try:
             where = _whereabouts(url)
             connection = stack.enter_context(databases.session(side, "preflight", _TIMEOUTS))
+        except SettingsError as error:
+            evidence = f"{error.where}: {error.what}" if isinstance(error, PoolerError) else error.what
+            remedy = f"MIGRATION_{side.upper()}_URL: {error.next_step}"
+            self.findings.append(judge("reachable", _AREA[side], evidence, good=False, remedy=remedy))
+            return None
         except psycopg.OperationalError as error:
             evidence = f"{_whereabouts(url)}: {_without_password(error_text(error), url)}"
             remedy = (
