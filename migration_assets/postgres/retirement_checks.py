@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.findings import blocking, with_acceptances
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.leaf_names import quarter_table_name
@@ -20,6 +21,7 @@ from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, t
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.own_objects import QUARANTINE, read_quarantine
+from migration_assets.postgres.preflight.own_schema import examine_quarantine
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.sessions import Connected
@@ -112,13 +114,9 @@ def obstacles(
 
 def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:
     """What keeps the leaf from lying in quarantine, or from lying there safely."""
+    for one in blocking(with_acceptances(examine_quarantine(base), read_acceptances(base, record.relation))):
+        yield f"{one.evidence}; {one.remedy}"
     seen = read_quarantine(base)
-    accepted = {one.subject for one in read_acceptances(base, record.relation) if one.code == "quarantine"}
-    if seen.owner is not None and seen.owner not in accepted:
-        yield (
-            f"schema {QUARANTINE} belongs to {seen.owner}, who may drop what lies there: ALTER SCHEMA {QUARANTINE}"
-            f" OWNER TO the role that this program uses, or accept preflight's finding quarantine by {seen.owner}"
-        )
     if seen.missing_right is not None:
         yield f"GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right}"
     if record.leaf in seen.strangers:

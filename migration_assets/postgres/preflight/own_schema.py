@@ -45,9 +45,11 @@ def examine_quarantine(base: Connected) -> list[Finding]:
         evidence = f"schema {QUARANTINE} belongs to role {seen.owner}, who may drop the weeks that lie there"
         remedy = f"in the base: ALTER SCHEMA {QUARANTINE} OWNER TO CURRENT_USER; -- as a superuser; or"
         remedy += f" GRANT {quote_identifier(seen.owner)} TO the role that this program uses"
+        made_of = f"{QUARANTINE} of {seen.owner}"
         findings.append(
-            Finding("quarantine", Area.BASE, Severity.BLOCKING, evidence, remedy, subject=seen.owner, acceptable=True)
-        )
+            Finding("quarantine", Area.BASE, Severity.BLOCKING, evidence, remedy, seen.owner, acceptable=True,
+                    definition=made_of)
+        )  # fmt: skip
     if seen.missing_right is not None:
         evidence = f"role {seen.missing_right} may not put anything into schema {QUARANTINE}: no week could be retired"
         remedy = f"in the base: GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right};"
