@@ -143,14 +143,13 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
     )
     connection = dbapi.connect(conninfo, autocommit=True)  # pyright: ignore[reportUnknownMemberType]
     try:
+        version = int(str(connection.adbc_get_info()["vendor_version"]))  # as libpq writes it: 180004
         settings = sql.SQL(", ").join(
             sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-            for name, value in session_settings(purpose, timeouts).items()
+            for name, value in session_settings(purpose, timeouts, version).items()
         )
-        # Only servers from 17 on know it.
-        never = "(SELECT pg_catalog.set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout')"
         with connection.cursor() as cursor:
-            _execute(cursor, sql.SQL("SELECT {}, " + never).format(settings).as_string())
+            _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
             # An error half-way comes only now.
             cursor.fetch_arrow_table()
     except BaseException:

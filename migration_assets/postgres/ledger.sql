@@ -610,3 +610,19 @@ COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ra
 ALTER TABLE migration.acceptances ADD COLUMN digest text NOT NULL DEFAULT '';
 COMMENT ON COLUMN migration.acceptances.digest IS
     'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';
+
+CREATE TABLE migration.stream_parts (
+    relation        text PRIMARY KEY,
+    subscription    text,
+    publication     text,
+    alterations     integer NOT NULL DEFAULT 0,
+    what            text,
+    noticed_at      timestamptz
+);
+COMMENT ON TABLE migration.stream_parts IS
+    'The rows of PostgreSQL''s catalogue that a stream is made of, as this program left them: others were altered by hand';
+COMMENT ON COLUMN migration.stream_parts.subscription IS
+    'oid and xmin of its row on the base; empty: there is none; NULL: our role may not see that';
+COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on the legacy; NULL: never looked at';
+COMMENT ON COLUMN migration.stream_parts.alterations IS
+    'how often somebody else altered one of them; what was proven at a lower count is proven no more';

@@ -18,6 +18,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import RECOVER
+from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream, set_status
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.server_messages import told
@@ -116,6 +117,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
     # Before the legacy is asked where it stands: it only goes forward meanwhile.
     passed = _origin(base, relation)
     lasting = _compared(base, relation, "base", known)
+    notice_alterations(base, relation, legacy)
     passing: list[str] = []
     if legacy is not None:
         of_legacy = _compared(legacy, relation, "legacy", known, ledger=base)

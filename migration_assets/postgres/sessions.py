@@ -105,9 +105,15 @@ class Databases:
             connection.close()
 
 
-def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
-    """What every session of ours is set to, whichever driver opens it."""
-    return {
+def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> dict[str, str]:
+    """What every session of ours is set to, whichever driver opens it.
+
+    Args:
+        purpose: Shown as `application_name`.
+        timeouts: Of the session.
+        server_version: Such as 180004.
+    """
+    settings = {
         **_CANONICAL,
         **_PLAIN,
         "application_name": application_name(purpose),
@@ -119,6 +125,9 @@ def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
     }
+    if server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        settings["transaction_timeout"] = "0"
+    return settings
 
 
 def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False) -> Connected:
@@ -141,7 +150,7 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
         keepalives_count=3,
     )
     try:
-        prepare_session(connection, session_settings(purpose, timeouts))
+        prepare_session(connection, session_settings(purpose, timeouts, connection.info.server_version))
     except BaseException:
         connection.close()
         raise
@@ -155,13 +164,10 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
         SettingsError: A pooler stands between, and nothing was set; or its role is set to fire no triggers, and may not
             change that.
     """
-    known = dict(settings)
-    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-        known["transaction_timeout"] = "0"
     # SET and not set_config: a query would wait for a safe snapshot where the defaults are serializable, read only and
     # deferrable.
     statements = [
-        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in known.items()
+        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in settings.items()
     ]
     try:
         direct = _NO_POOLER.format(sql.Literal(connection.info.backend_pid))

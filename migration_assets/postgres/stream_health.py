@@ -18,6 +18,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.change_stream.parts import proofs_outlived
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.cutover.early import find_early
@@ -118,6 +119,7 @@ def observe_stream(
         if base is not None and record is not None and "base_error" not in seen:
             with _asking("base", seen):
                 _look_again(base, record, seen)
+                seen["proofs_outlived"] = proofs_outlived(base, spec.relation)
                 _look_once_more_at_servers(base, spec.relation, seen)
                 if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
                     # Only where something is wrong: reading the log costs more than all the rest.

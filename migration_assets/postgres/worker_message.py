@@ -89,12 +89,12 @@ def _entries(form: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _of_json(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
+        if not line.startswith("{"):
+            continue  # the first line, cut in two
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # the first line, cut in two; or the last, which is being written
-        if not isinstance(entry, dict):
-            continue
+            continue  # the same, cut at a brace; or the last line, which is being written
         if entry.get("error_severity") == "ERROR":
             yield str(entry.get("message", "")), str(entry.get("context", ""))
 

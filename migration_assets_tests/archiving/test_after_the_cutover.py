@@ -16,6 +16,7 @@ from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.freshness import Freshness
+from migration_assets.domain.leaf_names import leaf_name
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
@@ -203,6 +204,12 @@ def test_retention_asks_for_weeks_that_nobody_signed_and_for_those_that_changed(
     assert due[WEEKS[3]] == "signed off and old enough"
     assert due[BORN[1]] == "old enough, and the base is in charge"
     assert not any(week.quarter >= AUTUMN for week in due)
+    archive_week(signed, BORN[1])
+    assert BORN[1] not in {one.week for one in due_weeks(signed).weeks}
+    # No counter tells of a rewrite; what the archive saw of the leaf does.
+    on(signed.databases.base_url, f"VACUUM FULL public.{leaf_name('amenity_bookings', BORN[1])}")
+    why = next(one.why for one in due_weeks(signed).weeks if one.week == BORN[1])
+    assert why.startswith("the leaf was rewritten since its archive")
     archive_week(signed, BORN[1])
     assert BORN[1] not in {one.week for one in due_weeks(signed).weeks}
     book(signed, "2024-04-22 10:00+00")

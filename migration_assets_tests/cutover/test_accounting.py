@@ -1,14 +1,21 @@
 """What was acknowledged before the hold: every row is in a week that was compared, or stops the cutover by name."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import LiteralString
 
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_view import View
 from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.archives import ArchiveRecord
+from migration_assets.postgres.cutover.accounting import look_again, weeks_of
+from migration_assets.postgres.cutover.left_weeks import AsFound
+from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
@@ -76,6 +83,7 @@ def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
     departure = Departure(ground)
     departure.archive(5)
     departure.retire(5)
+    judged_by_the_archive_in_force(ground)
     changes: list[tuple[LiteralString, str, LiteralString]] = [
         (
             "UPDATE bookings SET guests = guests + 70 WHERE id = 31",
@@ -109,6 +117,28 @@ def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
     assert outside(ground) is None, "before the gate most of the table may be nowhere yet"
     ground.run("legacy", "DELETE FROM bookings WHERE id = 9001")
     assert ground.cut().outcome == "succeeded"
+
+
+def judged_by_the_archive_in_force(ground: CutoverGround) -> None:
+    """What was read of a week stays; what its archive says is asked anew."""
+    plan = ground.cutover_plan()
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        weeks = weeks_of(base, plan)
+        [left] = weeks.left
+        assert left.archive is not None
+
+        def wrong(archive: ArchiveRecord | None, before: Mapping[int, AsFound]) -> str | None:
+            now = replace(weeks, left=(replace(left, archive=archive),))
+            found, _ = look_again(legacy, plan, now, before, before_each=lambda: None)
+            [one] = found.values()
+            return one.wrong
+
+        before, _ = look_again(legacy, plan, weeks, {}, before_each=lambda: None)
+        assert wrong(left.archive, before) is None
+        anew = replace(left.archive, id=left.archive.id + 1, native=Fingerprint(70, 1, 1))
+        assert "other values than the archive" in (wrong(anew, before) or "")
+        assert "without an archive, and the legacy has 70 rows of it" in (wrong(None, before) or "")
+        assert "fingerprinted by method 0" in (wrong(replace(left.archive, method="0"), {}) or "")
 
 
 def outside(ground: CutoverGround) -> tuple[str, ...] | None:
@@ -146,6 +176,9 @@ def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: B
     key = ground.insert("base", "2031-05-01")
     error = stays(r"1 row beyond the last week .* on the base \(public.by_hand\)", at="begun")
     assert "keep its rows aside (CREATE TABLE … AS TABLE public.by_hand)" in error.next_step
+    # Nor are they taken off the legacy while the base has them.
+    with pytest.raises(CutoverError, match=r"1 row beyond the last week .* on the base \(public.by_hand\)"):
+        repair_outside(ground.cutover_plan(), dry_run=False)
     ground.run("base", "CREATE TABLE aside AS TABLE by_hand", "DELETE FROM by_hand", "DROP TABLE by_hand")
     ground.open(CALENDAR.quarter_of(datetime(2031, 5, 1, tzinfo=UTC)))
     ground.run("base", "INSERT INTO bookings SELECT * FROM aside")

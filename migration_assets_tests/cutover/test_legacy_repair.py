@@ -11,15 +11,20 @@ import pytest
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
-from migration_assets.postgres.cutover import legacy_repair
+from migration_assets.postgres.change_stream.slots import remove_slot
+from migration_assets.postgres.cutover import legacy_repair, recovering, reverse_cut
 from migration_assets.postgres.cutover.legacy_repair import (
     LegacyRepaired,
     repair_legacy,
     undo_legacy_repair,
 )
 from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
+from migration_assets.postgres.cutover.recovering import recover_reverse
+from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.conftest import Databases as Made
+from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.postgres.rewriting import before, rewrite
 from migration_assets_tests.postgres.support import week
 
 # As an application's own, which was made to fire for replicated rows, too.
@@ -28,6 +33,19 @@ CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN NEW.note := 'touched ' || NEW.guests; RETURN NEW; END $$;
 CREATE TRIGGER touched BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION touched();
 ALTER TABLE bookings ENABLE ALWAYS TRIGGER touched
+"""
+
+_COUNTED = """
+CREATE TABLE public.counted (what text);
+CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO public.counted VALUES (TG_OP); RETURN NULL; END $$;
+CREATE TRIGGER counted AFTER INSERT OR DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION counted()
+"""
+
+_KEEPING = """
+CREATE FUNCTION keeping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keeping BEFORE DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION keeping();
+ALTER TABLE bookings ENABLE ALWAYS TRIGGER keeping
 """
 
 
@@ -99,7 +117,10 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     assert ground.contents("legacy") == before
     assert ground.watch() is None
 
+    # What the applications have the legacy do by itself they had the base do already.
+    ground.run("legacy", _COUNTED)
     ids = [one.repair_id for one in mend(ground, 5, 6)]
+    assert ground.one("legacy", "SELECT count(*) FROM public.counted") == 0
     settle_down(ground)
     ground.equal()
     assert look(ground) == []
@@ -137,6 +158,9 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
 
     def dies(*given: object) -> dict[int, int]:
         kept(*given)
+        # Until here nobody got past the repair, whatever he does to the hold.
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            ground.run("legacy", "SET lock_timeout = '200ms'", "UPDATE bookings SET guests = 1 WHERE id = 31")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(legacy_repair, "keep_images", dies)
@@ -149,13 +173,18 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
         undo_legacy_repair(ground.cutover_plan(), repair_id)
     # Died after the legacy's commit, and before the ledger was told; and it left the stream at rest.
     done = mend(ground, 5)
-    ground.run("base", "UPDATE migration.repairs SET applied = NULL")
+    last = " WHERE id = (SELECT max(id) FROM migration.repairs)"
+    ground.run("base", "UPDATE migration.repairs SET applied = NULL" + last)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     ground.insert("base")
     assert done[0].repair_id is not None
     undo_legacy_repair(ground.cutover_plan(), done[0].repair_id)
     assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = 31") == 77
-    mend(ground, 5)
+    done = mend(ground, 5)
+    # A transaction of which the server itself has forgotten what became of it.
+    ground.run("base", "UPDATE migration.repairs SET applied = NULL, legacy_transaction = '3'" + last)
+    with pytest.raises(LedgerError, match="may never have come to be"):
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     assert ground.back().outcome == "succeeded"
     ground.assert_same()
@@ -175,9 +204,60 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground
     ground.equal()
 
 
+def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
+    """No trigger fires for our rows, and what checks a deferrable key is one."""
+    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url)).fill(364)
+    ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE")
+    ground.streamed()
+    ground.cut()
+    later = "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 32"
+    past_the_hold(ground, later)
+    with pytest.raises(CutoverError, match=r"has a key that another row of the legacy has: \(id\)") as refused:
+        mend(ground, 5)
+    assert "name that week, too" in refused.value.next_step
+    done = mend(ground, 5, 6)
+    ground.equal()
+    # By now the row is in the week after that.
+    ground.run("base", later, later)
+    settle_down(ground)
+    with pytest.raises(CutoverError, match=r"has a key that another row of the legacy has: \(id\)"):
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
+def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that is older than a rewrite shows an empty table, on the base as on the legacy."""
+    ground.cut()
+    with monkeypatch.context() as patch:
+        tried = before(patch, reverse_cut, "_wait_at", lambda: [rewrite(ground, side) for side in SIDES])
+        assert look(ground, 5) == []
+        assert tried == [[False, False]]
+    with monkeypatch.context() as patch:
+        tried = before(patch, reverse_cut, "_wait_at", lambda: rewrite(ground, "base"))
+        assert counts(mend(ground, 5)[0]) == (0, 0, 0)
+        assert tried == [False]
+    # A slot's snapshot cannot be taken under a lock.
+    with ground.databases.session("base", "test") as base:
+        remove_slot(base, f"{ground.stream_record().slot}_back")
+    with monkeypatch.context() as patch:
+        between = before(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
+        with pytest.raises(CutoverError, match="rewritten while the slot was made"):
+            recover_reverse(ground.cutover_plan(), "Ada")
+        assert between == [True]
+    assert len(ground.contents("legacy")) == 910
+    assert recover_reverse(ground.cutover_plan(), "Ada") is not None
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
 def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
     ground.cut()
-    before = ground.contents("legacy")
+    whole = ground.contents("legacy")
     past_the_hold(ground, "INSERT INTO bookings (id, booked_at) VALUES (9002, '1999-01-01'), (9003, 'infinity')")
     with pytest.raises(CutoverError, match=r"(?s)stopped at begun: .*1 row with an infinite time.*--outside"):
         ground.back()
@@ -188,11 +268,15 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
         with pytest.raises(DeletionError, match="2 rows of the legacy would be deleted") as asked:
             repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=confirmed)
         assert "--confirm-outside 2" in asked.value.next_step
-    assert len(ground.contents("legacy")) == len(before) + 2
+    ground.run("legacy", _KEEPING)
+    with pytest.raises(CutoverError, match="2 rows were to be taken off the legacy, and 0 went"):
+        repair_outside(ground.cutover_plan(), dry_run=False)
+    ground.run("legacy", "DROP FUNCTION keeping() CASCADE")
+    assert len(ground.contents("legacy")) == len(whole) + 2
     taken = repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=2)
-    assert ground.contents("legacy") == before
+    assert ground.contents("legacy") == whole
     assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
-    assert len(ground.contents("legacy")) == len(before) + 2
+    assert len(ground.contents("legacy")) == len(whole) + 2
     assert repair_outside(ground.cutover_plan(), dry_run=False).repair_id is not None
     # Many rows do not go without a person's word.
     past_the_hold(
@@ -202,7 +286,7 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
         mend(ground, 5)
     limits = replace(ground.plan, confirmed_deletes={week(5): 1001})
     repair_legacy(ground.cutover_plan(stream=limits), [week(5)], dry_run=False)
-    assert ground.contents("legacy") == before
+    assert ground.contents("legacy") == whole
 
 
 REVERSE = (

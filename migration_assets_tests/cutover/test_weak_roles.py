@@ -15,7 +15,9 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import TriggersFireError
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.domain.readiness import ReadinessPlan
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.rights import examine_base_rights
 from migration_assets.postgres.readiness.reverse_stream import examine_reverse
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import Databases, Side
@@ -23,6 +25,7 @@ from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.test_legacy_repair import mend
+from migration_assets_tests.servers.drill import look
 
 _ASKED_BY_PREFLIGHT: dict[Side, tuple[str, ...]] = {
     "legacy": (
@@ -173,3 +176,22 @@ def test_an_owner_that_is_somebody_else_is_named(weak: Weak) -> None:
     weak.remedy(weak.blocking()["base_ownership"])
     assert "base_ownership" not in weak.blocking()
     weak.strongly("base", "REVOKE ALL ON SCHEMA migration FROM {role}")
+
+
+def test_a_role_that_may_not_see_who_altered_the_subscription_is_told_the_grant(weak: Weak) -> None:
+    ground = weak.ground
+    meddle = "ALTER SUBSCRIPTION {0} DISABLE; ALTER SUBSCRIPTION {0} ENABLE".format(ground.stream_record().subscription)
+
+    def alteration() -> bool:
+        with weak.strong.databases.session("base", "stranger") as base:
+            base.execute(meddle.encode())
+        return ProblemCode.STREAM_ALTERED in look(ground)[1]
+
+    assert ground.reconcile().equal
+    with ground.databases.session("base", "test") as base:
+        found = {one.code: one for one in examine_base_rights(base, ground.spec.table)}["alterations_right"]
+    assert found.severity is Severity.WARNING
+    assert not alteration()
+    weak.strongly("base", found.remedy.partition(" --")[0])
+    look(ground)  # notes what is there now
+    assert alteration()

@@ -28,6 +28,7 @@ from migration_assets.postgres.change_stream.legacy_side import (
     replica_identity,
     row_filter,
 )
+from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import (
     START_LOCK_CLASS,
     StreamRecord,
@@ -261,6 +262,7 @@ def _activate(
                     " exact_since = clock_timestamp() WHERE relation = %s",
                     [published_filter(legacy, names.publication, plan.spec), slot.lsn, plan.relation],
                 )
+                note_publication(base, legacy, plan.relation, names.publication)
                 note_pair(base, legacy, plan.relation, mending.by)
                 set_status(base, plan.relation, StreamStatus.LIVE)
                 create_subscription(
@@ -307,6 +309,7 @@ def _join(
                 # Not in the pause's session: its snapshot is older than the change of the publication.
                 [published_filter(legacy, stream.publication, plan.spec), cut.marker, cut.lsn, plan.relation],
             )
+            note_publication(base, legacy, plan.relation, stream.publication)
             set_status(base, plan.relation, StreamStatus.LIVE)
             enable(base, stream.subscription)
     paused_ms = time_held(base, plan.relation, cut).apply_held_ms

@@ -18,6 +18,7 @@ from migration_assets.postgres.change_stream.legacy_side import (
     published_filter,
     row_filter,
 )
+from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import (
     StreamStatus,
     newest_marker,
@@ -129,6 +130,7 @@ def follow_again(work: Work) -> bool:
                     plan.relation,
                 ],
             )
+            note_publication(base, work.legacy, plan.relation, work.forward.publication)
             count_markers_anew(base, work.legacy, plan.relation, "legacy")
             set_status(base, plan.relation, StreamStatus.LIVE)
             create_subscription(

@@ -79,11 +79,6 @@ def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -
     return held.age_seconds > timeout_seconds + GRACE_SECONDS
 
 
-def refuses_writes(connection: Connected, plan: StreamPlan) -> bool:
-    """Whether nobody can write there: every trigger of the hold is there, fires always, and is as this program's."""
-    return not gaps(connection, plan.spec.table)
-
-
 def is_open(connection: Connected, plan: StreamPlan) -> bool:
     """Whether the hold was ended (or never was): who writes in the ordinary way is let in."""
     return not is_held(connection, plan.spec.table)
@@ -267,9 +262,11 @@ def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
         found = source.execute(
             "UPDATE migration.holds SET opening = true WHERE relation = %s AND owner = %s", [plan.relation, cutover]
         )
-    if not found.rowcount or not refuses_writes(source, plan):
+    missing = gaps(source, plan.spec.table)
+    if not found.rowcount or missing:
         raise CutoverError(
-            "the writes were released meanwhile: by the timeout, or by a person",
+            "the writes were released meanwhile: by the timeout, or by a person"
+            + (f" ({'; '.join(missing)})" if missing else ""),
             where=plan.relation,
             state_left="the other side was not opened",
             next_step="run this again",

@@ -88,7 +88,8 @@ def hold_again(plan: CutoverPlan) -> str:
 
     Raises:
         StreamError: A cutover or rollback is at work.
-        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long.
+        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long; or a table that
+            inherits lets writers past every trigger.
     """
     with (
         plan.stream.databases.session("base", "cutover:hold") as base,
@@ -111,6 +112,15 @@ def hold_again(plan: CutoverPlan) -> str:
              patience_seconds=plan.patience_seconds)  # fmt: skip
         prepare(base)
         guard_base(base, plan.stream)
+        left = gaps(legacy, plan.stream.spec.table)
+    if left:
+        raise CutoverError(
+            f"no trigger keeps everybody from writing to the legacy: {'; '.join(left)}",
+            where=plan.relation,
+            state_left="who names the table itself is refused there",
+            next_step="see whose table that is, move its rows to where they belong, and take it away from the legacy's"
+            " (ALTER TABLE child NO INHERIT parent); then run this again",
+        )
     done = "the legacy refuses writes, and the base every TRUNCATE"
     if not before:
         return done

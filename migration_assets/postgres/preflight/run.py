@@ -104,6 +104,9 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("not_carried", Area.TABLE, lambda: not_carried.examine_not_carried(legacy, spec.table))
     run.check("replica_identity", Area.TABLE, lambda: publication.examine_publication(legacy, spec, description))
     run.check("other_writers", Area.TABLE, lambda: other_writers.examine_both(legacy, base, spec))
+    run.check("follower", Area.LEGACY, lambda: foreign_publications.examine_followers(legacy, "legacy", spec))
+    if base is not None:
+        run.check("follower_in_base", Area.BASE, lambda: foreign_publications.examine_followers(base, "base", spec))
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:

@@ -10,8 +10,10 @@ from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_watch import evaluate
+from migration_assets.postgres.change_stream import legacy_side
 from migration_assets.postgres.stream_health import observe_stream
 from migration_assets_tests.postgres.preflight.conftest import Patient
+from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import Ground
 
 _LISTED: LiteralString = (
@@ -33,7 +35,20 @@ def refused(ground: Ground) -> list[str]:
     return [f"{one.severity}: {one.what}" for one in problems if one.code is ProblemCode.UPDATES_REFUSED]
 
 
-def test_a_column_list_of_another_publication_stops_us_before_it_stops_the_applications(patient: Patient) -> None:
+def publish(ground: Ground) -> bool:
+    """Whether somebody else can publish a part of the legacy's columns at this moment."""
+    with psycopg.connect(ground.databases.legacy_url, autocommit=True) as stranger:
+        stranger.execute("SET lock_timeout = '300ms'")
+        try:
+            stranger.execute("CREATE PUBLICATION meanwhile FOR TABLE bookings (id)")
+        except psycopg.errors.LockNotAvailable:
+            return False
+        return True
+
+
+def test_a_column_list_of_another_publication_stops_us_before_it_stops_the_applications(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ground = patient.with_bookings("CREATE TABLE rooms (id int PRIMARY KEY)", _LISTED).ground
     found = patient.examine()
     assert found.blocking == ["updates_refused"]
@@ -51,7 +66,10 @@ def test_a_column_list_of_another_publication_stops_us_before_it_stops_the_appli
     assert patient.examine().blocking == []
     filters = "SELECT tablename::text, rowfilter FROM pg_publication_tables WHERE pubname = 'report' ORDER BY 1"
     assert ground.ask("legacy", filters) == [("bookings", "(id > 0)"), ("rooms", None)], "the rest of it is as it was"
-    ground.stream()
+    with monkeypatch.context() as patch:
+        tried = before(patch, legacy_side, "refused_changes", lambda: publish(ground))
+        ground.stream()
+        assert tried == [False], "nobody comes between the look at the publications and the replica identity"
     ground.run("legacy", "UPDATE bookings SET guests = 8", "DELETE FROM bookings WHERE id = 2")
     assert refused(ground) == []
     # Made while the stream runs, it makes the applications' changes fail at once: so does the next look.
@@ -104,6 +122,14 @@ def test_a_publication_of_the_base_that_would_stop_the_apply_worker_is_found_bef
         ground.run("legacy", "UPDATE bookings SET guests = guests + 10")
         ground.assert_same()
         ground.run("base", "DROP PUBLICATION theirs")
+    # A leaf that nothing tells the rows of, in a publication that names no table.
+    leaf: LiteralString = "ALTER TABLE bookings_fy25_q2_w05 REPLICA IDENTITY "
+    ground.run("base", "CREATE PUBLICATION theirs FOR TABLES IN SCHEMA public", leaf + "NOTHING")
+    blocked = patient.examine().one("updates_refused", "base")
+    assert "publication theirs publishes updates and deletes of a table without replica identity" in blocked.evidence
+    do(ground, blocked.remedy)
+    assert patient.examine().severity("updates_refused", "base") is Severity.INFO
+    ground.run("base", "DROP PUBLICATION theirs", leaf + "DEFAULT")
     # What goes with the leaves' key is let be.
     ground.run("base", "CREATE PUBLICATION theirs FOR TABLE bookings (id, booked_at) WITH (publish_via_partition_root)")
     assert patient.examine().severity("updates_refused", "base") is Severity.INFO
