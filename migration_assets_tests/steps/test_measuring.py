@@ -5,8 +5,10 @@ import logging
 import psycopg
 import pytest
 
+from migration_assets.postgres.sessions import Databases
 from migration_assets.steps.weeks import measure_week
 from migration_assets_tests.archiving.conftest import with_settings
+from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.postgres.support import Ground, week
 
@@ -25,8 +27,8 @@ class _Releases(logging.Handler):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_lock_on_the_legacy_costs_time_and_no_week(ground: Ground, exact: bool) -> None:
-    ground.fill(91)
+def test_a_lock_on_the_legacy_costs_time_and_no_week(databases: Urls, exact: bool) -> None:
+    ground = Ground(Databases(databases.legacy_url, databases.base_url)).fill(91)
     migration = with_settings(
         migration_of(ground.databases.legacy_url, ground.databases.base_url),
         table="public.bookings", lock_timeout_ms=50, retry_attempts=3,
