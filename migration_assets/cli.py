@@ -21,6 +21,7 @@ from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import dagster_environment, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.examination import examine
@@ -30,7 +31,7 @@ from migration_assets.terminal.output import complain, console
 
 
 class _Readable(click.Group):
-    """Errors on purpose are shown as text with exit code 2; anything else is a bug and keeps its traceback."""
+    """Errors on purpose and those of servers are shown as text with exit code 2; anything else is a bug of ours."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -38,7 +39,12 @@ class _Readable(click.Group):
         except MigrationError as error:
             complain(f"{type(error).__name__}: {error}")
         except psycopg.OperationalError as error:
-            complain(f"PostgreSQL: {str(error).strip()}\nNext: see whether both servers run and the URLs are right.")
+            complain(f"PostgreSQL: {told(error)}\nNext: see whether both servers run and the URLs are right.")
+        except psycopg.Error as error:
+            complain(
+                f"PostgreSQL: {told(error)} (SQLSTATE {error.sqlstate})\nState left: what was committed stays,"
+                " everything else was rolled back.\nNext: mend the cause, then run this again."
+            )
 
 
 @click.group(cls=_Readable)

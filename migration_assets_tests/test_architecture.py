@@ -1,6 +1,7 @@
 """Imports flow one way, files hold one concept each, and nobody reads the environment behind the settings' back."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -112,3 +113,31 @@ def test_the_context_of_a_tick_is_closed_where_it_was_opened(root: Path) -> None
         for node in nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TICK_CONTEXTS:
                 assert node in closed, f"{path}:{node.lineno}: {node.func.attr} without a `with`"
+
+
+def _handled(tree: ast.Module) -> Iterator[tuple[str, ast.ExceptHandler]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.name and node.type:
+            yield node.name, node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_servers_error_is_told_without_what_it_holds_of_rows(path: Path) -> None:
+    """By `told` or `named`: neither put into a text, nor given to a log, nor chained where Dagster keeps it."""
+    if layer_of(path) == "embedded":
+        return  # servers of our own, whose bookings are made up
+    for name, handler in _handled(parsed(path)):
+        caught = ast.unparse(handler.type) if handler.type else ""
+        if not re.search(r"psycopg|\berrors\.|\bBaseException\b", caught):
+            continue
+        for node in ast.walk(handler):
+            where = f"{path.name}:{getattr(node, 'lineno', '?')} {ast.unparse(node)}"
+            if isinstance(node, ast.FormattedValue):
+                assert not (isinstance(node.value, ast.Name) and node.value.id == name), where
+            if isinstance(node, ast.Call):
+                to = ast.unparse(node.func)
+                given = any(isinstance(one, ast.Name) and one.id == name for one in node.args)
+                assert not (given and (to in {"str", "repr"} or to.startswith(("log.", "context.log.")))), where
+                assert to not in {"log.exception", "context.log.exception"}, where
+            if isinstance(node, ast.Raise) and node.cause is not None and layer_of(path) == "defs":
+                assert ast.unparse(node.cause) == "None", where

@@ -6,6 +6,7 @@ import psycopg
 from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.metadata import Metadata
 from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import reverse_health, reverse_problems, side_in_charge, writes_held
 
@@ -75,13 +76,13 @@ def _accepting(migration: Migration) -> str:
         return f"The {side_in_charge(migration)} is in charge and accepts writes."
     except psycopg.OperationalError as error:
         # The legacy alone was asked; were the base in charge, it would refuse.
-        return f"The legacy accepts writes; the base cannot be reached: {str(error).strip()}"
+        return f"The legacy accepts writes; the base cannot be reached: {told(error)}"
 
 
 def _not_known(error: Exception) -> dg.AssetCheckResult:
     """What cannot be seen is not taken for well."""
     return dg.AssetCheckResult(
         passed=False,
-        description=f"It cannot be seen now: {str(error).strip()}",
+        description=f"It cannot be seen now: {told(error)}",
         metadata={"error": dg.MetadataValue.text(type(error).__name__)},
     )

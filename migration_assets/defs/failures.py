@@ -1,5 +1,6 @@
 """How an error on purpose is shown in Dagster."""
 
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import dagster as dg
 import psycopg
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.server_messages import told
 
 
 @contextmanager
@@ -21,13 +23,17 @@ def readable_failures() -> Generator[None]:
         # Its own stack trace would only bury the text.
         raise failure(error) from None
     except psycopg.Error as error:
-        # Tried again as often as it was worth it; what the server said comes first, the stack trace after it.
+        # Tried again as often as it was worth it. The error itself is not chained: Dagster would keep all of it, and
+        # what the server adds to its first line holds rows. Where it happened holds none.
         raise dg.Failure(
-            description=f"PostgreSQL: {str(error).strip()}\nState left: every step is one transaction, so nothing is"
-            " half-done.\nNext: mend the cause, then materialize this partition again.",
-            metadata={"sqlstate": dg.MetadataValue.text(error.sqlstate or "none: the connection itself failed")},
+            description=f"PostgreSQL: {told(error)}\nState left: what was committed stays, everything else was rolled"
+            " back.\nNext: mend the cause, then materialize this again: it goes on from there.",
+            metadata={
+                "sqlstate": dg.MetadataValue.text(error.sqlstate or "none: the connection itself failed"),
+                "where": dg.MetadataValue.text("".join(traceback.format_tb(error.__traceback__)).strip()),
+            },
             allow_retries=False,
-        ) from error
+        ) from None
 
 
 def failure(error: MigrationError) -> dg.Failure:

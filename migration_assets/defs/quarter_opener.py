@@ -13,6 +13,7 @@ from migration_assets.defs.resources import MigrationSource
 from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.postgres.server_messages import told
 from migration_assets.steps.runway import Opening, Outlook, look_ahead
 
 EVERY_SECONDS = 60
@@ -41,7 +42,7 @@ def quarter_opener(
     try:
         outlook = look_ahead(migration_source.open())
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"cannot look ahead: {str(error).strip().partition(chr(10))[0]}")
+        return dg.SkipReason(f"cannot look ahead: {told(error)}")
     if outlook.obstacle:
         return dg.SkipReason(outlook.obstacle)
     keys = _missing_keys(context.instance, outlook)

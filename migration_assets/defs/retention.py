@@ -11,6 +11,7 @@ from migration_assets.defs.partitions import partition_key, register_quarters
 from migration_assets.defs.resources import MigrationSource
 from migration_assets.defs.runs import UNFINISHED
 from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.retention import DueWeek, Step, due_weeks
 
@@ -36,7 +37,7 @@ def retention(
         migration = migration_source.open()
         due = due_weeks(migration)
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"nothing can be looked at: {str(error).strip().splitlines()[0]}")
+        return dg.SkipReason(f"nothing can be looked at: {told(error)}")
     if not due.weeks:
         return dg.SkipReason(due.why_nothing)
     busy = _busy(context.instance)

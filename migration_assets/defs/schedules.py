@@ -16,6 +16,7 @@ from migration_assets.domain.rotation import Candidate, next_in_turn
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
 from migration_assets.postgres.cutover.charge import base_in_charge_since
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets.postgres.throttle import throttle
 from migration_assets.runtime import Migration
@@ -49,7 +50,7 @@ def ongoing_validation(
         migration = migration_source.open()
         seen = _see(migration)
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"cannot look: {str(error).strip().splitlines()[0]}")
+        return dg.SkipReason(f"cannot look: {told(error)}")
     if seen.obstacle:
         return dg.SkipReason(seen.obstacle)
     on_their_way = _unfinished_partitions(context.instance)

@@ -14,6 +14,7 @@ from migration_assets.domain.alerting import Alert, dump_alerts, load_alerts
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets.runtime import Migration
 from migration_assets.steps.watching import Watched, watch_stream
@@ -59,7 +60,7 @@ def change_stream_monitor(
     try:
         migration = migration_source.open()
     except MigrationError as error:
-        return dg.SkipReason(f"nothing to watch: {_first_line(error)}")
+        return dg.SkipReason(f"nothing to watch: {told(error)}")
     try:
         quarters = _quarters_under_cdc(migration)
     except psycopg.OperationalError:
@@ -110,7 +111,3 @@ def _summary(watched: Watched) -> str:
         *(f"channel {delivery.channel} not told: {delivery.error}" for delivery in watched.sent if delivery.error),
     ]
     return "; ".join(parts)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

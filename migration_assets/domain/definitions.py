@@ -37,11 +37,15 @@ class TableState:
 
 @dataclass(frozen=True)
 class Definitions:
-    """Both tables of a proof: the legacy's, and the root and the leaf of the base; None where a side was not read."""
+    """Both tables of a proof: the legacy's, and the root and the leaf of the base; None where a side was not read.
+
+    `alterations` is how often somebody had altered the stream by hand; None where the proof does not rest on it.
+    """
 
     legacy: TableState | None
     root: TableState | None
     leaf: TableState | None
+    alterations: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As the ledger keeps it."""
@@ -56,10 +60,15 @@ class Definitions:
         def state(name: str) -> TableState | None:
             return TableState(**kept[name]) if kept.get(name) else None
 
-        return cls(state("legacy"), state("root"), state("leaf"))
+        return cls(state("legacy"), state("root"), state("leaf"), kept.get("alterations"))
 
     def why_stale(
-        self, *, legacy: TableState | None = None, root: TableState | None, leaf: TableState | None
+        self,
+        *,
+        legacy: TableState | None = None,
+        root: TableState | None,
+        leaf: TableState | None,
+        alterations: int | None = None,
     ) -> str | None:
         """What was done to the tables since then; None for nothing.
 
@@ -67,14 +76,19 @@ class Definitions:
             legacy: As it is now; None where nobody looked.
             root: As it is now; None where it is gone.
             leaf: The same.
+            alterations: Of the stream, by now; None where that is not known.
         """
         changes = (
             ("the legacy's table", self.legacy.change_to(legacy) if self.legacy and legacy else None),
             ("the base's table", _change(self.root, root)),
             ("the leaf", _change(self.leaf, leaf)),
+            ("the change stream", "was altered by hand" if self._altered(alterations) else None),
         )
         found = [f"{what} {change}" for what, change in changes if change]
         return " and ".join(found) or None
+
+    def _altered(self, alterations: int | None) -> bool:
+        return self.alterations is not None and alterations is not None and alterations > self.alterations
 
 
 def _change(then: TableState | None, now: TableState | None) -> str | None:

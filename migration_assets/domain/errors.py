@@ -31,6 +31,10 @@ class SettingsError(MigrationError):
     """A setting is missing or wrong; nothing was touched."""
 
 
+class PoolerError(SettingsError):
+    """A connection goes to a pooler and not to the server itself; nothing was touched."""
+
+
 class CalendarError(MigrationError, ValueError):
     """A fiscal key, date or calendar parameter makes no sense."""
 
@@ -61,6 +65,10 @@ class SliceBusyError(MigrationError):
 
 class DeletionError(MigrationError):
     """More rows of a week would be deleted than goes without a person's word; nothing was."""
+
+
+class TriggersFireError(MigrationError):
+    """What we are about to write would set off triggers, or keys of other tables, that no stream does; nothing was."""
 
 
 class SliceMismatchError(MigrationError):
@@ -114,6 +122,10 @@ class TableBusyError(MigrationError):
 
 class UnavailableError(MigrationError):
     """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
+
+
+class RightsError(MigrationError):
+    """Our role may not do what a step needs; it was rolled back, and a right was taken away or never given."""
 
 
 class ArchiveError(MigrationError):

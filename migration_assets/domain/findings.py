@@ -1,5 +1,6 @@
 """What an examination found: severity, evidence, remedy; and which findings a person has accepted."""
 
+import hashlib
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ class Finding:
         remedy: What to do about it; empty when there is nothing to do.
         subject: The name of the one thing that it is about; empty where it is about all of them.
         acceptable: Whether a person may decide to go on in spite of it. Such a finding has a subject, and blocks.
+        definition: Of an acceptable finding: what that one thing is made of. A decision about it covers no other thing
+            of the same name.
     """
 
     code: str
@@ -51,27 +54,39 @@ class Finding:
     remedy: str = ""
     subject: str = ""
     acceptable: bool = False
+    definition: str = ""
 
     def __post_init__(self) -> None:
         if self.severity is not Severity.INFO and not self.remedy:
             raise ValueError(f"finding {self.code} is a {self.severity} without a remedy")
         if self.acceptable and (not self.subject or self.severity is not Severity.BLOCKING):
             raise ValueError(f"finding {self.code} can only be accepted where it blocks and names its subject")
+        if self.acceptable and not self.definition:
+            raise ValueError(f"finding {self.code} can only be accepted where it says what its subject is made of")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the definition: what an acceptance remembers of it."""
+        return hashlib.sha256(self.definition.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A person's decision to go on in spite of one finding about one thing."""
+    """A person's decision to go on in spite of one finding about one thing, as that thing was then: `digest`."""
 
     code: str
     subject: str
     accepted_by: str
     reason: str
     accepted_at: datetime
+    digest: str
 
 
 def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptance]) -> list[Finding]:
-    """The same findings, of which those that a person accepted are warnings; the others say how to accept them."""
+    """The same findings, of which those that a person accepted are warnings; the others say how to accept them.
+
+    What is not what it was when it was accepted waits again.
+    """
     accepted = {(one.code, one.subject): one for one in acceptances}
     judged: list[Finding] = []
     for finding in findings:
@@ -79,10 +94,16 @@ def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptan
             judged.append(finding)
             continue
         decision = accepted.get((finding.code, finding.subject))
-        if decision is None:
+        if decision is None or decision.digest != finding.digest:
             command = f"migration-assets accept {finding.code} {shlex.quote(finding.subject)} --by NAME --reason TEXT"
             remedy = f"{finding.remedy.rstrip('.')}. Or, where somebody answers for it as it is: {command}"
-            judged.append(replace(finding, remedy=remedy))
+            evidence = finding.evidence
+            if decision is not None:
+                evidence += (
+                    f". {decision.accepted_by} accepted {finding.subject} at"
+                    f" {decision.accepted_at:%Y-%m-%d %H:%M %Z}; since then it was altered, or made anew"
+                )
+            judged.append(replace(finding, evidence=evidence, remedy=remedy))
             continue
         evidence = (
             f"{finding.evidence}. Accepted by {decision.accepted_by} at {decision.accepted_at:%Y-%m-%d %H:%M %Z}:"

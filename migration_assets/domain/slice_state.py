@@ -36,6 +36,17 @@ _ALLOWED: dict[SliceState, frozenset[SliceState]] = {
 # While the base is in charge nobody can prove a week against a legacy any more, nor sign it off: the cutover compared
 # all of them, and what came after was born in the base. The archive's own proof decides, once the week is over.
 _UNSIGNED = frozenset({_S.ABSENT, _S.COPIED, _S.STREAMING, _S.VALIDATED})
+# What somebody does whose slice is not so far, or further.
+_WAY = {
+    _S.ABSENT: "nothing: a slice is absent only before its first copy",
+    _S.COPIED: "where it differs from the legacy, `migration-assets repair QUARTER WEEK` mends it",
+    _S.STREAMING: "a slice is copied before `migration-assets stream start QUARTER` brings its quarter under CDC",
+    _S.VALIDATED: "`migration-assets stream start QUARTER` brings its quarter under CDC; then validate it",
+    _S.SIGNED_OFF: "`migration-assets sign-off QUARTER --approved-by NAME` says what is missing until then",
+    _S.ARCHIVED: "an archive is made of signed-off weeks: `migration-assets sign-off QUARTER --approved-by NAME` says"
+    " what is missing until then",
+    _S.RETIRED: "archive it first: `migration-assets archive QUARTER WEEK`",
+}
 
 
 def _following(now: SliceState, *, base_in_charge: bool) -> frozenset[SliceState]:
@@ -65,5 +76,5 @@ def require_transition(now: SliceState, then: SliceState, *, where: str, base_in
             f"the slice is {now} and cannot become {then}",
             where=where,
             state_left="nothing was changed",
-            next_step=f"allowed from {now}: {following}; see `migration-assets status`",
+            next_step=f"{_WAY[then]}; allowed from {now}: {following}; see `migration-assets status`",
         )

@@ -235,6 +235,11 @@ def _server_changed(view: View) -> Verdict:
     return (Severity.CRITICAL, "; ".join(changes)) if changes else None
 
 
+def _stream_altered(view: View) -> Verdict:
+    what = view.sample.proofs_outlived
+    return (Severity.WARNING, what) if what else None
+
+
 def _foreign_slot_stands(view: View) -> Verdict:
     """Others' slots that read everything, ours included, and have not moved for as long as can be looked back."""
     now = view.sample.foreign_slots
@@ -296,6 +301,7 @@ _OF_STREAM: Mapping[ProblemCode, Rule] = {
     ProblemCode.LAG: _of_stream(_lag, "live"),
     ProblemCode.HEARTBEAT_FAILED: _of_stream(_heartbeat_failed, "live"),
     ProblemCode.FOREIGN_SLOT_STANDS: _foreign_slot_stands,
+    ProblemCode.STREAM_ALTERED: _of_stream(_stream_altered, "live", "paused", "held"),
     ProblemCode.STREAM_STANDING: _of_stream(_standing, *_STANDING),
     **{code: _of_stream(_drift(code), "live", "paused", "held") for code in sorted(DRIFTS)},
 }

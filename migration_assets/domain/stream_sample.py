@@ -17,6 +17,7 @@ class ProblemCode(StrEnum):
     SUBSCRIPTION_MISSING = "subscription_missing"
     SUBSCRIPTION_DISABLED = "subscription_disabled"
     SUBSCRIPTION_ALTERED = "subscription_altered"
+    STREAM_ALTERED = "stream_altered"
     WORKER_DOWN = "worker_down"
     WORKER_LOOPING = "worker_looping"
     APPLY_ERRORS = "apply_errors"
@@ -110,6 +111,7 @@ class StreamSample:
         drifts: What was altered; None where that could not be examined, or changed while it was.
         foreign_slots: Where each logical slot of others stands on the legacy, while a publication of others carries
             our tables; None where that was not looked at.
+        proofs_outlived: What somebody altered of the stream by hand, where weeks were proven before that and not since.
         runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
             the past and has not reached the present.
         runway_ends: Which week that is, and what it lacks.
@@ -147,6 +149,7 @@ class StreamSample:
     legacy_active_sessions: int | None = None
     drifts: tuple[Drift, ...] | None = None
     foreign_slots: Mapping[str, str | None] | None = None
+    proofs_outlived: str | None = None
     runway_days: float | None = None
     runway_ends: str | None = None
     outside: tuple[str, ...] | None = None

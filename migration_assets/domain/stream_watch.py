@@ -70,6 +70,9 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.SUBSCRIPTION_MISSING: _REBUILD,
     ProblemCode.SUBSCRIPTION_DISABLED: _RESUME,
     ProblemCode.SUBSCRIPTION_ALTERED: "set it back with ALTER SUBSCRIPTION, or " + _REBUILD,
+    ProblemCode.STREAM_ALTERED: "ask who did that and why: changes may have been skipped. Materialize validated_slice"
+    " for every week under CDC, and repair_slices where one differs. To stop the stream for a while use"
+    " `migration-assets stream pause` and `stream resume`",
     ProblemCode.WORKER_DOWN: "read the base's server log for the worker's error; see that the base's server reaches the"
     " legacy with the subscription's role, and that worker slots are free",
     ProblemCode.WORKER_LOOPING: "read the base's server log: the worker ends with the same error again and again",

@@ -114,6 +114,10 @@ FEATURES: tuple[Feature, ...] = (
                "with FULL identity every UPDATE and DELETE would fail: it must publish all columns"),
     _elsewhere("publication of others FOR ALL TABLES or of schema migration", "foreign_publication", Fate.ACCEPTED,
                When.STREAM, "its subscribers stop at the first marker, unless they have the tables that hold them"),
+    _elsewhere("publication of others of the base's table", "follower_in_base", Fate.ACCEPTED, When.STREAM,
+               "its subscribers never get what comes or goes with a whole leaf: copies, restores, retirements"),
+    _elsewhere("publication of others of the legacy's table", "follower", Fate.BY_HAND, When.CUTOVER,
+               "its readers change to the base: after the decommission they get nothing"),
     _elsewhere("subscription of others that writes to the table", "other_subscription", Fate.ACCEPTED, When.STREAM,
                "it brings changes past every hold: see the other writers"),
     _elsewhere("trigger ENABLE ALWAYS or REPLICA", "always_trigger", Fate.ACCEPTED, When.STREAM,
@@ -162,13 +166,13 @@ FEATURES: tuple[Feature, ...] = (
            " the role that migrates", _INFO, _INFO),
     _found("child table", Fate.BLOCKS, When.STREAM,
            "rows of children show in reads of the parent, but not in its publication: move them into the parent and"
-           " ALTER TABLE child NO INHERIT parent", _BLOCKING, None),
+           " ALTER TABLE child NO INHERIT parent; no hold reaches who writes to a child", _BLOCKING, _BLOCKING),
     _found("parent table", Fate.BLOCKS, When.STREAM,
            "the table is somebody's child or partition: migrate the parent instead, or ALTER TABLE … NO INHERIT /"
-           " DETACH PARTITION", _BLOCKING, None),
+           " DETACH PARTITION", _BLOCKING, _BLOCKING),
     _found("unlogged table", Fate.BLOCKS, When.STREAM,
            "ALTER TABLE … SET LOGGED: changes of an unlogged table are not in the WAL and cannot be published",
-           _BLOCKING, None),
+           _BLOCKING, _BLOCKING),
     _found("typed table", Fate.CHANGES, When.CUTOVER,
            "the base's root has the columns, not the type: ALTER TYPE no longer alters it", _INFO, _INFO),
     Feature("extension that the table belongs to", "table_of_an_extension", Fate.CHANGES, When.CUTOVER,
@@ -222,7 +226,8 @@ Written from `migration_assets/domain/table_features.py`, by which preflight and
 
 *Code* is the finding's. What is *made by hand* comes with statements for the base, as preflight and readiness print
 them; readiness leaves out what the base has by then, by kind and name. What *blocks until accepted by name* is accepted
-with `migration-assets accept CODE NAME --by … --reason …`. What no row names is of kind *unknown*, and never silent."""
+with `migration-assets accept CODE NAME --by … --reason …`, as it is then: altered or made anew it blocks again. What no
+row names is of kind *unknown*, and never silent."""
 
 
 def matrix() -> str:

@@ -1,7 +1,7 @@
 """Findings that a named person accepted: in the ledger, and each decision in the chain of evidence."""
 
 from migration_assets.domain.evidence_chain import ChainKind
-from migration_assets.domain.findings import Acceptance
+from migration_assets.domain.findings import Acceptance, Finding
 from migration_assets.postgres.evidence_chain import append
 from migration_assets.postgres.sessions import Connected
 
@@ -14,7 +14,7 @@ def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
     if exists is None or not exists[0]:
         return []
     rows = base.execute(
-        "SELECT code, subject, accepted_by, reason, accepted_at FROM migration.acceptances WHERE relation = %s"
+        "SELECT code, subject, accepted_by, reason, accepted_at, digest FROM migration.acceptances WHERE relation = %s"
         " ORDER BY accepted_at, code, subject",
         [relation],
     )
@@ -22,17 +22,20 @@ def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
 
 
 def record_acceptance(
-    base: Connected, relation: str, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
+    base: Connected, relation: str, finding: Finding, *, by: str, reason: str, run_id: str | None = None
 ) -> None:
-    """Keep the decision; a later one about the same thing replaces it."""
+    """Keep the decision about what the finding is about; a later one about a thing of that name replaces it."""
+    code, subject = finding.code, finding.subject
     with base.transaction():
         base.execute(
-            "INSERT INTO migration.acceptances (relation, code, subject, accepted_by, reason)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (relation, code, subject) DO UPDATE SET"
-            " accepted_by = excluded.accepted_by, reason = excluded.reason, accepted_at = excluded.accepted_at",
-            [relation, code, subject, by, reason],
+            "INSERT INTO migration.acceptances (relation, code, subject, accepted_by, reason, digest)"
+            " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (relation, code, subject) DO UPDATE SET"
+            " accepted_by = excluded.accepted_by, reason = excluded.reason, digest = excluded.digest,"
+            " accepted_at = excluded.accepted_at",
+            [relation, code, subject, by, reason, finding.digest],
         )
-        payload = {"code": code, "subject": subject, "accepted_by": by, "reason": reason, "in_force": True}
+        payload = {"code": code, "subject": subject, "accepted_by": by, "reason": reason, "in_force": True,
+                   "definition": finding.definition}  # fmt: skip
         append(base, relation, ChainKind.ACCEPTANCE, payload, run_id=run_id)
 
 

@@ -18,6 +18,7 @@ from psycopg.pq import Conninfo
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError, TableBusyError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.retries import is_transient
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
@@ -142,14 +143,13 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
     )
     connection = dbapi.connect(conninfo, autocommit=True)  # pyright: ignore[reportUnknownMemberType]
     try:
+        version = int(str(connection.adbc_get_info()["vendor_version"]))  # as libpq writes it: 180004
         settings = sql.SQL(", ").join(
             sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-            for name, value in session_settings(purpose, timeouts).items()
+            for name, value in session_settings(purpose, timeouts, version).items()
         )
-        # Only servers from 17 on know it.
-        never = "(SELECT pg_catalog.set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout')"
         with connection.cursor() as cursor:
-            _execute(cursor, sql.SQL("SELECT {}, " + never).format(settings).as_string())
+            _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
             # An error half-way comes only now.
             cursor.fetch_arrow_table()
     except BaseException:
@@ -205,8 +205,7 @@ def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, befor
                 state_left="nothing was read",
                 next_step="let the ALTER TABLE (or whatever locks them) end, then run this again",
             ) from None
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = _NOISE.sub("", lines[0]).strip()[:_LONGEST_REASON]
+        reason = _NOISE.sub("", told(error)).strip()[:_LONGEST_REASON]
         lost = _is_lost(connection) if connection is not None else is_transient(psycopg.OperationalError(reason))
         raise (ConnectionLostError if lost else ArchiveError)(
             f"reading from the base failed: {reason}",

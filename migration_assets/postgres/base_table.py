@@ -11,6 +11,7 @@ from migration_assets.domain.table_description import Column, Drawn, Index, Tabl
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
 from migration_assets.domain.user_types import UserType
 from migration_assets.postgres.introspection import describe_table
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
@@ -40,7 +41,7 @@ def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec
         except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
             # A function, collation or operator class that only the legacy has; a right that our role lacks.
             raise PartitionError(
-                f"the legacy's table cannot be made here: {str(error).strip().splitlines()[0]}",
+                f"the legacy's table cannot be made here: {told(error)}",
                 where=f"{spec.relation} in the base",
                 state_left="nothing was changed",
                 next_step="create in the base what it names (functions and collations are not carried), or grant the"

@@ -29,6 +29,7 @@ from migration_assets.postgres.ledger import (
     record_copy,
 )
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_loading import Clock, load_slice
 from migration_assets.postgres.slice_locks import slice_lock
@@ -151,7 +152,7 @@ def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -
         )
         base.execute(sql.SQL("ANALYZE {}").format(table_name(leaf)))
     except psycopg.OperationalError as error:
-        log.warning("%s is copied and proven; ANALYZE failed (%s): run it by hand", copy.week.key, error)
+        log.warning("%s is copied and proven; ANALYZE failed (%s): run it by hand", copy.week.key, told(error))
 
 
 def _load(

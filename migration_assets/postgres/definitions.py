@@ -6,6 +6,7 @@ from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
+from migration_assets.postgres.change_stream.parts import alterations
 from migration_assets.postgres.sessions import Connected, Side
 
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
@@ -88,7 +89,7 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
         raise TableSpecError(
             f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
             where=f"{table} in the {side}",
-            state_left="nothing was changed",
+            state_left="no row was changed; what the step had begun on the stream is done when it is run again",
             next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
             f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
         )
@@ -104,7 +105,7 @@ def seen_definitions(legacy: Connected, base: Connected, table: QualifiedName, l
     require_all_rows(base, table, "base")
     of_legacy = table_states(legacy, [table])
     of_base = table_states(base, [table, leaf])
-    return Definitions(of_legacy.get(table), of_base.get(table), of_base.get(leaf))
+    return Definitions(of_legacy.get(table), of_base.get(table), of_base.get(leaf), alterations(base, str(table)))
 
 
 def altered_since(
@@ -125,11 +126,23 @@ def altered_since(
     if not known:
         return {}
     now = table_states(base, [spec.table, *(leaf for _, leaf, _ in known)])
+    altered = alterations(base, spec.relation)
     found = {
-        week: seen.why_stale(legacy=legacy_table, root=now.get(spec.table), leaf=now.get(leaf))
+        week: seen.why_stale(legacy=legacy_table, root=now.get(spec.table), leaf=now.get(leaf), alterations=altered)
         for week, leaf, seen in known
     }
     return {week: why for week, why in found.items() if why}
+
+
+def files(connection: Connected, table: QualifiedName) -> dict[int, tuple[int | None, int | None]]:
+    """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
+    rows = connection.execute(
+        "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"
+        " pg_relation_filenode(nullif(c.reltoastrelid, 0))::bigint FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"
+        " OR c.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))",
+        {"table": str(table)},
+    )
+    return {oid: (filenode, toast) for oid, filenode, toast in rows}
 
 
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:

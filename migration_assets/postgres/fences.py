@@ -208,14 +208,17 @@ def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
     Needs no right on anything but the catalogue.
     """
     row = connection.execute(
-        "SELECT c.relkind, (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1)"
+        "SELECT c.relkind, (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1),"
+        " ARRAY(SELECT i.inhrelid::regclass::text FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'"
+        "       ORDER BY 1)"
         " FROM pg_class c WHERE c.oid = to_regclass(%s)",
         [str(table)],
     ).fetchone()
     if row is None:
         return (f"{table} is not there",)
-    kind, parent = row
+    kind, parent, children = row
     found = [f"{table} inherits from {parent}, through which it can be written to"] if parent else []
+    found += [f"{child} inherits from {table}, whose rows include those written to it" for child in children]
     states = _read(connection, Fence("base" if kind == "p" else "legacy", table, ""), any_arguments=True)
     found += [
         f"trigger {one.name} of {one.table} {_flaw(one)}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import LiteralString
 
+from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.own_objects import HOLDS, MARKERS, REVERSE_MARKERS
 from migration_assets.postgres.sessions import Connected
 
@@ -49,6 +50,42 @@ WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_nam
 AND EXISTS (SELECT FROM pg_publication p WHERE p.puballtables OR EXISTS (
     SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')))
 """
+# Whoever publishes the table itself, a partition of it, or all of its schema. Publications of everything are above.
+_OF_THE_TABLE: LiteralString = """
+WITH tables AS (
+    SELECT c.oid, c.relnamespace FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
+    UNION
+    SELECT c.oid, c.relnamespace FROM pg_partition_tree(to_regclass(%(table)s)) t JOIN pg_class c ON c.oid = t.relid
+)
+SELECT p.pubname::text, p.pubviaroot FROM pg_publication p
+WHERE NOT p.puballtables AND p.pubname NOT LIKE %(ours)s
+AND (EXISTS (SELECT FROM pg_publication_rel r JOIN tables t ON t.oid = r.prrelid WHERE r.prpubid = p.oid)
+     OR EXISTS (SELECT FROM pg_publication_namespace n JOIN tables t ON t.relnamespace = n.pnnspid
+                WHERE n.pnpubid = p.oid))
+ORDER BY 1
+"""
+# Other plugins know no publications: they are given every table.
+_OF_EVERYTHING: LiteralString = """
+SELECT slot_name::text, plugin::text FROM pg_replication_slots WHERE slot_type = 'logical'
+AND database = current_database() AND plugin <> 'pgoutput' AND slot_name NOT LIKE %(ours)s ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Somebody else who is sent the changes of one side's table.
+
+    Attributes:
+        name: Of the publication, or of the slot where its plugin knows none.
+        what: The same in words.
+        by_leaf: A partition's changes come under its own name.
+        slots: Logical slots whose readers may follow, with the readers' names.
+    """
+
+    name: str
+    what: str
+    by_leaf: bool
+    slots: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,10 +109,27 @@ def foreign_publications(connection: Connected) -> list[ForeignPublication]:
     """All of them; ours name single tables."""
     found: list[ForeignPublication] = []
     for name, all_tables, apart in connection.execute(_PUBLICATIONS, {}).fetchall():
-        slots = connection.execute(_SLOTS, {"publication": name, "ours": _OURS}).fetchall()
-        told = tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
-        found.append(ForeignPublication(name, all_tables, apart, told))
+        found.append(ForeignPublication(name, all_tables, apart, _slots(connection, name)))
     return found
+
+
+def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
+    """Everybody who is sent the table's changes, but for our own streams and for publications of everything."""
+    asked = {"table": str(table), "ours": _OURS}
+    found = [
+        Follower(name, f"publication {name}", not via_root, _slots(connection, name))
+        for name, via_root in connection.execute(_OF_THE_TABLE, asked).fetchall()
+    ]
+    return found + [
+        Follower(slot, f"slot {slot}, whose plugin {plugin} is given every table,", True, (slot,))
+        for slot, plugin in connection.execute(_OF_EVERYTHING, asked).fetchall()
+    ]
+
+
+def _slots(connection: Connected, publication: str) -> tuple[str, ...]:
+    """Slots of others that may follow it, with their readers."""
+    slots = connection.execute(_SLOTS, {"publication": publication, "ours": _OURS}).fetchall()
+    return tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
 
 
 def slots_at_risk(connection: Connected) -> Mapping[str, str | None]:

@@ -14,6 +14,7 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
@@ -80,7 +81,7 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
                 base.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(table_name(view), sql.Literal(digest)))
         except errors.InsufficientPrivilege as error:
             raise MigrationError(
-                f"the view {view} has to be made anew, and our role may not: {str(error).splitlines()[0]}",
+                f"the view {view} has to be made anew, and our role may not: {told(error)}",
                 where=f"{spec.relation} in the base",
                 state_left="nothing was changed",
                 next_step="run the query once as the role that migrates",

@@ -121,7 +121,8 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         primary_key=tuple(raw["primary_key"] or ()),
         primary_key_name=raw["primary_key_name"] or "",
         primary_key_deferral=raw["primary_key_deferral"] or "",
-        indexes=tuple(_index(entry, table) for entry in raw["indexes"] or ()),
+        # Without a definition: it was dropped after the snapshot in which the catalogue is read.
+        indexes=tuple(_index(entry, table) for entry in raw["indexes"] or () if entry["definition"] is not None),
         checks=tuple(Check(c["name"], c["definition"], c["comment"]) for c in raw["checks"] or ()),
         types=tuple(_user_type(entry, types) for entry in _in_creation_order(types)),
         collations=tuple(Collation(**entry) for entry in raw["collations"] or ()),

@@ -15,6 +15,7 @@ from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, require_row
 
 Action = Literal["copy", "verify", "join", "validate", "repair", "undo", "archive", "reread", "retire", "restore"]
@@ -234,9 +235,9 @@ def note_failure(connection: Connected, attempt: int, error: BaseException) -> N
     Never raises a server's error: the first one is the one to raise.
     """
     try:
-        end_attempt(connection, attempt, "failed", error=f"{type(error).__name__}: {error}")
+        end_attempt(connection, attempt, "failed", error=named(error))
     except psycopg.Error as second:
-        log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, second)
+        log.warning("attempt %d could not be marked as failed (%s); it will show as interrupted", attempt, told(second))
 
 
 def fingerprint_columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:

@@ -515,10 +515,13 @@ CREATE TABLE migration.acceptances (
     accepted_by     text NOT NULL,
     reason          text NOT NULL,
     accepted_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    digest          text NOT NULL,
     PRIMARY KEY (relation, code, subject)
 );
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
+COMMENT ON COLUMN migration.acceptances.digest IS
+    'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';
 
 CREATE TABLE migration.orphans (
     cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
@@ -605,3 +608,19 @@ COMMENT ON TABLE migration.accounted IS
     'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
 COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
 COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';
+
+CREATE TABLE migration.stream_parts (
+    relation        text PRIMARY KEY,
+    subscription    text,
+    publication     text,
+    alterations     integer NOT NULL DEFAULT 0,
+    what            text,
+    noticed_at      timestamptz
+);
+COMMENT ON TABLE migration.stream_parts IS
+    'The rows of PostgreSQL''s catalogue that a stream is made of, as this program left them: others were altered by hand';
+COMMENT ON COLUMN migration.stream_parts.subscription IS
+    'oid and xmin of its row on the base; empty: there is none; NULL: our role may not see that';
+COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on the legacy; NULL: never looked at';
+COMMENT ON COLUMN migration.stream_parts.alterations IS
+    'how often somebody else altered one of them; what was proven at a lower count is proven no more';

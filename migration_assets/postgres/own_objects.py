@@ -38,7 +38,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "schema_versions": {"version": "integer", "upgraded_at": "timestamp with time zone"},
 }
 _FUNCTIONS = frozenset({
-    "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe(statement text)",
+    "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe()",
     "wait_at_reverse_marker()",
 })  # fmt: skip
 # What the bodies of earlier versions say, and no stranger's does.

@@ -91,6 +91,12 @@ def _of_partition(
             f"a detach of {table} ({period.key}) was begun and never finished: rows do not reach it",
             f"ALTER TABLE {parent} DETACH PARTITION {table} FINALIZE; then attach it again, or retire it",
         )
+    if partition.unlogged:
+        yield Flaw(
+            Severity.CRITICAL,
+            f"{table} is UNLOGGED: a crash of the base empties it",
+            f"ALTER TABLE {table} SET LOGGED; then validate its week",
+        )
     if partition.bounds != expected[period]:
         yield Flaw(
             Severity.CRITICAL,

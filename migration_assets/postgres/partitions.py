@@ -15,6 +15,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.base_table import ensure_root, give_identity, like_root
 from migration_assets.postgres.fences import follow_root
 from migration_assets.postgres.ledger import read_slices, register_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -60,7 +61,7 @@ def ensure_quarter(
             created = _make(connection, root, spec, calendar, quarter, kind)
     except errors.InvalidObjectDefinition as error:  # "partition … would overlap partition …"
         raise PartitionError(
-            f"cannot open {quarter.key}: {str(error).strip().splitlines()[0]}",
+            f"cannot open {quarter.key}: {told(error)}",
             where=str(table),
             state_left="nothing was changed",
             next_step="the fiscal calendar's settings differ from those the base was partitioned with: set them back",

@@ -41,6 +41,8 @@ def latest_preflight(connection: Connected, relation: str) -> tuple[datetime, li
             f["remedy"],
             f.get("subject", ""),
             f.get("acceptable", False),
+            # A program that did not note it yet could not tell what was accepted either.
+            f.get("definition") or f["evidence"],
         )
         for f in row[1]
     ]

@@ -19,6 +19,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -119,7 +120,7 @@ def _patiently(base: Connected, deadline: float, call: Callable[[], object]) -> 
         except psycopg.OperationalError as error:
             if not is_lock_timeout(error) or time.monotonic() >= deadline:
                 raise
-            log.warning("a detach is tried again: %s", str(error).partition("\n")[0])
+            log.warning("a detach is tried again: %s", told(error))
         else:
             return
 
@@ -209,7 +210,7 @@ def _move(base: Connected, table: QualifiedName, schema: str) -> None:
         base.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(table), sql.Identifier(schema)))
     except psycopg.errors.DuplicateTable as error:
         raise RetirementError(
-            f"it cannot move to schema {schema}: {str(error).partition(chr(10))[0]}",
+            f"it cannot move to schema {schema}: {told(error)}",
             where=str(table),
             state_left="it was rolled back; its rows are where they were",
             next_step="look at what is there; rename or drop it, then run this again",

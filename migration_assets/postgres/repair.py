@@ -13,9 +13,9 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.records import keep_at_rest
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
-from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
-from migration_assets.postgres.repair_records import begin_repair, end_repair
+from migration_assets.postgres.own_writes import own_writes
+from migration_assets.postgres.repair_records import begin_repair, end_repair, images_fit
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.snapshots import base_tables, hold_tables
@@ -91,7 +91,8 @@ def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
     validation says so.
 
     Raises:
-        LedgerError: There is no such repair, or it was undone already.
+        LedgerError: There is no such repair, or it was undone already, or its images do not go in any more.
+        TriggersFireError: As `true_up`.
     """
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"repair {repair_id}:undo", plan.limits.timeouts()))
@@ -140,19 +141,20 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
     """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
     found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
-    let_through(base)
-    if found:
-        delete_rows(base, rows, [tuple(key) for key, _ in found])
     root = table_name(rows.target)
     names = [sql.Identifier(column.name) for column in rows.description.copied_columns]
-    base.execute(
-        sql.SQL(
-            "INSERT INTO {root} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM (SELECT before::{root} AS image"
-            " FROM migration.repaired_rows WHERE repair_id = {id} AND before IS NOT NULL) AS images"
-        ).format(
-            root=root,
-            names=sql.SQL(", ").join(names),
-            values=sql.SQL(", ").join(sql.SQL("(image).{}").format(name) for name in names),
-            id=repair_id,
+    with own_writes(base, [rows.target, rows.leaf], side="base"), images_fit(str(rows.target), repair_id):
+        if found:
+            delete_rows(base, rows, [tuple(key) for key, _ in found])
+        base.execute(
+            sql.SQL(
+                "INSERT INTO {root} ({names}) OVERRIDING SYSTEM VALUE SELECT {values}"
+                " FROM (SELECT before::{root} AS image FROM migration.repaired_rows"
+                "  WHERE repair_id = {id} AND before IS NOT NULL) AS images"
+            ).format(
+                root=root,
+                names=sql.SQL(", ").join(names),
+                values=sql.SQL(", ").join(sql.SQL("(image).{}").format(name) for name in names),
+                id=repair_id,
+            )
         )
-    )

@@ -29,6 +29,7 @@ from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_att
 from migration_assets.postgres.restorable_columns import as_hashed, loadable_columns
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.server_messages import named
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
@@ -121,7 +122,7 @@ def _restore(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
             note_failure(base, attempt, error)
             if kind == "drill" and isinstance(error, (RestoreError, psycopg.Error)):
                 seconds = time.monotonic() - started
-                _note(base, plan, archive, kind, rows=0, seconds=seconds, error=str(error))
+                _note(base, plan, archive, kind, rows=0, seconds=seconds, error=named(error))
             raise
         if kind == "restore":
             base.execute(sql.SQL("ANALYZE {}").format(table_name(plan.spec.table.sibling(record.leaf))))

@@ -18,7 +18,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError, TableBusyError, UnavailableError
+from migration_assets.domain.errors import ConnectionLostError, RightsError, TableBusyError, UnavailableError
+from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
 
@@ -67,6 +68,7 @@ def retry_transient(
 
     Raises:
         UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        RightsError: Our role may not do it, or row level security stands in its way.
         Exception: What `call` raised and no further try would change.
     """
     retrying = Retrying(
@@ -79,15 +81,32 @@ def retry_transient(
     )
     try:
         return retrying(call)
+    except errors.InsufficientPrivilege as error:
+        raise RightsError(
+            f"the server does not let our role do this: {told(error)}",
+            where=what,
+            state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+            next_step=_next_right(error),
+        ) from error
     except psycopg.Error as error:
         if not is_transient(error):
             raise
         raise UnavailableError(
-            f"{attempts} tries failed, the last one so: {_first_line(error)}",
+            f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
             state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
             next_step=_next_step(error),
         ) from error
+
+
+def _next_right(error: errors.InsufficientPrivilege) -> str:
+    """What somebody does about a right that is missing; row level security has no code of its own."""
+    if "row-level security" in str(error):
+        return (
+            "let the role see and write all rows: ALTER ROLE … BYPASSRLS; or, where it owns the table, ALTER TABLE …"
+            " NO FORCE ROW LEVEL SECURITY, or DISABLE ROW LEVEL SECURITY on the base; then run this again"
+        )
+    return "`migration-assets preflight` and `readiness` name missing rights, each with its GRANT; then run this again"
 
 
 def _next_step(error: psycopg.Error) -> str:
@@ -133,13 +152,8 @@ def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallS
             what,
             state.attempt_number,
             attempts,
-            _first_line(error) if error else "?",
+            told(error) if error else "?",
             pause,
         )
 
     return tell
-
-
-def _first_line(error: BaseException) -> str:
-    """What happened, without the rows and statements that a server's further lines may hold."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

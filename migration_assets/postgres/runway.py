@@ -27,7 +27,7 @@ WITH RECURSIVE tree AS (
     FROM pg_inherits i JOIN tree t ON t.inhrelid = i.inhparent
 )
 SELECT n.nspname, c.relname, pn.nspname, p.relname, t.level, coalesce(pg_get_expr(c.relpartbound, c.oid), ''),
-       t.inhdetachpending, t.reached
+       t.inhdetachpending, t.reached, c.relpersistence <> 'p'
 FROM tree t JOIN pg_class c ON c.oid = t.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class p ON p.oid = t.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
 ORDER BY t.level, n.nspname, c.relname
@@ -45,6 +45,8 @@ class Partition:
         bounds: As the server writes them: `FOR VALUES FROM (…) TO (…)`, or `DEFAULT`.
         detaching: A concurrent detach of it was begun and not finished.
         reached: Rows find their way to it: nothing between it and the root is being detached.
+        unlogged: A crash empties it, and no stream carries what is written there; PostgreSQL refuses that only where a
+            publication names the leaf itself.
     """
 
     table: QualifiedName
@@ -53,6 +55,7 @@ class Partition:
     bounds: str
     detaching: bool
     reached: bool
+    unlogged: bool = False
 
 
 def read_partitions(base: Connected, root: QualifiedName) -> list[Partition]:
@@ -64,8 +67,12 @@ def read_partitions(base: Connected, root: QualifiedName) -> list[Partition]:
 
 
 def attached_leaves(root: QualifiedName, partitions: Sequence[Partition]) -> frozenset[FiscalWeek]:
-    """The weeks that have a leaf which rows reach, by the leaves' names."""
-    names = [one.table.name for one in partitions if one.level == LEAF_LEVEL and one.reached]
+    """The weeks that have a leaf which rows reach, by the leaves' names, which lie in their root's schema."""
+    names = [
+        one.table.name
+        for one in partitions
+        if one.level == LEAF_LEVEL and one.reached and one.table.schema == root.schema
+    ]
     weeks = (parse_leaf_name(root.name, name) for name in names)
     return frozenset(week for week in weeks if week is not None)
 
@@ -99,9 +106,18 @@ def missing_leaves(base: Connected, spec: TableSpec) -> tuple[Drift, ...]:
 
 
 def lost_leaves(base: Connected, spec: TableSpec) -> tuple[str, ...]:
-    """Of a base in charge: weeks that never left it and have no leaf; nobody reads their rows any more."""
+    """Of a base in charge: weeks that never left it and have no leaf; nobody reads their rows any more.
+
+    And leaves that are losing theirs: the next crash empties what is not logged, and no stream has it.
+    """
     records = [record for record in read_slices(base, spec.relation) if not is_settled(record)]
-    return tuple(_lost(base, spec, records, "has not left the base"))
+    unlogged = (
+        f"{one.table} is UNLOGGED: a crash empties it, and what is written there does not reach the legacy: ALTER TABLE"
+        f" {one.table} SET LOGGED; then `migration-assets repair-legacy` over its week"
+        for one in read_partitions(base, spec.table)
+        if one.unlogged
+    )
+    return (*_lost(base, spec, records, "has not left the base"), *unlogged)
 
 
 def _lost(base: Connected, spec: TableSpec, records: Sequence[SliceRecord], why: str) -> Iterator[str]:

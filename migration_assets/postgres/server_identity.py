@@ -18,8 +18,10 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import RECOVER
+from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream, set_status
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
     # Before the legacy is asked where it stands: it only goes forward meanwhile.
     passed = _origin(base, relation)
     lasting = _compared(base, relation, "base", known)
+    notice_alterations(base, relation, legacy)
     passing: list[str] = []
     if legacy is not None:
         of_legacy = _compared(legacy, relation, "legacy", known, ledger=base)
@@ -147,7 +150,7 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
         with databases.session("legacy", "servers") as legacy:
             require_same_servers(base, relation, legacy)
     except psycopg.OperationalError as error:
-        log.info("the legacy cannot be asked whether it is the one that it was: %s", error)
+        log.info("the legacy cannot be asked whether it is the one that it was: %s", told(error))
 
 
 def _knows_servers(base: Connected) -> bool:

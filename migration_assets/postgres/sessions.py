@@ -9,7 +9,8 @@ import psycopg
 from psycopg import Connection, errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.domain.errors import MigrationError, PoolerError, SettingsError
+from migration_assets.postgres.server_messages import conceal
 
 Side = Literal["legacy", "base"]
 Connected = Connection[tuple[Any, ...]]
@@ -50,6 +51,15 @@ _FIRE_TRIGGERS = sql.SQL(
 )
 
 
+# Before the first setting, and in the same message: a pooler lends us sessions that others use afterwards, and our
+# settings would stay on them. In a transaction of its own, since a query may wait for a safe snapshot where the
+# defaults are serializable, read only and deferrable. Operators by their full names: the search path is not ours yet.
+_NO_POOLER = sql.SQL(
+    "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;"
+    " SELECT 1 OPERATOR(pg_catalog./) (pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {})::pg_catalog.int4; COMMIT"
+)
+
+
 @dataclass(frozen=True)
 class Timeouts:
     """Milliseconds, 0 for never; `client_check` is how often a busy server looks whether we still live."""
@@ -83,17 +93,27 @@ class Databases:
         Raises:
             SettingsError: The URL cannot be read.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
+            psycopg.Error: Whatever the body raised; its text holds no value of a row.
         """
         connection = connect(self.url(side), purpose, timeouts or Timeouts())
         try:
             yield connection
+        except psycopg.Error as error:
+            conceal(error)
+            raise
         finally:
             connection.close()
 
 
-def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
-    """What every session of ours is set to, whichever driver opens it."""
-    return {
+def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> dict[str, str]:
+    """What every session of ours is set to, whichever driver opens it.
+
+    Args:
+        purpose: Shown as `application_name`.
+        timeouts: Of the session.
+        server_version: Such as 180004.
+    """
+    settings = {
         **_CANONICAL,
         **_PLAIN,
         "application_name": application_name(purpose),
@@ -105,6 +125,9 @@ def session_settings(purpose: str, timeouts: Timeouts) -> dict[str, str]:
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
     }
+    if server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        settings["transaction_timeout"] = "0"
+    return settings
 
 
 def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False) -> Connected:
@@ -127,7 +150,7 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
         keepalives_count=3,
     )
     try:
-        prepare_session(connection, session_settings(purpose, timeouts))
+        prepare_session(connection, session_settings(purpose, timeouts, connection.info.server_version))
     except BaseException:
         connection.close()
         raise
@@ -138,18 +161,25 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
     """Give a new session its settings, in one message to the server.
 
     Raises:
-        SettingsError: Its role is set to fire no triggers, and may not change that.
+        SettingsError: A pooler stands between, and nothing was set; or its role is set to fire no triggers, and may not
+            change that.
     """
-    known = dict(settings)
-    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-        known["transaction_timeout"] = "0"
     # SET and not set_config: a query would wait for a safe snapshot where the defaults are serializable, read only and
     # deferrable.
     statements = [
-        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in known.items()
+        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in settings.items()
     ]
     try:
-        connection.execute(sql.SQL("; ").join([*statements, _FIRE_TRIGGERS]))
+        direct = _NO_POOLER.format(sql.Literal(connection.info.backend_pid))
+        connection.execute(sql.SQL("; ").join([direct, *statements, _FIRE_TRIGGERS]))
+    except (errors.DivisionByZero, errors.ProtocolViolation):  # the latter of one that lends single statements
+        raise PoolerError(
+            "a pooler answers in place of the server: the session's process is not the one that it was told of",
+            where=f"{connection.info.host}, port {connection.info.port}",
+            state_left="nothing was touched, and no setting stays on the pooler's sessions",
+            next_step="give the server's own host and port in the connection URL: sessions of a pooler lose their locks"
+            " and settings, or leave them to others",
+        ) from None
     except errors.InsufficientPrivilege as error:
         raise SettingsError(
             f"a setting of the session was refused: {error.diag.message_primary}",

@@ -18,11 +18,12 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.change_stream.parts import proofs_outlived
 from migration_assets.postgres.change_stream.records import STREAM_LOCK_CLASS, StreamRecord, StreamStatus, read_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.cutover.early import find_early
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
-from migration_assets.postgres.cutover.observing import SidesAsked, first_line, observe_cutover
+from migration_assets.postgres.cutover.observing import SidesAsked, observe_cutover
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.foreign_publications import slots_at_risk
 from migration_assets.postgres.heartbeats import (
@@ -35,6 +36,7 @@ from migration_assets.postgres.heartbeats import (
 from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -117,6 +119,7 @@ def observe_stream(
         if base is not None and record is not None and "base_error" not in seen:
             with _asking("base", seen):
                 _look_again(base, record, seen)
+                seen["proofs_outlived"] = proofs_outlived(base, spec.relation)
                 _look_once_more_at_servers(base, spec.relation, seen)
                 if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
                     # Only where something is wrong: reading the log costs more than all the rest.
@@ -158,8 +161,8 @@ def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
     try:
         yield
     except psycopg.Error as error:
-        seen[f"{side}_error"] = first_line(error)
-        log.info("the %s could not be asked: %s", side, error)
+        seen[f"{side}_error"] = told(error)
+        log.info("the %s could not be asked: %s", side, told(error))
 
 
 def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, Any]) -> Connected | None:
@@ -269,7 +272,7 @@ def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) 
         try:
             return read()
         except (errors.LockNotAvailable, errors.QueryCanceled) as error:
-            log.info("the stream's structure could not be examined now: %s", first_line(error))
+            log.info("the stream's structure could not be examined now: %s", told(error))
     return None
 
 
@@ -324,8 +327,8 @@ def _asking_both(legacy: Connected, base: Connected, seen: dict[str, Any]) -> Ge
         yield
     except psycopg.Error as error:
         lost = "base_error" if base.broken else "legacy_error" if legacy.broken else "heartbeat_error"
-        seen[lost] = first_line(error)
-        log.info("the lag could not be measured: %s", error)
+        seen[lost] = told(error)
+        log.info("the lag could not be measured: %s", told(error))
 
 
 def _look_again(base: Connected, record: StreamRecord, seen: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from migration_assets.postgres.heartbeats import (
     prune_heartbeats,
     send_heartbeat,
 )
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, connect
 from migration_assets.postgres.stream_health import measure_legacy
 from migration_assets.postgres.stream_samples import has_ledger, latest_sample
@@ -121,10 +122,10 @@ class Throttle:
             return self._judge(self._measure())
         except errors.TooManyConnections as error:
             self.close()
-            return [f"a server has no connections left: {str(error).strip().splitlines()[0]}"]
+            return [f"a server has no connections left: {told(error)}"]
         except psycopg.Error as error:
             # The copy's own sessions will find out whatever is the matter; a throttle must not be what stops it.
-            log.warning("the throttle could not look, and holds nothing back: %s", error)
+            log.warning("the throttle could not look, and holds nothing back: %s", told(error))
             self.close()
             return []
 

@@ -8,44 +8,15 @@ import csv
 import io
 import json
 import logging
-import re
 from collections.abc import Iterator
 
 import psycopg
 
+from migration_assets.postgres.server_messages import shown_message
 from migration_assets.postgres.sessions import Connected, require_row
 
 _TAIL_BYTES = 256 * 1024
 _CSV_MESSAGE, _CSV_CONTEXT = 13, 18
-_NAME = r'"[^"]{1,200}"'
-_TARGET = rf"logical replication target relation {_NAME}"
-# What may be shown; a message that begins otherwise is not. Each pattern ends before a value can begin.
-_MESSAGES = (
-    rf"conflict detected on relation {_NAME}: conflict=\w+",
-    rf"duplicate key value violates unique constraint {_NAME}",
-    rf"new row for relation {_NAME} violates check constraint {_NAME}",
-    rf"null value in column {_NAME} of relation {_NAME} violates not-null constraint",
-    r"domain [\w.]+ does not allow null values",
-    rf"value for domain [\w.]+ violates check constraint {_NAME}",
-    rf"insert or update on table {_NAME} violates foreign key constraint {_NAME}",
-    rf"no partition of relation {_NAME} found for row",
-    rf"{_TARGET} does not exist",
-    rf"{_TARGET} is missing replicated columns?: {_NAME}(, {_NAME})*",
-    rf"{_TARGET} has incompatible generated columns?: {_NAME}(, {_NAME})*",
-    rf"publisher did not send replica identity column expected by the {_TARGET}",
-    r"invalid input value for enum [\w.]+",
-    r"invalid input syntax for type [\w ]+",
-    r"malformed (record|array|range|multirange) literal",
-    r"value too long for type [\w ]+\(\d+\)",
-    r"numeric field overflow",
-    r"(smallint|integer|bigint) out of range",
-    r"incorrect binary data format( in logical replication column \d+)?",
-    r"permission denied for (table|schema|sequence|function|type|language) [\w.]+",
-    rf"(relation|schema|type|function|column|role|collation) {_NAME} does not exist",
-    r"could not (connect to the publisher|start WAL streaming|receive data from WAL stream)",
-    rf"(replication slot|publication) {_NAME} does not exist",
-)
-_SHOWN = re.compile("|".join(_MESSAGES))
 log = logging.getLogger(__name__)
 
 
@@ -89,12 +60,6 @@ def newest_message(form: str, text: str, origin: str) -> str | None:
     return newest
 
 
-def shown_message(message: str) -> str | None:
-    """The part of a server's message that can hold no value; None where it is not known that there is one."""
-    found = _SHOWN.match(message)
-    return found.group() if found else None
-
-
 def _log_tail(base: Connected) -> tuple[str, str] | None:
     row = base.execute(
         "SELECT has_function_privilege('pg_current_logfile(text)', 'EXECUTE')"
@@ -126,12 +91,17 @@ def _of_json(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         if not line.startswith("{"):
             continue  # the first line, cut in two
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the same, cut at a brace; or the last line, which is being written
         if entry.get("error_severity") == "ERROR":
             yield str(entry.get("message", "")), str(entry.get("context", ""))
 
 
 def _of_csv(text: str) -> Iterator[tuple[str, str]]:
+    # A statement may be as long as all that was read.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     for row in csv.reader(io.StringIO(text.partition("\n")[2])):
         if len(row) > _CSV_CONTEXT:
             yield row[_CSV_MESSAGE], row[_CSV_CONTEXT]

@@ -16,7 +16,7 @@ class AcceptanceError(MigrationError):
 def accept_finding(
     migration: Migration, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
 ) -> None:
-    """Go on in spite of this one finding about this one thing, from now on.
+    """Go on in spite of this one finding about this one thing, from now on, as long as it stays what it was then.
 
     Args:
         migration: Which migration.
@@ -37,7 +37,7 @@ def accept_finding(
         latest = latest_preflight(base, relation)
     offered = _offered(latest[1] if latest else [])
     if (code, subject) not in offered:
-        offered += [one for one in _offered(examine_cutover(migration).findings) if one not in offered]
+        offered |= _offered(examine_cutover(migration).findings)
     if (code, subject) not in offered:
         listed = "; ".join(f"{one} {about}" for one, about in offered) or "nothing at present"
         raise AcceptanceError(
@@ -47,7 +47,7 @@ def accept_finding(
             next_step="run `migration-assets preflight` and `migration-assets readiness`, and copy code and name",
         )
     with migration.databases.session("base", "accept") as base:
-        record_acceptance(base, relation, code, subject, by=by.strip(), reason=reason.strip(), run_id=run_id)
+        record_acceptance(base, relation, offered[code, subject], by=by.strip(), reason=reason.strip(), run_id=run_id)
 
 
 def withdraw(migration: Migration, code: str, subject: str) -> None:
@@ -74,5 +74,5 @@ def accepted(migration: Migration) -> list[Acceptance]:
         return read_acceptances(base, migration.spec.relation)
 
 
-def _offered(findings: "list[Finding] | tuple[Finding, ...]") -> list[tuple[str, str]]:
-    return [(finding.code, finding.subject) for finding in findings if finding.acceptable]
+def _offered(findings: "list[Finding] | tuple[Finding, ...]") -> dict[tuple[str, str], Finding]:
+    return {(finding.code, finding.subject): finding for finding in findings if finding.acceptable}

@@ -19,6 +19,7 @@ from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_same_servers, require_servers
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import SignOffState, hold_quarter, read_sign_off, record_sign_off
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
@@ -117,6 +118,5 @@ def _observe(
             row = legacy.execute("SELECT current_setting('server_version')").fetchone()
             table = table_states(legacy, [migration.spec.table]).get(migration.spec.table)
     except psycopg.OperationalError as error:
-        first_line = str(error).strip().partition("\n")[0]
-        return "", None, [*problems, f"the legacy cannot be asked: {first_line}"]
+        return "", None, [*problems, f"the legacy cannot be asked: {told(error)}"]
     return str(require_row(row, "the legacy's version")[0]), table, problems

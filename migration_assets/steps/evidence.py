@@ -25,6 +25,7 @@ from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, uncounted
 from migration_assets.runtime import Migration
 
@@ -174,7 +175,7 @@ def _held(migration: Migration) -> list[FiscalQuarter] | None:
             description = require_table(legacy, migration.spec.table, "legacy")
             return held_quarters(legacy, description, migration.spec, migration.calendar)
     except (psycopg.Error, MigrationError) as error:
-        log.warning("the legacy cannot be asked which quarters it holds: %s", error)
+        log.warning("the legacy cannot be asked which quarters it holds: %s", told(error))
         return None
 
 

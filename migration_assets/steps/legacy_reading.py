@@ -8,6 +8,7 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.legacy_reads import ReadWatch
 from migration_assets.postgres.decommission.reads import look_for_reads
 from migration_assets.postgres.decommission.records import current_cutover, read_decommission
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.runtime import Migration
 
@@ -31,5 +32,5 @@ def note_legacy_reads(migration: Migration) -> ReadWatch | None:
             with migration.databases.session("legacy", "watch:reads", _TIMEOUTS) as legacy:
                 return look_for_reads(base, legacy, migration.spec, cutover.id)
     except (psycopg.Error, MigrationError) as error:
-        log.info("whether the legacy is read could not be seen: %s", str(error).strip().splitlines()[0])
+        log.info("whether the legacy is read could not be seen: %s", told(error))
         return None

@@ -13,6 +13,7 @@ from migration_assets.domain.wal_room import minutes_of_room
 from migration_assets.postgres.change_stream.records import StreamRecord, read_stream
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets.postgres.stream_samples import open_alerts, read_samples
 from migration_assets.runtime import Migration
@@ -79,7 +80,7 @@ def observe(migration: Migration) -> Observed:
                     alerts=open_alerts(base, relation),
                 )
         except psycopg.OperationalError as error:  # it was there for the look
-            sample = replace(sample, base_error=str(error).strip().splitlines()[0])
+            sample = replace(sample, base_error=told(error))
     raised = {alert.code: alert.severity for alert in known.alerts}
     problems = evaluate(View(sample, history, thresholds, raised)).problems
     return replace(

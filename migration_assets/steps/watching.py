@@ -14,6 +14,7 @@ from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, high_change
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
 from migration_assets.postgres.stream_samples import (
@@ -85,7 +86,7 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
             with migration.databases.session("base", "watch") as base:
                 return _watch_with_ledger(migration, base, sample, remembered)
         except psycopg.OperationalError as error:  # it was there for the look
-            sample = replace(sample, base_error=str(error).strip().splitlines()[0])
+            sample = replace(sample, base_error=told(error))
     why = "the base has no ledger" if sample.base_error is None else "the base is away"
     log.warning("%s, and this look is not stored: %s", why, sample.base_error)
     note = f"{why}: neither the look nor its alerts could be stored"
@@ -96,8 +97,8 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
 def _idle(sample: StreamSample, remembered: Sequence[Alert], *, begun: bool) -> str | None:
     """Why there is nothing to watch, where that is so."""
     cutover = sample.cutover
-    told = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
-    if told or (cutover is not None and cutover.worth_watching):
+    known = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
+    if known or (cutover is not None and cutover.worth_watching):
         return None
     if sample.base_error is None:
         return "no change stream was begun yet" if sample.status is None else None
@@ -122,14 +123,14 @@ def _watch_with_ledger(
         store_sample(base, sample)
         save_alerts(base, relation, (*judged.open, *judged.cleared))
         prune_samples(base, relation, migration.settings.sample_days)
-        told = replace(_tell(migration, judged), stored=True)
+        watched = replace(_tell(migration, judged), stored=True)
         try:
-            save_alerts(base, relation, told.open)
+            save_alerts(base, relation, watched.open)
         except psycopg.OperationalError as error:
-            log.warning("the base was lost while alerts were sent: %s", error)
-            told = replace(told, note="the base was lost while alerts were sent: they may be sent again")
+            log.warning("the base was lost while alerts were sent: %s", told(error))
+            watched = replace(watched, note="the base was lost while alerts were sent: they may be sent again")
         note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
-    return told
+    return watched
 
 
 def _judge(

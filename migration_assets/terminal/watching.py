@@ -15,6 +15,7 @@ from rich.live import Live
 from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.overview import Overview, read_overview
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Timeouts, connect
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
@@ -59,7 +60,7 @@ class _Looker:
                 self.looks.put(_Look(self._look()))
             except (psycopg.OperationalError, psycopg.InterfaceError, EmbeddedServerError) as error:
                 self._leave()
-                self.looks.put(_Look(error=_first_line(error)))
+                self.looks.put(_Look(error=told(error)))
             except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
                 self.looks.put(_Look(bug=error))
                 break
@@ -78,11 +79,6 @@ class _Looker:
         if self._base is not None:
             self._base.close()
         self._base = None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def watch_base(

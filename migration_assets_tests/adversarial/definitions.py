@@ -58,6 +58,8 @@ def new_label(mob: Mob) -> str:
 def index_and_drop(mob: Mob) -> str:
     name = f"enemy_{mob.number()}"
     how = mob.random.choice(["", "CONCURRENTLY "])
+    # Where a lock keeps it from that now.
+    mob.at_rest.append(lambda: _legacy(mob, f"DROP INDEX IF EXISTS public.{name}"))
     _legacy(mob, f"CREATE INDEX {how}{name} ON {_TABLE} (guests)", f"DROP INDEX {how}public.{name}")
     return how
 

@@ -1,6 +1,7 @@
 """Both sides at rest, read in full and compared as text; and with what the applications were told. No fingerprints."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC
 from hashlib import sha256
 
@@ -8,8 +9,8 @@ from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
-from migration_assets.runtime import Migration
-from migration_assets_tests.adversarial.table import CALENDAR, FIXED, Side, row_text, session
+from migration_assets_tests.adversarial.applications import World
+from migration_assets_tests.adversarial.table import CALENDAR, FIXED, row_text, session
 
 _COLUMNS = (
     "SELECT attname::text FROM pg_attribute WHERE attrelid = 'public.bookings'::regclass AND attnum > 0"
@@ -22,11 +23,10 @@ _MARKER = (
 _THERE = "SELECT FROM migration.markers WHERE relation = %s AND id = %s"
 
 
-def drained(migration: Migration, source: Side, seconds: float = 20.0) -> bool:
+def drained(world: World, relation: str, seconds: float) -> bool:
     """Whether everything that the side in charge has committed reaches the other one in time."""
-    relation, urls = migration.spec.relation, migration.databases
-    give_up = time.monotonic() + seconds
-    with session(urls.legacy_url, "judge") as legacy, session(urls.base_url, "judge") as base:
+    source, give_up = world.side, time.monotonic() + seconds
+    with session(world.legacy_url, "judge") as legacy, session(world.base_url, "judge") as base:
         if source == "legacy":
             row = legacy.execute(_MARKER, [relation]).fetchone()
             assert row
@@ -45,12 +45,31 @@ def drained(migration: Migration, source: Side, seconds: float = 20.0) -> bool:
     return False
 
 
-def rows_of(url: str, columns: tuple[str, ...] = FIXED) -> dict[int, str]:
-    """Every row of the table as text, by its key; a key that is there twice counts as a text of its own."""
-    query = sql.SQL("SELECT b.id, {} FROM public.bookings b ORDER BY 1, 2").format(row_text(columns))
+def rows_of(
+    url: str,
+    columns: tuple[str, ...] = FIXED,
+    *,
+    within: Iterable[FiscalWeek] | None = None,
+    besides: Iterable[FiscalWeek] = (),
+) -> dict[int, str]:
+    """Rows of the table as text, by their key; a key that is there twice counts as a text of its own.
+
+    Args:
+        url: Of the side.
+        columns: Which make the text.
+        within: Weeks whose rows alone are read; by default every row is.
+        besides: Weeks whose rows are left out.
+    """
+    weeks = [CALENDAR.bounds(week) for week in (besides if within is None else within)]
+    query = sql.SQL(
+        "SELECT b.id, {} FROM public.bookings b WHERE %s = EXISTS (SELECT FROM"
+        " unnest(%s::timestamptz[], %s::timestamptz[]) w (lower, upper)"
+        " WHERE b.booked_at >= w.lower AND b.booked_at < w.upper) ORDER BY 1, 2"
+    ).format(row_text(columns))
+    values = [within is not None, [one.lower for one in weeks], [one.upper for one in weeks]]
     found: dict[int, str] = {}
     with session(url, "judge") as connection:
-        for key, text in connection.execute(query):
+        for key, text in connection.execute(query, values):
             found[int(key)] = text if int(key) not in found else f"TWICE {found[int(key)]} {text}"
     return found
 

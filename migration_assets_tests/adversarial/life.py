@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -20,8 +20,10 @@ import psycopg
 from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import cut_over, release_writes, roll_back, side_in_charge
+from migration_assets.steps.observation import observe
 from migration_assets.steps.quarters import reconcile_quarter
 from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, validate_week
@@ -80,6 +82,14 @@ class Life:
             self.mob.close(all_of_them=True)
 
     @contextmanager
+    def left_alone(self) -> Generator[None]:
+        """Enemies have ended what they had begun, and do nothing else; applications go on."""
+        with self.enemies.busy if self.enemies else nullcontext():
+            with self.rest():
+                pass
+            yield
+
+    @contextmanager
     def rest(self) -> Generator[None]:
         """Nobody writes, nothing is prepared, everything has arrived."""
         enemies = self.enemies
@@ -88,10 +98,10 @@ class Life:
         try:
             self.mob.close(all_of_them=True)
             with standing_still(self.crowd):
-                self.stalled = self.mob.following and not drained(
-                    self.migration, self.world.side, 2.0 if self.may_stall else 20.0
-                )
-                if self.stalled and not self.may_stall:
+                # What a dead cutover or rollback left may rest until it is settled: nothing is promised before.
+                may_rest = self.may_stall or self.unsettled()
+                self.stalled = self.mob.following and not drained(self.world, self.relation, 2.0 if may_rest else 20.0)
+                if self.stalled and not may_rest:
                     self.world.fault(f"what the {self.world.side} has committed does not arrive on the other side")
                 for deed in self.mob.at_rest:
                     deed()
@@ -122,6 +132,7 @@ class Life:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not what people are promised
             self.refusals += 1
+            self.world.note(traceback.format_exc())
             self.world.fault(f"{name}: a bare {error!r}")
             return None
         self.done += 1
@@ -136,9 +147,25 @@ class Life:
         if secret:
             self.world.fault(f"{name}: its error holds {secret}")
 
+    def ask_who_is_in_charge(self) -> None:
+        """Applications turn to that side. No enemy restarts a server meanwhile."""
+        with self.enemies.busy if self.enemies else nullcontext():
+            self.world.side = side_in_charge(self.migration)
+
+    def unsettled(self) -> bool:
+        """Whether a cutover or rollback was begun and has not ended."""
+        running = "SELECT FROM migration.cutovers WHERE relation = %s AND outcome = 'running'"
+        known = ask(self.world.base_url, "SELECT to_regclass('migration.cutovers') IS NOT NULL")[0][0]
+        return known and bool(ask(self.world.base_url, running, self.relation))
+
     def states(self) -> dict[FiscalWeek, str]:
-        rows = ask(self.world.base_url, "SELECT quarter, week, state FROM migration.slices WHERE relation = %s",
-                   self.relation)  # fmt: skip
+        """Those of weeks that a retirement has released from the stream already, and not ended yet, are `released`."""
+        rows = ask(
+            self.world.base_url,
+            "SELECT quarter, week, CASE WHEN released_at IS NULL OR state = 'retired' THEN state ELSE 'released' END"
+            " FROM migration.slices WHERE relation = %s",
+            self.relation,
+        )
         return {FiscalWeek.parse(f"{quarter}|{week}"): str(state) for quarter, week, state in rows}
 
     def judge(self, why: str) -> None:
@@ -157,16 +184,21 @@ class Life:
         if columns != others and not self.sabotaged:
             world.fault(f"{why}: columns {columns} on the {side}, {others} on the {follower}")
             return set()
-        here, there = rows_of(world.url(side), columns), rows_of(world.url(follower), columns)
-        places = {**places_of(world.url(follower)), **places_of(world.url(side))}
+        # What the stream does not follow may be anyhow on the base, and hold a row that lies in another week by now.
         states = self.states()
+        followed = [week for week, state in states.items() if state in UNDER_CDC] if side == "legacy" else None
+        retired = [week for week, state in states.items() if state == SliceState.RETIRED]
+        here, there = (rows_of(world.url(one), columns, within=followed, besides=retired) for one in (side, follower))
+        places = {
+            key: week
+            for one in (follower, side)
+            for key, week in places_of(world.url(one)).items()
+            if followed is None or week in followed
+        }
         differs: set[FiscalWeek] = set()
         wrong: list[str] = []
         for key in difference(here, there):
             week = places[key]
-            state = states.get(week, SliceState.ABSENT) if week else SliceState.ABSENT
-            if state not in UNDER_CDC and (side == "legacy" or state == SliceState.RETIRED):
-                continue
             if week is not None:
                 differs.add(week)
             if week not in self.mob.damaged and not self.sabotaged:
@@ -204,23 +236,36 @@ class Life:
         self.done += 1
         if name in {"cutover", "rollback"}:
             self.require_free(name)
-            self.world.side = side_in_charge(self.migration)
+            self.ask_who_is_in_charge()
             if self.random.random() < 0.5:
                 self.step("release writes", lambda: release_writes(self.migration))
+                self.ask_who_is_in_charge()
+            elif self.unsettled():
+                self.require_told(name)
         if self.world.side == "legacy":
             self.step("resume", lambda: resume_stream(self.migration))
         self.judge(f"after the killed {name}")
 
+    def require_told(self, name: str) -> None:
+        """Who looks at the migration learns that a dead process left something to be settled."""
+        observed = self.step("observe", lambda: observe(self.migration))
+        if observed is None:
+            return
+        codes = {problem.code for problem in observed.problems}
+        if not codes & {ProblemCode.CUTOVER_UNFINISHED, ProblemCode.WRITES_HELD}:
+            self.world.fault(f"a dead {name} was left unsettled, and the watch names only {sorted(codes)}")
+
     def require_free(self, why: str) -> None:
         """The side in charge accepts writes again; who asks is not refused."""
-        side = side_in_charge(self.migration)
-        self.world.side = side
+        self.ask_who_is_in_charge()
+        side = self.world.side
         with self.rest():
             try:
                 ask(self.world.url(side), "UPDATE public.bookings SET guests = guests WHERE id = 1000000 RETURNING 1")
             except psycopg.errors.ReadOnlySqlTransaction:
                 self.world.note(f"{why}: the {side} refuses writes; releasing")
                 self.step("release writes", lambda: release_writes(self.migration))
+        self.ask_who_is_in_charge()
 
     # The steps.
 
@@ -330,7 +375,7 @@ class Life:
         def told(_kind: object, state: object) -> None:
             self.world.note(f"  {state}")
             if str(state) == "switched" and not rehearse:
-                self.world.side = side_in_charge(self.migration)
+                self.ask_who_is_in_charge()
             if during is not None:
                 during(str(state))
 

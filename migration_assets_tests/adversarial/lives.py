@@ -1,33 +1,36 @@
 """What lives are made of; one seed is one life. Belongs here: the order of things. What a step is stands in `life`."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import psycopg
 
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.cutover import cut_over, side_in_charge
+from migration_assets.steps.cutover import cut_over
 from migration_assets.steps.examination import examine
 from migration_assets.steps.observation import observe
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.retiring import bring_back, retire_week
-from migration_assets.steps.streaming import resume_stream
+from migration_assets.steps.streaming import resume_stream, start_stream
 from migration_assets_tests.adversarial import child
+from migration_assets_tests.adversarial.ageing import AGED, ageing
 from migration_assets_tests.adversarial.applications import World, applications, standing_still
 from migration_assets_tests.adversarial.definitions import DEFINITIONS, HARMLESS_IN_CHARGE, reorganise_base, storage
+from migration_assets_tests.adversarial.further_lives import among_outsiders, of_a_weak_role, restarted
 from migration_assets_tests.adversarial.hostile_settings import hostile_setting, reset_all
 from migration_assets_tests.adversarial.judge import rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.adversarial.sabotage import SABOTAGES, Sabotage
+from migration_assets_tests.adversarial.sabotage import SABOTAGES, Sabotage, hands_off
 from migration_assets_tests.adversarial.strangers import (
     FIRST_STRANGE,
     KILLERS,
@@ -38,6 +41,7 @@ from migration_assets_tests.adversarial.strangers import (
     replica_writer,
 )
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
+from migration_assets_tests.adversarial.whole import begin, mend_and_prove, proven, started
 from migration_assets_tests.convergence.ordeal import fresh_databases
 from migration_assets_tests.crashes.child import nursery
 
@@ -55,6 +59,7 @@ class Lived:
     refusals: int
     acknowledged: dict[str, int]
     rows: int
+    told: str = field(repr=False)
 
     def __str__(self) -> str:
         return (
@@ -72,11 +77,13 @@ def live(
         AssertionError: Somebody found a fault; with everything that happened.
     """
     random = Random(seed)
-    kind = kind or random.choice(sorted(KINDS))
+    if kind is None and seed in SABOTEURS:
+        kind, play = "sabotaged", partial(sabotaged, deed=SABOTEURS[seed])
+    kind = kind or random.choice(sorted(KINDS if seed >= FIRST_OF_ANY_KIND else FIRST_KINDS))
     began = time.monotonic()
     with fresh_databases(servers) as urls, tempfile.TemporaryDirectory(prefix="life-") as folder:
         create_table(urls[0])
-        world = World(*urls)
+        world = World(*urls, servers)
         world.journal.begin(rows_of(world.legacy_url).items())
         mob = Mob(world, Random(f"{seed}/mob"))
         life = Life(migration_of(*urls, Path(folder)), world, mob, random)
@@ -95,7 +102,8 @@ def live(
             mob.close(all_of_them=True)  # a prepared transaction would keep the database
     if world.faults:
         raise AssertionError(told(life, seed))
-    return Lived(seed, kind, time.monotonic() - began, life.done, life.refusals, dict(world.journal.acknowledged), rows)
+    acknowledged = dict(world.journal.acknowledged)
+    return Lived(seed, kind, time.monotonic() - began, life.done, life.refusals, acknowledged, rows, told(life, seed))
 
 
 def told(life: Life, seed: int) -> str:
@@ -103,52 +111,16 @@ def told(life: Life, seed: int) -> str:
     return f"seed {seed}: {len(life.world.faults)} faults:\n{faults}\n\n" + "\n".join(life.world.lines)
 
 
-def _begin(life: Life) -> None:
-    examined = life.step("preflight", lambda: examine(life.migration))
-    assert examined, "preflight failed"
-    blocking = [finding for finding in examined.findings if finding.severity.value == "blocking"]
-    assert not blocking, blocking
-    assert life.step("open", lambda: open_quarter(life.migration, QUARTER)), "the quarter could not be opened"
-
-
-def _started(life: Life) -> None:
-    for _ in range(4):
-        if life.start():
-            return
-        life.judge("before another start")  # enemies finish what they have half done
-    life.world.fault("the stream could not be started in four tries")
-
-
-def _mend_and_prove(life: Life) -> None:
-    """Without enemies everything can be made whole, proven, and signed."""
-    for week in sorted(life.mob.damaged):
-        life.repair(week, dry=False)
-    life.validate_some()
-    life.reconcile()
-    for week in sorted(life.mob.damaged):
-        life.world.fault(f"{week} could not be repaired")
-    if life.step("sign-off", lambda: sign_off_quarter(life.migration, QUARTER, "Ada")) is None:
-        life.world.fault("what was proven could not be signed off")
-
-
-def proven(life: Life) -> None:
-    """Ready for a cutover."""
-    _begin(life)
-    _started(life)
-    _mend_and_prove(life)
-    run(life.world.base_url, "ANALYZE public.bookings")
-
-
 def following(life: Life, steps: int) -> None:
     """The base follows; enemies alter definitions, write strangely, damage the base, and end sessions."""
-    _begin(life)
+    begin(life)
     deeds: list[Deed] = [*DEFINITIONS, *WRITERS, *(VANDALS if life.random.random() < 0.5 else ())]
     if life.random.random() < 0.3:
         deeds, life.restless = [*deeds, *KILLERS], True
         life.world.excused = (psycopg.OperationalError,)
     with life.attacked(life.random.sample(deeds, min(len(deeds), 9))):
         life.copy()
-        _started(life)
+        started(life)
         choices: dict[Callable[[], None], int] = {
             life.validate_some: 5,
             life.reconcile: 3,
@@ -160,7 +132,7 @@ def following(life: Life, steps: int) -> None:
         for _ in range(steps):
             life.random.choices(list(choices), list(choices.values()))[0]()
     life.restless = False
-    _mend_and_prove(life)
+    mend_and_prove(life)
 
 
 def switching(life: Life, steps: int) -> None:
@@ -180,7 +152,7 @@ def switching(life: Life, steps: int) -> None:
     life.restless = False
     target = "base" if life.world.side == "legacy" else "legacy"
     if target == "base":
-        _mend_and_prove(life)
+        mend_and_prove(life)
     if not life.switch(to=target):
         life.world.fault(f"without enemies the {target} could not be put in charge")
 
@@ -215,7 +187,7 @@ def hostile(life: Life, steps: int) -> None:
         life.world.note("preflight blocks; the settings go")
         reset_all(mob)
     life.may_stall = True
-    _begin(life)
+    begin(life)
     with life.attacked([hostile_setting, *VANDALS, replica_writer], 1.0):
         for _ in range(3):
             if life.start():
@@ -226,8 +198,8 @@ def hostile(life: Life, steps: int) -> None:
     reset_all(mob)
     life.may_stall = False
     life.step("resume", lambda: resume_stream(life.migration))
-    _started(life)
-    _mend_and_prove(life)
+    started(life)
+    mend_and_prove(life)
 
 
 def killed(life: Life, steps: int) -> None:
@@ -245,8 +217,8 @@ def killed(life: Life, steps: int) -> None:
     if life.world.side == "base" and not life.switch(to="legacy"):
         life.world.fault("the legacy could not be put in charge again")
     life.step("resume", lambda: resume_stream(life.migration))
-    _started(life)
-    _mend_and_prove(life)
+    started(life)
+    mend_and_prove(life)
 
 
 def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
@@ -278,19 +250,34 @@ def sabotaged(life: Life, _steps: int, *, deed: Sabotage | None = None) -> None:
         life.validate(week)
     if life.world.side == "base":
         return
-    if not (life.start(rebuild=True) or life.start(rebuild=True)):
-        life.world.note(f"a rebuild was refused after {deed.__name__}")
-        return
+    # While the hand is on it, a rebuild may be refused, or be undone by what comes next.
+    life.step("rebuild under sabotage", lambda: start_stream(life.migration, QUARTER, rebuild=True))
+    with life.rest():
+        hands_off(life.mob)
+    if not life.start(rebuild=True):
+        _give_leaves_back(life)
+        if not life.start(rebuild=True):
+            life.world.fault(f"no rebuild was possible after {deed.__name__}")
     life.may_stall = False
     life.judge("after the rebuild")
+    mend_and_prove(life)
+
+
+def _give_leaves_back(life: Life) -> None:
+    """As the refusal of a rebuild says: what is gone is made again, what was detached is attached as the alert says."""
+    if life.step("open again", lambda: open_quarter(life.migration, QUARTER)) is not None:
+        return
+    observed = life.step("observe", lambda: observe(life.migration))
+    for problem in observed.problems if observed else ():
+        if problem.code is ProblemCode.LEAF_MISSING:
+            run(life.world.base_url, *re.findall(r"ALTER TABLE [^;]+;", problem.what))
 
 
 def leaving(life: Life, _steps: int) -> None:
     """A week leaves for the archive; what is written into it on the legacy afterwards is never forgotten."""
     proven(life)
     week = WEEKS[0]
-    settings = {"as_of": datetime(2024, 11, 1, tzinfo=UTC), "retention_quarters": 1, "quarantine_days": 0}
-    life.migration = replace(life.migration, settings=life.migration.settings.model_copy(update=settings))
+    life.migration = replace(life.migration, settings=life.migration.settings.model_copy(update=AGED))
     with life.rest():
         life.step("archive", lambda: archive_week(life.migration, week))
         life.mob.archived = life.rows_in(week)
@@ -310,19 +297,19 @@ def leaving(life: Life, _steps: int) -> None:
             life.world.note(f"  late: {late_in(life.mob, week)}")
         done = life.step("cutover", lambda: cut_over(
             life.migration, "Ada", rehearse=False, on_state=lambda _, state: during(str(state))))  # fmt: skip
-        life.world.side = side_in_charge(life.migration)
+        life.ask_who_is_in_charge()
         life.look_at_journal("after the cutover")
     if done is not None:
         return
     life.step("bring back", lambda: bring_back(life.migration, week))
     life.mob.archived = {}
-    _started(life)
-    _mend_and_prove(life)
+    started(life)
+    mend_and_prove(life)
     if not life.switch(to="base"):
         life.world.fault("with the week back the base could not be put in charge")
 
 
-KINDS: dict[str, Play] = {
+FIRST_KINDS: dict[str, Play] = {
     "following": following,
     "switching": switching,
     "late strays": late_strays,
@@ -331,3 +318,14 @@ KINDS: dict[str, Play] = {
     "sabotaged": sabotaged,
     "leaving": leaving,
 }
+KINDS: dict[str, Play] = {
+    **FIRST_KINDS,
+    "restarted": restarted,
+    "among outsiders": among_outsiders,
+    "of a weak role": of_a_weak_role,
+    "ageing": ageing,
+}
+# Seeds below had their lives before there were more kinds, and keep them.
+FIRST_OF_ANY_KIND = 45
+SABOTEURS: dict[int, Sabotage] = {1001 + number: deed for number, deed in enumerate(SABOTAGES)}
+"""Seeds of their own, one for each way to lay hands on the stream."""

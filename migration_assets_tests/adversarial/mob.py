@@ -24,6 +24,7 @@ class Mob:
         damaged: Weeks whose rows in the base somebody changed behind the product's back, and when.
         following: Whether the stream runs, so that a damage counts as one.
         archived: Rows of the week that has left, as they were then.
+        third: Name of a third database on the base's server, where somebody needed one.
     """
 
     world: World
@@ -33,6 +34,7 @@ class Mob:
     damaged: dict[FiscalWeek, float] = field(default_factory=dict[FiscalWeek, float])
     following: bool = False
     archived: dict[int, str] = field(default_factory=dict[int, str])
+    third: str | None = None
     numbers: int = 0
 
     def number(self) -> int:
@@ -61,12 +63,15 @@ class Enemies(threading.Thread):
     def __init__(self, mob: Mob, deeds: Sequence[Deed], stop: threading.Event, pause: float = 0.25) -> None:
         super().__init__(name="enemies", daemon=True)
         self.mob, self.deeds, self.stop, self.pause = mob, deeds, stop, pause
-        self.busy = threading.Lock()
+        self.busy = threading.RLock()
 
     def run(self) -> None:
         while not self.stop.wait(self.mob.random.uniform(0.02, self.pause)):
             with self.busy:
-                self.mob.close(all_of_them=False)
+                try:
+                    self.mob.close(all_of_them=False)
+                except Exception as error:  # noqa: BLE001 - the judge raises it
+                    self.mob.world.fault(f"what an enemy had begun could not be ended: {error!r}")
                 if self.deeds:
                     self.do(self.mob.random.choice(self.deeds))
 

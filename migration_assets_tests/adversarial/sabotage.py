@@ -158,6 +158,22 @@ def row_filter_by_rule(mob: Mob) -> None:
     _change_reserved(mob)
 
 
+def hands_off(mob: Mob) -> None:
+    """What no rebuild can mend, since it goes on: triggers and rules of a stranger, another meaning of a label.
+
+    The other deeds are done once, and are the product's to mend.
+    """
+    run(
+        mob.world.base_url,
+        "DROP FUNCTION IF EXISTS public.meddle() CASCADE",
+        "DROP RULE IF EXISTS nothing ON public.bookings",
+    )
+    renamed = "SELECT FROM pg_enum WHERE enumtypid = 'public.mood'::regtype AND enumlabel = 'seldom'"
+    if ask(mob.world.legacy_url, renamed):
+        run(mob.world.legacy_url, "ALTER TYPE public.mood RENAME VALUE 'seldom' TO 'rare'")
+        _journal_reserved(mob)
+
+
 def _change_reserved(mob: Mob) -> None:
     """One row of each week, so that what does not arrive is missed in every one."""
     run(mob.world.legacy_url, f"UPDATE public.bookings SET guests = 70 WHERE id >= {FIRST_RESERVED} AND id % 10 = 1"

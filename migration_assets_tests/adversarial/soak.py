@@ -8,32 +8,31 @@ again: `make soak-enemies ENEMIES=12,40`.
 
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 import click
 
-from migration_assets_tests.adversarial.lives import KINDS, live
+from migration_assets_tests.adversarial.lives import KINDS, SABOTEURS, live
 from migration_assets_tests.adversarial.switchovers import switch_over
-from migration_assets_tests.pairs import running_pair
+from migration_assets_tests.pairs import quick_pair
 
 
 @click.command()
-@click.option("--lives", default=200, show_default=True, help="How many: the seeds 1, 2, 3 and so on.")
+@click.option("--lives", default=200, show_default=True, help="The seeds 1, 2, 3 and so on; then each sabotage.")
 @click.option("--only", default="", help="Run these seeds instead, with commas in between.")
 @click.option("--kind", type=click.Choice(sorted(KINDS)), help="All lives of this kind; by default the seed decides.")
 @click.option("--steps", default=8, show_default=True, help="Random steps of a life.")
 @click.option("--switchovers", default=10, show_default=True, help="In one life, after all others.")
-def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int) -> None:
+@click.option("--tell", is_flag=True, help="Print everything that happened in lives without a fault, too.")
+def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int, *, tell: bool) -> None:
     """Run many lives, one at a time, and say how each ended."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    seeds = [int(seed) for seed in only.split(",")] if only else range(1, lives + 1)
+    seeds = [int(seed) for seed in only.split(",")] if only else [*range(1, lives + 1), *SABOTEURS]
     ended: Counter[str] = Counter()
     failed: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="enemies-") as folder, running_pair(Path(folder)) as pair:
+    with quick_pair() as pair:
         for seed in seeds:
             try:
                 lived = live(pair, seed, kind=kind, steps=steps)
@@ -42,7 +41,7 @@ def main(lives: int, only: str, kind: str | None, steps: int, switchovers: int) 
                 click.echo(f"FAULT in seed {seed}\n{error}")
             else:
                 ended[lived.kind] += 1
-                click.echo(str(lived))
+                click.echo(lived.told if tell else str(lived))
         if switchovers and not only:
             began = time.monotonic()
             try:

@@ -9,9 +9,10 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.adversarial.applications import World, applications
 from migration_assets_tests.adversarial.judge import columns_of, digest, rows_of
 from migration_assets_tests.adversarial.life import FaultFound, Life
-from migration_assets_tests.adversarial.lives import proven, told
+from migration_assets_tests.adversarial.lives import told
 from migration_assets_tests.adversarial.mob import Mob
 from migration_assets_tests.adversarial.table import SIDES, Side, create_table, migration_of
+from migration_assets_tests.adversarial.whole import proven
 from migration_assets_tests.convergence.ordeal import fresh_databases
 
 
@@ -24,7 +25,7 @@ def switch_over(servers: EmbeddedServers, seed: int, times: int) -> list[str]:
     hashes: list[str] = []
     with fresh_databases(servers) as urls, tempfile.TemporaryDirectory(prefix="life-") as folder:
         create_table(urls[0])
-        world = World(*urls)
+        world = World(*urls, servers)
         world.journal.begin(rows_of(world.legacy_url).items())
         life = Life(migration_of(*urls, Path(folder)), world, Mob(world, Random(seed)), Random(seed))
         try:

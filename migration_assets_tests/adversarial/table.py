@@ -61,6 +61,13 @@ FROM generate_series(0, 12) w, generate_series(1, %(each)s) n;
 SELECT setval('public.bookings_id_seq', %(rows)s);
 ANALYZE public.bookings;
 """
+DDL_OF_A_COPY = (
+    "CREATE TYPE public.mood AS ENUM ('calm', 'angry', 'rare')",
+    """CREATE TABLE public.bookings (
+        id bigint PRIMARY KEY, booked_at timestamptz NOT NULL, guests integer, price numeric, note text,
+        mood public.mood DEFAULT 'calm', document text, spare integer DEFAULT 7
+    )""",
+)
 # As parameters of the connection they win over what a database or a role sets.
 _OURS = {
     "lock_timeout": "0",

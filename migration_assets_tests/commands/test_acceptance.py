@@ -1,5 +1,7 @@
 """`accept`, as a person types it: the gate opens for one named thing, and closes again."""
 
+from dataclasses import replace
+
 import pytest
 
 from migration_assets.defs.acceptance import accept_finding
@@ -9,8 +11,8 @@ from migration_assets.postgres.preflight_records import record_preflight, requir
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 
 _FINDINGS = [
-    Finding("other_publication", Area.LEGACY, Severity.BLOCKING, "it publishes all", "drop it", "the lot", True),
-    Finding("other_publication", Area.LEGACY, Severity.BLOCKING, "it publishes all", "drop it", "rest", True),
+    Finding("other_publication", Area.LEGACY, Severity.BLOCKING, "it publishes all", "drop it", "the lot", True, "all"),
+    Finding("other_publication", Area.LEGACY, Severity.BLOCKING, "it publishes all", "drop it", "rest", True, "some"),
 ]
 
 
@@ -54,6 +56,12 @@ def test_a_finding_is_accepted_by_name_and_taken_back(quarter: LiveQuarter) -> N
             run_config={"ops": {"accept_one_finding": {"config": config}}}, resources={"migration": quarter.migration}
         )
         assert accepted.success
+        gate(stopped_by=None)
+        anew = replace(_FINDINGS[1], definition="others")
+        with quarter.ground.databases.session("base", "test") as base:
+            record_preflight(base, relation, [_FINDINGS[0], anew], None)
+        gate(stopped_by="Grace accepted rest at .*; since then it was altered, or made anew")
+        assert quarter.run("accept", "other_publication", "rest", "--by", "Ada", "--reason", "too").exit_code == 0
         gate(stopped_by=None)
         assert quarter.run("accept", "other_publication", "rest", "--withdraw").exit_code == 0
         again = quarter.run("accept", "other_publication", "rest", "--withdraw")

@@ -34,6 +34,9 @@ class Task:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+Run = Callable[[dict[str, Any], Trap], object]
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a child ended: `signal` is 0 where it was not killed; `said` its result or error, None where it was."""
@@ -109,14 +112,18 @@ def nursery(module: str = __spec__.name) -> Generator[Nursery]:
             process.kill()
 
 
-def _work(task: dict[str, Any]) -> NoReturn:
+def _strike(task: dict[str, Any], trap: Trap) -> object:
+    trap.install()
+    migration = crash_migration(task["legacy_url"], task["base_url"], **task["settings"])
+    return STEPS[task["step"]].run(migration)
+
+
+def _work(task: dict[str, Any], run: Run) -> NoReturn:
     point = Point(**task["point"]) if task["point"] else None
     trap = Trap(Path(task["log"]), point, task["blow"], task["lag"])
-    trap.install()
     code = 1
     try:
-        migration = crash_migration(task["legacy_url"], task["base_url"], **task["settings"])
-        trap.note(said=str(STEPS[task["step"]].run(migration)), failed=False)
+        trap.note(said=str(run(task, trap)), failed=False)
         code = 0
     except BaseException as error:  # noqa: BLE001 - whoever started the child looks at it
         trap.note(said=f"{type(error).__name__}: {error}", failed=True, trace=traceback.format_exc())
@@ -124,12 +131,17 @@ def _work(task: dict[str, Any]) -> NoReturn:
         os._exit(code)
 
 
-def serve() -> None:
+def serve(run: Run = _strike) -> None:
+    """Run what is asked for on standard input, each in a child of its own.
+
+    Args:
+        run: Does a task, which comes as a dictionary, and returns what is to be said of it.
+    """
     print("ready", flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            _work(json.loads(line))
+            _work(json.loads(line), run)
         print(json.dumps({"pid": pid}), flush=True)
         print(json.dumps({"status": os.waitpid(pid, 0)[1]}), flush=True)
 

@@ -20,6 +20,8 @@ from migration_assets.postgres.cutover.legacy_repair import (
 )
 from migration_assets.postgres.cutover.outside_repair import repair_outside
 from migration_assets.postgres.cutover.recovering import recover_reverse
+from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.conftest import Databases as Made
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.rewriting import before as happens
@@ -191,17 +193,60 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     assert ground.contents("legacy") == before
     # Died after the legacy's commit, and before the ledger was told; and it left the stream at rest.
     done = mend(ground, 5)
-    ground.run("base", "UPDATE migration.repairs SET applied = NULL")
+    last = " WHERE id = (SELECT max(id) FROM migration.repairs)"
+    ground.run("base", "UPDATE migration.repairs SET applied = NULL" + last)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     ground.insert("base")
     assert done[0].repair_id is not None
     undo_legacy_repair(ground.cutover_plan(), done[0].repair_id)
     assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = 31") == 77
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
-    mend(ground, 5)
+    done = mend(ground, 5)
+    # A transaction of which the server itself has forgotten what became of it.
+    ground.run("base", "UPDATE migration.repairs SET applied = NULL, legacy_transaction = '3'" + last)
+    with pytest.raises(LedgerError, match="may never have come to be"):
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     assert ground.back().outcome == "succeeded"
     ground.assert_same()
+
+
+def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground: CutoverGround) -> None:
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
+    done = mend(ground, 5)
+    ground.run("base", "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 31")
+    settle_down(ground)
+    with pytest.raises(LedgerError, match=r"put back as it was: UniqueViolation \(bookings_pkey\)") as no:
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    assert "31" not in str(no.value)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+
+
+def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
+    """No trigger fires for our rows, and what checks a deferrable key is one."""
+    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
+    ground.fill(364)
+    ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE")
+    ground.streamed()
+    ground.cut()
+    later = "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 32"
+    past_the_hold(ground, later)
+    with pytest.raises(CutoverError, match=r"has a key that another row of the legacy has: \(id\)") as refused:
+        mend(ground, 5)
+    assert "name that week, too" in refused.value.next_step
+    done = mend(ground, 5, 6)
+    ground.equal()
+    # By now the row is in the week after that.
+    ground.run("base", later, later)
+    settle_down(ground)
+    with pytest.raises(CutoverError, match=r"has a key that another row of the legacy has: \(id\)"):
+        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    ground.insert("base")
+    settle_down(ground)
+    ground.equal()
 
 
 def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(

@@ -117,6 +117,33 @@ def test_weeks_that_changed_are_validated_before_writes_are_held_and_only_what_c
     ground.assert_same()
 
 
+def test_changes_that_a_session_keeps_to_itself_are_waited_for_and_never_taken_for_none(ground: CutoverGround) -> None:
+    """It goes from one transaction into the next, so that the server does not count what it deleted."""
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as stranger:
+        validated(ground)
+        stranger.execute("SELECT pg_stat_force_next_flush()")
+        stranger.execute("BEGIN; DELETE FROM bookings_fy25_q2_w05 WHERE id = 31; COMMIT; BEGIN")
+        assert weeks_to_compare(ground) == []
+        with pytest.raises(CutoverError, match=f"backend {stranger.info.backend_pid} .*idle in transaction since"):
+            ground.cut(compare_all=False, patience_seconds=0.5)
+        assert ground.watch() is None
+        stranger.execute("COMMIT")
+        with pytest.raises(CutoverError, match=r"W05: .*1 missing"):
+            ground.cut(compare_all=False)
+    ground.repair(5)
+    assert ground.cut(compare_all=False).outcome == "succeeded"
+    ground.equal()
+
+
+def test_a_server_that_counts_nothing_proves_nothing(ground: CutoverGround) -> None:
+    validated(ground)
+    assert weeks_to_compare(ground) == []
+    database = ground.one("base", "SELECT quote_ident(current_database())")
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as base:
+        base.execute(f"ALTER DATABASE {database} SET track_counts = off".encode())
+        assert len(weeks_to_compare(ground)) == 13
+
+
 def test_a_week_that_differs_is_found_before_anything_is_begun(ground: CutoverGround) -> None:
     validated(ground)
     ground.run("base", "UPDATE bookings SET guests = 77 WHERE id = 1")

@@ -1,7 +1,8 @@
 """Roles that have what preflight and readiness ask for, and nothing more, cut over and roll back."""
 
+import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,15 +12,20 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.errors import TriggersFireError
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.domain.readiness import ReadinessPlan
+from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.preflight.rights import examine_base_rights
 from migration_assets.postgres.readiness.reverse_stream import examine_reverse
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets_tests.conftest import Databases as Urls
-from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.cutover.test_legacy_repair import mend
+from migration_assets_tests.servers.drill import look
 
 _ASKED_BY_PREFLIGHT: dict[Side, tuple[str, ...]] = {
     "legacy": (
@@ -121,6 +127,37 @@ def test_readiness_names_what_is_missing_and_with_that_every_step_works(weak: We
     ground.assert_same()
 
 
+def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_can(weak: Weak) -> None:
+    ground, strong = weak.ground, weak.strong
+    strong.run(
+        "base",
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER heard AFTER INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION nothing()",
+    )
+    strong.run("base", "UPDATE bookings SET guests = -1 WHERE id = 31")
+    granted_when_refused(weak, "base", "trigger heard of public.bookings", lambda: ground.repair(5))
+    strong.run(
+        "legacy",
+        "CREATE TABLE payments AS SELECT id AS booking FROM bookings",
+        "ALTER TABLE payments ADD FOREIGN KEY (booking) REFERENCES bookings ON DELETE CASCADE",
+    )
+    for finding in weak.blocking().values():
+        weak.remedy(finding)
+    ground.cut()
+    past_the_hold(strong, "UPDATE bookings SET guests = -1 WHERE id = 31")
+    key = "foreign key payments_booking_fkey of public.payments"
+    granted_when_refused(weak, "legacy", key, lambda: mend(ground, 5))
+    assert strong.one("legacy", "SELECT count(*) FROM payments") == 364
+    ground.equal()
+
+
+def granted_when_refused(weak: Weak, side: Side, named: str, step: Callable[[], object]) -> None:
+    with pytest.raises(TriggersFireError, match=re.escape(named)) as refused:
+        step()
+    weak.strongly(side, refused.value.next_step.partition("superuser: ")[2].partition(";")[0])
+    step()
+
+
 def test_a_sequence_that_may_not_be_read_or_set_is_named(weak: Weak) -> None:
     weak.strongly("legacy", "CREATE SEQUENCE public.numbers; GRANT USAGE ON SEQUENCE public.numbers TO {role}")
     weak.strongly("legacy", "ALTER TABLE public.bookings ALTER COLUMN guests SET DEFAULT nextval('public.numbers')")
@@ -139,3 +176,22 @@ def test_an_owner_that_is_somebody_else_is_named(weak: Weak) -> None:
     weak.remedy(weak.blocking()["base_ownership"])
     assert "base_ownership" not in weak.blocking()
     weak.strongly("base", "REVOKE ALL ON SCHEMA migration FROM {role}")
+
+
+def test_a_role_that_may_not_see_who_altered_the_subscription_is_told_the_grant(weak: Weak) -> None:
+    ground = weak.ground
+    meddle = "ALTER SUBSCRIPTION {0} DISABLE; ALTER SUBSCRIPTION {0} ENABLE".format(ground.stream_record().subscription)
+
+    def alteration() -> bool:
+        with weak.strong.databases.session("base", "stranger") as base:
+            base.execute(meddle.encode())
+        return ProblemCode.STREAM_ALTERED in look(ground)[1]
+
+    assert ground.reconcile().equal
+    with ground.databases.session("base", "test") as base:
+        found = {one.code: one for one in examine_base_rights(base, ground.spec.table)}["alterations_right"]
+    assert found.severity is Severity.WARNING
+    assert not alteration()
+    weak.strongly("base", found.remedy.partition(" --")[0])
+    look(ground)  # notes what is there now
+    assert alteration()

@@ -7,8 +7,11 @@ import pytest
 
 from migration_assets.domain.findings import Acceptance, Area, Finding, Severity, blocking, with_acceptances
 
-_KEY = Finding("incoming_foreign_key", Area.TABLE, Severity.BLOCKING, "invoices point here", "drop it", "inv fk", True)
-_ACCEPTED = Acceptance("incoming_foreign_key", "inv fk", "Ada", "it goes", datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+_KEY = Finding(
+    "incoming_foreign_key", Area.TABLE, Severity.BLOCKING, "invoices point here", "drop it", "inv fk", True, "to id"
+)
+_ACCEPTED = Acceptance("incoming_foreign_key", "inv fk", "Ada", "it goes", datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+                       _KEY.digest)  # fmt: skip
 
 
 def test_one_that_waits_says_which_command_accepts_it() -> None:
@@ -34,8 +37,19 @@ def test_an_acceptance_speaks_of_nothing_else() -> None:
     assert with_acceptances([hard], [_ACCEPTED]) == [hard]
 
 
+def test_an_acceptance_speaks_of_the_thing_as_it_was_and_of_no_other_of_its_name() -> None:
+    (anew,) = with_acceptances([replace(_KEY, definition="to id, ON DELETE CASCADE")], [_ACCEPTED])
+    assert (anew.severity, anew.acceptable) == (Severity.BLOCKING, True)
+    assert anew.evidence == (
+        "invoices point here. Ada accepted inv fk at 2026-01-02 03:04 UTC; since then it was altered, or made anew"
+    )
+    assert "accept incoming_foreign_key 'inv fk'" in anew.remedy
+
+
 def test_only_what_blocks_and_names_its_subject_can_be_acceptable() -> None:
     with pytest.raises(ValueError, match="names its subject"):
         replace(_KEY, subject="")
+    with pytest.raises(ValueError, match="made of"):
+        replace(_KEY, definition="")
     with pytest.raises(ValueError, match="where it blocks"):
         replace(_KEY, severity=Severity.WARNING)

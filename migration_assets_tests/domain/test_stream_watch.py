@@ -113,6 +113,7 @@ RED: list[tuple[ProblemCode, Severity, dict[str, Any], Sequence[StreamSample]]] 
         {"foreign_slots": {"third": "0/1", "well": "0/9"}},
         (before(130, foreign_slots={"third": "0/1", "well": "0/8"}), before(60, foreign_slots=None)),
     ),
+    (C.STREAM_ALTERED, WARNING, {"proofs_outlived": "somebody altered the publication by hand"}, ()),
     (C.RUNWAY, WARNING, {"runway_days": 13.0}, ()),
     (C.RUNWAY, WARNING, {"runway_days": 3.5, "status": "held", "status_seconds": 1.0}, ()),
     (C.RUNWAY, CRITICAL, {"runway_days": 3.4}, ()),

@@ -298,3 +298,14 @@ def test_a_nan_whose_bits_a_text_loses_is_no_difference(ground: Ground) -> None:
     ground.drain()
     ground.validate(1)
     assert ground.contents("base") == ground.contents("legacy")
+
+
+def test_an_index_that_is_dropped_while_the_catalogue_is_read_is_not_there(ground: Ground) -> None:
+    """Its row is in the snapshot, and its definition is gone already."""
+    _with_column(ground, "v integer")
+    ground.run("legacy", "CREATE INDEX kept ON bookings (v)", "CREATE INDEX dropped ON bookings (v, id)")
+    with ground.databases.session("legacy", "test") as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.execute("SELECT 1")
+        ground.run("legacy", "DROP INDEX dropped")
+        assert [index.name for index in require_table(connection, ground.spec.table, "legacy").indexes] == ["kept"]

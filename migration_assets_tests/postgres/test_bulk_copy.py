@@ -8,6 +8,7 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from migration_assets.domain.errors import (
     MigrationError,
@@ -339,6 +340,24 @@ def test_a_row_that_the_base_refuses_stops_the_copy_and_nothing_is_left(filled: 
     assert filled.staging() == []
     assert filled.record(1).state is SliceState.ABSENT
     assert filled.attempts(1) == [("copy", "failed")]
+
+
+def test_no_error_and_no_attempt_tells_a_value_of_a_row(filled: Ground) -> None:
+    """PostgreSQL quotes the whole row that breaks a constraint, and what a function raises may be made of values."""
+    filled.run("legacy", "UPDATE bookings SET note = 'a secret' WHERE id = 182")
+    filled.run("base", "ALTER TABLE bookings ADD CONSTRAINT plain CHECK (note <> 'a secret')")
+    with pytest.raises(errors.CheckViolation, match=r"violates check constraint .*constraint plain") as refused:
+        filled.copy(1)
+    told = [str(refused.value)]
+    filled.run("base", "ALTER TABLE bookings DROP CONSTRAINT plain")
+    filled.meddle("IF NEW.id = 182 THEN RAISE EXCEPTION 'what is %', NEW.note; END IF; RETURN NEW;")
+    with pytest.raises(errors.RaiseException) as refused:
+        filled.copy(1)
+    told += [str(refused.value), *filled.ask("base", "SELECT error FROM migration.attempts")]
+    assert not [one for one in map(str, told) if "secret" in one]
+    with filled.databases.session("base", "test") as base, pytest.raises(errors.DependentObjectsStillExist) as needed:
+        base.execute("CREATE VIEW public.seen AS TABLE public.bookings; DROP TABLE public.bookings")
+    assert "view public.seen" in str(needed.value)
 
 
 def test_infinite_and_foreign_times_belong_to_no_slice(ground: Ground) -> None:

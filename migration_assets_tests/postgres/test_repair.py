@@ -120,6 +120,44 @@ def test_an_undo_puts_back_what_the_legacy_has_changed_since_and_says_so(damaged
     damaged.assert_same()
 
 
+_OTHERS: tuple[LiteralString, ...] = (
+    "CREATE TABLE payments (booking bigint, at timestamptz, once_booking bigint, once_at timestamptz)",
+    "ALTER TABLE payments ADD FOREIGN KEY (booking, at) REFERENCES bookings ON DELETE CASCADE ON UPDATE CASCADE",
+    "ALTER TABLE payments ADD FOREIGN KEY (once_booking, once_at) REFERENCES bookings ON DELETE SET NULL",
+    "INSERT INTO payments SELECT id, booked_at, id, booked_at FROM bookings WHERE id < 6",
+    "CREATE TABLE heard (what text)",
+    """CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.heard VALUES (TG_OP); RETURN NULL; END $$""",
+    "CREATE TRIGGER hear AFTER INSERT OR UPDATE OR DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION hear()",
+    "CREATE TRIGGER hear_leaf AFTER INSERT OR DELETE ON bookings_fy25_q2_w01 FOR EACH ROW EXECUTE FUNCTION hear()",
+)
+
+
+def test_a_repair_its_undo_and_a_rebuild_set_nothing_else_going(streamed: Ground) -> None:
+    """As the stream would not have: rows of other tables stay, whatever a key says, and no trigger acts."""
+    streamed.run("base", *_OTHERS)
+    before = streamed.ask("base", "SELECT * FROM payments ORDER BY booking")
+    streamed.run("base", "UPDATE bookings SET guests = -1 WHERE id = 1", "TRUNCATE heard")
+    done = streamed.repair()
+    streamed.undo(done.repair_id)
+    streamed.stream(rebuild=True)
+    assert [outcome for _, outcome in streamed.attempts()] == ["succeeded"] * 4
+    assert streamed.ask("base", "SELECT * FROM payments ORDER BY booking") == before
+    assert streamed.ask("base", "SELECT what FROM heard") == []
+    streamed.assert_same()
+
+
+def test_an_undo_into_a_table_that_was_altered_is_refused_without_a_word_of_the_rows(damaged: Ground) -> None:
+    done = damaged.repair()
+    before = damaged.contents("base")
+    damaged.run("base", "ALTER TABLE bookings ADD CHECK (guests <> -1)")
+    with pytest.raises(LedgerError, match=r"put back as it was: CheckViolation \(bookings_guests_check\)") as no:
+        damaged.undo(done.repair_id)
+    assert "-1" not in str(no.value)
+    assert damaged.contents("base") == before
+    assert damaged.stream_record().status == "live"
+
+
 _ODD_TABLE = """
 CREATE TYPE public.mood AS ENUM ('bad', 'it''s, "fine"');
 CREATE TYPE public.pair AS (a integer, b text);

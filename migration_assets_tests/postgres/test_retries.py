@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.errors import PartitionError, SliceBusyError, UnavailableError
+from migration_assets.domain.errors import PartitionError, RightsError, SliceBusyError, UnavailableError
 from migration_assets.postgres.retries import is_lock_timeout, is_transient, retry_locked, retry_transient
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import Ground
@@ -134,6 +134,23 @@ def test_what_never_passes_by_itself_is_told_with_what_to_do(error: psycopg.Erro
     assert advice in caught.value.next_step
     assert caught.value.state_left
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("permission denied for table bookings", "preflight"),
+        ('query would be affected by row-level security policy for table "bookings"', "NO FORCE ROW LEVEL SECURITY"),
+    ],
+)
+def test_a_right_that_is_missing_is_told_at_once_with_what_to_do(text: str, advice: str) -> None:
+    call, calls = _failing(errors.InsufficientPrivilege(text), 9)
+    with pytest.raises(RightsError) as caught:
+        retry_transient(call, what="the copy", attempts=5, log=_LOG)
+    assert text in caught.value.what
+    assert advice in caught.value.next_step
+    assert caught.value.state_left
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("error", [errors.UniqueViolation("x"), KeyboardInterrupt(), SliceBusyError("x")])

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError
+from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError, TableSpecError
 from migration_assets.domain.findings import Severity
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
@@ -105,6 +105,19 @@ def test_every_step_works(weak: Weak) -> None:
         ground.run("legacy", "TRUNCATE bookings")
 
 
+def test_a_rebuild_that_row_security_stops_leaves_the_stream_as_it_was(weak: Weak) -> None:
+    ground = weak.ground
+    ground.streamed()
+    for side in ("base", "legacy"):
+        weak.strongly(side, "ALTER TABLE public.bookings ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        with pytest.raises(TableSpecError, match=f"public.bookings in the {side}: row level security is on"):
+            ground.stream(rebuild=True)
+        assert ground.one("base", "SELECT status FROM migration.streams") == "live"
+        weak.strongly(side, "ALTER TABLE public.bookings NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
+    ground.run("legacy", "UPDATE bookings SET guests = 2 WHERE id % 4 = 0")
+    ground.assert_same()
+
+
 def _write(url: str, stop: threading.Event) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.info.backend_pid % 300
@@ -148,16 +161,21 @@ def test_those_in_the_way_are_named_by_pid_at_least(weak: Weak) -> None:
 
 
 def test_the_role_s_password_gets_into_no_log_of_the_server(weak: Weak, servers: EmbeddedServers) -> None:
-    """A weak role cannot hush the server's log of statements that fail."""
+    """Everything is logged there, with parameters; a weak role cannot hush that."""
+    for setting in ("log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1"):
+        weak.strongly("base", f"ALTER DATABASE {{db}} SET {setting}")
     weak.strongly("base", "CREATE FUNCTION public.no() RETURNS event_trigger LANGUAGE plpgsql AS"
                   " $$ BEGIN RAISE EXCEPTION 'no subscriptions on a Sunday'; END $$")  # fmt: skip
     weak.strongly("base", "CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE SUBSCRIPTION')"
                   " EXECUTE FUNCTION public.no()")  # fmt: skip
-    with pytest.raises(psycopg.errors.RaiseException, match="no subscriptions") as caught:
+    with pytest.raises(psycopg.errors.RaiseException) as caught:
         weak.ground.streamed()
+    assert caught.value.diag.message_primary == "no subscriptions on a Sunday"
     assert weak.password not in f"{caught.value} {caught.value.diag.context} {caught.value.diag.internal_query}"
     (log,) = (status.data_folder.parent / "server.log" for status in servers.status() if status.name == "base")
     wait_for(lambda: f"{weak.role}@" in log.read_text(errors="replace"), "the error is logged")
     assert weak.password not in log.read_text(errors="replace")
     weak.strongly("base", "DROP EVENT TRIGGER no")
     assert weak.ground.stream().how == "activated"
+    assert weak.password not in log.read_text(errors="replace")
+    assert weak.password not in log.read_text(errors="replace")

@@ -68,3 +68,11 @@ def test_the_newest_error_of_this_worker_is_shown_without_its_values(form: str, 
 def test_only_what_cannot_hold_a_value_is_shown(message: str, shown: str | None) -> None:
     found = newest_message("stderr", plain((message, CONTEXT.format("x"))), "pg_16385")
     assert found == (message if shown is None else shown or None)
+
+
+def test_lines_that_are_cut_or_too_long_to_read_hide_no_other_line_and_break_no_look() -> None:
+    ours = ("numeric field overflow", CONTEXT.format("x"))
+    for part in ('{"message": "cut', '{cut"}', "7"):
+        assert newest_message("jsonlog", "\n".join([part, as_json(ours), part]), "pg_16385") == "numeric field overflow"
+    long = ",".join(["x"] * 19 + ['"' + "secret" * 40_000 + '"'])
+    assert newest_message("csvlog", "\n".join([as_csv(ours), long]), "pg_16385") == "numeric field overflow"

@@ -28,6 +28,7 @@ from migration_assets.postgres.change_stream.legacy_side import (
     replica_identity,
     row_filter,
 )
+from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import (
     START_LOCK_CLASS,
     StreamRecord,
@@ -54,6 +55,7 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
+from migration_assets.postgres.definitions import require_all_rows
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.server_identity import look_at_servers, note_pair, require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts
@@ -119,6 +121,7 @@ def start_stream(
         DeletionError: Too many rows of a week would be deleted without a person's word.
         StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
             holds the stream, or the base is in charge.
+        TableSpecError: Row level security hides rows of a side from our role.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
     """
@@ -139,6 +142,9 @@ def start_stream(
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
+        # Later it would stop in the middle, with the stream cleared away.
+        require_all_rows(legacy, plan.spec.table, "legacy")
+        require_all_rows(base, plan.spec.table, "base")
         # Before anything is cleared away: what it has to keep of the base depends on it.
         changed = bool(look_at_servers(base, plan.relation, legacy))
         if changed and not rebuild:
@@ -256,6 +262,7 @@ def _activate(
                     " exact_since = clock_timestamp() WHERE relation = %s",
                     [published_filter(legacy, names.publication, plan.spec), slot.lsn, plan.relation],
                 )
+                note_publication(base, legacy, plan.relation, names.publication)
                 note_pair(base, legacy, plan.relation, mending.by)
                 set_status(base, plan.relation, StreamStatus.LIVE)
                 create_subscription(
@@ -302,6 +309,7 @@ def _join(
                 # Not in the pause's session: its snapshot is older than the change of the publication.
                 [published_filter(legacy, stream.publication, plan.spec), cut.marker, cut.lsn, plan.relation],
             )
+            note_publication(base, legacy, plan.relation, stream.publication)
             set_status(base, plan.relation, StreamStatus.LIVE)
             enable(base, stream.subscription)
     paused_ms = time_held(base, plan.relation, cut).apply_held_ms

@@ -15,6 +15,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import row_filter
+from migration_assets.postgres.change_stream.parts import alterations
 from migration_assets.postgres.change_stream.records import StreamRecord, keep_at_rest
 from migration_assets.postgres.change_stream.weeks import OnWeek, true_up_weeks
 from migration_assets.postgres.definitions import table_states
@@ -183,9 +184,11 @@ def true_up_joining(
                 empty = [record for record in opened if not of_legacy[record.week] and not of_base[record.week]]
                 table = plan.spec.table
                 seen = table_states(legacy, [table]).get(table)
+                altered = alterations(base, plan.relation)
                 states = table_states(base, [table, *(table.sibling(record.leaf) for record in empty)])
                 for record in empty:
-                    definitions = Definitions(seen, states.get(table), states.get(table.sibling(record.leaf)))
+                    leaf = states.get(table.sibling(record.leaf))
+                    definitions = Definitions(seen, states.get(table), leaf, altered)
                     proof = Proof(EMPTY, EMPTY, lsn, marker, definitions)
                     done.append(_record_empty(plan, base, record, proof))
         for one in done:

@@ -15,12 +15,14 @@ from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.legacy_side import alter_filter, published_filter, row_filter
+from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.change_stream.running import require_stream
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
@@ -76,7 +78,7 @@ def release_weeks(
                 _take_back(base, stream, records)
             raise
         # Not in the cut's own session: its snapshot is older than the change of the publication.
-        _note(base, stream, pair.record, records, published_filter(legacy, stream.publication, plan.spec))
+        _note(base, legacy, stream, pair.record, records, published_filter(legacy, stream.publication, plan.spec))
         proofs = [_compared(pair, slice_rows(plan, description, record)) for record in records]
         differing = [
             f"{record.week.key}: archive {expected[record.week]}; legacy {proof.legacy}; base {proof.base}"
@@ -114,15 +116,21 @@ def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRec
                 "UPDATE migration.streams SET row_filter = %s WHERE relation = %s", [stream.row_filter, stream.relation]
             )
     except psycopg.Error as second:
-        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", second)
+        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", told(second))
 
 
 def _note(
-    base: Connected, stream: StreamRecord, cut: CutRecord, records: Sequence[SliceRecord], published: str | None
+    base: Connected,
+    legacy: Connected,
+    stream: StreamRecord,
+    cut: CutRecord,
+    records: Sequence[SliceRecord],
+    published: str | None,
 ) -> None:
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute("UPDATE migration.streams SET row_filter = %s WHERE relation = %s", [published, stream.relation])
+        note_publication(base, legacy, stream.relation, stream.publication)
         base.execute(
             "UPDATE migration.slices SET released_at = %s, released_marker = %s, released_lsn = %s,"
             " updated_at = clock_timestamp() WHERE lock_key = ANY(%s)",

@@ -6,15 +6,21 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.parts import altering_subscription
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.sessions import Connected
 
 _LEADER_PID_SINCE = 160000
 _ORIGIN_SINCE = 160000
 _FAILOVER_SINCE = 170000
+# The statement holds the publisher's password. Servers log statements and their parameters, and show them to others;
+# what a COPY brings is neither logged nor shown, nor is what a function runs. A table in our own schema needs no right
+# to make temporary ones; nobody ever sees it, since it is gone before the transaction ends. An error is raised anew,
+# without the statement in its context.
 _SUBSCRIBE = """
-CREATE FUNCTION migration.subscribe(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-    EXECUTE statement;
+CREATE UNLOGGED TABLE migration.subscribing (statement text);
+CREATE FUNCTION migration.subscribe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE (SELECT s.statement FROM migration.subscribing s);
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING MESSAGE = SQLERRM, ERRCODE = SQLSTATE;
 END $$
@@ -69,11 +75,6 @@ def create_subscription(
         failover: Whether the slot is one that outlives a failover. From 17 on a subscription sets its slot to what it
             says itself.
     """
-    may_hush = base.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
-    if may_hush and may_hush[0]:
-        # What is called below has the password among its parameters, and some servers log those.
-        base.execute("SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_statement = 'none';"
-                     " SET LOCAL log_min_duration_statement = -1")  # fmt: skip
     options = [
         sql.SQL("create_slot = false, copy_data = false, enabled = true, slot_name = {}").format(
             sql.Literal(names.slot)
@@ -94,30 +95,33 @@ def create_subscription(
         sql.Identifier(names.publication),
         sql.SQL(", ").join(options),
     )
-    # As a parameter: the statement's own text, password and all, would be shown in pg_stat_activity, and logged
-    # where it fails, which only a superuser can prevent. The same error is raised anew, without it in its context.
     base.execute(_SUBSCRIBE)
-    base.execute("SELECT migration.subscribe(%s)", [statement.as_string(base)])
-    base.execute("DROP FUNCTION migration.subscribe(text)")
+    with base.cursor().copy("COPY migration.subscribing FROM STDIN") as copy:
+        copy.write_row([statement.as_string(base)])
+    with altering_subscription(base, names.subscription):
+        base.execute("SELECT migration.subscribe()")
+    base.execute("DROP FUNCTION migration.subscribe(); DROP TABLE migration.subscribing")
 
 
 def enable(base: Connected, subscription: str) -> None:
     """Let the apply worker run; with the caller's transaction."""
-    base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
+    with altering_subscription(base, subscription):
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
 
 
 def disable(base: Connected, subscription: str) -> None:
     """Let the apply worker end after the transaction that it is in."""
-    base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
+    with altering_subscription(base, subscription):
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
 
 
 def drop_subscription(base: Connected, subscription: str) -> None:
     """Gone afterwards, with its worker; the slot on the legacy is left to `drop_slot`, which needs no worker."""
-    if apply_worker(base, subscription) is None:
-        return
     name = sql.Identifier(subscription)
-    with base.transaction():
-        disable(base, subscription)
+    with altering_subscription(base, subscription):
+        if apply_worker(base, subscription) is None:
+            return
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(name))
         base.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
 

@@ -19,6 +19,7 @@ from migration_assets.postgres.consistent_cut.barrier import LegacySessions, leg
 from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.server_markers import MarkersWatch
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.snapshots import base_tables, begin_reading, export_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -191,7 +192,7 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
             return
         go_on(holder, stream)
     except (psycopg.Error, MigrationError) as second:
-        log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", second)
+        log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", told(second))
 
 
 def _set_join_marker(

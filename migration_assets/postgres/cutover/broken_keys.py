@@ -6,6 +6,7 @@ import psycopg
 
 from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.foreign_keys import count_orphans, note_orphans, read_foreign_keys
+from migration_assets.postgres.server_messages import told
 
 # One key's counting may take so long; nobody is held meanwhile.
 SECONDS = 30.0
@@ -21,7 +22,7 @@ def note_broken_keys(work: Work, *, after: bool) -> None:
     except psycopg.Error as error:
         if work.legacy.broken or work.base.broken:
             raise
-        log.warning("the legacy's foreign keys could not be looked at: %s", error)
+        log.warning("the legacy's foreign keys could not be looked at: %s", told(error))
         return
     for one in found:
         if one.rows:

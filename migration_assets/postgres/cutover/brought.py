@@ -17,6 +17,7 @@ from migration_assets.postgres.fingerprints import hashed_columns, in_range, tak
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, uncounted
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -58,8 +59,7 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
                 return
             found = rows_of_week(legacy, plan, record)
     except psycopg.OperationalError as error:
-        first = str(error).strip().partition("\n")[0]
-        yield f"the legacy cannot be asked what it holds ({first}): {keep}; bring it back, or decommission it"
+        yield f"the legacy cannot be asked what it holds ({told(error)}): {keep}; bring it back, or decommission it"
         return
     if found != archive.native:
         yield (

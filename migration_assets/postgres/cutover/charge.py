@@ -83,5 +83,6 @@ def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
         state_left="nothing was touched",
         next_step="nothing: the legacy was decommissioned"
         if facts.decommissioned
-        else "nothing where that is meant to be; else roll back first (`migration-assets rollback`)",
+        else "nothing where that is meant to be. `migration-assets repair-legacy QUARTER WEEK` mends the legacy after"
+        " the base; `migration-assets rollback` shows the way back to the legacy",
     )

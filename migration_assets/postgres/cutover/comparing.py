@@ -90,17 +90,17 @@ def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
 def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
-    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did; and what
-    was altered or rewritten on either side, which no server counts. The others are opened ahead, or copied, or
-    restored, and no stream follows them. Applications read and write them on either side: a cutover that left rows
-    behind there could never be rolled back, and nobody could archive them.
+    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did, as has
+    everybody else (see `counted`); and what was altered or rewritten on either side, which no server counts. The others
+    are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on either
+    side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     records = [record for record in known if record.under_cdc]
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
-        counted_since = _counted_since(base)
+        counted_since, counts = _counted_since(base), _counts(base)
         table = plan.stream.spec.table
         proofs = [(r.week, r.leaf, r.definitions) for r in records]
         altered = altered_since(base, plan.stream.spec, proofs, table_states(legacy, [table]).get(table))
@@ -114,8 +114,20 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
             or r.definitions is None
             or r.week in altered
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
+            or not counts
         ]
     return records + [r for r in known if not r.under_cdc and r.week in in_root]
+
+
+def _counts(base: Connected) -> bool:
+    """Whether the server counts what sessions change: it can be switched off, also for one role or database."""
+    row = base.execute(
+        "SELECT current_setting('track_counts') = 'on' AND NOT EXISTS"
+        " (SELECT FROM pg_db_role_setting WHERE setdatabase IN (0, (SELECT oid FROM pg_database"
+        "   WHERE datname = current_database())) AND 'track_counts' = ANY (SELECT split_part(s, '=', 1)"
+        "   FROM unnest(setconfig) s))"
+    ).fetchone()
+    return bool(require_row(row, "a setting")[0])
 
 
 def _counted_since(base: Connected) -> datetime | None:

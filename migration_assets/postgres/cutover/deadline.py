@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 
 # The steps give up by themselves a little earlier; the watchdog is for those that hang.
@@ -104,7 +105,7 @@ class Deadline:
         try:
             released = self._release()
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
-            log.critical("the timeout is over and the writes could not be released: %s", error)
+            log.critical("the timeout is over and the writes could not be released: %s", told(error))
             released = False
         if not released:
             return

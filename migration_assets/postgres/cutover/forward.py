@@ -18,6 +18,7 @@ from migration_assets.postgres.change_stream.legacy_side import (
     published_filter,
     row_filter,
 )
+from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import (
     StreamStatus,
     newest_marker,
@@ -36,6 +37,7 @@ from migration_assets.postgres.cutover.records import bar_stream, durably
 from migration_assets.postgres.cutover.work import Work, stream_to_ourselves
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.server_identity import count_markers_anew
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import require_row
 from migration_assets.postgres.validation_records import record_proof
 
@@ -63,7 +65,7 @@ def prepare_forward(work: Work) -> None:
     except (psycopg.Error, MigrationError) as error:
         if work.legacy.broken or work.base.broken:
             raise
-        log.warning("the change stream will be rebuilt after the rollback: its slot cannot begin now (%s)", error)
+        log.warning("the change stream will be rebuilt after the rollback: its slot cannot begin now (%s)", told(error))
         drop_forward(work)
 
 
@@ -128,6 +130,7 @@ def follow_again(work: Work) -> bool:
                     plan.relation,
                 ],
             )
+            note_publication(base, work.legacy, plan.relation, work.forward.publication)
             count_markers_anew(base, work.legacy, plan.relation, "legacy")
             set_status(base, plan.relation, StreamStatus.LIVE)
             create_subscription(

@@ -33,6 +33,7 @@ from migration_assets.postgres.fences import (
     sync_partitions,
 )
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -76,11 +77,6 @@ def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -
     if held is None or held.owner != cutover or timeout_seconds is None:
         return False
     return held.age_seconds > timeout_seconds + GRACE_SECONDS
-
-
-def refuses_writes(connection: Connected, plan: StreamPlan) -> bool:
-    """Whether nobody can write there: every trigger of the hold is there, fires always, and is as this program's."""
-    return not gaps(connection, plan.spec.table)
 
 
 def is_open(connection: Connected, plan: StreamPlan) -> bool:
@@ -247,7 +243,7 @@ def follow_hold(base: Connected, plan: StreamPlan) -> None:
     except psycopg.OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        log.warning("a partition of the base stays fenced, and takes rows through the root alone (%s)", error)
+        log.warning("a partition of the base stays fenced, and takes rows through the root alone (%s)", told(error))
 
 
 def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:
@@ -266,9 +262,11 @@ def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
         found = source.execute(
             "UPDATE migration.holds SET opening = true WHERE relation = %s AND owner = %s", [plan.relation, cutover]
         )
-    if not found.rowcount or not refuses_writes(source, plan):
+    missing = gaps(source, plan.spec.table)
+    if not found.rowcount or missing:
         raise CutoverError(
-            "the writes were released meanwhile: by the timeout, or by a person",
+            "the writes were released meanwhile: by the timeout, or by a person"
+            + (f" ({'; '.join(missing)})" if missing else ""),
             where=plan.relation,
             state_left="the other side was not opened",
             next_step="run this again",

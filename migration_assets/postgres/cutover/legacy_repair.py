@@ -19,7 +19,14 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.copy_stream import pipe_rows
-from migration_assets.postgres.cutover.legacy_writing import PURPOSE, ROWS_AT_ONCE, both_sides, transaction_of, writing
+from migration_assets.postgres.cutover.legacy_writing import (
+    PURPOSE,
+    ROWS_AT_ONCE,
+    both_sides,
+    require_once,
+    transaction_of,
+    writing,
+)
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import durably
 from migration_assets.postgres.cutover.reverse import let_reverse_run, reverse_names
@@ -27,6 +34,7 @@ from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cu
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
+from migration_assets.postgres.repair_records import images_fit
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_locks
@@ -35,6 +43,9 @@ from migration_assets.postgres.true_up.applying import chunks, delete_rows
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
 from migration_assets.postgres.true_up.differences import DifferingKeys, differing_keys, key_matches, look, unnested
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
+
+_NAME_IT = "name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ"
+_LOOK = "look at the images of before (migration.repaired_rows), and change by hand what is still wrong, in the base"
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
         Which these are.
 
     Raises:
-        LedgerError: There is no such repair of the legacy, it never came to be, or it was undone already.
+        LedgerError: There is no such repair of the legacy, it never came to be, it was undone already, or its images
+            do not go in any more.
         CutoverError, StreamError: As `repair_legacy`.
     """
     with both_sides(plan) as (base, legacy):
@@ -108,7 +120,8 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
             description = same_table(plan.stream, legacy, base)
             with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
                 before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
-                _put_back(base, cut.legacy, description, before, repairs.get(None))
+                with images_fit(plan.relation, repair_id):
+                    _put_back(plan, base, cut.legacy, description, before, repairs.get(None))
                 with durably(base):
                     base.execute(
                         "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s"
@@ -174,23 +187,24 @@ def repair_at(
 
 
 def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, found: Sequence[_Found]) -> None:
+    batches = [(one.rows, batch) for one in found for batch in one.batches]
+    coming = [(rows, keys) for rows, batch in batches for keys in chunks(batch.missing + batch.changed)]
     try:
         # All that goes first, in every week: on the legacy a key is there once, whatever its time.
-        for one in found:
-            for batch in one.batches:
-                for keys in chunks(batch.extra + batch.changed):
-                    delete_rows(cut.legacy, one.rows, keys)
-        for one in found:
-            for batch in one.batches:
-                for keys in chunks(batch.missing + batch.changed):
-                    pipe_rows(cut.base, cut.legacy, description, one.rows.target, _those(one.rows, keys), freeze=False)
+        for rows, batch in batches:
+            for keys in chunks(batch.extra + batch.changed):
+                delete_rows(cut.legacy, rows, keys)
+        for rows, keys in coming:
+            pipe_rows(cut.base, cut.legacy, description, rows.target, _those(rows, keys), freeze=False)
+        for _, keys in coming:
+            require_once(plan, cut.legacy, description, keys, _NAME_IT)
     except errors.UniqueViolation as error:
         raise CutoverError(
             "a row that the base has is on the legacy in a week that was not named:"
             f" {error.diag.constraint_name} allows its key once",
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ",
+            next_step=_NAME_IT,
         ) from None
 
 
@@ -268,9 +282,14 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
         what = f"there is no repair {repair_id} of the legacy"
     else:
         *_, applied, transaction, undone_at, undo = rows[0]
-        if not applied and not _came_to_be(legacy, transaction):
-            what = f"repair {repair_id} never came to be: its process died"
-        elif undone_at is not None and _came_to_be(legacy, undo):
+        fate = "committed" if applied else _fate(legacy, transaction)
+        if fate != "committed":
+            what = f"repair {repair_id} " + (
+                "never came to be: its process died" if fate == "aborted"
+                else "has not ended yet" if fate == "in progress"
+                else "may never have come to be: its process died, and the legacy has forgotten what became of it"
+            )  # fmt: skip
+        elif undone_at is not None and _fate(legacy, undo) != "aborted":
             what = f"repair {repair_id} was undone at {undone_at}"
     if what is not None:
         raise LedgerError(
@@ -282,13 +301,15 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
     return {FiscalWeek.parse(f"{quarter}|{week}") if week else None: int(one) for quarter, week, one, *_ in rows}
 
 
-def _came_to_be(legacy: Connected, transaction: str) -> bool:
-    """Whether the legacy committed it; one so old that the legacy no longer knows was looked at long ago."""
+def _fate(legacy: Connected, transaction: str) -> str | None:
+    """`committed`, `aborted` or `in progress`; None for one so old that the legacy no longer knows."""
     row = legacy.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
-    return require_row(row, "a transaction's status")[0] in {"committed", None}
+    found: str | None = require_row(row, "a transaction's status")[0]
+    return found
 
 
 def _put_back(
+    plan: CutoverPlan,
     base: Connected,
     legacy: Connected,
     description: TableDescription,
@@ -316,3 +337,8 @@ def _put_back(
         )
         while images := reader.fetchmany(ROWS_AT_ONCE):
             writer.executemany(statement, images)
+        reader.execute(
+            "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
+        )
+        while keys := reader.fetchmany(ROWS_AT_ONCE):
+            require_once(plan, legacy, description, [tuple(key) for (key,) in keys], _LOOK)

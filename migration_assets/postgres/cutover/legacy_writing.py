@@ -1,19 +1,20 @@
 """What every repair of the legacy needs: the right to do it, alone; and a transaction that passes the hold."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from psycopg import sql
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.records import stream_lock
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.takeover import alone
-from migration_assets.postgres.fence_functions import let_through
+from migration_assets.postgres.own_writes import own_writes
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
-from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.sql_text import raw_sql, table_name
 
 PURPOSE = "repair-legacy"
 ROWS_AT_ONCE = 5_000
@@ -50,7 +51,8 @@ def both_sides(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[C
 def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
     facts = read_cutover_facts(base, plan.relation)
     if facts.in_charge == "legacy":
-        what, then = "the legacy is in charge: its rows are the truth", "`migration-assets repair` mends the base"
+        what = "the legacy is in charge: its rows are the truth"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
     elif facts.decommissioned is not None:
         what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
     elif facts.under_way is not None:
@@ -63,19 +65,70 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
 
 @contextmanager
 def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
-    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger."""
+    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger.
+
+    Raises:
+        TriggersFireError: Our role may not keep triggers from firing, and there are some.
+    """
+    table = plan.stream.spec.table
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        legacy.execute(
-            "SELECT set_config('session_replication_role', 'replica', true)"
-            " WHERE has_parameter_privilege('session_replication_role', 'SET')"
-        )
-        let_through(legacy)
         # Readers go on. Whoever writes past the hold waits.
-        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(plan.stream.spec.table)))
-        yield
+        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
+        with own_writes(legacy, [table], side="legacy"):
+            yield
 
 
 def transaction_of(legacy: Connected) -> str:
     """The number of the session's transaction."""
     return str(require_row(legacy.execute("SELECT pg_current_xact_id()::text").fetchone(), "a transaction")[0])
+
+
+def require_once(
+    plan: CutoverPlan, legacy: Connected, description: TableDescription, keys: Sequence[tuple[str, ...]], next_step: str
+) -> None:
+    """After rows were put in: none has a unique key that another row has, where the server itself does not look.
+
+    What checks a deferrable key at last is a trigger, which fires for us as little as for an apply worker.
+
+    Args:
+        plan: Which table.
+        legacy: In the transaction that put them in.
+        description: The legacy's table.
+        keys: Of these rows: the texts of the base's primary key, as the ledger keeps them.
+        next_step: For the error.
+
+    Raises:
+        CutoverError: One has; names the key and no value.
+    """
+    deferrable = [index.key_columns for index in description.indexes if index.unique and index.deferrable]
+    if description.primary_key_deferral:
+        deferrable.append(description.primary_key)
+    if not keys or not deferrable:
+        return
+    names = description.base_primary_key(plan.stream.spec.control_column)
+    texts = [sql.Identifier(f"text_{number}") for number in range(len(names))]
+    these = sql.SQL(" AND ").join(
+        sql.SQL("t.{} = k.{}::{}").format(sql.Identifier(name), text, raw_sql(description.column(name).type_name))
+        for name, text in zip(names, texts, strict=True)
+    )
+    for columns in deferrable:
+        statement = sql.SQL(
+            "SELECT EXISTS (SELECT FROM unnest({arrays}) AS k({texts}) JOIN {table} AS t ON {these}"
+            " JOIN {table} AS other ON {same} AND other.ctid <> t.ctid)"
+        ).format(
+            arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)),
+            texts=sql.SQL(", ").join(texts),
+            table=table_name(description.table),
+            these=these,
+            same=sql.SQL(" AND ").join(sql.SQL("t.{c} = other.{c}").format(c=sql.Identifier(one)) for one in columns),
+        )
+        row = legacy.execute(statement, [list(part) for part in zip(*keys, strict=True)]).fetchone()
+        if require_row(row, "EXISTS")[0]:
+            raise CutoverError(
+                "a row that was to be put in has a key that another row of the legacy has:"
+                f" ({', '.join(columns)}), which is deferrable",
+                where=plan.relation,
+                state_left="nothing was changed",
+                next_step=next_step,
+            )

@@ -38,6 +38,7 @@ from migration_assets.postgres.cutover.work import Work, forward_names, long_ses
 from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_same_servers
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
             lambda: settle(plan), what="settling the cutover", attempts=plan.stream.limits.attempts, log=log
         )
     except (psycopg.Error, MigrationError) as error:
-        log.warning("the cutover could not be settled: %s", error)
+        log.warning("the cutover could not be settled: %s", told(error))
         return None
 
 
@@ -148,7 +149,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
             return _finish(work)
         except psycopg.Error as error:
             raise UnfinishedError(
-                f"the {kind.target} is open, and a server was lost before the {kind} was done: {str(error).strip()}",
+                f"the {kind.target} is open, and a server was lost before the {kind} was done: {told(error)}",
                 where=plan.relation,
                 state_left=f"the {kind.target} accepts writes",
                 next_step="run this again: it finishes what is left, and calls the hook again",
@@ -189,7 +190,7 @@ def _through(
         except BaseException as error:
             if not _is_open(work):
                 raise give_up(work, error) from error
-            log.warning("the %s is open, which an error hid (%s)", kind.target, error)
+            log.warning("the %s is open, which an error hid (%s)", kind.target, told(error))
         return work
 
 
@@ -264,7 +265,7 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
         _finish(back)
     except (CutoverError, psycopg.Error) as error:
         raise CutoverError(
-            f"the applications could not be switched ({failed}), and the way back failed: {error}",
+            f"the applications could not be switched ({failed}), and the way back failed: {told(error)}",
             where=work.plan.relation,
             state_left=getattr(error, "state_left", "") or "see `writes_held`",
             next_step="mend the hook and run it by hand, or run the rollback",

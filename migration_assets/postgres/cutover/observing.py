@@ -17,6 +17,7 @@ from migration_assets.postgres.cutover.reverse_health import look_from_legacy, m
 from migration_assets.postgres.cutover.writes import HeldWrites, SideWrites, find_held, find_held_alone, read_writes
 from migration_assets.postgres.fences import unguarded_tables
 from migration_assets.postgres.runway import lost_leaves
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Side
 
 _Read = TypeVar("_Read")
@@ -40,15 +41,9 @@ class SidesAsked:
         try:
             return read(connection)
         except psycopg.Error as error:
-            self.errors[side] = first_line(error)
-            log.info("the %s could not be asked: %s", side, error)
+            self.errors[side] = told(error)
+            log.info("the %s could not be asked: %s", side, told(error))
             return None
-
-
-def first_line(error: BaseException) -> str:
-    """Of what a server said."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | None, *, seconds: float) -> CutoverSample:
@@ -124,12 +119,12 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
     try:
         return measure_reverse(asked.base, asked.legacy, relation, seen, seconds=seconds)
     except psycopg.Error as error:
-        log.info("the reverse stream's lag could not be measured: %s", error)
+        log.info("the reverse stream's lag could not be measured: %s", told(error))
         lost: Side | None = "base" if asked.base.broken else "legacy" if asked.legacy.broken else None
         if lost is not None:
-            asked.errors[lost] = first_line(error)
+            asked.errors[lost] = told(error)
             return seen
-        return replace(seen, marker_error=first_line(error))
+        return replace(seen, marker_error=told(error))
     except ServerChangedError as error:  # a standby answers, which the look tells of
         return replace(seen, marker_error=error.what)
 

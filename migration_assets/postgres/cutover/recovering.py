@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.change_stream.records import fresh_names, rename_stream
 from migration_assets.postgres.change_stream.slots import exported_slot, remove_slot
+from migration_assets.postgres.change_stream.subscription import drop_subscription
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import hold
 from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired, repair_at
@@ -64,6 +65,8 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
         with slice_locks(base, wanted) as records:
             description = same_table(stream, legacy, base)
             former = reverse_names(forward_names(base, plan.relation))
+            # First our own reader, who would come back to the slot as soon as he is ended.
+            drop_subscription(legacy, former.subscription)
             remove_slot(base, former.slot)
             drop_reverse(base, legacy, former)
             # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.

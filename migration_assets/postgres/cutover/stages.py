@@ -7,12 +7,14 @@ from functools import partial
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.base_table import require_root
+from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
 from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
+from migration_assets.postgres.cutover.counted import require_counted
 from migration_assets.postgres.cutover.early import note_accounted
 from migration_assets.postgres.cutover.estimate import require_time
 from migration_assets.postgres.cutover.forward import begin_here, has_forward_slot, prepare_forward
@@ -31,6 +33,7 @@ from migration_assets.postgres.cutover.reverse import (
 )
 from migration_assets.postgres.cutover.sequences import advance_sequences, require_counterparts
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.definitions import files
 from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
@@ -51,8 +54,10 @@ def _begun(work: Work) -> None:
     if work.kind is CutoverKind.CUTOVER:
         note_accounted(work.base, work.legacy, work.plan)
         require_running(work.base, work.plan.relation)
-        hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
+        held_at = hold(work.base, stream, "base", work.id, patience_seconds=work.plan.patience_seconds)
         prepare_reverse(work.base, work.legacy, work.plan, work.reverse)
+        if not work.plan.compare_all:
+            require_counted(work.base, work.plan, held_at)
     else:
         # A repair or a decommissioning whose process died may have left it at rest.
         let_reverse_run(work.legacy, work.reverse)
@@ -146,6 +151,9 @@ def _drained(work: Work) -> None:
         stop_reverse(work.legacy, work.reverse, patience=work.deadline.remaining)
         return
     worker = apply_worker(work.base, work.forward.subscription)
+    if not work.plan.compare_all:
+        # While the ledger still knows what the publication is to be: what was proven before it was altered is compared.
+        notice_alterations(work.base, work.plan.relation, work.legacy)
     with durably(work.base):
         bar_stream(work.base, work.id, barred=True)
         set_status(work.base, work.plan.relation, StreamStatus.HELD, f"by cutover {work.id}, until it is rolled back")
@@ -168,6 +176,7 @@ def _compared(work: Work) -> None:
     with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
         _account(work)
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
+    work.files.update(files(work.source, work.plan.stream.spec.table))
     done = compare_sides(work.plan, work.kind, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
     work.unfollowed[:] = done.unfollowed
@@ -208,6 +217,13 @@ def _reversed(work: Work) -> None:
 def let_writes_in(work: Work) -> None:
     """Open the target. Where this fails, only a look at the target tells whether it did."""
     work.deadline.check("the steps before the opening")
+    if files(work.source, work.plan.stream.spec.table) != work.files:
+        raise CutoverError(
+            f"the table was rewritten on the {work.kind.source} after its rows were compared: by an ALTER TABLE, which"
+            " no hold refuses",
+            where=work.plan.relation,
+            next_step="make the same change on the other side; then run this again",
+        )
     mark_opening(work.source, work.plan.stream, work.id)
     if work.kind is CutoverKind.CUTOVER:
         with durably(work.base):

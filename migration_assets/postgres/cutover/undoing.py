@@ -13,6 +13,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Timeouts
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
     downtime = work.deadline.elapsed_ms if work.deadline.started else None
     released = release_source(work.plan, work.kind, work.id, looked=looked)
     work.deadline.stop()
-    text = f"{type(error).__name__}: {error}" if error is not None else None
+    text = named(error) if error is not None else None
     now = read_cutover(work.base, work.id)
     enter(work.base, work.id, CutoverState.UNDOING, error=text)
     if released or now.held_at is not None:
@@ -99,10 +100,10 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
         left = f"writes go on on the {work.kind.source}; everything else was undone"
         next_step = getattr(error, "next_step", "") or "see the error, then run this again"
     except (psycopg.Error, CutoverError) as second:
-        log.warning("the %s could not be undone completely (%s)", work.kind, second)
+        log.warning("the %s could not be undone completely (%s)", work.kind, told(second))
         kind = UnfinishedError
         left, next_step = _released_only(work)
-    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}: {str(error).strip()}"
+    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}: {told(error)}"
     return kind(
         f"the {work.kind} stopped at {state or 'an unknown state'}: {what}",
         where=work.plan.relation,
@@ -119,7 +120,7 @@ def _released_only(work: Work) -> tuple[str, str]:
         with work.plan.stream.databases.session(work.kind.source, "cutover:look") as source:
             free = is_open(source, work.plan.stream)
     except (psycopg.Error, CutoverError) as error:
-        return f"the {work.kind.source} could not be asked to release its writes ({str(error).strip()})", again
+        return f"the {work.kind.source} could not be asked to release its writes ({told(error)})", again
     work.deadline.stop()
     if free:
         return f"writes go on on the {work.kind.source}; the rest is not undone yet", again

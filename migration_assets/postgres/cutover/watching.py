@@ -13,6 +13,7 @@ from migration_assets.postgres.cutover.undoing import release_source
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.cutover.writes import HeldWrites, find_held, find_held_alone, read_writes
 from migration_assets.postgres.fences import HOLD, gaps
+from migration_assets.postgres.server_messages import told
 
 __all__ = ["HeldWrites", "hold_again", "release_writes", "writes_held"]
 
@@ -30,7 +31,7 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
             of_base = read_writes(base, spec)
     except psycopg.OperationalError as error:
         with databases.session("legacy", "cutover:watch") as legacy:
-            return find_held_alone(read_writes(legacy, spec), str(error).strip().partition("\n")[0])
+            return find_held_alone(read_writes(legacy, spec), told(error))
     if facts.in_charge == "base":
         return find_held(facts, of_base, None)
     with databases.session("legacy", "cutover:watch") as legacy:
@@ -87,7 +88,8 @@ def hold_again(plan: CutoverPlan) -> str:
 
     Raises:
         StreamError: A cutover or rollback is at work.
-        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long.
+        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long; or a table that
+            inherits lets writers past every trigger.
     """
     with (
         plan.stream.databases.session("base", "cutover:hold") as base,
@@ -110,6 +112,15 @@ def hold_again(plan: CutoverPlan) -> str:
              patience_seconds=plan.patience_seconds)  # fmt: skip
         prepare(base)
         guard_base(base, plan.stream)
+        left = gaps(legacy, plan.stream.spec.table)
+    if left:
+        raise CutoverError(
+            f"no trigger keeps everybody from writing to the legacy: {'; '.join(left)}",
+            where=plan.relation,
+            state_left="who names the table itself is refused there",
+            next_step="see whose table that is, move its rows to where they belong, and take it away from the legacy's"
+            " (ALTER TABLE child NO INHERIT parent); then run this again",
+        )
     done = "the legacy refuses writes, and the base every TRUNCATE"
     if not before:
         return done

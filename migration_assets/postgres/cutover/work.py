@@ -41,6 +41,9 @@ class Work:
     left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
     """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
 
+    files: dict[int, tuple[int | None, int | None]] = field(default_factory=dict[int, tuple[int | None, int | None]])
+    """Where the source's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
+
     @property
     def source(self) -> Connected:
         """The side whose writes leave."""

@@ -37,6 +37,7 @@ from migration_assets.postgres.decommission.records import (
 )
 from migration_assets.postgres.decommission.scope import other_sessions
 from migration_assets.postgres.server_identity import require_same_servers
+from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ def _prepare(
             note_final(base, record.id, final)
     except (psycopg.Error, MigrationError) as error:
         raise DecommissionError(
-            f"it stopped before anything was closed: {str(error).strip().splitlines()[0]}",
+            f"it stopped before anything was closed: {told(error)}",
             where=plan.relation,
             state_left=_given_up(base, plan),
             next_step=getattr(error, "next_step", "") or "see the error, then run this again",
@@ -201,7 +202,7 @@ def _given_up(base: Connected, plan: DecommissionPlan) -> str:
             let_reverse_run(legacy, reverse_names(forward_names(base, plan.relation)))
         call_off(base, plan.relation)
     except (psycopg.Error, MigrationError) as second:
-        log.warning("the reverse stream could not be enabled again: %s", second)
+        log.warning("the reverse stream could not be enabled again: %s", told(second))
         return "nothing was closed; the reverse stream may stand: run this again, roll back, or --call-off"
     return "nothing was closed; the reverse stream goes on, and a rollback is possible as before"
 
@@ -228,7 +229,7 @@ def _finish(base: Connected, legacy: Connected, plan: DecommissionPlan, tell: To
         if now is not None and not now.state.final:
             raise
         raise DecommissionError(
-            f"it stopped at {now.state if now else 'an unknown state'}: {str(error).strip().splitlines()[0]}",
+            f"it stopped at {now.state if now else 'an unknown state'}: {told(error)}",
             where=plan.relation,
             state_left="the point of no return is behind; what was closed stays closed",
             next_step="see the error, then run this again: it goes on from there",
@@ -238,7 +239,7 @@ def _finish(base: Connected, legacy: Connected, plan: DecommissionPlan, tell: To
 def _state_after(base: Connected, plan: DecommissionPlan, error: BaseException) -> DecommissionRecord | None:
     try:
         record = require_decommission(base, plan.relation)
-        note_error(base, record.id, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        note_error(base, record.id, named(error))
     except (psycopg.Error, MigrationError):
         return None
     return record

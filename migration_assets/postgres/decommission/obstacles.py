@@ -95,7 +95,7 @@ def _quiet(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: 
         yield Obstacle("quiet", what, f"look again in a minute; {rest}")
     if seconds_since(base, watch.watched_since) < plan.quiet_days * _DAY:
         what = f"whether the legacy is read is known since {_moment(watch.watched_since)} alone; {days} are wanted"
-        remedy = f"let the sensor change_stream_monitor (or `migration-assets stream watch`) run, and wait; {rest}"
+        remedy = f"let the sensor change_stream_monitor run, and wait; {rest}"
         yield Obstacle("watched", what, remedy)
 
 

@@ -1,7 +1,8 @@
-"""Examines publications of others that will carry this program's own tables to subscribers who have none of them."""
+"""Examines who else follows either side: whom this program's own tables may stop, and who will miss rows."""
 
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.postgres.foreign_publications import SUBSCRIBERS_TABLES, foreign_publications
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.foreign_publications import SUBSCRIBERS_TABLES, followers, foreign_publications
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
 
@@ -31,6 +32,48 @@ def examine_foreign_publications(connection: Connected, side: Side) -> list[Find
             f"{needed}; or take it apart, in the {side}: {one.apart} Then accept it, where it is still there",
             subject=one.name,
             acceptable=True,
+            definition="FOR ALL TABLES" if one.all_tables else "FOR TABLES IN SCHEMA migration",
         )
         for one in found
     ]
+
+
+def examine_followers(connection: Connected, side: Side, spec: TableSpec) -> list[Finding]:
+    """One finding for each who is sent the table's changes.
+
+    On the base it blocks until a person accepts it: that follower will lack rows, and nobody else would tell him.
+    """
+    area = Area.LEGACY if side == "legacy" else Area.BASE
+    code = "follower" if side == "legacy" else "follower_in_base"
+    found = followers(connection, spec.table)
+    if not found:
+        return [info(code, area, f"nobody else follows {spec.table} of the {side}")]
+    findings: list[Finding] = []
+    for one in found:
+        evidence = (
+            f"{one.what} sends the changes of {spec.table} to others; their slots: {listed(one.slots) or 'none now'}"
+        )
+        if side == "legacy":
+            evidence += (
+                ". While the legacy follows after a cutover, its rows come by an apply worker: a subscription with"
+                " origin = none gets none of them; and from the decommission on nobody gets any"
+            )
+            remedy = "let these readers change to the base, with a fresh copy, before the legacy is decommissioned"
+            findings.append(Finding(code, area, Severity.WARNING, evidence, remedy))
+            continue
+        evidence += (
+            ". They get what the stream, a repair, a rollback or an application changes row by row. They never get what"
+            " comes with a whole leaf (a copy, also a live one, a restore) nor the end of one (a retirement, a swap)"
+        )
+        if one.by_leaf:
+            evidence += (
+                "; and each change comes under its leaf's name, at whose first row a subscriber without it stops"
+            )
+        remedy = (
+            "let them begin once the weeks are copied, with a fresh copy, and again after each live copy, restore or"
+            " retirement"
+            + ("; with publish_via_partition_root = true they need the root alone" if one.by_leaf else "")
+            + "; then accept it"
+        )
+        findings.append(Finding(code, area, Severity.BLOCKING, evidence, remedy, subject=one.name, acceptable=True))
+    return findings

@@ -10,9 +10,9 @@ from migration_assets.domain.findings import Area, Finding
 from migration_assets.domain.table_description import Column, TableDescription
 from migration_assets.postgres.fingerprints import hash_input
 from migration_assets.postgres.preflight.wording import judge, listed
+from migration_assets.postgres.server_messages import shown_message
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql, table_name
-from migration_assets.postgres.worker_message import shown_message
 
 _BLOCKS = 50
 _VALUES = 200

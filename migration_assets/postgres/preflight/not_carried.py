@@ -43,7 +43,8 @@ def _finding(feature: Feature, severity: Severity, things: Sequence[Hanging], su
     kind = things[0].kind
     evidence = f"{len(things)} of kind {kind!r} will not be carried: {listed(one.shown for one in things)}"
     remedy = feature.remedy + _statements(one.statement for one in things)
-    return Finding(feature.code, Area.TABLE, severity, evidence, remedy, subject, acceptable=bool(subject))
+    made_of = "\n".join(one.shown for one in things)
+    return Finding(feature.code, Area.TABLE, severity, evidence, remedy, subject, bool(subject), made_of)
 
 
 def _statements(statements: Iterable[str | None]) -> str:

@@ -21,15 +21,16 @@ WITH tables AS (
 )
 """
 _SUBSCRIPTIONS = """
-SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.srrelid::regclass::text)
+SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.srrelid::regclass::text),
+       concat_ws('|', s.oid, pg_get_userbyid(s.subowner), s.subslotname, s.subpublications)
 FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscription s ON s.oid = r.srsubid
-WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY 1, 2, 3 ORDER BY 1
+WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY 1, 2, 3, 5 ORDER BY 1
 """
 # Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
 # Statements' triggers fire for no worker.
 _TRIGGERS = """
 SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
-       pg_get_triggerdef(g.oid)
+       pg_get_triggerdef(g.oid), pg_get_functiondef(g.tgfoid)
 FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
 WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
   AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled IN ('A', 'R'))
@@ -38,7 +39,8 @@ WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
 ORDER BY 3 DESC, 2, 1
 """
 _RULES = """
-SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), pg_get_ruledef(w.oid)
+SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), pg_get_ruledef(w.oid),
+       w.ev_enabled::text
 FROM tables t JOIN pg_rewrite w ON w.ev_class = t.oid
 WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
 """
@@ -83,16 +85,16 @@ def _code(code: str, side: Side) -> str:
     return code if side == "legacy" else f"{code}_in_base"
 
 
-def _blocking(code: str, side: Side, subject: str, evidence: str, remedy: str) -> Finding:
+def _blocking(code: str, side: Side, subject: str, evidence: str, remedy: str, *made_of: str) -> Finding:
     return Finding(
-        _code(code, side), _AREA[side], Severity.BLOCKING, evidence, remedy, subject=subject, acceptable=True
+        _code(code, side), _AREA[side], Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(made_of)
     )
 
 
 def _subscriptions(
     connection: Connected, spec: TableSpec, side: Side, asked: Mapping[str, object]
 ) -> Iterator[Finding]:
-    for name, enabled, owner, table in connection.execute(_TABLES + _SUBSCRIPTIONS, asked).fetchall():
+    for name, enabled, owner, table, made_of in connection.execute(_TABLES + _SUBSCRIPTIONS, asked).fetchall():
         other = "the base is in charge" if side == "legacy" else "the legacy is in charge, or a rollback holds writes"
         yield _blocking(
             "other_subscription",
@@ -106,12 +108,13 @@ def _subscriptions(
             ),
             f"let it write to the side in charge alone, or end it before: ALTER SUBSCRIPTION {quote_identifier(name)}"
             f" DISABLE; on the {side}, or take {spec.table} out of its publication and REFRESH it",
+            made_of,
         )  # fmt: skip
 
 
 def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
     stream = "the reverse stream, after a cutover," if side == "legacy" else "the change stream"
-    for name, table, is_root, enabled, definition in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
+    for name, table, is_root, enabled, definition, body in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
         yield _blocking(
             "always_trigger",
             side,
@@ -120,11 +123,14 @@ def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) ->
             f" every row that {stream} brings, which it may change, refuse, or act on a second time: the sides differ",
             f"on the {side}: ALTER TABLE {table} ENABLE TRIGGER {quote_identifier(name)}; -- it fires for applications"
             " alone then",
+            enabled,
+            definition,
+            body,
         )
 
 
 def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
-    for name, table, is_root, definition in connection.execute(_TABLES + _RULES, asked).fetchall():
+    for name, table, is_root, definition, enabled in connection.execute(_TABLES + _RULES, asked).fetchall():
         yield _blocking(
             "redirecting_rule",
             side,
@@ -133,4 +139,6 @@ def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> It
             " it, so that rows come there without what it does",
             f"give its task to a trigger, or to the application; then on the {side}: DROP RULE"
             f" {quote_identifier(name)} ON {table};",
+            enabled,
+            definition,
         )

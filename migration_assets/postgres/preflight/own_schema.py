@@ -23,7 +23,10 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
             f"ALTER {name.split()[0].upper()} {name.partition(' ')[2]} OWNER TO CURRENT_USER;" for name in mine
         )
         remedy += f" -- as a superuser; or GRANT {quote_identifier(owner)} TO the role that this program uses"
-        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, owner, acceptable=True))
+        subject = f"{owner} in the {side}"
+        findings.append(
+            Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(sorted(mine)))
+        )
     if seen.missing_right:
         evidence = f"schema migration is there, and role {seen.missing_right} may not create anything in it"
         remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA migration TO {seen.missing_right};"

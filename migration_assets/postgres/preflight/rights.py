@@ -2,6 +2,7 @@
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import QualifiedName, quote_identifier
+from migration_assets.postgres.change_stream.parts import may_see_subscription
 from migration_assets.postgres.preflight.servers import version_of
 from migration_assets.postgres.preflight.wording import judge
 from migration_assets.postgres.sessions import Connected, require_row
@@ -102,6 +103,15 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
             good=bool(by),
             remedy=f"GRANT pg_create_subscription TO {role};" if has_role else f"ALTER ROLE {role} SUPERUSER;",
             severity=Severity.BLOCKING,
+        ),
+        judge(
+            "alterations_right",
+            Area.BASE,
+            f"role {role} sees when somebody else alters the subscription: {_yes(may_see_subscription(base))}",
+            good=may_see_subscription(base),
+            remedy=f"GRANT SELECT (xmin) ON pg_catalog.pg_subscription TO {role}; -- else a change that was skipped by"
+            " ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found by the next validation only",
+            severity=Severity.WARNING,
         ),
     ]
 

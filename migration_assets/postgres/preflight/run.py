@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import MigrationError, TableSpecError
+from migration_assets.domain.errors import MigrationError, PoolerError, SettingsError, TableSpecError
 from migration_assets.domain.findings import Area, Finding, Severity, worst_first
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_description import TableDescription
@@ -104,6 +104,9 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     run.check("not_carried", Area.TABLE, lambda: not_carried.examine_not_carried(legacy, spec.table))
     run.check("replica_identity", Area.TABLE, lambda: publication.examine_publication(legacy, spec, description))
     run.check("other_writers", Area.TABLE, lambda: other_writers.examine_both(legacy, base, spec))
+    run.check("follower", Area.LEGACY, lambda: foreign_publications.examine_followers(legacy, "legacy", spec))
+    if base is not None:
+        run.check("follower_in_base", Area.BASE, lambda: foreign_publications.examine_followers(base, "base", spec))
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:
@@ -178,6 +181,11 @@ class _Run:
         try:
             where = _whereabouts(url)
             connection = stack.enter_context(databases.session(side, "preflight", _TIMEOUTS))
+        except SettingsError as error:
+            evidence = f"{error.where}: {error.what}" if isinstance(error, PoolerError) else error.what
+            remedy = f"MIGRATION_{side.upper()}_URL: {error.next_step}"
+            self.findings.append(judge("reachable", _AREA[side], evidence, good=False, remedy=remedy))
+            return None
         except psycopg.OperationalError as error:
             evidence = f"{_whereabouts(url)}: {_without_password(error_text(error), url)}"
             remedy = (

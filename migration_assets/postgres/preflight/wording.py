@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-import psycopg
-
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.postgres.server_messages import told
 
 _NAMES_SHOWN = 12
 
@@ -23,13 +22,8 @@ def judge(
 
 
 def error_text(error: Exception) -> str:
-    """What a server or this package said, on one line, without the statement (which holds values)."""
-    if isinstance(error, MigrationError):
-        return error.what
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        parts = [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint]
-        return ". ".join(part.rstrip(".") for part in parts if part)
-    return " ".join(str(error).split())
+    """What a server or this package said, on one line, without anything that holds values of rows."""
+    return error.what if isinstance(error, MigrationError) else told(error)
 
 
 def size(number: float) -> str:

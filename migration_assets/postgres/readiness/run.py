@@ -10,7 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.preflight.foreign_publications import examine_foreign_publications
+from migration_assets.postgres.preflight.foreign_publications import examine_followers, examine_foreign_publications
 from migration_assets.postgres.preflight.other_writers import examine_both
 from migration_assets.postgres.preflight.own_schema import examine_own_schema
 from migration_assets.postgres.preflight.publication import examine_refused_changes
@@ -55,6 +55,8 @@ def _foreign_publications(sides: Sides) -> list[Finding]:
     return [
         *examine_foreign_publications(sides.legacy, "legacy"),
         *examine_foreign_publications(sides.base, "base"),
+        *examine_followers(sides.legacy, "legacy", sides.spec),
+        *examine_followers(sides.base, "base", sides.spec),
     ]
 
 

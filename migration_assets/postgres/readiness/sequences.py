@@ -34,7 +34,7 @@ def examine_sequences(sides: Sides) -> list[Finding]:
     findings: list[Finding] = []
     for one in counterparts(sides.base, sides.of_legacy, sides.of_base):
         findings += [_examine(sides, one), *_shared(sides, one), *_by_trigger(one)]
-    findings += [_unknown(name) for name in sides.of_legacy.unknown_draws]
+    findings += [_unknown(sides, name) for name in sides.of_legacy.unknown_draws]
     return findings or [info(_CODE, Area.TABLE, "no column draws from a sequence")]
 
 
@@ -64,7 +64,8 @@ def _by_trigger(one: Counterpart) -> list[Finding]:
     return [Finding("trigger_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
 
 
-def _unknown(function: str) -> Finding:
+def _unknown(sides: Sides, function: str) -> Finding:
+    row = sides.legacy.execute("SELECT pg_get_functiondef(to_regprocedure(%s))", [function]).fetchone()
     return Finding(
         "unknown_sequence",
         Area.TABLE,
@@ -73,6 +74,7 @@ def _unknown(function: str) -> Finding:
         "find out which one, make it in the base, and set it there beyond what the legacy has given, at the cutover",
         subject=function,
         acceptable=True,
+        definition=str(require_row(row, "a function")[0]),
     )
 
 

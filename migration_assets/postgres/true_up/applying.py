@@ -13,8 +13,8 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.definitions import seen_definitions
-from migration_assets.postgres.fence_functions import let_through
 from migration_assets.postgres.fingerprints import take_fingerprint
+from migration_assets.postgres.own_writes import own_writes
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
@@ -55,6 +55,7 @@ def true_up(
 
     Raises:
         DeletionError: Too many rows would be deleted; nothing was done.
+        TriggersFireError: Rows of other tables would follow, or triggers act.
         SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
     """
     definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
@@ -63,7 +64,6 @@ def true_up(
         return TruedUp(week, compared.legacy, compared.base, Differences(), definitions)
     if deletions is not None:
         _require_few(legacy, base, rows, week, compared, deletions)
-    let_through(base)
     counts = dict.fromkeys(Kind, 0)
     for batch in differing_keys(legacy, base, rows, compared):
         if repair_id is not None:
@@ -96,14 +96,16 @@ def _require_few(
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:
-    # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
-    for keys in chunks(batch.extra + batch.changed):
-        delete_rows(base, rows, keys)
-    for keys in chunks(batch.missing + batch.changed):
-        wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
-        )
-        pipe_rows(legacy, base, rows.description, rows.target, wanted, freeze=False)
+    going = batch.extra + batch.changed
+    with own_writes(base, [rows.target, rows.leaf], side="base", deleting=bool(going)):
+        # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
+        for keys in chunks(going):
+            delete_rows(base, rows, keys)
+        for keys in chunks(batch.missing + batch.changed):
+            wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
+                sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
+            )
+            pipe_rows(legacy, base, rows.description, rows.target, wanted, freeze=False)
 
 
 def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:

@@ -105,6 +105,47 @@ def test_a_slot_that_stands_since_our_markers_is_an_alert(patient: Patient, thir
                 .problems if one.code is ProblemCode.FOREIGN_SLOT_STANDS]  # fmt: skip
 
 
+def test_who_follows_the_base_is_told_what_he_will_lack_and_who_follows_the_legacy_when_it_ends(
+    patient: Patient, servers: EmbeddedServers
+) -> None:
+    patient.with_bookings("CREATE PUBLICATION warehouse FOR TABLES IN SCHEMA public")
+    ground = patient.ground.streamed()
+    patient.base("CREATE PUBLICATION shop FOR TABLE bookings WITH (publish_via_partition_root = true)")
+    name = f"third_{secrets.token_hex(6)}"
+    servers.recreate_database("base", name)
+    third = Third(servers.base_url(name), name)
+    slot = "SELECT slot_name FROM pg_create_logical_replication_slot('{}', 'pgoutput')"
+    ground.one("base", slot.replace("{}", name))  # pyright: ignore[reportArgumentType]  # a server waits for itself
+    third.run(
+        "CREATE TABLE bookings (id bigint, booked_at timestamptz, guests int, price numeric, note text,"
+        " PRIMARY KEY (id, booked_at))",
+        f"CREATE SUBSCRIPTION {name} CONNECTION '{ground.databases.base_url}' PUBLICATION shop"
+        " WITH (create_slot = false, copy_data = false)",
+    )
+    try:
+        ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (5001, '2024-05-05'), (5002, '2024-05-05')")
+        wait_for(lambda: third.has(5001), "what the stream brings")
+        found = patient.examine()
+        assert found.blocking == ["follower_in_base"]
+        said = found.one("follower_in_base")
+        assert (said.acceptable, said.subject, name in said.evidence) == (True, "shop", True)
+        assert "under its leaf's name" not in said.evidence
+        assert found.severity("follower") is Severity.WARNING
+        # What the finding says: a leaf that is copied anew brings its followers nothing.
+        ground.run("base", "DELETE FROM bookings WHERE id = 5001")
+        wait_for(lambda: not third.has(5001), "what somebody deletes on the base")
+        ground.copy(5)
+        ground.run("legacy", "UPDATE bookings SET guests = 9 WHERE id = 5002")
+        wait_for(lambda: third.run("SELECT guests FROM bookings WHERE id = 5002") == [(9,)], "what comes later")
+        ground.assert_same()
+        assert not third.has(5001)
+        patient.base("ALTER PUBLICATION shop SET (publish_via_partition_root = false)")
+        assert "under its leaf's name" in patient.examine().one("follower_in_base").evidence
+    finally:
+        third.run(f"DROP SUBSCRIPTION {name}")
+        servers.drop_database("base", name)
+
+
 def test_a_publication_of_everything_on_the_base_blocks_too_and_no_step_fails_by_it(patient: Patient) -> None:
     patient.with_bookings().base("CREATE PUBLICATION everything FOR ALL TABLES")
     assert patient.examine().blocking == ["foreign_publication_in_base"]

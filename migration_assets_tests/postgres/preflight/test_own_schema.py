@@ -88,7 +88,7 @@ def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_
         assert found.blocking == ["own_schema"]
         said = found.one("own_schema", "legacy")
         assert f"role {role} owns" in said.evidence
-        assert (said.acceptable, said.subject) == (True, role)
+        assert (said.acceptable, said.subject) == (True, f"{role} in the legacy")
         do(patient, "legacy", said.remedy.removeprefix("in the legacy: "))
         assert patient.examine().blocking == []
     finally:

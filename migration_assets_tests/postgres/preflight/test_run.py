@@ -35,8 +35,9 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
     assert findings.blocking == []
     assert sorted((str(f.area), f.code) for f in findings.all) == [
         *(("base", code) for code in (
-            "apply_worker_settings", "apply_workers", "base_rights", "base_table", "base_writable", "collation",
-            "collations", "connections", "ddl_rehearsal", "encoding", "fingerprint_probe",
+            "alterations_right", "apply_worker_settings", "apply_workers", "base_rights", "base_table",
+            "base_writable", "collation",
+            "collations", "connections", "ddl_rehearsal", "encoding", "fingerprint_probe", "follower_in_base",
             "foreign_publication_in_base", "other_writers_in_base", "own_schema", "reachable", "replication_origins",
             "standbys", "subscription_right", "time_zone", "type_meaning", "types", "updates_refused", "version",
             "version_order",
@@ -44,10 +45,10 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
         *(("data", code) for code in (
             "beyond_last_partition", "control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
         *(("legacy", code) for code in (
-            "connections", "create_right", "foreign_publication", "in_recovery", "other_writers", "own_schema",
-            "reachable", "read_right", "replication_right", "replication_slots", "row_hash", "row_security",
-            "slot_wal_limit", "standbys", "table_ownership", "updates_refused", "version", "wal_level", "wal_senders",
-            "walsender_settings")),
+            "connections", "create_right", "follower", "foreign_publication", "in_recovery", "other_writers",
+            "own_schema", "reachable", "read_right", "replication_right", "replication_slots", "row_hash",
+            "row_security", "slot_wal_limit", "standbys", "table_ownership", "updates_refused", "version", "wal_level",
+            "wal_senders", "walsender_settings")),
         *(("table", code) for code in (
             "control_column", "copy_format", "generated_columns", "identity_columns", "invalid_indexes", "not_carried",
             "primary_key", "replica_identity", "table", "unique_indexes")),

@@ -1,0 +1,75 @@
+"""Rows that we put in, or take out, in the middle of a table: as what a stream brings, they set nothing else going.
+
+An apply worker fires no ordinary trigger: no CASCADE or SET NULL of a key that points at the table, no trigger of an
+application. A true-up or repair does what the stream should have done. Were it heard, the repair of one changed row,
+which is a delete and an insert, would delete the rows of other tables that point at it.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from migration_assets.domain.errors import TriggersFireError
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier
+from migration_assets.postgres.fence_functions import let_through
+from migration_assets.postgres.sessions import Connected, Side, require_row
+
+# Triggers that are ENABLE ALWAYS fire for a stream as well, and keys from the table only check. A clone counts by
+# itself where somebody enabled it alone.
+_FIRING = """
+WITH tables AS (SELECT to_regclass(t)::oid AS oid FROM unnest(%(tables)s::text[]) t)
+SELECT format('trigger %%I of %%s', g.tgname, g.tgrelid::regclass)
+FROM pg_trigger g JOIN tables t ON t.oid = g.tgrelid JOIN pg_proc f ON f.oid = g.tgfoid
+WHERE NOT g.tgisinternal AND g.tgenabled = 'O' AND g.tgtype & 12 <> 0
+  AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')
+  AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled = 'O'
+                  AND p.tgrelid IN (SELECT oid FROM tables))
+UNION ALL
+SELECT format('foreign key %%I of %%s', k.conname, k.conrelid::regclass)
+FROM pg_constraint k JOIN tables t ON t.oid = k.confrelid
+WHERE %(deleting)s AND k.contype = 'f' AND k.conparentid = 0
+ORDER BY 1
+"""
+
+
+@contextmanager
+def own_writes(
+    connection: Connected, tables: Sequence[QualifiedName], *, side: Side, deleting: bool = True
+) -> Generator[None]:
+    """What the body writes passes a hold, and fires no trigger that a stream's worker would not fire.
+
+    Args:
+        connection: In a transaction.
+        tables: The one that statements name, and the leaf that its rows are in.
+        side: Whose these are.
+        deleting: Whether rows are deleted, also such as are put in again: then keys that point at them fire.
+
+    Raises:
+        TriggersFireError: Our role may not keep triggers from firing, and there are some; names them.
+    """
+    let_through(connection)
+    row = connection.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')").fetchone()
+    if not require_row(row, "a privilege")[0]:
+        _require_none(connection, tables, side, deleting=deleting)
+        yield
+        return
+    connection.execute("SELECT set_config('session_replication_role', 'replica', true)")
+    yield
+    # Where the body failed, the end of the transaction does it.
+    connection.execute("SELECT set_config('session_replication_role', 'origin', true)")
+
+
+def _require_none(connection: Connected, tables: Sequence[QualifiedName], side: Side, *, deleting: bool) -> None:
+    found = connection.execute(_FIRING, {"tables": [str(table) for table in tables], "deleting": deleting}).fetchall()
+    if not found:
+        return
+    row = connection.execute("SELECT current_user::text").fetchone()
+    role = quote_identifier(str(require_row(row, "the role")[0]))
+    listed = ", ".join(str(one) for (one,) in found)
+    raise TriggersFireError(
+        f"rows would be put in, or taken out, and that would set off what no stream does on the {side}: {listed}."
+        f" Role {role} may not keep them from firing",
+        where=str(tables[0]),
+        state_left="no row was changed",
+        next_step=f"on the {side}, as a superuser: GRANT SET ON PARAMETER session_replication_role TO {role}; then run"
+        " this again",
+    )

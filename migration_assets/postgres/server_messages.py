@@ -1,0 +1,105 @@
+"""What may be told of an error: what happened, never a row, a statement or a secret.
+
+PostgreSQL's messages quote values at their end, and so do the lines below them: DETAIL has whole rows, CONTEXT a line
+of a COPY. Errors are kept in the ledger and in Dagster's event log, and go out as alerts and to terminals.
+"""
+
+import re
+
+import psycopg
+
+from migration_assets.domain.errors import MigrationError
+
+LONGEST = 1000
+"""Characters of a text that is told; nobody can make an alert of a megabyte."""
+
+# What moves a terminal's cursor, ends a line or reverses a text's direction.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
+_NAME = r'"[^"]{1,200}"'
+_TARGET = rf"logical replication target relation {_NAME}"
+# What may be shown; a message that begins otherwise is not. Each pattern ends before a value can begin.
+_MESSAGES = (
+    rf"conflict detected on relation {_NAME}: conflict=\w+",
+    rf"duplicate key value violates unique constraint {_NAME}",
+    rf"new row for relation {_NAME} violates check constraint {_NAME}",
+    rf"null value in column {_NAME} of relation {_NAME} violates not-null constraint",
+    r"domain [\w.]+ does not allow null values",
+    rf"value for domain [\w.]+ violates check constraint {_NAME}",
+    rf"insert or update on table {_NAME} violates foreign key constraint {_NAME}",
+    rf"no partition of relation {_NAME} found for row",
+    rf"{_TARGET} does not exist",
+    rf"{_TARGET} is missing replicated columns?: {_NAME}(, {_NAME})*",
+    rf"{_TARGET} has incompatible generated columns?: {_NAME}(, {_NAME})*",
+    rf"publisher did not send replica identity column expected by the {_TARGET}",
+    r"invalid input value for enum [\w.]+",
+    r"invalid input syntax for type [\w ]+",
+    r"malformed (record|array|range|multirange) literal",
+    r"value too long for type [\w ]+\(\d+\)",
+    r"numeric field overflow",
+    r"(smallint|integer|bigint) out of range",
+    r"incorrect binary data format( in logical replication column \d+)?",
+    r"permission denied for (table|schema|sequence|function|type|language) [\w.]+",
+    rf"(relation|schema|type|function|column|role|collation) {_NAME} does not exist",
+    r"could not (connect to the publisher|start WAL streaming|receive data from WAL stream)",
+    rf"(replication slot|publication) {_NAME} does not exist",
+)
+_SHOWN = re.compile("|".join(_MESSAGES))
+# Data exceptions, broken constraints, and whatever a function raised: their texts are made of values.
+_TOLD_WITH_VALUES = ("22", "23", "P0")
+
+
+def shown_message(message: str) -> str | None:
+    """The part of a server's message that can hold no value; None where it is not known that there is one."""
+    found = _SHOWN.match(message)
+    return found.group() if found else None
+
+
+def clean(text: str) -> str:
+    """On one line and no longer than `LONGEST`, without what a terminal or a chat would act upon."""
+    plain = " ".join(_UNPRINTABLE.sub(" ", text).split())
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+
+
+def told(error: BaseException) -> str:
+    """One line of what an error says, for people, logs, the ledger and alerts; never empty.
+
+    Args:
+        error: Any. Of a server's error the first line, as far as it holds no values. Of a lost or refused connection
+            the same: it names host, port and database, and no password. Of an error of ours its first line, which says
+            what happened and where.
+    """
+    text = _without_values(error) if isinstance(error, psycopg.Error) else str(error)
+    return clean((text.strip().splitlines() or [""])[0]) or type(error).__name__
+
+
+def named(error: BaseException) -> str:
+    """The kind of an error and what it says, to be kept: an error of ours whole, of any other what may be told."""
+    return f"{type(error).__name__}: {error if isinstance(error, MigrationError) else told(error)}"
+
+
+def conceal(error: psycopg.Error) -> None:
+    """Let the error's own text be what may be told, for whoever shows it or the error that it is the cause of.
+
+    What it is made of (`diag`) stays: it is for whoever looks for it on purpose.
+    """
+    if error.diag.message_primary is None:
+        return  # libpq's own: of connections
+    more = () if _holds_values(error) else (error.diag.message_detail, error.diag.message_hint)
+    error.args = ("\n".join([_without_values(error), *(line for line in more if line)]),)
+
+
+def _holds_values(error: psycopg.Error) -> bool:
+    return (error.sqlstate or "").startswith(_TOLD_WITH_VALUES)
+
+
+def _without_values(error: psycopg.Error) -> str:
+    said = error.diag.message_primary
+    if said is None:
+        return str(error)
+    if not _holds_values(error):
+        return said
+    diag = error.diag
+    names = (("constraint", diag.constraint_name), ("column", diag.column_name), ("table", diag.table_name))
+    where = ", ".join(f"{what} {name}" for what, name in names if name)
+    shown = shown_message(said) or type(error).__name__
+    return f"{shown}{f' ({where})' if where else ''}; the server's log has the rest"
