@@ -75,8 +75,8 @@ def _nodes(value: object) -> Iterator[_Node]:
 
 def _named_queries(nodes: list[_Node]) -> Iterator[str]:
     for node in nodes:
-        for entry in (node.get("cte_map") or {}).get("map") or []:
-            yield str(entry["key"])
+        named = cast("dict[str, list[_Node]]", node.get("cte_map") or {})
+        yield from (str(entry["key"]) for entry in named.get("map", []))
 
 
 def _require_harmless(node: _Node, own: set[str], schema: str, table: str) -> None:

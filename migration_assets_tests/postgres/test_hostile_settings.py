@@ -37,6 +37,7 @@ HOSTILE = {
     "client_encoding": "SQL_ASCII",
     "DateStyle": "German, DMY",
     "search_path": "nowhere",
+    "jit": "on",
 }
 # These reach the server's own apply worker, whom preflight speaks of.
 _OF_THE_WORKER = ("lock_timeout", "default_transaction_isolation", "array_nulls")
@@ -62,6 +63,7 @@ _PINNED: dict[str, tuple[str, str | None]] = {
     "default_transaction_deferrable": ("on", "off"),
     "gin_fuzzy_search_limit": ("1", "0"),
     "exit_on_error": ("on", "off"),
+    "jit": ("on", "off"),
     "client_encoding": ("SQL_ASCII", "UTF8"),
     "idle_session_timeout": ("20s", "0"),
     "transaction_timeout": ("21s", "0"),
