@@ -16,9 +16,11 @@ from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
+from migration_assets.steps.ledger import prepare_ledger
 from migration_assets.steps.readiness import examine_cutover
 
 __all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "broken_keys", "cut_over",
@@ -62,7 +64,7 @@ def cut_over(
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or another cutover is under way.
     """
-    _ensure_ledger(migration)
+    prepare_ledger(migration, "cutover:gate")
 
     def run(plan: CutoverPlan) -> CutoverRecord:
         done = _settle_and_gate(migration, plan, rehearse=rehearse) if approved_by.strip() else None
@@ -75,7 +77,7 @@ def roll_back(
     migration: Migration, approved_by: str, *, run_id: str | None = None, on_state: OnState | None = None
 ) -> CutoverRecord:
     """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out."""
-    _ensure_ledger(migration)
+    prepare_ledger(migration, "cutover:gate")
 
     def run(plan: CutoverPlan) -> CutoverRecord:
         return machine.roll_back(plan, approved_by=approved_by)
@@ -106,13 +108,13 @@ def _run(
 ) -> CutoverRecord:
     with interruptible() as interrupts:
 
-        def told(now: CutoverKind, state: CutoverState) -> None:
+        def tell(now: CutoverKind, state: CutoverState) -> None:
             # What a dead one left is settled, and the way back after a failed hook is gone, without a break.
             interrupts.allowed = now is kind and state in BEFORE_OPEN
             if on_state is not None:
                 on_state(now, state)
 
-        plan = replace(cutover_plan(migration, run_id), on_state=told)
+        plan = replace(cutover_plan(migration, run_id), on_state=tell)
         try:
             return run(plan)
         except KeyboardInterrupt as stop:  # where the machine itself could not answer it
@@ -152,7 +154,8 @@ def reverse_health(migration: Migration) -> ReverseHealth | None:
     Raises:
         psycopg.OperationalError: A server cannot be reached.
     """
-    _ensure_ledger(migration)
+    with migration.databases.session("base", "cutover:look") as base:
+        ensure_ledger(base)
     return look_at_reverse(cutover_plan(migration))
 
 
@@ -205,18 +208,13 @@ def hold_again(migration: Migration) -> str:
 
 def side_in_charge(migration: Migration) -> SideName:
     """Where writes belong now."""
-    _ensure_ledger(migration)
     with migration.databases.session("base", "cutover:look") as base:
+        ensure_ledger(base)
         return in_charge(base, migration.spec.relation)
 
 
 def cutovers(migration: Migration) -> list[CutoverRecord]:
     """Every cutover, rehearsal and rollback so far, oldest first."""
-    _ensure_ledger(migration)
     with migration.databases.session("base", "cutover:look") as base:
-        return read_cutovers(base, migration.spec.relation)
-
-
-def _ensure_ledger(migration: Migration) -> None:
-    with migration.databases.session("base", "cutover:gate") as base:
         ensure_ledger(base)
+        return read_cutovers(base, migration.spec.relation)
