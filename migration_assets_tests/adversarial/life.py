@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -84,7 +84,7 @@ class Life:
     @contextmanager
     def left_alone(self) -> Generator[None]:
         """Enemies have ended what they had begun, and do nothing else; applications go on."""
-        with self.enemies.busy if self.enemies else nullcontext():
+        with self.undisturbed():
             with self.rest():
                 pass
             yield
@@ -147,10 +147,20 @@ class Life:
         if secret:
             self.world.fault(f"{name}: its error holds {secret}")
 
+    def undisturbed(self) -> AbstractContextManager[object]:
+        """No enemy does anything meanwhile, such as to restart a server."""
+        return self.enemies.busy if self.enemies else nullcontext()
+
     def ask_who_is_in_charge(self) -> None:
-        """Applications turn to that side. No enemy restarts a server meanwhile."""
-        with self.enemies.busy if self.enemies else nullcontext():
+        """Applications turn to that side."""
+        with self.undisturbed():
             self.world.side = side_in_charge(self.migration)
+
+    def is_live(self) -> bool:
+        """Whether the stream is not at rest by any step's or person's will, as the ledger has it."""
+        with self.undisturbed():
+            found = ask(self.world.base_url, "SELECT status FROM migration.streams WHERE relation = %s", self.relation)
+        return found == [("live",)]
 
     def unsettled(self) -> bool:
         """Whether a cutover or rollback was begun and has not ended."""
@@ -346,7 +356,8 @@ class Life:
         self.mob.following, before = False, self.mob.following
         joined = self.step(name, lambda: start_stream(self.migration, QUARTER, rebuild=rebuild))
         if joined is None:
-            self.mob.following = before
+            # One that stopped half way has cleared the stream away: the next start brings everything.
+            self.mob.following = before and self.is_live()
             return False
         self.mob.following = True
         with self.rest():

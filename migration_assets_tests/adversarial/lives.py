@@ -132,6 +132,7 @@ def following(life: Life, steps: int) -> None:
         for _ in range(steps):
             life.random.choices(list(choices), list(choices.values()))[0]()
     life.restless = False
+    started(life)
     mend_and_prove(life)
 
 

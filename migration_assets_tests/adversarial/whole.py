@@ -29,6 +29,8 @@ def started(life: Life) -> None:
 
 def mend_and_prove(life: Life) -> None:
     """Without enemies everything can be made whole, proven, and signed."""
+    with life.rest():
+        pass  # a column that an enemy could give to one side alone is gone
     for week in sorted(life.mob.damaged):
         life.repair(week, dry=False)
     life.validate_some()

@@ -127,6 +127,29 @@ def test_a_server_killed_at_a_state_costs_no_row_and_no_writes(
     print(f"seed {_SEED + number}: {crash(mortal, pair, case)}")
 
 
+def test_a_legacy_killed_when_it_is_open_again_is_sent_nothing_of_its_own(
+    mortal: CutoverGround, pair: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An advance of a slot is not on disk yet: after the crash it would send again what came from the base."""
+    stage(mortal, "rollback")
+    waits = stages.STAGES[CutoverState.WAITING]
+
+    def booked_meanwhile(work: Work) -> None:
+        for _ in range(3):
+            mortal.insert("base")
+        waits(work)
+
+    def dies(*_: object) -> None:
+        pair.kill("legacy")
+        pair.start()
+
+    monkeypatch.setitem(stages.STAGES, CutoverState.WAITING, booked_meanwhile)  # pyright: ignore[reportArgumentType]
+    assert attempt(mortal, "rollback", dies) == "succeeded"
+    assert mortal.charge() == "legacy"
+    mortal.insert("legacy")
+    mortal.assert_same()
+
+
 def main() -> None:
     """One line a case."""
     failed = 0

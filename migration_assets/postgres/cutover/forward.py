@@ -33,9 +33,11 @@ from migration_assets.postgres.change_stream.subscription import (
     drop_subscription,
     legacy_conninfo,
 )
-from migration_assets.postgres.cutover.records import bar_stream, durably
+from migration_assets.postgres.cutover.records import bar_stream, durably, note_forward_start, read_forward_start
 from migration_assets.postgres.cutover.work import Work, stream_to_ourselves
+from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.server_identity import count_markers_anew
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import require_row
@@ -87,7 +89,8 @@ def has_forward_slot(work: Work) -> bool:
 def begin_here(work: Work) -> None:
     """The slot begins at this very moment: nobody writes on either side, and both were found equal.
 
-    What it has seen until now came from the base; none of it may go back there.
+    What it has seen until now came from the base; none of it may go back there. An advance is on disk only at the
+    legacy's next checkpoint: where it went is noted, so that a crash which takes it back is seen.
     """
     if not has_forward_slot(work):
         return
@@ -95,7 +98,20 @@ def begin_here(work: Work) -> None:
         # The apply worker's commits need not be on disk yet; once a later one is, they are.
         work.legacy.execute("SET LOCAL synchronous_commit = local")
         work.legacy.execute("SELECT pg_current_xact_id()")
-    work.legacy.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [work.forward.slot])
+    row = work.legacy.execute(
+        "SELECT end_lsn::text FROM pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [work.forward.slot]
+    ).fetchone()
+    note_forward_start(work.base, work.id, require_row(row, "the slot")[0])
+
+
+def _would_send_again(work: Work) -> bool:
+    """Whether the slot stands before the place where both sides were equal: the legacy crashed since it was moved."""
+    start = read_forward_start(work.base, work.id)
+    row = work.legacy.execute(
+        "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
+        [start, work.forward.slot],
+    ).fetchone()
+    return start is None or not (row and row[0])
 
 
 def follow_again(work: Work) -> bool:
@@ -103,8 +119,8 @@ def follow_again(work: Work) -> bool:
     base, plan = work.base, work.plan
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.LIVE and apply_worker(base, stream.subscription):
-        return True  # whoever died after this did it
-    if not has_forward_slot(work):
+        return not _would_send_again(work)  # whoever died after this did it
+    if not has_forward_slot(work) or _would_send_again(work):
         return False
     with stream_to_ourselves(base, plan):
         joining = {record.lock_key for record in in_root(base, plan.stream) if not record.under_cdc}
@@ -140,4 +156,7 @@ def follow_again(work: Work) -> bool:
                 binary=description.binary_copy,
                 failover=has_failover_slots(work.legacy),
             )
-    return True
+    # What the base has applied moves the start for good. Until then a crash of the legacy would bring back the old one.
+    marker = send_heartbeat(work.legacy, plan.relation)
+    wait_until(lambda: has_arrived(base, plan.relation, marker), seconds=plan.lag_seconds)
+    return not _would_send_again(work)

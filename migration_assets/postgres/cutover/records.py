@@ -162,6 +162,25 @@ def note_held(base: Connected, cutover: int) -> None:
     base.execute("UPDATE migration.cutovers SET held_at = clock_timestamp() WHERE id = %s", [cutover])
 
 
+def note_forward_start(base: Connected, cutover: int, lsn: str) -> None:
+    """From where on the legacy's stream is to go on after the rollback, whose state is `reversed`.
+
+    It need not be on disk: what is lost with it costs a rebuild of the stream, and no writer waits for it.
+    """
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = off")
+        base.execute(
+            "UPDATE migration.cutovers SET timeline = jsonb_set(timeline, '{reversed,forward_lsn}', to_jsonb(%s::text))"
+            " WHERE id = %s",
+            [lsn, cutover],
+        )
+
+
+def read_forward_start(base: Connected, cutover: int) -> str | None:
+    """What was noted; None where nothing was, or it was lost."""
+    return read_cutover(base, cutover).timeline.get(CutoverState.REVERSED, {}).get("forward_lsn")
+
+
 def note_compared(base: Connected, cutover: int, weeks: int, rows: int) -> None:
     """What was compared while writes were held."""
     base.execute(
