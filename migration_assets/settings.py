@@ -119,6 +119,9 @@ class MigrationSettings(BaseSettings):
     )
     archive_file_mb: int = Field(default=512, ge=1, description="size of one Parquet file, about, MB")
     archive_row_group_rows: int = Field(default=100_000, ge=1_000, description="rows of one row group, at most")
+    query_url: SecretStr | None = Field(
+        default=None, description="the base as questions reach it, by a role that may only read; unset: as everything"
+    )
     query_memory_mb: int = Field(default=2048, ge=128, description="memory of one query over hot and cold rows, MB")
     retention_quarters: int = Field(
         default=8, ge=1, description="quarters that stay in the base, today's included; older ones are archived"
@@ -163,7 +166,7 @@ class MigrationSettings(BaseSettings):
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
 
-    @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base", "base_url_for_legacy")
+    @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base", "base_url_for_legacy", "query_url")
     @classmethod
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:

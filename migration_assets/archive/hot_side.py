@@ -49,7 +49,10 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
     if hot.password is not None:
         duck.execute(f"CREATE SECRET {_ATTACHED} (TYPE postgres, PASSWORD {literal(hot.password)})")
         secret = f", SECRET {_ATTACHED}"
-    conninfo = " ".join(f"{name}={_conninfo_value(value)}" for name, value in hot.connection.items())
+    # READ_ONLY is DuckDB's own promise; this one is the server's, and holds for every transaction.
+    options = f"{hot.connection.get('options', '')} -c default_transaction_read_only=on".strip()
+    parameters = {**hot.connection, "options": options}
+    conninfo = " ".join(f"{name}={_conninfo_value(value)}" for name, value in parameters.items())
     try:
         duck.execute(f"ATTACH {literal(conninfo)} AS {_ATTACHED} (TYPE postgres, READ_ONLY{secret})")
     except duckdb.Error as error:

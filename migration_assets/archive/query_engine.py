@@ -11,6 +11,7 @@ import duckdb
 from migration_assets.archive.cold_views import cold_relation
 from migration_assets.archive.hot_side import HotSide, hot_relation
 from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.questions import require_question
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import StoredColumn
@@ -32,14 +33,16 @@ class Engine:
     """The session; made by `query_engine`."""
 
     duck: duckdb.DuckDBPyConnection
+    schema: str
+    table: str
 
     def answer(self, statement: str, limit: int | None = None) -> Answer:
         """The rows of one SELECT, at most `limit`.
 
         Raises:
-            ArchiveError: It is no single SELECT, or DuckDB cannot answer it; says where and why.
+            ArchiveError: It is no question (`questions`), or DuckDB cannot answer it; says where and why.
         """
-        cursor = self._run(_one_select(statement))
+        cursor = self._run(self._question(statement))
         columns = tuple(column[0] for column in cursor.description or ())
         rows: list[tuple[Any, ...]] = cursor.fetchall() if limit is None else cursor.fetchmany(limit + 1)
         truncated = limit is not None and len(rows) > limit
@@ -47,14 +50,14 @@ class Engine:
 
     def explain(self, statement: str) -> Answer:
         """Run it, and tell what was read where: files, rows, and the queries that went to the base."""
-        cursor = self._run(f"EXPLAIN ANALYZE {_one_select(statement)}")
+        cursor = self._run(f"EXPLAIN ANALYZE {self._question(statement)}")
         return Answer(("plan",), [(row[1],) for row in cursor.fetchall()])
 
     def export(self, statement: str, path: Path, *, like: Path) -> int:
         """The whole result as one file, in the format of the ending of `like`; how many rows.
 
         Raises:
-            ArchiveError: No such format, no single SELECT, or it cannot be written.
+            ArchiveError: No such format, no question, or it cannot be written.
         """
         options = _FORMATS.get(like.suffix.lower())
         if options is None:
@@ -64,8 +67,11 @@ class Engine:
                 next_step="end the file's name with one of these",
             )
         target = str(path).replace("'", "''")
-        row = self._run(f"COPY (\n{_one_select(statement)}\n) TO '{target}' ({options})").fetchone()
+        row = self._run(f"COPY (\n{self._question(statement)}\n) TO '{target}' ({options})").fetchone()
         return int(row[0]) if row else 0
+
+    def _question(self, statement: str) -> str:
+        return require_question(self.duck, statement, self.schema, self.table)
 
     def _run(self, statement: str) -> duckdb.DuckDBPyConnection:
         try:
@@ -113,27 +119,6 @@ def query_engine(
         duck.execute(f'CREATE VIEW "{home}"."{name}" AS {union}')
         if home != "main":
             duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
-        duck.execute("SET lock_configuration = true")
-        yield Engine(duck)
-
-
-def _one_select(statement: str) -> str:
-    """The statement without its semicolon.
-
-    Raises:
-        ArchiveError: It is not exactly one SELECT: nothing else is ever run for a question.
-    """
-    try:
-        found = duckdb.extract_statements(statement)
-    except duckdb.Error as error:
-        raise ArchiveError(
-            str(error).strip(), where="query", state_left="nothing was touched", next_step="correct the statement"
-        ) from None
-    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
-        raise ArchiveError(
-            "a question is one SELECT",
-            where="query",
-            state_left="nothing was touched",
-            next_step="write it like: SELECT fiscal_quarter, count(*) FROM amenity_bookings GROUP BY ALL",
-        )
-    return found[0].query.strip().rstrip(";")
+        # A name that is no table is no variable of this program either.
+        duck.execute("SET python_enable_replacements = false; SET lock_configuration = true")
+        yield Engine(duck, schema, table)

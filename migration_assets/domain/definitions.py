@@ -48,8 +48,11 @@ class Definitions:
     alterations: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As the ledger keeps it."""
-        return asdict(self)
+        """As the ledger keeps it, and signatures: as before where the stream counts for nothing."""
+        kept = asdict(self)
+        if self.alterations is None:
+            del kept["alterations"]
+        return kept
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any] | None) -> Self | None:

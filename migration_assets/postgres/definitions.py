@@ -1,6 +1,6 @@
 """Reads how tables are defined and in which files they are, inside the locks of whoever proves something of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import TableSpecError
@@ -62,6 +62,10 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
             WHERE r.ev_class = t.oid)), 'UTF8')), 'hex')
 FROM tables t
 """
+
+
+Files = Mapping[int, tuple[int | None, int | None]]
+"""By a table's oid: the files of its rows and of their long values."""
 
 
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
@@ -134,7 +138,7 @@ def altered_since(
     return {week: why for week, why in found.items() if why}
 
 
-def files(connection: Connected, table: QualifiedName) -> dict[int, tuple[int | None, int | None]]:
+def files(connection: Connected, table: QualifiedName) -> Files:
     """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
     rows = connection.execute(
         "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"

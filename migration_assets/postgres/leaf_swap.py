@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.slice_state import SliceState
@@ -42,7 +42,8 @@ def swap_leaf(
         patience_seconds: Of all tries.
 
     Raises:
-        PartitionError: The old leaf holds rows that no copy put there, or is not where it should be.
+        PartitionError: The old leaf holds rows that no copy put there, or is not where it should be; or others depend
+            on it.
         psycopg.errors.LockNotAvailable: Patience ended.
     """
     leaf = parent_of.sibling(record.leaf)
@@ -61,7 +62,7 @@ def swap_leaf(
             # Parent before child, as every reader locks them: no deadlock.
             base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(parent)))
             _require_ours(base, record, leaf)
-            base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf)))
+            _drop(base, record, leaf)
             place_leaf(base, staging, leaf, parent=parent, bounds=bounds, indexes=indexes)
 
     retry_locked(swap, patience_seconds=patience_seconds)
@@ -95,6 +96,22 @@ def place_leaf(
     # It spared ATTACH the scan; from now on the partition's own bounds say the same.
     base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(table_name(leaf)))
     _require_adopted_indexes(base, leaf, indexes)
+
+
+def _drop(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:
+    try:
+        base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf)))
+    except errors.DependentObjectsStillExist as error:
+        others = "; ".join((error.diag.message_detail or "").splitlines())
+        mend = f"`migration-assets repair {record.week.quarter.key} {record.week.name} --apply`"
+        raise PartitionError(
+            f"it cannot be replaced as long as others depend on it: {others}",
+            where=str(leaf),
+            state_left="the copy was rolled back; the base is as before",
+            next_step=(f"{mend} makes its rows right where they are; or take away" if record.under_cdc else "take away")
+            + " what depends on it (a key that points at the table is a key of each partition), run the slice again,"
+            " and make it anew. Never DROP … CASCADE, which takes the key from the whole table",
+        ) from None
 
 
 def _require_ours(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:

@@ -515,10 +515,13 @@ CREATE TABLE migration.acceptances (
     accepted_by     text NOT NULL,
     reason          text NOT NULL,
     accepted_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    digest          text NOT NULL,
     PRIMARY KEY (relation, code, subject)
 );
 COMMENT ON TABLE migration.acceptances IS
     'Findings that block until a named person accepts them, each by its code and the name of the thing that it is about';
+COMMENT ON COLUMN migration.acceptances.digest IS
+    'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';
 
 CREATE TABLE migration.orphans (
     cutover         bigint NOT NULL REFERENCES migration.cutovers (id),
@@ -605,11 +608,6 @@ COMMENT ON TABLE migration.accounted IS
     'The gate of a cutover was passed: every row of the legacy was in a week. Since then the watch tells of what is not';
 COMMENT ON COLUMN migration.accounted.file IS 'the legacy''s table as it was: pg_relation_filenode; NULL: no plain heap';
 COMMENT ON COLUMN migration.accounted.horizon IS 'the oldest transaction that ran on the legacy then';
-
--- Of rows that an unreleased program wrote nothing is known: they cover nothing.
-ALTER TABLE migration.acceptances ADD COLUMN digest text NOT NULL DEFAULT '';
-COMMENT ON COLUMN migration.acceptances.digest IS
-    'SHA-256 of what the thing was made of when it was accepted: another thing of its name is not accepted';
 
 CREATE TABLE migration.stream_parts (
     relation        text PRIMARY KEY,

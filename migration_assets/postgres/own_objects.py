@@ -8,13 +8,14 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import raw_sql
 
 TAG: LiteralString = "migration_assets: "
+QUARANTINE: LiteralString = "migration_quarantine"
 # How the tables that travel look on the legacy: made so, and told so to whoever subscribes to all of its tables.
 MARKERS: LiteralString = (
     "migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
@@ -44,12 +45,14 @@ _FUNCTIONS = frozenset({
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
 # A superuser is every role's member by effect: for one only real memberships count.
-_PLACES: LiteralString = """
+_TRUSTED: LiteralString = """
 WITH trusted AS (
     SELECT r.oid FROM pg_roles r, pg_roles me WHERE me.rolname = current_user
     AND (r.oid = me.oid OR r.rolsuper OR NOT me.rolsuper AND pg_has_role(r.oid, 'USAGE')
          OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = me.oid AND m.roleid = r.oid))
 )
+"""
+_PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
             WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'index' END,
        c.relname::text, pg_get_userbyid(c.relowner)::text,
@@ -68,6 +71,15 @@ SELECT 'function', format('%s(%s)', p.proname, pg_get_function_identity_argument
        coalesce(obj_description(p.oid, 'pg_proc'), ''), p.prosrc, NULL
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration')
 ORDER BY 1, 2
+"""
+# The owner of a schema may drop whatever lies in it. Our role may use what it may create something beside.
+_QUARANTINE: LiteralString = """
+SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted),
+       CASE WHEN NOT has_schema_privilege(n.oid, 'CREATE') OR NOT has_schema_privilege(n.oid, 'USAGE')
+            THEN quote_ident(current_user) END,
+       ARRAY(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid
+             AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> ALL(%(ours)s::text[]) ORDER BY 1)
+FROM pg_namespace n WHERE n.nspname = %(schema)s
 """
 NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()"})
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
@@ -90,6 +102,11 @@ class OwnSchema:
     missing_right: str | None
 
 
+def _places(connection: Connected) -> list[tuple[Any, ...]]:
+    """Kind, name, owner, whether that owner is trusted, comment, text and columns of everything in the schema."""
+    return connection.execute(_TRUSTED + _PLACES).fetchall()
+
+
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
     to_come = ledger_names(after=ledger_version(connection)) if side == "base" else frozenset[str]()
@@ -97,7 +114,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     collisions: list[str] = []
     foreign: list[tuple[str, str]] = []
     others: list[str] = []
-    for kind, name, owner, trusted, comment, text, columns in connection.execute(_PLACES).fetchall():
+    for kind, name, owner, trusted, comment, text, columns in _places(connection):
         known = name in _TABLES or name in _FUNCTIONS
         if name in made or (known and _is_ours(name, comment, text, columns)):
             if not trusted and kind in _LISTED:
@@ -113,6 +130,39 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     return OwnSchema(tuple(collisions), tuple(foreign), tuple(others), row[0] if row else None)
 
 
+@dataclass(frozen=True)
+class QuarantineSchema:
+    """Where leaves of weeks lie that have left the root.
+
+    Attributes:
+        owner: Who may drop what lies there, where that is neither our role nor a superuser.
+        missing_right: Our role, where it may not put anything there.
+        strangers: Tables and views that no retirement of the ledger's has put there.
+    """
+
+    owner: str | None
+    missing_right: str | None
+    strangers: tuple[str, ...]
+
+
+def read_quarantine(base: Connected) -> QuarantineSchema:
+    """As it is now; one that is not there yet will be ours."""
+    ours: list[str] = []
+    if "retirements" in ledger_names() - ledger_names(after=ledger_version(base)):
+        ours = [
+            str(row[0])
+            for row in base.execute(
+                "SELECT s.leaf FROM migration.retirements r JOIN migration.slices s USING (relation, quarter, week)"
+                " WHERE r.step = 'quarantined'"
+            )
+        ]
+    row = base.execute(_TRUSTED + _QUARANTINE, {"ours": ours, "schema": QUARANTINE}).fetchone()
+    if row is None:
+        return QuarantineSchema(None, None, ())
+    owner, trusted, missing, strangers = row
+    return QuarantineSchema(None if trusted else owner, missing, tuple(strangers))
+
+
 def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     """Before something of these names is made, replaced or used.
 
@@ -121,7 +171,7 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     """
     found = [
         f"{kind} migration.{name} of {owner}"
-        for kind, name, owner, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        for kind, name, owner, _, comment, text, columns in _places(connection)
         if name in names and not _is_ours(name, comment, text, columns)
     ]
     if found:
@@ -148,7 +198,7 @@ def is_ours(connection: Connected, name: str) -> bool:
     """Whether schema `migration` has a table, sequence or function of that name, and this program made it."""
     return any(
         found == name and _is_ours(name, comment, text, columns)
-        for _, found, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        for _, found, _, _, comment, text, columns in _places(connection)
     )
 
 
@@ -157,7 +207,7 @@ def drop_own_objects(connection: Connected) -> None:
     kinds = {"table": "TABLE", "sequence": "SEQUENCE", "function": "FUNCTION"}
     ours = [
         (kind, name)
-        for kind, name, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        for kind, name, _, _, comment, text, columns in _places(connection)
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
     for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
@@ -169,7 +219,7 @@ def own_trigger_functions(connection: Connected) -> list[str]:
     """The functions of our triggers that are there, as `to_regprocedure` reads them."""
     return [
         f"migration.{name}"
-        for _, name, _, _, comment, text, columns in connection.execute(_PLACES).fetchall()
+        for _, name, _, _, comment, text, columns in _places(connection)
         if name in _FUNCTIONS and name.endswith("()") and _is_ours(name, comment, text, columns)
     ]
 

@@ -17,13 +17,13 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, RetirementError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.introspection import relation_oid
+from migration_assets.postgres.own_objects import QUARANTINE
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
-QUARANTINE_SCHEMA = "migration_quarantine"
 _DETACH_LOCK_CLASS = 71009
 _SHORTEST_TRY_MS = 100
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Leaf:
     @property
     def quarantined(self) -> QualifiedName:
         """Its name in quarantine."""
-        return QualifiedName(QUARANTINE_SCHEMA, self.table.name)
+        return QualifiedName(QUARANTINE, self.table.name)
 
 
 def place_of(base: Connected, leaf: Leaf) -> Place:
@@ -184,7 +184,7 @@ def make_quarantine(base: Connected) -> None:
     """The schema, where it is missing; in no transaction."""
     # IF NOT EXISTS does not see one that another week is making at this moment, and fails over its name (seen).
     with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema):
-        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE_SCHEMA)))
+        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE)))
 
 
 def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
@@ -193,7 +193,7 @@ def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
     Raises:
         RetirementError: Something of its name is there already.
     """
-    _move(base, leaf.table, QUARANTINE_SCHEMA)
+    _move(base, leaf.table, QUARANTINE)
 
 
 def take_from_quarantine(base: Connected, leaf: Leaf) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.findings import blocking, with_acceptances
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.leaf_names import quarter_table_name
@@ -11,6 +12,7 @@ from migration_assets.domain.sign_off_evidence import why_edited
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
 from migration_assets.postgres.cutover.brought import difference, rows_of_week, why_not_brought
@@ -18,6 +20,8 @@ from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_ch
 from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.own_objects import QUARANTINE, read_quarantine
+from migration_assets.postgres.preflight.own_schema import examine_quarantine
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.sessions import Connected
@@ -95,7 +99,7 @@ def obstacles(
         reread: Reads the archive's files again; raises ArchiveError where they are not what was proven.
         outside_retention: Whether the policy lets it go; a text says why not.
     """
-    found = [*_of_ledger(plan, base, record)]
+    found = [*_of_ledger(plan, base, record), *of_quarantine(base, record)]
     if outside_retention is not True:
         found.append(outside_retention or "it is not older than what stays in the base")
     archive = read_archive(base, plan.relation, record.week)
@@ -106,6 +110,17 @@ def obstacles(
     found += _of_archive(plan, base, record, archive)
     found += why_not_readable(archive, reread)
     return found
+
+
+def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:
+    """What keeps the leaf from lying in quarantine, or from lying there safely."""
+    for one in blocking(with_acceptances(examine_quarantine(base), read_acceptances(base, record.relation))):
+        yield f"{one.evidence}; {one.remedy}"
+    seen = read_quarantine(base)
+    if seen.missing_right is not None:
+        yield f"GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right}"
+    if record.leaf in seen.strangers:
+        yield f"{QUARANTINE}.{record.leaf} is there already, and is no week's: rename it, or move it away"
 
 
 def obstacles_to_drop(

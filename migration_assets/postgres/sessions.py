@@ -42,6 +42,9 @@ _PLAIN: Mapping[str, str] = {
     "default_transaction_deferrable": "off",
     "gin_fuzzy_search_limit": "0",
     "exit_on_error": "off",
+    # Most installations have it on: our statements on the catalogue are long, and each would be compiled for seconds
+    # (80 of the 83 s of a stream's start on a busy machine), also while writes are held.
+    "jit": "off",
 }
 _TRANSACTION_TIMEOUT_SINCE = 170_000
 # Only superusers may set it, even to what it is: so only where it is something else.

@@ -16,6 +16,7 @@ from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
@@ -106,13 +107,13 @@ def _run(
 ) -> CutoverRecord:
     with interruptible() as interrupts:
 
-        def told(now: CutoverKind, state: CutoverState) -> None:
+        def tell(now: CutoverKind, state: CutoverState) -> None:
             # What a dead one left is settled, and the way back after a failed hook is gone, without a break.
             interrupts.allowed = now is kind and state in BEFORE_OPEN
             if on_state is not None:
                 on_state(now, state)
 
-        plan = replace(cutover_plan(migration, run_id), on_state=told)
+        plan = replace(cutover_plan(migration, run_id), on_state=tell)
         try:
             return run(plan)
         except KeyboardInterrupt as stop:  # where the machine itself could not answer it

@@ -123,7 +123,7 @@ def _shelved(store: ArchiveStore, archive: ArchiveRecord, shelf: ManifestShelf) 
 def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[_Result, Sequence[WeekPlace]]:
     """Ask while no week moves: else its rows would be counted twice, or not at all."""
     for _ in range(_TRIES):
-        with _engine(migration) as (engine, before):
+        with engine_of(migration) as (engine, before):
             result = ask_it(engine)
         with _base(migration) as base:
             if week_places(base, migration.spec) == before:
@@ -137,7 +137,8 @@ def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[
 
 
 @contextmanager
-def _engine(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
+def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
+    """The session that answers questions, and where each week's rows are."""
     store, spec = archive_store(migration), migration.spec
     with _base(migration) as base:
         columns = _columns(base, migration)
@@ -145,7 +146,9 @@ def _engine(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
         places = week_places(base, spec)
         cold = {place.week for place in places if place.is_cold}
         manifests = [trusted(store, archive) for archive in read_archives(base, spec.relation) if archive.week in cold]
-    parts = {name: str(value) for name, value in conninfo_to_dict(migration.databases.base_url).items() if value}
+    weaker = migration.settings.query_url
+    url = migration.databases.base_url if weaker is None else weaker.get_secret_value()
+    parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     hot = HotSide(
         connection={name: value for name, value in parts.items() if name != "password"},
         password=parts.get("password"),

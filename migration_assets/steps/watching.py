@@ -97,8 +97,8 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
 def _idle(sample: StreamSample, remembered: Sequence[Alert], *, begun: bool) -> str | None:
     """Why there is nothing to watch, where that is so."""
     cutover = sample.cutover
-    told = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
-    if told or (cutover is not None and cutover.worth_watching):
+    known = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
+    if known or (cutover is not None and cutover.worth_watching):
         return None
     if sample.base_error is None:
         return "no change stream was begun yet" if sample.status is None else None
@@ -123,14 +123,14 @@ def _watch_with_ledger(
         store_sample(base, sample)
         save_alerts(base, relation, (*judged.open, *judged.cleared))
         prune_samples(base, relation, migration.settings.sample_days)
-        told = replace(_tell(migration, judged), stored=True)
+        watched = replace(_tell(migration, judged), stored=True)
         try:
-            save_alerts(base, relation, told.open)
+            save_alerts(base, relation, watched.open)
         except psycopg.OperationalError as error:
             log.warning("the base was lost while alerts were sent: %s", told(error))
-            told = replace(told, note="the base was lost while alerts were sent: they may be sent again")
+            watched = replace(watched, note="the base was lost while alerts were sent: they may be sent again")
         note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
-    return told
+    return watched
 
 
 def _judge(

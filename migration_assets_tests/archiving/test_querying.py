@@ -1,21 +1,26 @@
 """Questions over both sides: right, pruned, one SELECT only, and written to a file as a whole."""
 
 import re
+import secrets
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
 
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.querying import ask, export, refresh_catalogue
+from migration_assets.steps.querying import ask, engine_of, export, refresh_catalogue
 from migration_assets.steps.retiring import retire_week
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
 from migration_assets_tests.postgres.support import wait_for
 
+spam = [1]  # DuckDB takes a name that is no table for a variable of Python's
 COLD = (WEEKS[1], WEEKS[3])
 
 
@@ -104,6 +109,76 @@ def test_a_condition_prunes_files_and_partitions(split: Migration, condition: st
 def test_only_one_select_is_a_question(split: Migration, statement: str) -> None:
     with pytest.raises(ArchiveError, match="one SELECT"):
         ask(split, statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM postgres_execute('hot', 'commit; DELETE FROM public.amenity_bookings')",
+        "SELECT * FROM postgres_query('hot', 'SELECT 1')",
+        "SELECT id FROM amenity_bookings WHERE notes IN (SELECT content FROM read_text('/etc/passwd'))",
+        "SELECT (SELECT count(*) FROM read_csv('/etc/passwd')) FROM amenity_bookings",
+        "FROM '/etc/hosts.csv'",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM query('SELECT 1')",
+        "SELECT * FROM hot.migration.streams",
+        "SELECT * FROM duckdb_settings()",
+        "WITH duckdb_settings AS (SELECT 1) SELECT * FROM duckdb_settings",
+        'WITH "a.csv" AS (SELECT 1) SELECT * FROM "a.csv"',
+        "SELECT * FROM information_schema.tables",
+        "SELECT current_setting('secret_directory')",
+        "SELECT getenv('HOME')",
+        "SELECT json_serialize_plan('SELECT * FROM read_csv(''/etc/passwd'')')",
+        "SHOW ALL TABLES",
+        "PRAGMA database_list",
+        "SELECT * FROM spam",
+    ],
+)
+def test_a_question_reads_the_table_and_nothing_else(split: Migration, statement: str) -> None:
+    before = on(split.databases.base_url, "SELECT count(*) FROM amenity_bookings")
+    with pytest.raises(ArchiveError, match=r"a question (is|calls)"):
+        ask(split, statement)
+    assert on(split.databases.base_url, "SELECT count(*) FROM amenity_bookings") == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "WITH late AS (FROM amenity_bookings WHERE fiscal_week = 'W05') SELECT count(*) FROM late",
+        "SELECT tag, count(*) FROM (SELECT unnest(tags) AS tag FROM amenity_bookings) GROUP BY ALL",
+        "SELECT n FROM range(3) t(n)",
+        "DESCRIBE amenity_bookings",
+        "SUMMARIZE public.amenity_bookings",
+        "VALUES (1)",
+    ],
+)
+def test_whatever_asks_about_the_table_alone_is_answered(split: Migration, statement: str) -> None:
+    assert ask(split, statement).answer.columns
+
+
+def test_the_base_lets_a_question_s_session_write_nothing(split: Migration) -> None:
+    """Were a question to reach it past the parser: the server refuses."""
+    with engine_of(split) as (engine, _), pytest.raises(duckdb.Error, match="read-only transaction"):
+        engine.duck.execute("CALL postgres_execute('hot', 'COMMIT; DELETE FROM public.amenity_bookings')")
+
+
+def test_questions_may_have_a_role_of_their_own(split: Migration) -> None:
+    role, database = f"reader_{secrets.token_hex(4)}", conninfo_to_dict(split.databases.base_url)["dbname"]
+    ask(split, "SELECT 1")  # the view is made by whoever migrates
+    with psycopg.connect(split.databases.base_url, autocommit=True) as base:
+        [(view,)] = base.execute("SELECT viewname FROM pg_views WHERE schemaname = 'migration'").fetchall()
+        base.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'reads'".encode())
+        try:
+            url = make_conninfo(split.databases.base_url, user=role, password="reads", dbname=database)
+            weak = with_settings(split, query_url=SecretStr(url))
+            with pytest.raises(ArchiveError, match="permission denied"):
+                ask(weak, "SELECT count(*) FROM amenity_bookings")
+            base.execute(
+                f"GRANT USAGE ON SCHEMA migration TO {role}; GRANT SELECT ON migration.{view} TO {role}".encode()
+            )
+            assert ask(weak, "SELECT count(*) FROM amenity_bookings").answer.rows[0][0] > 0
+        finally:
+            base.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 def test_a_wrong_statement_says_where(split: Migration) -> None:

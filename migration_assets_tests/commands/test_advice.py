@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg import sql
 
 from migration_assets.cli import main
 from migration_assets_tests.clones import Clones
@@ -111,6 +113,10 @@ def complete(words: list[str]) -> str:
 State = Callable[[CutoverGround, Person], object]
 
 
+def _as_it_is(_ground: CutoverGround, _person: Person) -> None:
+    pass
+
+
 def _validated(_: CutoverGround, person: Person) -> None:
     assert person.type(f"validate {QUARTER} --reconcile")[0] == 0
 
@@ -166,13 +172,14 @@ def _abandoned(_: CutoverGround, person: Person) -> None:
 
 def _slot_lost(ground: CutoverGround, _: Person) -> None:
     slot = ground.stream_record().slot
-    ground.run("base", f"ALTER SUBSCRIPTION {slot} DISABLE")
-    ground.run("base", f"ALTER SUBSCRIPTION {slot} SET (slot_name = NONE)")
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as base:
+        for what in ("DISABLE", "SET (slot_name = NONE)"):
+            base.execute(sql.SQL("ALTER SUBSCRIPTION {} ").format(sql.Identifier(slot)) + sql.SQL(what))
     ground.one("legacy", "SELECT 1 FROM pg_drop_replication_slot(%s)", slot)
 
 
 STATES: dict[str, State] = {
-    "under CDC": lambda *_: None,
+    "under CDC": _as_it_is,
     "signed off": _signed,
     "a week differs": _damaged,
     "paused": _paused,

@@ -16,7 +16,7 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover import holds, stages
 from migration_assets.postgres.cutover.legacy_repair import repair_legacy
 from migration_assets.postgres.cutover.watching import hold_again
 from migration_assets.postgres.cutover.work import Work
@@ -28,6 +28,7 @@ from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
 from migration_assets_tests.decommission.deed import Application
+from migration_assets_tests.postgres.rewriting import before as happens
 from migration_assets_tests.postgres.support import wait_for, week
 
 LATER = FiscalQuarter(2025, 3)
@@ -151,6 +152,10 @@ def test_the_worker_of_another_subscription_passes_nowhere_and_ours_does(
     ground: CutoverGround, servers: EmbeddedServers
 ) -> None:
     there = "SELECT count(*) FROM bookings WHERE id = %s"
+    for side in SIDES:
+        # By such a setting a worker of ours remembers that it may pass.
+        ground.run(side, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET migration.worker = %L',"
+                   " current_database(), 'it is me'); END $$")  # fmt: skip
     with stranger(ground, servers, "legacy", "base") as send:
         ground.run("base", "ALTER SUBSCRIPTION stranger DISABLE")
         send("INSERT INTO bookings VALUES (800001, '2024-05-02', 1)")
@@ -236,6 +241,16 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
     settle_down(ground)
     repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
     ground.equal()
+    # Who writes to a parent never meets the triggers of its child.
+    ground.run("legacy", "CREATE TABLE parent (LIKE bookings)", "ALTER TABLE bookings INHERIT parent")
+    told = guard.problems()[ProblemCode.LEGACY_WRITABLE].what
+    assert "public.bookings inherits from public.parent, through which it can be written to" in told
+    ground.run("legacy", "ALTER TABLE bookings NO INHERIT parent", "DROP TABLE parent")
+    # A hold whose note somebody deleted holds still.
+    ground.run("legacy", "DELETE FROM migration.holds")
+    assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006"
+    hold_again(ground.cutover_plan())
+    guard.silent(1)
 
 
 def test_who_writes_to_a_child_of_the_legacy_passes_no_hold_unseen(ground: CutoverGround, before: Before) -> None:
@@ -268,6 +283,13 @@ def attempt_once(ground: CutoverGround, side: Side, session: str) -> str | None:
 def test_a_hold_of_an_earlier_version_is_not_taken_for_one_and_is_mended_in_place(ground: CutoverGround) -> None:
     prepare_views(ground)
     ground.cut()
+    guard = guard_of(ground)
+    # All triggers are there and fire always; but one of them does something else.
+    ground.run("legacy", "CREATE OR REPLACE FUNCTION migration.refuse_rows() RETURNS trigger LANGUAGE plpgsql AS"
+               " 'BEGIN PERFORM current_setting(''migration.worker'', true); RETURN NULL; END'")  # fmt: skip
+    assert set(guard.problems()) == {ProblemCode.LEGACY_WRITABLE}
+    hold_again(ground.cutover_plan())
+    guard.silent(1)
     for side in SIDES:
         ground.run(side, "DROP FUNCTION migration.refuse_rows() CASCADE", "DROP TABLE migration.hold_token",
                    "DROP FUNCTION migration.refuse_writes() CASCADE",
@@ -275,7 +297,6 @@ def test_a_hold_of_an_earlier_version_is_not_taken_for_one_and_is_mended_in_plac
         ground.run(side, "CREATE TRIGGER migration_assets_hold BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON"
                    f" bookings FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_writes('{side}')")  # fmt: skip
     ground.run("base", "ALTER TABLE bookings DISABLE TRIGGER migration_assets_hold")
-    guard = guard_of(ground)
     assert set(guard.problems()) == {ProblemCode.LEGACY_WRITABLE, ProblemCode.BASE_UNGUARDED}
     assert attempt_once(ground, "legacy", SESSIONS["ordinary"]) == "25006"
     hold_again(ground.cutover_plan())
@@ -297,6 +318,22 @@ BEGIN
         TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = '25006';
 END $$
 """
+
+
+def test_partitions_are_fenced_before_the_root_is_held_and_one_made_in_between_too(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.cut()
+    seen: list[tuple[str, ...]] = []
+
+    def in_between() -> None:
+        seen.append(tuple(one for one in whole(ground, "base") if "fy25_q2" in one))
+        ground.open(LATER)
+
+    happens(monkeypatch, holds, "_hold_once", in_between)
+    with at(CutoverState.COMPARED, lambda: seen.append(whole(ground, "base"))):
+        ground.back()
+    assert seen == [(), ()]
 
 
 @pytest.mark.parametrize("side", ["legacy", "base"])

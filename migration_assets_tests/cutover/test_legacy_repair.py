@@ -24,7 +24,8 @@ from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.rewriting import before, rewrite
+from migration_assets_tests.postgres.rewriting import before as happens
+from migration_assets_tests.postgres.rewriting import rewrite
 from migration_assets_tests.postgres.support import week
 
 # As an application's own, which was made to fire for replicated rows, too.
@@ -47,6 +48,13 @@ CREATE FUNCTION keeping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL
 CREATE TRIGGER keeping BEFORE DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION keeping();
 ALTER TABLE bookings ENABLE ALWAYS TRIGGER keeping
 """
+
+# Who holds the marker's lock, and the worker who wants it.
+_AT_THE_MARKER = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71010"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_FORGET = "DELETE FROM migration.reverse_markers"
 
 
 def look(ground: CutoverGround, *numbers: int) -> list[tuple[int, int, int]]:
@@ -115,6 +123,12 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     with pytest.raises(CutoverError, match="a week that was not named"):
         mend(ground, 5)
     assert ground.contents("legacy") == before
+    ground.run("legacy", "CREATE TRIGGER meddles BEFORE INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION touched()",
+               "ALTER TABLE bookings ENABLE ALWAYS TRIGGER meddles")  # fmt: skip
+    with pytest.raises(CutoverError, match="W05: something on the legacy changes rows on their way in"):
+        mend(ground, 5, 6)
+    ground.run("legacy", "DROP TRIGGER meddles ON bookings")
+    assert ground.contents("legacy") == before
     assert ground.watch() is None
 
     # What the applications have the legacy do by itself they had the base do already.
@@ -171,6 +185,12 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     (repair_id,) = ground.ask("base", "SELECT max(id) FROM migration.repairs")[0]
     with pytest.raises(LedgerError, match="never came to be"):
         undo_legacy_repair(ground.cutover_plan(), repair_id)
+    # A legacy that restarts may have lost the marker at which its stream was to rest.
+    with monkeypatch.context() as patch:
+        happens(patch, reverse_cut, "reverse_arrived", lambda: ground.run("legacy", _FORGET))
+        with pytest.raises(CutoverError, match="the marker was not applied"):
+            mend(ground, 5)
+    assert ground.contents("legacy") == before
     # Died after the legacy's commit, and before the ledger was told; and it left the stream at rest.
     done = mend(ground, 5)
     last = " WHERE id = (SELECT max(id) FROM migration.repairs)"
@@ -185,6 +205,8 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.run("base", "UPDATE migration.repairs SET applied = NULL, legacy_transaction = '3'" + last)
     with pytest.raises(LedgerError, match="may never have come to be"):
         undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
+    mend(ground, 5)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     assert ground.back().outcome == "succeeded"
     ground.assert_same()
@@ -206,7 +228,8 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground
 
 def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
     """No trigger fires for our rows, and what checks a deferrable key is one."""
-    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url)).fill(364)
+    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
+    ground.fill(364)
     ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE")
     ground.streamed()
     ground.cut()
@@ -233,18 +256,22 @@ def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
     """A snapshot that is older than a rewrite shows an empty table, on the base as on the legacy."""
     ground.cut()
     with monkeypatch.context() as patch:
-        tried = before(patch, reverse_cut, "_wait_at", lambda: [rewrite(ground, side) for side in SIDES])
+        tried = happens(patch, reverse_cut, "_wait_at", lambda: [rewrite(ground, side) for side in SIDES])
         assert look(ground, 5) == []
         assert tried == [[False, False]]
     with monkeypatch.context() as patch:
-        tried = before(patch, reverse_cut, "_wait_at", lambda: rewrite(ground, "base"))
+        tried = happens(patch, reverse_cut, "_wait_at", lambda: rewrite(ground, "base"))
+        # The worker waits at the marker until its subscription is disabled: nothing later is applied.
+        waits = happens(patch, reverse_cut, "disable", lambda: ground.one("legacy", _AT_THE_MARKER))
         assert counts(mend(ground, 5)[0]) == (0, 0, 0)
-        assert tried == [False]
+        assert (tried, waits) == ([False], [2])
     # A slot's snapshot cannot be taken under a lock.
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     with ground.databases.session("base", "test") as base:
         remove_slot(base, f"{ground.stream_record().slot}_back")
+    ground.run("legacy", REVERSE.replace("{}", "ENABLE"))
     with monkeypatch.context() as patch:
-        between = before(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
+        between = happens(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
         with pytest.raises(CutoverError, match="rewritten while the slot was made"):
             recover_reverse(ground.cutover_plan(), "Ada")
         assert between == [True]

@@ -37,6 +37,7 @@ HOSTILE = {
     "client_encoding": "SQL_ASCII",
     "DateStyle": "German, DMY",
     "search_path": "nowhere",
+    "jit": "on",
 }
 # These reach the server's own apply worker, whom preflight speaks of.
 _OF_THE_WORKER = ("lock_timeout", "default_transaction_isolation", "array_nulls")
@@ -62,6 +63,7 @@ _PINNED: dict[str, tuple[str, str | None]] = {
     "default_transaction_deferrable": ("on", "off"),
     "gin_fuzzy_search_limit": ("1", "0"),
     "exit_on_error": ("on", "off"),
+    "jit": ("on", "off"),
     "client_encoding": ("SQL_ASCII", "UTF8"),
     "idle_session_timeout": ("20s", "0"),
     "transaction_timeout": ("21s", "0"),
@@ -128,7 +130,7 @@ def test_every_setting_is_as_we_want_it_whoever_opens_the_session_and_whatever_t
     _set(ground, "base", {name: hostile for name, (hostile, _) in _PINNED.items()})
     wanted = {name: value if value is not None else _TIMEOUTS[name] for name, (_, value) in _PINNED.items()}
     # A setting that is pinned one day belongs into the list above.
-    assert {*session_settings("test", Timeouts())} - {"application_name"} <= wanted.keys()
+    assert {*session_settings("test", Timeouts(), 180_000)} - {"application_name"} <= wanted.keys()
     timeouts = Timeouts(lock=1111, statement=2222, idle_in_transaction=3333, client_check=4444)
     url = ground.databases.base_url
     for replication in (False, True):

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from migration_assets.domain.errors import SliceMismatchError, StreamError
+from migration_assets.domain.errors import PartitionError, SliceMismatchError, StreamError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import hold_stream
 from migration_assets_tests.clones import Clones
@@ -116,6 +116,23 @@ def test_rows_that_are_changed_on_their_way_stop_the_copy_and_not_the_stream(str
     assert streamed.base_state() == before
     assert streamed.stream_record().status == "live"
     streamed.assert_same()
+
+
+def test_a_leaf_that_a_key_points_at_is_not_replaced_and_a_repair_does_instead(streamed: Ground) -> None:
+    streamed.run(
+        "base",
+        "CREATE TABLE payments (booking bigint, at timestamptz, FOREIGN KEY (booking, at) REFERENCES bookings)",
+        "INSERT INTO payments SELECT id, booked_at FROM bookings WHERE id = 1",
+        "UPDATE bookings SET guests = -1 WHERE id = 1",
+    )
+    before = streamed.base_state()
+    with pytest.raises(PartitionError, match=r"cannot be replaced .* constraint payments_booking_at_fkey") as refused:
+        streamed.copy()
+    assert streamed.base_state() == before
+    assert "`migration-assets repair FY25-Q2 W01 --apply`" in refused.value.next_step
+    streamed.repair()
+    streamed.assert_same()
+    assert streamed.one("base", "SELECT count(*) FROM payments") == 1
 
 
 def test_a_held_stream_refuses_the_copy_before_a_row_is_read(streamed: Ground) -> None:

@@ -79,6 +79,10 @@ RED: dict[str, tuple[list[LiteralString], str]] = {
         ],
         "public.bookings_fy26_q1_w01 under public.bookings is no partition of the calendar's",
     ),
+    "a leaf that a crash empties": (
+        ["ALTER TABLE bookings_fy25_q2_w05 SET UNLOGGED"],
+        "public.bookings_fy25_q2_w05 is UNLOGGED",
+    ),
     "other bounds": (
         [
             "ALTER TABLE bookings_fy25_q2 DETACH PARTITION bookings_fy25_q2_w05",

@@ -89,7 +89,7 @@ def staged(ground: CutoverGround, archive: Path) -> Generator[Stage]:
             "archive_url": SecretStr(str(archive)),
             "legacy_url_for_base": SecretStr(urls.legacy_url),
             "base_url_for_legacy": SecretStr(urls.base_url),
-            "retention_quarters": 0,
+            "retention_quarters": 1,
             "quarantine_days": 0,
         }
         product, undisturbed = (
@@ -303,6 +303,8 @@ def sweep(pair: EmbeddedServers, archive: Path, name: str) -> int:
                 except Exception:  # noqa: BLE001 - the others are to be tried all the same
                     failed += 1
                     print(f"FAILED {name}, {side}, {number}\n{traceback.format_exc()}", flush=True)
+                    if not stage.proxies[side].struck:
+                        break  # so would all the others
                     stage = None
     return failed
 

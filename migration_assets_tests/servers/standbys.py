@@ -20,6 +20,7 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.servers.versions import Installed, new_cluster
 
 Moved = TypeVar("Moved", bound=Ground)
 
@@ -169,11 +170,15 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def spare_servers(*, new_legacy: bool = False) -> Generator[Spare]:
+def spare_servers(
+    *, new_legacy: bool = False, legacy: Installed | None = None, base: Installed | None = None
+) -> Generator[Spare]:
     """A pair of its own, and everything that was made of it gone at the end.
 
     Args:
         new_legacy: The legacy is of the base's version, which can hand its slots on to a standby.
+        legacy: Programs for a legacy of another version.
+        base: The same for the base.
     """
     with quick_pair() as pair:
         folder = pair.var / "spare"
@@ -190,11 +195,17 @@ def spare_servers(*, new_legacy: bool = False) -> Generator[Spare]:
             )  # fmt: skip
         spare = Spare(pair, folder, clusters)
         try:
+            others: dict[Side, Cluster] = {}
             if new_legacy:
-                base = clusters["base"]
-                legacy = replace(base, name="legacy", folder=folder / "legacy18", port=0)
-                spare.made.append(legacy)
-                clusters["legacy"] = spare.began(legacy)
+                others["legacy"] = replace(clusters["base"], name="legacy", folder=folder / "legacy18", port=0)
+            wanted: dict[Side, Installed | None] = {"legacy": legacy, "base": base}
+            for one, programs in wanted.items():
+                if programs is not None:
+                    like = clusters[one]
+                    others[one] = new_cluster(one, programs, folder / f"other_{one}", like, like.extra_settings)
+            for one, cluster in others.items():
+                spare.made.append(cluster)
+                clusters[one] = spare.began(cluster)
             yield spare
         finally:
             for cluster in spare.made:

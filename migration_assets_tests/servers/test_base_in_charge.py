@@ -42,8 +42,11 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
     assert look(ground)[1] == {}
     assert recover_stream(product, "Ada") is None
     # The same where nothing but the reverse stream's slot was lost.
-    with ground.databases.session("base", "test") as base:
-        remove_slot(base, f"{ground.stream_record().slot}_back")
+    back = f"{ground.stream_record().slot}_back"
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        legacy.execute(f"ALTER SUBSCRIPTION {back} DISABLE".encode())
+        remove_slot(base, back)
+        legacy.execute(f"ALTER SUBSCRIPTION {back} ENABLE".encode())
     ground.insert("base")
     assert "stream recover --by NAME" in look(ground)[1][ProblemCode.REVERSE_SLOT_LOST].next_step
     assert recover_stream(product, "Ada") is not None

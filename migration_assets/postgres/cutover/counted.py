@@ -12,7 +12,8 @@ from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 
 # Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
-# every proof is younger, it is proven. Who is not allowed to see another's state sees NULL, and waits.
+# every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
+# minutes. Who is not allowed to see another's state sees NULL, and waits.
 _UNCOUNTED = """
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
               coalesce(nullif(a.application_name, ''), 'unnamed'), coalesce(a.state, 'of unknown state'),
@@ -24,7 +25,8 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                     THEN a.state_change <= %(held)s + interval '1.5 s'
                          AND a.state_change > clock_timestamp() - interval '11 s'
                     ELSE a.xact_start IS NULL OR a.xact_start > (
-                        SELECT min(s.validated_at) FROM migration.slices s
+                        SELECT min(coalesce(c.taken_at, '-infinity')) - interval '10 min' FROM migration.slices s
+                        LEFT JOIN migration.cuts c ON c.relation = s.relation AND c.marker = s.validated_marker
                         WHERE s.relation = %(relation)s AND s.validated_equal) END, true)
 ORDER BY coalesce(a.xact_start, a.state_change)
 """

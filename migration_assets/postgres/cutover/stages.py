@@ -176,7 +176,8 @@ def _compared(work: Work) -> None:
     with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
         _account(work)
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
-    work.files.update(files(work.source, work.plan.stream.spec.table))
+    table = work.plan.stream.spec.table
+    work.files["legacy"], work.files["base"] = files(work.legacy, table), files(work.base, table)
     done = compare_sides(work.plan, work.kind, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
     work.unfollowed[:] = done.unfollowed
@@ -214,16 +215,23 @@ def _reversed(work: Work) -> None:
         pause = min(pause * 1.5, _LONGEST)
 
 
+def _require_not_rewritten(work: Work) -> None:
+    for side, compared in work.files.items():
+        now = files(work.base if side == "base" else work.legacy, work.plan.stream.spec.table)
+        # A partition that was opened meanwhile is none of those that were compared.
+        if any(now.get(oid) != file for oid, file in compared.items()):
+            raise CutoverError(
+                f"the table was rewritten on the {side} after its rows were compared: by an ALTER TABLE, which no hold"
+                " refuses",
+                where=work.plan.relation,
+                next_step="make the same change on the other side; then run this again",
+            )
+
+
 def let_writes_in(work: Work) -> None:
     """Open the target. Where this fails, only a look at the target tells whether it did."""
     work.deadline.check("the steps before the opening")
-    if files(work.source, work.plan.stream.spec.table) != work.files:
-        raise CutoverError(
-            f"the table was rewritten on the {work.kind.source} after its rows were compared: by an ALTER TABLE, which"
-            " no hold refuses",
-            where=work.plan.relation,
-            next_step="make the same change on the other side; then run this again",
-        )
+    _require_not_rewritten(work)
     mark_opening(work.source, work.plan.stream, work.id)
     if work.kind is CutoverKind.CUTOVER:
         with durably(work.base):

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState
+from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
 from migration_assets.postgres.change_stream.records import (
     START_LOCK_CLASS,
     StreamNames,
@@ -16,6 +16,7 @@ from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.left_weeks import AsFound
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.definitions import Files
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
@@ -41,8 +42,8 @@ class Work:
     left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
     """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
 
-    files: dict[int, tuple[int | None, int | None]] = field(default_factory=dict[int, tuple[int | None, int | None]])
-    """Where the source's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
+    files: dict[SideName, Files] = field(default_factory=dict[SideName, Files])
+    """Where each side's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
 
     @property
     def source(self) -> Connected:

@@ -75,5 +75,8 @@ def examine_followers(connection: Connected, side: Side, spec: TableSpec) -> lis
             + ("; with publish_via_partition_root = true they need the root alone" if one.by_leaf else "")
             + "; then accept it"
         )
-        findings.append(Finding(code, area, Severity.BLOCKING, evidence, remedy, subject=one.name, acceptable=True))
+        made_of = f"{one.what} by {'leaf' if one.by_leaf else 'root'}"
+        findings.append(
+            Finding(code, area, Severity.BLOCKING, evidence, remedy, one.name, acceptable=True, definition=made_of)
+        )
     return findings

@@ -1,8 +1,8 @@
-"""Examines schema `migration`, where this program keeps its own: whether anything of somebody else's is in its way."""
+"""Examines the schemas where this program keeps its own: whether anything of somebody else's is in its way."""
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import quote_identifier
-from migration_assets.postgres.own_objects import HOW_TO_MOVE, read_own_schema
+from migration_assets.postgres.own_objects import HOW_TO_MOVE, QUARANTINE, read_own_schema, read_quarantine
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
 
@@ -35,3 +35,27 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         return findings
     others = f"; it also holds, and keeps as they are: {listed(seen.others)}" if seen.others else ""
     return [info("own_schema", area, f"nothing in schema migration is in this program's way{others}")]
+
+
+def examine_quarantine(base: Connected) -> list[Finding]:
+    """Whether weeks that leave the root are safe where they lie, and can be put there at all."""
+    seen = read_quarantine(base)
+    findings: list[Finding] = []
+    if seen.owner is not None:
+        evidence = f"schema {QUARANTINE} belongs to role {seen.owner}, who may drop the weeks that lie there"
+        remedy = f"in the base: ALTER SCHEMA {QUARANTINE} OWNER TO CURRENT_USER; -- as a superuser; or"
+        remedy += f" GRANT {quote_identifier(seen.owner)} TO the role that this program uses"
+        made_of = f"{QUARANTINE} of {seen.owner}"
+        findings.append(
+            Finding("quarantine", Area.BASE, Severity.BLOCKING, evidence, remedy, seen.owner, acceptable=True,
+                    definition=made_of)
+        )  # fmt: skip
+    if seen.missing_right is not None:
+        evidence = f"role {seen.missing_right} may not put anything into schema {QUARANTINE}: no week could be retired"
+        remedy = f"in the base: GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right};"
+        findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
+    if seen.strangers:
+        evidence = f"in schema {QUARANTINE} lies what no retirement put there: {listed(seen.strangers)}"
+        remedy = "move it to another schema: a week whose leaf has the same name cannot be retired"
+        findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
+    return findings or [info("quarantine", Area.BASE, f"nothing of others is in schema {QUARANTINE}")]

@@ -84,6 +84,7 @@ def run_preflight(
                 lambda: foreign_publications.examine_foreign_publications(base, "base"),
             )
             run.check("own_schema", Area.BASE, lambda: own_schema.examine_own_schema(base, "base"))
+            run.check("quarantine", Area.BASE, lambda: own_schema.examine_quarantine(base))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:

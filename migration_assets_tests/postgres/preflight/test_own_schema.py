@@ -7,7 +7,9 @@ import pytest
 
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.domain.findings import Severity
+from migration_assets.postgres.acceptances import record_acceptance
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.retirement_checks import of_quarantine
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
@@ -93,3 +95,30 @@ def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_
         assert patient.examine().blocking == []
     finally:
         do(patient, "legacy", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_there_is_named(patient: Patient) -> None:
+    patient.with_bookings()
+    assert patient.examine().severity("quarantine") is Severity.INFO
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}; CREATE SCHEMA migration_quarantine AUTHORIZATION {role}")
+    try:
+        do(patient, "base", "CREATE TABLE migration_quarantine.bookings_fy25_q2_w05 (theirs int)")
+        found = patient.examine()
+        assert found.blocking == ["quarantine"]
+        owned, kept = (one for one in found.all if one.code == "quarantine")
+        assert f"belongs to role {role}, who may drop the weeks that lie there" in owned.evidence
+        assert (owned.acceptable, owned.subject) == (True, role)
+        assert "bookings_fy25_q2_w05" in kept.evidence
+        # The same is said, in other words, where a week is to leave the root.
+        ground = patient.ground.streamed()
+        with ground.databases.session("base", "test") as base:
+            said = [*of_quarantine(base, ground.record(5))]
+            assert [role in said[0], "is there already" in said[1], len(said)] == [True, True, 2]
+            record_acceptance(base, ground.spec.relation, owned, by="Ada", reason="our own DBA")
+            assert len([*of_quarantine(base, ground.record(4))]) == 0
+        do(patient, "base", owned.remedy.partition("in the base: ")[2].partition(" --")[0])
+        do(patient, "base", "DROP TABLE migration_quarantine.bookings_fy25_q2_w05")
+        assert patient.examine().severity("quarantine") is Severity.INFO
+    finally:
+        do(patient, "base", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
