@@ -13,6 +13,7 @@ from migration_assets.steps.legacy_repair import repair_legacy
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.streaming import recover_stream
 from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.decommission.deed import close_legacy
 from migration_assets_tests.postgres.support import wait_for, week
 from migration_assets_tests.servers.drill import in_charge, look, migration
 from migration_assets_tests.servers.standbys import Spare, spare_servers
@@ -31,6 +32,7 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
         lambda: roll_back(cutover_plan(product), approved_by="Ada"),
         lambda: repair_legacy(product, [week(5)]),
         lambda: retire_week(product, week(5)),
+        lambda: close_legacy(ground),
     ):
         with pytest.raises(ServerChangedError, match=why) as refused:
             step()
