@@ -43,6 +43,12 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
     wait_for(lambda: ground.contents("legacy") == ground.contents("base"), "the legacy follows")
     assert look(ground)[1] == {}
     assert recover_stream(product, "Ada") is None
+    # What the legacy skipped its markers tell.
+    assert look(ground)[1] == {}
+    ground.run("legacy", "DELETE FROM migration.reverse_markers WHERE id = (SELECT max(id) FROM"
+               " migration.reverse_markers)")  # fmt: skip
+    assert "changes were skipped: marker" in look(ground)[1][ProblemCode.SERVER_CHANGED].what
+    assert recover_stream(product, "Ada") is not None
     # The same where nothing but the reverse stream's slot was lost.
     with ground.databases.session("base", "test") as base:
         remove_slot(base, f"{ground.stream_record().slot}_back")
