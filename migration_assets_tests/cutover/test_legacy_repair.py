@@ -266,8 +266,10 @@ def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
         assert counts(mend(ground, 5)[0]) == (0, 0, 0)
         assert (tried, waits) == ([False], [2])
     # A slot's snapshot cannot be taken under a lock.
+    ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     with ground.databases.session("base", "test") as base:
         remove_slot(base, f"{ground.stream_record().slot}_back")
+    ground.run("legacy", REVERSE.replace("{}", "ENABLE"))
     with monkeypatch.context() as patch:
         between = happens(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
         with pytest.raises(CutoverError, match="rewritten while the slot was made"):
