@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from psycopg import errors
 
-from migration_assets.domain.errors import PartitionError, SliceMismatchError, StreamError
+from migration_assets.domain.errors import PartitionError, SliceMismatchError, StreamError, UnavailableError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import hold_stream
 from migration_assets_tests.clones import Clones
@@ -94,7 +93,7 @@ def test_readers_who_do_not_let_go_of_the_quarter_stop_the_copy_and_not_the_stre
     before = streamed.base_state()
     with psycopg.connect(streamed.databases.base_url) as reader:
         reader.execute("SELECT count(*) FROM bookings")
-        with pytest.raises(errors.LockNotAvailable):
+        with pytest.raises(UnavailableError, match="lock timeout"):
             streamed.copy(limits=IMPATIENT)
         assert streamed.stream_record().status == "live"
         streamed.run("legacy", "UPDATE bookings SET guests = 7 WHERE id > 1")

@@ -143,7 +143,7 @@ def test_a_leaf_that_was_dropped_by_hand_on_its_way_is_not_taken_for_quarantined
 def test_a_name_that_is_taken_in_quarantine_stops_the_move_and_nothing_is_lost(departure: Departure) -> None:
     departure.ground.run("base", "CREATE SCHEMA migration_quarantine",
                          "CREATE TABLE migration_quarantine.bookings_fy25_q2_w05 ()")  # fmt: skip
-    with pytest.raises(RetirementError, match="already exists"):
+    with pytest.raises(RetirementError, match="is there already, and is no week"):
         departure.retire()
     assert departure.ground.one("base", f"SELECT count(*) FROM {leaf(5)}") == 70  # pyright: ignore[reportArgumentType]
     departure.ground.run("base", "DROP TABLE migration_quarantine.bookings_fy25_q2_w05")
