@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -50,6 +51,39 @@ def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: S
         _alike(manifests) if by_folder else [[manifest] for manifest in sorted(manifests, key=lambda one: one.week)]
     )
     return " UNION ALL ".join(_branch(store, group, columns, names, extra, by_folder=by_folder) for group in groups)
+
+
+@dataclass(frozen=True)
+class BrokenWeek:
+    """A week whose rows cannot be read: its key, its bounds as texts, and why."""
+
+    quarter: str
+    week: str
+    lower_bound: str
+    upper_bound: str
+    why: str
+
+
+def broken_relation(broken: BrokenWeek, columns: Sequence[StoredColumn], control_column: str) -> str:
+    """A SELECT in the place of the week's rows that fails with `why` as soon as a question needs one of them.
+
+    Conditions on the control column, fiscal_quarter and fiscal_week leave it out as they leave out a file; of any other
+    column nobody knows what the rows would have held, so that no condition on it may.
+    """
+    names = _distinct([column.name for column in columns])
+    fails = f"error({literal(broken.why)})"
+    values = [
+        f"CAST({fails} AS {shown_type(column)}) AS {identifier(name)}"
+        for column, name in zip(columns, names, strict=True)
+    ]
+    of_week = {QUARTER: broken.quarter, WEEK: broken.week}
+    folders = [f"{literal(of_week[name])} AS {name}" for name in folder_columns(columns)]
+    place = next(number for number, column in enumerate(columns) if column.name == control_column)
+    control, kind = identifier(names[place]), shown_type(columns[place])
+    return (
+        f"SELECT * FROM (SELECT {', '.join([*values, *folders])} FROM range(1)) AS broken"
+        f" WHERE {control} >= {kind} {literal(broken.lower_bound)} AND {control} < {kind} {literal(broken.upper_bound)}"
+    )
 
 
 def folder_columns(columns: Sequence[StoredColumn]) -> list[str]:

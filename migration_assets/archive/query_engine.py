@@ -94,6 +94,7 @@ def query_engine(
     manifests: Sequence[Manifest],
     columns: Sequence[StoredColumn],
     *,
+    broken: Sequence[str] = (),
     memory_mb: int,
 ) -> Generator[Engine]:
     """Put both sides together under the table's own name, with and without its schema.
@@ -105,6 +106,7 @@ def query_engine(
         hot: The base; None asks the archive alone.
         manifests: Of the weeks that only the archive has.
         columns: The table's, as they are now.
+        broken: SELECTs that stand for weeks that cannot be read, as `broken_relation` makes them.
         memory_mb: What DuckDB may use; nothing is ever spilled to disk.
 
     Raises:
@@ -112,13 +114,21 @@ def query_engine(
     """
     with store.connect_duckdb(memory_mb=memory_mb) as duck:
         # The archive first: it is what names the columns and says their types.
-        parts = [cold_relation(store, manifests, columns), *(hot_relation(duck, hot, columns) if hot else [])]
+        parts = [cold_relation(store, manifests, columns), *(hot_relation(duck, hot, columns) if hot else []), *broken]
         name, home = (text.replace('"', '""') for text in (table, schema))
         union = " UNION ALL ".join(f"({part})" for part in parts)
-        duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{home}"')
-        duck.execute(f'CREATE VIEW "{home}"."{name}" AS {union}')
-        if home != "main":
-            duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
+        try:
+            duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{home}"')
+            duck.execute(f'CREATE VIEW "{home}"."{name}" AS {union}')
+            if home != "main":
+                duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
+        except duckdb.Error as error:  # a file that was there a moment ago
+            raise ArchiveError(
+                f"the table's two sides cannot be read together: {store.scrubbed(error)}",
+                where="query",
+                state_left="nothing was touched",
+                next_step="`migration-assets archive QUARTER --reread` says which file it is; bring it back",
+            ) from None
         # A name that is no table is no variable of this program either.
         duck.execute("SET python_enable_replacements = false; SET lock_configuration = true")
         yield Engine(duck, schema, table)

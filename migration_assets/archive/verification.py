@@ -225,6 +225,30 @@ def _require_rows(store: ArchiveStore, manifest: Manifest, home: str) -> Fingerp
     return found
 
 
+def unreadable(store: ArchiveStore, manifest: Manifest) -> str | None:
+    """Why the files cannot be the manifest's, as far as their sizes and last bytes tell; None where they may be.
+
+    For questions, which cannot read every byte first: a file that is missing, cut, or another one is found. Bytes that
+    rotted in between are found by `verify_archive`.
+    """
+    folder = slice_folder(manifest.relation, manifest.week)
+    for file in manifest.files:
+        path = f"{folder}/{file.name}"
+        try:
+            if not store.exists(path):
+                return f"file {file.name} is missing"
+            size = store.size(path)
+            if size != file.bytes:
+                return f"file {file.name} has {size:,} bytes, not {file.bytes:,}"
+            with store.open_input(path) as opened:
+                rows = parquet.read_metadata(opened).num_rows
+        except (pa.ArrowException, OSError, ArchiveError) as error:
+            return f"file {file.name} cannot be read: {store.scrubbed(error)}"
+        if rows != file.rows:
+            return f"file {file.name} has {rows:,} rows, not {file.rows:,}: it is another one"
+    return None
+
+
 def _damaged(store: ArchiveStore, home: str, what: str, *, surplus: bool = False) -> DamagedArchiveError:
     repair = "archive the week again, which clears them away" if surplus else "archive the week again"
     return DamagedArchiveError(

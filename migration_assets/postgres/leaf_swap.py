@@ -109,8 +109,8 @@ def _drop(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:
             where=str(leaf),
             state_left="the copy was rolled back; the base is as before",
             next_step=(f"{mend} makes its rows right where they are; or take away" if record.under_cdc else "take away")
-            + " what depends on it (a key that points at the table is a key of each partition), run the slice again,"
-            " and make it anew. Never DROP … CASCADE, which takes the key from the whole table",
+            + " what depends on it (a key that points at the table is one of each partition), run the slice again, and"
+            " make it anew. Never DROP … CASCADE, which takes the key from the whole table",
         ) from None
 
 

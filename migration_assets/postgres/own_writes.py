@@ -47,9 +47,16 @@ def own_writes(
         TriggersFireError: Our role may not keep triggers from firing, and there are some; names them.
     """
     let_through(connection)
-    row = connection.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')").fetchone()
-    if not require_row(row, "a privilege")[0]:
-        _require_none(connection, tables, side, deleting=deleting)
+    if not _may_silence(connection):
+        found = what_fires(connection, tables, deleting=deleting)
+        if found:
+            raise TriggersFireError(
+                f"rows would be put in, or taken out, and that would set off what no stream does on the {side}:"
+                f" {', '.join(found)}. Our role may not keep them from firing",
+                where=str(tables[0]),
+                state_left="no row was changed",
+                next_step=f"on the {side}, as a superuser: {grant_silence(connection)} then run this again",
+            )
         yield
         return
     connection.execute("SELECT set_config('session_replication_role', 'replica', true)")
@@ -58,18 +65,27 @@ def own_writes(
     connection.execute("SELECT set_config('session_replication_role', 'origin', true)")
 
 
-def _require_none(connection: Connected, tables: Sequence[QualifiedName], side: Side, *, deleting: bool) -> None:
-    found = connection.execute(_FIRING, {"tables": [str(table) for table in tables], "deleting": deleting}).fetchall()
-    if not found:
-        return
+def what_fires(connection: Connected, tables: Sequence[QualifiedName], *, deleting: bool = True) -> tuple[str, ...]:
+    """What rows of ours would set off there, by name; empty where our role may keep it from firing, or there is none.
+
+    Args:
+        connection: To the side.
+        tables: As for `own_writes`.
+        deleting: The same.
+    """
+    if _may_silence(connection):
+        return ()
+    found = connection.execute(_FIRING, {"tables": [str(table) for table in tables], "deleting": deleting})
+    return tuple(str(row[0]) for row in found)
+
+
+def grant_silence(connection: Connected) -> str:
+    """The statement by which a superuser lets our role keep triggers from firing."""
     row = connection.execute("SELECT current_user::text").fetchone()
     role = quote_identifier(str(require_row(row, "the role")[0]))
-    listed = ", ".join(str(one) for (one,) in found)
-    raise TriggersFireError(
-        f"rows would be put in, or taken out, and that would set off what no stream does on the {side}: {listed}."
-        f" Role {role} may not keep them from firing",
-        where=str(tables[0]),
-        state_left="no row was changed",
-        next_step=f"on the {side}, as a superuser: GRANT SET ON PARAMETER session_replication_role TO {role}; then run"
-        " this again",
-    )
+    return f"GRANT SET ON PARAMETER session_replication_role TO {role};"
+
+
+def _may_silence(connection: Connected) -> bool:
+    row = connection.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')").fetchone()
+    return bool(require_row(row, "a privilege")[0])

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.findings import blocking, with_acceptances
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
@@ -11,26 +13,37 @@ from migration_assets.domain.leaf_names import quarter_table_name
 from migration_assets.domain.sign_off_evidence import why_edited
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier
 from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
 from migration_assets.postgres.cutover.brought import difference, rows_of_week, why_not_brought
 from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_charge
-from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, take_fingerprint
+from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.own_objects import QUARANTINE, read_quarantine
 from migration_assets.postgres.preflight.own_schema import examine_quarantine
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sign_offs import read_sign_off
 from migration_assets.postgres.stream_plan import StreamPlan
 
 Reread = Callable[[ArchiveRecord], object]
 _ANEW = "materialize parquet_archive again"
 _RUNS = frozenset({StreamStatus.LIVE, StreamStatus.PAUSED})
+
+# Each key that points at the table, with its column for the control column, which every unique key of the base has.
+_KEYS = """
+SELECT k.conname::text, n.nspname::text, c.relname::text, a.attname::text
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL unnest(k.conkey, k.confkey) u(here, there)
+JOIN pg_attribute f ON f.attrelid = k.confrelid AND f.attnum = u.there AND f.attname = %(control)s
+JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.here
+WHERE k.contype = 'f' AND k.conparentid = 0
+  AND k.confrelid = ANY (SELECT to_regclass(t) FROM unnest(%(tables)s::text[]) t) ORDER BY 2, 3, 1
+"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,11 @@ def obstacles(
         reread: Reads the archive's files again; raises ArchiveError where they are not what was proven.
         outside_retention: Whether the policy lets it go; a text says why not.
     """
-    found = [*_of_ledger(plan, base, record), *of_quarantine(base, record)]
+    found = [
+        *_of_ledger(plan, base, record),
+        *_pointed_at(plan, base, record),
+        *of_quarantine(base, record),
+    ]
     if outside_retention is not True:
         found.append(outside_retention or "it is not older than what stays in the base")
     archive = read_archive(base, plan.relation, record.week)
@@ -110,6 +127,24 @@ def obstacles(
     found += _of_archive(plan, base, record, archive)
     found += why_not_readable(archive, reread)
     return found
+
+
+def _pointed_at(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
+    """PostgreSQL lets no partition go whose rows others point at; by then the stream would have let go of it."""
+    leaf = leaf_of(base, plan, record)
+    keys = base.execute(
+        _KEYS, {"control": plan.spec.control_column, "tables": [str(plan.spec.table), str(leaf.table)]}
+    ).fetchall()
+    for name, schema, table, column in keys:
+        row = base.execute(
+            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+                sql.Identifier(schema, table), in_range(column, leaf.bounds)
+            )
+        ).fetchone()
+        if require_row(row, "EXISTS")[0]:
+            child = QualifiedName(schema, table)
+            drop = f"ALTER TABLE {child} DROP CONSTRAINT {quote_identifier(name)};"
+            yield f"rows of {child} point at its rows (key {name}): move or delete those, or {drop}"
 
 
 def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:

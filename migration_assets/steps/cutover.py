@@ -20,6 +20,7 @@ from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.interrupts import interruptible
+from migration_assets.steps.ledger import prepare_ledger
 from migration_assets.steps.readiness import examine_cutover
 
 __all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "broken_keys", "cut_over",
@@ -63,7 +64,7 @@ def cut_over(
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or another cutover is under way.
     """
-    _ensure_ledger(migration)
+    prepare_ledger(migration, "cutover:gate")
 
     def run(plan: CutoverPlan) -> CutoverRecord:
         done = _settle_and_gate(migration, plan, rehearse=rehearse) if approved_by.strip() else None
@@ -76,7 +77,7 @@ def roll_back(
     migration: Migration, approved_by: str, *, run_id: str | None = None, on_state: OnState | None = None
 ) -> CutoverRecord:
     """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out."""
-    _ensure_ledger(migration)
+    prepare_ledger(migration, "cutover:gate")
 
     def run(plan: CutoverPlan) -> CutoverRecord:
         return machine.roll_back(plan, approved_by=approved_by)
@@ -153,7 +154,8 @@ def reverse_health(migration: Migration) -> ReverseHealth | None:
     Raises:
         psycopg.OperationalError: A server cannot be reached.
     """
-    _ensure_ledger(migration)
+    with migration.databases.session("base", "cutover:look") as base:
+        ensure_ledger(base)
     return look_at_reverse(cutover_plan(migration))
 
 
@@ -206,18 +208,13 @@ def hold_again(migration: Migration) -> str:
 
 def side_in_charge(migration: Migration) -> SideName:
     """Where writes belong now."""
-    _ensure_ledger(migration)
     with migration.databases.session("base", "cutover:look") as base:
+        ensure_ledger(base)
         return in_charge(base, migration.spec.relation)
 
 
 def cutovers(migration: Migration) -> list[CutoverRecord]:
     """Every cutover, rehearsal and rollback so far, oldest first."""
-    _ensure_ledger(migration)
     with migration.databases.session("base", "cutover:look") as base:
-        return read_cutovers(base, migration.spec.relation)
-
-
-def _ensure_ledger(migration: Migration) -> None:
-    with migration.databases.session("base", "cutover:gate") as base:
         ensure_ledger(base)
+        return read_cutovers(base, migration.spec.relation)

@@ -27,6 +27,7 @@ from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import reread_archive
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.evidence import verify_evidence
+from migration_assets.steps.ledger import prepare_ledger
 
 __all__ = ["Decommissioning", "call_off_decommission", "decommission", "decommission_plan", "read_decommissioned"]
 log = logging.getLogger(__name__)
@@ -123,14 +124,14 @@ def decommission(
 
 def call_off_decommission(migration: Migration) -> bool:
     """Give up one whose process died before anything was closed; see `machine.call_off_decommission`."""
-    _ensure(migration)
+    prepare_ledger(migration, "decommission:look")
     return machine.call_off_decommission(decommission_plan(migration))
 
 
 def read_decommissioned(migration: Migration) -> DecommissionRecord | None:
     """The ledger's record; asks nothing of the legacy."""
-    _ensure(migration)
     with migration.databases.session("base", "decommission:look") as base:
+        ensure_ledger(base)
         return read_decommission(base, migration.spec.relation)
 
 
@@ -142,11 +143,6 @@ def decommission_plan(
     return DecommissionPlan(
         cutover_plan(migration, run_id), settings.rollback_window_days, settings.legacy_quiet_days, accept_stale
     )
-
-
-def _ensure(migration: Migration) -> None:
-    with migration.databases.session("base", "decommission:look") as base:
-        ensure_ledger(base)
 
 
 def _examine(

@@ -8,10 +8,10 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.cutover import legacy_repair, outside_repair
 from migration_assets.postgres.cutover.legacy_repair import LegacyRepaired
 from migration_assets.postgres.cutover.outside_repair import OutsideRepaired
-from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
+from migration_assets.steps.ledger import prepare_ledger
 
 __all__ = ["LegacyRepaired", "OutsideRepaired", "repair_legacy", "repair_outside", "undo_legacy_repair"]
 
@@ -27,7 +27,7 @@ def repair_legacy(
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> list[LegacyRepaired]:
     """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
-    _ensure(migration)
+    prepare_ledger(migration, "repair-legacy")
     plan = replace(cutover_plan(migration, run_id), stream=migration.stream_plan(run_id, confirmed_deletes))
     return retry_transient(
         lambda: legacy_repair.repair_legacy(plan, weeks, dry_run=dry_run),
@@ -41,7 +41,7 @@ def repair_outside(
     migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
 ) -> OutsideRepaired:
     """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
-    _ensure(migration)
+    prepare_ledger(migration, "repair-legacy")
     return retry_transient(
         lambda: outside_repair.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed),
         what="repair of the legacy's rows outside",
@@ -52,15 +52,10 @@ def repair_outside(
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
     """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
-    _ensure(migration)
+    prepare_ledger(migration, "repair-legacy")
     return retry_transient(
         lambda: legacy_repair.undo_legacy_repair(cutover_plan(migration, run_id), repair_id),
         what=f"undoing of repair {repair_id}",
         attempts=1,
         log=log,
     )
-
-
-def _ensure(migration: Migration) -> None:
-    with migration.databases.session("base", "repair-legacy") as base:
-        ensure_ledger(base)

@@ -1,7 +1,7 @@
 """Questions over hot and cold rows as one table: the base's own, and those that only the archive still has."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import TypeVar
 from filelock import FileLock
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.archive.cold_views import cold_relation, write_catalogue
+from migration_assets.archive.cold_views import BrokenWeek, broken_relation, cold_relation, write_catalogue
 from migration_assets.archive.hot_side import HotSide
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.manifest_shelf import ManifestShelf
 from migration_assets.archive.query_engine import Answer, Engine, query_engine
 from migration_assets.archive.store_base import ArchiveStore
-from migration_assets.domain.errors import MigrationError
+from migration_assets.archive.verification import unreadable
+from migration_assets.domain.errors import ArchiveError, MigrationError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.stored_columns import StoredColumn, stored_columns
 from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.hot_view import WeekPlace, ensure_hot_view, week_places
@@ -145,7 +147,8 @@ def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]
         view = ensure_hot_view(base, spec, columns)
         places = week_places(base, spec)
         cold = {place.week for place in places if place.is_cold}
-        manifests = [trusted(store, archive) for archive in read_archives(base, spec.relation) if archive.week in cold]
+        archives = [archive for archive in read_archives(base, spec.relation) if archive.week in cold]
+    manifests, broken = _readable(store, archives, {place.week: place for place in places})
     weaker = migration.settings.query_url
     url = migration.databases.base_url if weaker is None else weaker.get_secret_value()
     parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
@@ -162,8 +165,36 @@ def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]
         ],
     )
     memory = migration.settings.query_memory_mb
-    with query_engine(store, spec.table.schema, spec.table.name, hot, manifests, columns, memory_mb=memory) as engine:
+    with query_engine(
+        store, spec.table.schema, spec.table.name, hot, manifests, columns, memory_mb=memory,
+        broken=[broken_relation(one, columns, spec.control_column) for one in broken],
+    ) as engine:  # fmt: skip
         yield engine, places
+
+
+def _readable(
+    store: ArchiveStore, archives: Sequence[ArchiveRecord], places: Mapping[FiscalWeek, WeekPlace]
+) -> tuple[list[Manifest], list[BrokenWeek]]:
+    """Manifests whose files may be read, and the weeks of which something is missing, cut, or another one."""
+    manifests: list[Manifest] = []
+    broken: list[BrokenWeek] = []
+    for archive in archives:
+        week = archive.week
+        try:
+            manifest = trusted(store, archive)
+            why = unreadable(store, manifest)
+        except ArchiveError as error:
+            manifest, why = None, error.what
+        if manifest is not None and why is None:
+            manifests.append(manifest)
+        else:
+            what = f"{week.key} is in its archive alone, and cannot be read: {why}. `migration-assets archive"
+            what += f" {week.quarter.key} {week.name} --reread` says more; bring the files back from a copy of them."
+            what += " Questions that need none of its rows are answered: say so by fiscal_quarter, fiscal_week or the"
+            what += " control column"
+            place = places[week]
+            broken.append(BrokenWeek(week.quarter.key, week.name, place.lower_bound, place.upper_bound, what))
+    return manifests, broken
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from datetime import timedelta
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.archives import ArchiveRecord
-from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retirement import Retired, retire_slice
 from migration_assets.postgres.retirement_checks import LateBooking, late_bookings
 from migration_assets.postgres.retirement_records import Step as RetirementStep
@@ -17,6 +16,7 @@ from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.returning import return_slice
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_store, reread
+from migration_assets.steps.ledger import prepare_ledger
 from migration_assets.steps.restoring import restore_week
 from migration_assets.steps.retention import retention_policy
 
@@ -41,7 +41,7 @@ def retire_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True,
         with migration.databases.session("base", f"{week.key}:reread", migration.limits.timeouts()) as base:
             reread(store, base, archive)
 
-    _ensure(migration)
+    prepare_ledger(migration, "retirement")
     not_due = retention_policy(migration).why_not_due(week, migration.now())
     return retry_transient(
         lambda: retire_slice(
@@ -63,11 +63,16 @@ def retire_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True,
 def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
     """Out of quarantine where the rows are still there, else from the archive; proven equal in both cases."""
     started = time.monotonic()
-    _ensure(migration)
+    prepare_ledger(migration, "retirement")
     with migration.databases.session("base", f"{week.key}:restore") as base:
         retirement = read_retirement(base, migration.spec.relation, week)
     if retirement is not None and retirement.under_way:
-        returned = return_slice(migration.stream_plan(run_id), week, now=migration.now(), run_id=run_id)
+        returned = retry_transient(
+            lambda: return_slice(migration.stream_plan(run_id), week, now=migration.now(), run_id=run_id),
+            what=f"return of {week.key}",
+            attempts=migration.settings.retry_attempts,
+            log=log,
+        )
         return Back(week, "quarantine", returned.fingerprint, time.monotonic() - started)
     restored = restore_week(migration, week, run_id=run_id)
     return Back(week, "Parquet", restored.fingerprint, time.monotonic() - started)
@@ -75,13 +80,8 @@ def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = N
 
 def late_in(migration: Migration, week: FiscalWeek) -> LateBooking | None:
     """What the legacy has got of a week since that left the stream; None where nothing. See `late_bookings`."""
-    _ensure(migration)
+    prepare_ledger(migration, "retirement")
     return next((one for one in late_bookings(migration.stream_plan(), week) if one.week == week), None)
-
-
-def _ensure(migration: Migration) -> None:
-    with migration.databases.session("base", "retirement") as base:
-        ensure_ledger(base)
 
 
 def told(done: Retired) -> str:

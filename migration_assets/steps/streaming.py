@@ -37,13 +37,17 @@ def start_stream(
         PreflightError: Preflight is missing or blocks.
         MigrationError: As `joining.start_stream`.
     """
-    with migration.databases.session("base", f"{quarter.key}:gate") as base:
-        ensure_ledger(base)
-        require_not_barred(base, migration.spec.relation, mending=rebuild)
-        require_preflight(base, migration.spec.relation)
     plan = migration.stream_plan(run_id, confirmed_deletes)
+
+    def once() -> Joined:
+        with migration.databases.session("base", f"{quarter.key}:gate") as base:
+            ensure_ledger(base)
+            require_not_barred(base, migration.spec.relation, mending=rebuild)
+            require_preflight(base, migration.spec.relation)
+        return joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week)
+
     return retry_transient(
-        lambda: joining.start_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
+        once,
         what=f"change stream of {quarter.key}",
         attempts=migration.settings.retry_attempts,
         log=log,
@@ -103,18 +107,21 @@ def recover_stream(
             state_left="nothing was changed",
             next_step="run it with --by NAME",
         )
-    with migration.databases.session("base", "recover") as base:
-        ensure_ledger(base)
-        if is_base_in_charge(base, relation):
-            reverse = replace(cutover_plan(migration), stream=migration.stream_plan(run_id, confirmed_deletes))
-            return recover_reverse(reverse, by.strip())
-        require_not_barred(base, relation, mending=True)
-        with migration.databases.session("legacy", "recover") as legacy:
-            if not look_at_servers(base, relation, legacy):
-                return None
     plan = migration.stream_plan(run_id, confirmed_deletes)
+
+    def once() -> Joined | ReverseRecovered | None:
+        with migration.databases.session("base", "recover") as base:
+            ensure_ledger(base)
+            if is_base_in_charge(base, relation):
+                return recover_reverse(replace(cutover_plan(migration), stream=plan), by.strip())
+            require_not_barred(base, relation, mending=True)
+            with migration.databases.session("legacy", "recover") as legacy:
+                if not look_at_servers(base, relation, legacy):
+                    return None
+        return joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week)
+
     return retry_transient(
-        lambda: joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week),
+        once,
         what="recovery of the change stream",
         attempts=migration.settings.retry_attempts,
         log=log,

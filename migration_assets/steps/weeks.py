@@ -11,10 +11,11 @@ from migration_assets.postgres.copy_stream import Progress
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.legacy_slices import estimate_rows
+from migration_assets.postgres.legacy_slices import SliceMeasure, estimate_rows, measure_slice
 from migration_assets.postgres.preflight_records import require_preflight
 from migration_assets.postgres.repair import Repaired, repair_slice
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import uncounted
 from migration_assets.postgres.validation import Validated, validate_slice
 from migration_assets.postgres.verification import Verified, verify_slice
 from migration_assets.runtime import Migration
@@ -56,6 +57,23 @@ def copy_week(
             kind = require_table(legacy, spec.table, "legacy").control_kind(spec.control_column)
             report = progress(estimate_rows(legacy, spec, migration.calendar.bound_values(week, kind)))
     return copy_slice(migration.databases, migration.copy_of(week, run_id, confirmed_deletes), report)
+
+
+def measure_week(migration: Migration, week: FiscalWeek, *, exact: bool = False) -> SliceMeasure:
+    """What the legacy holds of the week; see `measure_slice`. Not while the base is in charge.
+
+    Raises:
+        MigrationError: There is nothing to be moved any more, or no such table.
+    """
+    require_legacy(migration, "nothing is to be moved any more")
+
+    def once() -> SliceMeasure:
+        with migration.databases.session("legacy", f"{week.key}:measure", migration.limits.timeouts()) as legacy:
+            uncounted(legacy)
+            description = require_table(legacy, migration.spec.table, "legacy")
+            return measure_slice(legacy, description, migration.spec, migration.calendar, week, exact=exact)
+
+    return retry_transient(once, what=f"measuring of {week.key}", attempts=migration.settings.retry_attempts, log=log)
 
 
 def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:

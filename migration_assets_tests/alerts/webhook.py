@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +11,12 @@ from typing import Any
 
 @dataclass
 class Webhook:
-    """Its apprise URL, and every message so far; answers with `status`."""
+    """Its apprise URL, and every message so far; answers with `status`, once `meanwhile` has happened."""
 
     port: int
     status: int = 200
     received: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    meanwhile: Callable[[], object] = lambda: None
 
     def url(self, path: str = "hook") -> str:
         return f"json://user:s3cr3t@127.0.0.1:{self.port}/{path}"
@@ -33,6 +34,7 @@ def webhook() -> Generator[Webhook]:
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             hook.received.append(json.loads(self.rfile.read(length)))
+            hook.meanwhile()
             self.send_response(hook.status)
             self.end_headers()
 

@@ -181,6 +181,44 @@ def test_questions_may_have_a_role_of_their_own(split: Migration) -> None:
             base.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "another", "manifest"])
+def test_a_week_that_cannot_be_read_stops_the_questions_that_need_it_and_no_others(
+    split: Migration, damage: str
+) -> None:
+    archive = split.settings.archive_url
+    assert archive is not None
+    folders = [next(Path(archive.get_secret_value()).rglob(f"*fiscal_week={week.name}*")) for week in COLD]
+    [broken], [other] = (sorted(folder.rglob("*.parquet")) for folder in folders)
+    if damage == "manifest":
+        [broken] = [file for file in folders[0].rglob("*") if "manifest" in file.name]
+    before = broken.read_bytes()
+    try:
+        if damage == "cut":
+            broken.write_bytes(before[:-100])
+        elif damage == "another":
+            broken.write_bytes(other.read_bytes())
+        else:
+            broken.unlink()
+        for needs_it in (
+            "SELECT count(*) FROM amenity_bookings",
+            "SELECT count(*) FROM amenity_bookings WHERE fiscal_week = 'W02'",
+            "SELECT max(price) FROM amenity_bookings WHERE guests > 1 AND fiscal_quarter = 'FY25-Q2'",
+            "SELECT id FROM amenity_bookings WHERE booked_at > '2024-04-10' AND booked_at < '2024-04-11'",
+            "SELECT fiscal_week, count(*) FROM amenity_bookings GROUP BY ALL",
+        ):
+            with pytest.raises(ArchiveError, match=r"FY25-Q2\|W02 is in its archive alone, and cannot be read: "):
+                ask(split, needs_it)
+        for needs_it_not in (
+            "SELECT count(*) FROM amenity_bookings WHERE fiscal_week IN ('W04', 'W05')",
+            "SELECT count(*) FROM amenity_bookings WHERE booked_at >= '2024-04-22' AND booked_at < '2024-05-06'",
+        ):
+            [(rows,)] = ask(split, needs_it_not).answer.rows
+            assert rows > 0
+    finally:
+        broken.write_bytes(before)
+    assert ask(split, "SELECT count(*) FROM amenity_bookings WHERE fiscal_week = 'W02'").answer.rows[0][0] > 0
+
+
 def test_a_wrong_statement_says_where(split: Migration) -> None:
     with pytest.raises(ArchiveError, match="no_such_column"):
         ask(split, "SELECT no_such_column FROM amenity_bookings")

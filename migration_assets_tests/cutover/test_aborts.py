@@ -13,10 +13,14 @@ from psycopg.conninfo import conninfo_to_dict
 from migration_assets.domain.cutover_state import CutoverError, CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.postgres.sessions import Databases
+from migration_assets.steps.cutover import roll_back
+from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import Before, CutoverGround, failing
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.servers.drill import migration
 
 
 def require_as_before(ground: CutoverGround) -> None:
@@ -277,3 +281,11 @@ def test_a_table_that_is_rewritten_after_its_comparison_is_not_opened(ground: Cu
     changed("base", "legacy", ground.back)
     assert ground.back().outcome == "succeeded"
     ground.assert_same()
+
+
+def test_what_a_server_refuses_ends_a_step_with_what_to_do(databases: Urls) -> None:
+    """Here: a legacy that is not there. The error of PostgreSQL alone would say neither who writes nor what to do."""
+    ground = CutoverGround(Databases(databases.legacy_url.replace("/test_", "/gone_"), databases.base_url))
+    with pytest.raises(CutoverError, match=r"PostgreSQL: .* does not exist") as refused:
+        roll_back(migration(ground), "Ada")
+    assert "then run this again" in refused.value.next_step

@@ -61,13 +61,16 @@ class Weak:
             connection.execute(text)
 
     def blocking(self) -> dict[str, Finding]:
+        return {code: one for code, one in self.findings().items() if one.severity is Severity.BLOCKING}
+
+    def findings(self) -> dict[str, Finding]:
         ground = self.ground
         plan = ReadinessPlan(datetime(2024, 7, 1, tzinfo=UTC), timedelta(hours=24))
         with ground.databases.session("legacy", "test") as legacy, ground.databases.session("base", "test") as base:
             of_legacy = require_table(legacy, ground.spec.table, "legacy")
             of_base = require_table(base, ground.spec.table, "base")
             found = examine_reverse(Sides(legacy, base, ground.spec, ground.calendar, plan, of_legacy, of_base))
-        return {one.code: one for one in found if one.severity is Severity.BLOCKING}
+        return {one.code: one for one in found}
 
     def remedy(self, finding: Finding) -> None:
         """Exactly what it says."""
@@ -154,8 +157,12 @@ def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_c
 def granted_when_refused(weak: Weak, side: Side, named: str, step: Callable[[], object]) -> None:
     with pytest.raises(TriggersFireError, match=re.escape(named)) as refused:
         step()
-    weak.strongly(side, refused.value.next_step.partition("superuser: ")[2].partition(";")[0])
+    told = weak.findings()["repairs_would_fire"]
+    assert named in told.evidence
+    assert told.remedy.partition("superuser: ")[2] in refused.value.next_step
+    weak.strongly(side, told.remedy.partition("superuser: ")[2])
     step()
+    assert "repairs_would_fire" not in weak.findings()
 
 
 def test_a_sequence_that_may_not_be_read_or_set_is_named(weak: Weak) -> None:

@@ -153,7 +153,7 @@ def test_an_error_of_the_server_is_told_in_one_readable_line(
         arrow_stream(databases.base_url, _snapshot(holder), query, batch_bytes=10_000) as reader,
     ):
         reader.read_all()
-    assert "ERROR:  " in caught.value.what
+    assert "ERROR: " in caught.value.what
     assert any(word in caught.value.what for word in ("division by zero", "nowhere", "syntax error"))
     assert len(caught.value.what.splitlines()) == 1
     assert "COPY" not in str(caught.value)

@@ -65,6 +65,21 @@ def test_a_long_reader_is_named_and_the_same_call_goes_on_once_it_has_ended(depa
     assert departure.in_quarantine() == rows
 
 
+def test_a_week_whose_rows_others_point_at_is_refused_before_the_stream_lets_go_of_it(departure: Departure) -> None:
+    departure.ground.run(
+        "base",
+        "CREATE TABLE payments (booking bigint, at timestamptz, FOREIGN KEY (booking, at) REFERENCES bookings)",
+        "INSERT INTO payments SELECT id, booked_at FROM bookings WHERE id IN (31, 38)",
+    )
+    before = departure.state()
+    with pytest.raises(RetirementError, match=r"rows of public\.payments point at its rows") as refused:
+        departure.retire()
+    assert departure.state() is before
+    assert "DROP CONSTRAINT payments_booking_at_fkey;" in str(refused.value)
+    departure.ground.run("base", "DELETE FROM payments WHERE booking = 31")
+    assert departure.retire().step is Step.QUARANTINED
+
+
 def test_patience_outlasts_a_reader_that_ends(departure: Departure) -> None:
     with ThreadPoolExecutor(1) as pool:
         with _reader(departure):

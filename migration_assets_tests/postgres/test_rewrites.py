@@ -14,7 +14,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.postgres import bulk_copy, reconciliation, repair, slice_loading, validation
-from migration_assets.postgres.change_stream import joining, slots
+from migration_assets.postgres.change_stream import joining, slots, weeks
 from migration_assets.postgres.cutover import comparing
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
 from migration_assets.postgres.cutover.deadline import Deadline
@@ -28,7 +28,7 @@ from migration_assets.steps import archiving
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
-from migration_assets_tests.postgres.rewriting import before, rewrite
+from migration_assets_tests.postgres.rewriting import REWRITES, before, rewrite
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 DAY = timedelta(days=1)
@@ -55,9 +55,10 @@ def test_a_rewrite_at_every_moment_of_a_first_copy_and_an_activation_waits_or_vo
     with monkeypatch.context() as patch:
         between = before(patch, slots, "in_snapshot", lambda: rewrite(ground, "legacy"))
         held = before(patch, joining, "true_up_joining", lambda: rewrite(ground, "legacy"))
+        of_base = before(patch, weeks, "true_up", lambda: rewrite(ground, "base"))
         again = replace(ground, stream_limits=replace(ground.stream_limits, attempts=3))
         assert again.stream().how == "activated"
-        assert (between, held) == ([True], [False])
+        assert (between, held, of_base) == ([True], [False], [False])
     ground.assert_same()
 
 
@@ -90,9 +91,11 @@ def test_a_rewrite_at_every_moment_of_work_on_a_live_week_waits(
         assert ground.copy(5).base.rows == 70
         assert tried == [False]
     with monkeypatch.context() as patch:
-        tried = before(patch, archiving, "profile_slice", lambda: rewrite(ground, "base"))
+        # A partition alone is rewritten by nobody, but emptied.
+        ways = (REWRITES[0], "TRUNCATE public.bookings_fy25_q2_w06")
+        tried = before(patch, archiving, "profile_slice", lambda: [rewrite(ground, "base", way) for way in ways])
         assert _archived_rows(ground, tmp_path) == 70
-        assert tried == [False]
+        assert tried == [[False, False]]
     with monkeypatch.context() as patch:
         tried = before(patch, comparing, "prove", both, call=2)
         plan = CutoverPlan(ground.plan, timeout_seconds=60)

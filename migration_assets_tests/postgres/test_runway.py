@@ -11,9 +11,10 @@ import pytest
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
 from migration_assets.domain.runway import RunwayPolicy, find_needs, measure_runway
 from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.partition_flaws import Flaw, find_flaws
-from migration_assets.postgres.runway import read_places
-from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, week
+from migration_assets.postgres.runway import Partition, attached_leaves, read_places
+from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, SPEC, Ground, week
 
 
 @pytest.fixture
@@ -94,6 +95,13 @@ RED: dict[str, tuple[list[LiteralString], str]] = {
         "public.bookings_fy25_q2_w05 has bounds FOR VALUES FROM ('2024-04-29 00:00:00+00') TO ('2024-05-05",
     ),
 }
+
+
+def test_a_leaf_is_one_in_its_roots_own_schema() -> None:
+    name = "bookings_fy25_q2_w05"
+    at = [Partition(QualifiedName(schema, name), SPEC.table, 2, "", False, True) for schema in ("public", "other")]
+    assert attached_leaves(SPEC.table, at[:1]) == {week(5)}
+    assert attached_leaves(SPEC.table, at[1:]) == frozenset()
 
 
 @pytest.mark.parametrize("cause", RED)

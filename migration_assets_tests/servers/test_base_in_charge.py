@@ -13,6 +13,7 @@ from migration_assets.steps.legacy_repair import repair_legacy
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.streaming import recover_stream
 from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.decommission.deed import close_legacy
 from migration_assets_tests.postgres.support import wait_for, week
 from migration_assets_tests.servers.drill import in_charge, look, migration
 from migration_assets_tests.servers.standbys import Spare, spare_servers
@@ -31,6 +32,7 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
         lambda: roll_back(cutover_plan(product), approved_by="Ada"),
         lambda: repair_legacy(product, [week(5)]),
         lambda: retire_week(product, week(5)),
+        lambda: close_legacy(ground),
     ):
         with pytest.raises(ServerChangedError, match=why) as refused:
             step()
@@ -41,6 +43,12 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
     wait_for(lambda: ground.contents("legacy") == ground.contents("base"), "the legacy follows")
     assert look(ground)[1] == {}
     assert recover_stream(product, "Ada") is None
+    # What the legacy skipped its markers tell.
+    assert look(ground)[1] == {}
+    ground.run("legacy", "DELETE FROM migration.reverse_markers WHERE id = (SELECT max(id) FROM"
+               " migration.reverse_markers)")  # fmt: skip
+    assert "changes were skipped: marker" in look(ground)[1][ProblemCode.SERVER_CHANGED].what
+    assert recover_stream(product, "Ada") is not None
     # The same where nothing but the reverse stream's slot was lost.
     back = f"{ground.stream_record().slot}_back"
     with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:

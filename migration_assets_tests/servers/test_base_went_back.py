@@ -10,7 +10,16 @@ from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.postgres.support import QUARTER, wait_for
-from migration_assets_tests.servers.drill import book, confirmed, look, mended, migration, refused_everywhere, streamed
+from migration_assets_tests.servers.drill import (
+    book,
+    confirmed,
+    forget,
+    look,
+    mended,
+    migration,
+    refused_everywhere,
+    streamed,
+)
 from migration_assets_tests.servers.standbys import Spare, spare_servers
 
 
@@ -39,6 +48,11 @@ def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spa
     assert problem.severity is Severity.CRITICAL
     assert "stream recover" in problem.next_step
     refused_everywhere(ground, "changes were skipped: marker")
+    # Each cut's own marker tells, where nobody has looked before.
+    for step in (lambda: ground.validate(5), lambda: ground.repair(5), ground.reconcile):
+        forget(ground, ground.stream_record().slot)
+        with pytest.raises(ServerChangedError, match="changes were skipped: marker"):
+            step()
     mended(ground)
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Generator
 
 import pytest
+from psycopg import sql
 
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.preflight.standbys import examine_standbys
+from migration_assets.postgres.server_identity import look_at_servers
+from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.servers.drill import (
     book,
     look,
@@ -44,3 +47,19 @@ def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> No
     refused_everywhere(after, "the legacy was promoted or recovered", each_looks=True)
     mended(after)
     lost_rows_are_kept(after, 30)
+
+
+def test_a_legacy_that_stands_before_what_the_base_has_applied_went_back(spare: Spare) -> None:
+    """As one whose files were put back, and which has not come as far again: no timeline tells it."""
+    ground = streamed(spare, rows=91)
+    name = ground.stream_record().subscription
+    with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:
+        base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(name)))
+        runs = "SELECT count(*) FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL"
+        wait_for(lambda: ground.one("base", runs, name) == 0, "the worker ends")
+        base.execute(
+            "SELECT pg_replication_origin_advance('pg_' || oid, 'FFF/0') FROM pg_subscription WHERE subname = %s",
+            [name],
+        )
+        [told] = look_at_servers(base, ground.spec.relation, legacy)
+    assert "and the base has applied it up to FFF/0" in told

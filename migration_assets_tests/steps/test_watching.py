@@ -114,6 +114,15 @@ def test_a_problem_is_told_once_through_the_webhook_and_once_more_when_it_is_ove
     assert post.one("SELECT count(*) FROM migration.stream_samples") == 5
 
 
+def test_a_base_that_is_lost_while_people_are_told_may_have_them_told_again(post: Post) -> None:
+    post.stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
+    ends = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = %s"
+    post.hook.meanwhile = lambda: post.stream.ground.one("base", ends, "migration_assets:watch")
+    watched = post.watch()
+    assert watched.note == "the base was lost while alerts were sent: they may be sent again"
+    assert [delivery.delivered for delivery in watched.sent] == [True]
+
+
 def test_what_no_channel_took_is_sent_again(post: Post) -> None:
     post.stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
     post.hook.status = 500

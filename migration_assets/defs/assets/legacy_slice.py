@@ -9,11 +9,8 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.metadata import measure_metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.legacy_slices import measure_slice
-from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
-from migration_assets.steps.charge import require_legacy
+from migration_assets.steps.weeks import measure_week
 
 
 class LegacySliceConfig(dg.Config):
@@ -38,14 +35,9 @@ def legacy_slice(
     context: dg.AssetExecutionContext, config: LegacySliceConfig, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
     """Measure the slice."""
-    spec, settings = migration.spec, migration.settings
-    timeouts = migration.limits.timeouts()
+    settings = migration.settings
     with readable_failures():
-        require_legacy(migration, "nothing is to be moved any more")
-        with migration.databases.session("legacy", f"{week_of(context)}:measure", timeouts) as legacy:
-            uncounted(legacy)
-            description = require_table(legacy, spec.table, "legacy")
-            measure = measure_slice(legacy, description, spec, migration.calendar, week_of(context), exact=config.exact)
+        measure = measure_week(migration, week_of(context), exact=config.exact)
     return dg.MaterializeResult(
         metadata=measure_metadata(
             measure, window_hours=settings.window_hours, target_gb_per_hour=settings.target_gb_per_hour

@@ -116,7 +116,7 @@ def proofs_outlived(base: Connected, relation: str) -> str | None:
     row = base.execute(
         "SELECT k.what, date_trunc('second', k.noticed_at)::text, count(*) FROM migration.stream_parts k"
         " JOIN migration.slices s USING (relation)"
-        " WHERE k.relation = %s AND s.validated_at IS NOT NULL AND s.released_at IS NULL AND s.state <> 'retired'"
+        " WHERE k.relation = %s AND s.released_at IS NULL AND s.state IN ('validated', 'signed_off', 'archived')"
         " AND (s.definitions ->> 'alterations')::integer < k.alterations GROUP BY 1, 2",
         [relation],
     ).fetchone()

@@ -90,10 +90,13 @@ def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
 def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
-    What changed is what the base's server counted: under hold the apply worker has ended, and told all it did, as has
-    everybody else (see `counted`); and what was altered or rewritten on either side, which no server counts. The others
-    are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on either
-    side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
+    What changed is what the base's server counted, and what was altered or rewritten on either side, which no server
+    counts. Under hold the apply worker has ended, and told all it did; before a cutover everybody else has, too (see
+    `counted`). Before a rollback nobody can wait for that: what applications wrote in the last seconds may be in no
+    count, and then goes the way of the reverse stream without being compared.
+
+    The others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
+    either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))

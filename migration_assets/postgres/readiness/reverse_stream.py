@@ -7,6 +7,7 @@ from psycopg import sql
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import identity_statement
 from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
+from migration_assets.postgres.own_writes import grant_silence, what_fires
 from migration_assets.postgres.preflight.servers import version_of
 from migration_assets.postgres.preflight.wording import info, judge, listed
 from migration_assets.postgres.readiness.sides import Sides
@@ -26,6 +27,8 @@ def examine_reverse(sides: Sides) -> list[Finding]:
         *_rights_in_base(sides),
         *_rights_in_legacy(sides),
         *_identity(sides),
+        *_repairs(sides.legacy, sides, "legacy"),
+        *_repairs(sides.base, sides, "base"),
         *_sequences(sides, "legacy"),
         *_sequences(sides, "base"),
         *examine_applying(sides.legacy, "legacy"),
@@ -171,6 +174,17 @@ def _rights_in_legacy(sides: Sides) -> Iterator[Finding]:
         " scram-sha-256)",
         severity=Severity.WARNING,
     )
+
+
+def _repairs(connection: Connected, sides: Sides, side: Side) -> Iterator[Finding]:
+    found = what_fires(connection, [sides.spec.table])
+    if found:
+        evidence = (
+            f"a repair of the {side} would be refused: its rows would set off {listed(found)}, which no stream does,"
+            " and our role may not keep them from firing"
+        )
+        remedy = f"in the {side}, as a superuser: {grant_silence(connection)}"
+        yield Finding("repairs_would_fire", _AREA[side], Severity.WARNING, evidence, remedy)
 
 
 def _identity(sides: Sides) -> Iterator[Finding]:

@@ -1,0 +1,28 @@
+"""The ledger, in place and of this version before a step begins."""
+
+import logging
+
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.runtime import Migration
+
+log = logging.getLogger(__name__)
+
+
+def prepare_ledger(migration: Migration, purpose: str) -> None:
+    """Make or upgrade it in a session of its own; tried again where the base was lost for a moment.
+
+    Args:
+        migration: Whose base.
+        purpose: Shown as `application_name`.
+
+    Raises:
+        UnavailableError: The base is away, and stays away.
+        ForeignObjectError: Somebody else's objects have its names.
+    """
+
+    def once() -> None:
+        with migration.databases.session("base", purpose) as base:
+            ensure_ledger(base)
+
+    retry_transient(once, what="the ledger", attempts=migration.settings.retry_attempts, log=log)
