@@ -11,6 +11,7 @@ from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.embedded.cluster import Cluster
 from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
@@ -75,6 +76,32 @@ def book(ground: Ground, ids: Sequence[int]) -> None:
             " RETURNING 1",
             number,
         )
+
+
+def put_back(spare: Spare, ground: Ground, side: Side) -> None:
+    """Thirty bookings arrive, then the side's files are put back as they were before them; nobody was told anything.
+
+    They are below 2000; the slot takes them for applied.
+    """
+    kept = spare.keep_files(side)
+    wait_for(lambda: look(ground)[0].heartbeat_arrived, "the stream goes on")
+    book(ground, range(1001, 1031))
+    ground.drain()
+    assert look(ground)[1] == {}
+    confirmed(ground, "legacy")
+    spare.put_back(side, kept)
+
+
+def left_behind(
+    spare: Spare, ground: Ground, side: Side, ids: Sequence[int], standby: Cluster | None = None
+) -> Cluster:
+    """A standby of the side that lacks these bookings, and runs; the server that had them is dead."""
+    standby = standby or spare.standby(side)
+    standby.stop()
+    book(ground, ids)
+    ground.drain()
+    spare.clusters[side].kill()
+    return spare.began(standby)
 
 
 def confirmed(ground: Ground, publisher: Side) -> None:

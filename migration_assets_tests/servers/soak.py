@@ -24,10 +24,12 @@ from migration_assets_tests.servers.drill import (
     book,
     confirmed,
     in_charge,
+    left_behind,
     look,
     lost_rows_are_kept,
     mended,
     migration,
+    put_back,
     streamed,
 )
 from migration_assets_tests.servers.standbys import Spare, spare_servers, touch
@@ -60,12 +62,7 @@ def a_base_restored_to_a_point_in_time_is_told_by_its_timeline(spare: Spare) -> 
 
 def files_of_the_legacy_put_back_are_told_by_where_it_stands(spare: Spare) -> None:
     ground = streamed(spare)
-    kept = spare.keep_files("legacy")
-    wait_for(lambda: look(ground)[0].heartbeat_arrived, "the stream goes on")
-    book(ground, range(1001, 1031))
-    ground.drain()
-    assert look(ground)[1] == {}
-    spare.put_back("legacy", kept)
+    put_back(spare, ground, "legacy")
     assert ProblemCode.SERVER_CHANGED in look(ground)[1]
     with pytest.raises(ServerChangedError, match=r"the legacy went back|the legacy stands at|has lost marker"):
         sign_off_quarter(migration(ground), QUARTER, "Ada")
@@ -110,12 +107,8 @@ def five_switchovers_of_the_base_in_a_row(spare: Spare) -> None:
     """Each to a standby that lagged, with writes in between; the ground of the next is what the last one left."""
     ground = streamed(spare)
     for number in range(5):
-        standby = spare.standby("base")
-        standby.stop()
-        book(ground, range(1000 * (number + 1), 1000 * (number + 1) + 20))
-        ground.drain()
-        spare.clusters["base"].kill()
-        spare.promote("base", spare.began(standby))
+        first = 1000 * (number + 1)
+        spare.promote("base", left_behind(spare, ground, "base", range(first, first + 20)))
         ground = spare.ground(ground)
         with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):
             sign_off_quarter(migration(ground), QUARTER, "Ada")

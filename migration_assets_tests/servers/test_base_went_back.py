@@ -12,11 +12,12 @@ from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,
-    confirmed,
     forget,
+    left_behind,
     look,
     mended,
     migration,
+    put_back,
     refused_everywhere,
     streamed,
 )
@@ -31,13 +32,7 @@ def spare() -> Generator[Spare]:
 
 def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spare) -> None:
     ground = streamed(spare)
-    kept = spare.keep_files("base")
-    wait_for(lambda: look(ground)[0].heartbeat_arrived, "the stream goes on")
-    book(ground, range(1001, 1031))
-    ground.drain()
-    assert look(ground)[1] == {}
-    confirmed(ground, "legacy")
-    spare.put_back("base", kept)
+    put_back(spare, ground, "base")
     # What the slot takes for applied is skipped, what comes now arrives: it looks as well as ever.
     book(ground, [2001])
     wait_for(lambda: ground.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
@@ -58,12 +53,7 @@ def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spa
 
 def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare) -> None:
     ground = streamed(spare)
-    standby = spare.standby("base")
-    standby.stop()
-    book(ground, range(1001, 1031))
-    ground.drain()
-    spare.clusters["base"].kill()
-    standby = spare.began(standby)
+    standby = left_behind(spare, ground, "base", range(1001, 1031))
     too_early = replace(spare, clusters={**spare.clusters, "base": standby}).ground(ground)
     assert "what answers as the base is a standby" in look(too_early)[1][ProblemCode.SERVER_CHANGED].what
     spare.promote("base", standby)

@@ -11,7 +11,7 @@ from migration_assets.postgres.preflight.standbys import examine_standbys
 from migration_assets.postgres.server_identity import look_at_servers
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.servers.drill import (
-    book,
+    left_behind,
     look,
     lost_rows_are_kept,
     mended,
@@ -37,11 +37,7 @@ def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> No
     assert "1 standbys follow the legacy" in finding.evidence
     assert "a failover loses the stream's slot" in finding.evidence
     assert "stream recover" in finding.remedy
-    standby.stop()
-    book(ground, range(1001, 1031))
-    ground.drain()
-    spare.clusters["legacy"].kill()
-    spare.promote("legacy", spare.began(standby))
+    spare.promote("legacy", left_behind(spare, ground, "legacy", range(1001, 1031), standby))
     after = spare.ground(ground)
     assert look(after)[1].keys() >= {ProblemCode.SERVER_CHANGED}
     refused_everywhere(after, "the legacy was promoted or recovered", each_looks=True)
