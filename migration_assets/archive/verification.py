@@ -241,7 +241,7 @@ def unreadable(store: ArchiveStore, manifest: Manifest) -> str | None:
             if size != file.bytes:
                 return f"file {file.name} has {size:,} bytes, not {file.bytes:,}"
             with store.open_input(path) as opened:
-                rows = parquet.read_metadata(opened).num_rows
+                rows = parquet.read_metadata(opened).num_rows  # pyright: ignore[reportUnknownMemberType]
         except (pa.ArrowException, OSError, ArchiveError) as error:
             return f"file {file.name} cannot be read: {store.scrubbed(error)}"
         if rows != file.rows:
