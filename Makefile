@@ -56,7 +56,7 @@ soak-servers: $(STAMP)
 	$(TESTS).servers.soak
 	$(TESTS).servers.losing
 
-# Lives among enemies, an hour of them; ENEMIES=1,2 runs seeds again that failed.
+# Lives among enemies, then each sabotage, some 90 minutes on two idle cores; ENEMIES=1,2 runs seeds again that failed.
 soak-enemies: $(STAMP)
 	$(TESTS).adversarial.soak --lives $(LIVES) --only '$(ENEMIES)'
 
