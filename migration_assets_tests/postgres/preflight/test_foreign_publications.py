@@ -159,3 +159,21 @@ def test_a_publication_of_everything_on_the_base_blocks_too_and_no_step_fails_by
     ground.assert_same()
     ground.run("base", "DROP PUBLICATION everything")
     assert patient.examine().blocking == []
+
+
+def test_a_publication_of_our_own_schema_blocks_and_its_remedy_takes_our_schema_out_of_it(patient: Patient) -> None:
+    patient.with_bookings().ground.streamed()
+    patient.legacy(
+        "CREATE TABLE theirs (id int)", "CREATE PUBLICATION nosy FOR TABLE theirs, TABLES IN SCHEMA migration"
+    )
+    found = patient.examine()
+    assert found.blocking == ["foreign_publication"]
+    said = found.one("foreign_publication")
+    assert (said.acceptable, said.subject) == (True, "nosy")
+    assert "FOR TABLES IN SCHEMA migration" in said.evidence
+    remedy = said.remedy.partition("in the legacy: ")[2].partition(" Then accept")[0]
+    patient.ground.run("legacy", remedy)  # pyright: ignore[reportArgumentType]
+    assert patient.examine().blocking == []
+    assert patient.ground.ask("legacy", "SELECT tablename FROM pg_publication_tables WHERE pubname = 'nosy'") == [
+        ("theirs",)
+    ]
