@@ -67,7 +67,7 @@ def test_from_before_a_cutover_to_after_a_rollback_nothing_is_alarmed_about(
     with psycopg.connect(ground.databases.base_url) as base:
         name = sql.Identifier(ground.stream_record().subscription)
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
-    assert set(guard.problems()) == {C.SUBSCRIPTION_DISABLED}
+    assert set(guard.problems()) == {C.SUBSCRIPTION_DISABLED, C.STREAM_ALTERED}
 
 
 def test_alerts_of_the_change_stream_are_cleared_by_a_cutover(ground: CutoverGround, guard: Guard) -> None:

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import TriggersFireError
-from migration_assets.domain.findings import Finding, Severity
+from migration_assets.domain.findings import Finding, Severity, worst_first
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.introspection import require_table
@@ -70,7 +70,8 @@ class Weak:
             of_legacy = require_table(legacy, ground.spec.table, "legacy")
             of_base = require_table(base, ground.spec.table, "base")
             found = examine_reverse(Sides(legacy, base, ground.spec, ground.calendar, plan, of_legacy, of_base))
-        return {one.code: one for one in found}
+        # Of several with one code the worst.
+        return {one.code: one for one in reversed(worst_first(found))}
 
     def remedy(self, finding: Finding) -> None:
         """Exactly what it says."""

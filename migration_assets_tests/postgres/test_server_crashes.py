@@ -7,6 +7,7 @@ from collections.abc import Generator
 import psycopg
 import pytest
 
+from migration_assets.domain.errors import UnavailableError
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.ledger import CopyEvidence
@@ -79,7 +80,7 @@ def test_a_server_that_stays_away_is_an_error_and_the_next_run_completes(
     thread, results = _copy_in_background(copied, attempts=2)
     own_servers.kill(server)
     thread.join(patience(60))
-    assert [isinstance(result, psycopg.OperationalError) for result in results] == [True], results
+    assert [isinstance(result, UnavailableError) for result in results] == [True], results
     assert "migrator@" not in str(results[0])
     own_servers.start()
     assert copied.base_state() == state

@@ -304,7 +304,8 @@ def test_a_stream_that_is_down_stops_the_sign_off(
     harm(streaming)
     refusal = streaming.refusal(problems=None)
     assert any(text in refusal for text in said), refusal
-    assert {line.partition(":")[0] for line in refusal.splitlines()} == {"change stream"}
+    # What somebody altered by hand makes the proofs from before stale as well.
+    assert all(line.startswith("change stream:") or "altered" in line for line in refusal.splitlines()), refusal
 
 
 @pytest.mark.parametrize("pids", [(), (4711,)])

@@ -59,4 +59,4 @@ def test_a_server_that_cannot_hash_at_all_is_refused_by_name(patient: Patient) -
         )
         finding = examine_probe(legacy, base)[0]
     assert finding.severity is Severity.BLOCKING
-    assert finding.evidence.startswith("the base cannot hash the fixed rows: no")
+    assert finding.evidence.startswith("the base cannot hash the fixed rows: RaiseException")
