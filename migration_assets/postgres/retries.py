@@ -27,6 +27,7 @@ _Result = TypeVar("_Result")
 # other transactions in the way; 53300 and 53400 mean that connections or a configured limit are used up for now.
 # 57014 (query_canceled) is permanent: a statement timeout or a person said stop.
 _TRANSIENT_STATES = frozenset({"57P01", "57P02", "57P03", "55P03", "55006", "40001", "40P01", "53300", "53400"})
+_LEFT = "what was committed stays, everything else was rolled back; `status` shows what there is"
 _PERMANENT_CONNECTION = (
     errors.InvalidPassword,
     errors.InvalidAuthorizationSpecification,
@@ -85,7 +86,7 @@ def retry_transient(
         raise RightsError(
             f"the server does not let our role do this: {told(error)}",
             where=what,
-            state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+            state_left=_LEFT,
             next_step=_next_right(error),
         ) from error
     except psycopg.Error as error:
@@ -94,7 +95,7 @@ def retry_transient(
         raise UnavailableError(
             f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
-            state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+            state_left=_LEFT,
             next_step=_next_step(error),
         ) from error
 
