@@ -1,6 +1,7 @@
 """Reads how tables are defined and in which files they are, inside the locks of whoever proves something of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import LiteralString
 
 from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import TableSpecError
@@ -12,12 +13,27 @@ from migration_assets.postgres.sessions import Connected, Side
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
 # that was restored, may be compared. Columns that were dropped count: they are a definition that changed. Triggers that
 # fire for an apply worker change what arrives, and rules change what our own statements do; ours are not counted.
-_STATES = """
+_WANTED: LiteralString = """
 WITH RECURSIVE tables AS (
     SELECT c.*, w.nspname, w.relname AS wanted
     FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w(nspname, relname)
     JOIN pg_namespace n ON n.nspname = w.nspname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname
-), used AS (
+),
+"""
+_DIRECT: LiteralString = """
+used AS (
+    SELECT DISTINCT a.atttypid AS oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+), types AS (
+    SELECT string_agg(concat_ws('|', n.nspname, y.typname, y.typtype, y.typtypmod, y.typnotnull), E'\\n'
+                      ORDER BY n.nspname, y.typname) AS described,
+           coalesce(bool_or(y.typtype <> 'b' OR y.typelem <> 0), false) AS composed
+    FROM used u JOIN pg_type y ON y.oid = u.oid JOIN pg_namespace n ON n.oid = y.typnamespace
+)
+"""
+# Several times as dear, and for the same text where no type is made of others.
+_COMPOSED: LiteralString = """
+used AS (
     SELECT DISTINCT a.atttypid AS oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
     UNION
@@ -38,9 +54,11 @@ WITH RECURSIVE tables AS (
                 ORDER BY m.attnum)
          FROM pg_attribute m JOIN pg_type mt ON mt.oid = m.atttypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace
          WHERE y.typrelid <> 0 AND m.attrelid = y.typrelid AND m.attnum > 0 AND NOT m.attisdropped)
-    ), E'\\n' ORDER BY n.nspname, y.typname) AS described
+    ), E'\\n' ORDER BY n.nspname, y.typname) AS described, false AS composed
     FROM used u JOIN pg_type y ON y.oid = u.oid JOIN pg_namespace n ON n.oid = y.typnamespace
 )
+"""
+_STATES: LiteralString = """
 SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oid)::bigint,
        CASE WHEN t.reltoastrelid <> 0 THEN pg_relation_filenode(t.reltoastrelid)::bigint END,
        encode(sha256(convert_to(concat_ws(E'\\n',
@@ -52,15 +70,16 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
             LEFT JOIN pg_namespace yn ON yn.oid = y.typnamespace
             LEFT JOIN pg_collation col ON col.oid = a.attcollation
             WHERE a.attrelid = t.oid AND a.attnum > 0),
-           (SELECT described FROM types),
+           types.described,
            (SELECT string_agg(concat_ws('|', quote_ident(g.tgname), g.tgenabled, g.tgfoid::regprocedure,
                 md5(f.prosrc)), E'\\n' ORDER BY g.tgname)
             FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
             WHERE g.tgrelid = t.oid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal
                   AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')),
            (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename) FROM pg_rewrite r
-            WHERE r.ev_class = t.oid)), 'UTF8')), 'hex')
-FROM tables t
+            WHERE r.ev_class = t.oid)), 'UTF8')), 'hex'),
+       types.composed
+FROM tables t CROSS JOIN types
 """
 
 
@@ -70,12 +89,13 @@ Files = Mapping[int, tuple[int | None, int | None]]
 
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
     """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
-    rows = connection.execute(
-        _STATES.encode(), {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
-    )
+    wanted = {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
+    rows = connection.execute(_WANTED + _DIRECT + _STATES, wanted).fetchall()
+    if any(composed for *_, composed in rows):
+        rows = connection.execute(_WANTED + _COMPOSED + _STATES, wanted).fetchall()
     return {
         QualifiedName(schema, name): TableState(oid, filenode, toast, digest)
-        for schema, name, oid, filenode, toast, digest in rows
+        for schema, name, oid, filenode, toast, digest, _ in rows
     }
 
 

@@ -35,6 +35,8 @@ _TEXT_ONLY = frozenset({
     "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype", "regconfig", "regdictionary",
     "regnamespace", "regrole", "regcollation", "regdatabase",
 })  # fmt: skip
+_SURENESS = (Drawn.IDENTITY, Drawn.DEFAULT, Drawn.FUNCTION, Drawn.TRIGGER, Drawn.OWNED)
+_ATTEMPTS = 5
 _STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
 _COMPRESSION = {"p": "pglz", "l": "lz4"}
 
@@ -103,15 +105,10 @@ def require_table(connection: Connected, table: QualifiedName, side: str) -> Tab
 
 
 def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDescription:
-    statement = files("migration_assets.postgres").joinpath("introspection.sql").read_text()
-    raw: dict[str, Any] = require_row(
-        connection.execute(statement.encode(), {"oid": oid}).fetchone(), "the description of a table"
-    )[0]
-    types = {entry["oid"]: entry for entry in raw["types"] or ()}
-    uses = tuple(
-        SequenceUse(entry["name"], entry["column"], Drawn(entry["how"]), entry["via"])
-        for entry in raw["sequences"] or ()
-    )
+    raw, used = _read(connection, table, oid)
+    types: dict[int, dict[str, Any]] = {entry["oid"]: entry for entry in used.get("types", raw["types"]) or ()}
+    drawn = _drawn([*(raw["sequences"] or ()), *(used.get("draws") or ())])
+    uses = tuple(SequenceUse(one["name"], one["column"], Drawn(one["how"]), one.get("via", "")) for one in drawn)
     named = {one.column: one.sequence for one in reversed(uses) if one.how in {Drawn.IDENTITY, Drawn.DEFAULT}}
     return TableDescription(
         table=table,
@@ -125,12 +122,53 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         indexes=tuple(_index(entry, table) for entry in raw["indexes"] or () if entry["definition"] is not None),
         checks=tuple(Check(c["name"], c["definition"], c["comment"]) for c in raw["checks"] or ()),
         types=tuple(_user_type(entry, types) for entry in _in_creation_order(types)),
-        collations=tuple(Collation(**entry) for entry in raw["collations"] or ()),
-        sequences=tuple(
-            {s["name"]: Sequence(s["name"], s["type_name"], s["options"]) for s in raw["sequences"] or ()}.values()
-        ),
+        collations=tuple(Collation(**entry) for entry in used.get("collations") or ()),
+        sequences=tuple({one["name"]: _sequence(one) for one in drawn}.values()),
         sequence_uses=uses,
-        unknown_draws=tuple(raw["unknown_draws"] or ()),
+        unknown_draws=tuple(used.get("unknown_draws") or ()),
+    )
+
+
+def _read(connection: Connected, table: QualifiedName, oid: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the table says of itself, and where that is not all, what it uses; each as of one moment."""
+    for _ in range(_ATTEMPTS):
+        raw = _row(connection, "introspection.sql", oid)
+        if not raw["uses_more"]:
+            return raw, {}
+        used = _row(connection, "introspection_used.sql", oid)
+        known = {entry["oid"] for entry in used["types"] or ()}
+        if all(int(entry["type"]) in known for entry in raw["columns"] or ()):
+            return raw, used
+    raise TableSpecError(
+        "the types of its columns are altered again and again while they are read",
+        where=str(table),
+        state_left="nothing was touched",
+        next_step="run this again when the table's migration of its schema is through",
+    )
+
+
+def _row(connection: Connected, statement: str, oid: int) -> dict[str, Any]:
+    text = files("migration_assets.postgres").joinpath(statement).read_text()
+    row = connection.execute(text.encode(), {"oid": oid}).fetchone()
+    return require_row(row, "the description of a table")[0]
+
+
+def _drawn(entries: Names[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each sequence and column the surest of what draws: one that is known by a dependency comes first."""
+    ordered = sorted(entries, key=lambda one: (one["attnum"], _SURENESS.index(one["how"]), one["name"]))
+    surest: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in ordered:
+        surest.setdefault((one["name"], one["attnum"]), one)
+    return list(surest.values())
+
+
+def _sequence(entry: dict[str, Any]) -> Sequence:
+    of: dict[str, Any] = entry["options"]
+    return Sequence(
+        entry["name"],
+        entry["type_name"],
+        f"INCREMENT BY {of['seqincrement']} MINVALUE {of['seqmin']} MAXVALUE {of['seqmax']}"
+        f" START WITH {of['seqstart']} CACHE {of['seqcache']} {'CYCLE' if of['seqcycle'] else 'NO CYCLE'}",
     )
 
 
