@@ -5,11 +5,12 @@ known: one for each row that it updates or deletes. Whatever is counted beyond t
 
 A backend tells the statistics of a table and of its indexes one after the other, and what is busy at that moment up to
 ten seconds later; so that an excess is believed only where two looks, further apart than that, both see it. It can be
-seen one look late, never lost: the counters go on between the looks.
+seen one look late, never lost: the counters go on between the looks. The counting begins at the middle one of three
+looks: whichever single one of them is off, that is neither more than there was at the third, nor less than at the first.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -38,7 +39,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one look hands to the next; `accepted` is None until two looks have agreed where the counting begins."""
+    """What one look hands to the next; `accepted` is None until three looks say where the counting begins.
+
+    `earlier` is the first one's excess, once the second is there.
+    """
 
     life: str
     raw: Mapping[str, int]
@@ -46,6 +50,7 @@ class Memory:
     excess_at: datetime
     accepted: Mapping[str, int] | None = None
     suspects: str = ""
+    earlier: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger."""
@@ -53,6 +58,7 @@ class Memory:
             "life": self.life, "raw": dict(self.raw), "excess": dict(self.excess),
             "excess_at": self.excess_at.isoformat(), "suspects": self.suspects,
             "accepted": None if self.accepted is None else dict(self.accepted),
+            "earlier": None if self.earlier is None else dict(self.earlier),
         }  # fmt: skip
 
     @classmethod
@@ -60,7 +66,7 @@ class Memory:
         """Back from there; None where it says nothing that can be used."""
         try:
             return cls(stored["life"], stored["raw"], stored["excess"], datetime.fromisoformat(stored["excess_at"]),
-                       stored["accepted"], stored["suspects"])  # fmt: skip
+                       stored["accepted"], stored["suspects"], stored.get("earlier"))  # fmt: skip
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -98,12 +104,18 @@ def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: 
     if counted.reading:
         last_read_at, last_reader = at, ", ".join(counted.reading)
     if at - memory.excess_at < apart:
-        after = Memory(memory.life, counted.raw, memory.excess, memory.excess_at, memory.accepted, suspects)
+        after = replace(memory, raw=counted.raw, suspects=suspects)
         unsettled = memory.accepted is None or bool(counted.suspects) or _beyond(counted.excess, memory.accepted)
         return ReadWatch(before.watched_since, at, last_read_at, last_reader, after, unsettled)
     if memory.accepted is None:
-        # Only now is it known what was there before: a read between the first two looks cannot be told from it.
-        accepted = {name: max(memory.excess.get(name, 0), now) for name, now in counted.excess.items()}
+        if memory.earlier is None:
+            after = Memory(counted.life, counted.raw, counted.excess, at, None, suspects, memory.excess)
+            return ReadWatch(at, at, last_read_at, last_reader, after, unsettled=True)
+        # Only now is it known what was there before: a read between these looks cannot be told from it.
+        accepted = {
+            name: sorted((memory.earlier.get(name, 0), memory.excess.get(name, 0), now))[1]
+            for name, now in counted.excess.items()
+        }
         after = Memory(counted.life, counted.raw, counted.excess, at, accepted, suspects)
         return ReadWatch(at, at, last_read_at, last_reader, after)
     both = {name: sorted((memory.excess.get(name, 0), now)) for name, now in counted.excess.items()}

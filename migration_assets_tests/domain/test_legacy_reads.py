@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migration_assets.domain.legacy_reads import APART, Counted, Memory, ReadWatch, watched
@@ -29,26 +30,30 @@ def after(*looks: Counted) -> ReadWatch:
     return seen
 
 
-def test_the_watch_counts_from_its_second_look() -> None:
-    seen = after(counted(5), counted(6), counted(6))
-    assert (seen.watched_since, seen.last_read_at) == (at(1), None)
+def test_the_watch_counts_from_its_third_look() -> None:
+    begun = after(counted(5), counted(6))
+    assert (begun.watched_since, begun.unsettled) == (at(1), True)
+    seen = after(counted(5), counted(6), counted(7), counted(7))
+    assert (seen.watched_since, seen.unsettled) == (at(2), False)
 
 
 def test_a_read_is_believed_at_the_second_look_that_sees_it() -> None:
-    first = after(counted(5), counted(5), counted(6))
+    first = after(counted(5), counted(5), counted(5), counted(6))
     assert (first.last_read_at, first.unsettled) == (None, True)
-    second = watched(first, counted(6), at(3))
-    assert (second.last_read_at, second.unsettled) == (at(3), False)
-    assert watched(second, counted(6), at(4)).last_read_at == at(3), "one read is one read"
-    assert watched(first, counted(6), at(2) + APART / 2).last_read_at is None, "the two looks are too near"
+    second = watched(first, counted(6), at(4))
+    assert (second.last_read_at, second.unsettled) == (at(4), False)
+    assert watched(second, counted(6), at(5)).last_read_at == at(4), "one read is one read"
+    assert watched(first, counted(6), at(3) + APART / 2).last_read_at is None, "the two looks are too near"
 
 
 def test_what_is_off_for_one_look_is_no_read() -> None:
-    assert after(counted(5), counted(5), counted(9), counted(5), counted(5)).last_read_at is None
+    assert after(*map(counted, (5, 5, 5, 9, 5, 5))).last_read_at is None
 
 
-def test_a_beginning_that_was_off_hides_no_later_read() -> None:
-    assert after(counted(9), counted(5), counted(5), counted(5), counted(6), counted(6)).last_read_at == at(5)
+@pytest.mark.parametrize("beginning", [(9, 5, 5), (5, 9, 5), (5, 5, 9), (6, 5, 5), (5, 6, 5), (1, 5, 5), (5, 1, 5), (5, 5, 1)])
+def test_a_beginning_that_was_off_makes_no_read_and_hides_none(beginning: tuple[int, int, int]) -> None:
+    assert after(*map(counted, (*beginning, 5, 5))).last_read_at is None
+    assert after(*map(counted, (*beginning, 6, 6))).last_read_at in {at(3), at(4)}
 
 
 def test_who_has_the_table_locked_reads_it_whatever_is_counted() -> None:
@@ -57,12 +62,14 @@ def test_who_has_the_table_locked_reads_it_whatever_is_counted() -> None:
 
 
 def test_counters_that_went_back_begin_the_watch_anew_and_forget_no_read() -> None:
-    read = after(counted(5), counted(5), counted(6), counted(6))
+    read = after(*map(counted, (5, 5, 5, 6, 6)))
+    assert read.last_read_at == at(4)
     for look in (counted(6, raw=3), counted(6, life="2/on")):
-        again = watched(read, look, at(4))
-        assert (again.watched_since, again.last_read_at) == (at(4), read.last_read_at)
+        again = watched(read, look, at(5))
+        assert (again.watched_since, again.last_read_at) == (at(5), read.last_read_at)
 
 
+@example(reads=[0, 0, 0, 1, 0, 0, 0, 0], off=[0, 1, 0, 0, 0, 0, 0, 0])
 @given(
     reads=st.lists(st.integers(0, 3), min_size=8, max_size=30),
     off=st.lists(st.integers(-4, 4), min_size=8, max_size=30),
