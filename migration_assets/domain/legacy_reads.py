@@ -5,8 +5,8 @@ known: one for each row that it updates or deletes. Whatever is counted beyond t
 
 A backend tells the statistics of a table and of its indexes one after the other, and what is busy at that moment up to
 ten seconds later; so that an excess is believed only where two looks, further apart than that, both see it. It can be
-seen one look late, never lost: the counters go on between the looks. The counting begins at the middle one of three
-looks: whichever single one of them is off, that is neither more than there was at the third, nor less than at the first.
+seen one look late, never lost: the counters go on between the looks. The counting begins at the middle value of three
+looks: whichever single one of them is off, that is no more than there was at the third, and no less than at the first.
 """
 
 from collections.abc import Mapping, Sequence

@@ -119,17 +119,26 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
         )
 
 
-def seen_definitions(legacy: Connected, base: Connected, table: QualifiedName, leaf: QualifiedName) -> Definitions:
-    """What a proof sees of both sides, in the transactions in which it reads them; the root has the table's name.
+def seen_definitions(
+    legacy: Connected, base: Connected, table: QualifiedName, leaves: Sequence[QualifiedName]
+) -> dict[QualifiedName, Definitions]:
+    """What a proof of each leaf sees of both sides, in the transactions in which it reads them.
+
+    Args:
+        legacy: Where the table lies.
+        base: Where its leaves lie, below a root that has the table's name.
+        table: That name.
+        leaves: Of the weeks that are proven.
 
     Raises:
         TableSpecError: On one side row level security hides rows from us.
     """
     require_all_rows(legacy, table, "legacy")
     require_all_rows(base, table, "base")
-    of_legacy = table_states(legacy, [table])
-    of_base = table_states(base, [table, leaf])
-    return Definitions(of_legacy.get(table), of_base.get(table), of_base.get(leaf), alterations(base, str(table)))
+    of_legacy = table_states(legacy, [table]).get(table)
+    of_base = table_states(base, [table, *leaves])
+    altered = alterations(base, str(table))
+    return {leaf: Definitions(of_legacy, of_base.get(table), of_base.get(leaf), altered) for leaf in leaves}
 
 
 def altered_since(

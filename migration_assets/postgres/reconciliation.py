@@ -1,7 +1,6 @@
 """Compares a whole quarter at one cut, and looks for keys that the base has twice."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,11 +14,13 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.consistent_cut.cut import PairedSnapshots, paired_snapshots
 from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
+from migration_assets.postgres.shared_out import Taken, share_out
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
@@ -120,22 +121,29 @@ def _require_all_under_cdc(records: Sequence[SliceRecord], quarter: FiscalQuarte
 def _compare_all(
     plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord], pair: PairedSnapshots
 ) -> list[Proof]:
-    def one(record: SliceRecord) -> Proof:
-        purpose = f"{record.week.key}:reconcile"
-        with (
-            plan.databases.session("base", purpose, plan.limits.timeouts()) as base,
-            plan.databases.session("legacy", purpose, plan.limits.timeouts()) as legacy,
-            in_snapshot(base, pair.base_snapshot, base_tables(base, plan.spec, [record.week])),
-            in_snapshot(legacy, pair.legacy_snapshot, [plan.spec.table]),
-        ):
-            rows = slice_rows(plan, description, record)
-            return prove(legacy, base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
+    """Several weeks at a time; what the tables are is asked once for all, where they are locked until the end."""
+    root = plan.spec.table
+    seen = seen_definitions(pair.legacy, pair.base, root, [root.sibling(record.leaf) for record in records])
+    tables = base_tables(pair.base, plan.spec, [record.week for record in records])
+    proofs: dict[int, Proof] = {}
 
-    with ThreadPoolExecutor(max_workers=plan.limits.parallel, thread_name_prefix="reconcile") as pool:
-        try:
-            return list(pool.map(one, records))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def work(weeks: Taken) -> None:
+        with (
+            plan.databases.session("base", "reconcile", plan.limits.timeouts()) as base,
+            plan.databases.session("legacy", "reconcile", plan.limits.timeouts()) as legacy,
+            in_snapshot(base, pair.base_snapshot, tables),
+            in_snapshot(legacy, pair.legacy_snapshot, [root]),
+        ):
+            for number, record in weeks:
+                for side in (base, legacy):
+                    announce(side, f"{record.week.key}:reconcile")
+                rows = slice_rows(plan, description, record)
+                proofs[number] = prove(
+                    legacy, base, rows, lsn=pair.record.lsn, marker=pair.record.marker, definitions=seen[rows.leaf]
+                )
+
+    share_out(records, work, parallel=plan.limits.parallel, purpose="reconcile")
+    return [proofs[number] for number in range(len(records))]
 
 
 def _duplicates(

@@ -126,7 +126,7 @@ def load_slice(
                 of_base = take_fingerprint(base, staging, columns)
             of_legacy = legacy_fingerprint()
         _require_equal(of_legacy, of_base, piped, week)
-        definitions = seen_definitions(legacy, base, spec.table, staging)
+        definitions = seen_definitions(legacy, base, spec.table, [staging])[staging]
         return Loaded(
             description, staging, bounds, indexes, piped, of_legacy, of_base, definitions, lsn, snapshot_at
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import Fingerprint
@@ -88,9 +89,26 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
     return proof, cut
 
 
-def prove(legacy: Connected, base: Connected, rows: SliceRows, *, lsn: str, marker: int | None) -> Proof:
-    """Compare in both sessions' snapshots; the rows are looked for only where something differs."""
-    definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
+def prove(
+    legacy: Connected,
+    base: Connected,
+    rows: SliceRows,
+    *,
+    lsn: str,
+    marker: int | None,
+    definitions: Definitions | None = None,
+) -> Proof:
+    """Compare in both sessions' snapshots; the rows are looked for only where something differs.
+
+    Args:
+        legacy: In whose snapshot the legacy's rows are.
+        base: In whose snapshot the base's are.
+        rows: The slice.
+        lsn: Of the cut.
+        marker: Of the cut.
+        definitions: As `seen_definitions` saw them in the same snapshots; None to look now.
+    """
+    definitions = definitions or seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
     found = Differences() if compared.equal else look(legacy, base, rows, compared)
     return Proof(compared.legacy, compared.base, lsn, marker, definitions, found)

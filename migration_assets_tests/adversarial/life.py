@@ -361,10 +361,11 @@ class Life:
             return False
         self.mob.following = True
         with self.rest():
-            if joined.how != "already under CDC":
-                for week in [week for week, at in self.mob.damaged.items() if at < began]:
-                    self.mob.damaged.pop(week)
-                self.sabotaged = False
+            # Where the others were under CDC already, only those that joined them were trued up.
+            made_equal = {one.week for one in joined.weeks}
+            for week in [week for week, at in self.mob.damaged.items() if at < began and week in made_equal]:
+                self.mob.damaged.pop(week)
+            self.sabotaged = self.sabotaged and joined.how not in {"activated", "rebuilt"}
             self.look(f"after {name} ({joined.how})")
         return True
 

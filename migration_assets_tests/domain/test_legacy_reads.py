@@ -50,7 +50,9 @@ def test_what_is_off_for_one_look_is_no_read() -> None:
     assert after(*map(counted, (5, 5, 5, 9, 5, 5))).last_read_at is None
 
 
-@pytest.mark.parametrize("beginning", [(9, 5, 5), (5, 9, 5), (5, 5, 9), (6, 5, 5), (5, 6, 5), (1, 5, 5), (5, 1, 5), (5, 5, 1)])
+@pytest.mark.parametrize(
+    "beginning", [(9, 5, 5), (5, 9, 5), (5, 5, 9), (6, 5, 5), (5, 6, 5), (1, 5, 5), (5, 1, 5), (5, 5, 1)]
+)
 def test_a_beginning_that_was_off_makes_no_read_and_hides_none(beginning: tuple[int, int, int]) -> None:
     assert after(*map(counted, (*beginning, 5, 5))).last_read_at is None
     assert after(*map(counted, (*beginning, 6, 6))).last_read_at in {at(3), at(4)}

@@ -139,7 +139,7 @@ def _note(
 
 
 def _compared(pair: PairedSnapshots, rows: SliceRows) -> Proof:
-    definitions = seen_definitions(pair.legacy, pair.base, rows.spec.table, rows.leaf)
+    definitions = seen_definitions(pair.legacy, pair.base, rows.spec.table, [rows.leaf])[rows.leaf]
     found = compare(pair.legacy, pair.base, rows)
     return Proof(found.legacy, found.base, pair.record.lsn, pair.record.marker, definitions)
 

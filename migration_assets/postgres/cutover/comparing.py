@@ -1,11 +1,8 @@
 """The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from queue import Empty, SimpleQueue
-from threading import Event
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
@@ -16,6 +13,7 @@ from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
+from migration_assets.postgres.shared_out import Taken, share_out
 from migration_assets.postgres.snapshots import base_tables, reading
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
@@ -151,15 +149,11 @@ def _prove_all(
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
-    """Each worker has one session on either side for all its weeks; the largest weeks come first."""
+    """Each worker has one session on either side for all its weeks."""
     stream = plan.stream
-    todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
-    for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):
-        todo.put(entry)
     proofs: dict[int, Proof] = {}
-    failed = Event()
 
-    def work() -> None:
+    def work(weeks: Taken) -> None:
         timeouts = Timeouts(statement=max(1, int(deadline.remaining() * 1000)), idle_in_transaction=0)
         with (
             stream.databases.session("base", "cutover:compare", timeouts) as base,
@@ -167,11 +161,7 @@ def _prove_all(
             deadline.watched(base),
             deadline.watched(legacy),
         ):
-            while not failed.is_set():
-                try:
-                    number, record = todo.get_nowait()
-                except Empty:
-                    return
+            for number, record in weeks:
                 deadline.check("the comparison")
                 for side in (base, legacy):
                     announce(side, f"{record.week.key}:cutover")
@@ -181,14 +171,5 @@ def _prove_all(
                 with reading(base, tables), reading(legacy, [stream.spec.table]):
                     proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker)
 
-    def worker() -> None:
-        try:
-            work()
-        except BaseException:
-            failed.set()
-            raise
-
-    with ThreadPoolExecutor(max_workers=stream.limits.parallel, thread_name_prefix="cutover") as pool:
-        for future in [pool.submit(worker) for _ in range(min(stream.limits.parallel, len(records)))]:
-            future.result()
+    share_out(records, work, parallel=stream.limits.parallel, purpose="cutover")
     return [proofs[number] for number in range(len(records))]

@@ -58,7 +58,7 @@ def true_up(
         TriggersFireError: Rows of other tables would follow, or triggers act.
         SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
     """
-    definitions = seen_definitions(legacy, base, rows.spec.table, rows.leaf)
+    definitions = seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
     if compared.equal:
         return TruedUp(week, compared.legacy, compared.base, Differences(), definitions)
