@@ -1,4 +1,4 @@
-"""Which seeds to run: `--seeds 1,2,3`; without it one that is always the same and one that never is, or more."""
+"""Which seeds to run: `--seeds 1,2,3`; without it one that is always the same, and in a soak some that never are."""
 
 import pytest
 
@@ -20,4 +20,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             # Drawn in the test: whoever collects for several processes must find the same tests in each.
             names = [*map(str, FIXED), *(f"fresh {number}" for number in range(1, FRESH + 1))]
-            metafunc.parametrize("seed", telling([*FIXED, *[None] * FRESH], {0, len(FIXED)}), ids=names)
+            metafunc.parametrize("seed", telling([*FIXED, *[None] * FRESH], {0}), ids=names)
