@@ -41,6 +41,14 @@ ONLY: dict[str, set[str]] = {
     "duckdb": {"archive"},
     "adbc_driver_postgresql": {"postgres"},
 }
+# Where what a session runs, or calls itself, is compared with something, and never told; how often.
+COMPARED = {
+    "postgres/activity.py": 2,  # our own sessions' names
+    "postgres/change_stream/legacy_side.py": 1,
+    "postgres/decommission/counting.py": 1,
+    "postgres/decommission/queries.py": 1,
+    "postgres/foreign_publications.py": 2,
+}
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py": "reads it",
     "cli.py": "sets what dagster.yaml reads",
@@ -113,6 +121,16 @@ def test_the_context_of_a_tick_is_closed_where_it_was_opened(root: Path) -> None
         for node in nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TICK_CONTEXTS:
                 assert node in closed, f"{path}:{node.lineno}: {node.func.attr} without a `with`"
+
+
+def test_statements_and_chosen_names_of_others_are_told_in_one_way_only() -> None:
+    """What they run holds their data; what they call themselves may be markup for a chat."""
+    found = {
+        str(path.relative_to(ROOT)): len(re.findall(r"\b\w\.(?:query|application_name)\b", path.read_text()))
+        for path in FILES
+        if path.name != "other_sessions.py"
+    }
+    assert {path: count for path, count in found.items() if count} == COMPARED
 
 
 def _handled(tree: ast.Module) -> Iterator[tuple[str, ast.ExceptHandler]]:

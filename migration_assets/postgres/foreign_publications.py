@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.other_sessions import APPLICATION_NAME
 from migration_assets.postgres.own_objects import HOLDS, MARKERS, REVERSE_MARKERS
 from migration_assets.postgres.sessions import Connected
 
@@ -38,12 +39,12 @@ WHERE p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace n
 """
 # A walsender's statement names its publications, where our role may see it.
 _SLOTS: LiteralString = """
-SELECT s.slot_name::text, coalesce(r.application_name, ''), s.active,
+SELECT s.slot_name::text, CASE WHEN r.pid IS NOT NULL THEN {application} END, s.active,
        coalesce(position(%(publication)s IN a.query) > 0 OR a.query = '<insufficient privilege>', true)
 FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
 LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_name NOT LIKE %(ours)s ORDER BY 1
-"""
+""".replace("{application}", APPLICATION_NAME)
 _POSITIONS: LiteralString = """
 SELECT s.slot_name::text, s.confirmed_flush_lsn::text FROM pg_replication_slots s
 WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_name NOT LIKE %(ours)s

@@ -17,6 +17,7 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, RetirementError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.introspection import relation_oid
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
 from migration_assets.postgres.own_objects import QUARANTINE
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
@@ -154,24 +155,27 @@ def _finish_others(base: Connected, leaf: Leaf) -> None:
 def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
     """Who has a lock on the quarter or an older snapshot, oldest first: FINALIZE waits for those as well."""
     rows = base.execute(
-        "SELECT coalesce('backend ' || a.pid, 'a prepared transaction'), coalesce(a.usename::text, '?'),"
-        " coalesce(a.application_name, ''), coalesce(a.state, ''),"
-        " extract(epoch FROM clock_timestamp() - a.xact_start)::float8, left(coalesce(a.query, ''), 120)"
-        " FROM pg_stat_activity a FULL JOIN (SELECT DISTINCT pid FROM pg_locks WHERE granted"
-        "   AND (locktype = 'relation' AND relation = ANY(%s) OR locktype = 'advisory' AND classid = %s)"
-        "   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) k"
-        " USING (pid) WHERE coalesce(a.pid, 0) <> pg_backend_pid()"
-        " AND (k.pid IS NOT NULL OR a.pid IS NULL OR (a.datname = current_database() AND a.backend_xmin IS NOT NULL))"
-        " ORDER BY a.xact_start NULLS LAST LIMIT 5",
+        sql.SQL(
+            "SELECT coalesce('backend ' || a.pid, 'a prepared transaction'), coalesce(a.usename::text, '?'),"
+            " {application}, coalesce(a.state, ''),"
+            " extract(epoch FROM clock_timestamp() - a.xact_start)::float8, {command}"
+            " FROM pg_stat_activity a FULL JOIN (SELECT DISTINCT pid FROM pg_locks WHERE granted"
+            "   AND (locktype = 'relation' AND relation = ANY(%s) OR locktype = 'advisory' AND classid = %s)"
+            "   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) k"
+            " USING (pid) WHERE coalesce(a.pid, 0) <> pg_backend_pid()"
+            " AND (k.pid IS NOT NULL OR a.pid IS NULL"
+            "      OR (a.datname = current_database() AND a.backend_xmin IS NOT NULL))"
+            " ORDER BY a.xact_start NULLS LAST LIMIT 5"
+        ).format(application=APPLICATION, command=COMMAND),
         [
             [oid for oid in (relation_oid(base, leaf.quarter), relation_oid(base, leaf.table)) if oid is not None],
             _DETACH_LOCK_CLASS,
         ],
     )
     return [
-        f"{who} ({user}, {application or 'unnamed'}, {state or '?'}),"
-        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {query}"
-        for who, user, application, state, age, query in rows
+        f"{who} ({user}, {application}, {state or '?'}),"
+        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {command}"
+        for who, user, application, state, age, command in rows
     ]
 
 

@@ -4,10 +4,11 @@ from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import SliceBusyError
 from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice
+from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.sessions import Connected
 
 
@@ -26,9 +27,11 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
         connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
     except errors.LockNotAvailable:
         holder = connection.execute(
-            "SELECT a.pid, a.application_name, a.backend_start::timestamp(0) FROM pg_locks k"
-            " JOIN pg_stat_activity a USING (pid) WHERE k.locktype = 'advisory' AND k.granted"
-            " AND k.classid = %s AND k.objid = %s AND k.objsubid = 2",
+            sql.SQL(
+                "SELECT a.pid, {application}, a.backend_start::timestamp(0) FROM pg_locks k"
+                " JOIN pg_stat_activity a USING (pid) WHERE k.locktype = 'advisory' AND k.granted"
+                " AND k.classid = %s AND k.objid = %s AND k.objsubid = 2"
+            ).format(application=APPLICATION),
             key,
         ).fetchone()
         who = "by backend {} ({}, connected since {} UTC)".format(*holder) if holder else "by another session"

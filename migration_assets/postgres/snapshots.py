@@ -20,20 +20,21 @@ from migration_assets.domain.errors import TableBusyError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 _READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Longer than any lock that is only held for a moment, as a cut's; writers may stand behind it.
 IMPORT_LOCK_MS = 500
-_ALTERING = """
+_ALTERING = sql.SQL("""
 SELECT DISTINCT format('backend %%s (%%s, %%s)', k.pid, coalesce(a.usename::text, '?'),
-                       coalesce(nullif(a.application_name, ''), 'unnamed'))
+                       {application})
 FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)
 WHERE k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock' AND k.pid IS NOT NULL
       AND k.relation = ANY (SELECT to_regclass(t) FROM unnest(%s::text[]) AS t)
       AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+""").format(application=APPLICATION)
 
 
 def base_tables(base: Connected, spec: TableSpec, weeks: Iterable[FiscalWeek]) -> list[QualifiedName]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import ServerChangedError
@@ -33,6 +33,7 @@ from migration_assets.postgres.heartbeats import (
     prune_heartbeats,
     send_heartbeat,
 )
+from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
@@ -173,10 +174,10 @@ def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, An
 
 # One statement, so that status and subscription are of one moment. The row of pg_stat_subscription_stats as JSON has
 # whichever conflict counters the version knows.
-_BASE = """
+_BASE = sql.SQL("""
 SELECT s.status, s.reason, extract(epoch FROM clock_timestamp() - s.status_since)::float8 AS status_seconds,
        p.oid IS NOT NULL AS subscription_exists, p.subenabled AS subscription_enabled, to_jsonb(t) AS stats,
-       (SELECT format('backend %%s (%%s)', a.pid, a.application_name)
+       (SELECT format('backend %%s (%%s)', a.pid, {application})
         FROM pg_locks k JOIN pg_stat_activity a USING (pid)
         WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.mode = 'ExclusiveLock'
           AND k.classid = %(lock)s AND k.objid::bigint = hashtext(s.relation)::bigint & 4294967295
@@ -186,7 +187,7 @@ LEFT JOIN pg_subscription p ON p.subname = s.subscription
       AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 LEFT JOIN pg_stat_subscription_stats t ON t.subid = p.oid
 WHERE s.relation = %(relation)s
-"""
+""").format(application=APPLICATION)
 
 
 def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> StreamRecord | None:

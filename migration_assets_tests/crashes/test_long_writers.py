@@ -62,7 +62,8 @@ def test_a_long_writer_makes_a_cut_impossible_and_is_named_and_nobody_else_waits
         judge.require_nobody_held()
     text = str(caught.value)
     assert f"backend {pid} (" in text, text
-    assert " s old: UPDATE public.bookings SET guests = 7" in text, text
+    assert " s old: UPDATE" in text, text
+    assert "guests" not in text, "a statement of others holds their data"
     assert "pg_terminate_backend(pid)" in text, text
     waits = sorted(traffic.waits)
     print(f"longest stalls, ms: {[round(wait) for wait in waits[-5:]]} of {len(waits)}")

@@ -30,14 +30,17 @@ def settings(quarter: LiveQuarter) -> dict[str, Finding]:
 @pytest.mark.parametrize("side", ["legacy", "base"])
 def test_a_long_transaction_blocks_where_it_writes_and_warns_where_it_reads(quarter: LiveQuarter, side: Side) -> None:
     assert activity(quarter) == {}
-    with psycopg.connect(quarter.ground.databases.url(side)) as session:
-        session.execute("SELECT count(*) FROM bookings")
+    url = quarter.ground.databases.url(side)
+    with psycopg.connect(url, application_name="<!channel> [win](http://x)@all") as session:
+        session.execute("SELECT count(*) FROM bookings WHERE note = '4111-1111'")
         wait_for(lambda: activity(quarter), "it is long")
         assert activity(quarter)["long_transaction"].severity is Severity.WARNING
         session.execute("UPDATE bookings SET guests = guests WHERE false")
         found = activity(quarter)["long_transaction"]
         assert found.severity is Severity.BLOCKING
-        assert "to the table" in found.evidence
+        assert "to the table: UPDATE" in found.evidence
+        assert "(migrator, ?channel? ?win?(http://x)?all, " in found.evidence, "a name is no markup for a chat"
+        assert "guests" not in found.evidence, "a statement of others holds their data"
         assert f"pg_terminate_backend({session.info.backend_pid})" in found.remedy
         assert activity(quarter, long_seconds=600) == {}
         session.rollback()

@@ -10,6 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
 from migration_assets.postgres.own_objects import MARKERS, require_no_collision
 from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
@@ -187,7 +188,7 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
-    """Who holds a lock on the table that a cut has to wait for, for how long and with which query; oldest first."""
+    """Who holds a lock on the table that a cut has to wait for, for how long, with what command; the oldest first."""
     return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)
 
 
@@ -196,27 +197,30 @@ def writers_of(
 ) -> Sequence[str]:
     """The same of any table, also of a partition alone."""
     rows = connection.execute(
-        "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
-        " coalesce(a.usename::text, p.owner::text, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
-        " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
-        " left(coalesce(a.query, ''), 120)"
-        " FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)"
-        # A prepared transaction has no backend; what it locks has the lock on its number in common.
-        " LEFT JOIN pg_locks x ON k.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
-        "  AND x.virtualtransaction = k.virtualtransaction"
-        " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
-        " WHERE k.locktype = 'relation' AND k.granted AND k.relation = to_regclass(%(table)s)"
-        " AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        " AND k.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
-        " 'AccessExclusiveLock') AND k.pid IS DISTINCT FROM pg_backend_pid()"
-        # Who is not in pg_read_all_stats sees no age: such a writer counts as young, else no cut was ever tried.
-        " AND coalesce(a.xact_start, p.prepared, clock_timestamp()) <= clock_timestamp() - %(age)s * interval '1 ms'"
-        " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
-        "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5",
+        sql.SQL(
+            "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
+            " coalesce(a.usename::text, p.owner::text, '?'), {application}, coalesce(a.state, ''),"
+            " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
+            " {command}"
+            " FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)"
+            # A prepared transaction has no backend; what it locks has the lock on its number in common.
+            " LEFT JOIN pg_locks x ON k.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
+            "  AND x.virtualtransaction = k.virtualtransaction"
+            " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
+            " WHERE k.locktype = 'relation' AND k.granted AND k.relation = to_regclass(%(table)s)"
+            " AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND k.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
+            " 'AccessExclusiveLock') AND k.pid IS DISTINCT FROM pg_backend_pid()"
+            # Who is not in pg_read_all_stats sees no age: such a writer counts as young, else no cut was ever tried.
+            " AND coalesce(a.xact_start, p.prepared, clock_timestamp())"
+            "  <= clock_timestamp() - %(age)s * interval '1 ms'"
+            " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
+            "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5"
+        ).format(application=APPLICATION, command=COMMAND),
         {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
     )
     return [
-        f"{who} ({user}, {application or 'unnamed'}, {state or '?'}),"
-        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {query}"
-        for who, user, application, state, age, query in rows
+        f"{who} ({user}, {application}, {state or '?'}),"
+        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {command}"
+        for who, user, application, state, age, command in rows
     ]

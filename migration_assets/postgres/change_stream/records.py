@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.sessions import Connected, require_row
 
 STREAM_LOCK_CLASS = 71004
@@ -138,9 +139,11 @@ def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
             yield
     except errors.LockNotAvailable:
         found = base.execute(
-            "SELECT DISTINCT a.pid, a.application_name FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
-            " WHERE k.relation = 'migration.streams'::regclass AND k.mode = 'RowShareLock' AND k.granted"
-            " AND a.pid <> pg_backend_pid()"
+            sql.SQL(
+                "SELECT DISTINCT a.pid, {application} FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
+                " WHERE k.relation = 'migration.streams'::regclass AND k.mode = 'RowShareLock' AND k.granted"
+                " AND a.pid <> pg_backend_pid()"
+            ).format(application=APPLICATION)
         ).fetchall()
         who = ", ".join(f"backend {pid} ({application})" for pid, application in found) or "another session"
         raise StreamError(
@@ -206,9 +209,11 @@ def stream_lock(
         base.execute(f"SELECT pg_advisory_lock{suffix}(%s, hashtext(%s))".encode(), key)
     except errors.LockNotAvailable:
         holder = base.execute(
-            "SELECT a.pid, a.application_name FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
-            " WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.classid = %s"
-            " AND k.objid::bigint = hashtext(%s)::bigint & 4294967295",
+            sql.SQL(
+                "SELECT a.pid, {application} FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
+                " WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.classid = %s"
+                " AND k.objid::bigint = hashtext(%s)::bigint & 4294967295"
+            ).format(application=APPLICATION),
             key,
         ).fetchone()
         who = "backend {} ({})".format(*holder) if holder else "another session"

@@ -12,6 +12,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.definitions import filenodes
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
 from migration_assets.postgres.retries import is_transient, wait_until
 from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
 from migration_assets.postgres.snapshots import in_snapshot
@@ -156,17 +157,20 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
 
 def _oldest_writer(legacy: Connected) -> str:
     row = legacy.execute(
-        "SELECT pid, usename::text, application_name, extract(epoch FROM clock_timestamp() - xact_start)::float8,"
-        " left(query, 120) FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1"
+        sql.SQL(
+            "SELECT a.pid, a.usename::text, {application},"
+            " extract(epoch FROM clock_timestamp() - a.xact_start)::float8, {command}"
+            " FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL ORDER BY a.xact_start LIMIT 1"
+        ).format(application=APPLICATION, command=COMMAND)
     ).fetchone()
     if row is None:
         prepared = legacy.execute("SELECT gid, prepared::text FROM pg_prepared_xacts ORDER BY prepared LIMIT 1")
         found = prepared.fetchone()
         return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
-    pid, user, application, age, query = row
+    pid, user, application, age, command = row
     # Who is not in pg_read_all_stats sees of others no more than that they are there.
     old = "of unknown age" if age is None else f"{age:,.0f} s old"
-    return f"backend {pid} ({user}, {application or 'unnamed'}), {old}: {query}"
+    return f"backend {pid} ({user}, {application}), {old}: {command}"
 
 
 def drop_slot(legacy: Connected, slot: str) -> None:

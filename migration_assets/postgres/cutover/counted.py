@@ -6,17 +6,20 @@ later at the latest. One that went on into another transaction hands over nothin
 
 from datetime import datetime
 
+from psycopg import sql
+
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 
 # Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
 # every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
 # minutes. Who is not allowed to see another's state sees NULL, and waits.
-_UNCOUNTED = """
+_UNCOUNTED = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
-              coalesce(nullif(a.application_name, ''), 'unnamed'), coalesce(a.state, 'of unknown state'),
+              {application}, coalesce(a.state, 'of unknown state'),
               coalesce(date_trunc('second', coalesce(a.xact_start, a.state_change))::text, 'an unknown time'))
 FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
@@ -29,7 +32,7 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                         LEFT JOIN migration.cuts c ON c.relation = s.relation AND c.marker = s.validated_marker
                         WHERE s.relation = %(relation)s AND s.validated_equal) END, true)
 ORDER BY coalesce(a.xact_start, a.state_change)
-"""
+""").format(application=APPLICATION)
 
 
 def require_counted(base: Connected, plan: CutoverPlan, held_at: datetime) -> None:

@@ -2,6 +2,8 @@
 
 from typing import LiteralString
 
+from migration_assets.postgres.other_sessions import APPLICATION_NAME
+
 FAMILY: LiteralString = """
 WITH RECURSIVE family AS (
     SELECT to_regclass(%(table)s)::oid AS oid
@@ -12,7 +14,7 @@ WITH RECURSIVE family AS (
 
 CLIENTS: LiteralString = """
 clients AS (
-    SELECT a.*, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
+    SELECT a.*, {application} AS application,
            coalesce(a.client_addr::text, 'local') AS address
     FROM pg_stat_activity a
     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
@@ -22,5 +24,5 @@ clients AS (
       AND NOT EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = a.pid)
       AND NOT starts_with(coalesce(a.application_name, ''), 'migration_assets:')
 )
-"""
+""".replace("{application}", APPLICATION_NAME)
 """`clients`, after WITH or a comma: sessions in the database that are not ours."""

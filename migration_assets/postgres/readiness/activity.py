@@ -1,18 +1,21 @@
 """Examines who is in a cutover's way now: long and prepared transactions, sessions that wait, on either side."""
 
+from psycopg import sql
+
 from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.postgres.sessions import Connected, Side, require_row
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 # Of the whole server: a slot, such as the reverse stream's, begins only when every transaction that writes has ended.
-_TRANSACTIONS = """
+_TRANSACTIONS = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s, database %%s): %%s for %%s s, %%s%%s: %%s', a.pid, a.usename,
-              coalesce(nullif(a.application_name, ''), 'unnamed'), a.datname, a.state,
+              {application}, a.datname, a.state,
               round(extract(epoch FROM clock_timestamp() - a.xact_start)),
               CASE WHEN a.backend_xid IS NULL THEN 'reads' ELSE 'writes' END,
-              CASE WHEN w.held THEN ' to the table' ELSE '' END, left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)),
+              CASE WHEN w.held THEN ' to the table' ELSE '' END, {command}),
        a.backend_xid IS NOT NULL OR w.held, a.pid
 FROM pg_stat_activity a
 CROSS JOIN LATERAL (SELECT EXISTS (
@@ -24,7 +27,7 @@ WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
   AND a.xact_start < clock_timestamp() - %(seconds)s * interval '1 second'
   AND (a.datname = current_database() OR a.backend_xid IS NOT NULL)
 ORDER BY a.xact_start
-"""
+""").format(application=APPLICATION, command=COMMAND)
 _PREPARED = (
     "SELECT format('%s of %s, prepared %s, database %s', quote_literal(gid), owner, prepared::timestamp(0), database),"
     " gid FROM pg_prepared_xacts ORDER BY prepared"
