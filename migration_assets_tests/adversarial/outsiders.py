@@ -89,7 +89,8 @@ def feeder(mob: Mob) -> str | None:
     third, key = third_database(mob), FIRST_STRANGE + mob.number()
     name = f"{mob.world.base_url.rsplit('/', 1)[-1].split('?')[0]}_{mob.number()}"
     run(third.url, f"CREATE PUBLICATION {name} FOR TABLE {_TABLE}")
-    _subscribe(mob.world.legacy_url, third.url, name)
+    # What the third database has from the legacy itself must not come back: it would bring deleted rows again.
+    _subscribe(mob.world.legacy_url, third.url, name, origin="none")
     try:
         with session(third.url) as connection:
             rows = connection.execute(
@@ -113,14 +114,14 @@ def feeder(mob: Mob) -> str | None:
     return f"{key} has not come"
 
 
-def _subscribe(url: str, publisher: str, name: str) -> None:
+def _subscribe(url: str, publisher: str, name: str, origin: str = "any") -> None:
     """Its slot waits for open transactions, but not for long."""
     with session(publisher, "outsider", **_BRIEF) as connection:
         connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
     run(
         url,
         f"CREATE SUBSCRIPTION {name} CONNECTION '{publisher.replace(chr(39), chr(39) * 2)}' PUBLICATION {name}"
-        f" WITH (create_slot = false, slot_name = {name}, copy_data = false)",
+        f" WITH (create_slot = false, slot_name = {name}, copy_data = false, origin = {origin})",
     )
 
 

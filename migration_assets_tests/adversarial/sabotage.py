@@ -62,14 +62,16 @@ def origin_advanced(mob: Mob) -> None:
 
 
 def transaction_skipped(mob: Mob) -> None:
-    """SKIP drops one whole transaction of the legacy: here the next one, by the position of its commit."""
+    """SKIP drops one whole transaction of the legacy: here the next one, by the position at which its commit begins."""
     with session(mob.world.base_url, "stranger") as base:
         subscription = _without_worker(mob, base)
         with session(mob.world.legacy_url, "stranger") as legacy:
+            # Nobody else writes to the table between the look at the position and the commit.
             legacy.execute("BEGIN")
+            legacy.execute("LOCK TABLE public.bookings IN SHARE ROW EXCLUSIVE MODE")
             legacy.execute("UPDATE public.bookings SET guests = 77 WHERE id = %s", [FIRST_RESERVED + 1])
+            row = legacy.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
             legacy.execute("COMMIT")
-            row = legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone()
         assert row
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} SKIP (lsn = {})").format(subscription, sql.Literal(row[0])))
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(subscription))

@@ -181,8 +181,6 @@ class Offered:
 @contextmanager
 def offered(servers: EmbeddedServers) -> Generator[Offered]:
     with live_quarter(servers) as quarter, dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
-        for number in range(1, 14):
-            quarter.ground.validate(number)
         quarter.ground.reconcile()
         sign_off_quarter(quarter.migration, QUARTER, "Ada")
         quarter.ground.run("base", "ANALYZE bookings")

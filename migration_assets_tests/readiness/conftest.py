@@ -20,8 +20,6 @@ from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quart
 @pytest.fixture(scope="package")
 def quarter(servers: EmbeddedServers) -> Generator[LiveQuarter]:
     with live_quarter(servers) as made:
-        for number in range(1, 14):
-            made.ground.validate(number)
         made.ground.reconcile()
         sign_off_quarter(made.migration, QUARTER, "Ada")
         made.ground.run("base", "ANALYZE bookings")
