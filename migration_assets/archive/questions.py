@@ -2,8 +2,9 @@
 
 DuckDB itself can read and write files, ask and change attached databases, and show settings, all inside of a SELECT.
 A question is parsed by DuckDB's own parser, and everything that it reads from is looked at: the table, its own WITH
-queries and functions that make rows of their arguments. The session has further bars (`query_engine`): this one is the
-first, and says what is wrong.
+queries and functions that make rows of their arguments. Every other function that it calls computes from its arguments
+alone (`question_functions`): some tell of settings, or how the table is put together. The session has further bars
+(`query_engine`): this one is the first, and says what is wrong.
 """
 
 import json
@@ -13,14 +14,13 @@ from typing import Any, cast
 
 import duckdb
 
+from migration_assets.archive.question_functions import COMPUTING
 from migration_assets.domain.errors import ArchiveError
 
 # They make rows of what they are given; every other one reads something.
 _ROWS_OF_ARGUMENTS = frozenset({
     "generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest",
 })  # fmt: skip
-# They show the process's environment and settings, plan a text that nobody has looked at, or write DuckDB's log.
-_REFUSED = frozenset({"current_setting", "getenv", "getvariable", "json_serialize_plan", "nextval", "write_log"})
 _EXAMPLE = "SELECT fiscal_quarter, count(*) FROM {table} GROUP BY ALL"
 _PLAIN_NAME = re.compile(r"\w+")
 # Views and tables of DuckDB's own; no WITH query may be taken for one.
@@ -93,8 +93,10 @@ def _require_harmless(node: _Node, own: set[str], schema: str, table: str) -> No
             raise _refused(f"a question calls no {name}(): it would read something else than {table}", table)
     elif kind == "SHOW_REF" and node.get("query") is None:
         raise _refused(f"a question is about {table} alone: DESCRIBE {table} tells its columns", table)
-    elif node.get("class") == "FUNCTION" and str(node.get("function_name")).lower() in _REFUSED:
-        raise _refused(f"a question calls no {node['function_name']}()", table)
+    elif node.get("class") in {"FUNCTION", "WINDOW"}:
+        name = str(node["function_name"]).lower()
+        if name not in COMPUTING | _ROWS_OF_ARGUMENTS:
+            raise _refused(f"a question calls no {name}(): it is not known to compute from its arguments alone", table)
 
 
 def _shown(node: _Node) -> str:

@@ -1,7 +1,7 @@
 """Weeks shared out among several workers, each of which keeps its sessions from one week to the next."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from threading import Event
 
@@ -13,6 +13,8 @@ Taken = Iterator[tuple[int, SliceRecord]]
 
 def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, parallel: int, purpose: str) -> None:
     """Have all records worked on, the largest first; the first error ends the others after their present week.
+
+    So does an interrupt of the thread that waits here: nobody has to wait for all the weeks that are left.
 
     Args:
         records: Each is taken once.
@@ -26,10 +28,11 @@ def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, 
     todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
     for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):
         todo.put(entry)
-    failed = Event()
+    ended = Event()
+    raised: list[BaseException] = []
 
     def take() -> Taken:
-        while not failed.is_set():
+        while not ended.is_set():
             try:
                 yield todo.get_nowait()
             except Empty:
@@ -38,10 +41,15 @@ def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, 
     def worker() -> None:
         try:
             work(take())
-        except BaseException:
-            failed.set()
+        except BaseException as error:
+            raised.append(error)
+            ended.set()
             raise
 
     with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix=purpose) as pool:
-        for future in [pool.submit(worker) for _ in range(min(parallel, len(records)))]:
-            future.result()
+        try:
+            wait([pool.submit(worker) for _ in range(min(parallel, len(records)))])
+        finally:
+            ended.set()
+    if raised:
+        raise raised[0]
