@@ -79,7 +79,8 @@ def write(ground: CutoverGround, stop: threading.Event, seed: int) -> dict[str, 
     done: dict[str, int] = dict.fromkeys(("insert", "update", "move", "delete"), 0)
     with psycopg.connect(ground.databases.base_url, autocommit=True) as base:
         while not stop.is_set():
-            with suppress(psycopg.errors.SerializationFailure), base.transaction():
+            # Two writers may take the same rows in another order.
+            with suppress(psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected), base.transaction():
                 for _ in range(chance.randint(1, 20)):
                     what = chance.choice(list(done))
                     day = f"2024-0{chance.randint(4, 6)}-{chance.randint(1, 28):02} 10:00+00"
