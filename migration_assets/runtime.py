@@ -18,7 +18,7 @@ from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
 from migration_assets.postgres.throttle import ThrottleLimits
-from migration_assets.settings import MigrationSettings
+from migration_assets.settings import STORAGE_URL, MigrationSettings
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,6 @@ def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
     return {
         "DAGSTER_HOME": str(project_folder()),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "DAGSTER_STORAGE_URL": url,
+        STORAGE_URL: url,
         "DAGSTER_STORAGE_FOLDER": str(settings.var / "dagster"),
     }

@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -16,6 +18,9 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
 PREFIX = "MIGRATION_"
+STORAGE_URL = "DAGSTER_STORAGE_URL"
+"""What dagster.yaml reads; made from the settings."""
+_FILE = "_FILE"
 _URL_SCHEMES = ("postgresql", "postgres")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
@@ -155,6 +160,9 @@ class MigrationSettings(BaseSettings):
     cutover_hook_url: SecretStr | None = Field(
         default=None, description='the same as a webhook, repeatable: POST of {"relation", "to", "cutover"}'
     )
+    cutover_hook_secret: SecretStr | None = Field(
+        default=None, description="signs the webhook's calls, so that their receiver knows who calls"
+    )
     cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
     rollback_window_days: float = Field(
         default=14.0, ge=0, description="the legacy may be decommissioned only so long after the cutover, days"
@@ -190,6 +198,18 @@ class MigrationSettings(BaseSettings):
         if any(not _URL.match(text) for text in texts):
             raise ValueError("expected apprise URLs such as mailto://… or https://…")
         return tuple(texts)
+
+    @field_validator("cutover_hook_url")
+    @classmethod
+    def _is_private_on_its_way(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            parts = urlsplit(value.get_secret_value()) if value else None
+            plain = parts is not None and not (parts.scheme == "https" or (parts.scheme == "http" and is_local(parts)))
+        except ValueError:
+            plain = True  # its text quotes the URL
+        if plain:
+            raise ValueError("expected an https:// URL; http:// only on this machine")
+        return value
 
     @field_validator("as_of")
     @classmethod
@@ -242,19 +262,61 @@ class MigrationSettings(BaseSettings):
         """The table and its control column."""
         return TableSpec(QualifiedName.parse(self.table), self.control_column)
 
+    def environment_without_secrets(self) -> dict[str, str]:
+        """What somebody else's program may be started with: the environment without our passwords and their files."""
+        ours = {f"{PREFIX}{name}{end}".upper() for name in SECRETS for end in ("", _FILE)} | {STORAGE_URL}
+        return {name: value for name, value in os.environ.items() if name.upper() not in ours}
+
     @property
     def embedded(self) -> bool:
         """Whether the embedded servers stand in for real ones."""
         return self.legacy_url is None
 
 
+SECRETS = tuple(name for name, of in MigrationSettings.model_fields.items() if "SecretStr" in str(of.annotation))
+"""Settings that may hold a password."""
+
+
+def is_local(url: SplitResult) -> bool:
+    """Whether a URL points at this machine, so that nobody listens on the way."""
+    try:
+        return url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        return False  # a name
+
+
+def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Secrets out of the files that variables name."""
+    given = {name.upper(): value for name, value in variables.items()}
+    found: dict[str, str] = {}
+    for name in SECRETS:
+        variable = f"{PREFIX}{name}".upper()
+        path = given.get(variable + _FILE)
+        if path is None:
+            continue
+        try:
+            if variable in given:
+                raise SettingsError(f"{variable} and {variable}{_FILE} are both set", where="settings",
+                                    state_left="nothing was touched", next_step="unset one of them")  # fmt: skip
+            found[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{variable}{_FILE}: the file cannot be read ({type(error).__name__})",
+                where="settings",
+                state_left="nothing was touched",
+                next_step="name a file of text that holds the value alone, and that this user may read",
+            ) from None
+    return found
+
+
 def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
-    """Read the environment and `env_file`.
+    """Read the environment and `env_file`; of a secret, a variable with `_FILE` at its end may name a file of it.
 
     Raises:
         SettingsError: Names every wrong or unknown variable and never shows a value that may be secret.
     """
     known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
+    known |= {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS}
     present: set[str] = set(os.environ)
     if env_file and env_file.is_file():
         present.update(dotenv_values(env_file))
@@ -266,8 +328,10 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
             state_left="nothing was touched",
             next_step="`migration-assets settings` lists the names",
         )
+    secrets = _from_files({**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ})
     try:
-        return MigrationSettings(_env_file=env_file, **overrides)  # pyright: ignore[reportCallIssue]
+        values = {**secrets, **overrides}
+        return MigrationSettings(_env_file=env_file, **values)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         problems = "; ".join(
             f"{PREFIX}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg']}"

@@ -172,3 +172,46 @@ def test_settings_cannot_be_changed_afterwards() -> None:
     settings = MigrationSettings()
     with pytest.raises(ValidationError):
         settings.table = "other"
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    url = "postgresql://me:s3cret@h/db"
+    (tmp_path / "legacy").write_text(f"{url}\n")
+    (tmp_path / "alerts").write_text("json://a/s3cret json://b")
+    lines = {
+        "MIGRATION_LEGACY_URL_FILE": str(tmp_path / "legacy"), "MIGRATION_BASE_URL": url,
+        "MIGRATION_ALERT_URLS_FILE": str(tmp_path / "alerts"),
+    }  # fmt: skip
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("".join(f"{name}={value}\n" for name, value in lines.items()) if where == ".env" else "")
+    if where == "environment":
+        for name, value in lines.items():
+            monkeypatch.setenv(name, value)
+    loaded = load_settings(env_file=dotenv)
+    assert loaded.legacy_url is not None
+    assert loaded.legacy_url.get_secret_value() == url
+    assert [one.get_secret_value() for one in loaded.alert_urls] == ["json://a/s3cret", "json://b"]
+    assert "s3cret" not in repr(loaded)
+
+
+def test_a_file_of_a_secret_that_cannot_be_used_is_named_and_nothing_of_it_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "url"
+    monkeypatch.setenv("MIGRATION_LEGACY_URL_FILE", str(file))
+    with pytest.raises(SettingsError, match=r"LEGACY_URL_FILE: the file cannot be read \(FileNotFoundError\)"):
+        load_settings(env_file=None)
+    file.write_bytes(b"s3cret\xff")
+    with pytest.raises(SettingsError, match="UnicodeDecodeError"):
+        load_settings(env_file=None)
+    file.write_text("mysql://me:s3cret@h/db")
+    with pytest.raises(SettingsError, match="MIGRATION_LEGACY_URL: ") as caught:
+        load_settings(env_file=None)
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("MIGRATION_LEGACY_URL", "postgresql://h/db")
+    with pytest.raises(SettingsError, match="MIGRATION_LEGACY_URL and MIGRATION_LEGACY_URL_FILE are both set"):
+        load_settings(env_file=None)
+    monkeypatch.setenv("MIGRATION_TABLE_FILE", str(file))
+    with pytest.raises(SettingsError, match="unknown: MIGRATION_TABLE_FILE"):
+        load_settings(env_file=None)

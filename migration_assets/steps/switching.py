@@ -1,15 +1,19 @@
 """The team's own switch of its applications: a command, a webhook, or both."""
 
+import hashlib
+import hmac
 import json
 import os
 import shlex
 import signal
 import subprocess
 import threading
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import SecretStr
 
@@ -26,12 +30,22 @@ def switch(migration: Migration, to: SideName, cutover: int) -> None:
     settings = migration.settings
     told: dict[str, object] = {"relation": migration.spec.relation, "to": to, "cutover": cutover}
     if settings.cutover_hook_command is not None:
-        _command(settings.cutover_hook_command, told, to, settings.cutover_hook_timeout_seconds)
+        _command(
+            settings.cutover_hook_command,
+            told,
+            to,
+            settings.cutover_hook_timeout_seconds,
+            settings.environment_without_secrets(),
+        )
     if settings.cutover_hook_url is not None:
-        _webhook(settings.cutover_hook_url, told, settings.cutover_hook_timeout_seconds)
+        body = json.dumps(told).encode()
+        headers = {"Content-Type": "application/json", **_signed(settings.cutover_hook_secret, body)}
+        _webhook(settings.cutover_hook_url, body, headers, settings.cutover_hook_timeout_seconds)
 
 
-def _command(command: SecretStr, told: dict[str, object], to: SideName, seconds: float) -> None:
+def _command(
+    command: SecretStr, told: dict[str, object], to: SideName, seconds: float, environment: Mapping[str, str]
+) -> None:
     """What it prints is thrown away: only its author knows whether secrets are in it."""
     try:
         words = [word.replace("{to}", to) for word in shlex.split(command.get_secret_value())]
@@ -40,6 +54,7 @@ def _command(command: SecretStr, told: dict[str, object], to: SideName, seconds:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environment,
             # A group of its own: what it started is killed with it, and nobody's Ctrl-C ends it halfway.
             start_new_session=True,
         )
@@ -64,16 +79,30 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _webhook(url: SecretStr, told: dict[str, object], seconds: float) -> None:
+def _signed(secret: SecretStr | None, body: bytes) -> dict[str, str]:
+    """Who knows the secret can tell that the call is ours, unchanged, and of now."""
+    if secret is None:
+        return {}
+    at = str(int(time.time()))
+    signature = hmac.new(secret.get_secret_value().encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"X-Migration-Timestamp": at, "X-Migration-Signature": f"sha256={signature}"}
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Whoever answers does not choose who else is told."""
+
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
+        return None
+
+
+def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: float) -> None:
     """Neither the URL nor the answer is shown: both may hold secrets."""
     failed: list[str] = []
 
     def post() -> None:
         try:
-            request = Request(  # noqa: S310 - the team's own URL
-                url.get_secret_value(), json.dumps(told).encode(), {"Content-Type": "application/json"}
-            )
-            with urlopen(request, timeout=seconds):  # noqa: S310
+            request = Request(url.get_secret_value(), body, dict(headers))  # noqa: S310 - the team's own URL
+            with build_opener(_NoRedirect).open(request, timeout=seconds):
                 pass
         except HTTPError as error:
             failed.append(f"the hook's address answered with status {error.code}")

@@ -1,10 +1,11 @@
 """The team's own switch, as the settings name it: a command or a webhook, whose output is nobody's business."""
 
+import hmac
 import json
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.errors import SettingsError
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
-from migration_assets.settings import load_settings
+from migration_assets.settings import SECRETS, load_settings
 from migration_assets.steps.cutover import cutover_plan
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
@@ -86,14 +88,37 @@ def test_a_command_that_leaves_something_running_and_ends_well_is_well(tmp_path:
     assert time.monotonic() - began < min(patience(15), 100)
 
 
+def test_a_command_gets_none_of_our_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "environment"
+    command = python(f"import os; open('{out}', 'w').write(str(dict(os.environ)))")
+    switch = cutover_plan(migration(cutover_hook_command=command)).switch
+    assert switch is not None
+    for name in SECRETS:
+        monkeypatch.setenv(f"MIGRATION_{name}".upper(), "s3cret")
+        monkeypatch.setenv(f"MIGRATION_{name}_file".upper(), "s3cret")
+    monkeypatch.setenv("DAGSTER_STORAGE_URL", "s3cret")
+    monkeypatch.setenv("TEAMS_OWN", "kept")
+    switch("base", 7)
+    assert "kept" in out.read_text()
+    assert "s3cret" not in out.read_text()
+
+
 class _Hook(BaseHTTPRequestHandler):
     bodies: list[Any]
+    headers_seen: list[Mapping[str, str]]
 
     def do_POST(self) -> None:
-        self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.bodies.append(json.loads(body))
+        self.headers_seen.append({**self.headers, "body": body.decode()})
+        if "elsewhere" in self.path:
+            self.send_response(307)
+            self.send_header("Location", "/here")
+            self.end_headers()
+            return
         if "drip" in self.path:
             with suppress(OSError):
-                for letter in b"HTTP/1.0 204 slow" * 12:
+                for letter in b"HTTP/1.0 204 slow" * 2:
                     self.wfile.write(bytes([letter]))
                     time.sleep(0.1)
             return
@@ -106,7 +131,7 @@ class _Hook(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Generator[str]:
-    _Hook.bodies = []
+    _Hook.bodies, _Hook.headers_seen = [], []
     with HTTPServer(("127.0.0.1", 0), _Hook) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -118,6 +143,30 @@ def address() -> Generator[str]:
 def test_a_webhook_is_told_where_writes_go(address: str) -> None:
     call(cutover_hook_url=f"{address}/s3cret")
     assert _Hook.bodies == [{"relation": "public.amenity_bookings", "to": "base", "cutover": 7}]
+
+
+def test_a_webhook_s_receiver_can_tell_who_calls(address: str) -> None:
+    call(cutover_hook_url=f"{address}/x", cutover_hook_secret="k3y")
+    [seen] = _Hook.headers_seen
+    signed = f"{seen['X-Migration-Timestamp']}.{seen['body']}".encode()
+    assert seen["X-Migration-Signature"] == "sha256=" + hmac.new(b"k3y", signed, "sha256").hexdigest()
+    assert abs(time.time() - int(seen["X-Migration-Timestamp"])) < patience(60)
+
+
+def test_a_webhook_is_never_sent_on_to_somebody_else(address: str) -> None:
+    with pytest.raises(CutoverError, match="answered with status 307"):
+        call(cutover_hook_url=f"{address}/elsewhere")
+    assert len(_Hook.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://switch.example/s3cret", "http://127.0.0.1.example/s3cret", "ftp://h/s3cret", "s3cret"]
+)
+def test_a_webhook_goes_over_tls_unless_it_is_on_this_machine(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"CUTOVER_HOOK_URL: .*expected an https:// URL") as caught:
+        migration(cutover_hook_url=url)
+    assert "s3cret" not in str(caught.value)
+    migration(cutover_hook_url="https://switch.example/x")
 
 
 def test_a_webhook_that_fails_says_how_and_shows_nothing(address: str) -> None:
