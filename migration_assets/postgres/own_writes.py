@@ -15,7 +15,7 @@ from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side, require_row
 
 # Triggers that are ENABLE ALWAYS fire for a stream as well, and keys from the table only check. A clone counts by
-# itself where somebody enabled it alone.
+# itself where somebody enabled it alone. A rule rewrites statements that name its table, and no row of a stream.
 _FIRING = """
 WITH tables AS (SELECT to_regclass(t)::oid AS oid FROM unnest(%(tables)s::text[]) t)
 SELECT format('trigger %%I of %%s', g.tgname, g.tgrelid::regclass)
@@ -28,6 +28,10 @@ UNION ALL
 SELECT format('foreign key %%I of %%s', k.conname, k.conrelid::regclass)
 FROM pg_constraint k JOIN tables t ON t.oid = k.confrelid
 WHERE %(deleting)s AND k.contype = 'f' AND k.conparentid = 0
+UNION ALL
+SELECT format('rule %%I of %%s', w.rulename, w.ev_class::regclass)
+FROM pg_rewrite w WHERE w.ev_class = to_regclass((%(tables)s::text[])[1]) AND w.ev_enabled = 'O'
+  AND w.ev_type IN ('2', '3', '4')
 ORDER BY 1
 """
 

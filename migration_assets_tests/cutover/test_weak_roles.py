@@ -150,9 +150,15 @@ def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_c
         weak.remedy(finding)
     ground.cut()
     past_the_hold(strong, "UPDATE bookings SET guests = -1 WHERE id = 31")
-    key = "foreign key payments_booking_fkey of public.payments"
+    strong.run(
+        "legacy",
+        "CREATE TABLE gone (id bigint)",
+        "CREATE RULE tell AS ON DELETE TO bookings DO ALSO INSERT INTO gone VALUES (OLD.id)",
+    )
+    key = "foreign key payments_booking_fkey of public.payments, rule tell of public.bookings"
     granted_when_refused(weak, "legacy", key, lambda: mend(ground, 5))
     assert strong.one("legacy", "SELECT count(*) FROM payments") == 364
+    assert strong.one("legacy", "SELECT count(*) FROM gone") == 0
     ground.equal()
 
 
