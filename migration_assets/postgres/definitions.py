@@ -8,6 +8,7 @@ from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
 from migration_assets.postgres.change_stream.parts import alterations
+from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side
 
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
@@ -75,7 +76,7 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
                 md5(f.prosrc)), E'\\n' ORDER BY g.tgname)
             FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
             WHERE g.tgrelid = t.oid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal
-                  AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')),
+                  AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))),
            (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename) FROM pg_rewrite r
             WHERE r.ev_class = t.oid)), 'UTF8')), 'hex'),
        types.composed
@@ -90,6 +91,7 @@ Files = Mapping[int, tuple[int | None, int | None]]
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
     """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
     wanted = {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
+    wanted["ours"] = list(ON_TABLES)
     rows = connection.execute(_WANTED + _DIRECT + _STATES, wanted).fetchall()
     if any(composed for *_, composed in rows):
         rows = connection.execute(_WANTED + _COMPOSED + _STATES, wanted).fetchall()

@@ -19,6 +19,7 @@ from migration_assets.domain.table_description import (
 )
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.domain.user_types import Collation, Extension, Field, UserType
+from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql
 
@@ -36,7 +37,6 @@ _TEXT_ONLY = frozenset({
     "regnamespace", "regrole", "regcollation", "regdatabase",
 })  # fmt: skip
 _SURENESS = (Drawn.IDENTITY, Drawn.DEFAULT, Drawn.FUNCTION, Drawn.TRIGGER, Drawn.OWNED)
-_ATTEMPTS = 5
 _STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
 _COMPRESSION = {"p": "pglz", "l": "lz4"}
 
@@ -105,7 +105,7 @@ def require_table(connection: Connected, table: QualifiedName, side: str) -> Tab
 
 
 def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDescription:
-    raw, used = _read(connection, table, oid)
+    raw, used = _read(connection, oid)
     types: dict[int, dict[str, Any]] = {entry["oid"]: entry for entry in used.get("types", raw["types"]) or ()}
     drawn = _drawn([*(raw["sequences"] or ()), *(used.get("draws") or ())])
     uses = tuple(SequenceUse(one["name"], one["column"], Drawn(one["how"]), one.get("via", "")) for one in drawn)
@@ -129,27 +129,23 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
     )
 
 
-def _read(connection: Connected, table: QualifiedName, oid: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the table says of itself, and where that is not all, what it uses; each as of one moment."""
-    for _ in range(_ATTEMPTS):
-        raw = _row(connection, "introspection.sql", oid)
-        if not raw["uses_more"]:
-            return raw, {}
-        used = _row(connection, "introspection_used.sql", oid)
-        known = {entry["oid"] for entry in used["types"] or ()}
-        if all(int(entry["type"]) in known for entry in raw["columns"] or ()):
-            return raw, used
-    raise TableSpecError(
-        "the types of its columns are altered again and again while they are read",
-        where=str(table),
-        state_left="nothing was touched",
-        next_step="run this again when the table's migration of its schema is through",
-    )
+def _read(connection: Connected, oid: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the table says of itself, and where that is not all, what it uses; both as of one moment."""
+    raw = _row(connection, _text("introspection.sql"), oid)
+    if not raw["uses_more"]:
+        return raw, {}
+    # The first again: had the table been altered between two statements, this would be one that there never was.
+    parts = (_text("introspection.sql"), _text("introspection_used.sql"))
+    raw, used = _row(connection, "SELECT json_build_array(({}\n), ({}\n))".format(*parts), oid)
+    return require_row(raw and (raw,), "the description of a table")[0], used
 
 
-def _row(connection: Connected, statement: str, oid: int) -> dict[str, Any]:
-    text = files("migration_assets.postgres").joinpath(statement).read_text()
-    row = connection.execute(text.encode(), {"oid": oid}).fetchone()
+def _text(name: str) -> str:
+    return files("migration_assets.postgres").joinpath(name).read_text()
+
+
+def _row(connection: Connected, statement: str, oid: int) -> Any:
+    row = connection.execute(statement.encode(), {"oid": oid, "ours": list(ON_TABLES)}).fetchone()
     return require_row(row, "the description of a table")[0]
 
 

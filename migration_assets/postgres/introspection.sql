@@ -23,7 +23,7 @@ SELECT json_build_object(
         -- Ours are known to draw from nothing.
         SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND f.oid >= 16384
-          AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')
+          AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))
     ),
     'columns', (
         SELECT json_agg(json_build_object(

@@ -59,7 +59,9 @@ bodies AS (
            oid::regprocedure::text AS via, oid, body
     FROM called
     UNION ALL
-    SELECT ad.adnum, 'function', 'the default of its column', 0, pg_get_expr(ad.adbin, ad.adrelid)
+    -- A constant is known by its dependency; its words would also name sequences of other schemas.
+    SELECT ad.adnum, 'function', 'the default of its column', 0,
+           regexp_replace(pg_get_expr(ad.adbin, ad.adrelid), 'nextval\(''([^'']|'''')*''::regclass\)', '', 'g')
     FROM pg_attrdef ad JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated = ''
     WHERE ad.adrelid = %(oid)s
     UNION ALL

@@ -42,6 +42,10 @@ _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe()",
     "wait_at_reverse_marker()",
 })  # fmt: skip
+ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers")
+"""Tables that this program makes in the legacy; any other one in the schema is of whoever had the schema before."""
+ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
+"""Functions of the triggers that we put on tables of others; the same holds for them."""
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
 # A superuser is every role's member by effect: for one only real memberships count.

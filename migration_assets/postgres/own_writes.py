@@ -11,22 +11,27 @@ from contextlib import contextmanager
 from migration_assets.domain.errors import TriggersFireError
 from migration_assets.domain.table_spec import QualifiedName, quote_identifier
 from migration_assets.postgres.fence_functions import let_through
+from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side, require_row
 
 # Triggers that are ENABLE ALWAYS fire for a stream as well, and keys from the table only check. A clone counts by
-# itself where somebody enabled it alone.
+# itself where somebody enabled it alone. A rule rewrites statements that name its table, and no row of a stream.
 _FIRING = """
 WITH tables AS (SELECT to_regclass(t)::oid AS oid FROM unnest(%(tables)s::text[]) t)
 SELECT format('trigger %%I of %%s', g.tgname, g.tgrelid::regclass)
 FROM pg_trigger g JOIN tables t ON t.oid = g.tgrelid JOIN pg_proc f ON f.oid = g.tgfoid
 WHERE NOT g.tgisinternal AND g.tgenabled = 'O' AND g.tgtype & 12 <> 0
-  AND f.pronamespace IS DISTINCT FROM to_regnamespace('migration')
+  AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))
   AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled = 'O'
                   AND p.tgrelid IN (SELECT oid FROM tables))
 UNION ALL
 SELECT format('foreign key %%I of %%s', k.conname, k.conrelid::regclass)
 FROM pg_constraint k JOIN tables t ON t.oid = k.confrelid
 WHERE %(deleting)s AND k.contype = 'f' AND k.conparentid = 0
+UNION ALL
+SELECT format('rule %%I of %%s', w.rulename, w.ev_class::regclass)
+FROM pg_rewrite w WHERE w.ev_class = to_regclass((%(tables)s::text[])[1]) AND w.ev_enabled = 'O'
+  AND w.ev_type IN ('2', '3', '4')
 ORDER BY 1
 """
 
@@ -75,7 +80,8 @@ def what_fires(connection: Connected, tables: Sequence[QualifiedName], *, deleti
     """
     if _may_silence(connection):
         return ()
-    found = connection.execute(_FIRING, {"tables": [str(table) for table in tables], "deleting": deleting})
+    wanted = {"tables": [str(table) for table in tables], "deleting": deleting, "ours": list(ON_TABLES)}
+    found = connection.execute(_FIRING, wanted)
     return tuple(str(row[0]) for row in found)
 
 

@@ -135,8 +135,9 @@ def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_c
     ground, strong = weak.ground, weak.strong
     strong.run(
         "base",
-        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        "CREATE TRIGGER heard AFTER INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION nothing()",
+        # Theirs, although it lies in the schema that is also ours.
+        "CREATE FUNCTION migration.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER heard AFTER INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION migration.nothing()",
     )
     strong.run("base", "UPDATE bookings SET guests = -1 WHERE id = 31")
     granted_when_refused(weak, "base", "trigger heard of public.bookings", lambda: ground.repair(5))
@@ -149,9 +150,15 @@ def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_c
         weak.remedy(finding)
     ground.cut()
     past_the_hold(strong, "UPDATE bookings SET guests = -1 WHERE id = 31")
-    key = "foreign key payments_booking_fkey of public.payments"
+    strong.run(
+        "legacy",
+        "CREATE TABLE gone (id bigint)",
+        "CREATE RULE tell AS ON DELETE TO bookings DO ALSO INSERT INTO gone VALUES (OLD.id)",
+    )
+    key = "foreign key payments_booking_fkey of public.payments, rule tell of public.bookings"
     granted_when_refused(weak, "legacy", key, lambda: mend(ground, 5))
     assert strong.one("legacy", "SELECT count(*) FROM payments") == 364
+    assert strong.one("legacy", "SELECT count(*) FROM gone") == 0
     ground.equal()
 
 

@@ -114,6 +114,11 @@ def test_a_legacy_that_accepts_writes_may_hold_what_the_base_does_not(ground: Cu
 def test_a_database_that_others_live_in_is_not_closed(ground: CutoverGround) -> None:
     with ground.databases.session("legacy", "test") as legacy:
         assert choose_scope(legacy, ground.spec, None).scope == "database"
+        # Others may have had a schema of that name before this program came.
+        ground.run("legacy", "CREATE TABLE migration.theirs (id int)")
+        chosen = choose_scope(legacy, ground.spec, None)
+        assert (chosen.scope, chosen.why.rpartition(": ")[2]) == ("table", "migration.theirs")
+        ground.run("legacy", "DROP TABLE migration.theirs")
         ground.run("legacy", "CREATE SCHEMA shop", "CREATE TABLE shop.orders (id int)",
                    "CREATE MATERIALIZED VIEW shop.sums AS SELECT 1 AS n",
                    "CREATE TABLE parts (id int) PARTITION BY RANGE (id)",

@@ -228,6 +228,9 @@ _RICH: tuple[LiteralString, ...] = (
     "CREATE TABLE bookings (id bigint PRIMARY KEY, booked_at timestamptz NOT NULL, guests int, price numeric(9, 2))",
     "ALTER TABLE bookings ADD note text, ADD p place, ADD moods mood[], ADD l label, ADD s span, ADD w whole",
     "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE SCHEMA IF NOT EXISTS migration",
+    "CREATE FUNCTION migration.theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER theirs BEFORE INSERT ON bookings FOR EACH ROW EXECUTE FUNCTION migration.theirs()",
 )
 _ALTERATIONS: tuple[LiteralString, ...] = (
     "ALTER TYPE mood ADD VALUE 'c'",
@@ -249,6 +252,7 @@ _ALTERATIONS: tuple[LiteralString, ...] = (
     "ALTER TABLE bookings ENABLE ALWAYS TRIGGER fill",
     "CREATE OR REPLACE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     "ALTER TABLE bookings ENABLE REPLICA TRIGGER fill",
+    "ALTER TABLE bookings ENABLE ALWAYS TRIGGER theirs",
     "CREATE RULE keep AS ON DELETE TO bookings DO INSTEAD NOTHING",
 )
 _HARMLESS: tuple[LiteralString, ...] = (

@@ -8,12 +8,14 @@ from psycopg import sql
 from migration_assets.domain.decommission_state import Obstacle, Scope
 from migration_assets.domain.table_spec import TableSpec, quote_identifier
 from migration_assets.postgres.decommission.queries import CLIENTS, FAMILY
+from migration_assets.postgres.own_objects import ON_LEGACY
 from migration_assets.postgres.sessions import Connected, require_row
 
 _OTHERS: LiteralString = """
 SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'migration') AND n.nspname NOT LIKE 'pg\\_toast%%'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_toast%%'
+  AND NOT (n.nspname = 'migration' AND c.relname = ANY(%(ours)s))
   AND NOT EXISTS (SELECT FROM family o WHERE o.oid = c.oid)
   AND NOT EXISTS (SELECT FROM pg_depend d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -57,8 +59,9 @@ def choose_scope(legacy: Connected, spec: TableSpec, wanted: Scope | None) -> Ch
 
 
 def other_tables(legacy: Connected, spec: TableSpec) -> list[str]:
-    """What else applications keep in the legacy's database: not schema migration, not what belongs to extensions."""
-    return [str(row[0]) for row in legacy.execute(FAMILY + _OTHERS, {"table": str(spec.table)})]
+    """What else applications keep in the legacy's database: not this program's, not what belongs to extensions."""
+    wanted = {"table": str(spec.table), "ours": list(ON_LEGACY)}
+    return [str(row[0]) for row in legacy.execute(FAMILY + _OTHERS, wanted)]
 
 
 def other_sessions(legacy: Connected) -> list[tuple[int, str]]:
