@@ -104,7 +104,7 @@ def test_a_join_that_finds_no_moment_leaves_the_stream_as_it_was(streamed: Groun
     hasty = replace(streamed, stream_limits=replace(streamed.stream_limits, cut_patience_seconds=0.3))
     with psycopg.connect(streamed.databases.legacy_url) as writer:
         writer.execute("UPDATE bookings SET guests = 5 WHERE id = 5")
-        with pytest.raises(CutError, match="UPDATE bookings SET guests = 5"):
+        with pytest.raises(CutError, match=" s old: UPDATE"):
             hasty.stream(_NEXT)
     after = streamed.stream_record()
     assert replace(after, status_since=before.status_since) == before
