@@ -317,9 +317,7 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
     """
     known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
     known |= {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS}
-    present: set[str] = set(os.environ)
-    if env_file and env_file.is_file():
-        present.update(dotenv_values(env_file))
+    present = {**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ}
     unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(
@@ -328,9 +326,8 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
             state_left="nothing was touched",
             next_step="`migration-assets settings` lists the names",
         )
-    secrets = _from_files({**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ})
+    values = {**_from_files(present), **overrides}
     try:
-        values = {**secrets, **overrides}
         return MigrationSettings(_env_file=env_file, **values)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         problems = "; ".join(

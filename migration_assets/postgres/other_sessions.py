@@ -28,3 +28,9 @@ COMMAND = sql.SQL(
     " 'a command that cannot be told')".replace("_kinds", _KINDS).replace("_words", _WORDS)
 )
 """The first word of what session `a` runs, or ran last; of a change to a definition the words that say of what kind."""
+
+
+def shown(who: str, user: str, application: str, state: str, age: float | None, command: str) -> str:
+    """One session for a list of them; `age` of its transaction in seconds, None where our role may not see it."""
+    old = "of unknown age" if age is None else f"{age:,.1f} s old"
+    return f"{who} ({user}, {application}, {state or '?'}), {old}: {command}"

@@ -17,7 +17,7 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, RetirementError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.introspection import relation_oid
-from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND, shown
 from migration_assets.postgres.own_objects import QUARANTINE
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
@@ -172,11 +172,7 @@ def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
             _DETACH_LOCK_CLASS,
         ],
     )
-    return [
-        f"{who} ({user}, {application}, {state or '?'}),"
-        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {command}"
-        for who, user, application, state, age, command in rows
-    ]
+    return [shown(*row) for row in rows]
 
 
 def lock_alone(base: Connected, table: QualifiedName) -> None:

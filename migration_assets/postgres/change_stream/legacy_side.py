@@ -10,7 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND, shown
 from migration_assets.postgres.own_objects import MARKERS, require_no_collision
 from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
@@ -219,8 +219,4 @@ def writers_of(
         ).format(application=APPLICATION, command=COMMAND),
         {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
     )
-    return [
-        f"{who} ({user}, {application}, {state or '?'}),"
-        f" {'of unknown age' if age is None else f'{age:,.1f} s old'}: {command}"
-        for who, user, application, state, age, command in rows
-    ]
+    return [shown(*row) for row in rows]
