@@ -16,9 +16,9 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 # Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
 # every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
-# minutes. Who may not see another's session sees NULL, also for its kind, and waits. Not only clients write: a worker in
-# the background may, and a WAL sender that runs statements, but none that streams. Our own stream's worker tells all at
-# its end, which is before anything is compared.
+# minutes. Who may not see another's session sees NULL, also for its kind, and waits. Not only clients write: a worker
+# in the background may, and a WAL sender that runs statements, but none that streams. Our own stream's worker tells all
+# at its end, which is before anything is compared.
 _UNKNOWN = "of unknown state"
 _UNCOUNTED = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
