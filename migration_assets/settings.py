@@ -309,6 +309,18 @@ def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
     return found
 
 
+def _file_of_variables(env_file: Path | None) -> Mapping[str, str | None]:
+    try:
+        return dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{env_file} cannot be read ({type(error).__name__})",
+            where="settings",
+            state_left="nothing was touched",
+            next_step="make it a text file in UTF-8 that this user may read, or remove it",
+        ) from None
+
+
 def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
     """Read the environment and `env_file`; of a secret, a variable with `_FILE` at its end may name a file of it.
 
@@ -317,7 +329,7 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
     """
     known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
     known |= {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS}
-    present = {**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ}
+    present = {**_file_of_variables(env_file), **os.environ}
     unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(
