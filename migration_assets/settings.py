@@ -223,7 +223,7 @@ class MigrationSettings(BaseSettings):
     def _is_private_on_its_way(cls, value: SecretStr | None) -> SecretStr | None:
         try:
             parts = urlsplit(value.get_secret_value()) if value else None
-            plain = parts is not None and not (parts.scheme == "https" or (parts.scheme == "http" and is_local(parts)))
+            plain = parts is not None and not (parts.scheme == "https" or (parts.scheme == "http" and _is_local(parts)))
         except ValueError:
             plain = True  # its text quotes the URL
         if plain:
@@ -281,6 +281,11 @@ class MigrationSettings(BaseSettings):
         """The table and its control column."""
         return TableSpec(QualifiedName.parse(self.table), self.control_column)
 
+    @property
+    def cutover_hook_is_local(self) -> bool:
+        """Whether what the hook's address gets stays on this machine."""
+        return self.cutover_hook_url is not None and _is_local(urlsplit(self.cutover_hook_url.get_secret_value()))
+
     def environment_without_secrets(self) -> dict[str, str]:
         """What somebody else's program may be started with: the environment without our passwords and their files."""
         ours = {f"{PREFIX}{name}{end}".upper() for name in SECRETS for end in ("", _FILE)} | {STORAGE_URL}
@@ -296,7 +301,7 @@ SECRETS = tuple(name for name, of in MigrationSettings.model_fields.items() if "
 """Settings that may hold a password."""
 
 
-def is_local(url: SplitResult) -> bool:
+def _is_local(url: SplitResult) -> bool:
     """Whether a URL points at this machine, so that nobody listens on the way."""
     try:
         return url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
