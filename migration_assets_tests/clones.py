@@ -70,6 +70,14 @@ class Clones:
             yield databases
 
     @contextmanager
+    def made(self, template: str, make: Callable[[Databases], object]) -> Generator[Databases]:
+        """As `make` leaves two empty databases, with neither slot nor subscription."""
+        if template not in self._made:
+            make(self._fresh(template))
+        with self._copies(template) as databases:
+            yield databases
+
+    @contextmanager
     def _copies(self, template: str) -> Generator[Databases]:
         if template not in self._made:
             databases = self._fresh(template)

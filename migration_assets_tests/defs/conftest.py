@@ -17,6 +17,7 @@ from migration_assets.defs.partitions import fiscal_weeks, partition_key, regist
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.bookings import create_bookings
+from migration_assets.postgres.sessions import Databases as Sides
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.examination import examine
@@ -31,6 +32,7 @@ QUARTER = FiscalQuarter(2025, 2)
 WEEK = FiscalWeek(QUARTER, 5)
 WEEKS = FiscalCalendar.weeks_of(QUARTER)
 _CONTENT = "SELECT count(*), sum(hashtextextended(b::text, 0)) FROM public.amenity_bookings b"
+AMENITY_BOOKINGS = TableSpec(QualifiedName("public", "amenity_bookings"), "booked_at")
 LEAF = "public.amenity_bookings_fy25_q2_w05"
 
 
@@ -55,7 +57,7 @@ class Project:
         )
 
     def prepared(self) -> "Project":
-        """Preflight taken and FY25-Q2 opened."""
+        """Preflight taken and FY25-Q2 opened, by runs; see `opened_project`."""
         assert self.run("preflight").success
         assert self.run("quarter_partitions", QUARTER).success
         return self
@@ -184,6 +186,38 @@ def project(empty_project: Project) -> Project:
     return empty_project
 
 
+@pytest.fixture
+def opened_project(clones: Clones, instance: dg.DagsterInstance) -> Generator[Project]:
+    """Preflight taken and FY25-Q2 opened, and an instance that knows what the preflight registers."""
+    with clones.made("opened_quarter", _open) as databases:
+        yield _known_to(instance, databases)
+
+
+@pytest.fixture
+def followed_project(clones: Clones, instance: dg.DagsterInstance) -> Generator[Project]:
+    """The same with the quarter under CDC."""
+
+    def follow(ground: Ground) -> None:
+        start_stream(_open(ground.databases), QUARTER)
+
+    with clones.grown("followed_quarter", follow, AMENITY_BOOKINGS) as databases:
+        yield _known_to(instance, databases)
+
+
+def _open(databases: Sides) -> Migration:
+    migration = migration_of(databases.legacy_url, databases.base_url)
+    with psycopg.connect(databases.legacy_url) as connection:
+        create_bookings(connection, rows=4000)
+    examine(migration)
+    open_quarter(migration, QUARTER)
+    return migration
+
+
+def _known_to(instance: dg.DagsterInstance, databases: Sides) -> Project:
+    register_quarters(instance, FiscalCalendar().quarters_between(FiscalQuarter(2024, 3), QUARTER))
+    return Project(migration_of(databases.legacy_url, databases.base_url), instance)
+
+
 def copy_weeks(migration: Migration, weeks: Sequence[FiscalWeek]) -> None:
     """Without Dagster, two at a time: for weeks of which a test wants no more than that they are there."""
 
@@ -199,16 +233,11 @@ def quarter_under_cdc(clones: Clones) -> Generator[Migration]:
     """FY25-Q2 of 4,000 bookings under CDC, in databases of its own."""
 
     def migrate(ground: Ground) -> None:
-        migration = migration_of(ground.databases.legacy_url, ground.databases.base_url)
-        with psycopg.connect(migration.databases.legacy_url) as connection:
-            create_bookings(connection, rows=4000)
-        examine(migration)
-        open_quarter(migration, QUARTER)
+        migration = _open(ground.databases)
         copy_weeks(migration, WEEKS)
         start_stream(migration, QUARTER)
 
-    spec = TableSpec(QualifiedName("public", "amenity_bookings"), "booked_at")
-    with clones.grown("quarter_under_cdc", migrate, spec) as databases:
+    with clones.grown("quarter_under_cdc", migrate, AMENITY_BOOKINGS) as databases:
         yield migration_of(databases.legacy_url, databases.base_url)
 
 

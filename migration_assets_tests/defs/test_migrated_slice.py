@@ -42,8 +42,8 @@ CORRUPTIONS = {
 ROW_COUNT_DIFFERS = {"a lost row", "a duplicated row"}
 
 
-def test_a_copied_week_is_green_with_figures_that_dagster_can_plot(project: Project) -> None:
-    result = project.prepared().run("migrated_slice", WEEK)
+def test_a_copied_week_is_green_with_figures_that_dagster_can_plot(opened_project: Project) -> None:
+    result = opened_project.run("migrated_slice", WEEK)
     assert result.success
     assert check_results(result) == {"row_count_matches": True, "checksum_matches": True}
     [event] = result.asset_materializations_for_node("migrated_slice")
@@ -60,14 +60,14 @@ def test_a_copied_week_is_green_with_figures_that_dagster_can_plot(project: Proj
     assert event.metadata["gb_per_hour_target"].value == 72.22
 
 
-def test_progress_shows_as_observations_of_the_week(project: Project) -> None:
+def test_progress_shows_as_observations_of_the_week(opened_project: Project) -> None:
     with_notes = (
         "UPDATE amenity_bookings SET notes = repeat(md5(id::text), 300) WHERE booked_at >= '2024-04-29'"
         " AND booked_at < '2024-05-06'"
     )
-    with psycopg.connect(project.migration.databases.legacy_url) as connection:
+    with psycopg.connect(opened_project.migration.databases.legacy_url) as connection:
         connection.execute(with_notes.encode())
-    result = project.prepared().run("migrated_slice", WEEK)
+    result = opened_project.run("migrated_slice", WEEK)
     observed = [e.asset_observation_data.asset_observation for e in result.all_events if e.is_asset_observation]
     assert observed
     assert {observation.partition for observation in observed} == {"FY25-Q2|W05"}
@@ -75,14 +75,15 @@ def test_progress_shows_as_observations_of_the_week(project: Project) -> None:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_corrupted_week_turns_red_alone_and_a_second_copy_turns_it_green(project: Project, corruption: str) -> None:
-    project.prepared()
+def test_a_corrupted_week_turns_red_alone_and_a_second_copy_turns_it_green(
+    opened_project: Project, corruption: str
+) -> None:
     neighbours = [FiscalWeek(QUARTER, 4), FiscalWeek(QUARTER, 6)]
     for week in [*neighbours, WEEK]:
-        assert project.run("migrated_slice", week).success
-    project.on_base(CORRUPTIONS[corruption])
+        assert opened_project.run("migrated_slice", week).success
+    opened_project.on_base(CORRUPTIONS[corruption])
 
-    red = project.verify(WEEK)
+    red = opened_project.verify(WEEK)
     assert not red.success
     assert check_results(red) == {"row_count_matches": corruption not in ROW_COUNT_DIFFERS, "checksum_matches": False}
     assert not red.asset_materializations_for_node("migrated_slice"), "the partition must not count as materialized"
@@ -90,23 +91,22 @@ def test_a_corrupted_week_turns_red_alone_and_a_second_copy_turns_it_green(proje
         assert evaluation.partition == "FY25-Q2|W05"
         assert {"legacy_rows", "base_rows", "legacy_checksum", "base_checksum"} <= set(evaluation.metadata)
     assert "replaces the leaf" in failure_text(red)
-    assert all(project.verify(week).success for week in neighbours)
-    with project.migration.databases.session("base", "test") as base:
-        record = read_slice(base, project.migration.spec.relation, WEEK)
+    assert all(opened_project.verify(week).success for week in neighbours)
+    with opened_project.migration.databases.session("base", "test") as base:
+        record = read_slice(base, opened_project.migration.spec.relation, WEEK)
     assert record is not None
     assert record.verified_equal is False
 
-    green = project.run("migrated_slice", WEEK)
+    green = opened_project.run("migrated_slice", WEEK)
     assert green.success
     assert check_results(green) == {"row_count_matches": True, "checksum_matches": True}
-    assert project.verify(WEEK).success
+    assert opened_project.verify(WEEK).success
 
 
-def test_damage_in_transit_is_a_red_check_and_the_base_stays_as_it_was(project: Project) -> None:
-    project.prepared()
-    assert project.run("migrated_slice", WEEK).success
-    before = project.on_base(f"SELECT count(*), sum(hashtextextended(b::text, 0)) FROM {LEAF} b")
-    project.on_base(
+def test_damage_in_transit_is_a_red_check_and_the_base_stays_as_it_was(opened_project: Project) -> None:
+    assert opened_project.run("migrated_slice", WEEK).success
+    before = opened_project.on_base(f"SELECT count(*), sum(hashtextextended(b::text, 0)) FROM {LEAF} b")
+    opened_project.on_base(
         """
         CREATE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN NEW.guests := NEW.guests + 1; RETURN NEW; END $$;
@@ -121,12 +121,12 @@ def test_damage_in_transit_is_a_red_check_and_the_base_stays_as_it_was(project: 
             EXECUTE FUNCTION public.add_meddler();
         """
     )
-    red = project.run("migrated_slice", WEEK)
+    red = opened_project.run("migrated_slice", WEEK)
     assert not red.success
     assert check_results(red) == {"row_count_matches": True, "checksum_matches": False}
-    assert project.on_base(f"SELECT count(*), sum(hashtextextended(b::text, 0)) FROM {LEAF} b") == before
-    project.on_base("DROP EVENT TRIGGER meddling")
-    assert project.run("migrated_slice", WEEK).success
+    assert opened_project.on_base(f"SELECT count(*), sum(hashtextextended(b::text, 0)) FROM {LEAF} b") == before
+    opened_project.on_base("DROP EVENT TRIGGER meddling")
+    assert opened_project.run("migrated_slice", WEEK).success
 
 
 def test_nothing_is_copied_without_preflight(project: Project) -> None:
@@ -136,29 +136,27 @@ def test_nothing_is_copied_without_preflight(project: Project) -> None:
     assert "migration-assets preflight" in text
 
 
-def test_a_blocking_preflight_stops_what_follows_in_a_later_run(project: Project) -> None:
-    project.prepared()
+def test_a_blocking_preflight_stops_what_follows_in_a_later_run(opened_project: Project) -> None:
     finding = Finding("wal_level", Area.LEGACY, Severity.BLOCKING, "wal_level is replica", "set it to logical")
-    with project.migration.databases.session("base", "test") as base:
-        record_preflight(base, project.migration.spec.relation, [finding], None)
-    result = project.run("migrated_slice", WEEK)
+    with opened_project.migration.databases.session("base", "test") as base:
+        record_preflight(base, opened_project.migration.spec.relation, [finding], None)
+    result = opened_project.run("migrated_slice", WEEK)
     assert not result.success
     assert "wal_level is replica" in failure_text(result)
     assert "set it to logical" in failure_text(result)
 
 
-def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(project: Project) -> None:
-    project.prepared()
-    settings = project.migration.settings
+def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(opened_project: Project) -> None:
+    settings = opened_project.migration.settings
     nowhere = SecretStr("postgresql://migrator@127.0.0.1:1/legacy")
-    broken = Project(open_migration(settings.model_copy(update={"legacy_url": nowhere})), project.instance)
+    broken = Project(open_migration(settings.model_copy(update={"legacy_url": nowhere})), opened_project.instance)
     result = broken.run("preflight")
     assert not result.success
     assert check_results(result) == {"nothing_blocks": False, "nothing_warns": True}
     assert "reachable" in failure_text(result)
-    assert "reachable" in failure_text(project.run("migrated_slice", WEEK))
-    assert project.run("preflight").success
-    assert project.run("migrated_slice", WEEK).success
+    assert "reachable" in failure_text(opened_project.run("migrated_slice", WEEK))
+    assert opened_project.run("preflight").success
+    assert opened_project.run("migrated_slice", WEEK).success
 
 
 def test_a_week_of_a_quarter_that_was_never_opened_says_what_to_do(project: Project) -> None:
@@ -167,28 +165,31 @@ def test_a_week_of_a_quarter_that_was_never_opened_says_what_to_do(project: Proj
     assert "materialize quarter_partitions for FY25-Q2" in text
 
 
-def test_no_secret_reaches_an_event(project: Project) -> None:
+def test_no_secret_reaches_an_event(opened_project: Project) -> None:
     secret = "open sesame"
-    wrong = project.migration.databases.legacy_url.replace("migrator@", f"migrator:{secret.replace(' ', '%20')}@")
-    settings = project.migration.settings
-    broken = Project(open_migration(settings.model_copy(update={"legacy_url": SecretStr(wrong)})), project.instance)
-    project.prepared()
+    wrong = opened_project.migration.databases.legacy_url.replace(
+        "migrator@", f"migrator:{secret.replace(' ', '%20')}@"
+    )
+    settings = opened_project.migration.settings
+    broken = Project(
+        open_migration(settings.model_copy(update={"legacy_url": SecretStr(wrong)})), opened_project.instance
+    )
     result = broken.run("migrated_slice", WEEK)
     assert not result.success
-    everything = "\n".join(str(entry) for entry in project.instance.all_logs(result.run_id)) + repr(broken)
+    everything = "\n".join(str(entry) for entry in opened_project.instance.all_logs(result.run_id)) + repr(broken)
     assert "sesame" not in everything
     assert "password authentication failed" in everything
 
 
-def test_an_empty_week_is_copied_and_proven_like_any_other(project: Project) -> None:
-    with psycopg.connect(project.migration.databases.legacy_url) as connection:
+def test_an_empty_week_is_copied_and_proven_like_any_other(opened_project: Project) -> None:
+    with psycopg.connect(opened_project.migration.databases.legacy_url) as connection:
         connection.execute("DELETE FROM amenity_bookings WHERE booked_at >= '2024-04-29' AND booked_at < '2024-05-06'")
-    result = project.prepared().run("migrated_slice", WEEK)
+    result = opened_project.run("migrated_slice", WEEK)
     assert result.success
     assert check_results(result) == {"row_count_matches": True, "checksum_matches": True}
     [event] = result.asset_materializations_for_node("migrated_slice")
     assert event.metadata["dagster/row_count"].value == 0
-    assert project.verify(WEEK).success
+    assert opened_project.verify(WEEK).success
 
 
 def test_an_empty_legacy_passes_preflight_and_registers_no_quarter(empty_project: Project) -> None:
@@ -198,10 +199,9 @@ def test_an_empty_legacy_passes_preflight_and_registers_no_quarter(empty_project
     assert empty_project.instance.get_dynamic_partitions("fiscal_quarter") == []
 
 
-def test_what_the_legacy_holds_is_estimated_or_counted(project: Project) -> None:
-    project.prepared()
+def test_what_the_legacy_holds_is_estimated_or_counted(opened_project: Project) -> None:
     for config in (None, {"exact": True}):
-        result = project.run("legacy_slice", WEEK, config)
+        result = opened_project.run("legacy_slice", WEEK, config)
         assert result.success
         [event] = result.asset_materializations_for_node("legacy_slice")
         assert event.metadata["figures"].value == ("counted" if config else "the planner's estimate")

@@ -17,7 +17,7 @@ from migration_assets.embedded.bookings import AS_OF
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.steps.streaming import pause_stream, resume_stream
 from migration_assets_tests.defs.conftest import QUARTER, Project, check_results, failure_text
 
 NEXT = QUARTER.next
@@ -32,16 +32,15 @@ def at(project: Project, now: datetime = AS_OF, **settings: Any) -> Project:
 
 
 @pytest.fixture
-def opened(project: Project) -> Project:
+def opened(opened_project: Project) -> Project:
     """FY25-Q2 opened by people, on its last Monday; no stream."""
-    return at(project).prepared()
+    return at(opened_project)
 
 
 @pytest.fixture
-def followed(opened: Project) -> Project:
+def followed(followed_project: Project) -> Project:
     """The same under CDC."""
-    start_stream(opened.migration, QUARTER)
-    return opened
+    return at(followed_project)
 
 
 def tick(project: Project) -> dg.SensorResult | dg.SkipReason:

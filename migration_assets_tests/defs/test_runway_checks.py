@@ -25,9 +25,9 @@ def at(project: Project, now: datetime, **settings: Any) -> Project:
 
 
 @pytest.fixture
-def ahead(project: Project) -> Project:
+def ahead(opened_project: Project) -> Project:
     """FY25-Q2 and FY25-Q3 open on 2024-06-24 at noon, no stream."""
-    opened = at(project, AS_OF).prepared()
+    opened = at(opened_project, AS_OF)
     open_quarter(opened.migration, NEXT)
     return opened
 

@@ -115,8 +115,7 @@ def test_a_week_under_cdc_is_copied_live_and_stays_under_it(streamed: Project) -
     assert streamed.run("validated_slice", WEEK).success
 
 
-def test_a_week_that_is_not_under_cdc_cannot_be_validated_and_says_why(project: Project) -> None:
-    project.prepared()
-    text = failure_text(project.run("validated_slice", WEEK))
+def test_a_week_that_is_not_under_cdc_cannot_be_validated_and_says_why(opened_project: Project) -> None:
+    text = failure_text(opened_project.run("validated_slice", WEEK))
     assert "the slice is absent, not under CDC" in text
     assert "materialize change_stream for FY25-Q2" in text
