@@ -257,7 +257,7 @@ def _footer(store: ArchiveStore, path: str, size: int) -> str:
 
 
 def _damaged(store: ArchiveStore, home: str, what: str, *, surplus: bool = False) -> DamagedArchiveError:
-    repair = "archive the week again, which clears them away" if surplus else "archive the week again"
+    repair = "archive the week again" + (", which clears parts of its own away; move others away" if surplus else "")
     return DamagedArchiveError(
         what,
         where=store.url_of(home),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from migration_assets.archive.arrow_schema import parquet_schema
 from migration_assets.archive.layout import (
     MANIFEST,
-    PART_SUFFIX,
+    is_part,
     part_name,
     slice_folder,
     staging_folder,
@@ -160,7 +160,7 @@ def _undo(store: ArchiveStore, manifest: Manifest, home: str, moved: Iterable[st
 
 
 def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
-    """Remove the generations of before, and what dead tries left."""
+    """Remove the generations of before, and what dead tries left; nothing that is called otherwise."""
     try:
         kept = {file.name for file in written.files}
         for name in _parts(store, home):
@@ -177,4 +177,4 @@ def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
 
 
 def _parts(store: ArchiveStore, home: str) -> list[str]:
-    return [name for name in store.list(home) if name.endswith(PART_SUFFIX)]
+    return [name for name in store.list(home) if is_part(name)]

@@ -89,6 +89,14 @@ def test_a_moved_ledger_replaces_what_it_knows_and_nothing_that_was_written_afte
     assert "is a copy of" in refusal(require_own, store, RELATION, WEEK, WRITER).what
 
 
+def test_what_somebody_put_beside_an_archive_is_not_cleared_away_with_it(store: LocalStore) -> None:
+    archive(store, bookings(100))
+    beside = f"{slice_folder(RELATION, WEEK)}/for the auditors.parquet"
+    store.publish(beside, b"not ours")
+    rewrite(store, WRITER)
+    assert store.read(beside) == b"not ours"
+
+
 def test_what_a_dead_try_of_its_own_left_is_replaced_though_the_ledger_never_heard_of_it(store: LocalStore) -> None:
     archive(store, bookings(100))
     rewrite(store, WRITER)
