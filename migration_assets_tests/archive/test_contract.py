@@ -144,8 +144,12 @@ def asked(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) ->
         raw(base, f"ALTER DATABASE {name} SET {setting}")
     manifests = [archived(base, url, store, week) for week in WEEKS]
     columns = stored_columns(require_table(base, SPEC.table, "base"))
-    splits: dict[str, tuple[Sequence[FiscalWeek], list[Manifest]]] = {"hot": (WEEKS, []), "cold": ((), manifests), "mixed": (WEEKS[:1], manifests[1:]),
-              "mixed the other way": (WEEKS[1:], manifests[:1])}  # fmt: skip
+    splits: dict[str, tuple[Sequence[FiscalWeek], list[Manifest]]] = {
+        "hot": (WEEKS, []),
+        "cold": ((), manifests),
+        "mixed": (WEEKS[:1], manifests[1:]),
+        "mixed the other way": (WEEKS[1:], manifests[:1]),
+    }
     with ExitStack() as stack:
         engines = {
             side: stack.enter_context(engine(base, url, store, columns, weeks, cold))
