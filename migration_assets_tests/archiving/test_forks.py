@@ -13,10 +13,12 @@ from pydantic import SecretStr
 
 from migration_assets.cli import main
 from migration_assets.domain.archive_writer import ForeignArchiveError
+from migration_assets.domain.errors import ArchiveError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week, reread_archive
+from migration_assets.terminal.demo_archive import clear_archive
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.defs.conftest import migration_of
@@ -74,6 +76,12 @@ def test_a_copy_of_the_base_reads_production_s_archive_and_writes_in_a_place_of_
     own = with_settings(fork, archive_url=SecretStr(str(tmp_path / "the fork's")))
     assert archive_week(own, week(1)).manifest.rows == 6
     assert reread_archive(production, week(1)).manifest.rows == 7
+    # Whoever makes the base anew, as the demo does, clears away what that base wrote, and nothing of another one.
+    with pytest.raises(ArchiveError, match="that the embedded base did not write"):
+        clear_archive(fork)
+    assert contents(production) == before
+    clear_archive(production)
+    assert contents(production) == {}
 
 
 def test_a_base_that_was_moved_takes_its_archive_along_by_name_and_the_old_one_is_out(
