@@ -10,7 +10,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import product
 from typing import Any
 
 import pytest
@@ -52,6 +51,8 @@ LIMITED = {"numeric", "numeric(39,2)", "public.bare_numeric"}
 PUSHED = re.compile(
     r"boolean|\w+int|integer|numeric\(.*|real|double precision|text|character[^\]]*|name|bytea|uuid|date|time[^\]]*"
 )
+# Values of these are equal to others that look otherwise, or the other way round.
+GROUPED = {"real", "double precision", "interval", "timetz", "character(5)", "public.mood", "numeric(10,2)", "text[]"}
 TEXTS = re.compile(r"text|character[^\]]*|bpchar|public\.(\w*mood|short|padded)|name|json")
 
 
@@ -178,10 +179,22 @@ def engine(
     return query_engine(store, "public", "things", hot, cold, columns, memory_mb=512)
 
 
-def listed(asked: Asked, expression: str, where: str = "") -> list[Any]:
-    """An expression of every column, `{}` in it, all in one question."""
-    [row] = asked.same(f"SELECT {', '.join(expression.format(name) for name in asked.kinds)} FROM things {where}")
+def listed(asked: Asked, expression: str) -> list[Any]:
+    """An expression of every column, `{0}` in it, all in one question."""
+    [row] = asked.same(f"SELECT {', '.join(expression.format(name) for name in asked.kinds)} FROM things")
     return list(row)
+
+
+def require_postgresqls(asked: Asked, ours: str, theirs: str) -> None:
+    """What the base's rows give is what PostgreSQL says of the same, for every type that is compared as it does."""
+    names = typed(asked)
+    values = ", ".join(ours.format(name) for name in names)
+    [found] = asked.same(f"SELECT {values} FROM things WHERE n < {FIT}", SIDES[:1])
+    right = of_postgresql(asked, theirs, names)
+    differing = [
+        (asked.kinds[name], *pair) for name, *pair in zip(names, found, right, strict=True) if pair[0] != pair[1]
+    ]
+    assert differing == []
 
 
 def typed(asked: Asked) -> list[str]:
@@ -199,34 +212,24 @@ def of_postgresql(asked: Asked, expression: str, names: list[str]) -> list[Any]:
 
 
 def test_every_value_is_shown_the_same(asked: Asked) -> None:
-    listed(asked, "list({}::VARCHAR ORDER BY booked_at, n)")
-    listed(asked, "typeof(any_value({}))")
+    listed(asked, "list({0}::VARCHAR ORDER BY booked_at, n)")
+    listed(asked, "typeof(any_value({0}))")
     asked.same("SELECT * FROM things ORDER BY booked_at, n")
 
 
 def test_every_type_has_one_order_and_where_it_is_not_that_of_texts_it_is_postgresql_s(asked: Asked) -> None:
-    listed(asked, "list(n ORDER BY {}, n, booked_at)")
-    found = dict(zip(asked.kinds, listed(asked, "list(n ORDER BY {}, n, booked_at)", f"WHERE n < {FIT}"), strict=True))
-    names = typed(asked)
-    right = dict(zip(names, of_postgresql(asked, "array_agg(n ORDER BY {}, n, booked_at)", names), strict=True))
-    assert {asked.kinds[name]: (found[name], right[name]) for name in names if found[name] != right[name]} == {}
+    listed(asked, "list(n ORDER BY {0}, n, booked_at)")
+    require_postgresqls(asked, "list(n ORDER BY {0}, n, booked_at)", "array_agg(n ORDER BY {0}, n, booked_at)")
 
 
 def test_what_is_equal_and_what_is_not_is_the_same(asked: Asked) -> None:
-    listed(asked, "min({})::VARCHAR")
-    listed(asked, "max({})::VARCHAR")
-    for distinct in ("count(DISTINCT {})", "count({})"):
-        listed(asked, distinct)
-        found = dict(zip(asked.kinds, listed(asked, distinct, f"WHERE n < {FIT}"), strict=True))
-        names = typed(asked)
-        right = dict(zip(names, of_postgresql(asked, distinct, names), strict=True))
-        assert {asked.kinds[name]: (found[name], right[name]) for name in names if found[name] != right[name]} == {}
+    listed(asked, "[min({0})::VARCHAR, max({0})::VARCHAR, count(DISTINCT {0})::VARCHAR, count({0})::VARCHAR]")
+    require_postgresqls(asked, "[count(DISTINCT {0}), count({0})]", "ARRAY[count(DISTINCT {0}), count({0})]")
     rows = "WITH t AS MATERIALIZED (SELECT * FROM things)"
-    groups = [
-        f"SELECT '{name}', list(c ORDER BY c) FROM (SELECT count(*) c FROM t GROUP BY {name})" for name in asked.kinds
-    ]
-    distinct = [f"SELECT '{name} ', [count(*)] FROM (SELECT DISTINCT {name} FROM t)" for name in asked.kinds]
-    asked.same(f"{rows} SELECT * FROM ({' UNION ALL '.join(groups + distinct)}) ORDER BY ALL")
+    names = [name for name, kind in asked.kinds.items() if kind in GROUPED]
+    groups = [f"SELECT '{name}', list(c ORDER BY c) FROM (SELECT count(*) c FROM t GROUP BY {name})" for name in names]
+    distinct = [f"SELECT '{name} ', [count(*)] FROM (SELECT DISTINCT {name} FROM t)" for name in names]
+    asked.same(f"{rows} SELECT * FROM ({' UNION ALL '.join(groups + distinct)}) ORDER BY ALL", SIDES[:3])
 
 
 def test_conditions_hold_for_the_same_rows_whoever_looks_at_them(asked: Asked) -> None:
@@ -234,13 +237,13 @@ def test_conditions_hold_for_the_same_rows_whoever_looks_at_them(asked: Asked) -
     for name, kind in asked.kinds.items():
         if PUSHED.fullmatch(kind):
             values = listed_one(asked, name)
-            for value, condition in product({*values[:1], *values[-1:]}, ("=", "<")):
-                literal = "'" + value.replace("'", "''") + "'"
-                text = f"{name} {condition} {literal}"
+            if not values:
+                continue
+            literal = "'" + values[len(values) // 2].replace("'", "''") + "'"
+            for text in (f"{name} = {literal}", f"{name} < {literal}"):
                 rows = f"SELECT list(n ORDER BY booked_at, n) FROM things WHERE {text}"
                 parts.append(f"SELECT '{text.replace(chr(39), chr(39) * 2)}', ({rows})")
-    for start in range(0, len(parts), 100):
-        asked.same(" UNION ALL ".join(parts[start : start + 100]) + " ORDER BY 1", SIDES[:2])
+    asked.same(" UNION ALL ".join(parts) + " ORDER BY 1", SIDES[:2])
 
 
 def listed_one(asked: Asked, name: str) -> list[str]:
@@ -258,7 +261,7 @@ def test_patterns_match_the_same_texts(asked: Asked) -> None:
     begins = [
         f"SELECT '{name}', (SELECT list(n ORDER BY booked_at, n) FROM things WHERE {name} LIKE 'a%')" for name in names
     ]
-    asked.same(" UNION ALL ".join(begins) + " ORDER BY 1")
+    asked.same(" UNION ALL ".join(begins) + " ORDER BY 1", SIDES[:2])
     padded = next(name for name, kind in asked.kinds.items() if kind == "character(5)")
     [(found, counted)] = asked.same(f"SELECT any_value({padded}), count(*) FROM things WHERE {padded} = 'ab'")
     assert (found, counted) == ("ab", 2)
