@@ -24,6 +24,11 @@ from migration_assets.postgres.sql_text import raw_sql, table_name
 
 _LEDGER_SCHEMA = "migration"
 _VIEW_LOCK = (71001, 3)
+_READERS = """
+SELECT DISTINCT r.rolname::text
+FROM pg_class c CROSS JOIN aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+WHERE c.oid = to_regclass(%s) AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -78,10 +83,14 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
         row = base.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [str(view)]).fetchone()
         if row is not None and row[0] == digest:
             return view
+        readers = base.execute(_READERS, [str(view)]).fetchall()
         try:
             with base.transaction():
                 for statement in statements:
                     base.execute(statement)
+                for (reader,) in readers:  # a view that is made anew would be read by nobody
+                    who = sql.SQL("PUBLIC") if reader is None else sql.Identifier(reader)
+                    base.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_name(view), who))
                 base.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(table_name(view), sql.Literal(digest)))
         except errors.InsufficientPrivilege as error:
             raise MigrationError(

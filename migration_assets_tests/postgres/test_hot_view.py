@@ -20,6 +20,8 @@ def test_the_table_can_be_altered_as_if_nobody_had_ever_asked(databases: Urls) -
     ground.open()
     view = view_of(ground)
     assert view_of(ground) == view
+    with ground.databases.session("base", "test") as base:
+        base.execute(f"GRANT SELECT ON {view} TO PUBLIC, pg_monitor".encode())
     ground.run(
         "base",
         "INSERT INTO bookings VALUES (1, '2024-04-02', 3, 1.5, 'x')",
@@ -32,6 +34,11 @@ def test_the_table_can_be_altered_as_if_nobody_had_ever_asked(databases: Urls) -
     with ground.databases.session("base", "test") as base:
         query = f"SELECT c0, c2, c3::text, pg_typeof(c2)::text FROM {view}"
         assert base.execute(query.encode()).fetchall() == [(1, 3, "1.5000", "bigint")]
+        # Who was allowed to read it still is.
+        acl = base.execute("SELECT relacl::text FROM pg_class WHERE oid = %s::regclass", [view]).fetchone()
+    assert acl is not None
+    assert "pg_monitor=r/" in acl[0]
+    assert ",=r/" in acl[0]
 
 
 def test_conditions_reach_partitions_and_their_indexes(databases: Urls) -> None:
