@@ -13,7 +13,7 @@ from rich.table import Table
 
 from migration_assets.commands.abandoning import abandon
 from migration_assets.commands.acceptance import accept
-from migration_assets.commands.archiving import archive, query, restore, retire
+from migration_assets.commands.archiving import adopt_archive_of, archive, query, restore, retire
 from migration_assets.commands.cutover import cutover, cutovers, hold_again, release_writes, rollback
 from migration_assets.commands.decommissioning import decommission
 from migration_assets.commands.evidence import evidence
@@ -210,8 +210,8 @@ def ui(port: int) -> None:
 
 
 for command in (
-    status, stream, validate, repair, sign_off, archive, retire, restore, query, readiness, cutover, rollback,
-    release_writes, hold_again, repair_legacy, cutovers, decommission, abandon, evidence, alert, accept,
+    status, stream, validate, repair, sign_off, archive, adopt_archive_of, retire, restore, query, readiness, cutover,
+    rollback, release_writes, hold_again, repair_legacy, cutovers, decommission, abandon, evidence, alert, accept,
 ):  # fmt: skip
     main.add_command(command)
 

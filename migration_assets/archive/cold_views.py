@@ -111,7 +111,7 @@ def _branch(
 ) -> str:
     stored = {column.name: (numbered_name(place), column) for place, column in enumerate(group[0].columns)}
     shown = [
-        f"{as_shown(column, *stored[column.name])} AS {identifier(name)}"
+        f"{as_shown(column, *stored[column.name], of=group[0].week.key)} AS {identifier(name)}"
         if column.name in stored
         else f"CAST(NULL AS {shown_type(column)}) AS {identifier(name)}"
         for column, name in zip(columns, names, strict=True)

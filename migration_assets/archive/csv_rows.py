@@ -7,6 +7,7 @@ import duckdb
 import pyarrow.csv as pa_csv
 
 from migration_assets.archive.sql_values import numbered, text_expression
+from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import StoredColumn
 
 # A value may have megabytes, so that few rows are in memory at a time.
@@ -24,8 +25,21 @@ def csv_chunks(
         columns: Of the relation.
 
     Raises:
-        duckdb.Error: The relation cannot be read, perhaps half-way.
+        ArchiveError: The relation cannot be read, perhaps half-way.
     """
+    try:
+        yield from _chunks(connection, relation_sql, columns)
+    except duckdb.Error as error:
+        raise ArchiveError(
+            f"DuckDB cannot read the files: {str(error).strip().partition(chr(10))[0]}",
+            state_left="everything was rolled back; the base and the archive are as before",
+            next_step="`migration-assets archive QUARTER --reread` says which file it is; bring it back",
+        ) from None
+
+
+def _chunks(
+    connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
+) -> Iterator[bytes]:
     relation, names = numbered(relation_sql, columns)
     values = [
         f"{text_expression(column, name)} AS {name}"

@@ -8,6 +8,7 @@ import duckdb
 
 from migration_assets.archive.cold_views import QUARTER, WEEK, folder_columns
 from migration_assets.archive.quoting import identifier, literal
+from migration_assets.archive.shown_values import as_shown, is_padded, plain_type
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 
@@ -26,6 +27,7 @@ class HotSide:
         view: Its name.
         control_column: The column that the bounds are of.
         weeks: Quarter, week, lower and upper bound of every week that is in the base.
+        options: libpq's, for settings under which values are written as an archive has them.
     """
 
     connection: Mapping[str, str]
@@ -33,13 +35,15 @@ class HotSide:
     view: str
     control_column: str
     weeks: Sequence[tuple[str, str, str, str]]
+    options: str
     password: str | None = field(default=None, repr=False)
 
 
 def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequence[StoredColumn]) -> list[str]:
     """Attach the base read-only and give a SELECT for each week: the columns by their place, then what archives add.
 
-    The view calls its columns by their place, too: `"a"` and `"A"` are the same to DuckDB.
+    The view calls its columns by their place, too: `"a"` and `"A"` are the same to DuckDB. Conditions on values that
+    it gives as they are go to the base, on texts with COLLATE "C"; all others DuckDB looks at itself.
 
     Raises:
         ArchiveError: The reader of PostgreSQL does not fit this DuckDB, or the base cannot be reached.
@@ -50,7 +54,8 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
         duck.execute(f"CREATE SECRET {_ATTACHED} (TYPE postgres, PASSWORD {literal(hot.password)})")
         secret = f", SECRET {_ATTACHED}"
     # READ_ONLY is DuckDB's own promise; this one is the server's, and holds for every transaction.
-    options = f"{hot.connection.get('options', '')} -c default_transaction_read_only=on".strip()
+    given = hot.connection.get("options", "")
+    options = f"{given} {hot.options} -c default_transaction_read_only=on".strip()
     parameters = {**hot.connection, "options": options}
     conninfo = " ".join(f"{name}={_conninfo_value(value)}" for name, value in parameters.items())
     try:
@@ -63,7 +68,8 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
         ) from None
     place = next(number for number, column in enumerate(columns) if column.name == hot.control_column)
     kind, control = _SQL_TYPES[columns[place].storage], numbered_name(place)
-    shown = [_shown(column, numbered_name(number)) for number, column in enumerate(columns)]
+    names = map(numbered_name, range(len(columns)))
+    shown = [f"{_shown(column, name)} AS {name}" for column, name in zip(columns, names, strict=True)]
     added = folder_columns(columns)
     source = f"{_ATTACHED}.{identifier(hot.schema)}.{identifier(hot.view)}"
     return [
@@ -94,7 +100,11 @@ def _folders(added: Sequence[str], quarter: str, week: str) -> list[str]:
 
 
 def _shown(column: StoredColumn, name: str) -> str:
-    return f"CAST({name} AS JSON) AS {name}" if column.storage is Storage.JSON else name
+    """The view gives what an archive would have stored, and numbers within limits."""
+    if column.storage is Storage.JSON:
+        return f"CAST({name} AS JSON)"
+    arrives_so = column.storage is not Storage.TEXT or plain_type(column) == "numeric" or is_padded(column)
+    return name if arrives_so else as_shown(column, name, column)
 
 
 def _conninfo_value(value: str) -> str:

@@ -22,6 +22,7 @@ PART_SUFFIX = ".parquet"
 _LONGEST_NAME = 200
 _HASH_DIGITS = 16
 _GENERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PART = re.compile(rf"part-{_GENERATION.pattern}-[0-9]{{5,}}{re.escape(PART_SUFFIX)}")
 # Capitals are escaped too: some file systems take "Bookings" and "bookings" for the same.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_.")
 
@@ -54,6 +55,11 @@ def staging_folder(relation: str, week: FiscalWeek, generation: str) -> str:
 def part_name(generation: str, number: int) -> str:
     """`part-<generation>-00000.parquet`."""
     return f"part-{_checked(generation)}-{number:05d}{PART_SUFFIX}"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is called as this program calls those that it writes."""
+    return _PART.fullmatch(name) is not None
 
 
 def new_generation(now: datetime) -> str:

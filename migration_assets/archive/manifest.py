@@ -2,6 +2,8 @@
 
 All but the list of files also stands in every Parquet file's key-value metadata (`HEAD_KEY`), so that a file found
 anywhere says what it belongs to, and a manifest cannot be changed without contradicting its files.
+
+Format 2 says which ledger wrote the archive, and has a digest of every file's footer; format 1 has neither.
 """
 
 import hashlib
@@ -17,13 +19,24 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_periods import FiscalWeek
 from migration_assets.domain.stored_columns import StoredColumn
 
-FORMAT = 1
+FORMAT = 2
+_FIRST_FORMAT = 1
 HEAD_KEY = b"migration_assets.manifest"
 
 
 @dataclass(frozen=True)
 class ArchivedFile:
-    """One Parquet file; `lower` and `upper` are the least and greatest control value in it, None without rows."""
+    """One Parquet file.
+
+    Attributes:
+        name: In the week's folder.
+        rows: In it.
+        bytes: Of it.
+        sha256: Of all of its bytes.
+        lower: The least control value in it; None without rows.
+        upper: The greatest one.
+        footer_sha256: Of its last bytes, which say where and what everything else is: see `footer`. None in format 1.
+    """
 
     name: str
     rows: int
@@ -31,6 +44,11 @@ class ArchivedFile:
     sha256: str
     lower: str | None
     upper: str | None
+    footer_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest, in which what a format does not have is not there."""
+        return {name: value for name, value in vars(self).items() if name != "footer_sha256" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ class Manifest:
         archived_at: When this archive was begun.
         versions: Of the tools that made it, by name.
         files: In the order of their rows.
+        ledger: Who wrote it, as `LedgerIdentity` says it; None in format 1.
         format: Of the manifest itself.
     """
 
@@ -79,6 +98,7 @@ class Manifest:
     archived_at: datetime
     versions: Mapping[str, str]
     files: tuple[ArchivedFile, ...] = field(default=())
+    ledger: str | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -110,6 +130,7 @@ class Manifest:
 
     def head(self) -> dict[str, Any]:
         """All but the files, as JSON values."""
+        signed = {} if self.ledger is None else {"ledger": self.ledger}
         return {
             "format": self.format,
             "relation": self.relation,
@@ -127,6 +148,7 @@ class Manifest:
             "lsn": self.lsn,
             "snapshot_at": self.snapshot_at.astimezone(UTC).isoformat(),
             "archived_at": self.archived_at.astimezone(UTC).isoformat(),
+            **signed,
             "versions": dict(sorted(self.versions.items())),
             "columns": [column.to_json() for column in self.columns],
             "statistics": {
@@ -142,7 +164,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The content of `manifest.json`: the same bytes for the same manifest."""
-        content = {**self.head(), "files": [vars(file) for file in self.files]}
+        content = {**self.head(), "files": [file.to_json() for file in self.files]}
         return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
 
     @property
@@ -172,7 +194,7 @@ class Manifest:
                 raise _unreadable(where, f"it has format {content['format']}, this program knows {FORMAT}: update it")
             values: dict[str, Any] = {
                 **content,
-                "format": _exactly(FORMAT, content["format"]),
+                "format": _known(content["format"]),
                 "week": FiscalWeek.parse(content["week"]),
                 "key_columns": tuple(content["key_columns"]),
                 "native": _fingerprint(content["rows"], content["native"]),
@@ -206,10 +228,10 @@ def _fingerprint(rows: int, sums: Mapping[str, str]) -> Fingerprint:
     return Fingerprint(rows, int(sums["sum_a"]), int(sums["sum_b"]))
 
 
-def _exactly(expected: int, found: object) -> int:
-    if found != expected or isinstance(found, bool):
+def _known(found: object) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or found < _FIRST_FORMAT:
         raise ValueError(f"format {found!r} is not known")
-    return expected
+    return found
 
 
 def _unreadable(where: str, why: str) -> ArchiveError:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from migration_assets.archive.footers import footer_in
 from migration_assets.archive.layout import part_name
 from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest
 from migration_assets.archive.row_groups import row_groups
@@ -114,10 +115,12 @@ class _Part:
 
     def close(self) -> ArchivedFile:
         """End the file; it is on the disk."""
+        self._sink.keep_rest()
         self._writer.close()
         self._sink.end()
         lower, upper = (control_text(self.lower), control_text(self.upper)) if self.rows else (None, None)
-        return ArchivedFile(self.name, self.rows, self.bytes, self._sink.sha256, lower, upper)
+        footer = hashlib.sha256(footer_in(self._sink.rest)).hexdigest()
+        return ArchivedFile(self.name, self.rows, self.bytes, self._sink.sha256, lower, upper, footer)
 
     def abandon(self) -> None:
         """Let go of what is open; the file is to be deleted. An error is on its way already: it counts."""
@@ -148,7 +151,16 @@ class _HashedOutput(io.RawIOBase):
         super().__init__()
         self._output = output
         self._digest = hashlib.sha256()
+        self._rest: bytearray | None = None
         self.bytes = 0
+
+    def keep_rest(self) -> None:
+        """Remember what is written from here on: indexes and footer, and no rows."""
+        self._rest = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        return bytes(self._rest or b"")
 
     def writable(self) -> bool:
         return True
@@ -156,6 +168,8 @@ class _HashedOutput(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         self._output.write(data)
         self._digest.update(data)
+        if self._rest is not None:
+            self._rest += data
         self.bytes += len(data)
         return len(data)
 

@@ -12,6 +12,8 @@ from migration_assets.archive.cold_views import cold_relation
 from migration_assets.archive.hot_side import HotSide, hot_relation
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.questions import require_question
+from migration_assets.archive.quoting import literal
+from migration_assets.archive.shown_values import answered
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import StoredColumn
@@ -37,21 +39,26 @@ class Engine:
     table: str
 
     def answer(self, statement: str, limit: int | None = None) -> Answer:
-        """The rows of one SELECT, at most `limit`.
+        """The rows of one SELECT, at most `limit`; days, times and intervals as texts, which hold all of them.
 
         Raises:
             ArchiveError: It is no question (`questions`), or DuckDB cannot answer it; says where and why.
         """
-        cursor = self._run(self._question(statement))
-        columns = tuple(column[0] for column in cursor.description or ())
-        rows: list[tuple[Any, ...]] = cursor.fetchall() if limit is None else cursor.fetchmany(limit + 1)
+        question = self._question(statement)
+        with _failures():
+            found = self.duck.sql(question)  # what it would give: nothing is run yet
+            names, kinds = tuple(found.columns), [str(kind) for kind in found.types]
+            values = [answered(f"#{place}", kind) for place, kind in enumerate(kinds, start=1)]
+            most = "" if limit is None else f" LIMIT {limit + 1}"
+            rows = self.duck.execute(f"SELECT {', '.join(values)} FROM (\n{question}\n){most}").fetchall()
         truncated = limit is not None and len(rows) > limit
-        return Answer(columns, rows[:limit] if truncated else rows, truncated)
+        return Answer(names, rows[:limit] if truncated else rows, truncated)
 
     def explain(self, statement: str) -> Answer:
         """Run it, and tell what was read where: files, rows, and the queries that went to the base."""
-        cursor = self._run(f"EXPLAIN ANALYZE {self._question(statement)}")
-        return Answer(("plan",), [(row[1],) for row in cursor.fetchall()])
+        question = self._question(statement)
+        with _failures():
+            return Answer(("plan",), [(row[1],) for row in self.duck.execute(f"EXPLAIN ANALYZE {question}").fetchall()])
 
     def export(self, statement: str, path: Path, *, like: Path) -> int:
         """The whole result as one file, in the format of the ending of `like`; how many rows.
@@ -66,23 +73,27 @@ class Engine:
                 state_left="nothing was written",
                 next_step="end the file's name with one of these",
             )
-        target = str(path).replace("'", "''")
-        row = self._run(f"COPY (\n{self._question(statement)}\n) TO '{target}' ({options})").fetchone()
+        question = self._question(statement)
+        with _failures():
+            row = self.duck.execute(f"COPY (\n{question}\n) TO {literal(str(path))} ({options})").fetchone()
         return int(row[0]) if row else 0
 
     def _question(self, statement: str) -> str:
         return require_question(self.duck, statement, self.schema, self.table)
 
-    def _run(self, statement: str) -> duckdb.DuckDBPyConnection:
-        try:
-            return self.duck.execute(statement)
-        except duckdb.Error as error:
-            raise ArchiveError(
-                str(error).strip(),
-                where="query",
-                state_left="nothing was changed",
-                next_step="correct the statement; it is DuckDB's SQL",
-            ) from None
+
+@contextmanager
+def _failures() -> Generator[None]:
+    """Whatever DuckDB says of a statement, also while its rows are taken."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise ArchiveError(
+            str(error).strip(),
+            where="query",
+            state_left="nothing was changed",
+            next_step="correct the statement; it is DuckDB's SQL",
+        ) from None
 
 
 @contextmanager

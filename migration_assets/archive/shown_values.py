@@ -1,8 +1,15 @@
-"""The types that archived values are shown with in queries, and how each comes out of what its week has stored.
+"""The types that values have in questions, and how each comes out of what was stored.
 
-`postgres/hot_view.py` shows the base's rows with the same types. What a type cannot show is NULL.
+A column has the one of DuckDB's types that compares as PostgreSQL's does; where there is none it is PostgreSQL's own
+text, and compares as such. The base's rows arrive as they would be stored (`postgres/hot_view.py`), so that the same
+expressions make the same values of rows on either side. What a type cannot show is NULL.
 """
 
+import re
+
+from migration_assets.archive.quoting import literal
+from migration_assets.archive.sql_values import day_text, moment_text
+from migration_assets.domain.enum_labels import renamed_labels
 from migration_assets.domain.stored_columns import Storage, StoredColumn
 
 _INTEGERS = {2: "SMALLINT", 4: "INTEGER", 8: "BIGINT"}
@@ -17,12 +24,26 @@ _SIMPLE = {
     Storage.TIMESTAMPTZ: "TIMESTAMPTZ",
 }
 _DATED = {Storage.DATE, Storage.TIMESTAMP, Storage.TIMESTAMPTZ}
+# Types that are stored as texts and have an own one here, by PostgreSQL's names without their modifiers.
+_BY_NAME = {
+    "numeric": "DECIMAL(38,12)",
+    "money": "DECIMAL(19,2)",
+    "interval": "INTERVAL",
+    "time without time zone": "TIME",
+    "time with time zone": "TIMETZ",
+    "oid": "UINTEGER",
+    "xid8": "UBIGINT",
+}
+_MODIFIER = re.compile(r"\([\d,-]+\)")
 # An element of an array as PostgreSQL writes it: quoted with backslashes, or bare; an empty one is quoted always.
 _ELEMENT = r'"(?:[^"\\]|\\.)*"|[^,]+'
+_OF_TIME = re.compile("DATE|TIME|INTERVAL")
+_TEXTS = {"DATE": day_text, "TIMESTAMP": day_text, "TIMESTAMP WITH TIME ZONE": moment_text}
+_DAY, _MONTH = 86_400_000_000, 30 * 86_400_000_000
 
 
 def shown_type(column: StoredColumn) -> str:
-    """DuckDB's type of the column in queries; a numeric without limits has 26 digits before the point, 12 after it."""
+    """DuckDB's type of the column; a numeric without limits has 26 digits before the point and 12 after it."""
     match column.storage:
         case Storage.INTEGER:
             return _INTEGERS[column.width]
@@ -33,30 +54,72 @@ def shown_type(column: StoredColumn) -> str:
         case Storage.LIST:
             element = Storage.TEXT if column.element is None else column.element
             return f"{_INTEGERS[column.width] if element is Storage.INTEGER else _SIMPLE[element]}[]"
-        case Storage.TEXT if column.type_name == "numeric":
-            return "DECIMAL(38,12)"
+        case Storage.TEXT:
+            enum = f"ENUM({', '.join(map(literal, column.labels))})"
+            return enum if column.labels else _BY_NAME.get(plain_type(column), "VARCHAR")
         case _:
             return _SIMPLE[column.storage]
 
 
-def as_shown(column: StoredColumn, name: str, stored: StoredColumn) -> str:
+def answered(value: str, kind: str) -> str:
+    """SQL of a value of an answer: Python has no infinite days, none of before our era, and intervals without months.
+
+    Args:
+        value: In SQL.
+        kind: DuckDB's name of its type.
+    """
+    if kind in _TEXTS:
+        return _TEXTS[kind](value)
+    return f"CAST({value} AS VARCHAR)" if _OF_TIME.search(kind) else value
+
+
+def plain_type(column: StoredColumn) -> str:
+    """The name of the column's type without modifiers; of a domain, what it is made of."""
+    return _MODIFIER.sub("", column.base_type or column.type_name)
+
+
+def is_padded(column: StoredColumn) -> bool:
+    """Whether PostgreSQL pads the column's values with blanks that count in no comparison."""
+    return plain_type(column) in {"character", "bpchar"}
+
+
+def as_shown(column: StoredColumn, name: str, stored: StoredColumn, *, of: str = "") -> str:
     """SQL of the column's type.
 
     Args:
         column: As the table has it now.
         name: Of the stored value in SQL, quoted where it must be.
         stored: As the week has it.
+        of: The week, for errors.
     """
     kind, was = shown_type(column), _stored_type(stored)
+    if kind == "VARCHAR" and (is_padded(column) or is_padded(stored)):
+        return f"rtrim({name}, ' ')"
     if kind == was:
         return name  # as it is, so that conditions reach the files' statistics
-    if stored.storage is Storage.TEXT and column.storage is Storage.LIST:
-        return f"TRY_CAST({_elements(name)} AS {kind})"
-    if stored.storage is Storage.TEXT and column.storage is Storage.BYTES:
-        return f"CASE WHEN regexp_full_match({name}, '\\\\x([0-9a-f]{{2}})*') THEN unhex(substr({name}, 3)) END"
-    if stored.storage is Storage.TEXT and column.storage in _DATED:
-        # DuckDB would take "0044-03-15 BC" for a day of our era.
-        name = rf"regexp_replace({name}, '^(\S+)( .*)? BC$', '\1 (BC)\2')"
+    if stored.storage is not Storage.TEXT:
+        return f"TRY_CAST({name} AS {kind})"
+    return _of_text(column, name, stored, of)
+
+
+def _of_text(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> str:
+    kind = shown_type(column)
+    match column.storage:
+        case Storage.LIST:
+            name = _elements(name)
+        case Storage.BYTES:
+            return f"CASE WHEN regexp_full_match({name}, '\\\\x([0-9a-f]{{2}})*') THEN unhex(substr({name}, 3)) END"
+        case Storage.TEXT if column.labels:
+            return _enum(column, name, stored, of)
+        case Storage.TEXT if kind == "INTERVAL":
+            return _interval(name)
+        case Storage.TEXT if plain_type(column) == "money":
+            name = f"regexp_replace({name}, '[$,]', '', 'g')"
+        case storage if storage in _DATED:
+            # DuckDB would take "0044-03-15 BC" for a day of our era.
+            name = rf"regexp_replace({name}, '^(\S+)( .*)? BC$', '\1 (BC)\2')"
+        case _:
+            pass
     return f"TRY_CAST({name} AS {kind})"
 
 
@@ -71,3 +134,62 @@ def _elements(name: str) -> str:
     element = f"CASE WHEN e = 'NULL' THEN NULL WHEN starts_with(e, '\"') THEN {unquoted} ELSE e END"
     plain = f"starts_with({name}, '{{') AND NOT starts_with({name}, '{{{{')"
     return f"CASE WHEN {plain} THEN list_transform({bare}, lambda e: {element}) END"
+
+
+def _enum(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> str:
+    """With the names that labels have now; where that cannot be told, a question that needs one fails and says so."""
+    kind = shown_type(column)
+    if stored.labels == column.labels:
+        return f"CAST({name} AS {kind})"
+    names = renamed_labels(stored.labels, column.labels)
+    fails = f"error({literal(_lost_labels(column, stored, of))})"
+    if names is None:
+        return f"CAST(CASE WHEN {name} IS NOT NULL THEN {fails} END AS {kind})"
+    cases = "".join(f" WHEN {literal(old)} THEN {literal(new)}" for old, new in names.items())
+    return f"CAST(CASE WHEN {name} IS NULL THEN NULL ELSE CASE {name}{cases} ELSE {fails} END END AS {kind})"
+
+
+def _lost_labels(column: StoredColumn, stored: StoredColumn, of: str) -> str:
+    lost = [label for label in stored.labels if label not in column.labels] or list(stored.labels)
+    return (
+        f"the labels of {column.type_name} were changed since {of or 'a week'} was archived, and which one of now is"
+        f" meant by {', '.join(map(repr, lost))} in column {column.name} cannot be told: leave the column out, or"
+        " rename the labels back (ALTER TYPE ... RENAME VALUE) while you ask"
+    )
+
+
+def _interval(name: str) -> str:
+    """Out of PostgreSQL's text.
+
+    It takes a month for 30 days and a day for 24 hours when it compares; so does DuckDB, but not where one part is
+    negative and another is not: such a one is shown as the equal one whose parts have the same sign.
+    """
+
+    def part(pattern: str) -> str:
+        return f"coalesce(TRY_CAST(nullif(regexp_extract({name}, '([+-]?\\d+) {pattern}', 1), '') AS BIGINT), 0)"
+
+    clock = r"([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d+))?$"
+
+    def of_clock(group: int) -> str:
+        return f"regexp_extract({name}, '{clock}', {group})"
+
+    def number(group: int) -> str:
+        return f"coalesce(TRY_CAST(nullif({of_clock(group)}, '') AS BIGINT), 0)"
+
+    seconds = f"(({number(2)} * 60 + {number(3)}) * 60 + {number(4)})"
+    fraction = f"coalesce(TRY_CAST(nullif(rpad({of_clock(5)}, 6, '0'), '') AS BIGINT), 0)"
+    sign = f"CASE WHEN {of_clock(1)} = '-' THEN -1 ELSE 1 END"
+    parts = (
+        f"{{'m': {part('years?')} * 12 + {part('mons?')}, 'd': {part('days?')},"
+        f" 'u': ({sign}) * ({seconds} * 1000000 + CASE WHEN {of_clock(5)} = '' THEN 0 ELSE {fraction} END)}}"
+    )
+    total = f"(p.m::HUGEINT * {_MONTH} + p.d::HUGEINT * {_DAY} + p.u)"
+    made = "to_months({}::INTEGER) + to_days({}::INTEGER) + to_microseconds({}::BIGINT)"
+    plain = made.format("p.m", "p.d", "p.u")
+    # Divisions of DuckDB's integers go towards zero, remainders have the sign of what is divided.
+    even = made.format(f"({total} // {_MONTH})", f"(({total} % {_MONTH}) // {_DAY})", f"({total} % {_DAY})")
+    mixed = "least(p.m, p.d, p.u) < 0 AND greatest(p.m, p.d, p.u) > 0"
+    return (
+        f"CASE WHEN NOT contains({name}, 'infinity') THEN list_transform([{parts}],"
+        f" lambda p: CASE WHEN {mixed} THEN {even} ELSE {plain} END)[1] END"
+    )

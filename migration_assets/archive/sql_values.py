@@ -60,12 +60,13 @@ def _bytes_text(_: StoredColumn, name: str) -> str:
     return rf"'\x' || lower(hex({name}))"
 
 
-def _time_text(_: StoredColumn, name: str) -> str:
+def day_text(name: str) -> str:
+    """Of a day, or a time without a zone."""
     return _era_last(f"{name}::VARCHAR")
 
 
-def _moment_text(_: StoredColumn, name: str) -> str:
-    """By its microseconds: the calendar of DuckDB's time zones is not asked."""
+def moment_text(name: str) -> str:
+    """In UTC. By its microseconds: the calendar of DuckDB's time zones is not asked."""
     finite = _era_last(f"make_timestamp(epoch_us({name}))::VARCHAR", zone="+00")
     return f"CASE WHEN isfinite({name}) THEN {finite} ELSE {name}::VARCHAR END"
 
@@ -97,8 +98,8 @@ _TEXTS: dict[Storage, Callable[[StoredColumn, str], str]] = {
     Storage.FLOAT: _float_text,
     Storage.DECIMAL: _decimal_text,
     Storage.BYTES: _bytes_text,
-    Storage.DATE: _time_text,
-    Storage.TIMESTAMP: _time_text,
-    Storage.TIMESTAMPTZ: _moment_text,
+    Storage.DATE: lambda _, name: day_text(name),
+    Storage.TIMESTAMP: lambda _, name: day_text(name),
+    Storage.TIMESTAMPTZ: lambda _, name: moment_text(name),
     Storage.LIST: _list_text,
 }

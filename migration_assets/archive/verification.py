@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from migration_assets.archive.arrow_schema import parquet_schema
+from migration_assets.archive.footers import footer_sha256
 from migration_assets.archive.layout import PART_SUFFIX, slice_folder
 from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest, differences
 from migration_assets.archive.parts import control_text
@@ -226,31 +227,37 @@ def _require_rows(store: ArchiveStore, manifest: Manifest, home: str) -> Fingerp
 
 
 def unreadable(store: ArchiveStore, manifest: Manifest) -> str | None:
-    """Why the files cannot be the manifest's, as far as their sizes and last bytes tell; None where they may be.
+    """Why the files cannot be the manifest's, as far as their sizes and footers tell; None where they may be.
 
-    For questions, which cannot read every byte first: a file that is missing, cut, or another one is found. Bytes that
-    rotted in between are found by `verify_archive`.
+    For questions, which cannot read every byte first: a file that is missing, cut, another one, or written anew, is
+    found. Bytes that rotted in between are found by `verify_archive`.
     """
     folder = slice_folder(manifest.relation, manifest.week)
     for file in manifest.files:
-        path = f"{folder}/{file.name}"
         try:
-            if not store.exists(path):
+            if not store.exists(f"{folder}/{file.name}"):
                 return f"file {file.name} is missing"
-            size = store.size(path)
+            size = store.size(f"{folder}/{file.name}")
             if size != file.bytes:
                 return f"file {file.name} has {size:,} bytes, not {file.bytes:,}"
-            with store.open_input(path) as opened:
-                rows = parquet.read_metadata(opened).num_rows  # pyright: ignore[reportUnknownMemberType]
-        except (pa.ArrowException, OSError, ArchiveError) as error:
+            if file.footer_sha256 is None:
+                _require_metadata(store, manifest, folder, file)
+            elif _footer(store, f"{folder}/{file.name}", size) != file.footer_sha256:
+                return f"file {file.name} is another one: its footer is not the manifest's"
+        except DamagedArchiveError as error:
+            return f"file {error.what}"
+        except (pa.ArrowException, OSError, ValueError, ArchiveError) as error:
             return f"file {file.name} cannot be read: {store.scrubbed(error)}"
-        if rows != file.rows:
-            return f"file {file.name} has {rows:,} rows, not {file.rows:,}: it is another one"
     return None
 
 
+def _footer(store: ArchiveStore, path: str, size: int) -> str:
+    with store.open_input(path) as opened, store.failures(path, "read"):
+        return footer_sha256(opened, size)
+
+
 def _damaged(store: ArchiveStore, home: str, what: str, *, surplus: bool = False) -> DamagedArchiveError:
-    repair = "archive the week again, which clears them away" if surplus else "archive the week again"
+    repair = "archive the week again" + (", which clears parts of its own away; move others away" if surplus else "")
     return DamagedArchiveError(
         what,
         where=store.url_of(home),

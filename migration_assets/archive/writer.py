@@ -13,17 +13,19 @@ import pyarrow as pa
 from migration_assets.archive.arrow_schema import parquet_schema
 from migration_assets.archive.layout import (
     MANIFEST,
-    PART_SUFFIX,
+    is_part,
     part_name,
     slice_folder,
     staging_folder,
     staging_of_week,
 )
 from migration_assets.archive.manifest import ArchivedFile, Manifest
+from migration_assets.archive.ownership import require_own
 from migration_assets.archive.parts import Progress, WriteLimits, write_parts
 from migration_assets.archive.reading import read_manifest
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import verify_archive
+from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 
 __all__ = ["Progress", "WriteLimits", "read_manifest", "write_slice"]
@@ -37,6 +39,8 @@ def write_slice(
     batches: Iterable[pa.RecordBatch],
     limits: WriteLimits,
     on_progress: Progress | None = None,
+    *,
+    writer: ArchiveWriter,
 ) -> Manifest:
     """Replace the week's archive by these rows, once they are proven.
 
@@ -48,29 +52,38 @@ def write_slice(
         batches: The rows, in the order of the control column and the key, in `parquet_schema(manifest.columns)`.
         limits: Sizes of files and row groups.
         on_progress: Called after every row group with the rows and the bytes written so far.
+        writer: On whose behalf; the manifest names it.
 
     Returns:
         The manifest with its files, which is in force now.
 
     Raises:
+        ForeignArchiveError: What lies there is of another ledger.
         ArchiveError: No space, no permission, rows that are not those of the manifest; the archive is as before.
         Exception: Whatever the source of the batches raises; the archive is as before.
     """
     home = slice_folder(manifest.relation, manifest.week)
     staging = staging_folder(manifest.relation, manifest.week, manifest.generation)
-    _require_new(store, manifest, home)
+    _require_new(store, manifest, home, writer)
     moved: list[str] = []
     try:
+        require_own(store, manifest.relation, manifest.week, writer)
         store.delete_folder(staging_of_week(manifest.relation, manifest.week))
         schema = parquet_schema(manifest.columns)
         files = write_parts(store, staging, manifest, batches, schema, limits, on_progress)
         _require_all(manifest, files)
         written = replace(manifest, files=files)
         verify_archive(store, written, folder=staging)
+        # Again: rows took their time, in which another base may have been given the place.
+        require_own(store, manifest.relation, manifest.week, writer)
         for file in files:
             moved.append(file.name)
             _move(store, file, staging, home)
         _commit(store, written, home)
+    except ForeignArchiveError:
+        with suppress(ArchiveError):
+            store.delete_folder(staging)  # of this try alone: all else may be the other's
+        raise
     except BaseException as error:
         left = _undo(store, manifest, home, moved)
         if isinstance(error, ArchiveError):
@@ -85,9 +98,11 @@ def write_slice(
     return written
 
 
-def _require_new(store: ArchiveStore, manifest: Manifest, home: str) -> None:
+def _require_new(store: ArchiveStore, manifest: Manifest, home: str, writer: ArchiveWriter) -> None:
     if manifest.files:
         raise ValueError("a manifest with files cannot be written again")
+    if manifest.ledger != str(writer.identity):
+        raise ValueError("a manifest names the ledger that writes it")
     first = part_name(manifest.generation, 0)
     if first in store.list(home):
         raise ArchiveError(
@@ -145,7 +160,7 @@ def _undo(store: ArchiveStore, manifest: Manifest, home: str, moved: Iterable[st
 
 
 def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
-    """Remove the generations of before, and what dead tries left."""
+    """Remove the generations of before, and what dead tries left; nothing that is called otherwise."""
     try:
         kept = {file.name for file in written.files}
         for name in _parts(store, home):
@@ -162,4 +177,4 @@ def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
 
 
 def _parts(store: ArchiveStore, home: str) -> list[str]:
-    return [name for name in store.list(home) if name.endswith(PART_SUFFIX)]
+    return [name for name in store.list(home) if is_part(name)]

@@ -1,4 +1,4 @@
-"""`archive`, `retire`, `restore` and `query`: old weeks into Parquet, out of the base, back again, and asked."""
+"""`archive`, `adopt-archive`, `retire`, `restore`, `query`: old weeks into Parquet, out of the base, back, asked."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from migration_assets.domain.errors import (
     SliceStateError,
 )
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.steps.adopting import adopt_archive
 from migration_assets.steps.archiving import Archived, archive_week, reread_archive
 from migration_assets.steps.querying import ask, export, refresh_catalogue
 from migration_assets.steps.restoring import drill_week
@@ -91,6 +92,19 @@ def restore(periods: tuple[str, ...], drill: bool) -> None:
     _week_by_week("drilled" if drill else "restored", weeks, one)
     if not drill:
         refresh_catalogue(migration)
+
+
+@click.command("adopt-archive")
+@click.option("--by", required=True, help="Who says that this base has taken the place of the one that wrote it.")
+def adopt_archive_of(by: str) -> None:
+    """After the base was moved, upgraded or failed over: it writes the archive from now on, and the other must not."""
+    done = adopt_archive(opened(), by)
+    if not done.ledgers:
+        say(f"{done.where} is this base's own already.", "green")
+        return
+    say(f"{done.where} is this base's from now on; what these wrote there is its own, as far as it knows it:", "green")
+    for ledger in done.ledgers:
+        say(f"  {ledger}")
 
 
 @click.command()

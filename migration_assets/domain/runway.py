@@ -1,5 +1,6 @@
 """How far ahead the base is ready: which quarters must be open now, what they lack, when the runway ends. Pure."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -83,6 +84,23 @@ def needed_quarters(calendar: FiscalCalendar, now: datetime, policy: RunwayPolic
     current = calendar.quarter_of(now)
     by_number = FiscalQuarter.from_ordinal(current.ordinal + policy.quarters - 1)
     return calendar.quarters_between(current, max(calendar.quarter_of(now + timedelta(days=policy.days)), by_number))
+
+
+def left_behind(
+    calendar: FiscalCalendar, now: datetime, opened: Collection[FiscalQuarter]
+) -> tuple[tuple[FiscalQuarter, ...], tuple[FiscalQuarter, ...]]:
+    """Quarters before today's that were never opened: those since the last one that was, and those further back.
+
+    The first are what nobody looked ahead for, since this program did not run meanwhile. The others lie between
+    quarters that were opened: people may have meant to leave them for later.
+    """
+    current = calendar.quarter_of(now)
+    before = sorted(quarter for quarter in opened if quarter < current)
+    if not before:
+        return (), ()
+    missing = [one for one in calendar.quarters_between(before[0], current.previous) if one not in opened]
+    last = max(quarter for quarter in opened if quarter <= current)
+    return tuple(one for one in missing if one > last), tuple(one for one in missing if one < last)
 
 
 def find_needs(calendar: FiscalCalendar, now: datetime, policy: RunwayPolicy, places: Places) -> tuple[Need, ...]:

@@ -6,7 +6,7 @@ numeric(10,2), a two-dimensional array), the column is kept as PostgreSQL's own 
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -61,6 +61,7 @@ class StoredColumn:
         hashing: How the native fingerprint takes it.
         send_function: For `Hashing.SEND`.
         labels: Of an enum, in its order.
+        base_type: What a domain is made of, else the type itself; of the table as it is now, and in no manifest.
     """
 
     name: str
@@ -76,12 +77,14 @@ class StoredColumn:
     hashing: Hashing = Hashing.TEXT
     send_function: str | None = None
     labels: tuple[str, ...] = ()
+    base_type: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest; `from_json` makes it again."""
         values = asdict(self)
         values.update(storage=self.storage.value, hashing=self.hashing.value, labels=list(self.labels))
         values["element"] = self.element.value if self.element else None
+        del values["base_type"]
         return values
 
     @classmethod
@@ -119,6 +122,7 @@ def _stored(column: Column, labels: Mapping[str, tuple[str, ...]], *, unfit: boo
         hashing=column.hashing,
         send_function=column.send_function,
         labels=labels.get(base, ()),
+        base_type=base,
         **kind,
     )
 

@@ -624,3 +624,23 @@ COMMENT ON COLUMN migration.stream_parts.subscription IS
 COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on the legacy; NULL: never looked at';
 COMMENT ON COLUMN migration.stream_parts.alterations IS
     'how often somebody else altered one of them; what was proven at a lower count is proven no more';
+
+CREATE TABLE migration.ledger_identity (
+    only_one        boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    id              uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO migration.ledger_identity DEFAULT VALUES;
+COMMENT ON TABLE migration.ledger_identity IS
+    'The ledger''s own number. A copy of the base has the same one, and is told by where it lies: archives name both';
+
+CREATE TABLE migration.archive_adoptions (
+    relation        text NOT NULL,
+    adopted         text NOT NULL,
+    adopter         text NOT NULL,
+    adopted_by      text NOT NULL,
+    role            text NOT NULL DEFAULT session_user,
+    adopted_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, adopted, adopter)
+);
+COMMENT ON TABLE migration.archive_adoptions IS
+    'The base was moved: what the ledger wrote to its archive before, from there, is its own here. A copy of this base has these rows, too, and is another adopter';

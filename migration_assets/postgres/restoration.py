@@ -1,5 +1,6 @@
 """Brings an archived slice back from the rows of its archive: as an attached leaf, or, for a drill, only to compare."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -29,12 +30,13 @@ from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_att
 from migration_assets.postgres.restorable_columns import as_hashed, loadable_columns
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.server_messages import named
+from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.sql_text import table_name
 
 Kind = Literal["restore", "drill"]
+_COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _SCRATCH_SCHEMA = "migration"
 
 
@@ -156,9 +158,12 @@ def _load_and_place(
         announce(base, f"{plan.week.key}:{kind}")
         names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
         copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, FREEZE)").format(table_name(staging), names)
-        with base.cursor().copy(copy) as sink:
-            for chunk in plan.chunks():
-                sink.write(chunk)
+        try:
+            with base.cursor().copy(copy) as sink:
+                for chunk in plan.chunks():
+                    sink.write(chunk)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            raise _not_taken(plan, error) from error
         indexes = add_keys_and_indexes(base, staging, root, plan.spec)
         found = take_fingerprint(base, staging, as_hashed(plan.columns))
         _require_equal(plan, archive, found)
@@ -217,6 +222,18 @@ def _require_comparable(plan: Restoration, archive: ArchiveRecord) -> None:
             state_left="nothing was touched",
             next_step="restore it with the version of this program that archived it",
         )
+
+
+def _not_taken(plan: Restoration, error: psycopg.Error) -> RestoreError:
+    """The types have the same names, and are others by now: a domain's condition, a composite's fields, an enum."""
+    found = _COLUMN.search(error.diag.context or "")
+    return RestoreError(
+        f"PostgreSQL does not take what was archived: {told(error)}",
+        where=f"{plan.week.key}{f', column {found[1]}' if found else ''}",
+        state_left="everything was rolled back; the base and the archive are as before",
+        next_step="a type or a condition was changed since: alter it back, restore, and alter it again; or query the"
+        " archive as it is",
+    )
 
 
 def _require_equal(plan: Restoration, archive: ArchiveRecord, found: Fingerprint) -> None:

@@ -108,6 +108,12 @@ class Databases:
             connection.close()
 
 
+def canonical_options() -> str:
+    """The same as libpq's `options`, for drivers that ask before anybody could set anything."""
+    settings = {**_CANONICAL, "row_security": "off", "jit": "off"}
+    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
 def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> dict[str, str]:
     """What every session of ours is set to, whichever driver opens it.
 

@@ -10,10 +10,12 @@ from importlib.metadata import version
 from migration_assets.archive.arrow_schema import to_stored
 from migration_assets.archive.layout import new_generation, slice_folder
 from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.ownership import require_own
 from migration_assets.archive.store import open_store, same_place
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
+from migration_assets.domain.archive_writer import ArchiveWriter
 from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import ArchiveError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD
@@ -35,6 +37,7 @@ from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, require_slice
+from migration_assets.postgres.ledger_identity import read_archive_writer
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_servers
@@ -74,6 +77,7 @@ def archive_week(
 
     Raises:
         SliceStateError: The week is not signed off (while the base is in charge: not over), or it has left the base.
+        ForeignArchiveError: What lies there was written by another ledger: this base is a copy, or was moved.
         ArchiveError: It cannot be written or does not read back equal; an older archive is as it was.
         SliceBusyError: Somebody works on it.
     """
@@ -92,9 +96,11 @@ def archive_week(
                 require_transition(record.state, SliceState.ARCHIVED, where=week.key, base_in_charge=own)
                 if record.state is SliceState.RETIRED:
                     raise _has_left(week)
+                writer = read_archive_writer(base, record.relation)
+                require_own(store, record.relation, week, writer)
                 attempt = begin_attempt(base, record, "archive", run_id)
                 try:
-                    manifest, changes, definitions = _write(migration, store, record, on_progress)
+                    manifest, changes, definitions = _write(migration, store, record, writer, on_progress)
                     with base.transaction():
                         evidence = _evidence(store, manifest, changes, definitions)
                         record_archive(base, record, evidence, run_id, base_in_charge=own)
@@ -178,7 +184,11 @@ def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
 
 
 def _write(
-    migration: Migration, store: ArchiveStore, record: SliceRecord, on_progress: Progress | None
+    migration: Migration,
+    store: ArchiveStore,
+    record: SliceRecord,
+    writer: ArchiveWriter,
+    on_progress: Progress | None,
 ) -> tuple[Manifest, int, Definitions]:
     spec, week = migration.spec, record.week
     leaf = spec.table.sibling(record.leaf)
@@ -221,6 +231,7 @@ def _write(
             snapshot_at=at,
             archived_at=datetime.now(UTC),
             versions=_versions(server),
+            ledger=str(writer.identity),
             files=(),
         )
         order = [spec.control_column, *(name for name in key if name != spec.control_column)]
@@ -229,7 +240,7 @@ def _write(
         try:
             with arrow_stream(migration.databases.base_url, str(snapshot), query, (leaf,)) as batches:
                 stored = (to_stored(batch, profile.columns) for batch in batches)
-                return write_slice(store, manifest, stored, limits, on_progress), changes, definitions
+                return write_slice(store, manifest, stored, limits, on_progress, writer=writer), changes, definitions
         except ArchiveError:
             # Where the server itself went away this says so, as an error that is worth another try.
             reader.execute("SELECT 1")

@@ -24,7 +24,7 @@ from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.hot_view import WeekPlace, ensure_hot_view, week_places
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, canonical_options
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_store, require_here, trusted
 
@@ -163,6 +163,7 @@ def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]
             for place in places
             if place.attached
         ],
+        options=canonical_options(),
     )
     memory = migration.settings.query_memory_mb
     with query_engine(

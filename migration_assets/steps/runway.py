@@ -6,7 +6,7 @@ from datetime import datetime
 
 from migration_assets.domain.findings import blocking
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.runway import Need, Places, Runway, find_needs, judge_runway, measure_runway
+from migration_assets.domain.runway import Need, Places, Runway, find_needs, judge_runway, left_behind, measure_runway
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.postgres.change_stream.joining_ahead import large_weeks
@@ -110,18 +110,23 @@ def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
             return Outlook("no quarter was ever opened: the migration has not begun")
         places = read_places(base, migration.spec)
         runway = measure_runway(migration.calendar, moment, places)
-        needs = find_needs(migration.calendar, moment, migration.runway_policy, places)
+        # A leaf is all that those of the past get by themselves: what the legacy holds of them is people's to copy.
+        behind, between = left_behind(migration.calendar, moment, opened)
+        needs = [Need(quarter, migration.calendar.weeks_of(quarter), ()) for quarter in behind]
+        needs += find_needs(migration.calendar, moment, migration.runway_policy, places)
+        lies = "lies between quarters that are open, and is not: open it if it is wanted"
+        told = tuple(f"{quarter.key} {lies}" for quarter in between)
         if not needs:
-            return Outlook(opened=opened, runway=runway)
+            return Outlook(opened=opened, waiting=told, runway=runway)
         own = is_base_in_charge(base, relation)
         obstacle = None if own else _gate(base, relation)
         if obstacle:
-            return Outlook(obstacle, opened, runway=runway)
+            return Outlook(obstacle, opened, waiting=told, runway=runway)
         stream = read_stream(base, relation)
         records = {record.week: record for record in read_slices(base, relation)}
     held = stream is not None and stream.status in _NOT_NOW
     openings: list[Opening] = []
-    waiting: list[str] = []
+    waiting = list(told)
     for need in needs:
         had = records if own else (places.under_cdc or ())
         lost = [week.name for week in need.without_leaf if week in had]

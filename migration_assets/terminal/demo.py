@@ -32,7 +32,7 @@ from migration_assets.postgres.preflight_records import latest_preflight
 from migration_assets.runtime import Migration, dagster_environment, open_migration, project_folder
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.evidence import verify_evidence, write_packs
-from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, tell_archive
+from migration_assets.terminal.demo_archive import NEXT_WEEK, STILL_WRITTEN, bring_in, clear_archive, tell_archive
 from migration_assets.terminal.demo_cdc import tell_cdc
 from migration_assets.terminal.demo_copying import copy_weeks
 from migration_assets.terminal.demo_cutover import (
@@ -64,7 +64,7 @@ DEMO_POLICY = {
 def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedServers, story: Story) -> bool:
     """Make a legacy, migrate FY25-Q2, prove it, write `demo/summary.json` below `var`.
 
-    Only ever touches the embedded servers, whose three databases it makes anew.
+    Only ever touches the embedded servers, whose three databases it makes anew, and the archive of the base before.
 
     Args:
         console: Where it is told.
@@ -88,6 +88,11 @@ def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedSer
         os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in policy.items()})
         settings = load_settings()
         migration = open_migration(settings)
+        with console.status("Three empty databases"):
+            clear_archive(migration)
+            servers.recreate_database("legacy", "legacy")
+            servers.recreate_database("base", "base")
+            servers.recreate_database("base", "dagster")
         with _workers(settings.parallel_copies, folder) as pool:
             _make_legacy(console, servers, story)
             plan = TrafficPlan(rate=story.rate, seed=story.seed)
@@ -152,9 +157,6 @@ def _home_without_compute_logs(folder: Path) -> Path:
 def _serve(console: Console, servers: EmbeddedServers, story: Story) -> None:
     with story.timed("servers"), console.status("Starting PostgreSQL 16 (legacy) and 18 (base)"):
         servers.start()
-        servers.recreate_database("legacy", "legacy")
-        servers.recreate_database("base", "base")
-        servers.recreate_database("base", "dagster")
 
 
 def _tell(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor, path: Path) -> bool:

@@ -8,13 +8,19 @@ from typing import Any
 from psycopg import sql
 from rich.console import Console
 
+from migration_assets.archive.layout import table_folder
+from migration_assets.archive.ownership import read_owner
+from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import WEEKS_PER_QUARTER, FiscalQuarter, FiscalWeek
 from migration_assets.postgres.archives import read_archives
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.ledger_identity import read_archive_writer
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
+from migration_assets.steps.archiving import archive_store
 from migration_assets.steps.querying import ask
 from migration_assets.terminal.demo_cdc import CdcStory, approve
 from migration_assets.terminal.demo_copying import copy_weeks
@@ -83,6 +89,29 @@ class ArchiveStory:
             week = migration.calendar.weeks_of(OLD)[_RESTORED_WEEK - 1]
             self.comparisons = {str(period): compare_everything(migration, period) for period in (NEXT, week)}
             self.rows_in_next = self.comparisons[NEXT.key].rows
+
+
+def clear_archive(migration: Migration) -> None:
+    """What the base that is about to be made anew had archived goes with it; nothing that another base wrote does.
+
+    Raises:
+        ArchiveError: Archives of another base lie there.
+    """
+    store, relation = archive_store(migration), migration.spec.relation
+    folder = table_folder(relation)
+    if not store.list(folder):
+        return
+    with migration.databases.session("base", "demo") as base:
+        ensure_ledger(base)
+        own = str(read_archive_writer(base, relation).identity)
+    if read_owner(store, relation) != own:
+        raise ArchiveError(
+            "archives lie there that the embedded base did not write",
+            where=store.url_of(folder),
+            state_left="nothing was touched; the servers run",
+            next_step="move them away, or delete them where they are of an earlier demo; then run the demo again",
+        )
+    store.delete_folder(folder)
 
 
 def bring_in(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: ArchiveStory) -> None:

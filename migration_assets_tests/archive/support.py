@@ -17,6 +17,7 @@ from migration_assets.archive.layout import slice_folder
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.store import ArchiveStore, Output
 from migration_assets.archive.writer import WriteLimits, write_slice
+from migration_assets.domain.archive_writer import ArchiveWriter, LedgerIdentity
 from migration_assets.domain.column_statistics import ColumnStatistics
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
@@ -37,6 +38,8 @@ COLUMNS = (
 # So small that a few hundred rows make several files of several row groups.
 SMALL = WriteLimits(file_bytes=7_000, row_group_rows=70, row_group_bytes=1_000_000)
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+WRITER = ArchiveWriter(LedgerIdentity("3f0c6a52-6f6c-4c0e-9d8e-2f6a1f6f7a10", "7300000000000000001", 16384, 1))
 
 Row = tuple[Any, ...]
 
@@ -107,6 +110,7 @@ def manifest(rows: Sequence[Row], week: FiscalWeek = WEEK, *, generation: str = 
         "snapshot_at": bounds.upper + timedelta(days=400),
         "archived_at": bounds.upper + timedelta(days=400, seconds=1),
         "versions": {"pyarrow": pa.__version__, "migration-assets": "0.1.0"},
+        "ledger": str(WRITER.identity),
     }
     return Manifest(**{**values, **changes})
 
@@ -115,7 +119,8 @@ def archive(
     store: ArchiveStore, rows: Sequence[Row], week: FiscalWeek = WEEK, *, generation: str = "g1", **changes: Any
 ) -> Manifest:
     """Write them, in several small files."""
-    return write_slice(store, manifest(rows, week, generation=generation, **changes), batches(rows), SMALL)
+    described = manifest(rows, week, generation=generation, **changes)
+    return write_slice(store, described, batches(rows), SMALL, writer=WRITER)
 
 
 class Killed(BaseException):

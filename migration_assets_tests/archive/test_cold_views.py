@@ -25,7 +25,8 @@ from migration_assets.domain.stored_columns import Storage, StoredColumn
 from migration_assets_tests.archive.support import COLUMNS, RELATION, archive, bookings, refusal
 
 QUARTERS = (FiscalQuarter(2024, 3), FiscalQuarter(2024, 4))
-TYPES = ["BIGINT", "TIMESTAMP WITH TIME ZONE", "VARCHAR", "DECIMAL(10,2)", "VARCHAR", "VARCHAR", "VARCHAR"]
+ENUM = "ENUM('open', 'paid')"
+TYPES = ["BIGINT", "TIMESTAMP WITH TIME ZONE", "VARCHAR", "DECIMAL(10,2)", ENUM, "VARCHAR", "VARCHAR"]
 
 
 @pytest.fixture
@@ -188,8 +189,9 @@ def shown(store: LocalStore, manifests: list[Manifest], column: StoredColumn) ->
         (StoredColumn("x", "bytea", Storage.BYTES), [b"ab"], [r"\xdeadbeef", r"\x", "\\x5"], "BLOB",
          [r"\xDE\xAD\xBE\xEF", "", None]),
         (StoredColumn("x", "boolean", Storage.BOOLEAN), [True], ["t", "f"], "BOOLEAN", ["true", "false"]),
-        (StoredColumn("x", "public.mood", Storage.TEXT, labels=("a",)), ["a"], ["a"], "VARCHAR", ["a"]),
-        (StoredColumn("x", "numeric(50,2)", Storage.TEXT), ["1.00"], ["NaN"], "VARCHAR", ["NaN"]),
+        (StoredColumn("x", "public.mood", Storage.TEXT, labels=("a",)), ["a"], ["a"], "ENUM('a')", ["a"]),
+        (StoredColumn("x", "numeric(50,2)", Storage.TEXT), ["1.00"], ["NaN", "7.25"], "DECIMAL(38,12)",
+         [None, "7.250000000000"]),
         (StoredColumn("x", "integer[]", Storage.LIST, element=Storage.INTEGER, width=4), [[1, None]],
          ["{1,NULL,-3}", "{}", "{{1,2},{3,4}}", "[0:1]={1,2}", None], "INTEGER[]",
          ["[1, NULL, -3]", "[]", None, None, None]),

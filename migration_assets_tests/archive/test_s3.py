@@ -5,6 +5,7 @@
 
 import hashlib
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +18,21 @@ from migration_assets.archive.layout import staging_of_week
 from migration_assets.archive.reading import slice_relation
 from migration_assets.archive.store import ArchiveStore, open_store
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
-from migration_assets.archive.writer import read_manifest
+from migration_assets.archive.writer import read_manifest, write_slice
+from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError
 from migration_assets_tests.archive.support import (
     COLUMNS,
     HOME,
     RELATION,
+    SMALL,
     WEEK,
+    WRITER,
     DyingStore,
     Killed,
     archive,
+    batches,
     bookings,
+    manifest,
     portable,
     refusal,
 )
@@ -108,6 +114,16 @@ def test_a_new_archive_takes_the_place_of_the_old_one(store: ArchiveStore) -> No
     later = archive(store, bookings(100, seed=2), generation="g2")
     assert parts(store) == [file.name for file in later.files]
     assert verify_archive(store, later) == later.portable
+
+
+def test_a_copy_of_the_ledger_replaces_no_object(store: ArchiveStore) -> None:
+    rows = bookings(100)
+    written = archive(store, rows)
+    copy = ArchiveWriter(replace(WRITER.identity, database_oid=16999), manifests=frozenset({written.sha256}))
+    described = manifest(rows, generation="g2", ledger=str(copy.identity))
+    with pytest.raises(ForeignArchiveError, match="is a copy of"):
+        write_slice(store, described, batches(rows), SMALL, writer=copy)
+    assert verify_archive(store, written) == portable(rows)
 
 
 def test_a_flipped_byte_a_missing_and_a_surplus_object_are_found(store: ArchiveStore) -> None:

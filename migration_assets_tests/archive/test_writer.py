@@ -22,6 +22,7 @@ from migration_assets_tests.archive.support import (
     RELATION,
     SMALL,
     WEEK,
+    WRITER,
     archive,
     batches,
     bookings,
@@ -85,7 +86,7 @@ def test_a_week_without_rows_is_one_file_with_the_columns(store: ArchiveStore) -
 def test_files_end_near_their_size_and_row_groups_at_their_bytes(store: ArchiveStore) -> None:
     rows = bookings(3000)
     limits = WriteLimits(file_bytes=40_000, row_group_rows=100_000, row_group_bytes=10_000)
-    written = write_slice(store, manifest(rows), batches(rows, size=1000), limits)
+    written = write_slice(store, manifest(rows), batches(rows, size=1000), limits, writer=WRITER)
     sizes = [file.bytes for file in written.files]
     assert max(sizes) < 60_000
     assert len(sizes) > 2
@@ -97,7 +98,9 @@ def test_files_end_near_their_size_and_row_groups_at_their_bytes(store: ArchiveS
 def test_progress_tells_rows_and_bytes_so_far(store: ArchiveStore) -> None:
     told: list[tuple[int, int]] = []
     rows = bookings(500)
-    written = write_slice(store, manifest(rows), batches(rows), SMALL, lambda rows, size: told.append((rows, size)))
+    written = write_slice(
+        store, manifest(rows), batches(rows), SMALL, lambda rows, size: told.append((rows, size)), writer=WRITER
+    )
     assert told == sorted(told)
     assert told[-1][0] == 500
     assert 0 < told[-1][1] <= written.total_bytes
@@ -141,7 +144,7 @@ def test_rows_that_are_not_those_of_the_snapshot_never_become_an_archive(
     if what == "NULLs":
         counts = {name: type(one)(one.nulls + (name == "guest")) for name, one in manifest(rows).statistics.items()}
         intended = manifest(rows, statistics=counts)
-    error = refusal(write_slice, store, intended, batches(rows), SMALL)
+    error = refusal(write_slice, store, intended, batches(rows), SMALL, writer=WRITER)
     assert what in error.what
     assert "the archive of before" in error.state_left
     assert contents(store) == {
@@ -159,7 +162,7 @@ def test_a_source_that_breaks_leaves_everything_as_it_was_and_its_error_is_told(
 
     before = archive(store, bookings(50), generation="before")
     with pytest.raises(BrokenConnectionError):
-        write_slice(store, manifest(bookings(500)), broken(), SMALL)
+        write_slice(store, manifest(bookings(500)), broken(), SMALL, writer=WRITER)
     assert read_manifest(store, RELATION, WEEK)[0] == before
     assert len(store.list(HOME)) == len(before.files) + 1
     assert not store.exists(STAGING)
@@ -172,7 +175,7 @@ def test_what_a_dead_try_left_is_gone_before_the_first_row_is_read(store: Archiv
         assert store.list(STAGING) in ([], ["g1"])
         yield from batches(bookings(50))
 
-    write_slice(store, manifest(bookings(50)), rows(), SMALL)
+    write_slice(store, manifest(bookings(50)), rows(), SMALL, writer=WRITER)
 
 
 def test_a_generation_is_never_written_twice(store: ArchiveStore) -> None:
@@ -192,6 +195,6 @@ def test_limits_must_be_positive() -> None:
 
 
 def test_an_archive_error_is_a_migration_error_with_a_next_step(store: ArchiveStore) -> None:
-    error = refusal(write_slice, store, manifest(bookings(5)), batches(bookings(4)), SMALL)
+    error = refusal(write_slice, store, manifest(bookings(5)), batches(bookings(4)), SMALL, writer=WRITER)
     assert isinstance(error, ArchiveError)
     assert error.next_step

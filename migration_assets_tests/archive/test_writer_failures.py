@@ -127,7 +127,8 @@ def batches():
         if number == 2:
             stop("while rows are read")
 
-support.write_slice(Stopping(Path(folder)), support.manifest(rows, generation="new"), batches(), support.SMALL)
+described = support.manifest(rows, generation="new")
+support.write_slice(Stopping(Path(folder)), described, batches(), support.SMALL, writer=support.WRITER)
 """
 
 

@@ -77,5 +77,5 @@ def test_killed_at_any_moment_an_archive_is_whole_and_a_plain_rerun_ends_well(si
     assert archive is not None
     root = Path(archive.get_secret_value())
     left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    assert len(left) == 2, f"one file and its manifest: {left}"
+    assert len(left) == 3, f"one file, its manifest, and whose place it is: {left}"
     assert retire_week(signed, _WEEK).obstacles == ()

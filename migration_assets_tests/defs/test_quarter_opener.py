@@ -178,6 +178,28 @@ def test_a_clock_that_goes_on_opens_one_quarter_after_the_other(followed: Projec
     assert quiet.run_check("quarter_partitions", "no_gap_no_overlap").passed
 
 
+def test_after_a_long_downtime_no_quarter_between_is_left_without_places(followed: Project) -> None:
+    late = at(followed, datetime(2025, 2, 1, tzinfo=UTC))
+    found = result(late)
+    assert [
+        (str(request.partition_key), [key.to_user_string() for key in request.asset_selection or []])
+        for request in found.run_requests or []
+    ] == [
+        ("FY25-Q3", ["quarter_partitions"]),
+        ("FY25-Q4", ["quarter_partitions"]),
+        ("FY26-Q1", BOTH),
+        ("FY26-Q2", BOTH),
+    ]
+    # The second run fails, the others are well: later ticks still say it.
+    wanted = [request for request in found.run_requests or [] if request.partition_key != "FY25-Q4"]
+    lost = dg.SensorResult(run_requests=wanted, dynamic_partitions_requests=found.dynamic_partitions_requests)
+    assert all(run.success for run in execute(late, lost))
+    assert "FY25-Q4 lies between quarters that are open, and is not" in skipped(late)
+    open_quarter(late.migration, FiscalQuarter(2025, 4))
+    assert late.run_check("quarter_partitions", "no_gap_no_overlap").passed
+    assert "lies between" not in skipped(late)
+
+
 def test_a_tick_that_is_evaluated_twice_asks_for_one_run(followed: Project) -> None:
     keys = [[request.run_key for request in result(followed).run_requests or []] for _ in range(2)]
     assert keys[0] == keys[1]

@@ -14,6 +14,7 @@ from migration_assets.domain.runway import (
     find_needs,
     judge_days,
     judge_runway,
+    left_behind,
     measure_runway,
     needed_quarters,
     reaches_present,
@@ -100,6 +101,25 @@ def test_the_leaves_of_what_was_opened_tile_the_time_around_every_change_of_cloc
 )
 def test_the_next_quarter_is_due_exactly_so_many_days_early(now: str, expected: list[str]) -> None:
     assert [quarter.key for quarter in needed_quarters(FiscalCalendar(), at(now), RunwayPolicy(14, 1))] == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "opened", "behind", "between"),
+    [
+        ("2024-05-01", ["FY25-Q2"], [], []),
+        ("2025-02-01", ["FY25-Q2"], ["FY25-Q3", "FY25-Q4"], []),  # it did not run for half a year
+        ("2025-02-01", ["FY25-Q2", "FY25-Q4"], [], ["FY25-Q3"]),
+        ("2025-02-01", ["FY25-Q1", "FY25-Q3"], ["FY25-Q4"], ["FY25-Q2"]),
+        ("2025-02-01", ["FY25-Q2", "FY26-Q1", "FY26-Q2"], [], ["FY25-Q3", "FY25-Q4"]),
+        ("2025-02-01", ["FY26-Q1", "FY26-Q2"], [], []),
+        ("2025-02-01", ["FY26-Q2"], [], []),  # opened ahead, and nothing of the past
+    ],
+)
+def test_quarters_that_nobody_opened_while_it_did_not_run_are_found(
+    now: str, opened: list[str], behind: list[str], between: list[str]
+) -> None:
+    found = left_behind(FiscalCalendar(), at(now), [FiscalQuarter.parse(key) for key in opened])
+    assert [[quarter.key for quarter in quarters] for quarters in found] == [behind, between]
 
 
 def test_two_quarters_always_exist_however_far_away_the_second_is() -> None:

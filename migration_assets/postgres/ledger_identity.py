@@ -1,0 +1,44 @@
+"""Which ledger this one is, and what it was before its base was moved: see `domain/archive_writer.py`."""
+
+from collections.abc import Iterable
+
+from migration_assets.domain.archive_writer import ArchiveWriter, LedgerIdentity
+from migration_assets.postgres.server_identity import known_servers, read_identity
+from migration_assets.postgres.sessions import Connected, require_row
+
+
+def read_archive_writer(base: Connected, relation: str) -> ArchiveWriter:
+    """On whose behalf this base's archives are written.
+
+    Args:
+        base: The ledger must be of this version.
+        relation: Whose archives.
+
+    Raises:
+        ServerChangedError: A standby answers.
+    """
+    number = require_row(base.execute("SELECT id::text FROM migration.ledger_identity").fetchone(), "the identity")[0]
+    server = read_identity(base, "base")
+    identity = LedgerIdentity(number, server.system_identifier, server.database_oid, server.timeline)
+    adopted = base.execute(
+        "SELECT adopted FROM migration.archive_adoptions WHERE relation = %s AND adopter = %s",
+        [relation, str(identity)],
+    )
+    before = frozenset(str(row[0]) for row in adopted)
+    recorded = base.execute("SELECT manifest_sha256 FROM migration.archives WHERE relation = %s", [relation])
+    known = known_servers(base, relation).get("base")
+    then = known.identity if known else server
+    same = (then.system_identifier, then.database_oid, then.timeline) == (
+        server.system_identifier, server.database_oid, server.timeline,
+    )  # fmt: skip
+    return ArchiveWriter(identity, before, frozenset(str(row[0]) for row in recorded), same or bool(before))
+
+
+def adopt(base: Connected, relation: str, adopter: LedgerIdentity, adopted: Iterable[str], by: str) -> None:
+    """Note that this ledger was these before; in the caller's transaction, where there is one."""
+    for one in adopted:
+        base.execute(
+            "INSERT INTO migration.archive_adoptions (relation, adopted, adopter, adopted_by) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [relation, one, str(adopter), by],
+        )
