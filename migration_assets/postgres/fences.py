@@ -14,6 +14,7 @@ Only who names a partition is refused from then on. The hold itself locks nothin
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from psycopg import errors, sql
@@ -355,6 +356,10 @@ def _change(
     base: Connected, fence: Fence, table: QualifiedName, statements: sql.Composed, patience_seconds: float
 ) -> None:
     """In a short transaction of its own: writers of this one partition wait, for one lock's `lock_timeout` at most."""
+    with suppress(errors.LockNotAvailable), base.transaction():  # mostly nobody is in the way
+        lock_writers_out(base, table, fence.lock_timeout_ms, wait=False)
+        base.execute(statements)
+        return
 
     def once() -> None:
         if writers_of(base, table, older_than_ms=HOPELESS_MS, sees_autovacuum=False):
@@ -366,11 +371,11 @@ def _change(
     retry_locked(once, patience_seconds=patience_seconds)
 
 
-def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_ms: int) -> None:
+def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_ms: int, *, wait: bool = True) -> None:
     """Until the caller's transaction ends nobody writes to this one table; who did has ended.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Not within the timeout.
+        psycopg.errors.LockNotAvailable: Not within the timeout, or at once where it may not `wait`.
     """
     connection.execute(
         "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true),"
@@ -381,4 +386,5 @@ def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_m
     if row and row[0]:
         # An autovacuum in the way is only sent away when this time is over.
         connection.execute("SET LOCAL deadlock_timeout = '20ms'")
-    connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
+    statement = sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE {}")
+    connection.execute(statement.format(table_name(table), sql.SQL("" if wait else "NOWAIT")))

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.errors import SliceBusyError
-from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice
+from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice, read_slices
 from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.sessions import Connected
 
@@ -22,6 +22,34 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
     Raises:
         SliceBusyError: Another session holds it; says which.
     """
+    with _locked(connection, record):
+        yield read_slice(connection, record.relation, record.week) or record
+
+
+@contextmanager
+def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
+    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
+
+    Args:
+        connection: Whose session holds them.
+        records: Slices of one table.
+
+    Yields:
+        The slices as the ledger has them now, oldest first.
+
+    Raises:
+        SliceBusyError: Somebody works on one of them; none is held then.
+    """
+    with ExitStack() as held:
+        ordered = sorted(records, key=lambda record: record.lock_key)
+        for record in ordered:
+            held.enter_context(_locked(connection, record))
+        known = {one.lock_key: one for one in read_slices(connection, ordered[0].relation)} if ordered else {}
+        yield sorted((known.get(one.lock_key, one) for one in ordered), key=lambda record: record.week)
+
+
+@contextmanager
+def _locked(connection: Connected, record: SliceRecord) -> Generator[None]:
     key = [SLICE_LOCK_CLASS, record.lock_key]
     try:
         connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
@@ -42,21 +70,8 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
             next_step="wait for the other run, or end it, then run this slice again",
         ) from None
     try:
-        yield read_slice(connection, record.relation, record.week) or record
+        yield
     finally:
         # A lost connection lost the lock by itself, and psycopg may not know yet that it is lost.
         with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
-
-
-@contextmanager
-def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
-    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
-
-    Raises:
-        SliceBusyError: Somebody works on one of them; none is held then.
-    """
-    with ExitStack() as held:
-        ordered = sorted(records, key=lambda record: record.lock_key)
-        fresh = [held.enter_context(slice_lock(connection, record)) for record in ordered]
-        yield sorted(fresh, key=lambda record: record.week)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, SideName
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.cutover.left_weeks import (
     AsFound,
     LeftWeek,
@@ -19,7 +20,6 @@ from migration_assets.postgres.cutover.left_weeks import (
     unchanged,
 )
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.retirement_checks import how_to_take_in
 from migration_assets.postgres.runway import attached_leaves, read_partitions
@@ -93,23 +93,32 @@ def find_unaccounted(
     kind: CutoverKind,
     weeks: Weeks,
     left: Iterable[AsFound],
+    description: TableDescription,
 ) -> list[Unaccounted]:
-    """Everything that no week answers for, and weeks that left with something else than the legacy has now."""
+    """Everything that no week answers for, and weeks that left with something else than the legacy has now.
+
+    `description` is of the table, which both sides have alike.
+    """
     return [
-        *outside_of_base(base, plan, kind, weeks),
-        *outside_of_legacy(legacy, plan, kind, weeks),
+        *outside_of_base(base, plan, kind, weeks, description),
+        *outside_of_legacy(legacy, plan, kind, weeks, description),
         *(Unaccounted(one.wrong, _to_take_in(kind, one)) for one in left if one.wrong),
     ]
 
 
-def outside_of_base(base: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks) -> list[Unaccounted]:
+def outside_of_base(
+    base: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
+) -> list[Unaccounted]:
     """Rows of the base in no leaf that is compared: in partitions that somebody made by hand."""
-    return list(_outside(base, plan, kind, "base", weeks.compared))
+    return list(_outside(base, plan, kind, "base", weeks.compared, description))
 
 
-def outside_of_legacy(legacy: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks) -> Iterator[Unaccounted]:
+def outside_of_legacy(
+    legacy: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
+) -> Iterator[Unaccounted]:
     """Rows of the legacy for which there is no week at all; cheap where an index begins with the control column."""
-    yield from _outside(legacy, plan, kind, "legacy", (*weeks.compared, *(week.record for week in weeks.left)))
+    records = (*weeks.compared, *(week.record for week in weeks.left))
+    yield from _outside(legacy, plan, kind, "legacy", records, description)
 
 
 def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccounted]) -> None:
@@ -127,10 +136,15 @@ def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccoun
 
 
 def _outside(
-    connection: Connected, plan: CutoverPlan, kind: CutoverKind, side: SideName, records: Iterable[SliceRecord]
+    connection: Connected,
+    plan: CutoverPlan,
+    kind: CutoverKind,
+    side: SideName,
+    records: Iterable[SliceRecord],
+    description: TableDescription,
 ) -> Iterator[Unaccounted]:
     spec = plan.stream.spec
-    control = require_table(connection, spec.table, side).control_kind(spec.control_column)
+    control = description.control_kind(spec.control_column)
     places = places_without(plan.stream.calendar.bound_values(record.week, control) for record in records)
     with connection.transaction():
         # Where an index begins with the control column it is used, however few pages the table has.

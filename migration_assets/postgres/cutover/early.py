@@ -45,10 +45,10 @@ def find_early(base: Connected, legacy: Connected, plan: CutoverPlan) -> tuple[s
     if known is None:
         return None
     weeks = weeks_of(base, plan)
+    description = require_table(legacy, plan.stream.spec.table, "legacy")
     with legacy.transaction():
         legacy.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{int(_SECONDS * 1000)}ms")))
-        found = [one.what for one in outside_of_legacy(legacy, plan, CutoverKind.CUTOVER, weeks)]
-    description = require_table(legacy, plan.stream.spec.table, "legacy")
+        found = [one.what for one in outside_of_legacy(legacy, plan, CutoverKind.CUTOVER, weeks, description)]
     archived = [(week, week.archive) for week in weeks.left if week.archive is not None]
     if sum(archive.native.rows for _, archive in archived) <= _ROWS:
         for week, archive in archived:

@@ -50,7 +50,8 @@ def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 
         records = (*weeks.compared, *(one.record for one in weeks.left))
         places = places_without(plan.stream.calendar.bound_values(record.week, kind) for record in records)
         with reverse_cut(plan, names, PURPOSE, at_rest=not dry_run) as cut:
-            require_accounted(plan, CutoverKind.ROLLBACK, outside_of_base(cut.base, plan, CutoverKind.ROLLBACK, weeks))
+            of_base = outside_of_base(cut.base, plan, CutoverKind.ROLLBACK, weeks, description)
+            require_accounted(plan, CutoverKind.ROLLBACK, of_base)
             found = tuple(count_in(cut.legacy, plan.stream.spec, places))
             if dry_run or not found:
                 return OutsideRepaired(found, None)

@@ -47,10 +47,10 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 def _begun(work: Work) -> None:
     """Everything that can be refused is refused here; then what takes time and holds nobody."""
     stream = work.plan.stream
-    same_table(stream, work.legacy, work.base)
+    description = same_table(stream, work.legacy, work.base)
     require_counterparts(work.target, stream.spec.table, *_described(work))
     require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
-    _account(work)
+    _account(work, description)
     if work.kind is CutoverKind.CUTOVER:
         note_accounted(work.base, work.legacy, work.plan)
         require_running(work.base, work.plan.relation)
@@ -85,8 +85,9 @@ def _begun(work: Work) -> None:
 
 def _waiting(work: Work) -> None:
     give_up = time.monotonic() + work.plan.patience_seconds
+    description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     while True:
-        seconds = _account(work)
+        seconds = _account(work, description)
         arrived = _marker(work)
         if wait_until(arrived, seconds=work.plan.lag_seconds):
             break
@@ -102,7 +103,7 @@ def _waiting(work: Work) -> None:
         require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan), besides=seconds)
 
 
-def _account(work: Work) -> float:
+def _account(work: Work, description: TableDescription) -> float:
     """Stop where rows would be left behind; how long the weeks that left the base were looked at, in seconds.
 
     The first time, when nobody is held, these are read in full.
@@ -111,7 +112,7 @@ def _account(work: Work) -> float:
     check = partial(work.deadline.check, "the look at weeks that left the base")
     found, seconds = look_again(work.legacy, work.plan, weeks, work.left, before_each=check)
     work.left.update(found)
-    unaccounted = find_unaccounted(work.base, work.legacy, work.plan, work.kind, weeks, found.values())
+    unaccounted = find_unaccounted(work.base, work.legacy, work.plan, work.kind, weeks, found.values(), description)
     require_accounted(work.plan, work.kind, unaccounted)
     return seconds
 
@@ -173,10 +174,10 @@ def _marker(work: Work) -> Callable[[], bool]:
 
 
 def _compared(work: Work) -> None:
-    with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
-        _account(work)
-    description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
     table = work.plan.stream.spec.table
+    description = require_table(work.legacy, table, "legacy")
+    with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
+        _account(work, description)
     work.files["legacy"], work.files["base"] = files(work.legacy, table), files(work.base, table)
     done = compare_sides(work.plan, work.kind, work.base, work.legacy, description, None, work.deadline)
     note_compared(work.base, work.id, done.weeks, done.rows)
