@@ -287,6 +287,11 @@ class MigrationSettings(BaseSettings):
         return {name: value for name, value in os.environ.items() if name.upper() not in ours}
 
     @property
+    def hook_is_local(self) -> bool:
+        """Whether the webhook of the cutover is on this machine."""
+        return self.cutover_hook_url is not None and is_local(urlsplit(self.cutover_hook_url.get_secret_value()))
+
+    @property
     def embedded(self) -> bool:
         """Whether the embedded servers stand in for real ones."""
         return self.legacy_url is None

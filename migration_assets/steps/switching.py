@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from pydantic import SecretStr
 
 from migration_assets.domain.cutover_state import CutoverError, SideName
 from migration_assets.runtime import Migration
-from migration_assets.settings import is_local
 
 
 def switch(migration: Migration, to: SideName, cutover: int) -> None:
@@ -42,7 +40,8 @@ def switch(migration: Migration, to: SideName, cutover: int) -> None:
     if settings.cutover_hook_url is not None:
         body = json.dumps(told).encode()
         headers = {"Content-Type": "application/json", **_signed(settings.cutover_hook_secret, body)}
-        _webhook(settings.cutover_hook_url, body, headers, settings.cutover_hook_timeout_seconds)
+        seconds, local = settings.cutover_hook_timeout_seconds, settings.hook_is_local
+        _webhook(settings.cutover_hook_url, body, headers, seconds, local=local)
 
 
 def _command(
@@ -97,7 +96,7 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
-def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: float) -> None:
+def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: float, *, local: bool) -> None:
     """Neither the URL nor the answer is shown: both may hold secrets."""
     failed: list[str] = []
 
@@ -105,7 +104,7 @@ def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: f
         try:
             request = Request(url.get_secret_value(), body, dict(headers))  # noqa: S310 - the team's own URL
             # A proxy of the environment has no business with what stays on this machine, where it is not encrypted.
-            direct = [ProxyHandler({})] if is_local(urlsplit(url.get_secret_value())) else []
+            direct = [ProxyHandler({})] if local else []
             with build_opener(_NoRedirect, *direct).open(request, timeout=seconds):
                 pass
         except HTTPError as error:
