@@ -58,7 +58,13 @@ WITH tables AS (
     UNION
     SELECT c.oid, c.relnamespace FROM pg_partition_tree(to_regclass(%(table)s)) t JOIN pg_class c ON c.oid = t.relid
 )
-SELECT p.pubname::text, p.pubviaroot FROM pg_publication p
+SELECT p.pubname::text,
+       -- By the topmost table that it publishes: a partition that is published alone keeps its name.
+       p.pubviaroot AND (
+           EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = to_regclass(%(table)s))
+           OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
+                      WHERE n.pnpubid = p.oid AND c.oid = to_regclass(%(table)s)))
+FROM pg_publication p
 WHERE NOT p.puballtables AND p.pubname NOT LIKE %(ours)s
 AND (EXISTS (SELECT FROM pg_publication_rel r JOIN tables t ON t.oid = r.prrelid WHERE r.prpubid = p.oid)
      OR EXISTS (SELECT FROM pg_publication_namespace n JOIN tables t ON t.relnamespace = n.pnnspid

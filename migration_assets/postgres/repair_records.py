@@ -76,15 +76,16 @@ def require_put_back(
     stored = [column.name for column in description.copied_columns]
     row = connection.execute(
         sql.SQL(
-            "SELECT count(*) FROM (SELECT one::{table} AS image FROM unnest(%s::text[]) AS one) AS images"
+            "SELECT count(*) FROM (SELECT one::{table} AS image FROM unnest({images}::text[]) AS one) AS images"
             " JOIN {table} AS t ON {same} WHERE row({of_image})::text = row({of_row})::text"
         ).format(
             table=table_name(spec.table),
             same=each("t.{0} = (images.image).{0}", description.base_primary_key(spec.control_column), " AND "),
             of_image=each("(images.image).{}", stored, ", "),
             of_row=each("t.{}", stored, ", "),
-        ),
-        [list(images)],
+            # No parameter: a column's name may have a percent sign.
+            images=sql.Literal(list(images)),
+        )
     ).fetchone()
     _require_all(int(require_row(row, "a count")[0]), len(images), str(spec.table), repair_id)
 

@@ -117,6 +117,12 @@ def _next_step(error: psycopg.Error) -> str:
             "see who holds the table (SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity on the server),"
             " let it end, then run this again"
         )
+    if "connect to the publisher" in told(error):
+        return (
+            "one server does not reach the other: MIGRATION_LEGACY_URL_FOR_BASE and MIGRATION_BASE_URL_FOR_LEGACY are a"
+            " server as the other one reaches it, by its own host and port (no pooler), with user and password, let in"
+            " by its pg_hba.conf; then run this again"
+        )
     if error.sqlstate in {"53300", "53400"}:
         return "free connections on the server or raise its limit, then run this again"
     return "see whether both servers run and can be reached, then run this again"

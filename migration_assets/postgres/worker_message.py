@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -16,7 +17,9 @@ from migration_assets.postgres.server_messages import shown_message
 from migration_assets.postgres.sessions import Connected, require_row
 
 _TAIL_BYTES = 256 * 1024
-_CSV_MESSAGE, _CSV_CONTEXT = 13, 18
+_CSV_SEVERITY, _CSV_MESSAGE, _CSV_CONTEXT = 11, 13, 18
+# A conflict that the worker passes over is logged too, with the same context.
+_NO_ERROR = re.compile(r"\b(LOG|WARNING|NOTICE|INFO|FATAL|PANIC|DEBUG\d?):  ")
 log = logging.getLogger(__name__)
 
 
@@ -103,7 +106,7 @@ def _of_csv(text: str) -> Iterator[tuple[str, str]]:
     # A statement may be as long as all that was read.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     for row in csv.reader(io.StringIO(text.partition("\n")[2])):
-        if len(row) > _CSV_CONTEXT:
+        if len(row) > _CSV_CONTEXT and row[_CSV_SEVERITY] == "ERROR":
             yield row[_CSV_MESSAGE], row[_CSV_CONTEXT]
 
 
@@ -114,6 +117,9 @@ def _of_plain(text: str) -> Iterator[tuple[str, str]]:
         _, found, said = line.partition("ERROR:  ")
         if found:
             message = said
+            continue
+        if _NO_ERROR.search(line):
+            message = ""  # the context that follows is not the error's
             continue
         _, found, context = line.partition("CONTEXT:  ")
         if found:

@@ -258,7 +258,10 @@ def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_u
     """No trigger fires for our rows, and what checks a deferrable key is one."""
     ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
     ground.fill(364)
-    ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE")
+    ground.run("legacy", "ALTER TABLE bookings DROP CONSTRAINT bookings_pkey, ADD PRIMARY KEY (id) DEFERRABLE",
+               # A name that looks like a parameter.
+               'ALTER TABLE bookings RENAME price TO "100% net"',
+               'ALTER TABLE bookings ADD UNIQUE ("100% net", booked_at) DEFERRABLE')  # fmt: skip
     ground.streamed()
     ground.cut()
     later = "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 32"
@@ -268,6 +271,8 @@ def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_u
     assert "name that week, too" in refused.value.next_step
     done = mend(ground, 5, 6)
     ground.equal()
+    assert undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0) == ["FY25-Q2|W05", "FY25-Q2|W06"]
+    done = mend(ground, 5, 6)
     # By now the row is in the week after that.
     ground.run("base", later, later)
     settle_down(ground)

@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, SideName
-from migration_assets.postgres.cutover.sequences import SequenceState, next_start
+from migration_assets.postgres.cutover.sequences import SequenceState, advance_sequences, next_start
+from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
@@ -110,6 +111,44 @@ def test_keys_that_an_application_chose_by_itself_are_left_out(ground: CutoverGr
     ground.run("base", "INSERT INTO bookings (id, booked_at) VALUES (9000, '2024-05-02Z')")
     ground.back()
     assert ground.insert("legacy") == 9101
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ("SET INCREMENT BY -1 SET MINVALUE -100000 SET MAXVALUE 10000 RESTART WITH -1", -5101),
+        # The keys of one that cycles come again by design: that a row has the next one stops nobody.
+        ("SET MINVALUE 1 SET MAXVALUE 950 SET CYCLE", None),
+    ],
+)
+def test_keys_that_count_down_or_come_again(ground: CutoverGround, options: str, first: int | None) -> None:
+    for side in ("legacy", "base"):
+        do(ground, side, f"ALTER TABLE bookings ALTER COLUMN id {options}")
+    ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (-5000, '2024-05-01Z')")
+    assert ground.cut().outcome == "succeeded"
+    if first is not None:
+        assert ground.insert("base") == first
+
+
+_DRAWN: tuple[LiteralString, ...] = (
+    "CREATE SEQUENCE hidden",
+    "CREATE FUNCTION hidden_id() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval(('hid' || 'den')::regclass) $$",
+    "CREATE TABLE bookings (id bigint PRIMARY KEY DEFAULT hidden_id(), booked_at timestamptz NOT NULL)",
+)
+
+
+@pytest.mark.parametrize("side", ["legacy", "base"])
+def test_a_next_key_that_a_row_of_one_side_alone_has_is_refused(databases: Urls, side: SideName) -> None:
+    """A week that left the base has its rows on the legacy alone; one that was born in the base, there."""
+    ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
+    ground.run("legacy", *_DRAWN)
+    ground.run("base", *_DRAWN)
+    ground.run(side, "INSERT INTO bookings VALUES (3, '2024-05-01Z')")
+    with ground.databases.session("legacy", "test") as legacy, ground.databases.session("base", "test") as base:
+        table = ground.spec.table
+        both = require_table(legacy, table, "legacy"), require_table(base, table, "base")
+        with pytest.raises(CutoverError, match="next key of id on the other side is 3, and a row has it already"):
+            advance_sequences(legacy, base, table, *both, margin=0)
 
 
 @pytest.mark.parametrize(("end", "enough"), [(1010, False), (1011, True)])

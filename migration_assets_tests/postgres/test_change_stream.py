@@ -1,5 +1,6 @@
 """All that writers do on the legacy arrives on the base, whatever the table looks like, and nothing else does."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import LiteralString
@@ -7,12 +8,15 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.domain.errors import StreamError
+from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.domain.errors import DeletionError, StreamError, UnavailableError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.legacy_side import row_filter
 from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, exported_slot, has_failover_slots
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.retries import retry_transient
 from migration_assets_tests.postgres.support import BOOKINGS, CALENDAR, QUARTER, SPEC, Ground, wait_for, week
 
 # Out of line on both sides: 32 kB that do not compress.
@@ -125,6 +129,27 @@ def test_starting_again_what_runs_does_nothing(ground: Ground) -> None:
     assert (again.how, again.weeks, again.lsn) == ("already under CDC", (), before[2].exact_since_lsn)
     after = ground.base_state(), ground.ask("legacy", "SELECT * FROM pg_publication_rel"), ground.stream_record()
     assert after == before
+
+
+def test_a_start_that_stops_keeps_no_wal_and_one_that_cannot_succeed_stops_before_the_true_up(ground: Ground) -> None:
+    ground.fill(91).copy_all()
+    slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+    ground.run("legacy", "UPDATE bookings SET guests = 9")
+    away = replace(ground.plan, legacy_url_for_base="postgresql://somebody@127.0.0.1:1/elsewhere")
+    with pytest.raises(UnavailableError, match="could not connect to the publisher") as caught:
+        retry_transient(lambda: start_stream(away, QUARTER), what="its start", attempts=1, log=logging.getLogger())
+    assert ground.one("legacy", slots) == 0
+    assert [action for action, _ in ground.attempts()].count("join") == 0
+    assert "MIGRATION_LEGACY_URL_FOR_BASE" in caught.value.next_step
+    ground.run(
+        "base", "INSERT INTO bookings (id, booked_at) SELECT 1000 + n, '2024-04-02' FROM generate_series(1, 9) n"
+    )
+    few = replace(ground.stream_limits, deletions=DeletionLimit(percent=1.0, rows=1))
+    with pytest.raises(DeletionError, match="9 of the week's"):
+        start_stream(replace(ground.plan, limits=few), QUARTER)
+    assert ground.one("legacy", slots) == 0
+    ground.stream()
+    ground.assert_same()
 
 
 def test_a_quarter_with_absent_weeks_is_refused_and_they_are_named(ground: Ground) -> None:

@@ -12,6 +12,7 @@ from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres import leaving, retirement
 from migration_assets.postgres.archives import record_reread
 from migration_assets.postgres.change_stream.holding import hold_stream
+from migration_assets.postgres.own_objects import read_quarantine
 from migration_assets.postgres.retirement_checks import late_bookings
 from migration_assets.postgres.retirement_records import Step
 from migration_assets.postgres.sessions import Databases
@@ -53,6 +54,8 @@ def test_a_week_goes_out_of_the_stream_and_the_root_into_quarantine_and_is_dropp
     assert done.cut
     assert (record.released_marker, record.released_lsn) == (done.cut.marker, done.cut.lsn)
     assert record.validated_marker == done.cut.marker
+    with departure.ground.databases.session("base", "test") as base:
+        assert read_quarantine(base).strangers == ()
 
     assert departure.retire(now=NOW + GRACE / 2).step is Step.QUARANTINED
     last = departure.retire(now=NOW + GRACE)

@@ -10,24 +10,29 @@ from migration_assets.postgres.worker_message import newest_message
 CONTEXT = 'processing remote data for replication origin "pg_16385" during message type "UPDATE" for {}'
 
 
-def plain(*errors: tuple[str, str]) -> str:
+def plain(*errors: tuple[str, str], severity: str = "ERROR") -> str:
     return "\n".join(
-        f"2026-01-01 [9] ERROR:  {message}\n2026-01-01 [9] DETAIL:  Failing row contains (secret).\n"
+        f"2026-01-01 [9] {severity}:  {message}\n2026-01-01 [9] DETAIL:  Failing row contains (secret).\n"
         f"2026-01-01 [9] CONTEXT:  {context}\n2026-01-01 [9] LOG:  background worker exited"
         for message, context in errors
     )
 
 
-def as_json(*errors: tuple[str, str]) -> str:
-    lines = [json.dumps({"error_severity": "ERROR", "message": m, "detail": "secret", "context": c}) for m, c in errors]
+def as_json(*errors: tuple[str, str], severity: str = "ERROR") -> str:
+    lines = [
+        json.dumps({"error_severity": severity, "message": m, "detail": "secret", "context": c}) for m, c in errors
+    ]
     return "\n".join(['ge": "cut in two"}', *lines])
 
 
-def as_csv(*errors: tuple[str, str]) -> str:
+def as_csv(*errors: tuple[str, str], severity: str = "ERROR") -> str:
     def quoted(text: str) -> str:
         return '"' + text.replace('"', '""') + '"'
 
-    lines = [",".join(["x"] * 13 + [quoted(m), "secret", "", "", "", quoted(c), "", ""]) for m, c in errors]
+    lines = [
+        ",".join(["x"] * 11 + [severity, "00000", quoted(m), "secret", "", "", "", quoted(c), "", ""])
+        for m, c in errors
+    ]
     return "\n".join(['cut in two"', *lines])
 
 
@@ -47,6 +52,10 @@ def test_the_newest_error_of_this_worker_is_shown_without_its_values(form: str, 
     )
     assert found == "invalid input value for enum public.mood"
     assert newest_message(form, written((enum, others)), "pg_16385") is None
+    # What the worker logs and passes over ends nothing, and belongs to no error of another one's before it.
+    passed = ('conflict detected on relation "public.b": conflict=update_missing', ours)
+    text = "\n".join([written((enum, others)), written(passed, severity="LOG")])
+    assert newest_message(form, text, "pg_16385") is None
 
 
 @pytest.mark.parametrize(
@@ -74,5 +83,10 @@ def test_lines_that_are_cut_or_too_long_to_read_hide_no_other_line_and_break_no_
     ours = ("numeric field overflow", CONTEXT.format("x"))
     for part in ('{"message": "cut', '{cut"}', "7"):
         assert newest_message("jsonlog", "\n".join([part, as_json(ours), part]), "pg_16385") == "numeric field overflow"
+    cut = '"INSERT INTO bookings'
+    assert (
+        newest_message("csvlog", "\n".join([cut, *as_csv(ours).splitlines()[1:]]), "pg_16385")
+        == "numeric field overflow"
+    )
     long = ",".join(["x"] * 19 + ['"' + "secret" * 40_000 + '"'])
     assert newest_message("csvlog", "\n".join([as_csv(ours), long]), "pg_16385") == "numeric field overflow"

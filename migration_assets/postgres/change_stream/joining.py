@@ -45,12 +45,19 @@ from migration_assets.postgres.change_stream.records import (
     stream_names,
 )
 from migration_assets.postgres.change_stream.running import require_running, require_stream
-from migration_assets.postgres.change_stream.slots import drop_slot, has_failover_slots, remove_slot, true_slot
+from migration_assets.postgres.change_stream.slots import (
+    drop_slot,
+    dropped_on_failure,
+    has_failover_slots,
+    remove_slot,
+    true_slot,
+)
 from migration_assets.postgres.change_stream.subscription import (
     create_subscription,
     drop_subscription,
     enable,
     legacy_conninfo,
+    try_subscription,
 )
 from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
@@ -124,6 +131,7 @@ def start_stream(
         TableSpecError: Row level security hides rows of a side from our role.
         SliceBusyError: Somebody works on one of the weeks.
         CutError: No moment for a cut.
+        psycopg.OperationalError: The base's own server does not reach the legacy; no slot is left there.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
@@ -249,12 +257,15 @@ def _activate(
             create_publication(legacy, names.publication, plan.spec, where)
         with true_slot(plan, legacy, names.slot) as slot:
             resting = require_stream(base, plan.relation)
-            weeks = true_up_joining(
-                plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
-                keep_images=mending.changed,
-            )  # fmt: skip
             url = plan.legacy_url_for_base or plan.databases.legacy_url
             conninfo = legacy_conninfo(legacy, url, names.subscription)
+            with dropped_on_failure(legacy, names.slot):
+                # Before every week is trued up.
+                try_subscription(base, names, conninfo, binary=False, failover=has_failover_slots(legacy))
+                weeks = true_up_joining(
+                    plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
+                    keep_images=mending.changed,
+                )  # fmt: skip
             with base.transaction():
                 keep_at_rest(base, resting)
                 base.execute(

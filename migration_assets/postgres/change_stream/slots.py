@@ -101,6 +101,19 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
 
 
 @contextmanager
+def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
+    """No slot keeps WAL for a body that failed, perhaps until a person has decided something: none goes on with it."""
+    try:
+        yield
+    except BaseException:
+        try:
+            drop_slot(legacy, slot)
+        except psycopg.Error as error:
+            log.warning("slot %s stays, and keeps WAL until the next try drops it (%s)", slot, told(error))
+        raise
+
+
+@contextmanager
 def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: float) -> Generator[SlotSnapshot]:
     """Create the slot and keep its snapshot importable for as long as the body runs. The slot stays.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from psycopg import sql
+from psycopg import Rollback, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.errors import StreamError
@@ -101,6 +101,23 @@ def create_subscription(
     with altering_subscription(base, names.subscription):
         base.execute("SELECT migration.subscribe()")
     base.execute("DROP FUNCTION migration.subscribe(); DROP TABLE migration.subscribing")
+
+
+def try_subscription(
+    subscriber: Connected, names: StreamNames, conninfo: str, *, binary: bool, failover: bool = False
+) -> None:
+    """Subscribe and roll back: rights, the password and the way from server to server, before anything rests on them.
+
+    Args:
+        subscriber: In no transaction.
+        names: As for `create_subscription`, and so on; the slot must be there.
+        conninfo: The same.
+        binary: The same.
+        failover: The same.
+    """
+    with subscriber.transaction():
+        create_subscription(subscriber, names, conninfo, binary=binary, failover=failover)
+        raise Rollback
 
 
 def enable(base: Connected, subscription: str) -> None:

@@ -331,19 +331,22 @@ def _put_back(
     names = [sql.Identifier(column.name) for column in description.copied_columns]
     statement = sql.SQL(
         "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {values}"
-        " FROM (SELECT %s::text::{table} AS image) AS one"
-    ).format(
-        table=table_name(description.table),
-        names=sql.SQL(", ").join(names),
-        values=sql.SQL(", ").join(sql.SQL("(image).{}").format(name) for name in names),
+        " FROM (SELECT one::{table} AS image FROM unnest({images}::text[]) AS one) AS images"
     )
-    with base.transaction(), base.cursor("images") as reader, legacy.cursor() as writer:
+    parts = {
+        "table": table_name(description.table),
+        "names": sql.SQL(", ").join(names),
+        "values": sql.SQL(", ").join(sql.SQL("(images.image).{}").format(name) for name in names),
+    }
+    with base.transaction(), base.cursor("images") as reader:
         reader.execute(
             "SELECT before FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
         )
-        while images := reader.fetchmany(ROWS_AT_ONCE):
-            writer.executemany(statement, images)
-            require_put_back(legacy, plan.stream.spec, description, [image for (image,) in images], ids[0])
+        while found := reader.fetchmany(ROWS_AT_ONCE):
+            images = [image for (image,) in found]
+            # No parameters: a column's name may have a percent sign.
+            legacy.execute(statement.format(**parts, images=sql.Literal(images)))
+            require_put_back(legacy, plan.stream.spec, description, images, ids[0])
         reader.execute(
             "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
         )

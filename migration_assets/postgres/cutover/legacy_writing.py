@@ -117,13 +117,16 @@ def require_once(
             "SELECT EXISTS (SELECT FROM unnest({arrays}) AS k({texts}) JOIN {table} AS t ON {these}"
             " JOIN {table} AS other ON {same} AND other.ctid <> t.ctid)"
         ).format(
-            arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)),
+            # No parameters: a column's name may have a percent sign.
+            arrays=sql.SQL(", ").join(
+                sql.SQL("{}::text[]").format(sql.Literal(list(part))) for part in zip(*keys, strict=True)
+            ),
             texts=sql.SQL(", ").join(texts),
             table=table_name(description.table),
             these=these,
             same=sql.SQL(" AND ").join(sql.SQL("t.{c} = other.{c}").format(c=sql.Identifier(one)) for one in columns),
         )
-        row = legacy.execute(statement, [list(part) for part in zip(*keys, strict=True)]).fetchone()
+        row = legacy.execute(statement).fetchone()
         if require_row(row, "EXISTS")[0]:
             raise CutoverError(
                 "a row that was to be put in has a key that another row of the legacy has:"

@@ -7,7 +7,7 @@ row by its own primary key. A row that changes its week travels as a delete and 
 import time
 from collections.abc import Callable
 
-from psycopg import Rollback, errors, sql
+from psycopg import errors, sql
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import TableDescription
@@ -21,6 +21,7 @@ from migration_assets.postgres.change_stream.subscription import (
     drop_subscription,
     enable,
     legacy_conninfo,
+    try_subscription,
 )
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
@@ -84,12 +85,8 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
             state_left="nothing was held",
             next_step="let it end (SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL), then run this again",
         ) from None
-    # As a trial: rights, password and the way to the base are seen to be right before anybody is held.
-    with legacy.transaction():
-        create_subscription(
-            legacy, names, _conninfo(base, plan, names), binary=False, failover=has_failover_slots(base)
-        )
-        raise Rollback
+    # Before anybody is held.
+    try_subscription(legacy, names, _conninfo(base, plan, names), binary=False, failover=has_failover_slots(base))
 
 
 def come_near(base: Connected, names: StreamNames, *, patience_seconds: float) -> int:

@@ -141,6 +141,10 @@ def test_who_follows_the_base_is_told_what_he_will_lack_and_who_follows_the_lega
         assert not third.has(5001)
         patient.base("ALTER PUBLICATION shop SET (publish_via_partition_root = false)")
         assert "under its leaf's name" in patient.examine().one("follower_in_base").evidence
+        # Of one leaf alone, whatever it says of roots.
+        patient.base("ALTER PUBLICATION shop SET (publish_via_partition_root = true)")
+        patient.base("ALTER PUBLICATION shop SET TABLE bookings_fy25_q2_w05")
+        assert "under its leaf's name" in patient.examine().one("follower_in_base").evidence
     finally:
         third.run(f"DROP SUBSCRIPTION {name}")
         servers.drop_database("base", name)

@@ -9,6 +9,7 @@ from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.domain.findings import Severity
 from migration_assets.postgres.acceptances import record_acceptance
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_objects import read_quarantine
 from migration_assets.postgres.retirement_checks import of_quarantine
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.preflight.conftest import Patient
@@ -122,3 +123,27 @@ def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_the
         assert patient.examine().severity("quarantine") is Severity.INFO
     finally:
         do(patient, "base", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_whose_the_quarantine_is_goes_by_what_our_own_role_may(patient: Patient) -> None:
+    group, team, weak = (f"{kind}_{secrets.token_hex(4)}" for kind in ("group", "team", "weak"))
+    do(patient, "base", f"CREATE ROLE {group}; CREATE ROLE {team} IN ROLE {group}; CREATE ROLE {weak}")
+    do(patient, "base", "CREATE SCHEMA migration_quarantine")
+    do(patient, "base", f"ALTER SCHEMA migration_quarantine OWNER TO {group}")
+
+    def seen(role: str | None) -> tuple[str | None, str | None]:
+        with patient.ground.databases.session("base", "test") as base:
+            if role is not None:
+                base.execute(f"SET ROLE {role}".encode())
+            found = read_quarantine(base)
+        return found.owner, found.missing_right
+
+    try:
+        assert seen(None) == (group, None), "a superuser is no member of everything"
+        assert seen(weak) == (group, weak)
+        do(patient, "base", f"GRANT USAGE, CREATE ON SCHEMA migration_quarantine TO {weak}")
+        assert seen(weak) == (group, None)
+        do(patient, "base", f"REVOKE ALL ON SCHEMA migration_quarantine FROM {weak}; GRANT {team} TO {weak}")
+        assert seen(weak) == (None, None)
+    finally:
+        do(patient, "base", f"DROP SCHEMA migration_quarantine; DROP ROLE {weak}, {team}, {group}")
