@@ -81,9 +81,15 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
                   AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))),
            (SELECT string_agg(pg_get_ruledef(r.oid), E'\\n' ORDER BY r.rulename) FROM pg_rewrite r
             WHERE r.ev_class = t.oid)), 'UTF8')), 'hex'),
+       EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid WHERE g.tgrelid = t.oid
+               AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal
+               AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))),
        types.composed
 FROM tables t CROSS JOIN types
-""".replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
+"""
+# What triggers call is looked for only where there are any: it takes the planner as long as all the rest.
+_PLAIN = _STATES.replace("_called", "NULL")
+_CALLING = _STATES.replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 
 
 Files = Mapping[int, tuple[int | None, int | None]]
@@ -94,12 +100,14 @@ def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict
     """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
     wanted = {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
     wanted["ours"] = list(ON_TABLES)
-    rows = connection.execute(_WANTED + _DIRECT + _STATES, wanted).fetchall()
-    if any(composed for *_, composed in rows):
-        rows = connection.execute(_WANTED + _COMPOSED + _STATES, wanted).fetchall()
+    rows = connection.execute(_WANTED + _DIRECT + _PLAIN, wanted).fetchall()
+    fires, composed = any(row[6] for row in rows), any(row[7] for row in rows)
+    if fires or composed:
+        types, states = _COMPOSED if composed else _DIRECT, _CALLING if fires else _PLAIN
+        rows = connection.execute(_WANTED + types + states, wanted).fetchall()
     return {
         QualifiedName(schema, name): TableState(oid, filenode, toast, digest)
-        for schema, name, oid, filenode, toast, digest, _ in rows
+        for schema, name, oid, filenode, toast, digest, *_ in rows
     }
 
 
