@@ -23,6 +23,7 @@ from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.store import open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import WriteLimits, write_slice
+from migration_assets.domain.archive_writer import ArchiveWriter, LedgerIdentity
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
@@ -33,6 +34,7 @@ from migration_assets.postgres.sessions import Timeouts, require_row
 
 _LIMITS = WriteLimits(512_000_000, 100_000, 64_000_000)
 _WEEK = FiscalWeek(FiscalQuarter(2025, 2), 1)
+_LEDGER = LedgerIdentity("benchmark", "0", 0, 1)
 _NEVER = Timeouts(lock=0, statement=0, idle_in_transaction=0)
 
 
@@ -113,12 +115,13 @@ def _by_us(lab: Lab, folder: Path) -> dict[str, float]:
             lower_bound="-infinity", upper_bound="infinity", generation=f"{now:%Y%m%dT%H%M%S%fZ}",
             rows=profile.native.rows, native=profile.native, native_method=METHOD, portable=profile.portable,
             portable_method=PORTABLE_METHOD, columns=profile.columns, statistics=profile.statistics, lsn="0/0",
-            snapshot_at=now, archived_at=now, versions={},
+            snapshot_at=now, archived_at=now, versions={}, ledger=str(_LEDGER),
         )  # fmt: skip
         query = export_query(SPEC.table, profile.columns, [SPEC.control_column, "id"]).as_string(reader)
         started = time.perf_counter()
         with arrow_stream(lab.databases.legacy_url, str(snapshot), query) as batches:
-            done = write_slice(store, manifest, (to_stored(batch, profile.columns) for batch in batches), _LIMITS)
+            stored = (to_stored(batch, profile.columns) for batch in batches)
+            done = write_slice(store, manifest, stored, _LIMITS, writer=ArchiveWriter(_LEDGER))
         parts["written and verified"] = time.perf_counter() - started
     started = time.perf_counter()
     verify_archive(store, replace(done))
