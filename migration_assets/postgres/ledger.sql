@@ -624,3 +624,27 @@ COMMENT ON COLUMN migration.stream_parts.subscription IS
 COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on the legacy; NULL: never looked at';
 COMMENT ON COLUMN migration.stream_parts.alterations IS
     'how often somebody else altered one of them; what was proven at a lower count is proven no more';
+
+CREATE TABLE migration.confirmations (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation        text NOT NULL,
+    step            text NOT NULL,
+    subject         text NOT NULL,
+    examined        jsonb NOT NULL,
+    code_sha256     text NOT NULL,
+    run_id          text,
+    given_to        text NOT NULL DEFAULT session_user,
+    given_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at      timestamptz NOT NULL,
+    spent_at        timestamptz,
+    spent_by        text,
+    cutover         bigint,
+    UNIQUE (relation, code_sha256)
+);
+COMMENT ON TABLE migration.confirmations IS
+    'Codes that dry runs gave out: a step that cannot be undone, or that holds writes, asks for one, and uses it up';
+COMMENT ON COLUMN migration.confirmations.examined IS
+    'what the step rests on, as it was then; where that has changed the code is good for nothing';
+COMMENT ON COLUMN migration.confirmations.spent_by IS 'the one call that used it';
+COMMENT ON COLUMN migration.confirmations.cutover IS
+    'the cutover or rollback that used it: where that was undone before anything was opened, it may be used again';

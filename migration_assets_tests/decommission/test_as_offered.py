@@ -26,6 +26,7 @@ from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.steps.legacy_reading import note_legacy_reads
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.watching import watch_stream
+from migration_assets_tests.confirming import code_for_cutover
 from migration_assets_tests.cutover.offered import Offered, offered
 from migration_assets_tests.postgres.support import QUARTER
 
@@ -93,8 +94,8 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
         assert text in early.output, text
     write_packs(scene.migration)
     ready = scene.migration
-    cut_over(replace(ready, settings=ready.settings.model_copy(update={"as_of": scene.made.quarter.migration.now()})),
-             "Ada", rehearse=False)  # fmt: skip
+    then = replace(ready, settings=ready.settings.model_copy(update={"as_of": scene.made.quarter.migration.now()}))
+    cut_over(then, "Ada", rehearse=False, confirm=code_for_cutover(then))
     scene.made.ground.insert("base")
 
     waits = scene.type("decommission --approved-by Ada")
