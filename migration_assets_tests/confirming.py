@@ -1,5 +1,7 @@
 """A person who looks before he leaps: the code that a dry run gives, for the step that asks for it."""
 
+import re
+
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover import give_code_for, preview_rollback
@@ -15,3 +17,10 @@ def code_for_rollback(migration: Migration) -> str:
     """Of a look at it; empty while there is nothing to roll back."""
     looked = preview_rollback(migration)
     return "" if looked is None else looked.confirmation.code
+
+
+def code_in(text: str) -> str:
+    """The code that a page or an output shows."""
+    found = re.search(r"[A-Z0-9]{4}(-[A-Z0-9]{4}){2}(?= )", text)
+    assert found is not None, text
+    return found[0]

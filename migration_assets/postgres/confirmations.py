@@ -25,8 +25,12 @@ Examined = Callable[[Connected], Mapping[str, Any]]
 _KEPT = "30 days"
 _FIND = """
 SELECT f.id, f.step, f.subject, f.examined, f.expires_at, f.expires_at <= clock_timestamp(), f.spent_at, f.spent_by,
-       EXISTS (SELECT FROM migration.cutovers c
-               WHERE c.id = f.cutover AND c.outcome = 'aborted' AND c.opened_at IS NULL)
+       CASE f.step
+         WHEN 'decommission' THEN NOT EXISTS (
+             SELECT FROM migration.decommissions d
+             WHERE d.relation = f.relation AND d.state NOT IN ('begun', 'fingerprinted'))
+         ELSE EXISTS (SELECT FROM migration.cutovers c
+                      WHERE c.id = f.cutover AND c.outcome = 'aborted' AND c.opened_at IS NULL) END
 FROM migration.confirmations f WHERE f.relation = %s AND f.code_sha256 = %s FOR UPDATE OF f
 """
 
@@ -81,7 +85,8 @@ class Confirmation:
 
         Args:
             base: In that transaction.
-            cutover: The record that begins; where it is undone before anything was opened, the code is as before.
+            cutover: The record that begins. A step that was undone before anything was opened, or closed for good, has
+                done nothing: then the code is as before.
 
         Raises:
             ConfirmationError: It is not good, or no longer.

@@ -237,11 +237,11 @@ def preview_rollback(migration: Migration, run_id: str | None = None) -> Rollbac
 
 
 def rollback_begins(migration: Migration) -> bool:
-    """Whether one would begin now: the base is in charge, and no dead one is to be finished or undone."""
+    """Whether one would begin now: the base is in charge, not for good, and no dead one is to be settled first."""
     with migration.databases.session("base", "cutover:look") as base:
         ensure_ledger(base)
         facts = read_cutover_facts(base, migration.spec.relation)
-    return facts.in_charge == "base" and facts.under_way is None
+    return facts.in_charge == "base" and facts.under_way is None and facts.decommissioned is None
 
 
 def reverse_health(migration: Migration) -> ReverseHealth | None:

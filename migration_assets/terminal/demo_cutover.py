@@ -19,6 +19,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
+from migration_assets.steps import decommission as steps
 from migration_assets.steps.cutover import CutoverRecord, cutovers, give_code_for, preview_rollback, writes_held
 from migration_assets.steps.readiness import examine_cutover
 from migration_assets.terminal.demo_archive import NEXT
@@ -186,10 +187,12 @@ def compare_rest(migration: Migration, story: CutoverStory) -> None:
         story.comparisons[quarter.key] = compare_everything(migration, quarter)
 
 
-def decommission(console: Console, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
+def decommission(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
     """The point of no return: the legacy takes no more connections, and keeps every row."""
     config: dict[str, Any] = {**_WHO, "note": "made-up data on embedded servers", "dry_run": False}
     with console.status("Decommissioning the legacy"):
+        looked = steps.decommission(migration, _WHO["approved_by"])
+        config["confirm"] = looked.confirmation.code if looked.confirmation is not None else ""
         outcome = pool.submit(materialize, "decommissioned_legacy", None, config).result()
         story.decommissioned = story.cdc.note("decommissioned_legacy", outcome)
     if story.decommissioned:

@@ -1,24 +1,15 @@
 """A cutover and a rollback ask for the code that looking at them gave: once, in time, and for what was looked at."""
 
-import re
 from pathlib import Path
 
 import dagster as dg
 
 from migration_assets.domain.confirmation import digest_of
 from migration_assets.domain.cutover_state import CutoverState
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import failure_text
 from migration_assets_tests.postgres.support import wait_for
-
-_CODE = re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}-[A-Z0-9]{4}")
-
-
-def code_in(text: str) -> str:
-    found = _CODE.search(text)
-    assert found is not None, text
-    return found[0]
 
 
 def rehearsed(ready: Offered) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import pty
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets_tests.confirming import code_in
 from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.freezes import patience
@@ -24,10 +24,8 @@ def _signals_are_heard(ordinary_signals: None) -> None:
 
 
 def confirm_in(shown: Result) -> str:
-    """The option as the output names it."""
-    found = re.search(r"--confirm [A-Z0-9]{4}-[A-Z0-9]{4}-[A-Z0-9]{4}(?= )", shown.output)
-    assert found is not None, shown.output
-    return found[0]
+    """The option with the code that the output shows."""
+    return f"--confirm {code_in(shown.output.partition('--confirm')[2])}"
 
 
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
