@@ -147,12 +147,15 @@ def preflight(everything: bool) -> None:
 @click.option("--rows", default=1_000_000, show_default=True, help="Bookings in the legacy.")
 @click.option("--seed", default=20240624, show_default=True, help="Same seed and rows: same bookings.")
 @click.option("--rate", default=50.0, show_default=True, help="Transactions a second of live traffic.")
-def demo(rows: int, seed: int, rate: float) -> None:
+@click.option("--until", default="decommissioned", show_default=True, help="How far it goes.",
+              type=click.Choice(["signed-off", "archived", "decommissioned"]))  # fmt: skip
+def demo(rows: int, seed: int, rate: float, until: str) -> None:
     """Move FY25-Q2 of a made-up legacy on the embedded servers, under live traffic."""
     from migration_assets.terminal.demo import run_demo  # noqa: PLC0415  Dagster takes seconds to import
+    from migration_assets.terminal.demo_summary import Chapter, Story  # noqa: PLC0415
 
     embedded = _embedded()
-    if not run_demo(console, load_settings(), embedded, rows=rows, seed=seed, rate=rate):
+    if not run_demo(console, load_settings(), embedded, Story(rows, seed, rate, Chapter(until))):
         sys.exit(1)
 
 

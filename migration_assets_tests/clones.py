@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
+from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.records import names_of
 from migration_assets.postgres.change_stream.slots import create_slot, drop_slot
 from migration_assets.postgres.change_stream.subscription import create_subscription, drop_subscription, legacy_conninfo
+from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.server_identity import note_pair
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets_tests.postgres.support import SPEC, Ground
@@ -49,19 +51,22 @@ class Clones:
             yield databases
 
     @contextmanager
-    def grown(self, template: str, make: Callable[[Ground], object]) -> Generator[Databases]:
+    def grown(self, template: str, make: Callable[[Ground], object], spec: TableSpec = SPEC) -> Generator[Databases]:
         """As `make` leaves two empty databases: with a live stream that nobody writes into.
+
+        What the servers count of changes begins anew in a copy: no proof of the template counts there.
 
         Args:
             template: Its name; the same one is made once.
             make: Whatever it does to the ground is in every copy.
+            spec: The table of the stream.
         """
         if template not in self._made:
-            ground = Ground(self._fresh(template))
+            ground = Ground(self._fresh(template), spec)
             make(ground)
             _cut_off(ground)
         with self._copies(template) as databases:
-            _subscribe(databases)
+            _subscribe(Ground(databases, spec))
             yield databases
 
     @contextmanager
@@ -103,12 +108,13 @@ def _cut_off(ground: Ground) -> None:
         drop_slot(legacy, names.slot)
 
 
-def _subscribe(databases: Databases) -> None:
+def _subscribe(ground: Ground) -> None:
     """The stream goes on in a copy: with a slot and a subscription of its own, which have the template's names."""
-    names = names_of(Ground(databases).stream_record())
+    names, databases = names_of(ground.stream_record()), ground.databases
     with databases.session("base", "test") as base, databases.session("legacy", "test") as legacy:
         create_slot(legacy, names.slot)
         with base.transaction():
-            note_pair(base, legacy, SPEC.relation, "a test")
+            note_pair(base, legacy, ground.spec.relation, "a test")
             conninfo = legacy_conninfo(legacy, databases.legacy_url, names.subscription)
-            create_subscription(base, names, conninfo, binary=True)
+            binary = require_table(legacy, ground.spec.table, "legacy").binary_copy
+            create_subscription(base, names, conninfo, binary=binary)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 
 @pytest.fixture
-def quarter(servers: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveQuarter]:
+def quarter(clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveQuarter]:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
         monkeypatch.delenv(name)
-    with live_quarter(servers) as made:
+    with live_quarter(clones) as made:
         yield made
 
 

@@ -1,6 +1,5 @@
 """One signed-off quarter for a whole module: every test takes a week of its own."""
 
-import secrets
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,15 +9,11 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.embedded.bookings import create_bookings
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import Migration
 from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.examination import examine
-from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.streaming import start_stream
-from migration_assets_tests.defs.conftest import copy_weeks, migration_of
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.defs.conftest import quarter_under_cdc
 
 QUARTER = FiscalQuarter(2025, 2)
 WEEKS = tuple(FiscalWeek(QUARTER, number) for number in range(1, 14))
@@ -39,28 +34,19 @@ def with_settings(migration: Migration, **changes: object) -> Migration:
 
 
 @pytest.fixture(scope="module")
-def signed(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Generator[Migration]:
+def signed(clones: Clones, tmp_path_factory: pytest.TempPathFactory) -> Generator[Migration]:
     """FY25-Q2 signed off, half a year ago by the clock of the settings; one quarter stays in the base."""
-    name = f"test_{secrets.token_hex(6)}"
-    servers.recreate_database("legacy", name)
-    servers.recreate_database("base", name)
     folder = tmp_path_factory.mktemp("archiving")
-    migration = with_settings(
-        migration_of(servers.legacy_url(name), servers.base_url(name)),
-        var=folder / "var",
-        archive_url=SecretStr(str(folder / "archive")),
-        as_of=LATER,
-        retention_quarters=1,
-    )
-    with psycopg.connect(migration.databases.legacy_url) as connection:
-        create_bookings(connection, rows=4000)
-        connection.execute(ODD)
-    examine(migration)
-    open_quarter(migration, QUARTER)
-    copy_weeks(migration, WEEKS)
-    start_stream(migration, QUARTER)
-    assert reconcile_quarter(migration, QUARTER).equal
-    sign_off_quarter(migration, QUARTER, "Ada Lovelace", "")
-    yield migration
-    servers.drop_database("base", name)
-    servers.drop_database("legacy", name)
+    with quarter_under_cdc(clones) as plain:
+        migration = with_settings(
+            plain,
+            var=folder / "var",
+            archive_url=SecretStr(str(folder / "archive")),
+            as_of=LATER,
+            retention_quarters=1,
+        )
+        with psycopg.connect(migration.databases.legacy_url) as connection:
+            connection.execute(ODD)
+        assert reconcile_quarter(migration, QUARTER).equal
+        sign_off_quarter(migration, QUARTER, "Ada Lovelace", "")
+        yield migration

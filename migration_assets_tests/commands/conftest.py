@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 
 @pytest.fixture(scope="package")
-def quarter(servers: EmbeddedServers) -> Generator[LiveQuarter]:
-    with live_quarter(servers) as made:
+def quarter(clones: Clones) -> Generator[LiveQuarter]:
+    with live_quarter(clones) as made:
         yield made
 
 

@@ -6,19 +6,19 @@ from datetime import timedelta
 import pytest
 from psycopg import sql
 
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.steps.cutover import cutover_plan
 from migration_assets.terminal.dashboard import Dashboard
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 from migration_assets_tests.terminal.test_dashboard import drawn
 
 
 @pytest.fixture(scope="module")
-def switched(servers: EmbeddedServers) -> Generator[LiveQuarter]:
+def switched(clones: Clones) -> Generator[LiveQuarter]:
     """The base is in charge."""
-    with live_quarter(servers) as made:
+    with live_quarter(clones) as made:
         cut_over(cutover_plan(made.migration), approved_by="Ada", rehearse=False)
         yield made
 

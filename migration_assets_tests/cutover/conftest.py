@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.cutover import stages
 from migration_assets.postgres.cutover.work import Work
 from migration_assets_tests.clones import Clones
@@ -38,8 +37,8 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
 
 
 @pytest.fixture(scope="module")
-def made(servers: EmbeddedServers) -> Generator[Offered]:
-    with offered(servers) as ready:
+def made(clones: Clones) -> Generator[Offered]:
+    with offered(clones) as ready:
         yield ready
 
 

@@ -15,7 +15,6 @@ from psycopg import errors, sql
 
 from migration_assets.definitions import build_defs
 from migration_assets.domain.cutover_state import CutoverState, SideName
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.cutover import (
@@ -26,6 +25,7 @@ from migration_assets.steps.cutover import (
     side_in_charge,
     writes_held,
 )
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, wait_for
@@ -189,8 +189,8 @@ class Offered:
 
 
 @contextmanager
-def offered(servers: EmbeddedServers) -> Generator[Offered]:
-    with live_quarter(servers) as quarter, dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
+def offered(clones: Clones) -> Generator[Offered]:
+    with live_quarter(clones) as quarter, dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
         quarter.ground.reconcile()
         sign_off_quarter(quarter.migration, QUARTER, "Ada")
         quarter.ground.run("base", "ANALYZE bookings")

@@ -28,6 +28,8 @@ def test_nothing_goes_round_in_circles_where_a_subscription_cannot_ask_for_its_o
     print(ordeal(ground, _SEED))
 
 
+# One kill a life always: test_kills.
+@pytest.mark.soak
 def test_nothing_acknowledged_is_lost_where_the_process_is_killed_again_and_again(ground: CutoverGround) -> None:
     print(f"seed {_SEED}")
     print(killed_ordeal(ground, _SEED))

@@ -16,7 +16,6 @@ from migration_assets.definitions import build_defs
 from migration_assets.defs.assets.decommissioned_legacy import DecommissionScope
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week
@@ -26,6 +25,7 @@ from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.steps.legacy_reading import note_legacy_reads
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.watching import watch_stream
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
 from migration_assets_tests.cutover.offered import Offered, offered
 from migration_assets_tests.defs.conftest import failure_text
@@ -74,12 +74,12 @@ class Scene:
 
 
 @pytest.fixture
-def scene(servers: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Scene]:
+def scene(clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Scene]:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
         monkeypatch.delenv(name)
     later = datetime(2024, 11, 1, tzinfo=UTC)
-    with offered(servers) as plain:
+    with offered(clones) as plain:
         settings = {"var": tmp_path / "var", "archive_url": SecretStr(str(tmp_path / "archive")), "as_of": later,
                     "retention_quarters": 1}  # fmt: skip
         made = plain.under(**settings)

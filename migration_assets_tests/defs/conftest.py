@@ -1,8 +1,8 @@
 """A migration of a small legacy, ready for Dagster runs in this process."""
 
-import secrets
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,17 @@ from migration_assets.definitions import build_defs
 from migration_assets.defs.assets.migrated_slice import SliceAction
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
+from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.bookings import create_bookings
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.examination import examine
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import resume_stream, start_stream
 from migration_assets.steps.weeks import copy_week, repair_week
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases
+from migration_assets_tests.postgres.support import Ground
 
 QUARTER = FiscalQuarter(2025, 2)
 WEEK = FiscalWeek(QUARTER, 5)
@@ -192,22 +194,29 @@ def copy_weeks(migration: Migration, weeks: Sequence[FiscalWeek]) -> None:
         list(pool.map(copy, weeks))
 
 
+@contextmanager
+def quarter_under_cdc(clones: Clones) -> Generator[Migration]:
+    """FY25-Q2 of 4,000 bookings under CDC, in databases of its own."""
+
+    def migrate(ground: Ground) -> None:
+        migration = migration_of(ground.databases.legacy_url, ground.databases.base_url)
+        with psycopg.connect(migration.databases.legacy_url) as connection:
+            create_bookings(connection, rows=4000)
+        examine(migration)
+        open_quarter(migration, QUARTER)
+        copy_weeks(migration, WEEKS)
+        start_stream(migration, QUARTER)
+
+    spec = TableSpec(QualifiedName("public", "amenity_bookings"), "booked_at")
+    with clones.grown("quarter_under_cdc", migrate, spec) as databases:
+        yield migration_of(databases.legacy_url, databases.base_url)
+
+
 @pytest.fixture(scope="package")
-def migration_under_cdc(servers: EmbeddedServers) -> Generator[Migration]:
-    """FY25-Q2 under CDC, made once: `streamed` hands it to tests, and mends what they leave."""
-    name = f"test_{secrets.token_hex(6)}"
-    servers.recreate_database("legacy", name)
-    servers.recreate_database("base", name)
-    migration = migration_of(servers.legacy_url(name), servers.base_url(name))
-    with psycopg.connect(migration.databases.legacy_url) as connection:
-        create_bookings(connection, rows=4000)
-    examine(migration)
-    open_quarter(migration, QUARTER)
-    copy_weeks(migration, WEEKS)
-    start_stream(migration, QUARTER)
-    yield migration
-    servers.drop_database("base", name)
-    servers.drop_database("legacy", name)
+def migration_under_cdc(clones: Clones) -> Generator[Migration]:
+    """Made once: `streamed` hands it to tests, and mends what they leave."""
+    with quarter_under_cdc(clones) as migration:
+        yield migration
 
 
 @pytest.fixture

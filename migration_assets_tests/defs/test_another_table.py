@@ -9,7 +9,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets_tests.conftest import Databases
-from migration_assets_tests.defs.conftest import Project, check_results
+from migration_assets_tests.defs.conftest import Project, check_results, copy_weeks
 
 TABLE = '"Front Desk"."Guest ""Visits"""'
 LEGACY = f"""
@@ -25,7 +25,7 @@ CREATE TABLE {TABLE} (
     PRIMARY KEY ("House", "No.")
 );
 INSERT INTO {TABLE}
-SELECT 'house ' || chr(65 + i % 26) || repeat('''', i % 3), i, date '2023-09-20' + i % 200,
+SELECT 'house ' || chr(65 + i % 26) || repeat('''', i % 3), i, date '2023-12-20' + i % 100,
        (ARRAY['so so', 'it''s fine'])[1 + i % 2]::"Front Desk"."Mood %",
        CASE WHEN i % 5 > 0 THEN format('{{"a":  %s, "a": "ü"}}', i)::json END, CASE WHEN i % 7 > 0 THEN i / 100.00 END
 FROM generate_series(1, 3000) i;
@@ -54,14 +54,15 @@ def other(databases: Databases, instance: dg.DagsterInstance) -> Project:
 
 def test_another_table_goes_through_by_settings_alone(other: Project) -> None:
     assert other.run("preflight").success
-    assert other.instance.get_dynamic_partitions("fiscal_quarter") == ["FY23-Q4", "FY24-Q1", "FY24-Q2", "FY24-Q3"]
+    assert other.instance.get_dynamic_partitions("fiscal_quarter") == ["FY24-Q1", "FY24-Q2"]
     for key in other.instance.get_dynamic_partitions("fiscal_quarter"):
         quarter = FiscalQuarter.parse(key)
         assert other.run("quarter_partitions", quarter).success
-        for week in other.migration.calendar.weeks_of(quarter):
-            result = other.run("migrated_slice", week)
-            assert result.success
-            assert check_results(result) == {"row_count_matches": True, "checksum_matches": True}
+        *most, last = other.migration.calendar.weeks_of(quarter)
+        copy_weeks(other.migration, most)
+        result = other.run("migrated_slice", last)
+        assert result.success
+        assert check_results(result) == {"row_count_matches": True, "checksum_matches": True}
     with psycopg.connect(other.migration.databases.legacy_url) as legacy:
         expected = legacy.execute(CONTENT.encode()).fetchall()
     assert len(expected) == 3000

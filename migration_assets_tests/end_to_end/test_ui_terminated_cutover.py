@@ -10,6 +10,7 @@ import pytest
 
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.offered import ASSET, Offered, offered
 from migration_assets_tests.end_to_end.web import ENDED, REPOSITORY, Web, running_ui
@@ -64,8 +65,10 @@ def _ended(web: Web, run: str) -> str:
 
 # How a step ends that is interrupted in mid-hold is tested without a page, too (test_aborts, test_cutover_commands).
 @pytest.mark.soak
-def test_terminate_in_mid_hold_then_again_and_back_from_the_page(servers: EmbeddedServers, tmp_path: Path) -> None:
-    with offered(servers) as ready, _page(ready, servers, tmp_path) as web:
+def test_terminate_in_mid_hold_then_again_and_back_from_the_page(
+    servers: EmbeddedServers, clones: Clones, tmp_path: Path
+) -> None:
+    with offered(clones) as ready, _page(ready, servers, tmp_path) as web:
         with ready.staying(CutoverState.COMPARED):
             run = _cut(web, rehearse=False, confirm=code_for_cutover(ready.migration))
             ready.until_it_stays()

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from migration_assets.domain.readiness import ReadinessPlan
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.readiness.sides import Sides
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import CALENDAR, QUARTER
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 
 @pytest.fixture(scope="package")
-def quarter(servers: EmbeddedServers) -> Generator[LiveQuarter]:
-    with live_quarter(servers) as made:
+def quarter(clones: Clones) -> Generator[LiveQuarter]:
+    with live_quarter(clones) as made:
         made.ground.reconcile()
         sign_off_quarter(made.migration, QUARTER, "Ada")
         made.ground.run("base", "ANALYZE bookings")

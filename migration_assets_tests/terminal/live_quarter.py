@@ -1,7 +1,6 @@
 """A small quarter under CDC, made by the product's own steps, and the command line pointed at it."""
 
 import re
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +9,14 @@ from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
 from migration_assets.cli import main
-from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.overview import Overview, read_overview
-from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.examination import examine
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground
 
 
@@ -67,28 +65,27 @@ class LiveQuarter:
 
 
 @contextmanager
-def live_quarter(servers: EmbeddedServers) -> Generator[LiveQuarter]:
-    name = f"test_{secrets.token_hex(6)}"
-    servers.recreate_database("legacy", name)
-    servers.recreate_database("base", name)
-    try:
-        databases = Databases(servers.legacy_url(name), servers.base_url(name))
-        settings = MigrationSettings(
-            _env_file=None,  # pyright: ignore[reportCallIssue]
-            legacy_url=SecretStr(databases.legacy_url),
-            base_url=SecretStr(databases.base_url),
-            table="public.bookings",
-        )
-        made = LiveQuarter(Ground(databases).fill(28 * 13), open_migration(settings))
-        examine(made.migration)
-        open_quarter(made.migration, QUARTER)
-        for week in made.migration.calendar.weeks_of(QUARTER):
-            copy_week(made.migration, week)
-        start_stream(made.migration, QUARTER)
-        yield made
-    finally:
-        servers.drop_database("base", name)
-        servers.drop_database("legacy", name)
+def live_quarter(clones: Clones) -> Generator[LiveQuarter]:
+    with clones.grown("live_quarter", lambda ground: _migrate(_of(ground.fill(28 * 13)))) as databases:
+        yield _of(Ground(databases))
+
+
+def _of(ground: Ground) -> LiveQuarter:
+    settings = MigrationSettings(
+        _env_file=None,  # pyright: ignore[reportCallIssue]
+        legacy_url=SecretStr(ground.databases.legacy_url),
+        base_url=SecretStr(ground.databases.base_url),
+        table="public.bookings",
+    )
+    return LiveQuarter(ground, open_migration(settings))
+
+
+def _migrate(quarter: LiveQuarter) -> None:
+    examine(quarter.migration)
+    open_quarter(quarter.migration, QUARTER)
+    for week in quarter.migration.calendar.weeks_of(QUARTER):
+        copy_week(quarter.migration, week)
+    start_stream(quarter.migration, QUARTER)
 
 
 def lines_of(result: Result, pattern: str) -> list[str]:
