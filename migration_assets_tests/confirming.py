@@ -3,7 +3,9 @@
 import re
 
 from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.domain.errors import StreamError
 from migration_assets.runtime import Migration
+from migration_assets.steps.abandon import abandon_migration
 from migration_assets.steps.cutover import give_code_for, preview_rollback
 from migration_assets.steps.readiness import examine_cutover
 
@@ -17,6 +19,15 @@ def code_for_rollback(migration: Migration) -> str:
     """Of a look at it; empty while there is nothing to roll back."""
     looked = preview_rollback(migration)
     return "" if looked is None else looked.confirmation.code
+
+
+def code_for_abandon(migration: Migration) -> str:
+    """Of its dry run; empty where there is nothing to abandon."""
+    try:
+        looked = abandon_migration(migration)
+    except StreamError:
+        return ""
+    return looked.confirmation.code if looked.confirmation is not None else ""
 
 
 def code_in(text: str) -> str:
