@@ -1,7 +1,11 @@
 """The command line `migration-assets`: the group, what the demo and a first look need; the rest is in `commands`."""
 
+import errno
 import os
 import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import psycopg
@@ -21,7 +25,7 @@ from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.server_messages import clean, told
 from migration_assets.runtime import dagster_environment, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.examination import examine
@@ -29,22 +33,55 @@ from migration_assets.terminal.figures import gigabytes
 from migration_assets.terminal.findings import print_findings
 from migration_assets.terminal.output import complain, console
 
+# No connection, nobody who may log in, a server that ends. A statement that is cancelled, or finds no room, is none.
+_UNREACHABLE = ("08", "28", "57P")
+
 
 class _Readable(click.Group):
-    """Errors on purpose and those of servers are shown as text with exit code 2; anything else is a bug of ours."""
+    """Errors are shown as text with exit code 2; 1 is an answer, and Python's own code for whatever went wrong."""
 
     def invoke(self, ctx: click.Context) -> object:
+        if not _is_text(ctx.args):
+            complain(
+                "An argument has bytes that are no UTF-8.\nNext: type it anew, in a terminal that is set to UTF-8."
+            )
         try:
             return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except MigrationError as error:
             complain(f"{type(error).__name__}: {error}")
-        except psycopg.OperationalError as error:
-            complain(f"PostgreSQL: {told(error)}\nNext: see whether both servers run and the URLs are right.")
         except psycopg.Error as error:
+            if (error.sqlstate or _UNREACHABLE[0]).startswith(_UNREACHABLE):
+                complain(f"PostgreSQL: {told(error)}\nNext: see whether both servers run and the URLs are right.")
             complain(
                 f"PostgreSQL: {told(error)} (SQLSTATE {error.sqlstate})\nState left: what was committed stays,"
                 " everything else was rolled back.\nNext: mend the cause, then run this again."
             )
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # nobody reads on, as behind `| head`: click ends it in silence
+            complain(f"{type(error).__name__}: {clean(str(error))}\nNext: mend the cause, then run this again.")
+        except Exception as error:  # noqa: BLE001
+            complain(_bug(error))
+
+
+def _is_text(words: Sequence[str]) -> bool:
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bug(error: Exception) -> str:
+    """Where it happened, for a report. What it says may hold rows, and is left out."""
+    places = [f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(error.__traceback__)]
+    return (
+        f"{type(error).__name__}, which was not expected, at {' < '.join(reversed(places[-8:]))}\n"
+        "State left: what was committed stays, everything else was rolled back.\n"
+        "Next: `migration-assets status` shows what is; report this line: it is a bug."
+    )
 
 
 @click.group(cls=_Readable)

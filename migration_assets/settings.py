@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -193,6 +194,24 @@ class MigrationSettings(BaseSettings):
             raise ValueError("expected postgresql://user@host:port/database")
         return value
 
+    @field_validator("archive_url", "cutover_hook_command", "cutover_hook_url", "cutover_hook_secret")
+    @classmethod
+    def _says_something(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("is set and empty: unset it, or give it a value")
+        return value
+
+    @field_validator("cutover_hook_command")
+    @classmethod
+    def _is_a_command(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            words = shlex.split(value.get_secret_value()) if value else ["none"]
+        except ValueError:
+            words = []  # its text may quote the command
+        if not words or not words[0]:
+            raise ValueError("expected a program and its arguments, quoted as for a shell")
+        return value
+
     @field_validator("alert_urls", mode="before")
     @classmethod
     def _are_urls(cls, value: Any) -> Any:
@@ -313,7 +332,7 @@ def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
             if variable in given:
                 raise SettingsError(f"{variable} and {variable}{_FILE} are both set", where="settings",
                                     state_left="nothing was touched", next_step="unset one of them")  # fmt: skip
-            found[name] = Path(path).read_text().strip()
+            found[name] = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
                 f"{variable}{_FILE}: the file cannot be read ({type(error).__name__})",
@@ -324,6 +343,18 @@ def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
     return found
 
 
+def _file_of_variables(env_file: Path | None) -> Mapping[str, str | None]:
+    try:
+        return dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{env_file} cannot be read ({type(error).__name__})",
+            where="settings",
+            state_left="nothing was touched",
+            next_step="make it a text file in UTF-8 that this user may read, or remove it",
+        ) from None
+
+
 def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
     """Read the environment and `env_file`; of a secret, a variable with `_FILE` at its end may name a file of it.
 
@@ -332,7 +363,7 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
     """
     known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
     known |= {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS}
-    present = {**(dotenv_values(env_file) if env_file and env_file.is_file() else {}), **os.environ}
+    present = {**_file_of_variables(env_file), **os.environ}
     unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(

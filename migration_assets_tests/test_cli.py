@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from migration_assets import cli
 from migration_assets.cli import main
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets_tests.conftest import Databases
@@ -57,6 +58,45 @@ def test_a_wrong_setting_is_a_sentence_with_exit_code_2(environment: dict[str, s
     assert result.exit_code == 2
     assert "MIGRATION_PARALLEL_COPIES" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_whatever_goes_wrong_is_text_and_exit_code_2_since_1_is_an_answer(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*words: str) -> str:
+        result = run(environment, *words)
+        assert result.exit_code == 2, (words, result.exception)
+        assert "Traceback" not in result.output
+        return str(result.stderr)
+
+    assert "no UTF-8" in wrong("stream", "pause", "--reason", "\udcff")
+    assert "no UTF-8" in wrong("query", "SELECT '\udcff'")
+    assert "1<=x<=" in wrong("query", "SELECT 1", "--limit", "9" * 30)
+    Path(".env").write_bytes(b"MIGRATION_TABLE=\xff\n")
+    assert ".env cannot be read" in wrong("status")
+    Path(".env").unlink()
+
+    def no_such_file(_: object) -> None:
+        (tmp_path / ("n" * 300)).read_text()
+
+    def bug(_: object) -> None:
+        raise KeyError("a guest's name")
+
+    def no_room(_: object) -> None:
+        with psycopg.connect(environment["MIGRATION_BASE_URL"]) as base:
+            base.execute("SET temp_file_limit = 0; SET work_mem = '64kB'")
+            base.execute("SELECT count(*) FROM (SELECT n FROM generate_series(1, 100000) n ORDER BY -n OFFSET 1) one")
+
+    monkeypatch.setattr(cli, "examine", no_such_file)
+    assert "OSError: [Errno 36]" in wrong("preflight")
+    monkeypatch.setattr(cli, "examine", no_room)
+    assert "(SQLSTATE 53400)" in wrong("preflight")
+    # Where a bug of ours is is shown, and not what it says.
+    monkeypatch.setattr(cli, "examine", bug)
+    told = wrong("preflight")
+    assert "KeyError, which was not expected, at test_cli.py:" in told
+    assert "cli.py:" in told
+    assert "guest" not in told
 
 
 def test_a_password_is_never_shown(environment: dict[str, str]) -> None:

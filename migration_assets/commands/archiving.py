@@ -95,7 +95,9 @@ def restore(periods: tuple[str, ...], drill: bool) -> None:
 
 @click.command()
 @click.argument("statement")
-@click.option("--limit", default=100, show_default=True, help="Rows that are shown at most.")
+@click.option(
+    "--limit", default=100, show_default=True, type=click.IntRange(1, 10_000_000), help="Rows that are shown at most."
+)
 @click.option("--explain", is_flag=True, help="Run it, and show which files and partitions were read.")
 @click.option(
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Whole answer as .parquet or .csv."

@@ -7,6 +7,7 @@ from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
+from migration_assets.postgres.called_functions import bodies, functions_of
 from migration_assets.postgres.change_stream.parts import alterations
 from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side
@@ -72,8 +73,9 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
             LEFT JOIN pg_collation col ON col.oid = a.attcollation
             WHERE a.attrelid = t.oid AND a.attnum > 0),
            types.described,
-           (SELECT string_agg(concat_ws('|', quote_ident(g.tgname), g.tgenabled, g.tgfoid::regprocedure,
-                md5(f.prosrc)), E'\\n' ORDER BY g.tgname)
+           (SELECT string_agg(concat_ws('|', g.tgenabled,
+                replace(pg_get_triggerdef(g.oid), format(' ON %%I.%%I ', t.nspname, t.wanted), ' '),
+                _called), E'\\n' ORDER BY g.tgname)
             FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
             WHERE g.tgrelid = t.oid AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal
                   AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))),
@@ -81,7 +83,7 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
             WHERE r.ev_class = t.oid)), 'UTF8')), 'hex'),
        types.composed
 FROM tables t CROSS JOIN types
-"""
+""".replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 
 
 Files = Mapping[int, tuple[int | None, int | None]]

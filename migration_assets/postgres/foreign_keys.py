@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors
 
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 
 _ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -127,7 +128,7 @@ def _count(connection: Connected, key: ForeignKey, seconds: float) -> Orphans:
     except psycopg.Error as error:
         if connection.broken:
             raise
-        return Orphans(key.label, None, error.diag.message_primary or type(error).__name__)
+        return Orphans(key.label, None, told(error))
     return Orphans(key.label, int(require_row(row, "a count")[0]))
 
 

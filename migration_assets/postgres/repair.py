@@ -15,7 +15,13 @@ from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.own_writes import own_writes
-from migration_assets.postgres.repair_records import begin_repair, end_repair, images_fit
+from migration_assets.postgres.repair_records import (
+    begin_repair,
+    end_repair,
+    images_fit,
+    require_no_others,
+    require_put_back,
+)
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.snapshots import base_tables, hold_tables
@@ -158,3 +164,6 @@ def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
                 id=repair_id,
             )
         )
+    images = [before for _, before in found if before is not None]
+    require_put_back(base, rows.spec, rows.description, images, repair_id)
+    require_no_others(base, rows, [tuple(key) for key, _ in found], len(images), repair_id)

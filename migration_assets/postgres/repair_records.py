@@ -1,14 +1,20 @@
 """The ledger's rows of repairs: what was changed, and under which number its images of before are kept."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import LiteralString
 
-from psycopg import errors
+from psycopg import errors, sql
 
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.true_up.buckets import SliceRows
+from migration_assets.postgres.true_up.differences import Keys, key_matches, unnested
 
 
 def begin_repair(base: Connected, record: SliceRecord, *, marker: int | None, lsn: str, run_id: str | None) -> int:
@@ -53,3 +59,58 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
             next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on"
             " the side that is in charge",
         ) from None
+
+
+def require_put_back(
+    connection: Connected, spec: TableSpec, description: TableDescription, images: Sequence[str], repair_id: int
+) -> None:
+    """After these images of rows were put back: each is stored as it is, but for what is computed from it.
+
+    Raises:
+        LedgerError: Something there changed rows on their way in, or kept them out.
+    """
+
+    def each(form: LiteralString, names: Sequence[str], between: LiteralString) -> sql.Composed:
+        return sql.SQL(between).join(sql.SQL(form).format(sql.Identifier(name)) for name in names)
+
+    stored = [column.name for column in description.copied_columns]
+    row = connection.execute(
+        sql.SQL(
+            "SELECT count(*) FROM (SELECT one::{table} AS image FROM unnest(%s::text[]) AS one) AS images"
+            " JOIN {table} AS t ON {same} WHERE row({of_image})::text = row({of_row})::text"
+        ).format(
+            table=table_name(spec.table),
+            same=each("t.{0} = (images.image).{0}", description.base_primary_key(spec.control_column), " AND "),
+            of_image=each("(images.image).{}", stored, ", "),
+            of_row=each("t.{}", stored, ", "),
+        ),
+        [list(images)],
+    ).fetchone()
+    _require_all(int(require_row(row, "a count")[0]), len(images), str(spec.table), repair_id)
+
+
+def require_no_others(connection: Connected, rows: SliceRows, keys: Keys, images: int, repair_id: int) -> None:
+    """After images were put back: of all the repair's keys the slice has that many rows, and none that was not there.
+
+    Raises:
+        LedgerError: As `require_put_back`.
+    """
+    row = connection.execute(
+        # Two keys may be one value: 1.0 and 1.00.
+        sql.SQL("SELECT count(*) FROM {} AS t WHERE EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
+            table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
+        )
+    ).fetchone()
+    _require_all(int(require_row(row, "a count")[0]), images, str(rows.target), repair_id)
+
+
+def _require_all(found: int, wanted: int, where: str, repair_id: int) -> None:
+    if found == wanted:
+        return
+    raise LedgerError(
+        f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows {found:,} are there so",
+        where=where,
+        state_left="nothing was changed; the images of before stay in migration.repaired_rows",
+        next_step="something there changes rows, or keeps them in or out: see its triggers and rules that are ENABLE"
+        " ALWAYS or REPLICA; disable those, then run this again",
+    )

@@ -205,7 +205,9 @@ def _base(migration: Migration) -> Generator[Connected]:
 
 
 def _columns(base: Connected, migration: Migration) -> tuple[StoredColumn, ...]:
-    return stored_columns(require_table(base, migration.spec.table, "base"))
+    description = require_table(base, migration.spec.table, "base")
+    description.control_kind(migration.spec.control_column)  # it is there: the weeks' bounds are values of it
+    return stored_columns(description)
 
 
 def _counted(places: Sequence[WeekPlace]) -> tuple[int, int]:

@@ -1,10 +1,12 @@
 """The ground of these tests: a small table under CDC, and the plan of its cutover."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import LiteralString
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
@@ -64,6 +66,13 @@ class CutoverGround(Ground):
             let_through(connection)
             for statement in statements:
                 connection.execute(statement)
+
+    @contextmanager
+    def replicating(self, side: SideName) -> Generator[psycopg.Connection[tuple[object, ...]]]:
+        """A session as a WAL sender's, which takes statements as others do, and the commands of replication."""
+        url = make_conninfo(self.databases.url(side), replication="database")
+        with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+            yield connection
 
     def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
         """One booking whose key is given by the side's own sequence."""

@@ -127,6 +127,12 @@ def test_a_key_that_nobody_can_foresee_is_drawn_and_refused_where_a_row_has_it(d
     ground.one("base", "INSERT INTO bookings (booked_at) VALUES ('2024-05-05Z') RETURNING id")
 
 
+_QUOTING: LiteralString = (
+    "CREATE OR REPLACE FUNCTION public.from_table() RETURNS bigint LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'a guest''s name'; END $$"
+)
+
+
 def test_a_default_that_does_not_work_on_the_base_is_refused_before_it_is_opened(databases: Urls) -> None:
     from_table: LiteralString = (
         "CREATE FUNCTION from_table() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT n FROM ids); END $$"
@@ -138,6 +144,13 @@ def test_a_default_that_does_not_work_on_the_base_is_refused_before_it_is_opened
         ROWS,
         of_base=(from_table,),
     )  # fmt: skip
+    with ground.databases.session("base", "test") as base:
+        base.execute(_QUOTING)
+    with pytest.raises(CutoverError, match="cannot be drawn on the other side: RaiseException") as caught:
+        ground.cut()
+    assert "a guest's name" not in str(caught.value), "a function's own words may be values"
+    ground.run("base", "DROP FUNCTION public.from_table() CASCADE", from_table)
+    ground.run("base", "ALTER TABLE bookings ALTER COLUMN id SET DEFAULT from_table()")
     with pytest.raises(CutoverError, match='cannot be drawn on the other side: relation "ids" does not exist'):
         ground.cut()
     ground.run("legacy", "INSERT INTO bookings VALUES (77, '2024-05-05Z')")

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -43,10 +44,21 @@ $$ BEGIN INSERT INTO public.counted VALUES (TG_OP); RETURN NULL; END $$;
 CREATE TRIGGER counted AFTER INSERT OR DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION counted()
 """
 
+_MEDDLERS: tuple[tuple[LiteralString, LiteralString], ...] = (
+    ("BEFORE INSERT", "NEW.note := 'spoiled'; RETURN NEW"),
+    ("BEFORE DELETE", "IF OLD.id = 30 THEN RETURN NULL; END IF; RETURN OLD"),
+)
 _KEEPING = """
 CREATE FUNCTION keeping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER keeping BEFORE DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION keeping();
 ALTER TABLE bookings ENABLE ALWAYS TRIGGER keeping
+"""
+
+_BRINGING = """
+CREATE FUNCTION bringing() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO public.bookings SELECT OLD.*; RETURN NULL; END $$;
+CREATE TRIGGER bringing AFTER DELETE ON bookings FOR EACH ROW EXECUTE FUNCTION bringing();
+ALTER TABLE bookings ENABLE ALWAYS TRIGGER bringing
 """
 
 # Who holds the marker's lock, and the worker who wants it.
@@ -97,6 +109,21 @@ def writing(ground: CutoverGround) -> Generator[None]:
     assert failed == []
 
 
+def undone_by_nobody_who_meddles(ground: CutoverGround, repair_id: int) -> None:
+    """What is put back is looked at where it is stored."""
+    for when, body in _MEDDLERS:
+        ground.run(
+            "legacy",
+            "CREATE FUNCTION meddles() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN " + body + "; END $$",
+            "CREATE TRIGGER meddles " + when + " ON bookings FOR EACH ROW EXECUTE FUNCTION meddles()",
+            "ALTER TABLE bookings ENABLE ALWAYS TRIGGER meddles",
+        )
+        with pytest.raises(LedgerError, match="was not put back as it was"):
+            undo_legacy_repair(ground.cutover_plan(), repair_id)
+        ground.run("legacy", "DROP FUNCTION meddles CASCADE")
+        ground.equal()
+
+
 def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_rollback_follows(
     ground: CutoverGround,
 ) -> None:
@@ -142,6 +169,7 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
 
     # What was mended at once is taken back at once.
     assert ids[0] is not None
+    undone_by_nobody_who_meddles(ground, ids[0])
     assert undo_legacy_repair(ground.cutover_plan(), ids[0]) == ["FY25-Q2|W05", "FY25-Q2|W06"]
     for repair_id in ids:
         with pytest.raises(LedgerError, match="was undone at"):
@@ -298,7 +326,10 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
     ground.run("legacy", _KEEPING)
     with pytest.raises(CutoverError, match="2 rows were to be taken off the legacy, and 0 went"):
         repair_outside(ground.cutover_plan(), dry_run=False)
-    ground.run("legacy", "DROP FUNCTION keeping() CASCADE")
+    ground.run("legacy", "DROP FUNCTION keeping() CASCADE", _BRINGING)
+    with pytest.raises(CutoverError, match="2 rows were to be taken off the legacy, and 2 went and others came"):
+        repair_outside(ground.cutover_plan(), dry_run=False)
+    ground.run("legacy", "DROP FUNCTION bringing() CASCADE")
     assert len(ground.contents("legacy")) == len(whole) + 2
     taken = repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=2)
     assert ground.contents("legacy") == whole

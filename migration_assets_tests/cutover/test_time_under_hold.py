@@ -10,6 +10,7 @@ from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.postgres import validation
 from migration_assets.postgres.cutover import stages
 from migration_assets.postgres.cutover.comparing import to_compare
+from migration_assets.postgres.cutover.counted import require_counted
 from migration_assets.postgres.cutover.estimate import estimate_comparison
 from migration_assets.postgres.cutover.reverse import NEAR_BYTES, reverse_distance
 from migration_assets.postgres.cutover.work import Work
@@ -185,3 +186,15 @@ def test_where_the_server_began_to_count_anew_every_week_is_compared(ground: Cut
     validated(ground)
     ground.run("base", "SELECT pg_stat_reset()")
     assert len(weeks_to_compare(ground)) == 13
+
+
+def test_not_only_clients_keep_changes_to_themselves(ground: CutoverGround) -> None:
+    """A WAL sender takes statements as well; one that streams takes none, and our own worker tells all at its end."""
+    with ground.databases.session("base", "test") as base, ground.replicating("base") as sender:
+        since = base.execute("SELECT clock_timestamp()").fetchone()
+        assert since is not None
+        sender.execute("BEGIN; DELETE FROM bookings_fy25_q2_w05 WHERE id = 31; COMMIT; BEGIN")
+        with pytest.raises(CutoverError, match=f"backend {sender.info.backend_pid} .*idle in transaction since") as one:
+            require_counted(base, ground.cutover_plan(patience_seconds=0.0), since[0])
+        assert one.value.what.count("backend ") == 1, "not the apply worker"
+        sender.execute("COMMIT")

@@ -16,6 +16,7 @@ from migration_assets.domain.errors import TriggersFireError
 from migration_assets.domain.findings import Finding, Severity, worst_first
 from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.postgres.cutover.counted import require_counted
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.preflight.rights import examine_base_rights
 from migration_assets.postgres.readiness.reverse_stream import examine_reverse
@@ -129,6 +130,24 @@ def test_readiness_names_what_is_missing_and_with_that_every_step_works(weak: We
     ground.equal()
     ground.back()
     ground.assert_same()
+
+
+def test_a_session_that_our_role_may_not_look_into_is_waited_for(weak: Weak) -> None:
+    """Without pg_read_all_stats not even its kind is seen: what it changed last may be in no count."""
+    ground = weak.ground
+    with (
+        psycopg.connect(weak.strong.databases.base_url, autocommit=True) as stranger,
+        ground.databases.session("base", "test") as base,
+    ):
+        since = base.execute("SELECT clock_timestamp()").fetchone()
+        assert since is not None
+        plan = ground.cutover_plan(patience_seconds=0.0)
+        with pytest.raises(CutoverError, match=f"backend {stranger.info.backend_pid} .*of unknown state") as caught:
+            require_counted(base, plan, since[0])
+        weak.strongly("base", caught.value.next_step.partition("unknown: ")[2].partition(" shows")[0])
+        with pytest.raises(CutoverError, match=f"backend {stranger.info.backend_pid} .*idle since") as caught:
+            require_counted(base, plan, since[0])
+        assert "GRANT" not in caught.value.next_step
 
 
 def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_can(weak: Weak) -> None:

@@ -104,6 +104,32 @@ def test_a_repair_that_is_undone_leaves_exactly_what_was_there_and_is_not_undone
     damaged.assert_same()
 
 
+_MEDDLERS: tuple[tuple[LiteralString, LiteralString], ...] = (
+    ("BEFORE INSERT", "NEW.note := 'spoiled'; RETURN NEW"),
+    ("BEFORE INSERT", "IF NEW.id = 1 THEN RETURN NULL; END IF; RETURN NEW"),
+    ("BEFORE DELETE", "IF OLD.id = 4 THEN RETURN NULL; END IF; RETURN OLD"),
+)
+
+
+def test_an_undo_that_something_changes_on_its_way_in_is_none(damaged: Ground) -> None:
+    before = damaged.contents("base")
+    done = damaged.repair()
+    whole = damaged.contents("base")
+    for when, body in _MEDDLERS:
+        damaged.run(
+            "base",
+            "CREATE OR REPLACE FUNCTION meddles() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN " + body + "; END $$",
+            "CREATE TRIGGER meddles " + when + " ON bookings FOR EACH ROW EXECUTE FUNCTION meddles()",
+            "ALTER TABLE bookings ENABLE ALWAYS TRIGGER meddles",
+        )
+        with pytest.raises(LedgerError, match=f"what repair {done.repair_id} changed was not put back as it was"):
+            damaged.undo(done.repair_id)
+        damaged.run("base", "DROP TRIGGER meddles ON bookings")
+        assert damaged.contents("base") == whole
+    damaged.undo(done.repair_id)
+    assert damaged.contents("base") == before
+
+
 def test_an_undo_puts_back_what_the_legacy_has_changed_since_and_says_so(damaged: Ground) -> None:
     done = damaged.repair()
     damaged.run(

@@ -1,9 +1,15 @@
 """What writes to the table beside applications and our stream blocks, until its remedy ran or a person accepted it."""
 
-import psycopg
+from typing import LiteralString
 
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from migration_assets.domain.definitions import TableState
 from migration_assets.domain.findings import Acceptance, Finding, Severity, blocking, with_acceptances
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.definitions import table_states
 from migration_assets.postgres.preflight.other_writers import examine_both
 from migration_assets_tests.cutover.strangers import stranger
 from migration_assets_tests.readiness.conftest import looking
@@ -77,11 +83,86 @@ def test_triggers_that_fire_for_streams_and_rules_block_until_mended_or_accepted
         ground.run(side, "DROP FUNCTION public.touch() CASCADE", "DROP TABLE public.aside")
 
 
+_CALLED = (
+    """CREATE FUNCTION public."the inner one"() RETURNS bool LANGUAGE sql RETURN true""",
+    """CREATE FUNCTION public.Helper(n int) RETURNS bool LANGUAGE sql AS 'SELECT n > 1 AND public."the inner one"()'""",
+    "CREATE FUNCTION public.odd(n int) RETURNS bool LANGUAGE sql AS 'SELECT n % 2 = 1'",
+    "CREATE FUNCTION public.aside_of(n int) RETURNS int LANGUAGE sql AS 'SELECT n'",
+    "CREATE FUNCTION public.of_nobody(n int) RETURNS int LANGUAGE sql AS 'SELECT n'",
+    "CREATE TABLE public.aside (n int)",
+    """CREATE FUNCTION public.calls() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF helper(NEW.guests) THEN RETURN NEW; END IF; RETURN NULL; END $$""",
+    "CREATE TRIGGER tr BEFORE UPDATE ON bookings FOR EACH ROW WHEN (public.odd(NEW.guests)) EXECUTE FUNCTION calls()",
+    "ALTER TABLE bookings ENABLE ALWAYS TRIGGER tr",
+    "CREATE RULE aside AS ON INSERT TO bookings DO ALSO INSERT INTO aside VALUES (public.aside_of(new.guests))",
+)
+_TRIGGER, _RULE = ("always_trigger", "tr"), ("redirecting_rule", "aside")
+_ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | None], ...] = (
+    ("CREATE OR REPLACE FUNCTION public.of_nobody(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'", None),
+    ("""CREATE OR REPLACE FUNCTION public.helper(n int) RETURNS bool LANGUAGE sql
+     AS 'SELECT public."the inner one"()'""", _TRIGGER),
+    ("""CREATE OR REPLACE FUNCTION public."the inner one"() RETURNS bool LANGUAGE sql RETURN false""", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.odd(n int) RETURNS bool LANGUAGE sql AS 'SELECT true'", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.aside_of(n int) RETURNS int LANGUAGE sql AS 'SELECT 1'", _RULE),
+    ("ALTER FUNCTION calls() SECURITY DEFINER", _TRIGGER),
+    ("ALTER FUNCTION calls() OWNER TO pg_monitor", _TRIGGER),
+    ("ALTER FUNCTION calls() SET search_path = public", _TRIGGER),
+    ("ALTER TABLE bookings ENABLE REPLICA TRIGGER tr", _TRIGGER),
+    ("ALTER TABLE bookings ENABLE REPLICA RULE aside", _RULE),
+)  # fmt: skip
+
+
+def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: LiveQuarter) -> None:
+    ground = quarter.ground
+
+    def altered() -> TableState:
+        with ground.databases.session("legacy", "test") as legacy:
+            return table_states(legacy, [ground.spec.table])[ground.spec.table]
+
+    ground.run("legacy", *_CALLED)
+    try:
+        for statement, changes in _ALTERATIONS:
+            seen, before = found(quarter), altered()
+            at = ground.one("base", "SELECT now()")
+            acceptances = [Acceptance(*key, "Ada", "it only counts", at, one.digest) for key, one in seen.items()]
+            ground.run("legacy", statement)
+            waiting = blocking(with_acceptances(found(quarter).values(), acceptances))
+            assert [(one.code, one.subject) for one in waiting] == ([changes] if changes else []), statement
+            # What was proven before rows came by another trigger is stale.
+            assert (altered() != before) == (changes == _TRIGGER), statement
+    finally:
+        ground.run(
+            "legacy",
+            "DROP TABLE aside CASCADE",
+            'DROP FUNCTION calls, helper, odd, aside_of, of_nobody, public."the inner one" CASCADE',
+        )
+
+
+_PUBLISHER = "SELECT subconninfo FROM pg_subscription WHERE subname = 'stranger'"
+
+
 def test_another_subscription_into_either_table_blocks_until_it_is_gone(
     quarter: LiveQuarter, servers: EmbeddedServers
 ) -> None:
-    with stranger(quarter.ground, servers, "legacy", "base"):
+    ground = quarter.ground
+    with stranger(ground, servers, "legacy", "base"):
         seen = found(quarter)
         assert seen.keys() == {("other_subscription", "stranger"), ("other_subscription_in_base", "stranger")}
         assert "does not go back to the legacy" in seen["other_subscription_in_base", "stranger"].evidence
+        elsewhere = [ground.one(side, _PUBLISHER) for side in ("legacy", "base")]
+        # Whatever was accepted of it is not what it is after any of these.
+        for change in (
+            "DISABLE",
+            "SET (origin = none)",
+            "SET PUBLICATION another WITH (refresh = false)",
+            "CONNECTION {}",
+        ):
+            before = found(quarter)
+            for side, info in zip(("legacy", "base"), elsewhere, strict=True):
+                with psycopg.connect(ground.databases.url(side), autocommit=True) as client:
+                    target = sql.Literal(make_conninfo(info, dbname="postgres", sslpassword="hunter2"))
+                    client.execute(sql.SQL("ALTER SUBSCRIPTION stranger " + change).format(target))
+            now = found(quarter)
+            assert all(now[key].digest != before[key].digest for key in seen), change
+        assert not any("hunter2" in str(one) for one in now.values())
     assert found(quarter) == {}

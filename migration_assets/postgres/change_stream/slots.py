@@ -14,6 +14,7 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.definitions import filenodes
 from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
 from migration_assets.postgres.retries import is_transient, wait_until
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
 from migration_assets.postgres.snapshots import in_snapshot
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -144,7 +145,7 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
         if is_transient(error):
             raise
         raise StreamError(
-            f"the legacy refused the slot: {error.diag.message_primary or type(error).__name__}",
+            f"the legacy refused the slot: {told(error)}",
             where=slot,
             state_left="no slot was left behind; writers were never held",
             next_step="see `migration-assets preflight` and the legacy's server log, then run this again",

@@ -12,17 +12,24 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.retries import wait_until
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, require_row
 
 # Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
 # every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
-# minutes. Who is not allowed to see another's state sees NULL, and waits.
+# minutes. Who may not see another's session sees NULL, also for its kind, and waits. Not only clients write: a worker
+# in the background may, and a WAL sender that runs statements, but none that streams. Our own stream's worker tells all
+# at its end, which is before anything is compared.
+_UNKNOWN = "of unknown state"
 _UNCOUNTED = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
-              {application}, coalesce(a.state, 'of unknown state'),
+              {application}, coalesce(a.state, {unknown}),
               coalesce(date_trunc('second', coalesce(a.xact_start, a.state_change))::text, 'an unknown time'))
 FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+  AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
+  AND NOT EXISTS (SELECT FROM pg_replication_slots r WHERE r.active_pid = a.pid)
+  AND NOT EXISTS (SELECT FROM pg_stat_subscription w JOIN migration.streams t ON t.subscription = w.subname
+                  WHERE w.pid = a.pid AND t.relation = %(relation)s)
   AND coalesce(a.backend_start < %(held)s, true)
   AND coalesce(CASE WHEN a.state = 'idle'
                     THEN a.state_change <= %(held)s + interval '1.5 s'
@@ -32,7 +39,7 @@ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a
                         LEFT JOIN migration.cuts c ON c.relation = s.relation AND c.marker = s.validated_marker
                         WHERE s.relation = %(relation)s AND s.validated_equal) END, true)
 ORDER BY coalesce(a.xact_start, a.state_change)
-""").format(application=APPLICATION)
+""").format(application=APPLICATION, unknown=sql.Literal(_UNKNOWN))
 
 
 def require_counted(base: Connected, plan: CutoverPlan, held_at: datetime) -> None:
@@ -55,10 +62,12 @@ def require_counted(base: Connected, plan: CutoverPlan, held_at: datetime) -> No
 
     if wait_until(counted, seconds=plan.patience_seconds):
         return
+    role = require_row(base.execute("SELECT quote_ident(current_user)").fetchone(), "the role")[0]
+    hidden = f"; where a state is unknown: GRANT pg_read_all_stats TO {role} shows it to our role"
     raise CutoverError(
         "which weeks of the base changed is not known: sessions there may have changed rows that the server has not"
         f" counted yet, as long as they stay in a transaction: {'; '.join(found)}",
         where=plan.relation,
         next_step="let these transactions end (or end them: SELECT pg_terminate_backend(pid)), or compare every week"
-        " (MIGRATION_CUTOVER_COMPARE_ALL=true); then run this again",
+        f" (MIGRATION_CUTOVER_COMPARE_ALL=true); then run this again{hidden if _UNKNOWN in str(found) else ''}",
     )

@@ -34,14 +34,21 @@ from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cu
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
-from migration_assets.postgres.repair_records import images_fit
+from migration_assets.postgres.repair_records import images_fit, require_no_others, require_put_back
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.applying import chunks, delete_rows
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
-from migration_assets.postgres.true_up.differences import DifferingKeys, differing_keys, key_matches, look, unnested
+from migration_assets.postgres.true_up.differences import (
+    DifferingKeys,
+    Keys,
+    differing_keys,
+    key_matches,
+    look,
+    unnested,
+)
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
 
 _NAME_IT = "name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ"
@@ -318,8 +325,7 @@ def _put_back(
 ) -> None:
     """Out with every row of the repairs' keys, in with the images; generated columns are computed again."""
     for repair_id, rows in repairs:
-        found = base.execute("SELECT key FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
-        for keys in chunks([tuple(key) for (key,) in found]):
+        for keys in chunks(_keys_of(base, repair_id)[0]):
             delete_rows(legacy, rows, keys)
     ids = [repair_id for repair_id, _ in repairs] + ([] if outside is None else [outside])
     names = [sql.Identifier(column.name) for column in description.copied_columns]
@@ -337,8 +343,20 @@ def _put_back(
         )
         while images := reader.fetchmany(ROWS_AT_ONCE):
             writer.executemany(statement, images)
+            require_put_back(legacy, plan.stream.spec, description, [image for (image,) in images], ids[0])
         reader.execute(
             "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
         )
         while keys := reader.fetchmany(ROWS_AT_ONCE):
             require_once(plan, legacy, description, [tuple(key) for (key,) in keys], _LOOK)
+    for repair_id, rows in repairs:
+        require_no_others(legacy, rows, *_keys_of(base, repair_id), repair_id)
+
+
+def _keys_of(base: Connected, repair_id: int) -> tuple[Keys, int]:
+    """The keys that it changed, and how many of them had a row before."""
+    found = base.execute(
+        "SELECT key, before IS NOT NULL FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]
+    )
+    keys = found.fetchall()
+    return [tuple(key) for key, _ in keys], sum(1 for _, there in keys if there)

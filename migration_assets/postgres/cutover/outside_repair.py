@@ -101,9 +101,11 @@ def _take_off(
                 )
         base.execute("UPDATE migration.repairs SET extra = %s WHERE id = %s", [rows, repair_id])
         gone = cut.legacy.execute(sql.SQL("DELETE FROM {} AS t WHERE {}").format(table, where)).rowcount
-        if gone != rows:
+        left = cut.legacy.execute(sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})").format(table, where))
+        if gone != rows or require_row(left.fetchone(), "EXISTS")[0]:
+            came = " and others came" if gone == rows else ""
             raise CutoverError(
-                f"{rows:,} rows were to be taken off the legacy, and {gone:,} went",
+                f"{rows:,} rows were to be taken off the legacy, and {gone:,} went{came}",
                 where=plan.relation,
                 state_left="the repair is rolled back; the legacy is as before",
                 next_step="see what triggers and rules of the legacy do on DELETE, then run this again",

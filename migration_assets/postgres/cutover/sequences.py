@@ -10,6 +10,7 @@ from psycopg import sql
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.table_description import Drawn, SequenceUse, TableDescription
 from migration_assets.domain.table_spec import QualifiedName, parse_identifiers
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
@@ -221,7 +222,7 @@ def _draw(target: Connected, table: QualifiedName, column: str, drawn: sql.Compo
         if target.broken:
             raise
         raise CutoverError(
-            f"the next key of {column} cannot be drawn on the other side: {error.diag.message_primary}",
+            f"the next key of {column} cannot be drawn on the other side: {told(error)}",
             where=str(table),
             state_left="no key was given; the sequences are set, which harms nothing",
             next_step=f"see that its default works there: SELECT what `\\d {table}` shows for it; then run this again",

@@ -6,12 +6,15 @@ What another subscription brings comes to one side past all of them, and is refu
 
 from collections.abc import Iterator, Mapping
 
+from psycopg.conninfo import conninfo_to_dict
+
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import TableSpec, quote_identifier
+from migration_assets.postgres.called_functions import bodies, functions_of
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.fences import OUR_TRIGGERS, fence_of_base
 from migration_assets.postgres.preflight.wording import info
-from migration_assets.postgres.sessions import Connected, Side
+from migration_assets.postgres.sessions import Connected, Side, require_row
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 _TABLES = """
@@ -22,28 +25,30 @@ WITH tables AS (
 """
 _SUBSCRIPTIONS = """
 SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.srrelid::regclass::text),
-       concat_ws('|', s.oid, pg_get_userbyid(s.subowner), s.subslotname, s.subpublications)
+       concat_ws('|', s.oid, s.subenabled, pg_get_userbyid(s.subowner), s.subslotname, s.subpublications, _origin,
+                 string_agg(r.srrelid::regclass::text, ',' ORDER BY r.srrelid::regclass::text))
 FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscription s ON s.oid = r.srsubid
-WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY 1, 2, 3, 5 ORDER BY 1
+WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY s.oid ORDER BY 1
 """
 # Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
 # Statements' triggers fire for no worker.
 _TRIGGERS = """
 SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
-       pg_get_triggerdef(g.oid), pg_get_functiondef(g.tgfoid)
+       pg_get_triggerdef(g.oid), _called
 FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
 WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
   AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled IN ('A', 'R'))
   AND NOT (g.tgname = ANY(%(triggers)s::text[]) AND g.tgfoid IN (
       SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'migration'))
 ORDER BY 3 DESC, 2, 1
-"""
+""".replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 _RULES = """
 SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), pg_get_ruledef(w.oid),
-       w.ev_enabled::text
+       w.ev_enabled::text, _called
 FROM tables t JOIN pg_rewrite w ON w.ev_class = t.oid
 WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
-"""
+""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid")))
+_ORIGIN_SINCE = 160000
 _FIRES = {"A": "ALWAYS", "R": "REPLICA"}
 
 
@@ -94,7 +99,10 @@ def _blocking(code: str, side: Side, subject: str, evidence: str, remedy: str, *
 def _subscriptions(
     connection: Connected, spec: TableSpec, side: Side, asked: Mapping[str, object]
 ) -> Iterator[Finding]:
-    for name, enabled, owner, table, made_of in connection.execute(_TABLES + _SUBSCRIPTIONS, asked).fetchall():
+    origins = connection.info.server_version >= _ORIGIN_SINCE
+    subscriptions = _SUBSCRIPTIONS.replace("_origin", "s.suborigin" if origins else "NULL")
+    publishers = _publishers(connection)
+    for name, enabled, owner, table, made_of in connection.execute((_TABLES + subscriptions).encode(), asked):
         other = "the base is in charge" if side == "legacy" else "the legacy is in charge, or a rollback holds writes"
         yield _blocking(
             "other_subscription",
@@ -109,12 +117,28 @@ def _subscriptions(
             f"let it write to the side in charge alone, or end it before: ALTER SUBSCRIPTION {quote_identifier(name)}"
             f" DISABLE; on the {side}, or take {spec.table} out of its publication and REFRESH it",
             made_of,
+            publishers.get(name, ""),
         )  # fmt: skip
+
+
+def _publishers(connection: Connected) -> dict[str, str]:
+    """Where each subscription's rows come from, as far as our role may see it; no user and no password."""
+    row = connection.execute("SELECT has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'SELECT')")
+    if not require_row(row.fetchone(), "a privilege")[0]:
+        return {}
+    found = connection.execute(
+        "SELECT subname::text, subconninfo FROM pg_subscription"
+        " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return {
+        name: str([conninfo_to_dict(info).get(part) for part in ("host", "hostaddr", "port", "dbname")])
+        for name, info in found
+    }
 
 
 def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
     stream = "the reverse stream, after a cutover," if side == "legacy" else "the change stream"
-    for name, table, is_root, enabled, definition, body in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
+    for name, table, is_root, enabled, definition, called in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
         yield _blocking(
             "always_trigger",
             side,
@@ -125,12 +149,12 @@ def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) ->
             " alone then",
             enabled,
             definition,
-            body,
+            called or "",
         )
 
 
 def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
-    for name, table, is_root, definition, enabled in connection.execute(_TABLES + _RULES, asked).fetchall():
+    for name, table, is_root, definition, enabled, called in connection.execute(_TABLES + _RULES, asked).fetchall():
         yield _blocking(
             "redirecting_rule",
             side,
@@ -141,4 +165,5 @@ def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> It
             f" {quote_identifier(name)} ON {table};",
             enabled,
             definition,
+            called or "",
         )

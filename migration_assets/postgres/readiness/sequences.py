@@ -5,6 +5,7 @@ from psycopg import sql
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import Drawn
 from migration_assets.domain.table_spec import parse_identifiers
+from migration_assets.postgres.called_functions import bodies
 from migration_assets.postgres.cutover.sequences import (
     Counterpart,
     SequenceState,
@@ -65,7 +66,8 @@ def _by_trigger(one: Counterpart) -> list[Finding]:
 
 
 def _unknown(sides: Sides, function: str) -> Finding:
-    row = sides.legacy.execute("SELECT pg_get_functiondef(to_regprocedure(%s))", [function]).fetchone()
+    called = bodies("SELECT to_regprocedure(%s)::oid")
+    row = sides.legacy.execute(f"SELECT {called}", [function]).fetchone()
     return Finding(
         "unknown_sequence",
         Area.TABLE,
