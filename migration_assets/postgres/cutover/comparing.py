@@ -6,9 +6,10 @@ from datetime import datetime
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.definitions import altered_since, table_states
+from migration_assets.postgres.definitions import altered_since, seen_definitions, table_states
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
@@ -45,7 +46,8 @@ def compare_sides(
     """
     records = to_compare(base, legacy, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
-    proofs = _prove_all(plan, records, description, lsn, marker, deadline)
+    tables = base_tables(base, plan.stream.spec, [record.week for record in records])
+    proofs = _prove_all(plan, records, tables, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
     # One commit for all: each waits for the disk, while writes are held.
     with base.transaction():
@@ -144,13 +146,18 @@ def _counted_since(base: Connected) -> datetime | None:
 def _prove_all(
     plan: CutoverPlan,
     records: Sequence[SliceRecord],
+    tables: Sequence[QualifiedName],
     description: TableDescription,
     lsn: str,
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
-    """Each worker has one session on either side for all its weeks."""
-    stream = plan.stream
+    """Each worker has one session on either side, one snapshot, and one look at what the tables are, for all its weeks.
+
+    Nothing moves any more, and writers are held: what is asked for each week by itself makes them wait.
+    """
+    stream, root = plan.stream, plan.stream.spec.table
+    leaves = [root.sibling(record.leaf) for record in records]
     proofs: dict[int, Proof] = {}
 
     def work(weeks: Taken) -> None:
@@ -160,16 +167,16 @@ def _prove_all(
             stream.databases.session("legacy", "cutover:compare", timeouts) as legacy,
             deadline.watched(base),
             deadline.watched(legacy),
+            reading(base, tables),
+            reading(legacy, [root]),
         ):
+            seen = seen_definitions(legacy, base, root, leaves)
             for number, record in weeks:
                 deadline.check("the comparison")
                 for side in (base, legacy):
                     announce(side, f"{record.week.key}:cutover")
                 rows = slice_rows(stream, description, record)
-                # A snapshot a week: nothing moves any more, and no table is locked for longer than it is read.
-                tables = base_tables(base, stream.spec, [record.week])
-                with reading(base, tables), reading(legacy, [stream.spec.table]):
-                    proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker)
+                proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker, definitions=seen[rows.leaf])
 
     share_out(records, work, parallel=stream.limits.parallel, purpose="cutover")
     return [proofs[number] for number in range(len(records))]
