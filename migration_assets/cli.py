@@ -197,8 +197,10 @@ def demo(rows: int, seed: int, rate: float, until: str) -> None:
 
 
 @main.command()
-@click.option("--port", default=3000, show_default=True, help="Of the web page, on 127.0.0.1.")
-def ui(port: int) -> None:
+@click.option("--port", default=3000, show_default=True, help="Of the web page.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listened on; whoever reaches it may do all.")
+@click.option("--read-only", is_flag=True, help="The page shows and starts nothing; the daemon works as ever.")
+def ui(port: int, host: str, read_only: bool) -> None:
     """Open Dagster's UI and daemon on the migration; starts the embedded servers where they are wanted."""
     from migration_assets.terminal.ui import serve_ui  # noqa: PLC0415  Dagster takes seconds to import
 
@@ -206,7 +208,7 @@ def ui(port: int) -> None:
     if loaded.embedded:
         EmbeddedServers(loaded.var).start()
     os.environ.update(dagster_environment(loaded))
-    serve_ui(loaded, port)
+    serve_ui(loaded, host, port, read_only=read_only)
 
 
 for command in (

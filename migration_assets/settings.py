@@ -24,6 +24,7 @@ STORAGE_URL = "DAGSTER_STORAGE_URL"
 _FILE = "_FILE"
 _URL_SCHEMES = ("postgresql", "postgres")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ORIGIN = re.compile(r"http://[a-z0-9.-]+(:(?!80$)\d+)?|https://[a-z0-9.-]+(:(?!443$)\d+)?")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
@@ -172,6 +173,9 @@ class MigrationSettings(BaseSettings):
         default=7.0, ge=0, description="and only when no client has read its table for so long, days; 0: not asked"
     )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
+    ui_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further addresses of the page, as browsers show them: https://name[:port], by spaces"
+    )
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
 
@@ -216,6 +220,17 @@ class MigrationSettings(BaseSettings):
         texts = [url.get_secret_value() if isinstance(url, SecretStr) else str(url) for url in urls if url]
         if any(not _URL.match(text) for text in texts):
             raise ValueError("expected apprise URLs such as mailto://… or https://…")
+        return tuple(texts)
+
+    @field_validator("ui_origins", mode="before")
+    @classmethod
+    def _are_origins(cls, value: Any) -> Any:
+        texts = [text.rstrip("/") for text in (value.replace(",", " ").split() if isinstance(value, str) else value)]
+        # As browsers write it, letter by letter: with a path, a `*` or a default port it would never be met.
+        if any(not _ORIGIN.fullmatch(text) for text in texts):
+            raise ValueError(
+                "expected addresses such as https://migration.example.com, in small letters, without a path"
+            )
         return tuple(texts)
 
     @field_validator("cutover_hook_url")

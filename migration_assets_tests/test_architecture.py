@@ -26,13 +26,17 @@ ALLOWED: dict[str, set[str]] = {
     "steps": {"domain", "postgres", "archive", "alerts", "evidence", "runtime"},
     "defs": {"domain", "settings", "postgres", "archive", "runtime", "steps"},
     "definitions": {"defs", "runtime"},
+    "web": {"domain"},
     "terminal": {"domain", "settings", "postgres", "archive", "embedded", "runtime", "steps", "defs", "definitions"},
     "commands": {"domain", "settings", "postgres", "archive", "runtime", "steps", "terminal"},
     "cli": {"domain", "settings", "postgres", "embedded", "runtime", "steps", "terminal", "commands"},
 }
 # Who may import these packages at all.
 ONLY: dict[str, set[str]] = {
-    "dagster": {"defs", "definitions", "terminal"},
+    "dagster": {"defs", "definitions", "terminal", "web"},
+    "dagster_webserver": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
     "psycopg": {"postgres", "embedded", "steps", "defs", "terminal", "cli"},
     "rich": {"terminal", "cli"},
     "click": {"cli", "commands", "embedded"},

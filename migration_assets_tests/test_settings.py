@@ -34,6 +34,11 @@ def test_an_empty_environment_gives_the_demo() -> None:
     assert settings.var == Path("var").absolute()
 
 
+def test_the_pages_further_addresses_are_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIGRATION_UI_ORIGINS", "https://a.example/, http://localhost:8000")
+    assert load_settings().ui_origins == ("https://a.example", "http://localhost:8000")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -57,6 +62,11 @@ def test_an_empty_environment_gives_the_demo() -> None:
         ("RETRY_ATTEMPTS", "0"),
         ("MAINTENANCE_WORK_MEM_MB", "0"),
         ("PROGRESS_SECONDS", "0"),
+        ("UI_ORIGINS", "https://a.example/path"),
+        ("UI_ORIGINS", "https://*.example"),
+        ("UI_ORIGINS", "https://a.example:443"),
+        ("UI_ORIGINS", "https://A.example"),
+        ("UI_ORIGINS", "a.example"),
         ("LEGACY_URL", "mysql://host/db"),
         ("BASE_URL", ""),
         ("DAGSTER_URL", "host=x dbname=y"),

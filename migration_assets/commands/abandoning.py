@@ -2,6 +2,7 @@
 
 import click
 
+from migration_assets.commands.confirming import asks, confirm, typed
 from migration_assets.commands.opening import opened
 from migration_assets.steps.abandon import Abandoned, abandon_migration, clean_legacy
 from migration_assets.terminal.output import say
@@ -16,8 +17,12 @@ _IDENTITIES = {"default": "d", "nothing": "n", "full": "f"}
 @click.option(
     "--identity", help="With --legacy-only: the replica identity from before: default, nothing, full, or an index."
 )
-def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None) -> None:
-    """Undo an unfinished migration: the legacy is as it was found; the base keeps its rows and follows nothing."""
+@confirm
+def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None, code: str) -> None:
+    """Undo an unfinished migration: the legacy is as it was found; the base keeps its rows and follows nothing.
+
+    Without --yes it shows what would be done, and the code that --yes asks for.
+    """
     if (name or identity) and not legacy_only:
         raise click.UsageError("--name and --identity are for --legacy-only: else the base's ledger knows them")
     migration = opened()
@@ -25,7 +30,11 @@ def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None
         former = _IDENTITIES.get(identity.lower(), f"i:{identity}") if identity else None
         done = clean_legacy(migration, apply=yes, name=name, former_identity=former, on_step=say)
     else:
-        done = abandon_migration(migration, apply=yes, on_step=say)
+        if yes and not code and asks():
+            looked = abandon_migration(migration)
+            _tell(looked)
+            code = typed(looked.confirmation, "abandon the migration") if looked.confirmation else ""
+        done = abandon_migration(migration, apply=yes, confirm=code, on_step=say)
     _tell(done)
 
 
@@ -40,3 +49,5 @@ def _tell(done: Abandoned) -> None:
         say(f"The migration of {done.relation} is abandoned; its rows stay in the base, which follows nothing.")
     else:
         say("With --yes it is done.")
+    if done.confirmation is not None:
+        say(f"It asks for the code: --confirm {done.confirmation}.")

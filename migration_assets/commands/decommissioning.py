@@ -1,9 +1,11 @@
 """`decommission`: the legacy is made inactive; there is no rollback afterwards."""
 
 import sys
+from functools import partial
 
 import click
 
+from migration_assets.commands.confirming import asks, confirm, typed
 from migration_assets.commands.opening import opened
 from migration_assets.domain.decommission_state import Scope
 from migration_assets.steps.decommission import Decommissioning, call_off_decommission
@@ -22,21 +24,26 @@ from migration_assets.terminal.output import say
 @click.option("--accept-stale", is_flag=True, help="The reverse stream is lost, and no rollback is possible any more.")
 @click.option("--call-off", is_flag=True, help="Give up one whose process died before anything was closed.")
 @click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+@confirm
 def decommission(
-    approved_by: str, note: str, scope: Scope | None, accept_stale: bool, call_off: bool, yes: bool
+    approved_by: str, note: str, scope: Scope | None, accept_stale: bool, call_off: bool, yes: bool, code: str
 ) -> None:
     """Make the legacy inactive: the only point of no return. Its data is never deleted.
 
-    Without --yes it shows what stands in the way; exit code 1 where something does.
+    Without --yes it shows what stands in the way, exit code 1 where something does; else the code that --yes asks for.
     """
     migration = opened()
     if call_off:
         gone = call_off_decommission(migration)
         say("It is called off: the reverse stream goes on." if gone else "None was begun.")
         return
-    done = make_inactive(
-        migration, approved_by, note=note, scope=scope, dry_run=not yes, accept_stale=accept_stale, on_step=say
+    deed = partial(
+        make_inactive, migration, approved_by, note=note, scope=scope, accept_stale=accept_stale, on_step=say
     )
+    if yes and not code and asks():
+        looked = deed(dry_run=True)
+        code = typed(looked.confirmation, "close the legacy, with no way back") if looked.confirmation else ""
+    done = deed(dry_run=not yes, confirm=code)
     if done.done:
         _tell_deed(done)
     else:
@@ -54,6 +61,8 @@ def _tell_plan(done: Decommissioning) -> None:
     if done.obstacles:
         sys.exit(1)
     say("Nothing stands in the way. With --yes it is done, and there is no way back.", "green")
+    if done.confirmation is not None:
+        say(f"It asks for the code: --confirm {done.confirmation}.")
 
 
 def _tell_deed(done: Decommissioning) -> None:

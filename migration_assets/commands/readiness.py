@@ -5,6 +5,8 @@ import sys
 import click
 
 from migration_assets.commands.opening import opened
+from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.steps.cutover import give_code_for
 from migration_assets.steps.readiness import examine_cutover
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.readiness import print_readiness
@@ -21,3 +23,4 @@ def readiness(everything: bool) -> None:
     if not examined.ready:
         sys.exit(1)
     say("Nothing stands in the way of the cutover.", "green")
+    say(f"For real it asks for a code: --confirm {give_code_for(migration, CutoverKind.CUTOVER)}.")

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from migration_assets.domain.deletions import parse_confirmations
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 
+CODE = (
+    "The code that a dry run shows, typed back: good once, for 15 minutes, as long as what was looked at is the same."
+)
 CONFIRM = 'Of these weeks so many rows may be deleted, as the refusal says: {"FY25-Q2|W05": 70}.'
 
 

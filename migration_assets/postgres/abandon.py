@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import psycopg
 
+from migration_assets.domain.confirmation import GivenCode
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.abandon_base import (
+    REASON,
     clear_leftovers,
     followed_weeks,
     forget_stream,
@@ -49,13 +51,15 @@ _FULL = "f"
 class Abandoned:
     """What was done (in a dry run: what would be), in order, and what could not be as it was.
 
-    `notes` are for people: what stays on the legacy and for whose sake, what was not known.
+    `notes` are for people: what stays on the legacy and for whose sake, what was not known. `confirmation` is the code
+    that the deed asks for, of a dry run that somebody was told of.
     """
 
     relation: str
     applied: bool
     done: tuple[str, ...]
     notes: tuple[str, ...]
+    confirmation: GivenCode | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,23 @@ class _Step:
     do: Callable[[], str | None]
 
 
-def abandon(plan: StreamPlan, *, apply: bool, on_step: Callable[[str], None] | None = None) -> Abandoned:
+def abandon(
+    plan: StreamPlan,
+    *,
+    apply: bool,
+    on_begin: Callable[[Connected], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Abandoned:
     """Take the stream down on both sides; safe to repeat, and finishes what a run that died has begun.
 
     The rows in the base stay. What comes under CDC anew is trued up, as ever.
+
+    Args:
+        plan: Whose stream.
+        apply: Do it; else only say what would be done.
+        on_begin: Called with the session on the base in the transaction that notes the intent, and not where that was
+            noted before; what it raises ends it, and nothing was done.
+        on_step: Told each step before it.
 
     Raises:
         StreamError: A cutover is under way or done; somebody works on the stream; there is nothing to abandon.
@@ -89,12 +106,27 @@ def abandon(plan: StreamPlan, *, apply: bool, on_step: Callable[[str], None] | N
         held = stack.enter_context(slice_locks(base, followed_weeks(base, plan.relation)))
         stack.enter_context(stream_lock(base, plan.relation))
         _require_not_reversed(legacy, plan.spec)
-        steps, notes = _steps(plan, base, legacy, [record for record in held if record.under_cdc])
+        stream = read_stream(base, plan.relation)
+        begun = stream is not None and stream.reason == REASON
+        begin = _once(base, None if begun else on_begin)
+        steps, notes = _steps(plan, base, legacy, [record for record in held if record.under_cdc], begin)
+        if stream is None and apply:
+            # Nothing is followed, only taken away: there is no intent to note.
+            with base.transaction():
+                begin()
         return _run(plan, steps, notes, apply=apply, on_step=on_step)
 
 
+def _once(base: Connected, on_begin: Callable[[Connected], None] | None) -> Callable[[], None]:
+    return lambda: None if on_begin is None else on_begin(base)
+
+
 def _steps(
-    plan: StreamPlan, base: Connected, legacy: Connected, followed: Sequence[SliceRecord]
+    plan: StreamPlan,
+    base: Connected,
+    legacy: Connected,
+    followed: Sequence[SliceRecord],
+    begin: Callable[[], None],
 ) -> tuple[list[_Step], list[str]]:
     stream = read_stream(base, plan.relation)
     subscription = stream.subscription if stream else stream_names(base, plan.relation).subscription
@@ -103,7 +135,7 @@ def _steps(
     steps: list[_Step] = []
     if stream is not None:
         weeks = f"{len(followed)} weeks under CDC are `copied` again, their proofs and sign-offs void"
-        steps.append(_Step(f"ledger: {weeks}", lambda: give_up(base, stream, followed, plan.run_id)))
+        steps.append(_Step(f"ledger: {weeks}", lambda: give_up(base, stream, followed, plan.run_id, begin)))
     if apply_worker(base, subscription) is not None:
         patience = plan.limits.cut_patience_seconds
         steps.append(

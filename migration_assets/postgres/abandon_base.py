@@ -1,6 +1,6 @@
 """What giving a migration up means for the base's ledger: nothing is followed any more, and nothing may look so."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from psycopg import sql
 
@@ -23,8 +23,14 @@ def followed_weeks(base: Connected, relation: str) -> list[SliceRecord]:
     return [record for record in read_slices(base, relation) if record.under_cdc]
 
 
-def give_up(base: Connected, stream: StreamRecord, followed: Sequence[SliceRecord], run_id: str | None) -> None:
-    """The intent, and its meaning for the weeks, in one transaction, before anything is taken away.
+def give_up(
+    base: Connected,
+    stream: StreamRecord,
+    followed: Sequence[SliceRecord],
+    run_id: str | None,
+    begin: Callable[[], None],
+) -> None:
+    """The intent, and its meaning for the weeks, in one transaction with `begin`, before anything is taken away.
 
     Weeks under CDC are `copied` again: they hold what they held, nobody follows the legacy for them, and every proof
     and signature on them is over. This is the only way back from a later state, so that `may_become` does not know it.
@@ -32,6 +38,7 @@ def give_up(base: Connected, stream: StreamRecord, followed: Sequence[SliceRecor
     """
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
+        begin()
         begin_stream(base, stream.relation, StreamNames(stream.publication, stream.slot, stream.subscription), REASON)
         for record in followed:
             attempt = begin_attempt(base, record, "join", run_id)

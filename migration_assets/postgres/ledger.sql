@@ -644,3 +644,27 @@ CREATE TABLE migration.archive_adoptions (
 );
 COMMENT ON TABLE migration.archive_adoptions IS
     'The base was moved: what the ledger wrote to its archive before, from there, is its own here. A copy of this base has these rows, too, and is another adopter';
+
+CREATE TABLE migration.confirmations (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation        text NOT NULL,
+    step            text NOT NULL,
+    subject         text NOT NULL,
+    examined        jsonb NOT NULL,
+    code_sha256     text NOT NULL,
+    run_id          text,
+    given_to        text NOT NULL DEFAULT session_user,
+    given_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at      timestamptz NOT NULL,
+    spent_at        timestamptz,
+    spent_by        text,
+    cutover         bigint,
+    UNIQUE (relation, code_sha256)
+);
+COMMENT ON TABLE migration.confirmations IS
+    'Codes that dry runs gave out: a step that cannot be undone, or that holds writes, asks for one, and uses it up';
+COMMENT ON COLUMN migration.confirmations.examined IS
+    'what the step rests on, as it was then; where that has changed the code is good for nothing';
+COMMENT ON COLUMN migration.confirmations.spent_by IS 'the one call that used it';
+COMMENT ON COLUMN migration.confirmations.cutover IS
+    'the cutover or rollback that used it: where that was undone before anything was opened, it may be used again';

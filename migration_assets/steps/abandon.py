@@ -2,9 +2,15 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
+from migration_assets.domain.confirmation import Deed
 from migration_assets.postgres import abandon as undoing
 from migration_assets.postgres.abandon import Abandoned
+from migration_assets.postgres.confirmations import Confirmation, give_code
+from migration_assets.postgres.cutover.confirming import examined_sides
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
 
@@ -17,16 +23,41 @@ def abandon_migration(
     migration: Migration,
     *,
     apply: bool = False,
+    confirm: str = "",
     run_id: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """See `postgres.abandon.abandon`; tried again from its beginning where a server was lost for a moment."""
-    return retry_transient(
-        lambda: undoing.abandon(migration.stream_plan(run_id), apply=apply, on_step=on_step),
-        what=f"abandoning {migration.spec.relation}",
+    """See `postgres.abandon.abandon`; tried again from its beginning where a server was lost for a moment.
+
+    A dry run gives the code that the deed asks for, as `confirm`; what a run that died has begun goes on without one.
+
+    Raises:
+        ConfirmationError: The code is missing or not good; nothing was touched.
+    """
+    relation = migration.spec.relation
+    examined = partial(examined_sides, relation=relation)
+    confirmation = Confirmation(_deed(relation), examined, confirm)
+    done = retry_transient(
+        lambda: undoing.abandon(
+            migration.stream_plan(run_id), apply=apply, on_begin=confirmation.spend, on_step=on_step
+        ),
+        what=f"abandoning {relation}",
         attempts=migration.settings.retry_attempts if apply else 1,
         log=log,
     )
+    if apply:
+        return done
+    with migration.databases.session("base", "abandon:code") as base:
+        ensure_ledger(base)
+        return replace(done, confirmation=give_code(base, _deed(relation), examined, run_id=run_id))
+
+
+def _deed(relation: str) -> Deed:
+    how = (
+        "`migration-assets abandon` says what would be done, and gives one; then"
+        " `migration-assets abandon --yes --confirm CODE`"
+    )
+    return Deed(relation, "abandon", "", how)
 
 
 def clean_legacy(
@@ -37,7 +68,7 @@ def clean_legacy(
     former_identity: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """The legacy alone, for a base that is gone; see `postgres.abandon.clean_legacy`."""
+    """The legacy alone, for a base that is gone, and the ledger of codes with it; see `postgres.abandon`."""
     return undoing.clean_legacy(
         migration.stream_plan(), apply=apply, name=name, former_identity=former_identity, on_step=on_step
     )

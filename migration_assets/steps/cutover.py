@@ -1,15 +1,18 @@
 """The cutover and the rollback of a migration: gated, told while it goes on, and stopped by an interrupt."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psycopg
 
+from migration_assets.domain.confirmation import Deed, GivenCode
 from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState, SideName
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Finding, blocking
+from migration_assets.postgres.confirmations import Confirmation, Examined, give_code
 from migration_assets.postgres.cutover import machine, watching
-from migration_assets.postgres.cutover.facts import in_charge
+from migration_assets.postgres.cutover.confirming import examined_sides
+from migration_assets.postgres.cutover.facts import in_charge, read_cutover_facts
 from migration_assets.postgres.cutover.plan import CutoverPlan, OnState
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers, unfinished_cutover
 from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
@@ -23,9 +26,10 @@ from migration_assets.steps.interrupts import interruptible
 from migration_assets.steps.ledger import prepare_ledger
 from migration_assets.steps.readiness import examine_cutover
 
-__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "broken_keys", "cut_over",
-           "cutover_plan", "cutovers", "hold_again", "release_writes", "reverse_health", "reverse_problems",
-           "roll_back", "side_in_charge", "writes_held"]  # fmt: skip
+__all__ = ["CutoverRecord", "HeldWrites", "NotReadyError", "OnState", "ReverseHealth", "RollbackPreview", "broken_keys",
+           "confirmation_of", "cut_over", "cutover_plan", "cutovers", "give_code_for", "hold_again",
+           "preview_rollback", "release_writes", "reverse_health", "reverse_problems", "roll_back",
+           "rollback_begins", "side_in_charge", "writes_held"]  # fmt: skip
 
 _COUNT_SECONDS = 30.0
 
@@ -50,53 +54,107 @@ def cut_over(
     approved_by: str,
     *,
     rehearse: bool = True,
+    confirm: str = "",
     run_id: str | None = None,
     on_state: OnState | None = None,
 ) -> CutoverRecord:
     """Move the writes to the base, or rehearse it; see `machine.cut_over`.
 
-    Readiness must find nothing that blocks. That is so for a rehearsal too: it holds the applications' writes just the
-    same, and what it shows is worth something only where the real one could follow. What a dead process left is
-    finished or undone before that, whatever readiness says. An interrupt undoes it, unless the base is open already.
+    A rehearsal that succeeded has the code that the real one asks for, as `confirmation`. Readiness must find nothing
+    that blocks. That is so for a rehearsal too: it holds the applications' writes just the same, and what it shows is
+    worth something only where the real one could follow. What a dead process left is finished or undone before that,
+    whatever readiness says. An interrupt undoes it, unless the base is open already.
 
     Raises:
         NotReadyError: Something blocks; nothing was touched.
+        ConfirmationError: It is meant, and the code is missing or not good; nothing was touched.
         CutoverError: It stopped; says where, and which side accepts writes.
         StreamError, SliceBusyError: Somebody works on the stream or a week, or another cutover is under way.
     """
     prepare_ledger(migration, "cutover:gate")
+    confirmation = None if rehearse else confirmation_of(migration, CutoverKind.CUTOVER, confirm)
 
     def run(plan: CutoverPlan) -> CutoverRecord:
-        done = _settle_and_gate(migration, plan, rehearse=rehearse) if approved_by.strip() else None
-        return done or machine.cut_over(plan, approved_by=approved_by, rehearse=rehearse)
+        done = _settle_and_gate(migration, plan, confirmation) if approved_by.strip() else None
+        begins = replace(plan, on_begin=confirmation and confirmation.spend)
+        return done or machine.cut_over(begins, approved_by=approved_by, rehearse=rehearse)
 
-    return _run(migration, CutoverKind.CUTOVER, run, run_id, on_state)
+    done = _run(migration, CutoverKind.CUTOVER, run, run_id, on_state)
+    if not rehearse:
+        return done
+    return replace(done, confirmation=give_code_for(migration, CutoverKind.CUTOVER, run_id))
 
 
 def roll_back(
-    migration: Migration, approved_by: str, *, run_id: str | None = None, on_state: OnState | None = None
+    migration: Migration,
+    approved_by: str,
+    *,
+    confirm: str = "",
+    run_id: str | None = None,
+    on_state: OnState | None = None,
 ) -> CutoverRecord:
-    """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out."""
+    """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out.
+
+    It asks for the code of `preview_rollback`, unless there is only one to finish that died.
+    """
     prepare_ledger(migration, "cutover:gate")
+    confirmation = confirmation_of(migration, CutoverKind.ROLLBACK, confirm)
 
     def run(plan: CutoverPlan) -> CutoverRecord:
-        return machine.roll_back(plan, approved_by=approved_by)
+        if approved_by.strip() and rollback_begins(migration):
+            with migration.databases.session("base", "cutover:gate") as base:
+                confirmation.require(base)
+        return machine.roll_back(replace(plan, on_begin=confirmation.spend), approved_by=approved_by)
 
     return _run(migration, CutoverKind.ROLLBACK, run, run_id, on_state)
 
 
-def _settle_and_gate(migration: Migration, plan: CutoverPlan, *, rehearse: bool) -> CutoverRecord | None:
+def _settle_and_gate(
+    migration: Migration, plan: CutoverPlan, confirmation: Confirmation | None
+) -> CutoverRecord | None:
     """The unfinished one where it turns out to be what is asked for; None where the machine may begin."""
     with migration.databases.session("base", "cutover:gate") as base:
         left = unfinished_cutover(base, plan.relation)
     settled = None if left is None else machine.settle(plan)
     if side_in_charge(migration) == "base":
-        asked = settled is not None and settled.kind is CutoverKind.CUTOVER and not rehearse
+        asked = settled is not None and settled.kind is CutoverKind.CUTOVER and confirmation is not None
         return settled if asked else None  # the machine says that it is in charge
+    if confirmation is not None and confirmation.given:
+        with migration.databases.session("base", "cutover:gate") as base:
+            confirmation.require(base)
     examined = examine_cutover(migration)
     if not examined.ready:
         raise NotReadyError(examined.findings, where=plan.relation)
+    if confirmation is not None and not confirmation.given:
+        with migration.databases.session("base", "cutover:gate") as base:
+            confirmation.require(base)
     return None
+
+
+def confirmation_of(migration: Migration, kind: CutoverKind, code: str) -> Confirmation:
+    """The code as it was given back, for one call."""
+    return Confirmation(_deed(migration, kind), _examined(migration), code)
+
+
+def give_code_for(migration: Migration, kind: CutoverKind, run_id: str | None = None) -> GivenCode:
+    """A code for it as the sides are now: for whoever has just rehearsed it, or looked at all that it rests on."""
+    with migration.databases.session("base", "cutover:code") as base:
+        return give_code(base, _deed(migration, kind), _examined(migration), run_id=run_id)
+
+
+def _deed(migration: Migration, kind: CutoverKind) -> Deed:
+    how = (
+        "`migration-assets readiness` and a rehearsal (`migration-assets cutover --approved-by NAME`) give one; then"
+        " `migration-assets cutover --approved-by NAME --for-real --confirm CODE`, or legacy_cutover with `confirm`"
+        if kind is CutoverKind.CUTOVER
+        else "`migration-assets rollback` gives one, and so does the job rollback without `confirm`; then"
+        " `migration-assets rollback --approved-by NAME --yes --confirm CODE`, or the job again with `confirm`"
+    )
+    return Deed(migration.spec.relation, kind, "", how)
+
+
+def _examined(migration: Migration) -> Examined:
+    return lambda base: examined_sides(base, migration.spec.relation)
 
 
 def _run(
@@ -146,6 +204,44 @@ def _who_writes(plan: CutoverPlan) -> str:
     except psycopg.Error:
         return "it is not known whether writes are accepted: neither side can be asked"
     return "writes are accepted as before" if held is None else f"{held.what}. {held.next_step}"
+
+
+@dataclass(frozen=True)
+class RollbackPreview:
+    """What a rollback would meet, and the code for it.
+
+    Attributes:
+        health: Of the reverse stream.
+        problems: What would stop it, in sentences.
+        broken: Foreign keys of the legacy that rows break already.
+        confirmation: The code that the rollback asks for; also where something would stop it, since it may be over.
+    """
+
+    health: ReverseHealth
+    problems: list[str]
+    broken: list[str]
+    confirmation: GivenCode
+
+
+def preview_rollback(migration: Migration, run_id: str | None = None) -> RollbackPreview | None:
+    """Look at what a rollback rests on; None while the legacy is in charge. Changes nothing.
+
+    Raises:
+        psycopg.OperationalError: A server cannot be reached.
+    """
+    health = reverse_health(migration)
+    if health is None:
+        return None
+    problems, broken = reverse_problems(migration, health), broken_keys(migration)
+    return RollbackPreview(health, problems, broken, give_code_for(migration, CutoverKind.ROLLBACK, run_id))
+
+
+def rollback_begins(migration: Migration) -> bool:
+    """Whether one would begin now: the base is in charge, not for good, and no dead one is to be settled first."""
+    with migration.databases.session("base", "cutover:look") as base:
+        ensure_ledger(base)
+        facts = read_cutover_facts(base, migration.spec.relation)
+    return facts.in_charge == "base" and facts.under_way is None and facts.decommissioned is None
 
 
 def reverse_health(migration: Migration) -> ReverseHealth | None:

@@ -5,13 +5,18 @@ What stands in the way is asked of the databases, of the archives' files and of 
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from migration_assets.domain.confirmation import Deed, GivenCode
 from migration_assets.domain.decommission_state import DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.evidence_chain import ChainKind
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.archives import read_archives
+from migration_assets.postgres.confirmations import Confirmation, Examined, give_code
+from migration_assets.postgres.cutover.confirming import examined_sides
 from migration_assets.postgres.decommission import machine
 from migration_assets.postgres.decommission.closing import former_grants, would_close
 from migration_assets.postgres.decommission.obstacles import find_obstacles
@@ -44,6 +49,7 @@ class Decommissioning:
         obstacles: Everything that stands in the way; empty after the deed.
         steps: What would be done, in order; of a dry run.
         record: The ledger's; None where nothing was begun.
+        confirmation: The code that the deed asks for; of a dry run that found no obstacle.
     """
 
     relation: str
@@ -52,6 +58,7 @@ class Decommissioning:
     obstacles: tuple[Obstacle, ...] = ()
     steps: tuple[str, ...] = ()
     record: DecommissionRecord | None = None
+    confirmation: GivenCode | None = None
 
     @property
     def done(self) -> bool:
@@ -79,6 +86,7 @@ def decommission(
     note: str = "",
     scope: Scope | None = None,
     dry_run: bool = True,
+    confirm: str = "",
     accept_stale: bool = False,
     run_id: str | None = None,
     on_step: Told | None = None,
@@ -91,12 +99,14 @@ def decommission(
         note: Anything that belongs to the approval.
         scope: `database`, `table`, or None: the database where nothing else is in it.
         dry_run: Change nothing; retired weeks' archives are not read again, which may take hours.
+        confirm: The code of a dry run that found no obstacle; not asked for beyond the point of no return.
         accept_stale: The reverse stream need not be whole.
         run_id: Noted in the ledger.
         on_step: Told what is being done.
 
     Raises:
         DecommissionError: Something stands in the way, or it stopped half-way; says what is left.
+        ConfirmationError: It is meant, and the code is missing or not good; nothing was touched.
     """
     plan = decommission_plan(migration, run_id, accept_stale=accept_stale)
     record = read_decommissioned(migration)
@@ -104,13 +114,24 @@ def decommission(
         return Decommissioning(plan.relation, record.scope, "as it was done", record=record)
     if record is not None and record.state.final:
         # The point of no return is behind: nothing is asked any more, and what is left needs little of the legacy.
-        chosen, why, found, steps = record.scope, "as it was begun", list[Obstacle](), ("go on where it stopped",)
+        chosen, why = record.scope, "as it was begun"
+        if dry_run:
+            return Decommissioning(plan.relation, chosen, why, (), ("go on where it stopped",), record)
     else:
-        chosen, why, found, steps = _examine(migration, plan, scope, approved_by, reread=not dry_run, on_step=on_step)
-    if dry_run:
-        return Decommissioning(plan.relation, chosen, why, tuple(found), steps, record)
-    if found:
-        raise machine.refused(plan.relation, found)
+        chosen, why, found, steps = _examine(migration, plan, scope, approved_by)
+        deed = _deed(plan.relation, chosen, accept_stale=accept_stale)
+        examined = partial(examined_sides, relation=plan.relation)
+        if dry_run:
+            code = None if found else _code(migration, deed, examined, run_id)
+            return Decommissioning(plan.relation, chosen, why, tuple(found), steps, record, code)
+        if found:
+            raise machine.refused(plan.relation, found)
+        confirmation = Confirmation(deed, examined, confirm)
+        with migration.databases.session("base", "decommission:look") as base:
+            confirmation.require(base)
+        if found := _damaged(migration, plan.relation, on_step):
+            raise machine.refused(plan.relation, found)
+        plan = replace(plan, on_begin=confirmation.spend)
     done = retry_transient(
         lambda: machine.decommission(
             plan, approved_by=approved_by, note=note, scope=chosen, run_id=run_id, on_step=on_step
@@ -150,9 +171,6 @@ def _examine(
     plan: DecommissionPlan,
     wanted: Scope | None,
     approved_by: str,
-    *,
-    reread: bool,
-    on_step: Told | None,
 ) -> tuple[Scope, str, list[Obstacle], tuple[str, ...]]:
     with (
         migration.databases.session("base", "decommission:look", _TIMEOUTS) as base,
@@ -163,19 +181,42 @@ def _examine(
         found += find_obstacles(base, legacy, plan, chosen.scope)
         steps = _steps(base, legacy, plan, chosen.scope)
         found += _evidence(migration, base)
-        retired = [one.week for one in read_slices(base, plan.relation) if one.state is SliceState.RETIRED]
-        found += _archives(base, plan.relation, {week.key for week in retired})
-    if reread and not found:
-        # Last: it may take hours, and nobody should wait for it in vain.
-        for week in retired:
-            if on_step is not None:
-                on_step(f"read the archive of {week.key} again")
-            try:
-                reread_archive(migration, week)
-            except MigrationError as error:
-                what = f"the archive of {week.key}, which has left the base, cannot be trusted: {error.what}"
-                found.append(Obstacle("archives", what, error.next_step or "see `migration-assets archive --reread`"))
+        found += _archives(base, plan.relation, {week.key for week in _retired(base, plan.relation)})
     return chosen.scope, chosen.why, found, steps
+
+
+def _retired(base: Connected, relation: str) -> list[FiscalWeek]:
+    return [one.week for one in read_slices(base, relation) if one.state is SliceState.RETIRED]
+
+
+def _damaged(migration: Migration, relation: str, on_step: Told | None) -> list[Obstacle]:
+    """Read the archives of what has left the base again. Last: it may take hours, and nobody waits for it in vain."""
+    with migration.databases.session("base", "decommission:look", _TIMEOUTS) as base:
+        retired = _retired(base, relation)
+    found: list[Obstacle] = []
+    for week in retired:
+        if on_step is not None:
+            on_step(f"read the archive of {week.key} again")
+        try:
+            reread_archive(migration, week)
+        except MigrationError as error:
+            what = f"the archive of {week.key}, which has left the base, cannot be trusted: {error.what}"
+            found.append(Obstacle("archives", what, error.next_step or "see `migration-assets archive --reread`"))
+    return found
+
+
+def _deed(relation: str, scope: Scope, *, accept_stale: bool) -> Deed:
+    subject = f"of the {scope}" + (" with a stale reverse stream" if accept_stale else "")
+    how = (
+        "`migration-assets decommission --approved-by NAME` gives one where nothing stands in the way, with the same"
+        " options, and so does decommissioned_legacy as a dry run; then again with `--yes --confirm CODE`, or `confirm`"
+    )
+    return Deed(relation, "decommission", subject, how)
+
+
+def _code(migration: Migration, deed: Deed, examined: Examined, run_id: str | None) -> GivenCode:
+    with migration.databases.session("base", "decommission:look") as base:
+        return give_code(base, deed, examined, run_id=run_id)
 
 
 def _archives(base: Connected, relation: str, retired: set[str]) -> Iterator[Obstacle]:

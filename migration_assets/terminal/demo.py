@@ -165,7 +165,7 @@ def _tell(console: Console, migration: Migration, story: Story, pool: ProcessPoo
         _write_evidence(console, migration, story, path.parent)
     if story.cutover.in_base:
         with story.timed("decommission"):
-            decommission(console, pool, story.cutover)
+            decommission(console, migration, pool, story.cutover)
         _write_evidence(console, migration, story, path.parent)
     with migration.databases.session("base", "demo") as base:
         records = read_slices(base, migration.spec.relation, QUARTER)

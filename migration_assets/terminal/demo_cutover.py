@@ -19,7 +19,9 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import CutoverRecord, cutovers, writes_held
+from migration_assets.steps import decommission as steps
+from migration_assets.steps.cutover import CutoverRecord, cutovers, give_code_for, preview_rollback, writes_held
+from migration_assets.steps.readiness import examine_cutover
 from migration_assets.terminal.demo_archive import NEXT
 from migration_assets.terminal.demo_cdc import CdcStory, approve
 from migration_assets.terminal.demo_copying import copy_weeks
@@ -110,13 +112,12 @@ class CutoverTale:
 
     def tell(self) -> None:
         """All of it; ends where something failed, which the story then knows."""
-        for_real = {**_WHO, "rehearse": False}
         _ = (
             self._made_ready()
-            and self._move("Rehearsal", "legacy", {**_WHO, "rehearse": True})
-            and self._move("Cutover", "base", for_real)
-            and self._move("Rollback", "legacy")
-            and self._move("Second cutover", "base", for_real)
+            and self._move("Rehearsal", "legacy", CutoverKind.CUTOVER, rehearse=True)
+            and self._move("Cutover", "base", CutoverKind.CUTOVER)
+            and self._move("Rollback", "legacy", CutoverKind.ROLLBACK)
+            and self._move("Second cutover", "base", CutoverKind.CUTOVER)
         )
 
     def _made_ready(self) -> bool:
@@ -131,13 +132,14 @@ class CutoverTale:
             second = self.pool.submit(materialize, "cutover_readiness", None).result()
         return self.story.cdc.note("cutover_readiness", second)
 
-    def _move(self, name: str, side: str, config: dict[str, Any] | None = None) -> bool:
-        """One run of legacy_cutover, or without a configuration of the job rollback; whether the traffic follows."""
+    def _move(self, name: str, side: str, kind: CutoverKind, *, rehearse: bool = False) -> bool:
+        """One run of legacy_cutover, or of the job rollback; whether the traffic follows."""
         with self.console.status(f"{name}: readiness, then writes are held, drained, compared, and let in again"):
+            config: dict[str, Any] = {**_WHO, "confirm": "" if rehearse else self._code(kind)}
             outcome = (
-                self.pool.submit(materialize, "legacy_cutover", None, config).result()
-                if config is not None
-                else self.pool.submit(run_plain, "rollback", {"roll_back_to_legacy": _WHO}).result()
+                self.pool.submit(materialize, "legacy_cutover", None, {**config, "rehearse": rehearse}).result()
+                if kind is CutoverKind.CUTOVER
+                else self.pool.submit(run_plain, "rollback", {"roll_back_to_legacy": config}).result()
             )
             self.story.records = cutovers(self.migration)
             if not self.story.cdc.note(name, outcome):
@@ -149,6 +151,14 @@ class CutoverTale:
             f" {record.compared_rows:,} rows were compared meanwhile and are equal. The traffic writes to the {side}."
         )
         return True
+
+    def _code(self, kind: CutoverKind) -> str:
+        """What a person types who has looked at what it rests on; empty where that says no."""
+        if kind is CutoverKind.ROLLBACK:
+            looked = preview_rollback(self.migration)
+            return looked.confirmation.code if looked is not None else ""
+        ready = examine_cutover(self.migration).ready
+        return give_code_for(self.migration, kind).code if ready else ""
 
     def _await_traffic(self, side: str) -> None:
         """Until the applications' writes are seen on that side.
@@ -176,10 +186,12 @@ def compare_rest(migration: Migration, story: CutoverStory) -> None:
         story.comparisons[quarter.key] = compare_everything(migration, quarter)
 
 
-def decommission(console: Console, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
+def decommission(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
     """The point of no return: the legacy takes no more connections, and keeps every row."""
     config: dict[str, Any] = {**_WHO, "note": "made-up data on embedded servers", "dry_run": False}
     with console.status("Decommissioning the legacy"):
+        looked = steps.decommission(migration, _WHO["approved_by"])
+        config["confirm"] = looked.confirmation.code if looked.confirmation is not None else ""
         outcome = pool.submit(materialize, "decommissioned_legacy", None, config).result()
         story.decommissioned = story.cdc.note("decommissioned_legacy", outcome)
     if story.decommissioned:

@@ -1,15 +1,24 @@
-"""Starts Dagster's web page and daemon on the project, with the pool sized as the settings say."""
+"""Runs Dagster's web server, behind our guard, and its daemon; the pool of copies is sized as the settings say."""
 
-import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 import dagster as dg
 
 from migration_assets.defs.labels import LEGACY_READ_POOL
+from migration_assets.domain.errors import MigrationError
 from migration_assets.runtime import project_folder
 from migration_assets.settings import MigrationSettings
+from migration_assets.terminal.output import console
 from migration_assets.terminal.ui_lock import take_ui_lock
+
+_LOOK_SECONDS = 0.5
+_GOODBYE_SECONDS = 60
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def size_pool(instance: dg.DagsterInstance, settings: MigrationSettings) -> None:
@@ -17,20 +26,62 @@ def size_pool(instance: dg.DagsterInstance, settings: MigrationSettings) -> None
     instance.event_log_storage.set_concurrency_slots(LEGACY_READ_POOL, settings.parallel_copies)
 
 
-def serve_ui(settings: MigrationSettings, port: int) -> None:
-    """Become `dagster dev` on 127.0.0.1; never returns. The environment is complete already.
+def serve_ui(settings: MigrationSettings, host: str, port: int, *, read_only: bool) -> None:
+    """Run Dagster's web server and daemon until a signal stops both. The environment is complete already.
+
+    `dagster dev` would do the same with a web server that takes orders from any page in the operator's browser.
 
     Raises:
-        MigrationError: Dagster is running on this `var` already.
+        MigrationError: Dagster is running on this `var` already, or one of the two ended by itself.
     """
-    take_ui_lock(settings.var)
+    lock = take_ui_lock(settings.var)
     with dg.DagsterInstance.get() as instance:
         size_pool(instance, settings)
-    workspace = project_folder() / "workspace.yaml"
-    command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "-w", str(workspace)]
-    # A script's `ui &` comes with SIGINT ignored; Dagster takes SIGINT's handler for SIGTERM too, so that only SIGKILL
-    # would end it, which leaves its children behind.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Replaced, not spawned: Ctrl-C and signals reach Dagster itself, and no process of ours is left behind. The working
-    # directory stays, so that runs read the same .env as this process did.
-    os.execv(sys.executable, command)  # noqa: S606
+    workspace = str(project_folder() / "workspace.yaml")
+    page = [sys.executable, "-m", "migration_assets.web.server", "--host", host, "--port", str(port)]
+    page += ["--workspace", workspace, *(f"--origin={origin}" for origin in settings.ui_origins)]
+    page += ["--read-only"] if read_only else []
+    daemon = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
+    console.print(f"Dagster's page is at http://{host}:{port} in a moment; Ctrl-C ends it.")
+    _run_both({"web server": page, "daemon": daemon}, lock)
+
+
+def _run_both(commands: dict[str, Sequence[str]], lock: int) -> None:
+    # Ours before anything is started: in a script's `ui &` SIGINT is ignored, and a child would inherit that.
+    for stop in _STOPS:
+        signal.signal(stop, _interrupt)
+    children: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            # In groups of their own, so that Ctrl-C reaches them once, from here. They keep the lock while they live.
+            children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(lock,), process_group=0)
+        while not any(child.poll() is not None for child in children.values()):
+            time.sleep(_LOOK_SECONDS)
+        ended = next(name for name, child in children.items() if child.returncode is not None)
+        raise MigrationError(
+            f"Dagster's {ended} ended by itself, exit code {children[ended].returncode}",
+            where="ui",
+            state_left="runs that were under way may go on; what each of them changed is whole or not there",
+            next_step="read what it printed above (a port in use: --port); then start it again",
+        )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _stop(children.values())
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(children: Collection[subprocess.Popen[bytes]]) -> None:
+    for stop in _STOPS:
+        signal.signal(stop, signal.SIG_IGN)  # they are being ended already
+    for child in children:
+        child.terminate()
+    for child in children:
+        try:
+            child.wait(_GOODBYE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

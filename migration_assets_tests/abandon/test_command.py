@@ -8,6 +8,7 @@ import pytest
 
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.confirming import code_in
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 
@@ -29,7 +30,12 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     assert_as_found(quarter.ground, before)
     assert quarter.run("abandon --identity full").exit_code == 2
     assert "the base is there" in quarter.run("abandon --legacy-only").stderr
-    done = quarter.run("abandon --yes")
+    unconfirmed = quarter.run("abandon --yes")
+    assert unconfirmed.exit_code == 2
+    assert "it asks for a confirmation code, and none was given" in unconfirmed.stderr
+    assert_as_found(quarter.ground, before)
+    code = code_in(told.output)
+    done = quarter.run(f"abandon --yes --confirm {code}")
     assert done.exit_code == 0, done.output
     assert "is abandoned" in done.output
     assert quarter.ground.ask("legacy", "SELECT 1 FROM pg_namespace WHERE nspname = 'migration'") == []
@@ -41,6 +47,10 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     assert "there is no change stream" in seen.output
     started = quarter.run("stream start FY25-Q2")
     assert started.exit_code == 0, started.output
+    quarter.ground.assert_same()
+    old = quarter.run(f"abandon --yes --confirm {code}")
+    assert old.exit_code == 2, "it abandons nothing twice"
+    assert "this confirmation code was used at" in old.stderr
     quarter.ground.assert_same()
 
 

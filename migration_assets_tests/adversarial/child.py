@@ -11,6 +11,7 @@ from migration_assets.steps.quarters import reconcile_quarter
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week, repair_week, validate_week
 from migration_assets_tests.adversarial.table import QUARTER, migration_of
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.crashes.child import serve
 from migration_assets_tests.crashes.trap import Trap
 
@@ -23,8 +24,8 @@ STEPS: dict[str, Step] = {
     "repair": lambda migration, week: repair_week(migration, week, dry_run=False),
     "validate": validate_week,
     "reconcile": lambda migration, _: reconcile_quarter(migration, QUARTER),
-    "cutover": lambda migration, _: cut_over(migration, "Ada", rehearse=False),
-    "rollback": lambda migration, _: roll_back(migration, "Ada"),
+    "cutover": lambda migration, _: cut_over(migration, "Ada", rehearse=False, confirm=code_for_cutover(migration)),
+    "rollback": lambda migration, _: roll_back(migration, "Ada", confirm=code_for_rollback(migration)),
 }
 
 

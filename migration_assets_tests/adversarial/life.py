@@ -31,6 +31,7 @@ from migration_assets_tests.adversarial.applications import Application, World, 
 from migration_assets_tests.adversarial.judge import columns_of, difference, drained, places_of, rows_of
 from migration_assets_tests.adversarial.mob import Deed, Enemies, Mob
 from migration_assets_tests.adversarial.table import QUARTER, SIDES, WEEKS, Side, ask
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.crashes.child import Nursery, Task
 from migration_assets_tests.postgres.support import wait_for
 
@@ -393,9 +394,15 @@ class Life:
 
         if to == "base":
             name = "rehearsal" if rehearse else "cutover"
-            call = lambda: cut_over(self.migration, "Ada", rehearse=rehearse, on_state=told)  # noqa: E731
+            call = lambda: cut_over(  # noqa: E731
+                self.migration, "Ada", rehearse=rehearse, on_state=told,
+                confirm="" if rehearse else code_for_cutover(self.migration),
+            )  # fmt: skip
         else:
-            name, call = "rollback", lambda: roll_back(self.migration, "Ada", on_state=told)
+            name, call = (
+                "rollback",
+                lambda: roll_back(self.migration, "Ada", on_state=told, confirm=code_for_rollback(self.migration)),
+            )
         done = self.step(name, call)
         self.require_free(name)
         with self.rest():

@@ -42,6 +42,7 @@ from migration_assets_tests.adversarial.strangers import (
 )
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
 from migration_assets_tests.adversarial.whole import begin, mend_and_prove, proven, started
+from migration_assets_tests.confirming import code_for_cutover
 from migration_assets_tests.convergence.ordeal import fresh_databases
 from migration_assets_tests.crashes.child import nursery
 
@@ -297,7 +298,8 @@ def leaving(life: Life, _steps: int) -> None:
         if late == "before":
             life.world.note(f"  late: {late_in(life.mob, week)}")
         done = life.step("cutover", lambda: cut_over(
-            life.migration, "Ada", rehearse=False, on_state=lambda _, state: during(str(state))))  # fmt: skip
+            life.migration, "Ada", rehearse=False, confirm=code_for_cutover(life.migration),
+            on_state=lambda _, state: during(str(state))))  # fmt: skip
         life.ask_who_is_in_charge()
         life.look_at_journal("after the cutover")
     if done is not None:

@@ -41,6 +41,7 @@ from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, va
 from migration_assets.terminal.marks import Seen
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
+from migration_assets_tests.confirming import code_for_abandon, code_for_rollback
 from migration_assets_tests.defs.conftest import keep_only_the_quarter
 
 SUMMER, AUTUMN = QUARTER.next, QUARTER.next.next
@@ -240,7 +241,7 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
     out = with_settings(signed, quarantine_days=0)
     assert retire_week(out, BORN[1], dry_run=False).step is Step.DROPPED
     assert retire_week(signed, WEEKS[3], dry_run=False).step is Step.QUARANTINED
-    assert roll_back(signed, "Ada Lovelace").outcome == "succeeded"
+    assert roll_back(signed, "Ada Lovelace", confirm=code_for_rollback(signed)).outcome == "succeeded"
     states = {
         FiscalWeek.parse(key): (state, covered)
         for key, state, covered in on(
@@ -262,7 +263,7 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
 def test_once_the_migration_is_given_up_retention_lets_nothing_leave_nor_drops_it(signed: Migration) -> None:
     later = with_settings(signed, as_of=datetime(2026, 1, 1, tzinfo=UTC), auto_retire=True)
     assert WEEKS[3] in {one.week for one in due_weeks(later).weeks if one.step.value == "retire"}
-    assert abandon_migration(signed, apply=True).done
+    assert abandon_migration(signed, apply=True, confirm=code_for_abandon(signed)).done
     due = due_weeks(later)
     assert not any(one.step.value == "retire" for one in due.weeks)
     assert "nobody follows the legacy, which is in charge" in due.why_nothing

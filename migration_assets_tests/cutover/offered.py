@@ -26,6 +26,7 @@ from migration_assets.steps.cutover import (
     writes_held,
 )
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
@@ -82,11 +83,16 @@ class Offered:
     def charge(self) -> SideName:
         return side_in_charge(self.migration)
 
+    @property
+    def for_real(self) -> list[str]:
+        """The words of a cutover, with a code."""
+        return ["cutover", "--approved-by", "Ada", "--for-real", "--confirm", code_for_cutover(self.migration)]
+
     def mended(self) -> "Offered":
         self.ground.run("base", _LEAVE)
         release_writes(self.migration)
         if self.charge == "base":
-            roll_back(self.migration, "a test")
+            roll_back(self.migration, "a test", confirm=code_for_rollback(self.migration))
         return self
 
     def accepts(self, side: SideName) -> bool:
@@ -104,7 +110,9 @@ class Offered:
         self.ground.assert_same()
 
     def cut(self, tags: dict[str, str] | None = None, **config: Any) -> dg.ExecuteInProcessResult:
-        """A run of legacy_cutover with its checks."""
+        """A run of legacy_cutover with its checks; for real with the code of whoever found everything ready."""
+        if config.get("rehearse") is False and "confirm" not in config:
+            config["confirm"] = code_for_cutover(self.migration)
         job = build_defs(self.migration).resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             asset_selection=[dg.AssetKey(ASSET)],
@@ -115,7 +123,9 @@ class Offered:
         )
 
     def back(self, tags: dict[str, str] | None = None, **config: Any) -> dg.ExecuteInProcessResult:
-        """A run of the job rollback."""
+        """A run of the job rollback, with the code of whoever looked at it."""
+        if "confirm" not in config:
+            config["confirm"] = code_for_rollback(self.migration)
         job = build_defs(self.migration).resolve_job_def("rollback")
         return job.execute_in_process(
             instance=self.instance,

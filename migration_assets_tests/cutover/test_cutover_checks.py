@@ -31,7 +31,7 @@ def test_writes_are_accepted_is_red_only_where_the_process_that_holds_them_died(
     assert ready.check("writes_are_accepted").passed
     with (
         ready.staying(CutoverState.DRAINED),
-        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real") as process,
+        ready.typed(tmp_path, *ready.for_real) as process,
     ):
         ready.until_it_stays()
         assert not ready.accepts("legacy")

@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets_tests.confirming import code_in
 from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.freezes import patience
@@ -19,6 +21,11 @@ from migration_assets_tests.terminal.live_quarter import lines_of
 @pytest.fixture(autouse=True)
 def _signals_are_heard(ordinary_signals: None) -> None:
     """Also by the children."""
+
+
+def confirm_in(shown: Result) -> str:
+    """The option with the code that the output shows."""
+    return f"--confirm {code_in(shown.output.partition('--confirm')[2])}"
 
 
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
@@ -37,7 +44,11 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert "Rehearsed: the legacy goes on as before" in rehearsed.output
     ready.require_as_before()
 
-    done = run("cutover --approved-by Ada --for-real")
+    unconfirmed = run("cutover --approved-by Ada --for-real")
+    assert unconfirmed.exit_code == 2
+    assert "it asks for a confirmation code, and none was given" in unconfirmed.output + unconfirmed.stderr
+    ready.require_as_before()
+    done = run(f"cutover --approved-by Ada --for-real {confirm_in(rehearsed)}")
     assert done.exit_code == 0, done.output
     assert "The base is in charge" in done.output
     assert "cutover: drained: lets everything arrive" in done.output, "live, line by line where nobody looks"
@@ -60,7 +71,9 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert "Nothing was changed" in look.output
     assert ready.charge == "base"
     assert run("rollback --yes").exit_code == 2, "somebody must answer for it"
-    back = run("rollback --approved-by Ada --yes")
+    assert run("rollback --approved-by Ada --yes").exit_code == 2
+    assert ready.charge == "base"
+    back = run(f"rollback --approved-by Ada --yes {confirm_in(look)}")
     assert back.exit_code == 0, back.output
     assert "The legacy is in charge, with all that was written to the base" in back.output
     ready.require_as_before()
@@ -83,8 +96,9 @@ def test_what_is_wrong_is_said_with_its_exit_code(ready: Offered) -> None:
     assert "not ready for the cutover" in refused.output
     assert "Remedy: " in refused.output
     unhooked = {"MIGRATION_CUTOVER_HOOK_COMMAND": "test {to} = base"}
-    assert run("cutover --approved-by Ada --for-real", **unhooked).exit_code == 0
-    back = run("rollback --approved-by Ada --yes", **unhooked)
+    found = run("readiness")
+    assert run(f"cutover --approved-by Ada --for-real {confirm_in(found)}", **unhooked).exit_code == 0
+    back = run(f"rollback --approved-by Ada --yes {confirm_in(run('rollback'))}", **unhooked)
     assert back.exit_code == 1
     assert "The applications were NOT told: the hook's command ended with code 1" in back.output
     ready.require_as_before()
@@ -100,7 +114,7 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
 ) -> None:
     with (
         ready.staying(CutoverState.COMPARED),
-        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real") as process,
+        ready.typed(tmp_path, *ready.for_real) as process,
     ):
         ready.until_it_stays()
         assert not ready.accepts("legacy")
@@ -119,7 +133,7 @@ def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answer
     master, slave = pty.openpty()
     with (
         ready.staying(CutoverState.COMPARED),
-        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real", output=slave, TERM="xterm") as process,
+        ready.typed(tmp_path, *ready.for_real, output=slave, TERM="xterm") as process,
     ):
         os.close(slave)
         seen = b""
@@ -153,7 +167,7 @@ def test_who_presses_twice_does_not_break_the_undoing(ready: Offered, tmp_path: 
 def test_once_the_base_is_open_ctrl_c_comes_too_late(ready: Offered, tmp_path: Path) -> None:
     with (
         ready.staying(CutoverState.SWITCHED),
-        ready.typed(tmp_path, "cutover", "--approved-by", "Ada", "--for-real") as process,
+        ready.typed(tmp_path, *ready.for_real) as process,
     ):
         ready.until_it_stays()
         process.send_signal(signal.SIGINT)
@@ -171,7 +185,7 @@ NOT_READY = {"MIGRATION_VALIDATION_MAX_AGE_HOURS": "0.000001"}
 
 def killed(ready: Offered, folder: Path, state: CutoverState) -> None:
     """kill -9 of a cutover that enters the state, and the end of its sessions."""
-    with ready.staying(state), ready.typed(folder, "cutover", "--approved-by", "Ada", "--for-real") as process:
+    with ready.staying(state), ready.typed(folder, *ready.for_real) as process:
         ready.until_it_stays()
         process.kill()
         process.wait()

@@ -26,7 +26,9 @@ from migration_assets.steps.legacy_reading import note_legacy_reads
 from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.watching import watch_stream
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
 from migration_assets_tests.cutover.offered import Offered, offered
+from migration_assets_tests.defs.conftest import failure_text
 from migration_assets_tests.postgres.support import QUARTER
 
 _ASSET = "decommissioned_legacy"
@@ -60,6 +62,10 @@ class Scene:
         return {one.code: str(one) for one in decommission(self.patient(), "Ada").obstacles}
 
     def run(self, migration: Migration, **config: Any) -> dg.ExecuteInProcessResult:
+        if config.get("dry_run") is False and "confirm" not in config:
+            scope = config.get("scope", "AUTOMATIC").lower()
+            looked = decommission(migration, "Ada", scope=None if scope == "automatic" else scope)
+            config["confirm"] = looked.confirmation.code if looked.confirmation is not None else ""
         job = build_defs(migration).resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             asset_selection=[dg.AssetKey(_ASSET)], instance=self.made.instance, raise_on_error=False,
@@ -93,8 +99,8 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
         assert text in early.output, text
     write_packs(scene.migration)
     ready = scene.migration
-    cut_over(replace(ready, settings=ready.settings.model_copy(update={"as_of": scene.made.quarter.migration.now()})),
-             "Ada", rehearse=False)  # fmt: skip
+    then = replace(ready, settings=ready.settings.model_copy(update={"as_of": scene.made.quarter.migration.now()}))
+    cut_over(then, "Ada", rehearse=False, confirm=code_for_cutover(then))
     scene.made.ground.insert("base")
 
     waits = scene.type("decommission --approved-by Ada")
@@ -128,6 +134,7 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
     ]
     assert seen.description == "nothing stands in the way"
     assert scene.type("cutovers", **free).exit_code == 0
+    _codes_that_are_not_good(scene, code_in(str(seen.metadata["confirm"].value)))
 
     done = scene.run(scene.patient(), dry_run=False, note="signed on paper", scope=DecommissionScope.DATABASE.name)
     assert done.success, done.all_events[-1]
@@ -140,6 +147,19 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
     assert metadata["dagster/row_count"].value == 365
     assert "ALTER DATABASE" in str(metadata["to_open_it_again"].value)
     _afterwards(scene)
+
+
+def _codes_that_are_not_good(scene: Scene, of_the_table: str) -> None:
+    scope = DecommissionScope.DATABASE.name
+    for code, why in (
+        ("", "it asks for a confirmation code, and none was given"),
+        (of_the_table, "this confirmation code was given for: decommission of the table"),
+        (code_for_rollback(scene.migration), "this confirmation code was given for: rollback"),
+    ):
+        text = failure_text(scene.run(scene.patient(), dry_run=False, scope=scope, confirm=code))
+        assert why in text, text
+        assert "Next: `migration-assets decommission --approved-by NAME` gives one" in text
+        assert decommission(scene.patient(), "Ada").record is None, "nothing was touched"
 
 
 def _evidence_that_was_touched(scene: Scene) -> None:

@@ -11,6 +11,7 @@ import pytest
 from migration_assets.domain.cutover_state import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.offered import ASSET, Offered, offered
 from migration_assets_tests.end_to_end.web import ENDED, REPOSITORY, Web, running_ui
 
@@ -69,7 +70,7 @@ def test_terminate_in_mid_hold_then_again_and_back_from_the_page(
 ) -> None:
     with offered(clones) as ready, _page(ready, servers, tmp_path) as web:
         with ready.staying(CutoverState.COMPARED):
-            run = _cut(web, rehearse=False)
+            run = _cut(web, rehearse=False, confirm=code_for_cutover(ready.migration))
             ready.until_it_stays()
             assert not ready.accepts("legacy")
             told = web.ask(_TERMINATE, id=run)["terminateRun"]
@@ -85,8 +86,10 @@ def test_terminate_in_mid_hold_then_again_and_back_from_the_page(
         assert "writes go on on the legacy" in failure
         ready.require_as_before()
 
-        assert _ended(web, _cut(web, rehearse=False)) == "SUCCESS"
+        again = _cut(web, rehearse=False, confirm=code_for_cutover(ready.migration))
+        assert _ended(web, again) == "SUCCESS"
         assert ready.charge == "base"
-        back = _launch(web, "rollback", "roll_back_to_legacy", {"approved_by": "Ada"})
+        config = {"approved_by": "Ada", "confirm": code_for_rollback(ready.migration)}
+        back = _launch(web, "rollback", "roll_back_to_legacy", config)
         assert _ended(web, back) == "SUCCESS"
         ready.require_as_before()

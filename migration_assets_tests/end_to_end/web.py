@@ -59,7 +59,7 @@ class Web:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/graphql",
             json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{self.port}"},
         )
         with _DIRECT.open(request, timeout=30) as response:
             answer = json.load(response)
@@ -148,10 +148,17 @@ def top_level() -> set[str]:
 
 
 @contextmanager
-def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
+def running_ui(folder: Path, variables: Mapping[str, str], *options: str) -> Generator[Web]:
     """Start `migration-assets ui` as a person does, in a working directory of its own; end it as Ctrl-C does."""
     port = free_port()
-    command = [str(Path(sys.executable).with_name("migration-assets")), "ui", "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("migration-assets")), "ui", "--port", str(port), *options]
+    with running(command, port, folder, variables) as web:
+        yield web
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
+    """A server of Dagster's page until its first answer, and to its end."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MIGRATION_", "DAGSTER_", "PYTEST_"))}
     log = folder / "ui.log"
     with log.open("wb") as output:
@@ -163,7 +170,7 @@ def running_ui(folder: Path, variables: Mapping[str, str]) -> Generator[Web]:
         web.wait_until(web.answers, "the first page")
         yield web
     finally:
-        family = web.processes()
+        family = web.processes() if child.poll() is None else []
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
             child.wait(patience(20))

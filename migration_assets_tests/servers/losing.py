@@ -29,6 +29,7 @@ from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.legacy_repair import repair_legacy
 from migration_assets.steps.retiring import bring_back, retire_week
 from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream
+from migration_assets_tests.confirming import code_for_abandon
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.decommission.deed import close_legacy
 from migration_assets_tests.pairs import quick_pair
@@ -167,7 +168,7 @@ _OURS: Mapping[Side, LiteralString] = {
 
 def _abandoned(stage: Stage) -> None:
     with suppress(StreamError):  # there is nothing left to abandon
-        abandon_migration(stage.undisturbed, apply=True)
+        abandon_migration(stage.undisturbed, apply=True, confirm=code_for_abandon(stage.undisturbed))
     for side, ours in _OURS.items():
         assert stage.direct.ask(side, ours) == []
     assert stage.direct.one("legacy", "SELECT to_regnamespace('migration')") is None
@@ -223,7 +224,12 @@ STEPS: Mapping[str, Step] = {
     ),
     "rollback": Step(_base_in_charge, lambda s: s.lossy.back(), _let_go),
     "decommission": Step(_base_in_charge, lambda s: close_legacy(s.lossy), _closed, ends=True),
-    "abandon": Step(_nothing, lambda s: abandon_migration(s.product, apply=True), _abandoned, ends=True),
+    "abandon": Step(
+        _nothing,
+        lambda s: abandon_migration(s.product, apply=True, confirm=code_for_abandon(s.undisturbed)),
+        _abandoned,
+        ends=True,
+    ),
 }
 # The first one of its kind makes things that stay.
 _TWICE = frozenset({"rehearse", "cutover", "rollback", "repair legacy", "recover reverse"})

@@ -8,8 +8,10 @@ import dagster as dg
 from migration_assets.defs.assets.sign_off import sign_off
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
+from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.runtime import Migration
+from migration_assets.steps.cutover import give_code_for
 from migration_assets.steps.readiness import examine_cutover
 
 _NAME = "cutover_readiness"
@@ -31,11 +33,13 @@ _TEXT = "No finding blocks the cutover. Warnings want a decision and do not stop
     check_specs=[dg.AssetCheckSpec(_CHECK, asset=_NAME, description=_TEXT)],
 )
 def cutover_readiness(
+    context: dg.AssetExecutionContext,
     migration: dg.ResourceParam[Migration],
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Examine; fails where something blocks."""
     with readable_failures():
         examined = examine_cutover(migration)
+        code = give_code_for(migration, CutoverKind.CUTOVER, context.run.run_id) if examined.ready else None
     stops = [one for one in examined.findings if one.severity is Severity.BLOCKING]
     check = dg.AssetCheckResult(
         check_name=_CHECK,
@@ -57,6 +61,7 @@ def cutover_readiness(
             "findings": findings_table(examined.findings),
             "blocking": dg.MetadataValue.int(0),
             "warnings": dg.MetadataValue.int(warnings),
+            "confirm": dg.MetadataValue.text(str(code)),
         },
         check_results=[check],
     )

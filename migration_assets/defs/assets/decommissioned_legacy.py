@@ -5,8 +5,10 @@ from enum import Enum
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.legacy_cutover import legacy_cutover
+from migration_assets.defs.confirmations import CODE
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -48,6 +50,8 @@ class DecommissionConfig(dg.Config):
     dry_run: bool = True
     """Only say what would be done, and what stands in the way."""
 
+    confirm: str = Field(default="", description=CODE)
+
     scope: DecommissionScope = DecommissionScope.AUTOMATIC
     """What is closed: the database, or the table alone."""
 
@@ -80,6 +84,7 @@ def decommissioned_legacy(
             note=config.note,
             scope=_SCOPES[config.scope],
             dry_run=config.dry_run,
+            confirm=config.confirm,
             accept_stale=config.accept_stale,
             run_id=context.run.run_id,
             on_step=context.log.info,
@@ -102,6 +107,7 @@ def _plan(done: Decommissioning) -> Metadata:
         "scope": dg.MetadataValue.text(f"{done.scope}: {done.why}"),
         "obstacles": dg.MetadataValue.md(_listed(str(one) for one in done.obstacles)),
         "would_be_done": dg.MetadataValue.md(_listed(done.steps)),
+        **({"confirm": dg.MetadataValue.text(str(done.confirmation))} if done.confirmation else {}),
     }
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.cutover_readiness import cutover_readiness, findings_table
+from migration_assets.defs.confirmations import CODE
 from migration_assets.defs.cutover_records import record_metadata, refuse_retries, result_of, told_states
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
@@ -21,6 +23,8 @@ class LegacyCutoverConfig(dg.Config):
 
     rehearse: bool = True
     """Do everything but open the base, measure it, and go back."""
+
+    confirm: str = Field(default="", description=CODE + " A rehearsal and cutover_readiness show one.")
 
 
 @dg.asset(
@@ -46,15 +50,19 @@ def legacy_cutover(
     with readable_failures(), told_states(context) as on_state:
         try:
             done = cut_over(
-                migration, config.approved_by, rehearse=config.rehearse, run_id=context.run.run_id, on_state=on_state
+                migration,
+                config.approved_by,
+                rehearse=config.rehearse,
+                confirm=config.confirm,
+                run_id=context.run.run_id,
+                on_state=on_state,
             )
         except NotReadyError as error:
             table = {"findings": findings_table(error.findings)}
             raise dg.Failure(description=str(error), metadata=table, allow_retries=False) from None
     if config.rehearse:
         # No materialization: a legacy that is still in charge must not look as if it had been left.
-        context.log_event(
-            dg.AssetObservation(context.asset_key, description=result_of(done), metadata=record_metadata(done))
-        )
+        metadata = {**record_metadata(done), "confirm": str(done.confirmation)}
+        context.log_event(dg.AssetObservation(context.asset_key, description=result_of(done), metadata=metadata))
         return
     yield dg.MaterializeResult(metadata=record_metadata(done))

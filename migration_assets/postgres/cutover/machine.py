@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import psycopg
 
@@ -170,6 +171,7 @@ def _through(
             approved_by=approved_by,
             run_id=plan.stream.run_id,
             timeout_seconds=plan.timeout_seconds,
+            on_begin=plan.on_begin,
         )
         work = _work(plan, cutover, kind, base, legacy)
         stack.callback(work.deadline.stop)
@@ -261,7 +263,9 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
     finish(base, work.id, "aborted")
     approved_by = read_cutover(base, work.id).approved_by
     try:
-        back = _through(work.plan, CutoverKind.ROLLBACK, base, work.legacy, approved_by=approved_by, rehearse=False)
+        # Nobody need confirm it: it is a part of the cutover that failed.
+        plan = replace(work.plan, on_begin=None)
+        back = _through(plan, CutoverKind.ROLLBACK, base, work.legacy, approved_by=approved_by, rehearse=False)
         _finish(back)
     except (CutoverError, psycopg.Error) as error:
         raise CutoverError(

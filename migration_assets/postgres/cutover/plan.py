@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
 
 Switch = Callable[[SideName, int], None]
 OnState = Callable[[CutoverKind, CutoverState], None]
+OnBegin = Callable[[Connected, int], None]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class CutoverPlan:
     keys left out on the target. `compare_all`: every week under CDC is compared while writes are held; else only those
     whose leaf changed since they were last validated. `switch` tells the applications which side they belong to, and
     raises where it cannot. `base_url_for_legacy` is the base as the legacy's own server reaches it. `on_state` is told
-    every state before its deed, mostly while writes are held: it must be quick; what it raises is ignored.
+    every state before its deed, mostly while writes are held: it must be quick; what it raises is ignored. `on_begin`
+    is called with the session on the base and the record's id in the transaction that makes the record, before anything
+    is touched; what it raises ends the cutover, which then never was.
     """
 
     stream: StreamPlan
@@ -31,6 +35,7 @@ class CutoverPlan:
     switch: Switch | None = None
     base_url_for_legacy: str | None = field(default=None, repr=False)
     on_state: OnState | None = None
+    on_begin: OnBegin | None = None
 
     @property
     def relation(self) -> str:

@@ -1,14 +1,15 @@
 """The ledger's record of every cutover and rollback: intent before each deed, durably."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from migration_assets.domain.confirmation import GivenCode
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState, require_transition
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.evidence_chain import ChainKind
@@ -49,6 +50,8 @@ class CutoverRecord:
     run_id: str | None
     started_at: datetime
     finished_at: datetime | None
+    # Not of the ledger: the code that a rehearsal gives to whoever ran it.
+    confirmation: GivenCode | None = field(default=None, compare=False)
 
 
 def read_cutovers(base: Connected, relation: str) -> list[CutoverRecord]:
@@ -109,8 +112,12 @@ def begin(
     approved_by: str,
     run_id: str | None,
     timeout_seconds: float,
+    on_begin: Callable[[Connected, int], None] | None = None,
 ) -> int:
-    """A new record, state `begun`; its id. The timeout is kept with `begun`: later than that it does not answer."""
+    """A new record, state `begun`; its id. The timeout is kept with `begun`: later than that it does not answer.
+
+    `on_begin` is called in the same transaction, see `CutoverPlan`.
+    """
     with durably(base):
         row = base.execute(
             "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, run_id, timeline) VALUES (%s, %s,"
@@ -118,7 +125,10 @@ def begin(
             " 'timeout_seconds', %s::text))) RETURNING id",
             [relation, kind, rehearse, approved_by, run_id, timeout_seconds],
         ).fetchone()
-    return int(require_row(row, "a new cutover")[0])
+        cutover = int(require_row(row, "a new cutover")[0])
+        if on_begin is not None:
+            on_begin(base, cutover)
+    return cutover
 
 
 def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | None = None) -> None:

@@ -14,7 +14,7 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.cutover.records import cutover_lock
+from migration_assets.postgres.cutover.records import cutover_lock, durably
 from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut
 from migration_assets.postgres.cutover.work import forward_names, long_session
@@ -156,11 +156,18 @@ def _prepare(
         and stopped is not None
         and (before.final.get("stream"), before.scope, before.approved_by) == (stopped, scope, approved_by)
     ):
-        return  # nothing has come to the legacy since a dead run took them
+        # Nothing has come to the legacy since a dead run took them.
+        if plan.on_begin is not None:
+            with durably(base):
+                plan.on_begin(base)
+        return
     cutover = current_cutover(base, plan.relation)
     if cutover is None:
         raise DecommissionError("the legacy is in charge", where=plan.relation)
-    begin(base, plan.relation, cutover.id, approved_by=approved_by, note=note, scope=scope, run_id=run_id)
+    with durably(base):
+        begin(base, plan.relation, cutover.id, approved_by=approved_by, note=note, scope=scope, run_id=run_id)
+        if plan.on_begin is not None:
+            plan.on_begin(base)
     record = require_decommission(base, plan.relation)
     try:
         tell("drain and stop the reverse stream")

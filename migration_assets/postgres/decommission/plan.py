@@ -1,22 +1,26 @@
 """Which legacy is decommissioned, and after how much time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.sessions import Connected
 
 
 @dataclass(frozen=True)
 class DecommissionPlan:
     """One table's. `quiet_days` 0: whether anybody reads the legacy is not asked.
 
-    `accept_stale`: the reverse stream need not be whole; for one that cannot be mended any more.
+    `accept_stale`: the reverse stream need not be whole; for one that cannot be mended any more. `on_begin` is called
+    with the session on the base in the transaction that begins it; what it raises ends it, and it never began.
     """
 
     cutover: CutoverPlan
     window_days: float
     quiet_days: float
     accept_stale: bool = False
+    on_begin: Callable[[Connected], None] | None = None
 
     @property
     def relation(self) -> str:

@@ -1,0 +1,23 @@
+"""`--confirm CODE`, of every step that cannot be undone or that holds writes; on a terminal the code is asked for."""
+
+import sys
+
+import click
+
+from migration_assets.domain.confirmation import GivenCode
+from migration_assets.terminal.output import say
+
+confirm = click.option(
+    "--confirm", "code", default="", metavar="CODE", help="The code that looking at it printed; good once, 15 minutes."
+)
+
+
+def asks() -> bool:
+    """Whether somebody sits there who can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def typed(given: GivenCode, what: str) -> str:
+    """The code as a person types it back, who has read what it is for."""
+    say(f"To {what}, type {given}.", "yellow")
+    return str(click.prompt("Code", default="", show_default=False))

@@ -1,0 +1,122 @@
+"""Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.confirmation import (
+    GOOD_FOR,
+    ConfirmationError,
+    Deed,
+    GivenCode,
+    changed,
+    digest_of,
+    new_code,
+)
+from migration_assets.domain.freshness import instant_text
+from migration_assets.postgres.sessions import Connected, require_row
+
+Examined = Callable[[Connected], Mapping[str, Any]]
+"""What a step's dry run looked at and the step rests on, as JSON; it must not change by itself in a few minutes."""
+
+_KEPT = "30 days"
+_FIND = """
+SELECT f.id, f.step, f.subject, f.examined, f.expires_at, f.expires_at <= clock_timestamp(), f.spent_at, f.spent_by,
+       CASE f.step
+         WHEN 'decommission' THEN NOT EXISTS (
+             SELECT FROM migration.decommissions d
+             WHERE d.relation = f.relation AND d.state NOT IN ('begun', 'fingerprinted'))
+         ELSE EXISTS (SELECT FROM migration.cutovers c
+                      WHERE c.id = f.cutover AND c.outcome = 'aborted' AND c.opened_at IS NULL) END
+FROM migration.confirmations f WHERE f.relation = %s AND f.code_sha256 = %s FOR UPDATE OF f
+"""
+
+
+def give_code(base: Connected, deed: Deed, examined: Examined, *, run_id: str | None = None) -> GivenCode:
+    """A new code for the deed, as the base is now. It is shown once: only its digest is kept."""
+    code = new_code()
+    with base.transaction():
+        base.execute("DELETE FROM migration.confirmations WHERE expires_at < clock_timestamp() - %s::interval", [_KEPT])
+        row = base.execute(
+            "INSERT INTO migration.confirmations (relation, step, subject, examined, code_sha256, run_id, expires_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp() + %s) RETURNING expires_at",
+            [deed.relation, deed.step, deed.subject, Jsonb(dict(examined(base))), digest_of(code), run_id, GOOD_FOR],
+        ).fetchone()
+    return GivenCode(code, require_row(row, "a new confirmation")[0].astimezone(UTC))
+
+
+class Confirmation:
+    """A code that was given back, for one call of one step.
+
+    Args:
+        deed: What is to be done.
+        examined: What it rests on; compared with what it was when the code was given.
+        code: The code; empty where nobody gave one.
+    """
+
+    def __init__(self, deed: Deed, examined: Examined, code: str) -> None:
+        self._deed = deed
+        self._examined = examined
+        self._code = code
+        # Whoever tries again within one call, since an answer was lost, has spent it himself.
+        self._use = secrets.token_hex(8)
+        self._in_time = False
+
+    @property
+    def given(self) -> bool:
+        """Whether anybody gave one."""
+        return bool(self._code.strip())
+
+    def require(self, base: Connected) -> None:
+        """See that it is good; before the step looks at anything that takes long.
+
+        Raises:
+            ConfirmationError: It is not; says why.
+        """
+        with base.transaction():
+            self._find(base)
+        self._in_time = True
+
+    def spend(self, base: Connected, cutover: int | None = None) -> None:
+        """Use it up, in the transaction in which the step begins: both are done, or neither.
+
+        Args:
+            base: In that transaction.
+            cutover: The record that begins. A step that was undone before anything was opened, or closed for good, has
+                done nothing: then the code is as before.
+
+        Raises:
+            ConfirmationError: It is not good, or no longer.
+        """
+        base.execute(
+            "UPDATE migration.confirmations SET spent_at = clock_timestamp(), spent_by = %s, cutover = %s"
+            " WHERE id = %s",
+            [self._use, cutover, self._find(base)],
+        )
+
+    def _find(self, base: Connected) -> int:
+        if not self.given:
+            raise self._refused("it asks for a confirmation code, and none was given")
+        row = base.execute(_FIND, [self._deed.relation, digest_of(self._code)]).fetchone()
+        if row is None:
+            raise self._refused("nobody was given this confirmation code")
+        number, step, subject, examined, expires_at, over, spent_at, spent_by, undone = row
+        if spent_by == self._use:
+            return int(number)
+        if (step, subject) != (self._deed.step, self._deed.subject):
+            raise self._refused(f"this confirmation code was given for: {step} {subject}".strip())
+        if spent_at is not None and not undone:
+            raise self._refused(f"this confirmation code was used at {instant_text(spent_at)}")
+        if over and not self._in_time:
+            raise self._refused(f"this confirmation code was good until {instant_text(expires_at)}")
+        if others := changed(examined, self._examined(base)):
+            raise self._refused(f"what was examined is not as it was when the code was given: {', '.join(others)}")
+        return int(number)
+
+    def _refused(self, what: str) -> ConfirmationError:
+        return ConfirmationError(
+            what, where=str(self._deed), state_left="nothing was touched", next_step=self._deed.how
+        )

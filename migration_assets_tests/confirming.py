@@ -1,0 +1,37 @@
+"""A person who looks before he leaps: the code that a dry run gives, for the step that asks for it."""
+
+import re
+
+from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.domain.errors import StreamError
+from migration_assets.runtime import Migration
+from migration_assets.steps.abandon import abandon_migration
+from migration_assets.steps.cutover import give_code_for, preview_rollback
+from migration_assets.steps.readiness import examine_cutover
+
+
+def code_for_cutover(migration: Migration) -> str:
+    """Of readiness; empty where that finds something, and gives none."""
+    return give_code_for(migration, CutoverKind.CUTOVER).code if examine_cutover(migration).ready else ""
+
+
+def code_for_rollback(migration: Migration) -> str:
+    """Of a look at it; empty while there is nothing to roll back."""
+    looked = preview_rollback(migration)
+    return "" if looked is None else looked.confirmation.code
+
+
+def code_for_abandon(migration: Migration) -> str:
+    """Of its dry run; empty where there is nothing to abandon."""
+    try:
+        looked = abandon_migration(migration)
+    except StreamError:
+        return ""
+    return looked.confirmation.code if looked.confirmation is not None else ""
+
+
+def code_in(text: str) -> str:
+    """The code that a page or an output shows."""
+    found = re.search(r"[A-Z0-9]{4}(-[A-Z0-9]{4}){2}(?= )", text)
+    assert found is not None, text
+    return found[0]
