@@ -625,6 +625,7 @@ COMMENT ON COLUMN migration.stream_parts.publication IS 'the same of its rows on
 COMMENT ON COLUMN migration.stream_parts.alterations IS
     'how often somebody else altered one of them; what was proven at a lower count is proven no more';
 
+-- version 10
 CREATE TABLE migration.ledger_identity (
     only_one        boolean PRIMARY KEY DEFAULT true CHECK (only_one),
     id              uuid NOT NULL DEFAULT gen_random_uuid()
