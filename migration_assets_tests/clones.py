@@ -14,7 +14,8 @@ from psycopg import sql
 
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.records import names_of
+from migration_assets.postgres.change_stream.parts import note_publication
+from migration_assets.postgres.change_stream.records import names_of, stream_names
 from migration_assets.postgres.change_stream.slots import create_slot, drop_slot
 from migration_assets.postgres.change_stream.subscription import create_subscription, drop_subscription, legacy_conninfo
 from migration_assets.postgres.introspection import require_table
@@ -117,12 +118,24 @@ def _cut_off(ground: Ground) -> None:
 
 
 def _subscribe(ground: Ground) -> None:
-    """The stream goes on in a copy: with a slot and a subscription of its own, which have the template's names."""
-    names, databases = names_of(ground.stream_record()), ground.databases
+    """The stream goes on in a copy, with parts of its own under names of its own: slots are those of a whole server."""
+    databases, relation = ground.databases, ground.spec.relation
+    former = names_of(ground.stream_record())
     with databases.session("base", "test") as base, databases.session("legacy", "test") as legacy:
+        names = stream_names(base, relation)
+        legacy.execute(
+            sql.SQL("ALTER PUBLICATION {} RENAME TO {}").format(
+                sql.Identifier(former.publication), sql.Identifier(names.publication)
+            )
+        )
         create_slot(legacy, names.slot)
         with base.transaction():
-            note_pair(base, legacy, ground.spec.relation, "a test")
+            note_pair(base, legacy, relation, "a test")
+            base.execute(
+                "UPDATE migration.streams SET publication = %s, slot = %s, subscription = %s WHERE relation = %s",
+                [names.publication, names.slot, names.subscription, relation],
+            )
+            note_publication(base, legacy, relation, names.publication)
             conninfo = legacy_conninfo(legacy, databases.legacy_url, names.subscription)
             binary = require_table(legacy, ground.spec.table, "legacy").binary_copy
             create_subscription(base, names, conninfo, binary=binary)
