@@ -20,8 +20,9 @@ from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
 from migration_assets.postgres.validation_records import Proof, record_proof
 
-_LOCKED_AT_ONCE, _TAKEN_AT_ONCE = 156, 13
-"""Three years of weeks, and a quarter."""
+# A lock of each leaf, and of each of its indexes that is read, stays to the end of a snapshot; a server has room for a
+# few thousand locks of all its sessions together.
+_LEAVES_LOCKED, _TAKEN_AT_ONCE = 1_000, 13
 
 
 @dataclass(frozen=True)
@@ -146,17 +147,17 @@ def _counted_since(base: Connected) -> datetime | None:
 
 
 def _in_pictures(
-    records: Sequence[SliceRecord], weeks: Taken
+    records: Sequence[SliceRecord], weeks: Taken, parallel: int
 ) -> Iterator[tuple[Sequence[SliceRecord], Iterable[tuple[int, SliceRecord]]]]:
-    """What a worker compares in one snapshot: the weeks that it locks, and those of them that it takes.
+    """What a worker compares in one snapshot: the weeks whose leaves it locks, and those of them that it takes.
 
-    All at once while they are few. A lock of each, and of each index that is read, stays to the snapshot's end, and a
-    server has room for a few thousand locks of all sessions together.
+    All at once, unless they are many; then few, so that no worker has much to do when the others are done.
     """
-    if len(records) <= _LOCKED_AT_ONCE:
+    if len(records) * parallel <= _LEAVES_LOCKED:
         yield records, weeks
         return
-    while few := list(islice(weeks, _TAKEN_AT_ONCE)):
+    at_once = max(1, min(_TAKEN_AT_ONCE, len(records) // (4 * parallel)))
+    while few := list(islice(weeks, at_once)):
         yield [record for _, record in few], few
 
 
@@ -183,7 +184,7 @@ def _prove_all(
             deadline.watched(base),
             deadline.watched(legacy),
         ):
-            for known, taken in _in_pictures(records, weeks):
+            for known, taken in _in_pictures(records, weeks, stream.limits.parallel):
                 tables = base_tables(base, stream.spec, [record.week for record in known])
                 with reading(base, tables), reading(legacy, [root]):
                     seen = seen_definitions(legacy, base, root, [root.sibling(record.leaf) for record in known])
