@@ -24,7 +24,8 @@ STORAGE_URL = "DAGSTER_STORAGE_URL"
 _FILE = "_FILE"
 _URL_SCHEMES = ("postgresql", "postgres")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ORIGIN = re.compile(r"http://[a-z0-9.-]+(:(?!80$)\d+)?|https://[a-z0-9.-]+(:(?!443$)\d+)?")
+_NAME = r"([a-z0-9.-]+|\[[0-9a-f:]+\])"
+_ORIGIN = re.compile(rf"http://{_NAME}(:(?!80$)\d+)?|https://{_NAME}(:(?!443$)\d+)?")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 

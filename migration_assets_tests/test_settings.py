@@ -35,8 +35,8 @@ def test_an_empty_environment_gives_the_demo() -> None:
 
 
 def test_the_pages_further_addresses_are_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIGRATION_UI_ORIGINS", "https://a.example/, http://localhost:8000")
-    assert load_settings().ui_origins == ("https://a.example", "http://localhost:8000")
+    monkeypatch.setenv("MIGRATION_UI_ORIGINS", "https://a.example/, http://localhost:8000 http://[::1]:8000")
+    assert load_settings().ui_origins == ("https://a.example", "http://localhost:8000", "http://[::1]:8000")
 
 
 @pytest.mark.parametrize(

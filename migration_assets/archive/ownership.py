@@ -5,6 +5,7 @@ the ledger on whose behalf that is done: a copy of the base has the same setting
 week that has left production.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,7 +40,7 @@ def require_own(store: ArchiveStore, relation: str, week: FiscalWeek, writer: Ar
         owner = read_owner(store, relation)  # two may have claimed it at once: the last one has it
     if owner is None or not writer.is_self(owner):
         raise writer.refusal(owner or "", store.url_of(table_folder(relation)))
-    _require_own_week(store, relation, week, writer)
+    _require_own_week(store, relation, week, writer, has_place=True)
 
 
 def read_owner(store: ArchiveStore, relation: str) -> str | None:
@@ -93,21 +94,22 @@ def _weeks(store: ArchiveStore, relation: str) -> Iterator[FiscalWeek]:
                     yield FiscalWeek.parse(f"{quarter.removeprefix(_QUARTER)}|{week.removeprefix(_WEEK)}")
 
 
-def _require_own_week(store: ArchiveStore, relation: str, week: FiscalWeek, writer: ArchiveWriter) -> None:
+def _require_own_week(
+    store: ArchiveStore, relation: str, week: FiscalWeek, writer: ArchiveWriter, *, has_place: bool = False
+) -> None:
     home = slice_folder(relation, week)
     names = store.list(home)
     if MANIFEST in names:
-        try:
-            manifest, sha256 = read_manifest(store, relation, week)
-        except ArchiveError:
-            manifest, sha256 = None, ""  # a damaged one says nothing: its files do
-        if manifest is not None and not writer.wrote(manifest.ledger, sha256):
-            raise writer.refusal(manifest.ledger, store.url_of(home))
+        data = store.read(f"{home}/{MANIFEST}")  # one that cannot be had now is not one that says nothing
+        ledger = _signed_by(data)
+        says = ledger is not None or _is_whole(data)  # a damaged one says nothing: its files do
+        if says and not writer.wrote(ledger, hashlib.sha256(data).hexdigest()):
+            raise writer.refusal(ledger, store.url_of(home), has_place=has_place)
     for name in names:
         if name.endswith(PART_SUFFIX):
             ledger = _signer(store, f"{home}/{name}")
             if ledger is not None and not writer.is_self(ledger):
-                raise writer.refusal(ledger, store.url_of(f"{home}/{name}"))
+                raise writer.refusal(ledger, store.url_of(f"{home}/{name}"), has_place=has_place)
 
 
 def _signer(store: ArchiveStore, path: str) -> str | None:
@@ -117,10 +119,24 @@ def _signer(store: ArchiveStore, path: str) -> str | None:
             stored = (parquet.read_metadata(opened).metadata or {}).get(HEAD_KEY)  # pyright: ignore[reportUnknownMemberType]
     except (pa.ArrowException, OSError):
         return None
+    return _signed_by(stored) if stored else None
+
+
+def _signed_by(head: bytes) -> str | None:
+    """The ledger that a manifest names, or a file's head; also one of a format that only a newer program knows."""
     try:
-        return Manifest.from_head(stored).ledger if stored else None
-    except ArchiveError:
+        ledger = json.loads(head)["ledger"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return ledger if isinstance(ledger, str) else None
+
+
+def _is_whole(manifest: bytes) -> bool:
+    try:
+        Manifest.from_bytes(manifest)
+    except ArchiveError:
+        return False
+    return True
 
 
 __all__ = ["OWNER", "ForeignArchiveError", "claim", "read_owner", "require_own", "signers"]

@@ -5,6 +5,7 @@ import re
 import dagster as dg
 
 from migration_assets.defs.resources import MigrationSource
+from migration_assets.domain.confirmation import SHOWN_CODE
 from migration_assets.domain.errors import MigrationError
 from migration_assets.steps.telling import send_failure
 
@@ -14,6 +15,8 @@ _PARTITION_TAG = "dagster/partition"
 _SECRETS = (
     (re.compile(r"(?<=://)[^\s/@]*@"), "***@"),
     (re.compile(r"(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
+    # A code is for whoever looks at the run's own page.
+    (SHOWN_CODE, "the code on the run's page"),
 )
 
 

@@ -9,6 +9,15 @@ from typing import Self
 
 from migration_assets.domain.errors import ArchiveError
 
+_ADOPT = (
+    "give this base a place of its own: MIGRATION_ARCHIVE_URL. Only where this base has taken the place of the other,"
+    " which must never write there again: `migration-assets adopt-archive --by NAME`"
+)
+_MOVE_ASIDE = (
+    "it may be the only copy of these rows: find out what it is; then move the week's folder to where no archive is"
+    " looked for, by hand, keep it, and archive the week again"
+)
+
 
 class ForeignArchiveError(ArchiveError):
     """An archive lies there that this ledger did not write: it is never replaced, and nothing of it is deleted."""
@@ -70,8 +79,14 @@ class ArchiveWriter:
         mine = self.owns_unsigned if ledger is None else ledger in self.before
         return mine and sha256 in self.manifests
 
-    def refusal(self, ledger: str | None, where: str) -> ForeignArchiveError:
-        """Why nothing is written beside what that ledger wrote."""
+    def refusal(self, ledger: str | None, where: str, *, has_place: bool = False) -> ForeignArchiveError:
+        """Why nothing is written beside what that ledger wrote.
+
+        Args:
+            ledger: Who wrote it; None where it does not say.
+            where: The file or folder.
+            has_place: The place is the writer's own already: to adopt it once more would change nothing.
+        """
         if ledger is None:
             found = "an archive lies there that does not say which ledger wrote it, and this one does not know it"
         else:
@@ -80,8 +95,7 @@ class ArchiveWriter:
             found,
             where=where,
             state_left="nothing was written, replaced or deleted there",
-            next_step="give this base a place of its own: MIGRATION_ARCHIVE_URL. Only where this base has taken the"
-            " place of the other, which must never write there again: `migration-assets adopt-archive --by NAME`",
+            next_step=_MOVE_ASIDE if has_place else _ADOPT,
         )
 
     def _told(self, ledger: str) -> str:

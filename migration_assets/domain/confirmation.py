@@ -5,6 +5,7 @@ neither an old run that somebody executes once more, nor a link that he was made
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from migration_assets.domain.errors import MigrationError
 GOOD_FOR = timedelta(minutes=15)
 _SIGNS = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # none that is read as another one
 _GROUPS, _GROUP = 3, 4
+SHOWN_CODE = re.compile(rf"\b[{_SIGNS}]{{{_GROUP}}}(-[{_SIGNS}]{{{_GROUP}}}){{{_GROUPS - 1}}}\b")
+"""A code in a text."""
 
 
 class ConfirmationError(MigrationError):

@@ -38,6 +38,7 @@ from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.change_stream.subscription import apply_worker, drop_subscription
 from migration_assets.postgres.cutover.holds import read_hold
 from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
@@ -98,6 +99,7 @@ def abandon(
         base = stack.enter_context(plan.databases.session("base", "abandon", Timeouts(lock=5_000)))
         if not has_ledger(base):
             raise _nothing(plan)
+        ensure_ledger(base)
         # Before the legacy is asked for anything: it may be gone.
         require_no_cutover(base, plan.relation)
         # Before anything is begun: whoever gives up wants all of it gone.

@@ -35,8 +35,13 @@ def read_archive_writer(base: Connected, relation: str) -> ArchiveWriter:
 
 
 def adopt(base: Connected, relation: str, adopter: LedgerIdentity, adopted: Iterable[str], by: str) -> None:
-    """Note that this ledger was these before; in the caller's transaction, where there is one."""
-    for one in adopted:
+    """Note that this ledger was these before, and what they were; in the caller's transaction, where there is one."""
+    known = list(adopted)
+    earlier = base.execute(
+        "SELECT DISTINCT adopted FROM migration.archive_adoptions WHERE relation = %s AND adopter = ANY(%s)",
+        [relation, known],
+    )
+    for one in dict.fromkeys([*known, *(str(row[0]) for row in earlier)]):
         base.execute(
             "INSERT INTO migration.archive_adoptions (relation, adopted, adopter, adopted_by) VALUES (%s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING",

@@ -13,11 +13,11 @@ from migration_assets.defs.labels import LEGACY_READ_POOL
 from migration_assets.domain.errors import MigrationError
 from migration_assets.runtime import project_folder
 from migration_assets.settings import MigrationSettings
+from migration_assets.terminal.leashed import GOODBYE_SECONDS
 from migration_assets.terminal.output import console
 from migration_assets.terminal.ui_lock import take_ui_lock
 
 _LOOK_SECONDS = 0.5
-_GOODBYE_SECONDS = 60
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,11 +38,13 @@ def serve_ui(settings: MigrationSettings, host: str, port: int, *, read_only: bo
     with dg.DagsterInstance.get() as instance:
         size_pool(instance, settings)
     workspace = str(project_folder() / "workspace.yaml")
-    page = [sys.executable, "-m", "migration_assets.web.server", "--host", host, "--port", str(port)]
+    leashed = [sys.executable, "-m", "migration_assets.terminal.leashed"]
+    page = [*leashed, "migration_assets.web.server", "--host", host, "--port", str(port)]
     page += ["--workspace", workspace, *(f"--origin={origin}" for origin in settings.ui_origins)]
     page += ["--read-only"] if read_only else []
-    daemon = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
-    console.print(f"Dagster's page is at http://{host}:{port} in a moment; Ctrl-C ends it.")
+    daemon = [*leashed, "dagster._daemon", "run", "--workspace", workspace]
+    name = f"[{host}]" if ":" in host else host
+    console.print(f"Dagster's page is at http://{name}:{port} in a moment; Ctrl-C ends it.")
     _run_both({"web server": page, "daemon": daemon}, lock)
 
 
@@ -53,8 +55,9 @@ def _run_both(commands: dict[str, Sequence[str]], lock: int) -> None:
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
-            # In groups of their own, so that Ctrl-C reaches them once, from here. They keep the lock while they live.
-            children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(lock,), process_group=0)
+            # In groups of their own, so that Ctrl-C reaches them once, from here. They keep the lock while they live,
+            # and live no longer than this process: see `leashed`.
+            children[name] = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(lock,), process_group=0)
         while not any(child.poll() is not None for child in children.values()):
             time.sleep(_LOOK_SECONDS)
         ended = next(name for name, child in children.items() if child.returncode is not None)
@@ -81,7 +84,7 @@ def _stop(children: Collection[subprocess.Popen[bytes]]) -> None:
         child.terminate()
     for child in children:
         try:
-            child.wait(_GOODBYE_SECONDS)
+            child.wait(GOODBYE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -52,12 +52,13 @@ class Guard:
         await (refused or self._app)(scope, receive, send_guarded)
 
     def _refusal(self, asked: HTTPConnection) -> PlainTextResponse | None:
-        origin = asked.headers.get("origin")
-        if origin is not None and origin not in self._origins.allowed:
-            return _refused(403, f"Not from another page: {origin!r} is not in MIGRATION_UI_ORIGINS.")
+        origins = asked.headers.getlist("origin")
+        for origin in origins:
+            if origin not in self._origins.allowed:
+                return _refused(403, f"Not from another page: {origin!r} is not in MIGRATION_UI_ORIGINS.")
         if asked.scope["type"] == "websocket":
             # Every browser sends it, and reads what it gets: no preflight is asked for sockets.
-            return None if origin is not None else _refused(403, "A websocket needs an Origin.")
+            return None if origins else _refused(403, "A websocket needs an Origin.")
         if asked.scope["method"] in _READING:
             # The editor of queries at this address takes none from it.
             if asked.scope["path"].rstrip("/").endswith("/graphql") and "query" in asked.query_params:

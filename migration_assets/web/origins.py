@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+_DEFAULT_PORT = 80
+
 
 @dataclass(frozen=True)
 class Origins:
@@ -17,10 +19,16 @@ class Origins:
     @classmethod
     def of(cls, host: str, port: int, further: tuple[str, ...] = ()) -> "Origins":
         """This machine's names at the port, the address that is listened on, and those of a setting."""
-        names = {"127.0.0.1", "localhost", host}
-        return cls(frozenset({f"http://{name}:{port}" for name in names} | set(further)))
+        names = {"127.0.0.1", "localhost", host_in_url(host).lower()}
+        shown = "" if port == _DEFAULT_PORT else f":{port}"  # browsers leave it out
+        return cls(frozenset({f"http://{name}{shown}" for name in names} | set(further)))
 
     @property
     def hosts(self) -> list[str]:
         """Their names, without ports: a name that was rebound to this machine's address is none of them."""
-        return sorted({urlsplit(origin).hostname or "" for origin in self.allowed})
+        return sorted({host_in_url(urlsplit(origin).hostname or "") for origin in self.allowed})
+
+
+def host_in_url(host: str) -> str:
+    """As it stands in a URL and in the header `Host`: an address of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host

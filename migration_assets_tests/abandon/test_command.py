@@ -33,8 +33,15 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     unconfirmed = quarter.run("abandon --yes")
     assert unconfirmed.exit_code == 2
     assert "it asks for a confirmation code, and none was given" in unconfirmed.stderr
+    quarter.ground.run(
+        "base",
+        "DROP TABLE migration.confirmations, migration.archive_adoptions, migration.ledger_identity",
+        "DELETE FROM migration.schema_versions WHERE version > 9",
+    )
+    of_old = quarter.run("abandon --yes --confirm ABCD-EFGH-JKMN")
+    assert "nobody was given this confirmation code" in of_old.stderr, "a ledger that is older than codes"
     assert_as_found(quarter.ground, before)
-    code = code_in(told.output)
+    code = code_in(quarter.run("abandon").output)
     done = quarter.run(f"abandon --yes --confirm {code}")
     assert done.exit_code == 0, done.output
     assert "is abandoned" in done.output

@@ -1,5 +1,6 @@
 """Files that a ledger did not write are never replaced nor deleted on its behalf."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from migration_assets.archive.layout import slice_folder, staging_folder
+from migration_assets.archive.layout import MANIFEST, slice_folder, staging_folder
 from migration_assets.archive.ownership import OWNER, claim, read_owner, require_own
 from migration_assets.archive.store import open_store
 from migration_assets.archive.store_local import LocalStore
@@ -82,9 +83,14 @@ def test_a_moved_ledger_replaces_what_it_knows_and_nothing_that_was_written_afte
     )
     claim(store, RELATION, moved)
     require_own(store, RELATION, WEEK, moved)
-    assert "after it was copied" in refusal(require_own, store, RELATION, WEEK.next, moved).what
+    after = refusal(require_own, store, RELATION, WEEK.next, moved)
+    assert "after it was copied" in after.what
+    # It has been adopted: only what lies there is in the way, and the advice says how to get it out.
+    assert ("move the week's folder" in after.next_step, "adopt" in after.next_step) == (True, False)
     assert verify_archive(store, unknown) == unknown.portable
     rewrite(store, moved)
+    (store.root / slice_folder(RELATION, WEEK.next)).rename(store.root.parent / "aside")
+    require_own(store, RELATION, WEEK.next, moved)
     # The one that wrote there before is told that it is the copy now.
     assert "is a copy of" in refusal(require_own, store, RELATION, WEEK, WRITER).what
 
@@ -119,6 +125,30 @@ def test_archives_of_before_they_said_who_wrote_them_are_its_own_where_ledger_an
     for stranger in (WRITER, replace(knows, owns_unsigned=False)):
         assert "does not say" in refusal(require_own, store, RELATION, WEEK, stranger).what
     require_own(store, RELATION, WEEK, knows)
+
+
+class Hiccups(LocalStore):
+    """A store that does not give its manifests out."""
+
+    def read(self, path: str) -> bytes:
+        if path.endswith(MANIFEST):
+            raise ArchiveError("it cannot be read: SlowDown")
+        return super().read(path)
+
+
+def test_an_archive_that_cannot_be_read_now_or_only_by_a_newer_program_is_not_nobody_s(store: LocalStore) -> None:
+    written = archive(store, bookings(50))
+    newer = json.loads(written.to_bytes()) | {"format": 99, "more": "than this program knows"}
+    store.publish(f"{slice_folder(RELATION, WEEK)}/{MANIFEST}", json.dumps(newer).encode())
+    next(store.root.rglob(OWNER)).unlink()
+    for part in store.root.rglob("*.parquet"):
+        part.write_bytes(b"of a format that is newer, too")
+    fork = ArchiveWriter(replace(HERE, timeline=2))
+    before = contents(store)
+    assert "was written by" in refusal(require_own, store, RELATION, WEEK, fork).what
+    assert "SlowDown" in refusal(require_own, Hiccups(store.root), RELATION, WEEK, fork).what
+    assert contents(store) == before
+    require_own(store, RELATION, WEEK, WRITER)
 
 
 def test_a_place_that_was_given_to_another_base_meanwhile_is_left_to_it(store: LocalStore) -> None:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,9 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from migration_assets.cli import main
-from migration_assets.domain.archive_writer import ForeignArchiveError
+from migration_assets.domain.archive_writer import ForeignArchiveError, LedgerIdentity
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.ledger_identity import adopt, read_archive_writer
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week, reread_archive
@@ -55,6 +57,11 @@ def fork(production: Migration, servers: EmbeddedServers) -> Generator[Migration
         base.execute("DELETE FROM public.bookings WHERE id = 1")
     yield with_settings(copy, **{name: getattr(production.settings, name) for name in ("table", "var", "archive_url")})
     servers.drop_database("base", name)
+
+
+def identity_of(migration: Migration) -> LedgerIdentity:
+    with migration.databases.session("base", "test") as base:
+        return read_archive_writer(base, "public.bookings").identity
 
 
 def contents(migration: Migration) -> dict[str, bytes]:
@@ -109,3 +116,12 @@ def test_a_base_that_was_moved_takes_its_archive_along_by_name_and_the_old_one_i
     assert contents(production) == before
     again = CliRunner().invoke(main, ["adopt-archive", "--by", "Ada"], env=environment, catch_exceptions=False)
     assert "this base's own already" in " ".join(again.output.split())
+    # Moved once more: what the first one left half-written is this one's own, too, as it was the second one's.
+    with fork.databases.session("base", "test") as base:
+        second = identity_of(fork)
+        third = replace(second, timeline=second.timeline + 1)
+        adopt(base, "public.bookings", third, [str(second)], "Ada")
+        rows = base.execute("SELECT adopted FROM migration.archive_adoptions WHERE adopter = %s", [str(third)])
+        assert {LedgerIdentity.parse(row[0]).database_oid for row in rows} == {
+            second.database_oid, identity_of(production).database_oid,
+        }  # fmt: skip

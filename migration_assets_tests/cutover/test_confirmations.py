@@ -94,3 +94,30 @@ def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Of
     done = ready.quarter.run(*words)
     assert done.exit_code == 0, "what is left to do needs no person: " + done.output
     ready.require_as_before()
+
+
+def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_a_legacy(
+    ready: Offered, tmp_path: Path
+) -> None:
+    assert ready.cut(rehearse=False).success
+    words = ["rollback", "--approved-by", "Ada", "--yes"]
+    code = code_for_rollback(ready.migration)
+    with ready.staying(CutoverState.COMPARED), ready.typed(tmp_path, *words, "--confirm", code) as process:
+        ready.until_it_stays()
+        process.kill()
+        process.wait()
+        wait_for(lambda: not ready.stays(), "its session ends")
+    assert not ready.accepts("base")
+    away = {"MIGRATION_LEGACY_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "MIGRATION_RETRY_ATTEMPTS": "1"}
+    released = ready.quarter.run("release-writes", **away)
+    assert "the base accepts writes again: the legacy was never opened" in " ".join(released.output.split())
+    assert ready.accepts("base")
+    again = ready.quarter.run("release-writes", **away)
+    assert "the base accepts writes; the legacy cannot be reached" in " ".join(again.output.split())
+    asked = ready.quarter.run(*words)
+    assert "it asks for a confirmation code" in asked.stderr, "what died was undone, and a new one is to begin"
+    assert ready.records[-1].outcome == "aborted"
+    assert ready.accepts("base")
+    done = ready.quarter.run(*words, "--confirm", code)
+    assert done.exit_code == 0, "nothing came of it: " + done.output
+    ready.require_as_before()

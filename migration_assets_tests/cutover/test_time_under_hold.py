@@ -2,18 +2,21 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.postgres import validation
-from migration_assets.postgres.cutover import stages
+from migration_assets.postgres.cutover import comparing, stages
 from migration_assets.postgres.cutover.comparing import to_compare
 from migration_assets.postgres.cutover.counted import require_counted
 from migration_assets.postgres.cutover.estimate import estimate_comparison
 from migration_assets.postgres.cutover.reverse import NEAR_BYTES, reverse_distance
 from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.validation_records import Proof
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.support import wait_for
@@ -198,3 +201,28 @@ def test_not_only_clients_keep_changes_to_themselves(ground: CutoverGround) -> N
             require_counted(base, ground.cutover_plan(patience_seconds=0.0), since[0])
         assert one.value.what.count("backend ") == 1, "not the apply worker"
         sender.execute("COMMIT")
+
+
+def test_a_comparison_of_many_weeks_locks_few_of_them_at_once(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server has room for some thousand locks; years of weeks with their indexes, by each worker, are more."""
+    original, locked = comparing.prove, list[int]()
+
+    def counted(legacy: Connected, base: Connected, *arguments: Any, **options: Any) -> Proof:
+        row = base.execute(
+            "SELECT count(*) FROM pg_locks k JOIN pg_class c ON c.oid = k.relation"
+            " WHERE k.pid = pg_backend_pid() AND c.relname ~ '_w[0-9]+$'"
+        ).fetchone()
+        locked.append(int(require_row(row, "a count")[0]))
+        return original(legacy, base, *arguments, **options)
+
+    monkeypatch.setattr(comparing, "prove", counted)
+    assert ground.cut(rehearse=True).compared_weeks == 13
+    assert locked == [13] * 13, "one picture of all weeks, while they are few"
+    locked.clear()
+    monkeypatch.setattr(comparing, "_LEAVES_LOCKED", 12)
+    ground.as_we("base", "UPDATE bookings SET guests = 99 WHERE id = 1")
+    with pytest.raises(CutoverError, match="W01: 0 missing, 0 extra, 1 changed"):
+        ground.cut(rehearse=True)
+    assert (len(locked), max(locked)) == (13, 1)

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.defs.run_failures import failure_message, run_failure_alert
+from migration_assets.domain.confirmation import new_code
 from migration_assets.runtime import Migration
 from migration_assets_tests.defs.conftest import WEEK, Project
 
@@ -81,3 +82,11 @@ def test_a_secret_in_an_error_of_somebody_else_is_left_out_and_the_text_stays_sh
     assert "sesame" not in title + body
     assert "postgresql://***@host/legacy" in body
     assert len(body.splitlines()) == 8
+
+
+def test_a_code_that_a_run_shows_is_for_whoever_looks_at_that_run() -> None:
+    code = new_code()
+    text = f"Nothing was rolled back yet.\nNext: launch this job again with confirm: {code} (good once)"
+    _, body = failure_message(dg.DagsterRun(job_name="rollback"), {"roll_back_to_legacy": text})
+    assert code not in body
+    assert "confirm: the code on the run's page (good once)" in body

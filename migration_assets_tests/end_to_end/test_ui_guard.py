@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import sys
 from collections.abc import Generator, Mapping
@@ -16,6 +17,7 @@ from migration_assets.embedded.ports import free_port
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import dagster_environment, project_folder
 from migration_assets.settings import load_settings
+from migration_assets.terminal.ui_lock import take_ui_lock
 from migration_assets_tests.end_to_end.web import REPOSITORY, Web, running, running_ui
 from migration_assets_tests.freezes import patience
 
@@ -164,3 +166,9 @@ def test_read_only_reaches_the_page_and_the_page_ends_with_its_daemon(pair: Embe
         daemon.kill()
         assert psutil.wait_procs([page], timeout=patience(60))[1] == []
     assert "Dagster's daemon ended by itself, exit code -9" in web.log.read_text()
+    # Nobody can be told of a kill -9: all that it had started ends all the same, and another one may begin.
+    with running_ui(tmp_path, variables) as web:
+        family = web.process.children(recursive=True)
+        web.process.kill()
+        assert psutil.wait_procs(family, timeout=patience(90))[1] == []
+    os.close(take_ui_lock(tmp_path / "var"))

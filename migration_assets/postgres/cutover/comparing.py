@@ -1,12 +1,12 @@
 """The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.definitions import altered_since, seen_definitions, table_states
@@ -19,6 +19,10 @@ from migration_assets.postgres.snapshots import base_tables, reading
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation import prove
 from migration_assets.postgres.validation_records import Proof, record_proof
+
+# A lock of each leaf, and of each of its indexes that is read, stays to the end of a snapshot; a server has room for a
+# few thousand locks of all its sessions together.
+_LEAVES_LOCKED, _TAKEN_AT_ONCE = 1_000, 13
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,7 @@ def compare_sides(
     """
     records = to_compare(base, legacy, plan)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
-    tables = base_tables(base, plan.stream.spec, [record.week for record in records])
-    proofs = _prove_all(plan, records, tables, description, lsn, marker, deadline)
+    proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
     # One commit for all: each waits for the disk, while writes are held.
     with base.transaction():
@@ -143,21 +146,34 @@ def _counted_since(base: Connected) -> datetime | None:
     return found
 
 
+def _in_pictures(
+    records: Sequence[SliceRecord], weeks: Taken, parallel: int
+) -> Iterator[tuple[Sequence[SliceRecord], Iterable[tuple[int, SliceRecord]]]]:
+    """What a worker compares in one snapshot: the weeks whose leaves it locks, and those of them that it takes.
+
+    All at once, unless they are many; then few, so that no worker has much to do when the others are done.
+    """
+    if len(records) * parallel <= _LEAVES_LOCKED:
+        yield records, weeks
+        return
+    at_once = max(1, min(_TAKEN_AT_ONCE, len(records) // (4 * parallel)))
+    while few := list(islice(weeks, at_once)):
+        yield [record for _, record in few], few
+
+
 def _prove_all(
     plan: CutoverPlan,
     records: Sequence[SliceRecord],
-    tables: Sequence[QualifiedName],
     description: TableDescription,
     lsn: str,
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
-    """Each worker has one session on either side, one snapshot, and one look at what the tables are, for all its weeks.
+    """Each worker has one session on either side, and few snapshots and looks at what the tables are.
 
     Nothing moves any more, and writers are held: what is asked for each week by itself makes them wait.
     """
     stream, root = plan.stream, plan.stream.spec.table
-    leaves = [root.sibling(record.leaf) for record in records]
     proofs: dict[int, Proof] = {}
 
     def work(weeks: Taken) -> None:
@@ -167,16 +183,18 @@ def _prove_all(
             stream.databases.session("legacy", "cutover:compare", timeouts) as legacy,
             deadline.watched(base),
             deadline.watched(legacy),
-            reading(base, tables),
-            reading(legacy, [root]),
         ):
-            seen = seen_definitions(legacy, base, root, leaves)
-            for number, record in weeks:
-                deadline.check("the comparison")
-                for side in (base, legacy):
-                    announce(side, f"{record.week.key}:cutover")
-                rows = slice_rows(stream, description, record)
-                proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker, definitions=seen[rows.leaf])
+            for known, taken in _in_pictures(records, weeks, stream.limits.parallel):
+                tables = base_tables(base, stream.spec, [record.week for record in known])
+                with reading(base, tables), reading(legacy, [root]):
+                    seen = seen_definitions(legacy, base, root, [root.sibling(record.leaf) for record in known])
+                    for number, record in taken:
+                        deadline.check("the comparison")
+                        for side in (base, legacy):
+                            announce(side, f"{record.week.key}:cutover")
+                        rows = slice_rows(stream, description, record)
+                        definitions = seen[rows.leaf]
+                        proofs[number] = prove(legacy, base, rows, lsn=lsn, marker=marker, definitions=definitions)
 
     share_out(records, work, parallel=stream.limits.parallel, purpose="cutover")
     return [proofs[number] for number in range(len(records))]

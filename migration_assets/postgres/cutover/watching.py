@@ -7,6 +7,7 @@ from migration_assets.postgres.cutover.facts import in_charge, read_cutover_fact
 from migration_assets.postgres.cutover.holds import follow_hold, guard_base, hold, prepare, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
+from migration_assets.postgres.cutover.records import cutover_lock, unfinished_cutover
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import release_source
@@ -41,14 +42,16 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
 def release_writes(plan: CutoverPlan) -> str:
     """Let writes go on after a cutover or rollback died: what is open stays open, else it is undone.
 
-    Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened.
+    Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened; and the
+    base alone, after a rollback that died, where the legacy cannot.
 
     Returns:
         What was done, one sentence.
 
     Raises:
         StreamError: The cutover's process lives; says how to end it.
-        CutoverError: Only the base knows whether it accepts writes, and it cannot be asked.
+        CutoverError: Only the other side knows whether it accepts writes, and it cannot be asked.
+        psycopg.OperationalError: The legacy cannot be reached, and the base is not what is to be released.
     """
     try:
         with plan.stream.databases.session("base", "cutover:release") as base:
@@ -57,7 +60,13 @@ def release_writes(plan: CutoverPlan) -> str:
         return _release_legacy_alone(plan, "the base cannot be reached")
     if not known:
         return _release_legacy_alone(plan, "the base knows of no cutover")
-    settled = settle(plan)
+    try:
+        settled = settle(plan)
+    except psycopg.OperationalError:
+        released = _release_base_alone(plan)
+        if released is None:
+            raise
+        return released
     if settled is not None:
         side = settled.kind.target if settled.opened_at else settled.kind.source
         how = "finished" if settled.opened_at else "undone"
@@ -146,6 +155,30 @@ def _release_legacy_alone(plan: CutoverPlan, why: str) -> str:
             next_step="bring that base back, then run this again",
         )
     return f"the legacy accepts writes again: the base was never opened; {why}: run this again when it is back"
+
+
+def _release_base_alone(plan: CutoverPlan) -> str | None:
+    """None where it is not held by a rollback, or cannot be reached itself."""
+    why = "the legacy cannot be reached"
+    with (
+        plan.stream.databases.session("base", "cutover:release") as base,
+        # Whoever was to open the legacy has it, and marks the base's hold before: he is dead, and never will.
+        cutover_lock(base, plan.relation),
+    ):
+        left = unfinished_cutover(base, plan.relation)
+        if left is None or left.kind is not CutoverKind.ROLLBACK:
+            return None
+        if not read_writes(base, plan.stream.spec).refuses:
+            return f"the base accepts writes; {why}: run this again when it is back"
+        if not release_source(plan, left.kind, left.id):
+            raise CutoverError(
+                f"the legacy accepts writes, or was about to, and {why}",
+                where=plan.relation,
+                state_left="the base goes on refusing writes: two sides that accept them could never be reconciled",
+                next_step="bring that legacy back, then run this again",
+            )
+        follow_hold(base, plan.stream)
+    return f"the base accepts writes again: the legacy was never opened; {why}: run this again when it is back"
 
 
 def _unowned(plan: CutoverPlan, side: SideName) -> CutoverError:

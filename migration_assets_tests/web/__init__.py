@@ -1,0 +1,1 @@
+"""The guard before the page, without Dagster behind it."""
