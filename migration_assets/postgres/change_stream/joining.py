@@ -259,7 +259,7 @@ def _activate(
             resting = require_stream(base, plan.relation)
             url = plan.legacy_url_for_base or plan.databases.legacy_url
             conninfo = legacy_conninfo(legacy, url, names.subscription)
-            with dropped_on_failure(legacy, names.slot):
+            with dropped_on_failure(legacy, names.slot, slot.lsn):
                 # Before every week is trued up.
                 try_subscription(base, names, conninfo, binary=False, failover=has_failover_slots(legacy))
                 weeks = true_up_joining(
