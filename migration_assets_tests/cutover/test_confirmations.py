@@ -11,6 +11,8 @@ from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import failure_text
 from migration_assets_tests.postgres.support import wait_for
 
+ROLLBACK = ("rollback", "--approved-by", "Ada", "--yes")
+
 
 def rehearsed(ready: Offered) -> str:
     """The code on the page of a rehearsal."""
@@ -81,17 +83,22 @@ def test_a_code_goes_with_what_it_began_and_stays_where_nothing_came_of_that(rea
     refused(ready, code, "this confirmation code was used at")
 
 
-def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Offered, tmp_path: Path) -> None:
-    assert ready.cut(rehearse=False).success
-    words = ["rollback", "--approved-by", "Ada", "--yes"]
+def rollback_killed(ready: Offered, folder: Path, state: CutoverState) -> str:
+    """One with a good code is killed as it enters the state; that code."""
     code = code_for_rollback(ready.migration)
-    with ready.staying(CutoverState.SWITCHED), ready.typed(tmp_path, *words, "--confirm", code) as process:
+    with ready.staying(state), ready.typed(folder, *ROLLBACK, "--confirm", code) as process:
         ready.until_it_stays()
         process.kill()
         process.wait()
         wait_for(lambda: not ready.stays(), "its session ends")
+    return code
+
+
+def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Offered, tmp_path: Path) -> None:
+    assert ready.cut(rehearse=False).success
+    rollback_killed(ready, tmp_path, CutoverState.SWITCHED)
     assert ready.records[-1].outcome == "running"
-    done = ready.quarter.run(*words)
+    done = ready.quarter.run(*ROLLBACK)
     assert done.exit_code == 0, "what is left to do needs no person: " + done.output
     ready.require_as_before()
 
@@ -100,13 +107,7 @@ def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_
     ready: Offered, tmp_path: Path
 ) -> None:
     assert ready.cut(rehearse=False).success
-    words = ["rollback", "--approved-by", "Ada", "--yes"]
-    code = code_for_rollback(ready.migration)
-    with ready.staying(CutoverState.COMPARED), ready.typed(tmp_path, *words, "--confirm", code) as process:
-        ready.until_it_stays()
-        process.kill()
-        process.wait()
-        wait_for(lambda: not ready.stays(), "its session ends")
+    code = rollback_killed(ready, tmp_path, CutoverState.COMPARED)
     assert not ready.accepts("base")
     away = {"MIGRATION_LEGACY_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "MIGRATION_RETRY_ATTEMPTS": "1"}
     released = ready.quarter.run("release-writes", **away)
@@ -114,10 +115,10 @@ def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_
     assert ready.accepts("base")
     again = ready.quarter.run("release-writes", **away)
     assert "the base accepts writes; the legacy cannot be reached" in " ".join(again.output.split())
-    asked = ready.quarter.run(*words)
+    asked = ready.quarter.run(*ROLLBACK)
     assert "it asks for a confirmation code" in asked.stderr, "what died was undone, and a new one is to begin"
     assert ready.records[-1].outcome == "aborted"
     assert ready.accepts("base")
-    done = ready.quarter.run(*words, "--confirm", code)
+    done = ready.quarter.run(*ROLLBACK, "--confirm", code)
     assert done.exit_code == 0, "nothing came of it: " + done.output
     ready.require_as_before()

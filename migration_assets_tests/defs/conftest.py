@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -16,7 +17,7 @@ from migration_assets.defs.assets.migrated_slice import SliceAction
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.embedded.bookings import create_bookings
+from migration_assets.embedded.bookings import AS_OF, create_bookings
 from migration_assets.postgres.sessions import Databases as Sides
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
@@ -122,6 +123,13 @@ class Project:
 
 def _key(key: FiscalQuarter | FiscalWeek) -> str:
     return partition_key(key) if isinstance(key, FiscalWeek) else key.key
+
+
+def at(project: Project, now: datetime = AS_OF, **settings: Any) -> Project:
+    """The same with another clock."""
+    migration = project.migration
+    changed = migration.settings.model_copy(update={"as_of": now, **settings})
+    return Project(Migration(changed, migration.databases), project.instance)
 
 
 def check_results(result: dg.ExecuteInProcessResult) -> dict[str, bool]:

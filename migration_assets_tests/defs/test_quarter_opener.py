@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,20 +14,13 @@ from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource, s
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.postgres.ledger import read_slices
-from migration_assets.runtime import Migration, open_migration
+from migration_assets.runtime import open_migration
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import pause_stream, resume_stream
-from migration_assets_tests.defs.conftest import QUARTER, Project, check_results, failure_text
+from migration_assets_tests.defs.conftest import QUARTER, Project, at, check_results, failure_text
 
 NEXT = QUARTER.next
 BOTH = ["quarter_partitions", "change_stream"]
-
-
-def at(project: Project, now: datetime = AS_OF, **settings: Any) -> Project:
-    """The same with another clock."""
-    migration = project.migration
-    changed = migration.settings.model_copy(update={"as_of": now, **settings})
-    return Project(Migration(changed, migration.databases), project.instance)
 
 
 @pytest.fixture

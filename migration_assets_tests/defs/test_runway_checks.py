@@ -1,27 +1,18 @@
 """Both checks of what lies ahead, run alone: green, red for every cause, and red long before an insert could fail."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from migration_assets.defs.runway_checks import runway_is_sufficient
 from migration_assets.embedded.bookings import AS_OF
-from migration_assets.runtime import Migration
 from migration_assets.steps.opening import open_quarter
 from migration_assets.steps.streaming import start_stream
-from migration_assets_tests.defs.conftest import QUARTER, Project, table_rows
+from migration_assets_tests.defs.conftest import QUARTER, Project, at, table_rows
 
 NEXT = QUARTER.next
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
-
-
-def at(project: Project, now: datetime, **settings: Any) -> Project:
-    """The same with another clock."""
-    migration = project.migration
-    changed = migration.settings.model_copy(update={"as_of": now, **settings})
-    return Project(Migration(changed, migration.databases), project.instance)
 
 
 @pytest.fixture
