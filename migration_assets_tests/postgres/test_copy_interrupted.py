@@ -90,15 +90,15 @@ def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_comple
             _, errors = process.communicate(timeout=patience(20))
             assert process.returncode != 0
             wait_for(lambda: phases(watch) + phases(watch_legacy) == [], "the servers' sessions end")
-            record = copied.record(1)
+            record, expected = copied.record(1), outcome
             if "could not be marked as failed" in errors:
                 # The signal came while a statement was ending, and psycopg closed the connection: nobody can note it.
-                outcome = "interrupted"
-            assert (record.working, record.last_outcome, record.state) == (False, outcome, SliceState.COPIED)
+                expected = "interrupted"
+            assert (record.working, record.last_outcome, record.state) == (False, expected, SliceState.COPIED)
             if number is signal.SIGINT:
                 assert "KeyboardInterrupt" in errors
-                assert outcome == "interrupted" or "KeyboardInterrupt" in str(record.last_error)
-            seen.append(outcome)
+                assert expected == "interrupted" or "KeyboardInterrupt" in str(record.last_error)
+            seen.append(expected)
             assert copied.base_state() == state
             assert copied.staging() == []
         reader.rollback()
