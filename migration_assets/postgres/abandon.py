@@ -33,7 +33,14 @@ from migration_assets.postgres.abandon_legacy import (
     reverse_subscriptions,
     unmark_table,
 )
-from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, read_stream, stream_lock, stream_names
+from migration_assets.postgres.change_stream.claims import claimed
+from migration_assets.postgres.change_stream.records import (
+    START_LOCK_CLASS,
+    STREAM_LOCK_CLASS,
+    read_stream,
+    stream_lock,
+    stream_names,
+)
 from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.change_stream.subscription import apply_worker, drop_subscription
 from migration_assets.postgres.cutover.holds import read_hold
@@ -107,8 +114,11 @@ def abandon(
         stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
         held = stack.enter_context(slice_locks(base, followed_weeks(base, plan.relation)))
         stack.enter_context(stream_lock(base, plan.relation))
-        _require_not_reversed(legacy, plan.spec)
         stream = read_stream(base, plan.relation)
+        slot = stream.slot if stream else stream_names(base, plan.relation).slot
+        for lock_class in (START_LOCK_CLASS, STREAM_LOCK_CLASS):
+            stack.enter_context(claimed(legacy, slot, holder=base, lock_class=lock_class))
+        _require_not_reversed(legacy, plan.spec)
         begun = stream is not None and stream.reason == REASON
         begin = _once(base, None if begun else on_begin)
         steps, notes = _steps(plan, base, legacy, [record for record in held if record.under_cdc], begin)

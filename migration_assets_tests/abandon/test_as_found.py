@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import LiteralString
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -85,6 +86,26 @@ def test_nothing_of_it_is_signed_off_afterwards_and_it_can_begin_anew(ground: Gr
     ground.stream()
     ground.assert_same()
     _signed(ground)
+
+
+def test_a_run_that_lost_its_lock_takes_nothing_from_the_stream_that_was_begun_after_it(ground: Ground) -> None:
+    """The base forgot the lock, as when its server restarts, while the run was about to drop the legacy's slot."""
+    ground.fill(91).streamed()
+
+    def begin_anew(step: str) -> None:
+        if "drop slot" not in step:
+            return
+        with ground.databases.session("base", "test") as base:
+            base.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'migration_assets:abandon'"
+            )
+        ground.stream()
+
+    with pytest.raises(psycopg.OperationalError):
+        abandon(ground.plan, apply=True, on_step=begin_anew)
+    ground.run("legacy", "UPDATE bookings SET guests = guests + 1 WHERE id % 5 = 0")
+    ground.assert_same()
 
 
 def test_abandoned_twice_it_says_that_there_is_nothing(ground: Ground) -> None:

@@ -20,6 +20,16 @@ BEFORE_REST = {"copy": Point(f"base[*:true-up] {_REST}"), "repair": Point(f"base
 IN_ACTIVATION = Point(f"base[*:true-up] {_REST}", 5)
 """Before W05, in which rows change."""
 
+BEFORE_LEGACY_CHANGES = {
+    "activate": (
+        Point("legacy[*:join] SELECT pg_terminate_backend"),
+        Point("legacy[*:join] SELECT pg_drop_replication_slot"),
+        Point("legacy[*:join] DROP PUBLICATION"),
+    ),
+    "join": (Point("legacy[*:join:cut] SET synchronous_commit"),),
+}
+"""The legacy's slot or publication is about to change, and nobody is held."""
+
 TELLING: tuple[tuple[str, Point], ...] = (
     ("activate", Point(f"base[*:join] {_CREATE}")),
     ("activate", Point("base[*:true-up] COMMIT", 13)),

@@ -10,11 +10,19 @@ import pytest
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.change_stream import holding
 from migration_assets.postgres.sessions import Timeouts
-from migration_assets.steps.streaming import resume_stream, start_stream
+from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.table import reserved_ids
 from migration_assets_tests.crashes.drills import go_on, stopped_under_traffic
 from migration_assets_tests.crashes.judge import Judge
-from migration_assets_tests.crashes.moments import BEFORE_REST, BEFORE_SWAP, IN_ACTIVATION, IN_LOCK, IN_REPAIR, IN_SWAP
+from migration_assets_tests.crashes.moments import (
+    BEFORE_LEGACY_CHANGES,
+    BEFORE_REST,
+    BEFORE_SWAP,
+    IN_ACTIVATION,
+    IN_LOCK,
+    IN_REPAIR,
+    IN_SWAP,
+)
 from migration_assets_tests.crashes.steps import QUARTER, WEEK
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.freezes import freezes
@@ -123,5 +131,39 @@ def test_a_step_that_lost_the_stream_in_its_transaction_keeps_it_at_rest_until_i
         judge.require_gone()
         judge.as_a_person(lambda: resume_stream(judge.migration))
         judge.back(step, "again", ended)
+        _rewrite_the_week(judge)
+    judge.conclude("copy")
+
+
+def _on_the_legacy(judge: Judge) -> list[tuple[object, ...]]:
+    """The slots of this database, the publications as they were last written, and the newest cut."""
+    with psycopg.connect(judge.migration.databases.legacy_url, autocommit=True) as legacy:
+        return legacy.execute(
+            "SELECT slot_name, NULL FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
+            " UNION ALL SELECT p.pubname, p.xmin::text || '/' || r.xmin::text"
+            " FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid"
+            " UNION ALL SELECT 'cut', max(id)::text FROM migration.markers WHERE kind = 'cut' ORDER BY 1, 2"
+        ).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("step", "point"), [(step, point) for step, points in BEFORE_LEGACY_CHANGES.items() for point in points]
+)
+def test_a_step_that_lost_the_stream_before_it_changed_the_legacy_changes_nothing_there(
+    judge: Judge, step: str, point: Point
+) -> None:
+    """The base forgot its lock, as when its server restarts, and another run brought the stream up again."""
+    with stopped_under_traffic(judge, step, point) as (child, _):
+        for purpose in [":join"] + [":join:pause"] * (step == "join"):
+            _end_session(judge, purpose)
+        start_stream(judge.migration, QUARTER)
+        pause_stream(judge.migration, "a drill")  # nobody reads the slot: that alone would keep it from being dropped
+        before = _on_the_legacy(judge)
+        go_on(child)
+        # Its lost session is an error that passes: it tries again, and finds nothing left to do.
+        ended = child.wait()
+        assert _on_the_legacy(judge) == before, ended.said
+        judge.require_gone()
+        resume_stream(judge.migration)
         _rewrite_the_week(judge)
     judge.conclude("copy")

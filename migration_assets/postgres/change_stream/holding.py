@@ -4,9 +4,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from migration_assets.postgres.change_stream.barred import require_not_barred
+from migration_assets.postgres.change_stream.claims import claimed
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.legacy_side import prepare_legacy
-from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
+from migration_assets.postgres.change_stream.records import (
+    STREAM_LOCK_CLASS,
+    StreamRecord,
+    StreamStatus,
+    set_status,
+    stream_lock,
+)
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.server_identity import require_servers
@@ -53,7 +60,7 @@ def resume_stream(plan: StreamPlan) -> str:
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
             # The legacy may have become another server while the stream stood, and nobody looked.
             require_servers(plan.databases, base, plan.relation)
-            _guard_again(plan, record.publication)
+            _guard_again(plan, base, record)
             worker = apply_worker(base, record.subscription)
             if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:
                 return "the stream runs already"
@@ -74,8 +81,11 @@ def _of_nobody(base: Connected, plan: StreamPlan) -> Generator[None]:
         yield
 
 
-def _guard_again(plan: StreamPlan, publication: str) -> None:
+def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> None:
     """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
     timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
-    with plan.databases.session("legacy", "resume", timeouts) as legacy:
-        prepare_legacy(legacy, plan.spec, publication, patience_seconds=plan.limits.cut_patience_seconds)
+    with (
+        plan.databases.session("legacy", "resume", timeouts) as legacy,
+        claimed(legacy, stream.slot, holder=base, lock_class=STREAM_LOCK_CLASS),
+    ):
+        prepare_legacy(legacy, plan.spec, stream.publication, patience_seconds=plan.limits.cut_patience_seconds)

@@ -10,6 +10,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.postgres.change_stream.barred import require_not_barred
+from migration_assets.postgres.change_stream.claims import PublicationChange, claimed
 from migration_assets.postgres.change_stream.joining_ahead import (
     in_root,
     joins,
@@ -227,9 +228,11 @@ def _activate(
     mending: Mending,
 ) -> tuple[str, list[TruedUp]]:
     """A new slot and all weeks at its snapshot; whatever an earlier try left behind is cleared away first."""
-    with stream_lock(base, plan.relation):
+    with ExitStack() as stack:
+        stack.enter_context(stream_lock(base, plan.relation))
         existing = _unheld(base, plan, mending=mending.changed)  # a person may have been faster
         names = names_of(existing) if existing else stream_names(base, plan.relation)
+        stack.enter_context(claimed(legacy, names.slot, holder=base))
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
         if mending.changed:
@@ -239,6 +242,7 @@ def _activate(
                 drop_publication(legacy, names.publication)
             names = fresh_names()
             rename_stream(base, plan.relation, names)
+            stack.enter_context(claimed(legacy, names.slot, holder=base))
         else:
             # Also one that we do not get as far as to make anew: an old slot keeps WAL.
             drop_slot(legacy, names.slot)
@@ -259,7 +263,7 @@ def _activate(
             resting = require_stream(base, plan.relation)
             url = plan.legacy_url_for_base or plan.databases.legacy_url
             conninfo = legacy_conninfo(legacy, url, names.subscription)
-            with dropped_on_failure(legacy, names.slot, slot.lsn):
+            with dropped_on_failure(legacy, names.slot):
                 # Before every week is trued up.
                 try_subscription(base, names, conninfo, binary=False, failover=has_failover_slots(legacy))
                 weeks = true_up_joining(
@@ -298,7 +302,9 @@ def _join(
     with paused_stream(
         plan,
         f"{quarter.key}:join",
-        in_lock=lambda locker: alter_filter(locker, stream.publication, plan.spec, where),
+        in_lock=PublicationChange(
+            stream.slot, base, lambda locker: alter_filter(locker, stream.publication, plan.spec, where)
+        ),
         as_join=True,
     ) as pause:
         cut = pause.record

@@ -14,6 +14,7 @@ import psycopg
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.change_stream.claims import PublicationChange
 from migration_assets.postgres.change_stream.legacy_side import alter_filter, published_filter, row_filter
 from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import StreamRecord
@@ -70,9 +71,9 @@ def release_weeks(
             alter_filter(locker, stream.publication, plan.spec, where)
 
         try:
-            pair = stack.enter_context(
-                paired_snapshots(plan, purpose, [record.week for record in records], in_lock=narrow)
-            )
+            change = PublicationChange(stream.slot, base, narrow)
+            weeks = [record.week for record in records]
+            pair = stack.enter_context(paired_snapshots(plan, purpose, weeks, in_lock=change))
         except BaseException:
             if not asked:
                 _take_back(base, stream, records)

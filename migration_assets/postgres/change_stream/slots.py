@@ -101,26 +101,19 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
 
 
 @contextmanager
-def dropped_on_failure(legacy: Connected, slot: str, lsn: str) -> Generator[None]:
+def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
     """No slot keeps WAL for a body that failed, perhaps until a person has decided something: none goes on with it.
 
-    A process that froze and lost the stream meanwhile fails when it wakes: then a slot of this name is another one,
-    made later, which a live stream reads. So only that is dropped which stands, unread, where ours began.
-
     Args:
-        legacy: In no transaction.
+        legacy: The session that claimed the slot, in no transaction. Where a later run has ended it, the slot is that
+            run's, and stays.
         slot: Its name.
-        lsn: Where it began.
     """
     try:
         yield
     except BaseException:
         try:
-            legacy.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND NOT active AND confirmed_flush_lsn = %s",
-                [slot, lsn],
-            )
+            drop_slot(legacy, slot)
         except psycopg.Error as error:
             log.warning("slot %s stays, and keeps WAL until the next try drops it (%s)", slot, told(error))
         raise

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.errors import CutError
+from migration_assets.postgres.change_stream.claims import PublicationChange
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.consistent_cut.records import Barrier
 from migration_assets.postgres.retries import is_lock_timeout
@@ -59,7 +60,7 @@ def next_marker(legacy: LegacySessions) -> int:
 
 
 def set_marker(
-    plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Callable[[Connected], None] | None = None
+    plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: PublicationChange | None = None
 ) -> Barrier:
     """Insert the marker and open the reader's snapshot at exactly that point; the snapshot stays open.
 
@@ -67,7 +68,7 @@ def set_marker(
         plan: The stream, with its limits.
         legacy: Three sessions.
         marker: The marker's number.
-        in_lock: Done by the session that holds the lock, before the marker: changes of the publication.
+        in_lock: Done by the session that holds the lock, before the marker. It has claimed the legacy.
 
     Raises:
         CutError: Writers left no moment for it within our patience; names the oldest.
@@ -128,9 +129,7 @@ def _peek(plan: StreamPlan, legacy: LegacySessions, give_up: float) -> list[str]
         time.sleep(0.01)
 
 
-def _once(
-    plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Callable[[Connected], None] | None
-) -> tuple[str, str]:
+def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: PublicationChange | None) -> tuple[str, str]:
     locker = legacy.locker
     with locker.transaction():
         locker.execute(
@@ -142,7 +141,7 @@ def _once(
             locker.execute("SET LOCAL deadlock_timeout = '20ms'")
         locker.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table_name(plan.spec.table)))
         if in_lock is not None:
-            in_lock(locker)
+            in_lock.make(locker)
         legacy.writer.execute(
             "INSERT INTO migration.markers (relation, id, kind) VALUES (%s, %s, 'cut')", [plan.relation, marker]
         )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import psycopg
 from migration_assets.domain.errors import CutError, MigrationError, ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.change_stream.barred import require_not_barred
+from migration_assets.postgres.change_stream.claims import PublicationChange, claimed
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
@@ -60,7 +61,7 @@ def paired_snapshots(
     purpose: str,
     weeks: Sequence[FiscalWeek],
     *,
-    in_lock: Callable[[Connected], None] | None = None,
+    in_lock: PublicationChange | None = None,
 ) -> Generator[PairedSnapshots]:
     """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
 
@@ -68,8 +69,8 @@ def paired_snapshots(
         plan: The stream.
         purpose: Shown in both servers' lists of sessions, and kept in the ledger.
         weeks: Whose rows are read: until the body ends nobody rewrites their tables, on either side.
-        in_lock: Done on the legacy under the cut's lock, perhaps more than once: a narrower filter of the publication,
-            which needs no pause. What widens it does: see `paused_stream`.
+        in_lock: Done on the legacy under the cut's lock: a narrower filter of the publication, which needs no pause.
+            What widens it does: see `paused_stream`.
 
     Raises:
         StreamError: The stream does not run.
@@ -83,6 +84,8 @@ def paired_snapshots(
         reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         with stream_lock(holder, plan.relation, shared=True):
+            if in_lock is not None:
+                stack.enter_context(claimed(legacy.locker, in_lock.slot, holder=in_lock.starter))
             # Before a stream that a dead step left at rest goes on.
             require_same_servers(holder, plan.relation, legacy.writer)
             stream = require_running(holder, plan.relation)
@@ -116,7 +119,7 @@ def paused_stream(
     plan: StreamPlan,
     purpose: str,
     *,
-    in_lock: Callable[[Connected], None] | None = None,
+    in_lock: PublicationChange | None = None,
     as_join: bool = False,
 ) -> Generator[Pause]:
     """Let the stream rest at a cut for as long as the body runs, alone; enable it again, whatever happens in the body.
@@ -141,6 +144,8 @@ def paused_stream(
         require_not_barred(holder, plan.relation)
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
+        if in_lock is not None:
+            stack.enter_context(claimed(legacy.locker, in_lock.slot, holder=in_lock.starter))
         require_same_servers(holder, plan.relation, legacy.writer)
         stream = require_running(holder, plan.relation)
         earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
@@ -200,7 +205,7 @@ def _set_join_marker(
     holder: Connected,
     legacy: LegacySessions,
     marker: int,
-    in_lock: Callable[[Connected], None] | None,
+    in_lock: PublicationChange | None,
     purpose: str,
 ) -> Barrier:
     # Before the publication changes: whatever dies from here on, the ledger says that the new weeks may be untrue.

@@ -7,7 +7,8 @@ from psycopg import sql
 
 from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind, SideName
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, HOLDERS
+from migration_assets.postgres.change_stream.claims import HOLDERS
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.sessions import Connected, require_row
 
 _FACTS = sql.SQL("""

@@ -18,13 +18,6 @@ from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.sessions import Connected, require_row
 
 CUTOVER_LOCK_CLASS = 71007
-HOLDERS: LiteralString = """
-SELECT k.pid FROM pg_locks k
-WHERE k.locktype = 'advisory' AND k.granted AND k.mode = 'ExclusiveLock' AND k.objsubid = 2
-  AND k.classid = %(lock)s AND k.objid::bigint = hashtext(%(key)s)::bigint & 4294967295 AND k.pid <> pg_backend_pid()
-  AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-"""Whoever else has the cutover's lock (`lock`: its class) of that key; a shared look at it is no cutover at work."""
 
 
 @dataclass(frozen=True)
