@@ -3,6 +3,7 @@
 from typing import LiteralString
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -112,6 +113,7 @@ _ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | None], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.soak
 def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: LiveQuarter) -> None:
     ground = quarter.ground
 
