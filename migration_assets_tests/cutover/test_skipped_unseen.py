@@ -3,6 +3,7 @@
 from typing import LiteralString
 
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.cutover_state import CutoverError
@@ -20,16 +21,21 @@ DO $$ BEGIN
     LOOP
         BEGIN
             PERFORM pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots
-            WHERE slot_name = '{slot}';
+            WHERE slot_name = {slot};
             RETURN;
         EXCEPTION WHEN object_in_use THEN
             PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots
-            WHERE slot_name = '{slot}' AND active_pid IS NOT NULL;
+            WHERE slot_name = {slot} AND active_pid IS NOT NULL;
             PERFORM pg_sleep(0.001);
         END;
     END LOOP;
 END $$
 """
+
+
+def advance(ground: CutoverGround) -> None:
+    with ground.databases.session("legacy", "stranger") as legacy:
+        legacy.execute(sql.SQL(_ADVANCE).format(slot=sql.Literal(ground.stream_record().slot)))
 
 
 def skip_unseen(ground: CutoverGround) -> None:
@@ -39,7 +45,7 @@ def skip_unseen(ground: CutoverGround) -> None:
     with ground.databases.session("base", "stranger") as base, base.transaction():
         base.execute("LOCK TABLE public.bookings_fy25_q2_w05 IN ACCESS EXCLUSIVE MODE")
         ground.run("legacy", "UPDATE bookings SET guests = 77 WHERE id = 30")
-        ground.run("legacy", _ADVANCE.replace("{slot}", stream.slot))
+        advance(ground)
         pids = ground.one("base", workers, stream.subscription)
         ground.ask("base", "SELECT pg_terminate_backend(pid) FROM unnest(%s::integer[]) pid", pids or [])
     ground.drain()
@@ -63,7 +69,7 @@ def test_a_slot_that_is_moved_while_the_base_is_away_is_moved_past_a_marker(grou
     without_worker(ground)
     ground.run("legacy", "UPDATE bookings SET guests = 77 WHERE id = 30")
     assert observe_stream(away, ground.spec).base_error
-    ground.run("legacy", _ADVANCE.replace("{slot}", ground.stream_record().slot))
+    advance(ground)
     on(ground, "base", "ALTER SUBSCRIPTION {} ENABLE")
     ground.drain()
     problems = look(ground)[1]
