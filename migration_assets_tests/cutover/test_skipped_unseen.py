@@ -6,13 +6,14 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.cutover_state import CutoverError, SideName
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_health import observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.test_altered_stream import on, without_worker
+from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.servers.drill import look
 
 # As where the base is away for a while: whoever comes back to the slot is sent away until it is moved.
@@ -33,9 +34,10 @@ END $$
 """
 
 
-def advance(ground: CutoverGround) -> None:
-    with ground.databases.session("legacy", "stranger") as legacy:
-        legacy.execute(sql.SQL(_ADVANCE).format(slot=sql.Literal(ground.stream_record().slot)))
+def advance(ground: CutoverGround, side: SideName = "legacy") -> None:
+    slot = ground.stream_record().slot + ("_back" if side == "base" else "")
+    with ground.databases.session(side, "stranger") as publisher:
+        publisher.execute(sql.SQL(_ADVANCE).format(slot=sql.Literal(slot)))
 
 
 def skip_unseen(ground: CutoverGround) -> None:
@@ -76,3 +78,21 @@ def test_a_slot_that_is_moved_while_the_base_is_away_is_moved_past_a_marker(grou
     assert "never arrived, though later ones did" in problems[ProblemCode.SERVER_CHANGED].what
     with pytest.raises(ServerChangedError):
         ground.reconcile()
+
+
+def test_a_slot_of_the_reverse_stream_that_is_moved_while_the_legacy_is_away_is_moved_past_a_marker(
+    ground: CutoverGround,
+) -> None:
+    ground.cut()
+    back = sql.Identifier(f"{ground.stream_record().subscription}_back")
+    away = Databases(make_conninfo(ground.databases.legacy_url, port=1), ground.databases.base_url)
+    with ground.databases.session("legacy", "stranger") as legacy:
+        legacy.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(back))
+        idle = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s"
+        wait_for(lambda: ground.one("base", idle, f"{ground.stream_record().slot}_back"), "the slot is free")
+        ground.insert("base")
+        assert observe_stream(away, ground.spec).legacy_error
+        advance(ground, "base")
+        legacy.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(back))
+    wait_for(lambda: ProblemCode.SERVER_CHANGED in look(ground)[1], "a later marker arrives")
+    assert "never arrived, though later ones did" in look(ground)[1][ProblemCode.SERVER_CHANGED].what
