@@ -33,6 +33,11 @@ ELSE (SELECT concat_ws(E'\\n', CASE WHEN r.relkind IN ('v', 'm') THEN pg_get_vie
       FROM pg_class r WHERE r.oid = c.oid)
 END
 """
+# A table that is only read runs nothing. Its name comes last, after that of its schema.
+_WRITING: LiteralString = (
+    r"\m(?:insert\s+into|update|delete\s+from|merge\s+into)\s+(?:only\s+)?"
+    r'(?:[^\s.(;"]+\s*\.\s*|"[^"]+"\s*\.\s*)?(?:([^\s.(;"]+)|"([^"]+)")'
+)
 # The server folds ASCII letters alone; any other may be a part of a name, whatever the collation says of it.
 _BODIES: LiteralString = """(
     WITH RECURSIVE roots(oid) AS (_roots), called(kind, oid) AS (
@@ -44,12 +49,15 @@ _BODIES: LiteralString = """(
         SELECT n.kind, n.oid
         FROM called c,
              LATERAL (SELECT _text AS body) b,
-             LATERAL (SELECT lower(m[1] COLLATE "C") AS word
+             LATERAL (SELECT lower(m[1] COLLATE "C") AS word, false AS written
                       FROM regexp_matches(b.body, '((?:[[:alnum:]_$]|[^\\x01-\\x7f])+)', 'g') m
                       UNION
-                      SELECT replace(m[1], '""', '"') FROM regexp_matches(b.body, '"(([^"]|"")+)"', 'g') m
+                      SELECT replace(m[1], '""', '"'), false FROM regexp_matches(b.body, '"(([^"]|"")+)"', 'g') m
                       UNION
-                      SELECT m[1] FROM regexp_matches(b.body, '[-+*/<>=~!@#%%^&|`?]+', 'g') m) w,
+                      SELECT m[1], false FROM regexp_matches(b.body, '[-+*/<>=~!@#%%^&|`?]+', 'g') m
+                      UNION
+                      SELECT coalesce(m[2], lower(m[1] COLLATE "C")), true
+                      FROM regexp_matches(b.body, '_writing', 'gi') m) w,
              LATERAL (SELECT 'function' AS kind, f.oid FROM pg_proc f
                       WHERE f.proname = w.word::name AND f.oid >= 16384 AND f.prokind <> 'a'
                       UNION ALL
@@ -62,7 +70,8 @@ _BODIES: LiteralString = """(
                       WHERE o.oprname = w.word::name AND o.oprcode >= 16384
                       UNION ALL
                       SELECT 'relation', r.oid FROM pg_class r
-                      WHERE r.relname = w.word::name AND r.oid >= 16384 AND r.relkind IN ('r', 'p', 'v', 'm')
+                      WHERE r.relname = w.word::name AND r.oid >= 16384
+                            AND (r.relkind IN ('v', 'm') OR w.written AND r.relkind IN ('r', 'p'))
                             AND r.relpersistence <> 't'
                             AND r.relnamespace IS DISTINCT FROM to_regnamespace('migration')
                       UNION ALL
@@ -87,4 +96,4 @@ def bodies(roots: LiteralString) -> LiteralString:
         roots: A query of the functions' oids, which may name columns of the query around it. The system's own functions
             are left out.
     """
-    return _BODIES.replace("_text", _TEXT).replace("_roots", roots)
+    return _BODIES.replace("_text", _TEXT).replace("_writing", _WRITING).replace("_roots", roots)

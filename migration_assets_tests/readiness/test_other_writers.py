@@ -105,13 +105,16 @@ _CALLED = (
     "CREATE TABLE public.logged (n int, m int DEFAULT public.by_default())",
     "CREATE FUNCTION public.by_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
     "CREATE TRIGGER logged BEFORE INSERT ON public.logged FOR EACH ROW EXECUTE FUNCTION public.by_trigger()",
+    "CREATE FUNCTION public.of_read() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TABLE public.read (n int)",
+    "CREATE TRIGGER read BEFORE INSERT ON public.read FOR EACH ROW EXECUTE FUNCTION public.of_read()",
     "CREATE FUNCTION public.größe() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     """CREATE FUNCTION public.calls() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN
         IF helper(NEW.guests) THEN RETURN NEW; END IF;
         PERFORM 1 <+> 2, public.größe();
         PERFORM summed(n) FROM seen;
-        INSERT INTO logged (n) VALUES (3::small);
+        INSERT INTO public."logged" (n) SELECT 3::small FROM read;
         RETURN NULL;
     END $$""",
     "CREATE TRIGGER tr BEFORE UPDATE ON bookings FOR EACH ROW WHEN (public.odd(NEW.guests)) EXECUTE FUNCTION calls()",
@@ -136,6 +139,7 @@ _ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | tuple[tuple[str, str]
     ("CREATE OR REPLACE FUNCTION public.by_default() RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
     ("CREATE OR REPLACE FUNCTION public.by_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
      _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.of_read() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'", None),
     ("CREATE OR REPLACE FUNCTION public.größe() RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
     ("ALTER FUNCTION calls() SECURITY DEFINER", _TRIGGER),
     ("ALTER FUNCTION calls() OWNER TO pg_monitor", _TRIGGER),
@@ -167,10 +171,10 @@ def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: Li
     finally:
         ground.run(
             "legacy",
-            "DROP TABLE aside, logged CASCADE",
+            "DROP TABLE aside, logged, read CASCADE",
             "DROP AGGREGATE summed(int)",
             "DROP FUNCTION by_operator, by_cast, by_aggregate, by_view, by_domain CASCADE",
-            "DROP FUNCTION by_default, by_trigger, größe CASCADE",
+            "DROP FUNCTION by_default, by_trigger, of_read, größe CASCADE",
             "DROP DOMAIN small; DROP TYPE pair CASCADE",
             'DROP FUNCTION calls, helper, odd, aside_of, of_nobody, public."the inner one" CASCADE',
         )
