@@ -27,7 +27,7 @@ demo: $(STAMP)
 ui: $(STAMP)
 	$(BIN)/migration-assets ui
 
-# Of long sweeps a few telling cases. Three at a time, since tests wait for servers.
+# Of long sweeps a few telling cases, and of the longest tests some: `make soak-suite` has all. Three at a time, since tests wait for servers.
 test: $(STAMP)
 	$(PYTEST)
 

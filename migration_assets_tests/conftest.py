@@ -1,6 +1,7 @@
 """Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
 
 import signal
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -26,9 +27,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
     if not config.getoption("--soak"):
-        left = [item for item in items if item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+        left = _left_to_soak(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
+
+
+def _left_to_soak(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Those marked `soak`; of a test that is marked `soak(but=n)` all cases but the first n."""
+    cases: Counter[str] = Counter()
+    left: set[pytest.Item] = set()
+    for item in items:
+        marker = item.get_closest_marker("soak")
+        if marker is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        cases[test] += 1
+        if cases[test] > marker.kwargs.get("but", 0):
+            left.add(item)
+    return left
 
 
 @pytest.fixture(scope="session")

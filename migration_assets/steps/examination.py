@@ -60,8 +60,8 @@ def _require_something_to_migrate(migration: Migration) -> None:
             if not may_read_ledger(base) or not ledger_version(base):
                 return  # a finding says so; or tables that are named like the ledger's may be somebody else's
         require_legacy(migration, "there is nothing to migrate from the legacy any more")
-    except psycopg.OperationalError:
-        return  # a base that is away is a finding
+    except (psycopg.OperationalError, ForeignObjectError):
+        return  # a base that is away is a finding, and so is a ledger that is not ours
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:

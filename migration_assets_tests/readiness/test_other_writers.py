@@ -3,6 +3,7 @@
 from typing import LiteralString
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -149,6 +150,7 @@ _ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | tuple[tuple[str, str]
 )  # fmt: skip
 
 
+@pytest.mark.soak
 def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: LiveQuarter) -> None:
     ground = quarter.ground
 
