@@ -116,11 +116,14 @@ def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_
     released = ready.quarter.run("release-writes", **away)
     assert "the base accepts writes again: the legacy was never opened" in " ".join(released.output.split())
     assert ready.accepts("base")
+    released_at, downtime_ms = ready.records[-1].released_at, ready.records[-1].downtime_ms
+    assert released_at is not None
     again = ready.quarter.run("release-writes", **away)
     assert "the base accepts writes; the legacy cannot be reached" in " ".join(again.output.split())
     asked = ready.quarter.run(*ROLLBACK)
     assert "it asks for a confirmation code" in asked.stderr, "what died was undone, and a new one is to begin"
     assert ready.records[-1].outcome == "aborted"
+    assert (ready.records[-1].released_at, ready.records[-1].downtime_ms) == (released_at, downtime_ms)
     assert ready.accepts("base")
     done = ready.quarter.run(*ROLLBACK, "--confirm", code)
     assert done.exit_code == 0, "nothing came of it: " + done.output

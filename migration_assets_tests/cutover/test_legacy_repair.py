@@ -20,6 +20,7 @@ from migration_assets.postgres.cutover.legacy_repair import (
     undo_legacy_repair,
 )
 from migration_assets.postgres.cutover.outside_repair import repair_outside
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.cutover.recovering import recover_reverse
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
@@ -360,3 +361,30 @@ REVERSE = (
     "DO $$ BEGIN EXECUTE format('ALTER SUBSCRIPTION %I {}', (SELECT subname FROM pg_subscription"
     " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()))); END $$"
 )
+
+
+@pytest.mark.parametrize(("module", "function"), [(reverse_cut, "_wait_at"), (legacy_repair, "transaction_of")])
+def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, module: object, function: str
+) -> None:
+    """Its session on the base was ended, as the error invites to; those on the legacy hold the marker, or the table."""
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET note = 'strange' WHERE id = 30")
+
+    def meanwhile(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        ground.ask(
+            "base",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            CUTOVER_LOCK_CLASS,
+        )
+        mend(ground, 5)
+        assert ground.back().outcome == "succeeded"
+        raise TimeoutError
+
+    monkeypatch.setattr(module, function, meanwhile)
+    with pytest.raises((TimeoutError, psycopg.OperationalError)):
+        repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
+    ground.equal()
+    assert ground.insert("legacy")
