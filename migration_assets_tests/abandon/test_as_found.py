@@ -42,7 +42,7 @@ def _signed(ground: Ground) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.soak(but=1)
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_the_catalogue_is_the_same_whatever_the_replica_identity_was(ground: Ground, identity: str) -> None:
     ground.fill(91).run("legacy", *IDENTITIES[identity])
@@ -56,7 +56,7 @@ def test_the_catalogue_is_the_same_whatever_the_replica_identity_was(ground: Gro
     ground.run("legacy", "TRUNCATE bookings")
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_dry_run_changes_nothing_and_says_everything(ground: Ground) -> None:
     ground.fill(91).streamed()
     before, state = catalogue(ground), ground.base_state()
@@ -67,7 +67,7 @@ def test_a_dry_run_changes_nothing_and_says_everything(ground: Ground) -> None:
     assert planned.done == abandon(ground.plan, apply=True).done
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_nothing_of_it_is_signed_off_afterwards_and_it_can_begin_anew(ground: Ground) -> None:
     ground.fill(182).streamed()
     _signed(ground)
@@ -118,7 +118,7 @@ def test_abandoned_twice_it_says_that_there_is_nothing(ground: Ground) -> None:
         abandon(ground.plan, apply=True)
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_second_table_of_the_same_legacy_keeps_what_it_needs(ground: Ground) -> None:
     ground.fill(91).run(
         "legacy",

@@ -71,7 +71,7 @@ _SHIFTS = (
 )
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_changed_value_of_any_type_changes_both_sums_alike_on_both_versions(databases: Urls, tmp_path: Path) -> None:
     found: dict[Side, list[Fingerprint]] = {}
     for side in SIDES:

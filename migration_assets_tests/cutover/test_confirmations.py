@@ -32,7 +32,7 @@ def refused(ready: Offered, code: str, why: str) -> None:
     assert ready.records == before
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_an_old_run_that_is_executed_again_moves_nothing(ready: Offered) -> None:
     refused(ready, "", "it asks for a confirmation code, and none was given")
     refused(ready, "ABCD-EFGH-JKMN", "nobody was given this confirmation code")
@@ -96,7 +96,7 @@ def rollback_killed(ready: Offered, folder: Path, state: CutoverState) -> str:
     return code
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Offered, tmp_path: Path) -> None:
     assert ready.cut(rehearse=False).success
     rollback_killed(ready, tmp_path, CutoverState.SWITCHED)

@@ -125,7 +125,7 @@ def undone_by_nobody_who_meddles(ground: CutoverGround, repair_id: int) -> None:
         ground.equal()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_rollback_follows(
     ground: CutoverGround,
 ) -> None:
@@ -190,7 +190,7 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     ground.assert_same()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground
     ground.equal()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
     """No trigger fires for our rows, and what checks a deferrable key is one."""
     ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
@@ -287,7 +287,7 @@ def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_u
     ground.equal()
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

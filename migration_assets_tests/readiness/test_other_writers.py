@@ -150,7 +150,7 @@ _ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | tuple[tuple[str, str]
 )  # fmt: skip
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: LiveQuarter) -> None:
     ground = quarter.ground
 
