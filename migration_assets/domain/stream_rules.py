@@ -163,9 +163,10 @@ def _lag(view: View) -> Verdict:
     behind = (
         f", {size_text(sample.unconfirmed_bytes)} not yet confirmed" if sample.unconfirmed_bytes is not None else ""
     )
+    waits = f"; the apply worker waits for {sample.worker_waits_for}" if sample.worker_waits_for else ""
     return (
         severity,
-        f"the base is {sample.lag_seconds:,.0f} s behind (warning {warning:g}, critical {critical:g}){behind}",
+        f"the base is {sample.lag_seconds:,.0f} s behind (warning {warning:g}, critical {critical:g}){behind}{waits}",
     )
 
 

@@ -93,6 +93,7 @@ class StreamSample:
         subscription_exists: In this database of the base.
         subscription_enabled: As `pg_subscription` has it.
         worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
+        worker_waits_for: Whose locks the apply worker waits for at this moment: pid, role and application.
         apply_errors: `apply_error_count`; it does not move while the slot is lost.
         conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
         worker_message: The apply worker's newest error, without any value; None where the log may not be read.
@@ -133,6 +134,7 @@ class StreamSample:
     subscription_exists: bool | None = None
     subscription_enabled: bool | None = None
     worker_pids: tuple[int, ...] | None = None
+    worker_waits_for: str | None = None
     apply_errors: int | None = None
     conflicts: Mapping[str, int] | None = None
     worker_message: str | None = None

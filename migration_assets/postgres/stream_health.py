@@ -183,7 +183,12 @@ SELECT s.status, s.reason, extract(epoch FROM clock_timestamp() - s.status_since
         FROM pg_locks k JOIN pg_stat_activity a USING (pid)
         WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.mode = 'ExclusiveLock'
           AND k.classid = %(lock)s AND k.objid::bigint = hashtext(s.relation)::bigint & 4294967295
-          AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1) AS worked_on_by
+          AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1) AS worked_on_by,
+       (SELECT string_agg(format('backend %%s (role %%s, %%s)', a.pid, coalesce(a.usename::text, '?'), {application}),
+                          '; ')
+        FROM pg_stat_subscription w CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS b(pid)
+        JOIN pg_stat_activity a ON a.pid = b.pid
+        WHERE w.subid = p.oid AND w.relid IS NULL) AS worker_waits_for
 FROM migration.streams s
 LEFT JOIN pg_subscription p ON p.subname = s.subscription
       AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -257,6 +258,19 @@ def test_the_lag_of_a_stuck_stream_is_the_age_of_the_oldest_marker_and_few_are_s
     ages = [shared.look().lag_seconds or 0.0 for _ in range(3)]
     assert ages == sorted(ages)
     assert shared.ground.one("legacy", count) == before + 1
+
+
+def test_whose_lock_the_worker_waits_for_is_told_with_the_lag(shared: SmallStream) -> None:
+    url = make_conninfo(shared.ground.databases.base_url, application_name="a report")
+    with psycopg.connect(url) as reader:
+        reader.execute("LOCK TABLE bookings IN SHARE MODE")
+        shared.ground.run("legacy", "INSERT INTO bookings VALUES (1, '2024-04-02Z')")
+        told = f"backend {reader.info.backend_pid} (role {reader.info.user}, a report)"
+        wait_for(lambda: shared.look().worker_waits_for == told, "the worker waits for the reader")
+        late = replace(shared.look(), lag_seconds=1000.0)
+        assert told in shared.problems(late)[ProblemCode.LAG].what
+    shared.ground.run("legacy", "DELETE FROM bookings")
+    assert shared.healthy().worker_waits_for is None
 
 
 def test_markers_of_an_earlier_stream_never_count_as_lag(stream: SmallStream) -> None:
