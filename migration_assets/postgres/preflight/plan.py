@@ -1,6 +1,6 @@
 """What preflight is asked to judge against, and what its checks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
@@ -21,6 +21,8 @@ class PreflightPlan:
         scan_seconds: Longest reading of the whole control column; only where no index helps does it take long.
         sample_seconds: Longest timed reading of rows.
         sample_bytes: Largest timed reading of rows.
+        legacy_url_for_base: The legacy as the base's server reaches it; None where it is as we do.
+        base_url_for_legacy: The base as the legacy's server reaches it.
     """
 
     as_of: datetime
@@ -31,6 +33,8 @@ class PreflightPlan:
     scan_seconds: float = 600.0
     sample_seconds: float = 2.0
     sample_bytes: int = 64 * 1024 * 1024
+    legacy_url_for_base: str | None = field(default=None, repr=False)
+    base_url_for_legacy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

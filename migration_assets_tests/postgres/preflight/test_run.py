@@ -37,16 +37,18 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
         *(("base", code) for code in (
             "alterations_right", "apply_worker_settings", "apply_workers", "base_rights", "base_table",
             "base_writable", "collation",
-            "collations", "connections", "ddl_rehearsal", "encoding", "fingerprint_probe", "follower_in_base",
-            "foreign_publication_in_base", "other_writers_in_base", "own_schema", "quarantine", "reachable",
+            "collations", "connections", "ddl_rehearsal", "encoding", "encryption", "encryption_between",
+            "files_of_the_other_host", "fingerprint_probe", "follower_in_base",
+            "foreign_publication_in_base", "hosts", "known_server", "other_writers_in_base", "own_schema", "quarantine", "reachable",
             "replication_origins",
-            "standbys", "subscription_right", "time_zone", "type_meaning", "types", "updates_refused", "version",
-            "version_order",
+            "standbys", "subscription_right", "time_zone", "two_databases", "type_meaning", "types", "updates_refused", "version",
+            "version_order", "way_to_legacy",
             "worker_processes")),
         *(("data", code) for code in (
             "beyond_last_partition", "control_infinities", "control_nulls", "outside_calendar", "rows_ahead")),
         *(("legacy", code) for code in (
-            "connections", "create_right", "follower", "foreign_publication", "in_recovery", "other_writers",
+            "connections", "create_right", "encryption", "encryption_between", "files_of_the_other_host", "follower",
+            "foreign_publication", "hosts", "in_recovery", "known_server", "other_writers",
             "own_schema", "reachable", "read_right", "replication_right", "replication_slots", "row_hash",
             "row_security", "slot_wal_limit", "standbys", "table_ownership", "updates_refused", "version", "wal_level",
             "wal_senders", "walsender_settings")),
