@@ -22,11 +22,13 @@ _PREFIX = "migration_assets_way"
 _UNDEFINED_OBJECT = "42704"
 _POLL_SECONDS = 0.0005
 _TRIES = 10
-# Whoever was killed while he asked left one; those of living sessions are being asked for.
 _LEFT_BEHIND = r"""
 SELECT pubname::text FROM pg_publication WHERE pubname ~ '^migration_assets_way_\d+_[0-9a-f]+$'
 AND split_part(pubname, '_', 4)::int NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
 """
+
+# A walsender of the database, and none of another one of the same server.
+_ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
 
 
 def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
@@ -44,8 +46,7 @@ def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Si
         StreamError: It reaches another database.
         psycopg.Error: It reaches none, or may not subscribe; the message holds no password.
     """
-    for (left,) in publisher.execute(_LEFT_BEHIND).fetchall():
-        publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(left)))
+    drop_left_behind(publisher)
     mark = f"{_PREFIX}_{publisher.info.backend_pid}_{secrets.token_hex(6)}"
     publisher.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(mark)))
     try:
@@ -63,6 +64,12 @@ def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Si
             next_step=f"set MIGRATION_{to.upper()}_URL_FOR_{reader.upper()} to the {to} as the {reader}'s host reaches"
             " it (localhost is that host itself), and the same database; then run this again",
         )
+
+
+def drop_left_behind(publisher: Connected) -> None:
+    """Whoever was killed while he asked left an empty publication: it goes, unless its session lives."""
+    for (left,) in publisher.execute(_LEFT_BEHIND).fetchall():
+        publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(left)))
 
 
 def finds_publication(subscriber: Connected, conninfo: str, publication: str) -> bool:
@@ -109,7 +116,7 @@ def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
         with ThreadPoolExecutor(1, thread_name_prefix="way") as pool:
             trying = pool.submit(finds_publication, subscriber, conninfo, mark)
             while not trying.done():
-                row = publisher.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = %s", [mark]).fetchone()
+                row = publisher.execute(_ARRIVED, [mark]).fetchone()
                 if row is not None:
                     trying.result()
                     return True

@@ -206,7 +206,9 @@ def _parameters(url: str) -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    """What libpq takes from this machine's environment, and its defaults."""
+    """What libpq takes from this machine's environment."""
     return {
-        one.keyword.decode(): one.val.decode() for one in psycopg.pq.Conninfo.get_defaults() if one.val is not None
+        one.keyword.decode(): one.val.decode()
+        for one in psycopg.pq.Conninfo.get_defaults()
+        if one.val is not None and one.val != one.compiled
     }

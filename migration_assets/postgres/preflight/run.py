@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -62,9 +63,10 @@ def run_preflight(
         run = _Run()
         legacy = run.open(stack, databases, "legacy")
         base = run.open(stack, databases, "base")
-        for side, session in (("legacy", legacy), ("base", base)):
+        both: dict[Side, Connected | None] = {"legacy": legacy, "base": base}
+        for side, session in both.items():
             if session is not None:
-                run.check("encryption", _AREA[side], lambda side=side, one=session: examine_encryption(one, side))
+                run.check("encryption", _AREA[side], partial(examine_encryption, session, side))
         if legacy is not None:
             # Whatever we do there, the server itself refuses to write.
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
@@ -95,14 +97,9 @@ def run_preflight(
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
             run.check("two_databases", Area.BASE, lambda: whereabouts.examine_two_databases(legacy, base))
-            for side, session in (("legacy", legacy), ("base", base)):
-                run.check(
-                    "known_server",
-                    _AREA[side],
-                    lambda side=side, session=session: whereabouts.examine_known_server(
-                        base, spec.relation, side, session
-                    ),
-                )
+            for side, session in both.items():
+                known = partial(whereabouts.examine_known_server, base, spec.relation, side, session or base)
+                run.check("known_server", _AREA[side], known)
             run.check("way_to_legacy", Area.BASE, lambda: ways.examine_ways(legacy, base, databases, plan))
             run.check("server_pair", Area.BASE, lambda: server_pair.compare_servers(legacy, base))
             run.check("fingerprint_probe", Area.BASE, lambda: probe.examine_probe(legacy, base))
