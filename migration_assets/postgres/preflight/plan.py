@@ -15,6 +15,7 @@ class PreflightPlan:
     Args:
         as_of: "Now", aware: the quarter it lies in is the newest that rows are expected in.
         parallel_copies: Slices copied at once.
+        wanted_copies: As many were asked for, where the limits of sessions leave no room for them; 0: as many.
         window_hours: Length of the maintenance window.
         target_gb_per_hour: Rate that the window asks for, 10^9 bytes an hour.
         quarter: What has to fit into the window; None for the quarter of `as_of`, or the biggest where that is empty.
@@ -27,6 +28,7 @@ class PreflightPlan:
 
     as_of: datetime
     parallel_copies: int = 2
+    wanted_copies: int = 0
     window_hours: float = 3.0
     target_gb_per_hour: float = 72.22
     quarter: FiscalQuarter | None = None
