@@ -3,15 +3,13 @@
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.findings import Acceptance, Finding
 from migration_assets.postgres.evidence_chain import append
+from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.sessions import Connected
-
-_HAS_TABLE = "SELECT to_regclass('migration.acceptances') IS NOT NULL"
 
 
 def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
     """All that are in force, the oldest first; none where there is no ledger yet, or an older one."""
-    exists = base.execute(_HAS_TABLE).fetchone()
-    if exists is None or not exists[0]:
+    if not ledger_has(base, "acceptances"):
         return []
     rows = base.execute(
         "SELECT code, subject, accepted_by, reason, accepted_at, digest FROM migration.acceptances WHERE relation = %s"

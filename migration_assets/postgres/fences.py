@@ -22,6 +22,7 @@ from psycopg import errors, sql
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.change_stream.legacy_side import writers_of
 from migration_assets.postgres.fence_functions import FUNCTIONS
+from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -99,10 +100,9 @@ class _Trigger:
 
 def fence_of_base(base: Connected, root: QualifiedName, lock_timeout_ms: int = 100) -> Fence:
     """As the ledger names the streams; without a stream nobody's worker passes."""
-    row = base.execute("SELECT to_regclass('migration.streams') IS NOT NULL").fetchone()
     found = (
         base.execute("SELECT subscription, slot FROM migration.streams WHERE relation = %s", [str(root)]).fetchone()
-        if require_row(row, "to_regclass")[0]
+        if ledger_has(base, "streams")
         else None
     )
     subscription, slot = found or ("", "")

@@ -1,5 +1,6 @@
 """Heartbeats: markers that nobody waits at, whose way to the base is the lag. No difference of two clocks anywhere."""
 
+from migration_assets.postgres.own_objects import require_trusted
 from migration_assets.postgres.sessions import Connected, require_row
 
 KIND = "heartbeat"
@@ -7,6 +8,7 @@ KIND = "heartbeat"
 
 def send_heartbeat(legacy: Connected, relation: str) -> int:
     """Write a heartbeat on the legacy, committed there; returns its id."""
+    require_trusted(legacy)
     with legacy.transaction():
         # A standby that hangs is no reason for the watch to hang.
         legacy.execute("SET LOCAL synchronous_commit = local")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, LiteralString
+from weakref import WeakSet
 
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.postgres.sessions import Connected, Side, require_row
@@ -76,6 +77,59 @@ SELECT 'function', format('%s(%s)', p.proname, pg_get_function_identity_argument
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration')
 ORDER BY 1, 2
 """
+# What could run somebody's statements as our role: whose owner may add triggers, rules, defaults and policies to it, or
+# replace its text; a trigger that calls a function of his; the right to add one.
+_UNTRUSTED: LiteralString = """
+, ours AS (
+    SELECT c.oid, c.relname, c.relowner, c.relacl, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW'
+           WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind
+    FROM pg_class c WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    AND c.relname = ANY(%(names)s)
+)
+SELECT format('role %%I owns %%s migration.%%I', pg_get_userbyid(o.relowner), lower(o.kind), o.relname),
+       format('ALTER %%s migration.%%I OWNER TO CURRENT_USER;', o.kind, o.relname)
+FROM ours o WHERE o.relowner NOT IN (SELECT oid FROM trusted)
+UNION ALL
+SELECT format('role %%I owns function %%s', pg_get_userbyid(p.proowner), p.oid::regprocedure),
+       format('ALTER FUNCTION %%s OWNER TO CURRENT_USER;', p.oid::regprocedure)
+FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration') AND p.proowner NOT IN (SELECT oid FROM trusted)
+AND p.proname = ANY(%(functions)s)
+UNION ALL
+SELECT format('trigger %%I on migration.%%I calls %%s of role %%I', t.tgname, o.relname, p.oid::regprocedure,
+              pg_get_userbyid(p.proowner)),
+       format('DROP TRIGGER %%I ON migration.%%I;', t.tgname, o.relname)
+FROM ours o JOIN pg_trigger t ON t.tgrelid = o.oid AND NOT t.tgisinternal JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE p.proowner NOT IN (SELECT oid FROM trusted)
+UNION ALL
+SELECT format('%%s may put triggers on migration.%%I', g.who, o.relname),
+       format('REVOKE TRIGGER ON migration.%%I FROM %%s;', o.relname, g.who)
+FROM ours o CROSS JOIN LATERAL (
+    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)::text) END AS who
+    FROM aclexplode(o.relacl) a WHERE a.privilege_type = 'TRIGGER' AND a.grantee NOT IN (SELECT oid FROM trusted)) g
+ORDER BY 1
+"""
+OWNS: LiteralString = "owns the schema"
+CREATES: LiteralString = "may create in the schema"
+# Who could harm the ledger without running anything as our role: drop what is in it, get in the way of its next
+# version, or write what no step of ours has found.
+_MEDDLERS: LiteralString = """
+, ours AS (
+    SELECT c.relname, c.relacl FROM pg_class c
+    WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind IN ('r', 'S') AND c.relname = ANY(%(names)s)
+), found AS (
+    SELECT n.nspowner AS role, %(owns)s AS may FROM pg_namespace n WHERE n.nspname = 'migration'
+    UNION ALL
+    SELECT a.grantee, %(creates)s FROM pg_namespace n, aclexplode(n.nspacl) a
+    WHERE n.nspname = 'migration' AND a.privilege_type = 'CREATE'
+    UNION ALL
+    SELECT a.grantee, format('may %%s migration.%%I', lower(a.privilege_type), o.relname)
+    FROM ours o, aclexplode(o.relacl) a
+    WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+)
+SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)::text) END,
+       array_agg(DISTINCT may ORDER BY may)
+FROM found WHERE role NOT IN (SELECT oid FROM trusted) GROUP BY 1 ORDER BY 1
+"""
 # The owner of a schema may drop whatever lies in it. Our role may use what it may create something beside.
 _QUARANTINE: LiteralString = """
 SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted),
@@ -89,19 +143,26 @@ NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_ro
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
 
+# Sessions that have looked, so that each does once.
+_LOOKED: WeakSet[Connected] = WeakSet()
+
+
 @dataclass(frozen=True)
 class OwnSchema:
     """Schema `migration` of one side.
 
     Attributes:
         collisions: What has a name that this program needs, and is not this program's.
-        foreign: What is this program's, and belongs to a role that is neither ours nor a superuser: name and owner.
+        untrusted: Through what a role that is neither ours nor a superuser could have its statements run as our role:
+            what it is, and the statement that ends it.
+        meddlers: Roles that are neither ours nor superusers, and what each may do to the schema and its tables.
         others: What else is there, and stays as it is.
         missing_right: Our role, where the schema is there and our role may not create anything in it.
     """
 
     collisions: tuple[str, ...]
-    foreign: tuple[tuple[str, str], ...]
+    untrusted: tuple[tuple[str, str], ...]
+    meddlers: tuple[tuple[str, tuple[str, ...]], ...]
     others: tuple[str, ...]
     missing_right: str | None
 
@@ -111,27 +172,79 @@ def _places(connection: Connected) -> list[tuple[Any, ...]]:
     return connection.execute(_TRUSTED + _PLACES).fetchall()
 
 
+def _untrusted(connection: Connected) -> list[tuple[str, str]]:
+    """What it is, and the statement that ends it."""
+    names = ledger_names() | set(_TABLES)
+    functions = {name.partition("(")[0] for name in names | _FUNCTIONS if "(" in name}
+    return connection.execute(
+        _TRUSTED + _UNTRUSTED, {"names": sorted(names - _FUNCTIONS), "functions": sorted(functions)}
+    ).fetchall()
+
+
+def require_trusted(connection: Connected) -> None:
+    """Before a session reads or writes anything of ours: nobody else's statements run as our role when it does.
+
+    Only the catalogue is read. Each session looks once.
+
+    Raises:
+        ForeignObjectError: A role that is not ours could have them run; says through what.
+    """
+    if connection in _LOOKED:
+        return
+    found = _untrusted(connection)
+    if found:
+        raise ForeignObjectError(
+            "a role that is neither ours nor a superuser could have its statements run as our role: "
+            + "; ".join(what for what, _ in found),
+            where="schema migration",
+            state_left="nothing was read from it, and nothing was changed",
+            next_step="as a superuser: "
+            + " ".join(dict.fromkeys(remedy for _, remedy in found))
+            + " -- or, where that role is your own team's: GRANT it TO the role that this program uses",
+        )
+    _LOOKED.add(connection)
+
+
+def ledger_has(base: Connected, table: str) -> bool:
+    """Whether the ledger is there, and new enough to have that table.
+
+    Raises:
+        ForeignObjectError: As `require_trusted`.
+    """
+    row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [f"migration.{table}"]).fetchone()
+    if not require_row(row, "to_regclass")[0]:
+        return False
+    require_trusted(base)
+    return True
+
+
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
-    to_come = ledger_names(after=ledger_version(connection)) if side == "base" else frozenset[str]()
-    made = (ledger_names() - to_come) if side == "base" else frozenset[str]()
+    untrusted = _untrusted(connection)
+    # A ledger that is not to be read does not say how far it was made.
+    readable = side == "base" and not untrusted
+    to_come = ledger_names(after=ledger_version(connection)) if readable else frozenset[str]()
+    made = (ledger_names() - to_come) if readable else frozenset[str]()
     collisions: list[str] = []
-    foreign: list[tuple[str, str]] = []
     others: list[str] = []
-    for kind, name, owner, trusted, comment, text, columns in _places(connection):
+    for kind, name, owner, _, comment, text, columns in _places(connection):
         known = name in _TABLES or name in _FUNCTIONS
         if name in made or (known and _is_ours(name, comment, text, columns)):
-            if not trusted and kind in _LISTED:
-                foreign.append((f"{kind} migration.{name}", owner))
-        elif known or name in to_come:
+            continue
+        if known or name in to_come:
             collisions.append(f"{kind} migration.{name} of {owner}")
         elif kind in _LISTED and side == "legacy":
             others.append(f"{kind} {name} of {owner}")
+    names = sorted((ledger_names() | set(_TABLES)) - _FUNCTIONS)
+    meddlers = tuple(
+        (str(who), tuple(may))
+        for who, may in connection.execute(_TRUSTED + _MEDDLERS, {"names": names, "owns": OWNS, "creates": CREATES})
+    )
     row = connection.execute(
         "SELECT CASE WHEN NOT has_schema_privilege(oid, 'CREATE') THEN quote_ident(current_user) END"
         " FROM pg_namespace WHERE nspname = 'migration'"
     ).fetchone()
-    return OwnSchema(tuple(collisions), tuple(foreign), tuple(others), row[0] if row else None)
+    return OwnSchema(tuple(collisions), tuple(untrusted), meddlers, tuple(others), row[0] if row else None)
 
 
 @dataclass(frozen=True)
@@ -171,8 +284,10 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     """Before something of these names is made, replaced or used.
 
     Raises:
-        ForeignObjectError: One of them is somebody else's; nothing was changed.
+        ForeignObjectError: One of them is somebody else's, or could run somebody else's statements as our role; nothing
+            was changed.
     """
+    require_trusted(connection)
     found = [
         f"{kind} migration.{name} of {owner}"
         for kind, name, owner, _, comment, text, columns in _places(connection)
@@ -241,6 +356,7 @@ def ledger_version(connection: Connected) -> int:
     """Of the ledger that is there; 0 where there is none, or where a table of its name is somebody else's."""
     if not is_ours(connection, "schema_versions"):
         return 0
+    require_trusted(connection)
     row = connection.execute("SELECT coalesce(max(version), 0) FROM migration.schema_versions").fetchone()
     return int(require_row(row, "the version")[0])
 

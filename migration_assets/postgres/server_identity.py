@@ -21,6 +21,7 @@ from migration_assets.domain.stream_sample import RECOVER
 from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream, set_status
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row, standby_answers
 
@@ -150,8 +151,7 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
 
 def _knows_servers(base: Connected) -> bool:
     """Whether the ledger is new enough to."""
-    there = base.execute("SELECT to_regclass('migration.server_changes') IS NOT NULL").fetchone()
-    return bool(require_row(there, "to_regclass")[0])
+    return ledger_has(base, "server_changes")
 
 
 def _rests_on_servers(base: Connected, relation: str) -> bool:

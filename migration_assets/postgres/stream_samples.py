@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.alerting import Alert, alert_from
 from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.sessions import Connected, require_row
 
 # Held by the one watcher that judges and tells; the others only look.
@@ -27,8 +28,7 @@ class AgedSample:
 
 def has_ledger(base: Connected) -> bool:
     """Whether a stream could be in the ledger at all; a watch must not be what creates it."""
-    row = base.execute("SELECT to_regclass('migration.streams') IS NOT NULL").fetchone()
-    return bool(require_row(row, "to_regclass")[0])
+    return ledger_has(base, "streams")
 
 
 def store_sample(base: Connected, sample: StreamSample) -> None:

@@ -64,8 +64,8 @@ def _require_something_to_migrate(migration: Migration) -> None:
             if not ledger_version(base):
                 return  # tables that are named like the ledger's may be somebody else's
         require_legacy(migration, "there is nothing to migrate from the legacy any more")
-    except (psycopg.OperationalError, ServerChangedError):
-        return  # a base that is away, or a standby, is a finding
+    except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
+        return  # a base that is away, a standby, and a ledger that is not ours are findings
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:

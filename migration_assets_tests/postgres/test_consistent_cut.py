@@ -4,6 +4,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.postgres.consistent_cut import arrival
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
 from migration_assets_tests.clones import Clones
@@ -99,6 +101,34 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
     thread.join(patience(30))
     assert len(seen) == 2
     assert seen[0] == seen[1]
+
+
+def test_a_process_that_stands_still_at_a_marker_does_not_hold_the_stream(
+    streamed: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "FROZEN_SECONDS", 0.3)
+    raised: list[BaseException] = []
+    newest: LiteralString = "SELECT coalesce(max(id), 0) FROM migration.markers"
+    before = streamed.one("base", newest)
+
+    def look() -> None:
+        try:
+            with paired_snapshots(streamed.plan, "test", WEEKS):
+                pass
+        except CutError as error:
+            raised.append(error)
+
+    with psycopg.connect(streamed.databases.base_url) as blocker:
+        # Whoever takes the cut waits for this in the middle of it, and asks nothing meanwhile.
+        blocker.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=look)
+        thread.start()
+        wait_for(lambda: streamed.one("base", newest) != before, "the stream goes on")
+        blocker.rollback()
+    thread.join(patience(30))
+    assert "stood still" in str(raised[0])
+    streamed.validate(2)
+    streamed.assert_same()
 
 
 def test_two_validations_at_once_and_one_pause_among_them_all_come_through(streamed: Ground) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.postgres.change_stream.records import StreamRecord
@@ -18,30 +18,46 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
 _WORKER_LIVES = 0.5
+# Longer than whoever looks at the base at a marker waits for a lock, and a busy machine stands still.
+FROZEN_SECONDS = 20.0
 
 
 @contextmanager
 def marker_lock(
-    holder: Connected, marker: int, *, lock_class: int = MARKER_LOCK_CLASS
+    holder: Connected, marker: int, *, moment_seconds: float, lock_class: int = MARKER_LOCK_CLASS
 ) -> Generator[Callable[[], None]]:
     """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
+
+    A process that stands still meanwhile loses the lock with its session, and the worker goes on.
 
     Args:
         holder: A session on that side.
         marker: Its number.
+        moment_seconds: How long it may take at most until the marker is set, and `hold_for_moments` called.
         lock_class: By which the trigger on that side's markers waits.
+
+    Raises:
+        CutError: This process stood still for too long: the cut is void.
     """
     key = [lock_class, marker]
+    _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
     holder.execute("SELECT pg_advisory_lock(%s, %s)", key)
     released = False
 
     def let_go() -> None:
         nonlocal released
         released = True
-        holder.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+        holder.execute("SELECT pg_advisory_unlock(%s, %s), set_config('idle_session_timeout', '0', false)", key)
 
     try:
         yield let_go
+    except errors.IdleSessionTimeout:
+        raise CutError(
+            "this process stood still while it held the apply worker at a marker, and was cut off",
+            where=f"marker {marker}",
+            state_left="no writer is held; the cut is void; the stream goes on, or rests until the next step on it",
+            next_step="see why the machine stood still (suspended, swapping?), then run this again",
+        ) from None
     finally:
         if not released:
             # A lost connection lost the lock by itself.
@@ -49,13 +65,29 @@ def marker_lock(
                 let_go()
 
 
+def hold_for_moments(holder: Connected) -> None:
+    """The marker is set: from now on the lock's session asks something again and again, or is ended by its server."""
+    _may_be_idle(holder, FROZEN_SECONDS)
+
+
+def _may_be_idle(holder: Connected, seconds: float) -> None:
+    holder.execute("SELECT set_config('idle_session_timeout', %s, false)", [f"{round(seconds * 1000)}ms"])
+
+
 def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> None:
     """Until this stream's own apply worker waits for the marker's lock: the base then holds all before the marker.
+
+    Args:
+        base: The session that holds the lock.
+        stream: Whose worker.
+        marker: Which was set.
+        patience_seconds: How long at most.
 
     Raises:
         StreamError: The worker is away for too long, or the subscription was disabled or dropped.
         CutError: The stream is too far behind.
     """
+    hold_for_moments(base)
     began = seen = since = time.monotonic()
     pid: int | None = None
     pause = _SHORTEST

@@ -14,6 +14,7 @@ from migration_assets.domain.errors import CutError
 from migration_assets.postgres.change_stream.claims import PublicationChange
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.consistent_cut.records import Barrier
+from migration_assets.postgres.own_objects import require_trusted
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.snapshots import begin_reading
@@ -55,6 +56,7 @@ def legacy_sessions(plan: StreamPlan, purpose: str) -> Generator[LegacySessions]
 
 def next_marker(legacy: LegacySessions) -> int:
     """A number that no other marker has: a dead validator's marker is never mistaken for ours."""
+    require_trusted(legacy.writer)
     row = legacy.writer.execute("SELECT nextval('migration.marker_id')").fetchone()
     return int(require_row(row, "nextval")[0])
 

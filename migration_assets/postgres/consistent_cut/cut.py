@@ -92,7 +92,7 @@ def paired_snapshots(
             tables = base_tables(reader, plan.spec, weeks)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
-            with marker_lock(holder, marker) as let_go:
+            with marker_lock(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
                 wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
@@ -152,7 +152,7 @@ def paused_stream(
         marker = next_marker(legacy)
         reached = time.perf_counter()
         try:
-            with marker_lock(holder, marker) as let_go:
+            with marker_lock(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
                 barrier = (
                     _set_join_marker(plan, holder, legacy, marker, in_lock, purpose)
                     if as_join

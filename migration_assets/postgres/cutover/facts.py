@@ -9,6 +9,7 @@ from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind, SideName
 from migration_assets.postgres.change_stream.claims import HOLDERS
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
+from migration_assets.postgres.own_objects import require_trusted
 from migration_assets.postgres.sessions import Connected, require_row
 
 _FACTS = sql.SQL("""
@@ -61,6 +62,7 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
     cutovers, decommissions = require_row(there, "to_regclass")
     if not cutovers:
         return CutoverFacts()
+    require_trusted(base)
     row = require_row(
         base.execute(_FACTS, {"relation": relation, "key": relation, "lock": CUTOVER_LOCK_CLASS}).fetchone(),
         "the cutovers",

@@ -20,7 +20,7 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import marker_lock
+from migration_assets.postgres.consistent_cut.arrival import hold_for_moments, marker_lock
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
 from migration_assets.postgres.own_objects import TAG, require_no_collision
@@ -95,8 +95,10 @@ def reverse_cut(
         row = writer.execute("SELECT nextval('migration.reverse_marker_id')").fetchone()
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
-        with marker_lock(holder, marker, lock_class=REVERSE_LOCK_CLASS) as let_go:
+        moment = plan.stream.limits.cut_patience_seconds
+        with marker_lock(holder, marker, moment_seconds=moment, lock_class=REVERSE_LOCK_CLASS) as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
+            hold_for_moments(holder)
             pid = _wait_at(plan, holder, names, marker)
             if at_rest:
                 stack.enter_context(going_on)

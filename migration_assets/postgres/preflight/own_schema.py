@@ -1,10 +1,21 @@
 """Examines the schemas where this program keeps its own: whether anything of somebody else's is in its way."""
 
+from collections.abc import Sequence
+
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import quote_identifier
-from migration_assets.postgres.own_objects import HOW_TO_MOVE, QUARANTINE, read_own_schema, read_quarantine
+from migration_assets.postgres.own_objects import (
+    CREATES,
+    HOW_TO_MOVE,
+    OWNS,
+    QUARANTINE,
+    read_own_schema,
+    read_quarantine,
+)
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
+
+_OR_GRANT = "or, where that role is your own team's: GRANT it TO the role that this program uses"
 
 
 def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
@@ -16,17 +27,17 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         evidence = f"somebody else's objects have names that this program needs: {listed(seen.collisions)}"
         evidence += f"; besides them there are: {listed(seen.others)}" if seen.others else ""
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, f"in the {side}: {HOW_TO_MOVE}"))
-    for owner in dict.fromkeys(owner for _, owner in seen.foreign):
-        mine = [name for name, of in seen.foreign if of == owner]
-        evidence = f"role {owner} owns what this program uses, and could alter it: {listed(mine)}"
-        remedy = f"in the {side}: " + " ".join(
-            f"ALTER {name.split()[0].upper()} {name.partition(' ')[2]} OWNER TO CURRENT_USER;" for name in mine
-        )
-        remedy += f" -- as a superuser; or GRANT {quote_identifier(owner)} TO the role that this program uses"
-        subject = f"{owner} in the {side}"
-        findings.append(
-            Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(sorted(mine)))
-        )
+    if seen.untrusted:
+        evidence = "a role that is neither ours nor a superuser could have its statements run as our role: "
+        evidence += listed([what for what, _ in seen.untrusted])
+        remedy = f"in the {side}: " + " ".join(dict.fromkeys(remedy for _, remedy in seen.untrusted))
+        remedy += f" -- as a superuser; {_OR_GRANT}"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
+    for who, may in seen.meddlers:
+        evidence = f"{who} is neither our role nor a superuser, and could spoil what this program keeps: {listed(may)}"
+        remedy = f"in the {side}: {_rights_back(who, may)} -- as a superuser; {_OR_GRANT}"
+        subject = f"{who} in the {side}"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(may)))
     if seen.missing_right:
         evidence = f"schema migration is there, and role {seen.missing_right} may not create anything in it"
         remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA migration TO {seen.missing_right};"
@@ -35,6 +46,20 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         return findings
     others = f"; it also holds, and keeps as they are: {listed(seen.others)}" if seen.others else ""
     return [info("own_schema", area, f"nothing in schema migration is in this program's way{others}")]
+
+
+def _rights_back(who: str, may: Sequence[str]) -> str:
+    statements: list[str] = []
+    if OWNS in may:
+        statements.append("ALTER SCHEMA migration OWNER TO CURRENT_USER;")
+    if CREATES in may:
+        statements.append(f"REVOKE CREATE ON SCHEMA migration FROM {who};")
+    if {*may} - {OWNS, CREATES}:
+        statements.append(
+            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA migration FROM {who};"
+            f" REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};"
+        )
+    return " ".join(statements)
 
 
 def examine_quarantine(base: Connected) -> list[Finding]:

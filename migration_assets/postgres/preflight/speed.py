@@ -8,10 +8,11 @@ from psycopg import errors, sql
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.preflight.plan import Subject
 from migration_assets.postgres.preflight.wording import milliseconds, size
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 
 # A copy with primary key, index and both fingerprints took 4.5 times as long as reading the same million rows of
@@ -45,8 +46,7 @@ class Speed:
 
 def measured_speed(base: Connected, relation: str) -> Speed | None:
     """From the copies in the ledger; None where there are none worth counting."""
-    row = base.execute("SELECT to_regclass('migration.slices') IS NOT NULL").fetchone()
-    if not require_row(row, "to_regclass")[0]:
+    if not ledger_has(base, "slices"):
         return None
     copies = [r for r in read_slices(base, relation) if r.table_bytes and r.base and r.base.rows and _seconds(r) > 0]
     if not copies:

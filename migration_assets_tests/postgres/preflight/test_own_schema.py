@@ -6,12 +6,14 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import ForeignObjectError
-from migration_assets.domain.findings import Severity
+from migration_assets.domain.findings import Area, Severity
 from migration_assets.postgres.acceptances import record_acceptance
+from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.own_objects import read_quarantine
 from migration_assets.postgres.retirement_checks import of_quarantine
 from migration_assets.postgres.sessions import Side
+from migration_assets.postgres.stream_samples import has_ledger
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 
@@ -91,11 +93,85 @@ def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_
         assert found.blocking == ["own_schema"]
         said = found.one("own_schema", "legacy")
         assert f"role {role} owns" in said.evidence
-        assert (said.acceptable, said.subject) == (True, f"{role} in the legacy")
+        assert not said.acceptable, "its owner can have anything run as our role"
+        with pytest.raises(ForeignObjectError, match=f"role {role} owns function"):
+            patient.ground.stream(rebuild=True)
         do(patient, "legacy", said.remedy.removeprefix("in the legacy: "))
         assert patient.examine().blocking == []
     finally:
         do(patient, "legacy", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+_PREPARED = """
+CREATE SCHEMA migration;
+GRANT ALL ON SCHEMA migration TO PUBLIC;
+CREATE TABLE migration.schema_versions (version integer PRIMARY KEY, upgraded_at timestamptz DEFAULT now());
+CREATE TABLE migration.caught (who text);
+GRANT ALL ON ALL TABLES IN SCHEMA migration TO PUBLIC;
+CREATE FUNCTION migration.catch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO migration.caught VALUES (current_user); RETURN NEW; END $$;
+CREATE TRIGGER catch BEFORE INSERT ON migration.schema_versions FOR EACH ROW EXECUTE FUNCTION migration.catch();
+CREATE FUNCTION migration.see() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO migration.caught VALUES (current_user); RETURN true; END $$;
+CREATE POLICY see ON migration.schema_versions USING (migration.see());
+ALTER TABLE migration.schema_versions ENABLE ROW LEVEL SECURITY
+"""
+
+
+def test_a_ledger_that_a_stranger_has_prepared_runs_none_of_his_statements_as_us(patient: Patient) -> None:
+    """Whoever may create in a database can be there first."""
+    patient.with_bookings()
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}")
+    try:
+        database = str(patient.ground.one("base", "SELECT current_database()"))
+        do(patient, "base", f"GRANT CREATE ON DATABASE {database} TO {role}")
+        do(patient, "base", f"SET ROLE {role}; {_PREPARED}")
+        found = patient.examine()
+        assert "own_schema" in found.blocking
+        said = [finding for finding in found.all if finding.code == "own_schema" and finding.area == Area.BASE]
+        assert f"role {role} owns table migration.schema_versions" in said[0].evidence
+        assert [one.acceptable for one in said] == [False, True, True], (
+            "the owner of the schema, and PUBLIC, who writes"
+        )
+        with patient.ground.databases.session("base", "test") as base:
+            with pytest.raises(ForeignObjectError, match=rf"role {role} owns table migration\.schema_versions"):
+                ensure_ledger(base)
+            assert not has_ledger(base), "there is nothing of that name yet"
+            assert not read_cutover_facts(base, "public.bookings").ledger
+        assert patient.ground.one("base", "SELECT count(*) FROM migration.caught") == 0
+    finally:
+        do(patient, "base", f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    assert patient.examine().blocking == []
+
+
+def test_a_right_that_lets_a_stranger_into_the_ledger_is_found_and_what_runs_his_statements_is_refused(
+    patient: Patient,
+) -> None:
+    patient.with_bookings().ground.streamed()
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}")
+    grants = {
+        "CREATE ON SCHEMA migration": f"{role} is neither our role nor a superuser",
+        "UPDATE ON migration.slices": f"{role} is neither our role nor a superuser",
+        "TRIGGER ON migration.slices": f"{role} may put triggers on migration.slices",
+    }
+    try:
+        for right, evidence in grants.items():
+            do(patient, "base", f"GRANT {right} TO {role}")
+            found = patient.examine()
+            assert "own_schema" in found.blocking, right
+            said = found.one("own_schema", "base")
+            assert evidence in said.evidence
+            assert said.acceptable == ("TRIGGER" not in right)
+            if "TRIGGER" in right:
+                with pytest.raises(ForeignObjectError, match=r"may put triggers on migration\.slices"):
+                    patient.ground.copy(1)
+            do(patient, "base", said.remedy.partition("in the base: ")[2].partition(" --")[0])
+        do(patient, "base", f"GRANT SELECT ON ALL TABLES IN SCHEMA migration TO {role}")
+        assert patient.examine().blocking == []
+    finally:
+        do(patient, "base", f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_there_is_named(patient: Patient) -> None:
