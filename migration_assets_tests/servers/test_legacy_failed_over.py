@@ -54,6 +54,12 @@ def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> No
     wait_for(lambda: _is_there(follower), "the standby has the database")
     with pytest.raises(ServerChangedError, match="what answers as the legacy is a standby"):
         follower.copy(5)
+    # Also whoever asks for nothing but a session: of a table that has no stream nothing else would tell.
+    with (
+        pytest.raises(ServerChangedError, match="what answers as the legacy is a standby"),
+        follower.databases.session("legacy", "test"),
+    ):
+        pass
     assert [one.evidence for one in findings(follower) if one.code == "in_recovery"] == ["it is a standby"]
     # Both URLs lead to the legacy: one of them to another place of it.
     twice = replace(ground, databases=Databases(ground.databases.legacy_url, standbys.legacy_url))
