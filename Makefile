@@ -11,7 +11,7 @@ LIVES ?= 200
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 TESTS := $(BIN)/python -m migration_assets_tests
 
-.PHONY: demo ui test soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
+.PHONY: demo ui test test-long soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -27,9 +27,13 @@ demo: $(STAMP)
 ui: $(STAMP)
 	$(BIN)/migration-assets ui
 
-# Of long sweeps a few telling cases. Three at a time, since tests wait for servers.
+# Of long sweeps a few telling cases, and of the longest tests some. Three at a time, since tests wait for servers.
 test: $(STAMP)
 	$(PYTEST)
+
+# Also the longest tests, twice the time: before a change is handed on.
+test-long: $(STAMP)
+	$(PYTEST) --long
 
 # Everything, hours of it; `make -k soak` goes on after a failure.
 soak: soak-suite soak-kills soak-servers soak-seeds soak-enemies

@@ -1,6 +1,7 @@
 """Real PostgreSQL for every test that asks for it: one pair of servers a session, one pair of databases a test."""
 
 import signal
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ _LONG = ("test_demo.py", "test_ui.py", "test_ui_killed_run.py", "test_ui_termina
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run everything: also the tests and cases marked soak")
+    parser.addoption("--long", action="store_true", help="also the tests and cases marked long")
+    parser.addoption("--soak", action="store_true", help="run everything: also those marked soak, and whole sweeps")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,10 +27,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
-    if not config.getoption("--soak"):
-        left = [item for item in items if item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    if config.getoption("--soak"):
+        return
+    left = {item for item in items if item.get_closest_marker("soak")}
+    if not config.getoption("--long"):
+        left |= _long_ones(items)
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
+
+
+def _long_ones(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Those marked `long`; of a test that is marked `long(but=n)` all cases but the first n."""
+    cases: Counter[str] = Counter()
+    found: set[pytest.Item] = set()
+    for item in items:
+        marker = item.get_closest_marker("long")
+        if marker is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        cases[test] += 1
+        if cases[test] > marker.kwargs.get("but", 0):
+            found.add(item)
+    return found
 
 
 @pytest.fixture(scope="session")

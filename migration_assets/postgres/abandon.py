@@ -33,7 +33,7 @@ from migration_assets.postgres.abandon_legacy import (
     reverse_subscriptions,
     unmark_table,
 )
-from migration_assets.postgres.change_stream.claims import claimed
+from migration_assets.postgres.change_stream.claims import claimed, end_holders
 from migration_assets.postgres.change_stream.records import (
     START_LOCK_CLASS,
     STREAM_LOCK_CLASS,
@@ -250,6 +250,10 @@ def clean_legacy(
         steps, more = _legacy_steps(plan, legacy, ours or "", remains, former)
         if not steps:
             raise _nothing(plan)
+        if apply and ours:
+            # A run that was at work when the base went, and does not know yet, would make anew what goes here.
+            for lock_class in (START_LOCK_CLASS, STREAM_LOCK_CLASS):
+                end_holders(legacy, ours, lock_class)
         return _run(plan, steps, [*notes, *more], apply=apply, on_step=on_step)
 
 

@@ -669,3 +669,17 @@ COMMENT ON COLUMN migration.confirmations.examined IS
 COMMENT ON COLUMN migration.confirmations.spent_by IS 'the one call that used it';
 COMMENT ON COLUMN migration.confirmations.cutover IS
     'the cutover or rollback that used it: where that was undone before anything was opened, it may be used again';
+
+ALTER TABLE migration.cuts ADD COLUMN worker text;
+COMMENT ON COLUMN migration.cuts.worker IS
+    'the apply worker that brought the marker: process and beginning. As long as it lives nothing was skipped since';
+
+CREATE TABLE migration.watchers (
+    relation        text PRIMARY KEY,
+    token           text NOT NULL,
+    pid             integer NOT NULL,
+    backend_start   timestamptz NOT NULL,
+    until           timestamptz NOT NULL
+);
+COMMENT ON TABLE migration.watchers IS
+    'The one watcher that judges and tells now; the others only look. It is replaced when its session or its time ends';

@@ -139,6 +139,12 @@ SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted
              AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> ALL(%(ours)s::text[]) ORDER BY 1)
 FROM pg_namespace n WHERE n.nspname = %(schema)s
 """
+# Where the schema is not there yet it will be ours.
+_RIGHTS = """
+SELECT quote_ident(current_user), coalesce(has_schema_privilege(n.oid, 'USAGE'), true),
+       coalesce(has_schema_privilege(n.oid, 'CREATE'), true)
+FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = 'migration'
+"""
 NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()"})
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
@@ -157,14 +163,18 @@ class OwnSchema:
             what it is, and the statement that ends it.
         meddlers: Roles that are neither ours nor superusers, and what each may do to the schema and its tables.
         others: What else is there, and stays as it is.
-        missing_right: Our role, where the schema is there and our role may not create anything in it.
+        missing_right: Our role, where the schema is there and our role may not use it, or create anything in it.
+        unreadable: Our role, where a ledger is there that it may not read.
+        made: What the ledger consists of, where it is unreadable: kind and name.
     """
 
-    collisions: tuple[str, ...]
-    untrusted: tuple[tuple[str, str], ...]
-    meddlers: tuple[tuple[str, tuple[str, ...]], ...]
-    others: tuple[str, ...]
-    missing_right: str | None
+    collisions: tuple[str, ...] = ()
+    untrusted: tuple[tuple[str, str], ...] = ()
+    meddlers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    others: tuple[str, ...] = ()
+    missing_right: str | None = None
+    unreadable: str | None = None
+    made: tuple[str, ...] = ()
 
 
 def _places(connection: Connected) -> list[tuple[Any, ...]]:
@@ -220,7 +230,14 @@ def ledger_has(base: Connected, table: str) -> bool:
 
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
+    role, usable, creating = require_row(connection.execute(_RIGHTS).fetchone(), "our role")
+    if not usable:
+        return OwnSchema(missing_right=role)  # whoever may not use it cannot read what version the ledger has
     untrusted = _untrusted(connection)
+    if side == "base" and not untrusted and not may_read_ledger(connection):
+        names, kinds = ledger_names(), {"table", "sequence", "function"}
+        places = [(kind, name) for kind, name, *_ in _places(connection) if name in names and kind in kinds]
+        return OwnSchema(unreadable=role, made=tuple(f"{kind} migration.{name}" for kind, name in places))
     # A ledger that is not to be read does not say how far it was made.
     readable = side == "base" and not untrusted
     to_come = ledger_names(after=ledger_version(connection)) if readable else frozenset[str]()
@@ -240,11 +257,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
         (str(who), tuple(may))
         for who, may in connection.execute(_TRUSTED + _MEDDLERS, {"names": names, "owns": OWNS, "creates": CREATES})
     )
-    row = connection.execute(
-        "SELECT CASE WHEN NOT has_schema_privilege(oid, 'CREATE') THEN quote_ident(current_user) END"
-        " FROM pg_namespace WHERE nspname = 'migration'"
-    ).fetchone()
-    return OwnSchema(tuple(collisions), tuple(untrusted), meddlers, tuple(others), row[0] if row else None)
+    return OwnSchema(tuple(collisions), tuple(untrusted), meddlers, tuple(others), None if creating else role)
 
 
 @dataclass(frozen=True)
@@ -350,6 +363,15 @@ def _is_ours(name: str, comment: str, text: str, columns: Mapping[str, str] | No
         return any(said in text for said in _OUR_TEXT)
     wanted = _TABLES.get(name)
     return wanted is not None and columns is not None and wanted.items() <= columns.items()
+
+
+def may_read_ledger(connection: Connected) -> bool:
+    """Whether our role may read the ledger, or there is none."""
+    row = connection.execute(
+        "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_namespace n"
+        " JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = 'migration' AND c.relname = 'schema_versions'"
+    ).fetchone()
+    return row is None or bool(row[0])
 
 
 def ledger_version(connection: Connected) -> int:

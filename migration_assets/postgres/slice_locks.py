@@ -8,7 +8,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import SliceBusyError
 from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice, read_slices
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.other_sessions import lock_holder
 from migration_assets.postgres.sessions import Connected
 
 
@@ -54,17 +54,9 @@ def _locked(connection: Connected, record: SliceRecord) -> Generator[None]:
     try:
         connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
     except errors.LockNotAvailable:
-        holder = connection.execute(
-            sql.SQL(
-                "SELECT a.pid, {application}, a.backend_start::timestamp(0) FROM pg_locks k"
-                " JOIN pg_stat_activity a USING (pid) WHERE k.locktype = 'advisory' AND k.granted"
-                " AND k.classid = %s AND k.objid = %s AND k.objsubid = 2"
-            ).format(application=APPLICATION),
-            key,
-        ).fetchone()
-        who = "by backend {} ({}, connected since {} UTC)".format(*holder) if holder else "by another session"
+        who = lock_holder(connection, SLICE_LOCK_CLASS, sql.Literal(record.lock_key))
         raise SliceBusyError(
-            f"the slice is being worked on {who}",
+            f"the slice is being worked on by {who}",
             where=record.week.key,
             state_left="nothing was changed by this run",
             next_step="wait for the other run, or end it, then run this slice again",

@@ -38,7 +38,7 @@ from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, require_row
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.stream_samples import has_ledger
@@ -108,6 +108,8 @@ def observe_stream(
                 with _asking("legacy", seen):
                     seen.update(_look_at_legacy(legacy, record.slot if record else None))
                     seen["foreign_slots"] = slots_at_risk(legacy)
+                    if "base_error" in seen:
+                        _mark_absence(legacy, spec, seen)
             flows = facts is None or (facts.in_charge == "legacy" and not facts.stream_barred)
             if base is not None and record is not None and flows and not _errors(seen):
                 _examine(legacy, base, spec, record, seen)
@@ -240,6 +242,24 @@ def _look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
     if slot is None and not found.get("slot_exists"):
         found["slot_exists"] = None  # perhaps there is none of ours, perhaps it is gone
     return found
+
+
+def _mark_absence(legacy: Connected, spec: TableSpec, seen: dict[str, Any]) -> None:
+    """Leave a marker among the changes that nobody fetches, as long as the base is away.
+
+    Whoever moves the slot onwards meanwhile, so that the legacy may forget its WAL, moves it past a marker that never
+    arrives, and so is found out. Afterwards nothing else would tell.
+    """
+    if not seen.get("slot_exists") or seen.get("slot_active"):
+        return
+    follows = legacy.execute(
+        "SELECT to_regclass('migration.marker_id') IS NOT NULL AND EXISTS (SELECT FROM pg_publication p"
+        " JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_replication_slots s ON s.slot_name = p.pubname"
+        " WHERE p.pubname LIKE %s AND r.prrelid = to_regclass(%s))",
+        [_OUR_SLOTS, str(spec.table)],
+    ).fetchone()
+    if require_row(follows, "a publication")[0]:
+        send_heartbeat(legacy, spec.relation)
 
 
 def measure_legacy(legacy: Connected, slot: str) -> StreamSample:

@@ -1,5 +1,6 @@
 """The ledger's memory of the watch: samples of the stream, and the alerts that are open."""
 
+import secrets
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from psycopg.types.json import Jsonb
 from migration_assets.domain.alerting import Alert, alert_from
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.own_objects import ledger_has
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected
 
-# Held by the one watcher that judges and tells; the others only look.
-WATCH_LOCK_CLASS = 71005
+# A watcher that stands still is replaced after this. One that sends for longer may be joined by another, who tells it
+# again.
+LEASE_SECONDS = 120.0
 _ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_looks", "sent_at", "sent_severity",
           "cleared_at")  # fmt: skip
 
@@ -68,17 +70,28 @@ def latest_sample(base: Connected, relation: str) -> AgedSample | None:
 
 
 @contextmanager
-def watch_lock(base: Connected, relation: str) -> Generator[bool]:
-    """Whether this watcher is the one that judges and tells now; never waits."""
-    key = [WATCH_LOCK_CLASS, relation]
-    row = base.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", key).fetchone()
-    held = bool(require_row(row, "pg_try_advisory_lock")[0])
+def watch_lease(base: Connected, relation: str) -> Generator[bool]:
+    """Whether this watcher is the one that judges and tells now; never waits.
+
+    A row, and no advisory lock: that one anybody who may connect could take, and nobody would be told anything.
+    """
+    token = secrets.token_hex(8)
+    mine = base.execute(
+        "INSERT INTO migration.watchers AS w (relation, token, pid, backend_start, until)"
+        " SELECT %(relation)s, %(token)s, pid, backend_start, clock_timestamp() + %(lease)s * interval '1 second'"
+        " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        " ON CONFLICT (relation) DO UPDATE SET token = excluded.token, pid = excluded.pid,"
+        " backend_start = excluded.backend_start, until = excluded.until"
+        # Of another role's session it cannot be seen since when it is there.
+        " WHERE w.until < clock_timestamp() OR NOT EXISTS (SELECT FROM pg_stat_activity a"
+        " WHERE a.pid = w.pid AND coalesce(a.backend_start = w.backend_start, true))",
+        {"relation": relation, "token": token, "lease": LEASE_SECONDS},
+    ).rowcount
     try:
-        yield held
+        yield bool(mine)
     finally:
-        # A lost connection lost the lock by itself.
-        if held and not base.closed and not base.broken:
-            base.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", key)
+        if mine and not base.closed and not base.broken:
+            base.execute("DELETE FROM migration.watchers WHERE relation = %s AND token = %s", [relation, token])
 
 
 def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:

@@ -12,7 +12,7 @@ from migration_assets.postgres.acceptances import read_acceptances
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
-from migration_assets.postgres.own_objects import ledger_version
+from migration_assets.postgres.own_objects import ledger_version, may_read_ledger
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import uncounted
@@ -61,8 +61,8 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
 def _require_something_to_migrate(migration: Migration) -> None:
     try:
         with migration.databases.session("base", "preflight") as base:
-            if not ledger_version(base):
-                return  # tables that are named like the ledger's may be somebody else's
+            if not may_read_ledger(base) or not ledger_version(base):
+                return  # a finding says so; or tables that are named like the ledger's may be somebody else's
         require_legacy(migration, "there is nothing to migrate from the legacy any more")
     except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
         return  # a base that is away, a standby, and a ledger that is not ours are findings

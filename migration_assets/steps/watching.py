@@ -24,7 +24,7 @@ from migration_assets.postgres.stream_samples import (
     read_samples,
     save_alerts,
     store_sample,
-    watch_lock,
+    watch_lease,
 )
 from migration_assets.runtime import Migration
 from migration_assets.steps.legacy_reading import note_legacy_reads
@@ -114,7 +114,7 @@ def _watch_with_ledger(
 ) -> Watched:
     ensure_ledger(base)
     relation = sample.relation
-    with watch_lock(base, relation) as mine:
+    with watch_lease(base, relation) as mine:
         history = read_samples(base, relation, limit=_HISTORY)
         known = {alert.code: alert for alert in open_alerts(base, relation)}
         # What was seen while nothing could be stored; the rest of what is remembered the ledger knows better.

@@ -12,7 +12,7 @@ from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SignOffError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.abandon import abandon, clean_legacy
-from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, StreamNames, stream_lock
 from migration_assets.postgres.cutover.holds import hold, release
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
@@ -42,6 +42,7 @@ def _signed(ground: Ground) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_the_catalogue_is_the_same_whatever_the_replica_identity_was(ground: Ground, identity: str) -> None:
     ground.fill(91).run("legacy", *IDENTITIES[identity])
@@ -55,6 +56,7 @@ def test_the_catalogue_is_the_same_whatever_the_replica_identity_was(ground: Gro
     ground.run("legacy", "TRUNCATE bookings")
 
 
+@pytest.mark.long
 def test_a_dry_run_changes_nothing_and_says_everything(ground: Ground) -> None:
     ground.fill(91).streamed()
     before, state = catalogue(ground), ground.base_state()
@@ -65,6 +67,7 @@ def test_a_dry_run_changes_nothing_and_says_everything(ground: Ground) -> None:
     assert planned.done == abandon(ground.plan, apply=True).done
 
 
+@pytest.mark.long
 def test_nothing_of_it_is_signed_off_afterwards_and_it_can_begin_anew(ground: Ground) -> None:
     ground.fill(182).streamed()
     _signed(ground)
@@ -115,6 +118,7 @@ def test_abandoned_twice_it_says_that_there_is_nothing(ground: Ground) -> None:
         abandon(ground.plan, apply=True)
 
 
+@pytest.mark.long
 def test_a_second_table_of_the_same_legacy_keeps_what_it_needs(ground: Ground) -> None:
     ground.fill(91).run(
         "legacy",
@@ -207,7 +211,12 @@ def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground)
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
     planned = clean_legacy(gone.plan, apply=False)
     assert "not known without the base" in planned.notes[0]
-    assert clean_legacy(gone.plan, apply=True).done == planned.done
+    with ground.databases.session("legacy", "a run") as left:
+        # It was at work when the base went away, and would make anew what goes.
+        with stream_lock(left, ground.stream_record().slot, lock_class=START_LOCK_CLASS):
+            assert clean_legacy(gone.plan, apply=True).done == planned.done
+        with pytest.raises(psycopg.OperationalError):
+            left.execute("SELECT 1")
     assert_as_found(ground, before)
     with pytest.raises(StreamError, match="nothing to abandon"):
         clean_legacy(gone.plan, apply=True)

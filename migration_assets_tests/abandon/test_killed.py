@@ -42,6 +42,7 @@ def _again(ground: Ground, before: dict[str, list[object]]) -> None:
     assert ground.ask("base", left) == []
 
 
+@pytest.mark.long
 def test_killed_at_any_change_it_is_finished_by_running_it_again(ground: Ground, tmp_path: Path, soak: bool) -> None:
     ground.fill(91).run("legacy", "ALTER TABLE bookings REPLICA IDENTITY NOTHING")
     before = catalogue(ground)

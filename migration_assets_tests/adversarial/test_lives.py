@@ -13,6 +13,7 @@ from migration_assets_tests.telling import telling
 LIVES = telling([("hostile", 1), ("late strays", 9), ("following", 1), ("switching", 11), ("leaving", 3)], {0, 1})
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(("kind", "seed"), LIVES)
 def test_nobody_s_enemies_make_it_lose_or_claim_what_is_not_so(servers: EmbeddedServers, kind: str, seed: int) -> None:
     print(live(servers, seed, kind=kind, steps=3))

@@ -170,6 +170,7 @@ def shown(store: LocalStore, manifests: list[Manifest], column: StoredColumn) ->
     ]
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("column", "exact", "texts", "kind", "expected"),
     [

@@ -67,6 +67,7 @@ def test_values_of_every_type_come_back_exactly(ground: tuple[Connected, str], t
     assert sum(column.storage is not Storage.TEXT for column in archived.profile.columns) == 1 + 31
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(("type_name", "value"), UNFIT, ids=[f"{name} {value[1:12]}" for name, value in UNFIT])
 def test_a_value_that_its_exact_type_cannot_carry_makes_its_column_text(
     ground: tuple[Connected, str], tmp_path: Path, type_name: str, value: str
@@ -86,6 +87,7 @@ def test_a_value_that_its_exact_type_cannot_carry_makes_its_column_text(
     assert archived.profile.statistics["v"].nulls == 1
 
 
+@pytest.mark.long
 def test_values_of_ten_megabytes_come_back_exactly(ground: tuple[Connected, str], tmp_path: Path) -> None:
     connection, url = ground
     _make(connection, "t text, b bytea, j jsonb")
@@ -129,6 +131,7 @@ def test_columns_whose_names_are_the_same_to_duckdb_are_not_mixed_up(
     require_exact(connection, url, tmp_path / "things.parquet")
 
 
+@pytest.mark.long(but=1)
 def test_a_table_of_more_columns_than_a_function_takes_arguments_comes_back(
     ground: tuple[Connected, str], tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from migration_assets.archive import portable
 from migration_assets.archive.sql_values import text_expressions
 from migration_assets.domain.fingerprint import Fingerprint
@@ -69,6 +71,7 @@ _SHIFTS = (
 )
 
 
+@pytest.mark.long
 def test_a_changed_value_of_any_type_changes_both_sums_alike_on_both_versions(databases: Urls, tmp_path: Path) -> None:
     found: dict[Side, list[Fingerprint]] = {}
     for side in SIDES:

@@ -141,6 +141,7 @@ def test_a_flipped_byte_a_missing_and_a_surplus_object_are_found(store: ArchiveS
     assert "missing" in refusal(verify_archive, store, written).what
 
 
+@pytest.mark.long
 def test_killed_while_a_bucket_is_written_one_whole_archive_is_in_force(store: ArchiveStore) -> None:
     old, new = bookings(40), bookings(60, seed=2)
     archive(store, old, generation="old-0")
@@ -184,6 +185,7 @@ def test_a_bucket_that_is_not_there_is_no_place_for_archives(endpoint: str) -> N
     assert "geheim" not in str(error)
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer_is_not_called_damage(store: ArchiveStore, endpoint: str) -> None:
     written = archive(store, bookings(10))
     silent = open_store(

@@ -31,6 +31,7 @@ from migration_assets_tests.archive.support import (
 STAGING = staging_of_week(RELATION, WEEK)
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_one_whole_archive_is_in_force_and_the_next_try_clears_up(tmp_path: Path) -> None:
     old, new = bookings(150), bookings(240, seed=2)
     moments, outcomes = 1, set[str]()

@@ -100,6 +100,7 @@ def arrived(migration: Migration) -> None:
     assert health.healthy
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("step", STEPS)
 def test_what_rests_on_the_legacy_is_refused_before_anybody_asks_it(alone: Migration, step: str) -> None:
     with pytest.raises(BaseInChargeError, match="the base is in charge since") as caught:
@@ -235,6 +236,7 @@ def test_the_check_of_late_bookings_says_that_none_can_come(signed: Migration) -
     assert "bookings come to the base alone" in str(evaluation.description)
 
 
+@pytest.mark.long
 def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_everything_equal(
     signed: Migration,
 ) -> None:

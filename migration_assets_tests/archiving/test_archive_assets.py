@@ -47,6 +47,7 @@ def run_week_check(project: Project, asset: str, check: str, week: FiscalWeek) -
     return evaluation
 
 
+@pytest.mark.long
 def test_a_week_is_archived_with_its_figures_and_a_passed_check(project: Project) -> None:
     done = project.run_job("archive_slices", WEEKS[0])
     assert done.success, failure_text(done)
@@ -90,6 +91,7 @@ def test_a_dry_run_leaves_an_observation_and_no_green_square(project: Project) -
     assert state_of(project.migration, week) == "signed_off"
 
 
+@pytest.mark.long
 def test_a_week_leaves_is_drilled_gets_a_late_booking_and_comes_back(project: Project) -> None:
     week = WEEKS[3]
     assert project.run_job("archive_slices", week).success

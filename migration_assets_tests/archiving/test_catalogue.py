@@ -54,6 +54,7 @@ def weeks_in(migration: Migration) -> list[str]:
         return [week for (week,) in duck.sql("SELECT DISTINCT fiscal_week FROM amenity_bookings ORDER BY 1").fetchall()]
 
 
+@pytest.mark.long
 def test_each_archived_week_costs_one_manifest_whatever_was_archived_before(
     signed: Migration, opened: list[str]
 ) -> None:

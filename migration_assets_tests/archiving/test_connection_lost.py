@@ -54,6 +54,7 @@ def fat(signed: Migration) -> Migration:
     return signed
 
 
+@pytest.mark.long
 def test_a_session_lost_in_mid_export_is_tried_again(fat: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
     struck = Struck(fat.databases.base_url, 1)
     monkeypatch.setattr(archiving, "arrow_stream", struck.stream)

@@ -52,6 +52,7 @@ def files_of(migration: Migration, week: FiscalWeek) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.long
 def test_a_week_is_archived_leaves_for_quarantine_and_comes_back_exactly(signed: Migration) -> None:
     week = WEEKS[0]
     done = archive_week(signed, week)
@@ -108,6 +109,7 @@ def test_a_dropped_week_is_answered_from_parquet_and_restored_from_it(signed: Mi
     assert ask(soon, question).cold_weeks == 0
 
 
+@pytest.mark.long
 def test_a_late_booking_makes_the_archive_stale_and_stays(signed: Migration) -> None:
     week = WEEKS[4]
     first = archive_week(signed, week).record
@@ -180,6 +182,7 @@ def test_a_week_that_is_not_old_enough_or_not_archived_stays(signed: Migration) 
     assert any("there is no archive" in one for one in look.obstacles)
 
 
+@pytest.mark.long
 def test_a_table_that_changed_since_is_restored_where_that_is_possible(signed: Migration) -> None:
     week, soon = WEEKS[9], with_settings(signed, quarantine_days=0)
     archive_week(soon, week)

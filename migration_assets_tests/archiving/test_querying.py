@@ -85,6 +85,7 @@ def test_what_a_type_cannot_show_is_null_and_infinities_are_kept(split: Migratio
     assert found[0][3] == 1
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("condition", "files", "partitions"),
     [
@@ -119,6 +120,7 @@ def test_only_one_select_is_a_question(split: Migration, statement: str) -> None
         ask(split, statement)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -149,6 +151,7 @@ def test_a_question_reads_the_table_and_nothing_else(split: Migration, statement
     assert on(split.databases.base_url, "SELECT count(*) FROM amenity_bookings") == before
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -211,6 +214,7 @@ def written_anew(data: bytes) -> bytes:
     return new[:-footer] + bytes(len(data) - len(new)) + new[-footer:]
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("damage", ["missing", "cut", "another", "written anew", "manifest"])
 def test_a_week_that_cannot_be_read_stops_the_questions_that_need_it_and_no_others(
     split: Migration, damage: str

@@ -65,6 +65,7 @@ def project(quarter: LiveQuarter) -> Generator[Project]:
         yield Project(replace(quarter.migration, settings=settings), instance)
 
 
+@pytest.mark.long
 def test_every_asset_asks_and_takes_the_answer(quarter: LiveQuarter, project: Project) -> None:
     w05 = week(5)
     mend = {"action": "REPAIR", "dry_run": False}

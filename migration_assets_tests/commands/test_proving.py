@@ -72,6 +72,7 @@ def test_a_reconciliation_compares_all_weeks_at_one_cut(quarter: LiveQuarter) ->
     assert quarter.run("repair FY25-Q2 W05 --apply").exit_code == 0
 
 
+@pytest.mark.long
 def test_a_sign_off_lists_what_is_missing_and_then_prints_its_hash(quarter: LiveQuarter) -> None:
     quarter.damage()
     assert quarter.run("validate FY25-Q2 W05").exit_code == 1
@@ -95,6 +96,7 @@ def test_a_sign_off_lists_what_is_missing_and_then_prints_its_hash(quarter: Live
     assert "signed off by Ada [Lovelace]" in seen
 
 
+@pytest.mark.long
 def test_a_week_that_is_busy_is_said_and_the_others_are_looked_at(quarter: LiveQuarter) -> None:
     with quarter.ground.databases.session("base", "test") as base:
         base.execute("SELECT pg_advisory_lock(71002, %s)", [quarter.ground.record(6).lock_key])

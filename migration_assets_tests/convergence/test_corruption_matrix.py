@@ -87,6 +87,7 @@ def batch_of(week: FiscalWeek, name: str) -> int:
 
 
 # A batch has every week, and every kind in three or four of them.
+@pytest.mark.long
 @pytest.mark.parametrize("batch", telling(range(BATCHES), {0}))
 def test_every_kind_of_damage_is_found_in_every_week(scene: Scene, batch: int) -> None:
     chosen = [(week, name) for week in WEEKS for name in NAMES if batch_of(week, name) == batch]
@@ -105,6 +106,7 @@ def test_a_single_damage_is_found_and_the_other_weeks_stay_clean(scene: Scene, s
         scene.restore_reserved_rows()
 
 
+@pytest.mark.long
 def test_all_kinds_in_all_weeks_at_once_are_repaired(scene: Scene) -> None:
     expected = scene.damage([(week, name) for week in WEEKS for name in NAMES])
     for week in WEEKS:

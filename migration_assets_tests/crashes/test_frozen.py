@@ -49,6 +49,7 @@ def _end_session(judge: Judge, purpose: str) -> None:
     assert ended == [(True,)]
 
 
+@pytest.mark.long
 def test_a_controller_that_hangs_with_the_legacys_lock_holds_writers_for_a_second(judge: Judge) -> None:
     with freezes() as machine, stopped_under_traffic(judge, "copy", IN_LOCK) as (child, waits):
         began = time.monotonic()
@@ -94,6 +95,7 @@ def _rewrite_the_week(judge: Judge) -> None:
         wait_for(lambda: base.execute(there, [id_, note]).fetchone(), "the change arrives")
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("step", "point"), [("copy", BEFORE_REST["copy"]), ("repair", BEFORE_REST["repair"]), ("activate", IN_ACTIVATION)]
 )
@@ -117,6 +119,7 @@ def test_a_step_that_lost_the_stream_before_it_changed_anything_changes_nothing_
     judge.conclude("copy")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("step", "point"), telling([("copy", BEFORE_SWAP), ("repair", IN_REPAIR)], {0}))
 def test_a_step_that_lost_the_stream_in_its_transaction_keeps_it_at_rest_until_it_wakes(
     judge: Judge, step: str, point: Point

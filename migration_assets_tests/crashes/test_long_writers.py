@@ -47,6 +47,7 @@ def _repair(migration: Migration, week: FiscalWeek) -> object:
     return repair_week(migration, week, dry_run=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [validate_week, _repair])
 def test_a_long_writer_makes_a_cut_impossible_and_is_named_and_nobody_else_waits(
     judge: Judge, step: Callable[[Migration, FiscalWeek], object]
@@ -87,6 +88,7 @@ def test_a_long_writer_makes_a_slot_impossible_and_is_named_and_no_slot_is_left(
     judge.conclude("rebuild")
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("step", ["validate", "join"])
 def test_who_builds_an_index_meanwhile_is_waited_for(judge: Judge, step: str) -> None:
     """CREATE INDEX CONCURRENTLY waits for an open transaction itself, with a lock that a cut has to wait for."""

@@ -50,6 +50,7 @@ def test_a_week_whose_way_is_cut_off_at_a_telling_moment_loses_nothing_and_goes_
     assert place.strike(step, point), f"{point} was not reached: the step has other statements now"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", telling(range(4), {0}))
 def test_a_week_whose_way_is_cut_off_at_any_moment_loses_nothing_and_goes_on(place: Struck, number: int) -> None:
     random = Random(_SEED + number)

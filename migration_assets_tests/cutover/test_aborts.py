@@ -52,6 +52,7 @@ def open_writer(ground: CutoverGround, side: SideName, *, busy: bool) -> Generat
         connection.rollback()
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("busy", [True, False], ids=["long writer", "stuck session"])
 def test_a_writer_that_does_not_end_is_named_and_nobody_is_held(ground: CutoverGround, *, busy: bool) -> None:
@@ -123,6 +124,7 @@ class Closing:
                 )
 
 
+@pytest.mark.long
 def test_a_stream_that_stands_is_given_up_within_the_timeout(ground: CutoverGround, before: Before) -> None:
     with psycopg.connect(ground.databases.base_url) as locker:
 
@@ -145,6 +147,7 @@ def test_a_stream_that_stands_is_given_up_within_the_timeout(ground: CutoverGrou
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_step_that_hangs_does_not_keep_the_writes_held(ground: CutoverGround, before: Before) -> None:
     with psycopg.connect(ground.databases.base_url) as locker:
         before(CutoverState.DRAINED, lambda: locker.execute("LOCK TABLE migration.cutovers, migration.markers"))

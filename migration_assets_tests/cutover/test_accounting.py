@@ -75,6 +75,7 @@ def test_a_row_that_no_week_has_stops_the_cutover_however_late_it_came(ground: C
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_week_that_left_is_compared_with_its_archive_however_late_it_changed(
     ground: CutoverGround, before: Before
 ) -> None:

@@ -81,6 +81,7 @@ def publish_another_range_for_a_while(ground: CutoverGround) -> None:
         )
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "deed",
     [skip_a_transaction, advance_the_slot, advance_the_origin, publish_inserts_alone_for_a_while,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from migration_assets.domain.confirmation import digest_of
 from migration_assets.domain.cutover_state import CutoverState
@@ -31,6 +32,7 @@ def refused(ready: Offered, code: str, why: str) -> None:
     assert ready.records == before
 
 
+@pytest.mark.long
 def test_an_old_run_that_is_executed_again_moves_nothing(ready: Offered) -> None:
     refused(ready, "", "it asks for a confirmation code, and none was given")
     refused(ready, "ABCD-EFGH-JKMN", "nobody was given this confirmation code")
@@ -94,6 +96,7 @@ def rollback_killed(ready: Offered, folder: Path, state: CutoverState) -> str:
     return code
 
 
+@pytest.mark.long
 def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Offered, tmp_path: Path) -> None:
     assert ready.cut(rehearse=False).success
     rollback_killed(ready, tmp_path, CutoverState.SWITCHED)
@@ -113,11 +116,14 @@ def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_
     released = ready.quarter.run("release-writes", **away)
     assert "the base accepts writes again: the legacy was never opened" in " ".join(released.output.split())
     assert ready.accepts("base")
+    released_at, downtime_ms = ready.records[-1].released_at, ready.records[-1].downtime_ms
+    assert released_at is not None
     again = ready.quarter.run("release-writes", **away)
     assert "the base accepts writes; the legacy cannot be reached" in " ".join(again.output.split())
     asked = ready.quarter.run(*ROLLBACK)
     assert "it asks for a confirmation code" in asked.stderr, "what died was undone, and a new one is to begin"
     assert ready.records[-1].outcome == "aborted"
+    assert (ready.records[-1].released_at, ready.records[-1].downtime_ms) == (released_at, downtime_ms)
     assert ready.accepts("base")
     done = ready.quarter.run(*ROLLBACK, "--confirm", code)
     assert done.exit_code == 0, "nothing came of it: " + done.output

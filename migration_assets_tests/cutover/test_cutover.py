@@ -167,6 +167,7 @@ def test_a_changed_week_that_differs_is_found_without_comparing_all(ground: Cuto
         ground.cut(compare_all=False)
 
 
+@pytest.mark.long
 def test_a_reverse_stream_that_cannot_apply_is_seen_and_stops_a_rollback_before_anything_is_lost(
     ground: CutoverGround,
 ) -> None:

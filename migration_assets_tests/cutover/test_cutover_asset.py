@@ -113,6 +113,7 @@ def terminated(ready: Offered, state: CutoverState, run: Callable[[], dg.Execute
     return failure_text(result)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", [CutoverState.WAITING, CutoverState.DRAINED, CutoverState.REVERSED])
 def test_a_cutover_that_is_terminated_ends_with_writes_accepted(ready: Offered, state: CutoverState) -> None:
     text = terminated(ready, state, lambda: ready.cut(rehearse=False))
@@ -122,6 +123,7 @@ def test_a_cutover_that_is_terminated_ends_with_writes_accepted(ready: Offered, 
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_a_rollback_that_is_terminated_leaves_the_base_in_charge(ready: Offered) -> None:
     assert ready.cut(rehearse=False).success
     text = terminated(ready, CutoverState.COMPARED, ready.back)
@@ -132,6 +134,7 @@ def test_a_rollback_that_is_terminated_leaves_the_base_in_charge(ready: Offered)
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_a_rollback_that_could_not_tell_the_applications_is_done_and_its_run_fails(ready: Offered) -> None:
     hooked = ready.under(cutover_hook_command=SecretStr("test {to} = base"))
     assert hooked.cut(rehearse=False).success
@@ -145,6 +148,7 @@ def test_a_rollback_that_could_not_tell_the_applications_is_done_and_its_run_fai
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_a_cutover_that_could_not_tell_the_applications_went_back(ready: Offered) -> None:
     hooked = ready.under(cutover_hook_command=SecretStr("test {to} = legacy"))
     text = failure_text(hooked.cut(rehearse=False))

@@ -27,6 +27,7 @@ def alter(ready: Offered, how: LiteralString) -> None:
         legacy.execute(sql.SQL("ALTER SUBSCRIPTION {} ").format(sql.Identifier(row[0])) + sql.SQL(how))
 
 
+@pytest.mark.long
 def test_writes_are_accepted_is_red_only_where_the_process_that_holds_them_died(ready: Offered, tmp_path: Path) -> None:
     assert ready.check("writes_are_accepted").passed
     with (

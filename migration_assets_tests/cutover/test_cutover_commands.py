@@ -108,6 +108,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(ready: Offered) -> None:
     assert "open-sesame" not in away.output
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
     ready: Offered, tmp_path: Path, blow: signal.Signals
@@ -127,6 +128,7 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answered(
     ready: Offered, tmp_path: Path
 ) -> None:
@@ -151,6 +153,7 @@ def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answer
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_who_presses_twice_does_not_break_the_undoing(ready: Offered, tmp_path: Path) -> None:
     with ready.staying(CutoverState.UNDOING), ready.typed(tmp_path, "cutover", "--approved-by", "Ada") as process:
         ready.until_it_stays()
@@ -164,6 +167,7 @@ def test_who_presses_twice_does_not_break_the_undoing(ready: Offered, tmp_path: 
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_once_the_base_is_open_ctrl_c_comes_too_late(ready: Offered, tmp_path: Path) -> None:
     with (
         ready.staying(CutoverState.SWITCHED),
@@ -192,6 +196,7 @@ def killed(ready: Offered, folder: Path, state: CutoverState) -> None:
         wait_for(lambda: not ready.stays(), "its session ends")
 
 
+@pytest.mark.long
 def test_what_died_is_undone_before_readiness_is_asked(ready: Offered, tmp_path: Path) -> None:
     killed(ready, tmp_path, CutoverState.COMPARED)
     assert not ready.accepts("legacy")
@@ -202,6 +207,7 @@ def test_what_died_is_undone_before_readiness_is_asked(ready: Offered, tmp_path:
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_what_died_with_the_base_open_is_finished_whatever_readiness_says(ready: Offered, tmp_path: Path) -> None:
     killed(ready, tmp_path, CutoverState.SWITCHED)
     assert (ready.charge, ready.accepts("base"), ready.accepts("legacy")) == ("base", True, False)
@@ -213,6 +219,7 @@ def test_what_died_with_the_base_open_is_finished_whatever_readiness_says(ready:
     assert (len(ready.records), ready.records[-1].outcome) == (begun, "succeeded")
 
 
+@pytest.mark.long
 def test_the_same_command_again_finishes_what_died_with_the_base_open(ready: Offered, tmp_path: Path) -> None:
     killed(ready, tmp_path, CutoverState.SWITCHED)
     begun = len(ready.records)

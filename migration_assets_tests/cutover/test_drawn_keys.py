@@ -45,6 +45,7 @@ def examined(ground: CutoverGround) -> list[Finding]:
         return examine_sequences(Sides(legacy, base, ground.spec, CALENDAR, plan, *described))
 
 
+@pytest.mark.long
 def test_a_sequence_that_a_column_owns_and_the_application_draws_from_goes_on_on_both_ways(databases: Urls) -> None:
     ground = made(
         databases, PLAIN, ROWS, "CREATE SEQUENCE bookings_id_seq OWNED BY bookings.id",
@@ -96,6 +97,7 @@ def test_keys_drawn_by_functions_triggers_domains_and_two_at_once_go_on_on_the_b
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_key_that_nobody_can_foresee_is_drawn_and_refused_where_a_row_has_it(databases: Urls) -> None:
     """The name of the sequence is put together at run time, and keys are counted in a table."""
     hidden: LiteralString = (
@@ -133,6 +135,7 @@ _QUOTING: LiteralString = (
 )
 
 
+@pytest.mark.long
 def test_a_default_that_does_not_work_on_the_base_is_refused_before_it_is_opened(databases: Urls) -> None:
     from_table: LiteralString = (
         "CREATE FUNCTION from_table() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT n FROM ids); END $$"

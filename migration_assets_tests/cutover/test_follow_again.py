@@ -114,6 +114,7 @@ def _lost_slot(work: Work) -> None:
     work.legacy.execute("SELECT pg_drop_replication_slot(%s)", [work.forward.slot])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [_lost_proofs, _lost_slot])
 def test_what_a_dead_process_knew_is_found_anew_by_a_rebuild(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, lost: Callable[[Work], None]

@@ -74,6 +74,7 @@ def require_whole(ground: CutoverGround) -> None:
     ground.equal()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "state"), telling(HELD[::2], {2, 3}))
 def test_writes_that_a_frozen_process_holds_are_released_and_it_wakes_up_in_vain(
     ground: CutoverGround, kind: str, state: str
@@ -104,6 +105,7 @@ def test_writes_that_a_frozen_process_holds_are_released_and_it_wakes_up_in_vain
     require_whole(ground)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", telling(["cutover", "rollback"], {0}))
 def test_one_that_froze_before_it_held_anybody_is_named_and_holds_nobody(ground: CutoverGround, kind: str) -> None:
     stage(ground, kind)
@@ -154,6 +156,7 @@ def test_one_that_froze_as_it_was_about_to_open_the_base_opens_nothing_later(gro
     assert ground.charge() == "legacy"
 
 
+@pytest.mark.long
 def test_one_that_froze_as_it_put_the_old_stream_away_breaks_no_later_one(ground: CutoverGround) -> None:
     ground.cut()
     with frozen(ground, "rollback", Point("legacy[cutover] DROP SUBSCRIPTION", 1, "before")) as process:

@@ -61,6 +61,7 @@ def apart(ground: CutoverGround) -> Generator[CutoverGround]:
     )
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_is_closed_before_anything_is_touched(apart: CutoverGround, door: str) -> None:
     before = apart.base_state()
@@ -138,6 +139,7 @@ def test_a_cutover_that_would_leave_rows_behind_is_not_made(ground: CutoverGroun
     assert ground.cut().outcome == "succeeded"
 
 
+@pytest.mark.long
 def test_after_a_rollback_every_week_with_a_leaf_is_under_cdc_however_much_it_holds(ground: CutoverGround) -> None:
     ground = replace(ground, stream_limits=replace(ground.stream_limits, join_rows=2))
     ground.cut()

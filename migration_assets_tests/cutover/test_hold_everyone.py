@@ -148,6 +148,7 @@ def test_nobody_writes_where_writes_are_held_whatever_way_he_comes(ground: Cutov
     refused(ground, "base", *everywhere)
 
 
+@pytest.mark.long
 def test_the_worker_of_another_subscription_passes_nowhere_and_ours_does(
     ground: CutoverGround, servers: EmbeddedServers
 ) -> None:
@@ -195,6 +196,7 @@ def own_steps_go_on(ground: CutoverGround) -> None:
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_mended(ground: CutoverGround) -> None:
     with psycopg.connect(ground.databases.legacy_url) as other:
         other.execute("SELECT count(*) FROM bookings")  # a reader is in nobody's way
@@ -336,6 +338,7 @@ def test_partitions_are_fenced_before_the_root_is_held_and_one_made_in_between_t
     assert seen == [(), ()]
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("side", ["legacy", "base"])
 def test_a_prepared_transaction_that_wrote_keeps_the_hold_from_standing(ground: CutoverGround, side: Side) -> None:
     """It has no session that could be asked or ended; also where it named a leaf alone."""

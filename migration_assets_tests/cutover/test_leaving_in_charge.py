@@ -47,6 +47,7 @@ def followed(departure: Departure) -> None:
     assert health.healthy
 
 
+@pytest.mark.long
 def test_a_week_that_leaves_stays_on_the_legacy_and_a_rollback_is_exact(departure: Departure) -> None:
     ground = cutover_ground(departure)
     rows = ground.contents("legacy", 5)
@@ -77,6 +78,7 @@ def test_a_week_that_leaves_stays_on_the_legacy_and_a_rollback_is_exact(departur
     assert departure.retire(6).cut is not None
 
 
+@pytest.mark.long
 def test_a_week_that_changed_on_the_base_is_archived_anew_and_leaves(departure: Departure) -> None:
     ground = cutover_ground(departure)
     ground.run("base", "UPDATE bookings_fy25_q2_w05 SET guests = 55", "DELETE FROM bookings_fy25_q2_w05 WHERE id = 31")
@@ -90,6 +92,7 @@ def test_a_week_that_changed_on_the_base_is_archived_anew_and_leaves(departure: 
     assert late_bookings(ground.plan) == []
 
 
+@pytest.mark.long
 def test_a_week_leaves_only_when_the_legacy_has_what_left_before_it(departure: Departure) -> None:
     ground = cutover_ground(departure)
     ground.run("legacy", _REVERSE.replace("{}", "DISABLE"))

@@ -20,6 +20,7 @@ from migration_assets.postgres.cutover.legacy_repair import (
     undo_legacy_repair,
 )
 from migration_assets.postgres.cutover.outside_repair import repair_outside
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.cutover.recovering import recover_reverse
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
@@ -124,6 +125,7 @@ def undone_by_nobody_who_meddles(ground: CutoverGround, repair_id: int) -> None:
         ground.equal()
 
 
+@pytest.mark.long
 def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_rollback_follows(
     ground: CutoverGround,
 ) -> None:
@@ -188,6 +190,7 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +257,7 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_undo_is_done(databases: Made) -> None:
     """No trigger fires for our rows, and what checks a deferrable key is one."""
     ground = CutoverGround(Databases(databases.legacy_url, databases.base_url))
@@ -283,6 +287,7 @@ def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_u
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,3 +361,30 @@ REVERSE = (
     "DO $$ BEGIN EXECUTE format('ALTER SUBSCRIPTION %I {}', (SELECT subname FROM pg_subscription"
     " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()))); END $$"
 )
+
+
+@pytest.mark.parametrize(("module", "function"), [(reverse_cut, "_wait_at"), (legacy_repair, "transaction_of")])
+def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, module: object, function: str
+) -> None:
+    """Its session on the base was ended, as the error invites to; those on the legacy hold the marker, or the table."""
+    ground.cut()
+    past_the_hold(ground, "UPDATE bookings SET note = 'strange' WHERE id = 30")
+
+    def meanwhile(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        ground.ask(
+            "base",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            CUTOVER_LOCK_CLASS,
+        )
+        mend(ground, 5)
+        assert ground.back().outcome == "succeeded"
+        raise TimeoutError
+
+    monkeypatch.setattr(module, function, meanwhile)
+    with pytest.raises((TimeoutError, psycopg.OperationalError)):
+        repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
+    ground.equal()
+    assert ground.insert("legacy")

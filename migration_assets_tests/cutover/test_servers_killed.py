@@ -119,6 +119,7 @@ def attempt(ground: CutoverGround, kind: str, switch: Switch | None) -> str:
     return record.outcome
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", telling(range(5), {0, 1}))
 def test_a_server_killed_at_a_state_costs_no_row_and_no_writes(
     mortal: CutoverGround, pair: EmbeddedServers, number: int

@@ -44,6 +44,7 @@ def validated(ground: CutoverGround) -> CutoverGround:
     return ground
 
 
+@pytest.mark.long
 def test_what_the_base_wrote_since_the_slot_began_is_read_before_writes_are_held(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_what_the_base_wrote_since_the_slot_began_is_read_before_writes_are_held
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_comparison_that_cannot_end_in_time_is_refused_before_anything_is_held(ground: CutoverGround) -> None:
     validated(ground)
     ground.run(
@@ -101,6 +103,7 @@ def test_a_comparison_that_cannot_end_in_time_is_refused_before_anything_is_held
     assert ground.cut().compared_weeks == 13
 
 
+@pytest.mark.long
 def test_weeks_that_changed_are_validated_before_writes_are_held_and_only_what_changed_again_is_compared(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,6 +124,7 @@ def test_weeks_that_changed_are_validated_before_writes_are_held_and_only_what_c
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_changes_that_a_session_keeps_to_itself_are_waited_for_and_never_taken_for_none(ground: CutoverGround) -> None:
     """It goes from one transaction into the next, so that the server does not count what it deleted."""
     with psycopg.connect(ground.databases.base_url, autocommit=True) as stranger:
@@ -164,6 +168,7 @@ def test_a_week_that_differs_is_found_before_anything_is_begun(ground: CutoverGr
     ground.insert("legacy")
 
 
+@pytest.mark.long
 def test_what_is_applied_while_a_week_is_compared_counts_as_changed_since(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def both(one: Callable[[], CutoverRecord], two: Callable[[], CutoverRecord]) -> 
     return [record.outcome for record in done if isinstance(record, CutoverRecord)]
 
 
+@pytest.mark.long
 def test_both_go_there_and_back_at_the_same_time(ground: CutoverGround, visits: Visits) -> None:
     # A rehearsal and a cutover beside each other, too.
     assert both(lambda: ground.cut(rehearse=True), visits.cut) == ["rehearsed", "succeeded"]

@@ -19,6 +19,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_in_either_direction(ground: Cut
     print(ordeal(ground, _SEED + number))
 
 
+@pytest.mark.long
 def test_nothing_goes_round_in_circles_where_a_subscription_cannot_ask_for_its_origin(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

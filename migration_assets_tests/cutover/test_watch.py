@@ -41,6 +41,7 @@ def critical(guard: Guard) -> dict[ProblemCode, bool]:
     return {code: one.severity is Severity.CRITICAL for code, one in guard.problems().items()}
 
 
+@pytest.mark.long
 def test_from_before_a_cutover_to_after_a_rollback_nothing_is_alarmed_about(
     ground: CutoverGround, guard: Guard
 ) -> None:

@@ -42,6 +42,7 @@ def die(ground: CutoverGround, kind: str, entering: int) -> None:
     wait_for(lambda: not ground.one("base", _SESSIONS), "its sessions end")
 
 
+@pytest.mark.long
 def test_a_cutover_that_died_with_the_writes_held_is_told_with_the_command(ground: CutoverGround) -> None:
     guard = guard_of(ground)
     die(ground, "cutover", COMPARED)
@@ -66,6 +67,7 @@ def test_a_cutover_that_died_with_the_writes_held_is_told_with_the_command(groun
     guard.silent(2)
 
 
+@pytest.mark.long
 def test_a_cutover_that_died_before_it_held_the_writes_is_told_as_unfinished(ground: CutoverGround) -> None:
     guard = guard_of(ground)
     die(ground, "cutover", HELD)
@@ -92,6 +94,7 @@ def test_a_living_cutover_is_let_work_until_its_timeout_and_nobody_touches_the_s
                 step()
 
 
+@pytest.mark.long
 def test_without_any_record_of_a_stream_a_legacy_that_refuses_writes_is_told(ground: CutoverGround) -> None:
     die(ground, "cutover", COMPARED)
     ground.let_go()
@@ -133,6 +136,7 @@ def mortal(pair: EmbeddedServers) -> CutoverGround:
     return ground_of(pair.legacy_url(name), pair.base_url(name))
 
 
+@pytest.mark.long
 def test_a_base_that_is_killed_while_the_legacy_is_held_is_told_by_what_the_watch_remembers(
     pair: EmbeddedServers,
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_rollback_window_must_be_over(ground: CutoverGround) -> None:
     assert found(ground, window=14) == {}
 
 
+@pytest.mark.long
 def test_nobody_may_have_read_the_legacy(ground: CutoverGround) -> None:
     assert found(ground, quiet=7).keys() == {"watched"}, "the watch begins with this look"
     # What the watch would have seen in eight days.

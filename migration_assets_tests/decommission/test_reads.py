@@ -99,6 +99,7 @@ def write(ground: CutoverGround, stop: threading.Event, seed: int) -> dict[str, 
     return done
 
 
+@pytest.mark.long
 def test_the_reverse_streams_own_work_is_never_taken_for_a_read(
     ground: CutoverGround, watch: Watch, soak: bool
 ) -> None:
@@ -193,6 +194,7 @@ def test_every_kind_of_read_is_seen_once_and_its_reader_named(ground: CutoverGro
         assert watch.look(3).last_read_at == seen.last_read_at, f"{how}: seen more than once"
 
 
+@pytest.mark.long
 def test_a_read_under_reverse_traffic_is_seen(ground: CutoverGround, watch: Watch) -> None:
     stop = threading.Event()
     writer = threading.Thread(target=write, args=(ground, stop, 3))

@@ -42,6 +42,7 @@ CORRUPTIONS = {
 ROW_COUNT_DIFFERS = {"a lost row", "a duplicated row"}
 
 
+@pytest.mark.long
 def test_a_copied_week_is_green_with_figures_that_dagster_can_plot(opened_project: Project) -> None:
     result = opened_project.run("migrated_slice", WEEK)
     assert result.success
@@ -74,6 +75,7 @@ def test_progress_shows_as_observations_of_the_week(opened_project: Project) -> 
     assert all(0 <= float(str(observation.metadata["percent"].value)) <= 100 for observation in observed)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_a_corrupted_week_turns_red_alone_and_a_second_copy_turns_it_green(
     opened_project: Project, corruption: str

@@ -91,6 +91,7 @@ def test_before_anybody_opened_a_quarter_it_skips_and_leaves_the_base_as_it_is(e
     assert empty_project.on_base("SELECT to_regnamespace('migration')") == [(None,)]
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("side", ["base", "legacy"])
 def test_a_server_that_is_away_is_a_reason_to_skip(followed: Project, side: str) -> None:
     open_quarter(followed.migration, NEXT)
@@ -155,6 +156,7 @@ def test_the_run_opens_the_quarter_and_brings_it_under_cdc_and_the_next_tick_ski
     assert moved > 1000
 
 
+@pytest.mark.long
 def test_a_clock_that_goes_on_opens_one_quarter_after_the_other(followed: Project) -> None:
     """From the last days of June over the turn of the year: keys in order, every run green, nothing asked for twice."""
     now = AS_OF
@@ -170,6 +172,7 @@ def test_a_clock_that_goes_on_opens_one_quarter_after_the_other(followed: Projec
     assert quiet.run_check("quarter_partitions", "no_gap_no_overlap").passed
 
 
+@pytest.mark.long
 def test_after_a_long_downtime_no_quarter_between_is_left_without_places(followed: Project) -> None:
     late = at(followed, datetime(2025, 2, 1, tzinfo=UTC))
     found = result(late)
@@ -215,6 +218,7 @@ def result_keys(project: Project) -> list[dg.AddDynamicPartitionsRequest]:
     return [one for one in found.dynamic_partitions_requests or [] if isinstance(one, dg.AddDynamicPartitionsRequest)]
 
 
+@pytest.mark.long
 def test_a_run_that_failed_is_tried_again_after_an_hour_and_not_before(
     followed: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +260,7 @@ def test_a_leaf_that_somebody_dropped_is_made_again_where_nothing_can_be_lost_wi
     assert skipped(opened).startswith("the runway is 98.5 days")
 
 
+@pytest.mark.long
 def test_a_leaf_that_was_under_cdc_is_not_made_again_by_itself(followed: Project) -> None:
     """Empty, it would let the stream go on as if nothing had happened."""
     execute(followed, result(followed))

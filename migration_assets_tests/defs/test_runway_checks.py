@@ -40,6 +40,7 @@ def test_two_open_quarters_are_enough_and_the_figures_can_be_plotted(ahead: Proj
     assert found.metadata["ends_with"].value == "FY25-Q4|W01 has no leaf"
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("now", "severity"),
     [
@@ -71,6 +72,7 @@ def test_a_leaf_that_is_gone_ends_the_runway(ahead: Project) -> None:
     assert (runway(ahead).severity, runway(ahead).metadata["days"].value) == (ERROR, 0.0)
 
 
+@pytest.mark.long
 def test_where_a_stream_runs_a_quarter_that_it_does_not_cover_ends_the_runway(ahead: Project) -> None:
     start_stream(ahead.migration, QUARTER)
     found = runway(ahead)

@@ -47,6 +47,7 @@ OBSTACLES: dict[str, tuple[Callable[[Project], None], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_it_is_refused_with_what_is_missing(streamed: Project, obstacle: str) -> None:
     assert reconcile_quarter(streamed.migration, QUARTER).equal
@@ -61,6 +62,7 @@ def test_it_is_refused_with_what_is_missing(streamed: Project, obstacle: str) ->
     assert "Next: " in text
 
 
+@pytest.mark.long
 def test_everything_that_is_missing_is_listed_at_once(streamed: Project) -> None:
     assert reconcile_quarter(streamed.migration, QUARTER).equal
     fail_a_week(streamed)

@@ -64,6 +64,7 @@ def test_damage_fails_exactly_its_week_and_lists_the_keys_without_a_value(stream
     assert streamed.run("validated_slice", WEEK).success
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_week_without_differences_stays_green_through_a_repair(streamed: Project, dry_run: bool) -> None:
     config = {"validated_slice": {"action": "REPAIR", "dry_run": dry_run}}

@@ -40,6 +40,7 @@ def at(day: str) -> datetime:
     return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("calendar", "policy"),
     [*((calendar, RunwayPolicy()) for calendar in CALENDARS), *((CALENDARS[2], policy) for policy in POLICIES)],

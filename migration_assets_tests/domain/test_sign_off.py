@@ -349,6 +349,7 @@ _json = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(_json)
 def test_canonical_text_survives_any_way_of_writing_the_same_json(value: Any) -> None:
     assert digest(json.loads(json.dumps(value, indent=2))) == digest(value)

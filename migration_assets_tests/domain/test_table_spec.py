@@ -68,6 +68,7 @@ def test_a_name_that_postgresql_would_cut_or_refuse_cannot_be_built(part: str) -
         QualifiedName(part, "t")
 
 
+@pytest.mark.long
 @given(st.text(max_size=80))
 def test_any_text_is_a_name_or_a_clear_error(text: str) -> None:
     try:

@@ -84,6 +84,7 @@ def codes(migration: Migration) -> set[ProblemCode]:
     return {problem.code for problem in observe(migration).problems}
 
 
+@pytest.mark.long
 def test_a_lost_slot_is_said_and_a_rebuild_brings_everything_back(ground: Ground, migration: Migration) -> None:
     stream = ground.stream_record()
     ground.run("legacy", "ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'", "SELECT pg_reload_conf()")
@@ -142,6 +143,7 @@ def test_a_right_that_was_revoked_is_said_and_given_back_lets_the_stream_go_on(
         ground.run("base", "DROP ROLE drill_keeper")
 
 
+@pytest.mark.long
 def test_a_base_without_free_connections_delays_a_step_and_loses_nothing(ground: Ground, migration: Migration) -> None:
     with writing(ground), ThreadPoolExecutor(1) as pool, ExitStack() as hogs:
         with pytest.raises(psycopg.OperationalError, match="too many clients"):  # noqa: PT012 - which one is the last

@@ -120,6 +120,7 @@ def do_what_it_says(ground: Ground, what: str) -> list[str]:
     return statements
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("accident", "named"),
     [
@@ -169,6 +170,7 @@ def test_a_detach_that_was_begun_and_never_finished_is_finished_and_undone_with_
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_leaf_that_was_dropped_is_made_again_and_a_rebuild_brings_its_rows_and_those_that_moved_out_of_it(
     ground: Ground, migration: Migration
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_leaf_that_was_dropped_is_made_again_and_a_rebuild_brings_its_rows_and
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_quarter_that_was_dropped_with_all_its_leaves_comes_back_whole(ground: Ground, migration: Migration) -> None:
     with writing(ground):
         ground.run("base", f"DROP TABLE {PARENT}")

@@ -59,6 +59,7 @@ def _as_server_user(*arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.long
 def test_committed_rows_survive_a_kill_of_both_servers(own: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = own
     pair.start()
@@ -132,6 +133,7 @@ def _start_over_a_pid_file_of(pair: EmbeddedServers, pid: int) -> None:
     assert one(pair.legacy_url(), "SELECT 1") == "1"
 
 
+@pytest.mark.long
 def test_a_frozen_server_is_not_called_running(own: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = own
     pair.start()
@@ -202,6 +204,7 @@ def test_a_start_that_is_killed_during_initdb_is_made_good_by_the_next_one(fresh
     assert [p for home in homes for p in home.glob("servers/*/initdb-*")] == []
 
 
+@pytest.mark.long
 def test_two_starters_at_once_end_up_with_the_same_servers(fresh: tuple[EmbeddedServers, Path]) -> None:
     pair, var = fresh
     with _python(_START_SCRIPT, var) as first, _python(_START_SCRIPT, var) as second:
@@ -211,6 +214,7 @@ def test_two_starters_at_once_end_up_with_the_same_servers(fresh: tuple[Embedded
     assert len(leaders) <= 2
 
 
+@pytest.mark.long
 def test_lost_data_is_reported_and_not_replaced_by_an_empty_server(fresh: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = fresh
     pair.start()

@@ -44,6 +44,7 @@ def remains(data: Path, key: int, number: int, started: float) -> Path:
     return data
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [False, True], ids=["running", "killed"])
 def test_removed_servers_leave_nothing_in_the_kernel(fresh: tuple[EmbeddedServers, Path], killed: bool) -> None:
     pair, _ = fresh

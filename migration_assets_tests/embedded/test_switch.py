@@ -72,6 +72,7 @@ def test_it_follows_to_the_base_and_back_and_writes_nowhere_else(switch: Switch)
     assert 0 < stats.on_base < stats.transactions
 
 
+@pytest.mark.long
 def test_what_a_held_side_refuses_is_tried_again_until_the_switch_points_elsewhere(switch: Switch) -> None:
     assert switch.path is not None
     path = switch.path

@@ -103,6 +103,7 @@ def events(web: Web) -> tuple[int, int]:
     return len(launched), len(found["assetNodes"][0]["assetMaterializations"])
 
 
+@pytest.mark.long
 def test_what_other_pages_can_send_is_refused_and_changes_nothing(web: Web) -> None:
     before = events(web)
     answers = {kind: answer(web, sent) for kind, sent in STRANGERS.items()}
@@ -138,6 +139,7 @@ def for_reading(pair: EmbeddedServers, tmp_path: Path) -> Generator[Web]:
         yield web
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("web")
 def test_a_page_for_reading_starts_nothing_under_any_of_its_addresses(for_reading: Web) -> None:
     before = events(for_reading)

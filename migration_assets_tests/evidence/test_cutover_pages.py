@@ -176,6 +176,7 @@ def test_an_old_database_that_was_closed_is_not_missed() -> None:
     assert answer(replace(facts, decommission=CLOSED)).details == ()
 
 
+@pytest.mark.long
 def test_pages_of_a_real_cutover(signed: Migration, tmp_path: Path) -> None:
     keep_only_the_quarter(signed)
     plan = cutover_plan(signed)

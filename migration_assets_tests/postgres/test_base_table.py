@@ -85,6 +85,7 @@ def test_every_check_and_index_of_a_nasty_legacy_is_the_same_in_the_base(nasty: 
     assert kinds == {"check constraint that was never validated", "domain check that was never validated"}
 
 
+@pytest.mark.long
 def test_a_nasty_legacy_is_copied_exactly(nasty: Ground) -> None:
     assert sum(nasty.verify(number).base.rows for number in range(1, 14)) == 728
     assert nasty.contents("base") == nasty.contents("legacy")
@@ -130,6 +131,7 @@ def test_a_missing_function_is_named_and_nothing_is_left(ground: Ground) -> None
     assert ground.ask("base", "SELECT 1 FROM pg_namespace WHERE nspname IN ('Old Stuff', 'types %s')") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("create", "column", "value"),
     [
@@ -279,6 +281,7 @@ def test_a_type_of_the_same_name_with_other_labels_is_refused(ground: Ground) ->
         ground.open()
 
 
+@pytest.mark.long
 def test_a_nan_whose_bits_a_text_loses_is_no_difference(ground: Ground) -> None:
     """An array of enums makes the whole table go by text; in binary form the bits would arrive as they are."""
     nan = "-('NaN'::float8)"

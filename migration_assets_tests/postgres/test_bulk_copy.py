@@ -67,6 +67,7 @@ def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground)
     assert filled.attempts(1) == [("copy", "succeeded")]
 
 
+@pytest.mark.long
 def test_thirteen_weeks_make_the_quarter_and_leave_nothing_in_the_staging_schema(filled: Ground) -> None:
     for number in range(1, 14):
         filled.copy(number)
@@ -143,6 +144,7 @@ def test_a_reader_with_an_older_snapshot_sees_the_new_slice_whole(filled: Ground
         assert reader.execute(query).fetchall() == [(70, -1, -1)]
 
 
+@pytest.mark.long
 def test_writers_on_the_legacy_do_not_disturb_a_copy(filled: Ground) -> None:
     stop = threading.Event()
 
@@ -197,6 +199,7 @@ def test_weeks_are_copied_while_other_quarters_open_and_others_write_to_the_base
     assert [filled.verify(number).base.rows for number in (1, 2)] == [70, 70]
 
 
+@pytest.mark.long
 def test_the_second_copy_of_the_same_slice_is_told_who_holds_it(filled: Ground) -> None:
     with filled.databases.session("base", "the-other-run") as base, slice_lock(base, filled.record(1)):
         assert filled.record(1).working
@@ -394,6 +397,7 @@ def test_rows_of_several_megabytes_arrive_exactly(ground: Ground) -> None:
     assert ground.ask("base", digests) == ground.ask("legacy", digests)
 
 
+@pytest.mark.long
 def test_a_copy_of_150_megabytes_needs_no_more_memory_than_a_small_one(ground: Ground) -> None:
     ground.run("legacy", BOOKINGS)
     ground.ask(
@@ -417,6 +421,7 @@ def test_a_copy_of_150_megabytes_needs_no_more_memory_than_a_small_one(ground: G
     assert grown_kib < 60 * 1024
 
 
+@pytest.mark.long
 def test_one_side_may_wait_for_the_other_longer_than_a_frozen_controller_may(ground: Ground) -> None:
     """The legacy's fingerprint is ready long before the indexes of a large leaf: its session then waits, idle."""
     ground.run("legacy", "CREATE FUNCTION public.nap(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT $1'")

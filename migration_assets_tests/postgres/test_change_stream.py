@@ -53,6 +53,7 @@ def test_changes_of_every_kind_arrive_and_rows_elsewhere_stay_where_they_are(gro
     assert ground.one("base", "SELECT count(*) FROM bookings WHERE id BETWEEN 5001 AND 5020") == 10
 
 
+@pytest.mark.long
 def test_values_stored_out_of_line_survive_updates_and_moves_that_do_not_touch_them(ground: Ground) -> None:
     ground.run("legacy", BOOKINGS, "ALTER TABLE bookings ALTER COLUMN note SET STORAGE EXTERNAL")
     ground.run(
@@ -76,6 +77,7 @@ def test_values_stored_out_of_line_survive_updates_and_moves_that_do_not_touch_t
     assert {length for _, length, _ in ground.ask("base", digests)} == {32001, 32002}
 
 
+@pytest.mark.long
 def test_a_large_transaction_that_is_streamed_before_its_commit_arrives_whole(ground: Ground) -> None:
     ground.run(
         "legacy",
@@ -94,6 +96,7 @@ def test_a_large_transaction_that_is_streamed_before_its_commit_arrives_whole(gr
     wait_for(lambda: ground.one("legacy", streamed, ground.stream_record().slot) >= 1, "it was streamed")
 
 
+@pytest.mark.long
 def test_copies_of_different_moments_are_made_true_when_the_stream_begins(ground: Ground) -> None:
     ground.fill().open()
     for number in range(1, 14):
@@ -122,6 +125,7 @@ def test_copies_of_different_moments_are_made_true_when_the_stream_begins(ground
     assert ground.ask("base", purposes) == [("join", True, None)]
 
 
+@pytest.mark.long
 def test_starting_again_what_runs_does_nothing(ground: Ground) -> None:
     ground.fill(91).streamed()
     before = ground.base_state(), ground.ask("legacy", "SELECT * FROM pg_publication_rel"), ground.stream_record()
@@ -201,6 +205,7 @@ def test_the_identity_is_full_before_the_publication_and_the_former_one_is_remem
     assert tags.index("ALTER TABLE") < tags.index("CREATE PUBLICATION")
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("role", ["origin", "replica"])
 def test_truncate_is_refused_with_advice_while_delete_goes_through(ground: Ground, role: str) -> None:
     ground.fill(91).streamed()
@@ -218,6 +223,7 @@ def test_truncate_is_refused_with_advice_while_delete_goes_through(ground: Groun
     assert ground.one("base", "SELECT count(*) FROM bookings") == 0
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("kind", "zone"),
     [("timestamptz", "America/New_York"), ("timestamp", "UTC"), ("date", "UTC")],

@@ -67,6 +67,7 @@ def _impatient(ground: Ground, seconds: float = 0.4) -> Ground:
     return replace(ground, stream_limits=replace(ground.stream_limits, cut_patience_seconds=seconds))
 
 
+@pytest.mark.long
 def test_both_sides_are_seen_at_the_same_moment_while_writers_never_rest(streamed: Ground) -> None:
     with writing(streamed) as done:
         seen: list[object] = []
@@ -307,6 +308,7 @@ def test_a_server_that_ends_idle_sessions_does_not_end_those_that_keep_the_strea
     streamed.assert_same()
 
 
+@pytest.mark.long
 def test_a_slot_that_is_lost_is_told_as_a_worker_that_does_not_come(
     streamed: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def grounds(databases: Urls, of_key: LiteralString) -> CutoverGround:
     return ground
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("of_key", ["", "DEFERRABLE INITIALLY DEFERRED"])
 def test_a_transaction_that_is_legal_on_one_side_is_legal_on_the_other_both_ways(
     databases: Urls, of_key: LiteralString

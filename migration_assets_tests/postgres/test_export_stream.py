@@ -83,6 +83,7 @@ def test_batches_are_as_large_as_was_asked_for(databases: Urls, holder: psycopg.
     assert max(batch.nbytes for batch in batches) < 300_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batches", [0, 1, 3])
 def test_left_early_the_query_ends_at_once(
     databases: Urls, holder: psycopg.Connection[tuple[str, ...]], batches: int

@@ -136,6 +136,7 @@ def test_the_method_has_another_name_whenever_it_gives_other_sums(both: Database
         assert {METHOD: found} == {"image-v2": pinned}, side
 
 
+@pytest.mark.long
 def test_a_changed_value_of_any_type_changes_the_fingerprint_alike_on_both_versions(both: Databases) -> None:
     found: dict[Side, list[Fingerprint]] = {}
     for side in SIDES:

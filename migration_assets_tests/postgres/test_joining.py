@@ -40,6 +40,7 @@ def _filter(ground: Ground) -> str:
     return str(ground.stream_record().row_filter)
 
 
+@pytest.mark.long
 def test_a_quarter_joins_under_writers_who_move_rows_between_old_new_and_foreign_weeks(streamed: Ground) -> None:
     stop = threading.Event()
     moments = ["2024-04-10Z", "2024-08-10Z", "2024-02-02Z", "2024-06-29Z", "2024-07-01Z", "2023-01-01Z"]
@@ -78,6 +79,7 @@ def test_a_quarter_joins_under_writers_who_move_rows_between_old_new_and_foreign
     assert streamed.record(1, _NEXT).state is SliceState.STREAMING
 
 
+@pytest.mark.long
 def test_two_quarters_that_begin_at_once_are_both_published(ground: Ground) -> None:
     """A backfill over change_stream does just that; the second must know of the first."""
     ground.fill(364)
@@ -121,6 +123,7 @@ def _spoil(ground: Ground) -> None:
     ground.spoil("bookings_fy25_q3_w05")
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("again", ["resume", "join", "rebuild"])
 def test_a_join_that_failed_keeps_the_stream_at_rest_until_it_is_done_again(streamed: Ground, again: str) -> None:
     streamed.copy_all(_NEXT)
@@ -151,6 +154,7 @@ def test_a_join_that_failed_keeps_the_stream_at_rest_until_it_is_done_again(stre
     assert streamed.reconcile(_NEXT).equal
 
 
+@pytest.mark.long
 def test_a_quarter_with_late_copies_of_some_weeks_joins_with_those_alone(streamed: Ground) -> None:
     """As after a new week was opened or one was copied before its first join: what follows already is left alone."""
     streamed.copy_all(_NEXT)
@@ -163,6 +167,7 @@ def test_a_quarter_with_late_copies_of_some_weeks_joins_with_those_alone(streame
     streamed.assert_same(_BEFORE, QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_a_week_that_somebody_works_on_refuses_the_join_before_anything_is_touched(streamed: Ground) -> None:
     streamed.copy_all(_NEXT)
     before = streamed.base_state(), _filter(streamed)
@@ -214,6 +219,7 @@ def test_a_hold_that_comes_while_a_rebuild_waits_for_the_stream_is_kept(streamed
     assert streamed.stream_record().status == "held"
 
 
+@pytest.mark.long
 def test_the_quarters_under_cdc_are_rebuilt_together_and_none_is_forgotten(streamed: Ground) -> None:
     streamed.copy_all(_NEXT)
     streamed.stream(_NEXT)

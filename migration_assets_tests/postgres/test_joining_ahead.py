@@ -36,6 +36,7 @@ def seq_scans(ground: Ground) -> int:
     return int(ground.one("legacy", "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'bookings'"))
 
 
+@pytest.mark.long
 def test_bookings_of_a_quarter_that_joined_ahead_arrive_from_their_first_second(streamed: Ground) -> None:
     streamed.open(_NEXT)
     joined = streamed.stream(_NEXT)
@@ -58,6 +59,7 @@ def test_bookings_of_a_quarter_that_joined_ahead_arrive_from_their_first_second(
     assert streamed.stream(_NEXT).how == "already under CDC"
 
 
+@pytest.mark.long
 def test_it_joins_under_writers_who_book_into_it_and_move_rows_over_its_edges(streamed: Ground) -> None:
     """Rows that are there before the join, during it and after it; exact at a cut, and at the end."""
     stop = threading.Event()

@@ -24,6 +24,7 @@ def copied(ground: Ground) -> Ground:
     return ground
 
 
+@pytest.mark.long
 def test_a_long_reader_delays_the_swap_and_the_swap_delays_nobody_for_long(copied: Ground) -> None:
     results: list[CopyEvidence] = []
     limits = CopyLimits(lock_timeout_ms=150, lock_patience_seconds=30, attempts=1)

@@ -46,6 +46,7 @@ def writing(ground: Ground) -> Generator[None]:
         writer.join()
 
 
+@pytest.mark.long
 def test_a_damaged_week_is_replaced_under_writers_and_stays_under_cdc(streamed: Ground) -> None:
     oid = streamed.one("base", "SELECT 'bookings_fy25_q2_w01'::regclass::oid::bigint")
     streamed.run("base", "UPDATE bookings SET guests = -99 WHERE booked_at < '2024-04-08Z'")

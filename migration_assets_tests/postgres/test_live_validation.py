@@ -108,6 +108,7 @@ def test_a_sign_off_stands_while_the_slice_is_equal_and_is_void_when_it_is_not(s
     assert streamed.record().state is SliceState.VALIDATED
 
 
+@pytest.mark.long
 def test_a_sign_off_is_void_after_a_repair_a_re_copy_and_a_rebuild_that_changed_rows(streamed: Ground) -> None:
     def signed_off_after(what: str) -> bool:
         return streamed.record().state is SliceState.SIGNED_OFF and bool(what)
@@ -136,6 +137,7 @@ def test_a_dry_run_that_finds_damage_voids_a_sign_off_too(streamed: Ground) -> N
     assert streamed.record().state is SliceState.STREAMING
 
 
+@pytest.mark.long
 def test_a_slice_that_somebody_works_on_is_refused_at_once_and_the_holder_is_named(
     streamed: Ground,
 ) -> None:
@@ -181,6 +183,7 @@ _ALTERED: dict[LiteralString, tuple[str, LiteralString]] = {
 }
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("what", _ALTERED)
 def test_a_table_that_was_altered_on_one_side_is_told_and_nothing_is_compared(
     streamed: Ground, what: LiteralString

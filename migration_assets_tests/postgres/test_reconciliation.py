@@ -31,6 +31,7 @@ def test_an_equal_quarter_is_reconciled_at_one_cut_and_all_its_weeks_are_validat
     assert streamed.ask("base", kept) == [(QUARTER.key, done.cut.marker, done.cut.lsn, True, 0, "test")]
 
 
+@pytest.mark.long
 def test_one_damaged_week_is_found_among_thirteen_and_it_alone_loses_its_proof(streamed: Ground) -> None:
     streamed.reconcile()
     streamed.run("base", "UPDATE bookings SET guests = -1 WHERE id = 30", "DELETE FROM bookings WHERE id = 31")

@@ -49,6 +49,7 @@ def _killed_in_the_ledgers_transaction(departure: Departure, monkeypatch: pytest
             departure.retire()
 
 
+@pytest.mark.long
 def test_a_released_week_gets_nothing_more_and_all_others_get_everything(departure: Departure) -> None:
     departure.retire()
     departure.give_back()
@@ -91,6 +92,7 @@ def test_a_booking_behind_a_release_that_died_is_noticed_and_comes_home_by_the_s
     assert len(departure.in_quarantine()) == 71
 
 
+@pytest.mark.long
 def test_another_quarter_that_joins_behind_a_dead_release_takes_nobody_for_covered_who_is_not(
     departure: Departure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def _pending(departure: Departure, number: int = 5) -> bool:
     return bool(departure.ground.one("base", _PENDING, leaf(number)))
 
 
+@pytest.mark.long
 def test_a_long_reader_is_named_and_the_same_call_goes_on_once_it_has_ended(departure: Departure) -> None:
     rows = departure.ground.contents("base", 5)
     with _reader(departure) as reader:
@@ -112,6 +113,7 @@ def test_a_pending_leaf_of_a_dead_run_does_not_stop_another_week(departure: Depa
     assert len(departure.in_quarantine(5)) == 70
 
 
+@pytest.mark.long
 def test_while_a_week_waits_for_its_detach_nobody_else_works_on_it(departure: Departure) -> None:
     with ThreadPoolExecutor(1) as pool:
         with _reader(departure):

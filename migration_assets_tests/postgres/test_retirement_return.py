@@ -36,6 +36,7 @@ def _made_of(departure: Departure) -> list[tuple[Any, ...]]:
     return departure.ground.ask("base", _MADE_OF, f"public.{leaf(5)}")
 
 
+@pytest.mark.long
 def test_a_week_in_quarantine_comes_back_as_the_very_leaf_that_it_was(departure: Departure) -> None:
     before, rows = _made_of(departure), departure.ground.contents("base", 5)
     departure.retire()

@@ -18,6 +18,7 @@ from migration_assets_tests.telling import telling
 _RESTING = (3, 7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", telling(range(2), {0}))
 def test_weeks_at_rest_leave_exactly_while_all_others_stream(ground: Ground, number: int) -> None:
     seed = SystemRandom().randrange(10**6)

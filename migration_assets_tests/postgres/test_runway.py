@@ -104,6 +104,7 @@ def test_a_leaf_is_one_in_its_roots_own_schema() -> None:
     assert attached_leaves(SPEC.table, at[1:]) == frozenset()
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("cause", RED)
 def test_a_flaw_is_found_and_named(opened: Ground, cause: str) -> None:
     statements, expected = RED[cause]
@@ -156,6 +157,7 @@ def test_quarters_that_were_never_opened_between_others_are_a_warning(opened: Gr
     assert (flaw.severity, "no place for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "calendar",
     [

@@ -55,6 +55,7 @@ def _copy_in_background(ground: Ground, attempts: int) -> tuple[threading.Thread
     return thread, results
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("server", ["base", "legacy"])
 def test_a_copy_survives_a_server_that_crashes_and_comes_back(
     own_servers: EmbeddedServers, copied: Ground, server: ServerName
@@ -72,6 +73,7 @@ def test_a_copy_survives_a_server_that_crashes_and_comes_back(
     assert (outcomes[1], outcomes[-2:]) == (lost, ["succeeded", "succeeded"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["base", "legacy"])
 def test_a_server_that_stays_away_is_an_error_and_the_next_run_completes(
     own_servers: EmbeddedServers, copied: Ground, server: ServerName

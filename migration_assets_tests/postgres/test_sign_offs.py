@@ -223,6 +223,7 @@ _REFUSED: dict[str, tuple[LiteralString, list[str]]] = {
 }
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(("change", "said"), _REFUSED.values(), ids=_REFUSED.keys())
 def test_a_quarter_that_is_not_proven_is_refused_and_told_why(
     project: Project, change: LiteralString, said: list[str]
@@ -287,6 +288,7 @@ def _take_another_slot(stream: Streaming) -> None:
     stream.ground.ask("base", "UPDATE migration.streams SET slot = %s RETURNING 1", idle)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -308,6 +310,7 @@ def test_a_stream_that_is_down_stops_the_sign_off(
     assert all(line.startswith("change stream:") or "altered" in line for line in refusal.splitlines()), refusal
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("pids", [(), (4711,)])
 def test_a_single_look_that_met_no_worker_or_one_that_reads_nothing_stops_the_sign_off(
     streaming: Streaming, monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...]

@@ -70,6 +70,7 @@ def write_into_the_base(ground: Ground) -> None:
     ground.run("base", "UPDATE bookings SET guests = 55 WHERE id % 3 = 0", "DELETE FROM bookings WHERE id % 7 = 0")
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "deed",
     [drop_subscription, drop_subscription_and_slot, drop_slot, narrow_filter, publish_inserts_alone, drop_publication,
@@ -113,6 +114,7 @@ def test_a_rebuild_while_rows_are_on_their_way_loses_none_and_repeats_none(groun
     ground.assert_same()
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("deed", "said", "advice"),
     [(disable_subscription, "disabled by hand", "stream resume"), (drop_subscription, "dropped by hand", "rebuild")],
@@ -162,6 +164,7 @@ def test_a_person_s_hold_is_ended_by_a_person_alone(ground: Ground) -> None:
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_two_tables_of_one_database_have_streams_that_do_not_meet(ground: Ground) -> None:
     other = replace(ground, spec=TableSpec(QualifiedName("public", "Bookings"), "booked_at"))
     ground.fill(91)

@@ -116,6 +116,7 @@ DRILLS: list[tuple[Side, str, str, ProblemCode, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("drill", DRILLS, ids=[f"{drill[3]}-{number}" for number, drill in enumerate(DRILLS)])
 def test_what_is_altered_by_hand_is_named_and_forgotten_when_it_is_undone(
     shared: SmallStream, drill: tuple[Side, str, str, ProblemCode, str]

@@ -72,6 +72,7 @@ def test_a_label_added_in_the_middle_is_added_there_by_the_remedy(moody: Ground)
     assert one == other
 
 
+@pytest.mark.long
 def test_labels_in_another_order_are_named_and_the_remedy_really_orders_them(moody: Ground) -> None:
     moody.run("legacy", "ALTER TYPE mood ADD VALUE 'c' BEFORE 'd'")
     moody.run("base", "ALTER TYPE mood ADD VALUE 'c'")  # the advice "make the same change", as somebody takes it
@@ -91,6 +92,7 @@ def test_labels_in_another_order_are_named_and_the_remedy_really_orders_them(moo
     assert moody.one("base", "INSERT INTO bookings VALUES (99, '2024-04-02Z') RETURNING mood::text") == "b"
 
 
+@pytest.mark.long
 def test_a_label_that_a_field_of_a_composite_lacks_is_named_with_its_statement(moody: Ground) -> None:
     moody.run("legacy", "ALTER TYPE inner_m ADD VALUE 'z'", "UPDATE bookings SET p = '(1,z)' WHERE id = 5")
     what = altered(moody)

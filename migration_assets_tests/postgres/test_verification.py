@@ -51,6 +51,7 @@ def test_a_new_copy_is_not_verified_by_the_verification_of_the_old_one(copied: G
     assert (copied.record(1).verified_at, copied.record(1).verified_equal) == (None, None)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     "damage",
     [

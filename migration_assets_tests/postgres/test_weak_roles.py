@@ -12,13 +12,16 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError, TableSpecError
-from migration_assets.domain.findings import Severity
+from migration_assets.domain.findings import Area, Severity, blocking
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.sessions import Databases, Side
+from migration_assets.steps.examination import examine
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for
+from migration_assets_tests.servers.drill import migration
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,22 @@ def test_the_role_s_password_gets_into_no_log_of_the_server(weak: Weak, servers:
     assert weak.ground.stream().how == "activated"
     assert weak.password not in log.read_text(errors="replace")
     assert weak.password not in log.read_text(errors="replace")
+
+
+def test_a_schema_that_our_role_may_not_use_is_a_finding_whose_remedy_is_enough(weak: Weak) -> None:
+    """Made by a superuser, for instance by an earlier trial of the same migration."""
+    with weak.strong.databases.session("base", "test") as base:
+        ensure_ledger(base)
+    weak.strongly("legacy", "CREATE SCHEMA migration")
+    product = migration(weak.ground)
+    grant = f"GRANT USAGE, CREATE ON SCHEMA migration TO {weak.role};"
+    found = {one.area: one for one in examine(product).findings if one.code == "own_schema"}
+    for area in (Area.LEGACY, Area.BASE):
+        assert (found[area].severity, found[area].remedy.partition(": ")[2]) == (Severity.BLOCKING, grant)
+    for side in ("legacy", "base"):
+        weak.strongly(side, grant)
+    found = {one.area: one for one in examine(product).findings if one.code == "own_schema"}
+    assert found[Area.LEGACY].severity is Severity.INFO
+    assert "may not read it" in found[Area.BASE].evidence
+    weak.strongly("base", found[Area.BASE].remedy.partition(": ")[2])
+    assert [one.evidence for one in blocking(examine(product).findings)] == []

@@ -3,6 +3,7 @@
 from typing import LiteralString
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -90,20 +91,57 @@ _CALLED = (
     "CREATE FUNCTION public.aside_of(n int) RETURNS int LANGUAGE sql AS 'SELECT n'",
     "CREATE FUNCTION public.of_nobody(n int) RETURNS int LANGUAGE sql AS 'SELECT n'",
     "CREATE TABLE public.aside (n int)",
+    "CREATE FUNCTION public.by_operator(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE OPERATOR public.<+> (LEFTARG = int, RIGHTARG = int, FUNCTION = by_operator)",
+    "CREATE TYPE public.pair AS (a int, b int)",
+    "CREATE FUNCTION public.by_cast(a pair) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE CAST (pair AS int) WITH FUNCTION public.by_cast(pair)",
+    "CREATE FUNCTION public.by_aggregate(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE AGGREGATE public.summed(int) (SFUNC = by_aggregate, STYPE = int)",
+    "CREATE FUNCTION public.by_view() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE VIEW public.seen AS SELECT public.by_view() AS n",
+    "CREATE FUNCTION public.by_domain(a int) RETURNS bool LANGUAGE sql AS 'SELECT true'",
+    "CREATE DOMAIN public.small AS int CHECK (public.by_domain(VALUE))",
+    "CREATE FUNCTION public.by_default() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE TABLE public.logged (n int, m int DEFAULT public.by_default())",
+    "CREATE FUNCTION public.by_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER logged BEFORE INSERT ON public.logged FOR EACH ROW EXECUTE FUNCTION public.by_trigger()",
+    "CREATE FUNCTION public.of_read() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TABLE public.read (n int)",
+    "CREATE TRIGGER read BEFORE INSERT ON public.read FOR EACH ROW EXECUTE FUNCTION public.of_read()",
+    "CREATE FUNCTION public.größe() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     """CREATE FUNCTION public.calls() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN IF helper(NEW.guests) THEN RETURN NEW; END IF; RETURN NULL; END $$""",
+    $$ BEGIN
+        IF helper(NEW.guests) THEN RETURN NEW; END IF;
+        PERFORM 1 <+> 2, public.größe();
+        PERFORM summed(n) FROM seen;
+        INSERT INTO public."logged" (n) SELECT 3::small FROM read;
+        RETURN NULL;
+    END $$""",
     "CREATE TRIGGER tr BEFORE UPDATE ON bookings FOR EACH ROW WHEN (public.odd(NEW.guests)) EXECUTE FUNCTION calls()",
     "ALTER TABLE bookings ENABLE ALWAYS TRIGGER tr",
     "CREATE RULE aside AS ON INSERT TO bookings DO ALSO INSERT INTO aside VALUES (public.aside_of(new.guests))",
 )
 _TRIGGER, _RULE = ("always_trigger", "tr"), ("redirecting_rule", "aside")
-_ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | None], ...] = (
+_ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | tuple[tuple[str, str], ...] | None], ...] = (
     ("CREATE OR REPLACE FUNCTION public.of_nobody(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'", None),
     ("""CREATE OR REPLACE FUNCTION public.helper(n int) RETURNS bool LANGUAGE sql
      AS 'SELECT public."the inner one"()'""", _TRIGGER),
     ("""CREATE OR REPLACE FUNCTION public."the inner one"() RETURNS bool LANGUAGE sql RETURN false""", _TRIGGER),
     ("CREATE OR REPLACE FUNCTION public.odd(n int) RETURNS bool LANGUAGE sql AS 'SELECT true'", _TRIGGER),
     ("CREATE OR REPLACE FUNCTION public.aside_of(n int) RETURNS int LANGUAGE sql AS 'SELECT 1'", _RULE),
+    # What is called without the word of a function.
+    ("CREATE OR REPLACE FUNCTION public.by_operator(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.by_cast(a pair) RETURNS int LANGUAGE sql AS 'SELECT 2'", (_TRIGGER, _RULE)),
+    ("CREATE OR REPLACE FUNCTION public.by_aggregate(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.by_view() RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
+    ("CREATE OR REPLACE VIEW public.seen AS SELECT public.by_view() AS n WHERE false", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.by_domain(a int) RETURNS bool LANGUAGE sql AS 'SELECT NULL::bool'", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.by_default() RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.by_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+     _TRIGGER),
+    ("CREATE OR REPLACE FUNCTION public.of_read() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'", None),
+    ("CREATE OR REPLACE FUNCTION public.größe() RETURNS int LANGUAGE sql AS 'SELECT 2'", _TRIGGER),
     ("ALTER FUNCTION calls() SECURITY DEFINER", _TRIGGER),
     ("ALTER FUNCTION calls() OWNER TO pg_monitor", _TRIGGER),
     ("ALTER FUNCTION calls() SET search_path = public", _TRIGGER),
@@ -112,6 +150,7 @@ _ALTERATIONS: tuple[tuple[LiteralString, tuple[str, str] | None], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: LiveQuarter) -> None:
     ground = quarter.ground
 
@@ -127,13 +166,18 @@ def test_what_a_trigger_or_a_rule_calls_belongs_to_what_was_accepted(quarter: Li
             acceptances = [Acceptance(*key, "Ada", "it only counts", at, one.digest) for key, one in seen.items()]
             ground.run("legacy", statement)
             waiting = blocking(with_acceptances(found(quarter).values(), acceptances))
-            assert [(one.code, one.subject) for one in waiting] == ([changes] if changes else []), statement
+            wanted = () if changes is None else changes if isinstance(changes[0], tuple) else (changes,)
+            assert {(one.code, one.subject) for one in waiting} == set(wanted), statement
             # What was proven before rows came by another trigger is stale.
-            assert (altered() != before) == (changes == _TRIGGER), statement
+            assert (altered() != before) == (_TRIGGER in wanted), statement
     finally:
         ground.run(
             "legacy",
-            "DROP TABLE aside CASCADE",
+            "DROP TABLE aside, logged, read CASCADE",
+            "DROP AGGREGATE summed(int)",
+            "DROP FUNCTION by_operator, by_cast, by_aggregate, by_view, by_domain CASCADE",
+            "DROP FUNCTION by_default, by_trigger, of_read, größe CASCADE",
+            "DROP DOMAIN small; DROP TYPE pair CASCADE",
             'DROP FUNCTION calls, helper, odd, aside_of, of_nobody, public."the inner one" CASCADE',
         )
 

@@ -33,6 +33,7 @@ def spare() -> Generator[Spare]:
         yield found
 
 
+@pytest.mark.long
 def test_files_of_the_base_put_back_skip_changes_and_the_markers_tell(spare: Spare) -> None:
     ground = streamed(spare)
     put_back(spare, ground, "base")
@@ -80,6 +81,7 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     mended(after)
 
 
+@pytest.mark.long
 def test_a_ledger_carried_into_another_database_proves_nothing_there(spare: Spare) -> None:
     """And the base that it was taken from, which follows still, never reads the new one's slot."""
     ground = streamed(spare)

@@ -26,6 +26,7 @@ def stage(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) ->
     servers.drop_database("legacy", name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("step", "side", "from_last"),
     telling([("copy live", "base", 2), ("sign-off", "base", 0), ("repair", "base", 2), ("rebuild", "base", 0),

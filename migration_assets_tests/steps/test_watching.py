@@ -13,8 +13,9 @@ from migration_assets.domain.alerting import Event, dump_alerts, load_alerts
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres import stream_samples
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_samples import watch_lock
+from migration_assets.postgres.stream_samples import watch_lease
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.steps.watching import Watched, send_test_alert, watch_stream
@@ -187,13 +188,27 @@ def test_a_legacy_that_is_away_is_told_and_stored(post: Post) -> None:
 
 def test_of_two_watches_at_once_one_tells(post: Post) -> None:
     post.stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
-    with post.migration.databases.session("base", "watch") as base, watch_lock(base, SPEC.relation) as mine:
+    with post.migration.databases.session("base", "watch") as base, watch_lease(base, SPEC.relation) as mine:
         assert mine
         watched = post.watch()
     assert (watched.stored, watched.sent) == (False, ())
     assert "another watch" in (watched.note or "")
     assert [problem.code for problem in watched.problems] == [ProblemCode.SUBSCRIPTION_DISABLED]
     assert post.watch().raised
+
+
+def test_a_watcher_that_stands_still_is_replaced_and_nobody_who_may_only_connect_takes_its_place(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post.stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
+    monkeypatch.setattr(stream_samples, "LEASE_SECONDS", 0.0)
+    with psycopg.connect(post.migration.databases.base_url, autocommit=True) as stranger:
+        # All that an advisory lock asks for is the right to connect.
+        stranger.execute("SELECT pg_advisory_lock(71005, hashtext(%s))", [SPEC.relation])
+        stranger.execute("SELECT pg_advisory_lock(71001, 0)")
+        with post.migration.databases.session("base", "watch") as base, watch_lease(base, SPEC.relation) as mine:
+            assert mine
+            assert post.watch().raised
 
 
 def test_samples_older_than_the_settings_say_are_pruned(post: Post) -> None:

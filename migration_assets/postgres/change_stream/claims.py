@@ -60,6 +60,8 @@ def claimed(
         StreamError: A session is left over that our role may not end.
         psycopg.OperationalError: `holder` was lost, so that another run may have begun.
     """
+    # First, too: whoever has lost the base's lock ends nobody who got it since.
+    holder.execute("SELECT 1")
     left = end_holders(connection, key, lock_class)
     if left:
         log.warning("a run that had lost its lock on the base was still at work: its session %s was ended", left)

@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.other_sessions import APPLICATION, lock_holder
 from migration_assets.postgres.sessions import Connected, require_row
 
 STREAM_LOCK_CLASS = 71004
@@ -208,15 +208,7 @@ def stream_lock(
     try:
         base.execute(f"SELECT pg_advisory_lock{suffix}(%s, hashtext(%s))".encode(), key)
     except errors.LockNotAvailable:
-        holder = base.execute(
-            sql.SQL(
-                "SELECT a.pid, {application} FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
-                " WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.classid = %s"
-                " AND k.objid::bigint = hashtext(%s)::bigint & 4294967295"
-            ).format(application=APPLICATION),
-            key,
-        ).fetchone()
-        who = "backend {} ({})".format(*holder) if holder else "another session"
+        who = lock_holder(base, lock_class, sql.SQL("hashtext({})").format(sql.Literal(relation)))
         raise StreamError(
             f"the change stream is being worked on by {who}",
             where=relation,

@@ -74,7 +74,7 @@ def _may_be_idle(holder: Connected, seconds: float) -> None:
     holder.execute("SELECT set_config('idle_session_timeout', %s, false)", [f"{round(seconds * 1000)}ms"])
 
 
-def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> None:
+def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> int:
     """Until this stream's own apply worker waits for the marker's lock: the base then holds all before the marker.
 
     Args:
@@ -82,6 +82,9 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
         stream: Whose worker.
         marker: Which was set.
         patience_seconds: How long at most.
+
+    Returns:
+        That worker's process.
 
     Raises:
         StreamError: The worker is away for too long, or the subscription was disabled or dropped.
@@ -101,7 +104,7 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
             if now - since > _WORKER_LIVES:
                 seen = now
             if _waits(base, pid, marker):
-                return
+                return pid
         if now - seen > _WORKER_MAY_BE_AWAY:
             raise StreamError(
                 f"the apply worker has been away for {now - seen:.0f} s: it fails and starts again, or cannot connect",

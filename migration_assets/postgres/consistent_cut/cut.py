@@ -95,7 +95,7 @@ def paired_snapshots(
             with marker_lock(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
-                wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
+                pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
                 # The worker holds no lock of these tables now; earlier it could wait for somebody who waits for us.
                 begin_reading(reader, tables)
@@ -105,7 +105,7 @@ def paired_snapshots(
             reached_ms = (reached - since) * 1000
             taken_at = record_cut(
                 holder, plan.relation, barrier, kind="validate", purpose=purpose, run_id=plan.run_id,
-                reached_ms=reached_ms,
+                reached_ms=reached_ms, worker=pid,
             )  # fmt: skip
             record_release(holder, plan.relation, marker, held_ms)
             earlier.require(marker, reader)
@@ -159,7 +159,7 @@ def paused_stream(
                     else (set_marker(plan, legacy, marker, in_lock))
                 )
                 since = time.perf_counter()
-                wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
+                pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
                 worker = require_enabled(apply_worker(holder, stream.subscription), stream.subscription)
                 # Intent first: from DISABLE on the subscription stays disabled until somebody enables it.
@@ -171,7 +171,7 @@ def paused_stream(
             reached_ms = (reached - since) * 1000
             taken_at = record_cut(
                 holder, plan.relation, barrier, kind="pause", purpose=purpose, run_id=plan.run_id,
-                reached_ms=reached_ms,
+                reached_ms=reached_ms, worker=pid,
             )  # fmt: skip
             record = CutRecord(marker, barrier.lsn, taken_at, barrier.tries, barrier.writers_held_ms,
                                barrier.longest_try_ms, reached_ms, 0.0)  # fmt: skip

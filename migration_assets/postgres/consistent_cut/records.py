@@ -44,15 +44,21 @@ def record_cut(
     purpose: str,
     run_id: str | None,
     reached_ms: float,
+    worker: int,
 ) -> datetime:
-    """Note a cut, durably: where the stream is paused, the marker that came before this commit is on disk then, too."""
+    """Note a cut, durably: where the stream is paused, the marker that came before this commit is on disk then, too.
+
+    `worker` is the process that brought the marker; see `weeks_carried`.
+    """
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         row = base.execute(
             "INSERT INTO migration.cuts (relation, marker, kind, purpose, run_id, lsn, tries, writers_held_ms,"
-            " longest_try_ms, reached_ms) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING taken_at",
+            " longest_try_ms, reached_ms, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+            " (SELECT a.pid || '/' || extract(epoch FROM a.backend_start) FROM pg_stat_activity a WHERE a.pid = %s))"
+            " RETURNING taken_at",
             [relation, barrier.marker, kind, purpose, run_id, barrier.lsn, barrier.tries, barrier.writers_held_ms,
-             barrier.longest_try_ms, reached_ms],
+             barrier.longest_try_ms, reached_ms, worker],
         ).fetchone()  # fmt: skip
     taken_at: datetime = require_row(row, "a new cut")[0]
     return taken_at
@@ -73,6 +79,26 @@ def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
         [relation, cut.marker],
     ).fetchone()
     return replace(cut, apply_held_ms=float(require_row(row, "a cut")[0]))
+
+
+def weeks_carried(base: Connected, relation: str) -> set[int]:
+    """Weeks whose newest proof was taken at a marker that the apply worker of now brought; by their lock's key.
+
+    Since then nothing was skipped. While a worker reads, nobody can move its slot or its origin onwards, or drop the
+    slot; and with its connection the worker itself ends. Where another one reads now, somebody may have done so in
+    between, and no look at the servers tells. A worker whose beginning our role may not see carries nothing.
+    """
+    rows = base.execute(
+        "SELECT s.lock_key FROM migration.slices s JOIN migration.streams t ON t.relation = s.relation"
+        " JOIN migration.cuts c ON c.relation = s.relation AND c.marker = s.validated_marker"
+        " JOIN pg_stat_subscription w ON w.subname = t.subscription"
+        " JOIN pg_subscription p ON p.oid = w.subid"
+        " AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " JOIN pg_stat_activity a ON a.pid = w.pid AND c.worker = a.pid || '/' || extract(epoch FROM a.backend_start)"
+        " WHERE s.relation = %s",
+        [relation],
+    )
+    return {int(row[0]) for row in rows}
 
 
 def read_cuts(base: Connected, relation: str) -> list[tuple[CutKind, CutRecord]]:

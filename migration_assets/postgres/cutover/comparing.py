@@ -1,12 +1,13 @@
 """The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
 from migration_assets.domain.table_description import TableDescription
+from migration_assets.postgres.consistent_cut.records import weeks_carried
 from migration_assets.postgres.cutover.deadline import Deadline
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.definitions import altered_since, seen_definitions, table_states
@@ -42,13 +43,15 @@ def compare_sides(
     description: TableDescription,
     marker: int | None,
     deadline: Deadline,
+    *,
+    carried: Collection[int] | None = None,
 ) -> Compared:
-    """Compare every week that matters; the ledger notes each result.
+    """Compare every week that matters; the ledger notes each result. `carried`: as for `to_compare`.
 
     Raises:
         CutoverError: A week differs; names it and the rows. Or the time is over.
     """
-    records = to_compare(base, legacy, plan)
+    records = to_compare(base, legacy, plan, kind, carried=carried)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
@@ -90,7 +93,14 @@ def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
     return "; ".join(steps) + "; then run this again"
 
 
-def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[SliceRecord]:
+def to_compare(
+    base: Connected,
+    legacy: Connected,
+    plan: CutoverPlan,
+    kind: CutoverKind = CutoverKind.CUTOVER,
+    *,
+    carried: Collection[int] | None = None,
+) -> list[SliceRecord]:
     """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
 
     What changed is what the base's server counted, and what was altered or rewritten on either side, which no server
@@ -100,6 +110,13 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
 
     The others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
     either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
+
+    Args:
+        base: Whose ledger and counts.
+        legacy: The other side.
+        plan: Which table, and whether every week is wanted.
+        kind: A cutover also compares what the stream may have skipped since its proof.
+        carried: What it cannot have skipped, where its worker has ended already; see `weeks_carried`.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
@@ -107,6 +124,10 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
     if not plan.compare_all:
         changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
         counted_since, counts = _counted_since(base), _counts(base)
+        if kind is CutoverKind.ROLLBACK:
+            carried = {record.lock_key for record in records}
+        elif carried is None:
+            carried = weeks_carried(base, plan.relation)
         table = plan.stream.spec.table
         proofs = [(r.week, r.leaf, r.definitions) for r in records]
         altered = altered_since(base, plan.stream.spec, proofs, table_states(legacy, [table]).get(table))
@@ -119,6 +140,7 @@ def to_compare(base: Connected, legacy: Connected, plan: CutoverPlan) -> list[Sl
             # A proof of an older version of this program says nothing of the tables.
             or r.definitions is None
             or r.week in altered
+            or r.lock_key not in carried
             or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
             or not counts
         ]

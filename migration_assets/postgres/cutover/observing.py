@@ -12,7 +12,7 @@ from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.records import StreamNames, names_of, read_stream, stream_names
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
-from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.cutover.reverse import reverse_names, send_reverse_marker
 from migration_assets.postgres.cutover.reverse_health import look_from_legacy, measure_reverse, slot_of_reverse
 from migration_assets.postgres.cutover.writes import HeldWrites, SideWrites, find_held, find_held_alone, read_writes
 from migration_assets.postgres.fences import unguarded_tables
@@ -113,6 +113,9 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
         return None
     seen = asked.ask("base", lambda base: slot_of_reverse(base, names))
     found = asked.ask("legacy", lambda legacy: look_from_legacy(legacy, names))
+    if seen is not None and found is None and seen.slot_exists and not seen.slot_active:
+        # Whoever moves the slot onwards while nobody fetches anything moves it past a marker, and so is found out.
+        asked.ask("base", lambda base: send_reverse_marker(base, relation))
     if seen is None or found is None or asked.base is None or asked.legacy is None:
         return seen
     seen = replace(seen, **found)

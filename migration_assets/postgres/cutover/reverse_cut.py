@@ -7,6 +7,7 @@ There either a snapshot is opened and the worker goes on, or the subscription is
 marker, and its hold keeps everybody else away.
 """
 
+import logging
 import random
 import time
 from collections.abc import Generator
@@ -17,6 +18,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.postgres.change_stream.claims import end_holders
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
@@ -29,6 +31,7 @@ from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
 
 REVERSE_LOCK_CLASS = 71010
+_SESSION_LOCK_CLASS = 71011
 # Behind a writer of this age a try would only hold up the others.
 _OLD_MS = 3_000.0
 _FROZEN = "1s"
@@ -41,6 +44,9 @@ CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LA
     RETURN NEW;
 END $$
 """
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,9 @@ def reverse_cut(
         legacy = session("legacy", "rows", plan.stream.limits.timeouts())
         locker, writer = session("base", "cut"), session("base", "marker")
         reader = session("base", "snapshot", plan.stream.limits.timeouts())
+        for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
+            # Until the session ends.
+            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_SESSION_LOCK_CLASS, key])
         _make_waiting(holder)
         # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
@@ -115,6 +124,27 @@ def reverse_cut(
         yield ReverseCut(marker, lsn, reader, legacy)
         if for_good:
             going_on.pop_all()
+
+
+def _session_keys(names: StreamNames) -> tuple[str, str]:
+    return names.subscription, f"{names.subscription} rows"
+
+
+def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
+    """End on the legacy what is left of a run that has lost the cutover's lock on the base.
+
+    One that stands still holds the stream's worker at its marker, or the table, for as long as its process is there.
+
+    Args:
+        legacy: A session of whoever has that lock now.
+        names: The reverse stream's.
+
+    Raises:
+        StreamError: Our role may not.
+    """
+    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key, _SESSION_LOCK_CLASS)]
+    if left:
+        log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
 
 
 def _make_waiting(legacy: Connected) -> None:

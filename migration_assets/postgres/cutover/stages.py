@@ -11,6 +11,7 @@ from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status
 from migration_assets.postgres.change_stream.running import require_running
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
+from migration_assets.postgres.consistent_cut.records import weeks_carried
 from migration_assets.postgres.cutover.accounting import find_unaccounted, look_again, require_accounted, weeks_of
 from migration_assets.postgres.cutover.broken_keys import note_broken_keys
 from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
@@ -49,7 +50,7 @@ def _begun(work: Work) -> None:
     stream = work.plan.stream
     description = same_table(stream, work.legacy, work.base)
     require_counterparts(work.target, stream.spec.table, *_described(work))
-    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan))
+    require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan, work.kind))
     _account(work, description)
     if work.kind is CutoverKind.CUTOVER:
         note_accounted(work.base, work.legacy, work.plan)
@@ -100,7 +101,9 @@ def _waiting(work: Work) -> None:
     _near(work, work.plan.patience_seconds)
     if not work.plan.compare_all or work.left:
         # Applications went on writing.
-        require_time(work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan), besides=seconds)
+        require_time(
+            work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan, work.kind), besides=seconds
+        )
 
 
 def _account(work: Work, description: TableDescription) -> float:
@@ -155,6 +158,8 @@ def _drained(work: Work) -> None:
     if not work.plan.compare_all:
         # While the ledger still knows what the publication is to be: what was proven before it was altered is compared.
         notice_alterations(work.base, work.plan.relation, work.legacy)
+        # While there is a worker; it ends now.
+        work.carried.update(weeks_carried(work.base, work.plan.relation))
     with durably(work.base):
         bar_stream(work.base, work.id, barred=True)
         set_status(work.base, work.plan.relation, StreamStatus.HELD, f"by cutover {work.id}, until it is rolled back")
@@ -179,7 +184,9 @@ def _compared(work: Work) -> None:
     with work.deadline.bounding(work.base, work.legacy, what="the look for rows that would be left behind"):
         _account(work, description)
     work.files["legacy"], work.files["base"] = files(work.legacy, table), files(work.base, table)
-    done = compare_sides(work.plan, work.kind, work.base, work.legacy, description, None, work.deadline)
+    done = compare_sides(
+        work.plan, work.kind, work.base, work.legacy, description, None, work.deadline, carried=work.carried
+    )
     note_compared(work.base, work.id, done.weeks, done.rows)
     work.unfollowed[:] = done.unfollowed
 

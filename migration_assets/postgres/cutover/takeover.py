@@ -10,11 +10,13 @@ from contextlib import contextmanager
 
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.postgres.change_stream.claims import claimed, end_holders
-from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.change_stream.records import names_of, read_stream
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import is_open, is_overdue, read_hold
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock
+from migration_assets.postgres.cutover.reverse import reverse_names
+from migration_assets.postgres.cutover.reverse_cut import end_reverse_cuts
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
         stream = read_stream(base, relation)
         key = stream.slot if stream is not None else relation
         with claimed(legacy, key, holder=base, lock_class=CUTOVER_LOCK_CLASS):
+            if stream is not None:
+                end_reverse_cuts(legacy, reverse_names(names_of(stream)))
             yield
 
 

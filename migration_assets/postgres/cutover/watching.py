@@ -7,7 +7,7 @@ from migration_assets.postgres.cutover.facts import in_charge, read_cutover_fact
 from migration_assets.postgres.cutover.holds import follow_hold, guard_base, hold, prepare, release
 from migration_assets.postgres.cutover.machine import settle
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import cutover_lock, unfinished_cutover
+from migration_assets.postgres.cutover.records import cutover_lock, note_released, unfinished_cutover
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.takeover import alone
 from migration_assets.postgres.cutover.undoing import release_source
@@ -177,6 +177,8 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
                 state_left="the base goes on refusing writes: two sides that accept them could never be reconciled",
                 next_step="bring that legacy back, then run this again",
             )
+        # Now: whoever undoes the rest when the legacy is back would count the time until then.
+        note_released(base, left.id, None, opened=False)
         follow_hold(base, plan.stream)
     return f"the base accepts writes again: the legacy was never opened; {why}: run this again when it is back"
 

@@ -42,6 +42,9 @@ class Work:
     left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
     """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
 
+    carried: set[int] = field(default_factory=set[int])
+    """Weeks that the worker which brought the last marker has followed since their proof; by their lock's key."""
+
     files: dict[SideName, Files] = field(default_factory=dict[SideName, Files])
     """Where each side's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
 

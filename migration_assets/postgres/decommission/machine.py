@@ -16,7 +16,7 @@ from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.cutover.records import cutover_lock, durably
 from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
-from migration_assets.postgres.cutover.reverse_cut import ReverseCut
+from migration_assets.postgres.cutover.reverse_cut import ReverseCut, end_reverse_cuts
 from migration_assets.postgres.cutover.work import forward_names, long_session
 from migration_assets.postgres.decommission.closing import close, former_grants, still_open
 from migration_assets.postgres.decommission.final import stop_stale, stopped_at_cut, stopped_stream, take_final
@@ -171,7 +171,8 @@ def _prepare(
     record = require_decommission(base, plan.relation)
     try:
         tell("drain and stop the reverse stream")
-        let_reverse_run(legacy, names)  # a dead run may have stopped it
+        end_reverse_cuts(legacy, names)  # a dead run may have left it at a marker, or stopped it
+        let_reverse_run(legacy, names)
         with _stopped(legacy, plan, names) as cut:
             tell("take the legacy's last fingerprints, and account for every row of it")
             final = take_final(base, legacy, plan, cut=cut, stopped=stopped_stream(legacy, names))

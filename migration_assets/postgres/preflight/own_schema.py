@@ -39,8 +39,14 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         subject = f"{who} in the {side}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(may)))
     if seen.missing_right:
-        evidence = f"schema migration is there, and role {seen.missing_right} may not create anything in it"
+        evidence = f"schema migration is there, and role {seen.missing_right} may not use it, or not create in it"
         remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA migration TO {seen.missing_right};"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
+    if seen.unreadable:
+        evidence = f"a ledger of this program is there, and role {seen.unreadable} may not read it"
+        remedy = f"in the {side}: " + " ".join(
+            f"ALTER {one.split()[0].upper()} {one.partition(' ')[2]} OWNER TO {seen.unreadable};" for one in seen.made
+        )
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     if findings:
         return findings
