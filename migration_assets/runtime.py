@@ -103,7 +103,7 @@ class Migration:
             cut_patience_seconds=self.settings.cut_patience_seconds,
             stream_patience_seconds=self.settings.stream_patience_seconds,
             statement_seconds=self.settings.copy_timeout_seconds,
-            parallel=self.settings.parallel_copies,
+            parallel=self.settings.weeks_at_once,
             attempts=self.settings.retry_attempts,
             join_rows=self.settings.join_rows,
             deletions=DeletionLimit(self.settings.delete_limit_percent, self.settings.delete_limit_rows),

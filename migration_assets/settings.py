@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.session_places import SessionLimits, weeks_at_once
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
 PREFIX = "MIGRATION_"
@@ -54,6 +55,12 @@ class MigrationSettings(BaseSettings):
     as_of: datetime | None = Field(default=None, description='replaces the clock wherever "now" matters')
 
     parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
+    legacy_sessions: int = Field(
+        default=0,
+        ge=0,
+        description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off",
+    )
+    base_sessions: int = Field(default=0, ge=0, description="the same on the base")
     window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
     target_gb_per_hour: float = Field(default=72.22, gt=0, description="rate the window asks for, 10^9 bytes/hour")
 
@@ -276,6 +283,14 @@ class MigrationSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _leaves_room_for_a_week(self) -> Self:
+        try:
+            _ = self.weeks_at_once
+        except SettingsError as error:
+            raise ValueError(f"{error.what}; {error.next_step}") from error
+        return self
+
+    @model_validator(mode="after")
     def _makes_a_calendar(self) -> Self:
         try:
             self.calendar()
@@ -296,6 +311,11 @@ class MigrationSettings(BaseSettings):
     def spec(self) -> TableSpec:
         """The table and its control column."""
         return TableSpec(QualifiedName.parse(self.table), self.control_column)
+
+    @property
+    def weeks_at_once(self) -> int:
+        """How many weeks are worked on at once: as many as are wanted, or as the limits of sessions leave room for."""
+        return weeks_at_once(self.parallel_copies, SessionLimits(self.legacy_sessions, self.base_sessions))
 
     @property
     def cutover_hook_is_local(self) -> bool:

@@ -9,7 +9,10 @@ from pydantic import ValidationError
 
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.session_places import needed
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.sessions import Databases
+from migration_assets.runtime import Migration
 from migration_assets.settings import MigrationSettings, load_settings
 
 _SECRET = "s3cr3t"
@@ -225,3 +228,21 @@ def test_a_file_of_a_secret_that_cannot_be_used_is_named_and_nothing_of_it_shown
     monkeypatch.setenv("MIGRATION_TABLE_FILE", str(file))
     with pytest.raises(SettingsError, match="unknown: MIGRATION_TABLE_FILE"):
         load_settings(env_file=None)
+
+
+def test_limits_of_sessions_let_fewer_weeks_run_at_once_and_refuse_where_not_even_one_fits() -> None:
+    wanted = {"parallel_copies": 8}
+    assert load_settings(env_file=None, **wanted).weeks_at_once == 8
+    for weeks in (1, 3, 8):
+        places = needed(weeks)
+        fitting = load_settings(env_file=None, **wanted, legacy_sessions=places.legacy, base_sessions=places.base + 100)
+        assert fitting.weeks_at_once == weeks
+        assert open_limits(fitting) == weeks
+        assert load_settings(env_file=None, **wanted, base_sessions=places.base).weeks_at_once == weeks
+    with pytest.raises(SettingsError, match=f"MIGRATION_LEGACY_SESSIONS to {needed(1).legacy} or more"):
+        load_settings(env_file=None, **wanted, legacy_sessions=needed(1).legacy - 1)
+
+
+def open_limits(settings: MigrationSettings) -> int:
+    """How many weeks a step on many of them works on at once."""
+    return Migration(settings, Databases("", "")).stream_limits.parallel

@@ -80,7 +80,7 @@ def change_stream_monitor(
 def _quarters_under_cdc(migration: Migration) -> Sequence[str] | None:
     """Their keys, oldest first; None where no stream was ever begun."""
     relation = migration.spec.relation
-    with migration.databases.session("base", "monitor") as base:
+    with migration.databases.session("base", "monitor", or_standby=True) as base:
         if not has_ledger(base) or read_stream(base, relation) is None:
             return None
         weeks = [record.week for record in read_slices(base, relation) if record.under_cdc]

@@ -10,6 +10,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.table_spec import TableSpec, parse_identifiers, quote_identifier
 from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publication, replica_identity
+from migration_assets.postgres.change_stream.way import drop_left_behind
 from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.own_objects import drop_own_objects, is_ours, own_trigger_functions
@@ -142,6 +143,7 @@ def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str
 
 def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:
     """Gone afterwards."""
+    drop_left_behind(legacy)
     retry_locked(lambda: drop_publication(legacy, name), patience_seconds=patience_seconds)
 
 

@@ -23,7 +23,7 @@ from migration_assets.postgres.change_stream.records import StreamStatus, read_s
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Databases, Side, require_row
+from migration_assets.postgres.sessions import Connected, Databases, Side, require_row, standby_answers
 
 log = logging.getLogger(__name__)
 _IDENTITY = """
@@ -73,12 +73,7 @@ def read_identity(connection: Connected, side: Side) -> Identity:
     row = require_row(connection.execute(_IDENTITY).fetchone(), "the server")
     system_identifier, oid, name, version, lsn, timeline = row
     if lsn is None:
-        raise ServerChangedError(
-            f"what answers as the {side} is a standby: it takes no writes, and may lag",
-            where=f"{name} on {connection.info.host}:{connection.info.port}",
-            state_left="nothing was touched",
-            next_step=f"let the {side}'s URL lead to the primary; if this standby is to be it, promote it first",
-        )
+        raise standby_answers(connection, side)
     return Identity(system_identifier, int(timeline, 16), oid, name, version, lsn)
 
 
@@ -178,7 +173,29 @@ def _compared(
         since = newest_sent(connection, side)
         note_server(ledger or connection, relation, side, _on_disk(connection, now), since, "first seen")
         return []
-    then = known[side].identity
+    return _differing(known[side], now, side)
+
+
+def changed_server(base: Connected, relation: str, side: Side, connection: Connected) -> tuple[str, ...]:
+    """How the server behind a session differs from the one that the ledger knows as this side; notes and bars nothing.
+
+    Args:
+        base: Whose ledger.
+        relation: Whose stream.
+        side: Which of the two.
+        connection: A session there.
+
+    Raises:
+        ServerChangedError: A standby answers.
+    """
+    known = known_servers(base, relation)
+    if side not in known or not _rests_on_servers(base, relation):
+        return ()
+    return tuple(_differing(known[side], read_identity(connection, side), side))
+
+
+def _differing(known: Known, now: Identity, side: Side) -> list[str]:
+    then = known.identity
     found: list[str] = []
     if now.system_identifier != then.system_identifier:
         found.append(
@@ -191,7 +208,7 @@ def _compared(
             f" {then.timeline}"
         )
     elif position(now.lsn) < position(then.lsn):
-        found.append(f"the {side} went back: it stands at {now.lsn}, and stood at {then.lsn} at {known[side].seen_at}")
+        found.append(f"the {side} went back: it stands at {now.lsn}, and stood at {then.lsn} at {known.seen_at}")
     if not found and now.database_oid != then.database_oid:
         found.append(
             f"the {side}'s database is another one: {now.database} ({now.database_oid}) instead of"

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection, errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration_assets.domain.errors import MigrationError, PoolerError, SettingsError
+from migration_assets.domain.errors import MigrationError, PoolerError, ServerChangedError, SettingsError
 from migration_assets.postgres.server_messages import conceal
 
 Side = Literal["legacy", "base"]
@@ -85,27 +85,49 @@ class Databases:
         return self.legacy_url if side == "legacy" else self.base_url
 
     @contextmanager
-    def session(self, side: Side, purpose: str, timeouts: Timeouts | None = None) -> Generator[Connected]:
+    def session(
+        self, side: Side, purpose: str, timeouts: Timeouts | None = None, *, or_standby: bool = False
+    ) -> Generator[Connected]:
         """An autocommit session that is closed at the end, whatever happens; open transactions roll back.
 
         Args:
             side: Which database.
             purpose: Shown as `application_name`, after `migration_assets:`; 45 bytes at the most are seen.
             timeouts: Defaults suit short catalogue work.
+            or_standby: Whether a server that only follows another one will do: for looks that tell of it themselves.
 
         Raises:
-            SettingsError: The URL cannot be read.
+            SettingsError: The URL cannot be read, or leads to a pooler.
+            ServerChangedError: A standby answers.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
             psycopg.Error: Whatever the body raised; its text holds no value of a row.
         """
         connection = connect(self.url(side), purpose, timeouts or Timeouts())
         try:
+            if not or_standby and is_standby(connection):
+                raise standby_answers(connection, side)
             yield connection
         except psycopg.Error as error:
             conceal(error)
             raise
         finally:
             connection.close()
+
+
+def is_standby(connection: Connected) -> bool:
+    """Whether the server was one when the session began: it said so by itself, nothing is asked."""
+    return connection.info.parameter_status("in_hot_standby") == "on"
+
+
+def standby_answers(connection: Connected, side: Side) -> ServerChangedError:
+    """What a step says that needs the server itself."""
+    return ServerChangedError(
+        f"what answers as the {side} is a standby: it takes no writes, and may lag",
+        where=f"{connection.info.dbname} on {connection.info.host}:{connection.info.port}",
+        state_left="nothing was touched",
+        next_step=f"let the {side}'s URL lead to the primary (of several hosts: with"
+        " target_session_attrs=read-write); if this standby is to be it, promote it first",
+    )
 
 
 def canonical_options() -> str:

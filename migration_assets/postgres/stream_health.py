@@ -170,7 +170,7 @@ def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
 
 def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, Any]) -> Connected | None:
     with _asking(side, seen):
-        return stack.enter_context(databases.session(side, "watch", _TIMEOUTS))
+        return stack.enter_context(databases.session(side, "watch", _TIMEOUTS, or_standby=True))
     return None
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import psycopg
 
 from migration_assets.domain.definitions import TableState
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.sign_off_evidence import SignedOff
 from migration_assets.domain.stream_rules import View
@@ -117,6 +118,6 @@ def _observe(
         with migration.databases.session("legacy", "sign-off") as legacy:
             row = legacy.execute("SELECT current_setting('server_version')").fetchone()
             table = table_states(legacy, [migration.spec.table]).get(migration.spec.table)
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, ServerChangedError) as error:
         return "", None, [*problems, f"the legacy cannot be asked: {told(error)}"]
     return str(require_row(row, "the legacy's version")[0]), table, problems

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors
 
-from migration_assets.domain.errors import ForeignObjectError
+from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
 from migration_assets.domain.findings import Acceptance, Area, Finding, blocking, with_acceptances, worst_first
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.acceptances import read_acceptances
@@ -37,11 +37,15 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
     """
     _require_something_to_migrate(migration)
     spec, calendar, settings = migration.spec, migration.calendar, migration.settings
+    for_base, for_legacy = settings.legacy_url_for_base, settings.base_url_for_legacy
     plan = PreflightPlan(
-        parallel_copies=settings.parallel_copies,
+        parallel_copies=settings.weeks_at_once,
+        wanted_copies=settings.parallel_copies,
         window_hours=settings.window_hours,
         target_gb_per_hour=settings.target_gb_per_hour,
         as_of=migration.now(),
+        legacy_url_for_base=for_base.get_secret_value() if for_base else None,
+        base_url_for_legacy=for_legacy.get_secret_value() if for_legacy else None,
     )
     findings = run_preflight(migration.databases, spec, calendar, plan=plan)
     findings = worst_first(with_acceptances(findings, _record(migration, findings, run_id)))
@@ -60,8 +64,8 @@ def _require_something_to_migrate(migration: Migration) -> None:
             if not may_read_ledger(base) or not ledger_version(base):
                 return  # a finding says so; or tables that are named like the ledger's may be somebody else's
         require_legacy(migration, "there is nothing to migrate from the legacy any more")
-    except (psycopg.OperationalError, ForeignObjectError):
-        return  # a base that is away is a finding, and so is a ledger that is not ours
+    except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
+        return  # a base that is away, a standby, and a ledger that is not ours are findings
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:
@@ -70,14 +74,16 @@ def _record(migration: Migration, findings: list[Finding], run_id: str | None) -
     Returns:
         What persons have accepted. The findings are kept as they were found: an acceptance can be taken back.
     """
-    if any(finding.code == "reachable" and finding.area is Area.BASE for finding in blocking(findings)):
+    # A ledger is made in no database that is not the base.
+    nowhere = {("reachable", Area.BASE), ("two_databases", Area.BASE)}
+    if any((finding.code, finding.area) in nowhere for finding in blocking(findings)):
         return []
     try:
         with migration.databases.session("base", "preflight") as base:
             ensure_ledger(base)
             record_preflight(base, migration.spec.relation, findings, run_id)
             return read_acceptances(base, migration.spec.relation)
-    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError):
+    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError, ServerChangedError):
         if not blocking(findings):
             raise  # else a finding says so already, and nothing can be written to such a base anyway
         return []

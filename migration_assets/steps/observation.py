@@ -68,7 +68,7 @@ def observe(migration: Migration) -> Observed:
     history: list[StreamSample] = []
     if sample.base_error is None and sample.status is not None:
         try:
-            with migration.databases.session("base", "stream status") as base:
+            with migration.databases.session("base", "stream status", or_standby=True) as base:
                 ensure_ledger(base)
                 history = read_samples(base, relation, limit=_HISTORY)
                 under_cdc = [record.week.quarter.key for record in read_slices(base, relation)

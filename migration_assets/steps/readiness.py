@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from migration_assets.domain.cutover_state import CutoverKind
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import MigrationError, ServerChangedError
 from migration_assets.domain.findings import Area, Finding, Severity, blocking, with_acceptances, worst_first
 from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.readiness import ReadinessPlan, stream_findings
@@ -56,7 +56,7 @@ def examine_cutover(migration: Migration) -> Readiness:
             ensure_ledger(base)
             since = base_in_charge_since(base, migration.spec.relation)
             acceptances = read_acceptances(base, migration.spec.relation)
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, ServerChangedError) as error:
         remedy = "bring the base back, or correct MIGRATION_BASE_URL"
         return Readiness((Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy),))
     if since is not None:

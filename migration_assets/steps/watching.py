@@ -9,6 +9,7 @@ import psycopg
 
 from migration_assets.alerts.notify import Delivery, Kind, send
 from migration_assets.domain.alerting import Alert, AlertPolicy, Event, Message, advance, mark_sent
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, high_change
@@ -81,14 +82,17 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
     idle = _idle(sample, remembered, begun=begun)
     if idle is not None:
         return Watched(sample, note=idle, idle=True)
+    standby: str | None = None
     if sample.base_error is None and (sample.cutover is None or sample.cutover.ledger):
         try:
             with migration.databases.session("base", "watch") as base:
                 return _watch_with_ledger(migration, base, sample, remembered)
         except psycopg.OperationalError as error:  # it was there for the look
             sample = replace(sample, base_error=told(error))
-    why = "the base has no ledger" if sample.base_error is None else "the base is away"
-    log.warning("%s, and this look is not stored: %s", why, sample.base_error)
+        except ServerChangedError as error:  # a standby; the look says so, too
+            standby = error.what
+    why = standby or ("the base has no ledger" if sample.base_error is None else "the base is away")
+    log.warning("%s, and this look is not stored%s", why, f": {sample.base_error}" if sample.base_error else "")
     note = f"{why}: neither the look nor its alerts could be stored"
     judged = replace(_judge(migration, sample, (), tuple(remembered)), note=note)
     return _tell(migration, judged)

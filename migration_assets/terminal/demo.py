@@ -93,7 +93,7 @@ def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedSer
             servers.recreate_database("legacy", "legacy")
             servers.recreate_database("base", "base")
             servers.recreate_database("base", "dagster")
-        with _workers(settings.parallel_copies, folder) as pool:
+        with _workers(settings.weeks_at_once, folder) as pool:
             _make_legacy(console, servers, story)
             plan = TrafficPlan(rate=story.rate, seed=story.seed)
             traffic = start_traffic_process(servers.legacy_url(), plan, stats_file=folder / "traffic.json")

@@ -22,7 +22,7 @@ def copy_weeks(
 ) -> None:
     """Copy the quarter's 13 weeks; `failures` gets the error of each that failed."""
     weeks = migration.calendar.weeks_of(quarter)
-    copies = migration.settings.parallel_copies
+    copies = migration.settings.weeks_at_once
     console.print(
         f"Copying the 13 weeks of {quarter.key}, {copies} at a time; each is a run of the Dagster job migrate_quarter."
     )

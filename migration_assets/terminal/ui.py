@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import dagster as dg
 
-from migration_assets.defs.labels import LEGACY_READ_POOL
+from migration_assets.defs.labels import LEGACY_READ_POOL, MANY_WEEKS_POOL
 from migration_assets.domain.errors import MigrationError
 from migration_assets.runtime import project_folder
 from migration_assets.settings import MigrationSettings
@@ -22,8 +22,9 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def size_pool(instance: dg.DagsterInstance, settings: MigrationSettings) -> None:
-    """Bound the copies that read the legacy at once, whoever starts them."""
-    instance.event_log_storage.set_concurrency_slots(LEGACY_READ_POOL, settings.parallel_copies)
+    """Bound the weeks that are worked on at once, and the steps that work on several of them, whoever starts them."""
+    instance.event_log_storage.set_concurrency_slots(LEGACY_READ_POOL, settings.weeks_at_once)
+    instance.event_log_storage.set_concurrency_slots(MANY_WEEKS_POOL, 1)
 
 
 def serve_ui(settings: MigrationSettings, host: str, port: int, *, read_only: bool) -> None:

@@ -115,7 +115,8 @@ def test_the_server_listens_on_this_machine_only(web: Web) -> None:
 def test_copies_of_the_legacy_share_a_pool_as_big_as_the_setting_says(web: Web) -> None:
     answer = web.ask("{ instance { poolConfig { poolGranularity } concurrencyLimits { concurrencyKey limit } } }")
     assert answer["instance"]["poolConfig"] == {"poolGranularity": "run"}
-    assert {"concurrencyKey": "legacy_read", "limit": 1} in answer["instance"]["concurrencyLimits"]
+    for pool in ("legacy_read", "many_weeks"):
+        assert {"concurrencyKey": pool, "limit": 1} in answer["instance"]["concurrencyLimits"]
 
 
 def test_preflight_registers_the_legacys_quarters_chronologically(story: Story) -> None:

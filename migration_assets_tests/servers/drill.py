@@ -2,17 +2,20 @@
 
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.findings import Finding
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.embedded.cluster import Cluster
 from migration_assets.postgres.cutover.machine import cut_over
+from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
@@ -50,6 +53,12 @@ def in_charge(spare: Spare, rows: int = 182) -> CutoverGround:
     ground.streamed()
     assert ground.cut().outcome == "succeeded"
     return ground
+
+
+def findings(ground: Ground) -> list[Finding]:
+    """What preflight says."""
+    plan = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))
+    return run_preflight(ground.databases, ground.spec, ground.calendar, plan=plan)
 
 
 def migration(ground: Ground) -> Migration:

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 
 from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.findings import Severity as Blocks
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.steps.watching import watch_stream
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,
+    findings,
     forget,
     left_behind,
     look,
@@ -57,8 +60,19 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     standby = left_behind(spare, ground, "base", range(1001, 1031))
     too_early = replace(spare, clusters={**spare.clusters, "base": standby}).ground(ground)
     assert "what answers as the base is a standby" in look(too_early)[1][ProblemCode.SERVER_CHANGED].what
+    # The watch cannot store what it saw, and tells of it all the same.
+    watched = watch_stream(migration(too_early), (), begun=True)
+    assert "what answers as the base is a standby" in (watched.note or "")
+    assert ProblemCode.SERVER_CHANGED in {problem.code for problem in watched.problems}
+    with pytest.raises(ServerChangedError, match="answers as the base is a standby"):
+        too_early.validate(5)
+    [finding] = [one for one in findings(too_early) if one.code == "base_writable"]
+    assert (finding.severity, finding.evidence) == (Blocks.BLOCKING, "it is a standby")
     spare.promote("base", standby)
     after = spare.ground(ground)
+    [copy] = [one for one in findings(after) if one.code == "known_server" and one.severity is Blocks.BLOCKING]
+    assert "this is a copy of it" in copy.evidence
+    assert "two bases with one ledger" in copy.remedy
     book(after, [2001])
     wait_for(lambda: after.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
     with pytest.raises(ServerChangedError, match="the base was promoted or recovered"):

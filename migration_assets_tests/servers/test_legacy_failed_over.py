@@ -1,16 +1,21 @@
 """A standby that lagged and has no slot of the stream takes the legacy's place: told, trusted by no step, mended."""
 
 from collections.abc import Generator
+from dataclasses import replace
 
+import psycopg
 import pytest
 from psycopg import sql
 
+from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.postgres.preflight.standbys import examine_standbys
 from migration_assets.postgres.server_identity import look_at_servers
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets.postgres.sessions import Databases
+from migration_assets_tests.postgres.support import Ground, wait_for
 from migration_assets_tests.servers.drill import (
+    findings,
     left_behind,
     look,
     lost_rows_are_kept,
@@ -27,6 +32,13 @@ def spare() -> Generator[Spare]:
         yield found
 
 
+def _is_there(ground: Ground) -> bool:
+    try:
+        return ground.one("legacy", "SELECT count(*) FROM bookings") > 0
+    except psycopg.Error:
+        return False
+
+
 def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> None:
     ground = streamed(spare)
     with ground.databases.session("legacy", "test") as legacy:
@@ -37,6 +49,22 @@ def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> No
     assert "1 standbys follow the legacy" in finding.evidence
     assert "a failover loses the stream's slot" in finding.evidence
     assert "stream recover" in finding.remedy
+    standbys = replace(spare, clusters={**spare.clusters, "legacy": standby}).ground(ground).databases
+    follower = replace(ground, databases=standbys)
+    wait_for(lambda: _is_there(follower), "the standby has the database")
+    with pytest.raises(ServerChangedError, match="what answers as the legacy is a standby"):
+        follower.copy(5)
+    # Also whoever asks for nothing but a session: of a table that has no stream nothing else would tell.
+    with (
+        pytest.raises(ServerChangedError, match="what answers as the legacy is a standby"),
+        follower.databases.session("legacy", "test"),
+    ):
+        pass
+    assert [one.evidence for one in findings(follower) if one.code == "in_recovery"] == ["it is a standby"]
+    # Both URLs lead to the legacy: one of them to another place of it.
+    twice = replace(ground, databases=Databases(ground.databases.legacy_url, standbys.legacy_url))
+    [same] = [one for one in findings(twice) if one.code == "two_databases"]
+    assert (same.severity, "a standby of the legacy" in same.evidence) == (Severity.BLOCKING, True)
     spare.promote("legacy", left_behind(spare, ground, "legacy", range(1001, 1031), standby))
     after = spare.ground(ground)
     assert look(after)[1].keys() >= {ProblemCode.SERVER_CHANGED}

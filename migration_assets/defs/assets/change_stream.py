@@ -11,7 +11,7 @@ from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.confirmations import CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
+from migration_assets.defs.labels import FOLLOW, KINDS, MANY_WEEKS_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of, quarter_of_its_weeks
 from migration_assets.defs.proofs import table
@@ -35,7 +35,7 @@ class ChangeStreamConfig(dg.Config):
     group_name=FOLLOW,
     owners=OWNERS,
     kinds=KINDS,
-    pool=LEGACY_READ_POOL,
+    pool=MANY_WEEKS_POOL,
     partitions_def=fiscal_quarters,
     # On the quarter's places too: a run of both, as quarter_opener asks for, goes in this order.
     deps=[quarter_partitions, dg.AssetDep(migrated_slice, partition_mapping=quarter_of_its_weeks)],

@@ -6,7 +6,7 @@ import dagster as dg
 
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
+from migration_assets.defs.labels import KINDS, LEGACY_READ_POOL, OWNERS, PREPARE
 from migration_assets.defs.metadata import measure_metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
 from migration_assets.runtime import Migration
@@ -30,6 +30,7 @@ class LegacySliceConfig(dg.Config):
         "What the legacy holds of the week: rows, bytes, first and last value, predicted duration against the window."
         " Reads next to nothing unless `exact` is set."
     ),
+    pool=LEGACY_READ_POOL,
 )
 def legacy_slice(
     context: dg.AssetExecutionContext, config: LegacySliceConfig, migration: dg.ResourceParam[Migration]

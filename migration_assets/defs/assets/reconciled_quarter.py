@@ -8,7 +8,7 @@ import dagster as dg
 
 from migration_assets.defs.assets.validated_slice import validated_slice
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
+from migration_assets.defs.labels import FOLLOW, KINDS, MANY_WEEKS_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of, quarter_of_its_weeks
 from migration_assets.defs.proofs import proof_metadata, table
@@ -28,7 +28,7 @@ _CHECKS = {
     group_name=FOLLOW,
     owners=OWNERS,
     kinds=KINDS,
-    pool=LEGACY_READ_POOL,
+    pool=MANY_WEEKS_POOL,
     partitions_def=fiscal_quarters,
     deps=[dg.AssetDep(validated_slice, partition_mapping=quarter_of_its_weeks)],
     check_specs=[

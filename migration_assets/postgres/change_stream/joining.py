@@ -60,6 +60,7 @@ from migration_assets.postgres.change_stream.subscription import (
     legacy_conninfo,
     try_subscription,
 )
+from migration_assets.postgres.change_stream.way import require_way
 from migration_assets.postgres.change_stream.weeks import OnWeek
 from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import time_held
@@ -233,6 +234,9 @@ def _activate(
         existing = _unheld(base, plan, mending=mending.changed)  # a person may have been faster
         names = names_of(existing) if existing else stream_names(base, plan.relation)
         stack.enter_context(claimed(legacy, names.slot, holder=base))
+        # Before anything is changed: a server that reaches a copy of the legacy would follow that.
+        url = plan.legacy_url_for_base or plan.databases.legacy_url
+        require_way(legacy, base, url, to="legacy")
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
         if mending.changed:
@@ -261,7 +265,6 @@ def _activate(
             create_publication(legacy, names.publication, plan.spec, where)
         with true_slot(plan, legacy, names.slot) as slot:
             resting = require_stream(base, plan.relation)
-            url = plan.legacy_url_for_base or plan.databases.legacy_url
             conninfo = legacy_conninfo(legacy, url, names.subscription)
             with dropped_on_failure(legacy, names.slot):
                 # Before every week is trued up.

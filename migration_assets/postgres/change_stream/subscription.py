@@ -17,10 +17,10 @@ _FAILOVER_SINCE = 170000
 # what a COPY brings is neither logged nor shown, nor is what a function runs. A table in our own schema needs no right
 # to make temporary ones; nobody ever sees it, since it is gone before the transaction ends. An error is raised anew,
 # without the statement in its context.
-_SUBSCRIBE = """
-CREATE UNLOGGED TABLE migration.subscribing (statement text);
-CREATE FUNCTION migration.subscribe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-    EXECUTE (SELECT s.statement FROM migration.subscribing s);
+_UNTOLD = """
+CREATE UNLOGGED TABLE {schema}.subscribing (statement text);
+CREATE FUNCTION {schema}.subscribe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE (SELECT s.statement FROM {schema}.subscribing s);
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING MESSAGE = SQLERRM, ERRCODE = SQLSTATE;
 END $$
@@ -95,12 +95,24 @@ def create_subscription(
         sql.Identifier(names.publication),
         sql.SQL(", ").join(options),
     )
-    base.execute(_SUBSCRIBE)
-    with base.cursor().copy("COPY migration.subscribing FROM STDIN") as copy:
-        copy.write_row([statement.as_string(base)])
     with altering_subscription(base, names.subscription):
-        base.execute("SELECT migration.subscribe()")
-    base.execute("DROP FUNCTION migration.subscribe(); DROP TABLE migration.subscribing")
+        execute_untold(base, statement, schema="migration")
+
+
+def execute_untold(connection: Connected, statement: sql.Composed, *, schema: str) -> None:
+    """Execute what holds a password, so that no server logs it; in the caller's transaction.
+
+    Args:
+        connection: Where.
+        statement: It returns nothing.
+        schema: Ours, where two things are made and dropped again.
+    """
+    place = sql.Identifier(schema)
+    connection.execute(sql.SQL(_UNTOLD).format(schema=place))
+    with connection.cursor().copy(sql.SQL("COPY {}.subscribing FROM STDIN").format(place)) as copy:
+        copy.write_row([statement.as_string(connection)])
+    connection.execute(sql.SQL("SELECT {}.subscribe()").format(place))
+    connection.execute(sql.SQL("DROP FUNCTION {0}.subscribe(); DROP TABLE {0}.subscribing").format(place))
 
 
 def try_subscription(

@@ -23,6 +23,7 @@ from migration_assets.postgres.change_stream.subscription import (
     legacy_conninfo,
     try_subscription,
 )
+from migration_assets.postgres.change_stream.way import require_way
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
 from migration_assets.postgres.sessions import Connected, require_row
@@ -69,9 +70,11 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
 
     Raises:
         ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
+        StreamError: The legacy's server reaches another database than the base.
         CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
         psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
     """
+    require_way(base, legacy, _url(plan), to="base")
     publish_reverse(base, legacy, plan, names)
     try:
         with base.transaction():
@@ -161,8 +164,11 @@ def subscribe_reverse(
 
 
 def _conninfo(base: Connected, plan: CutoverPlan, names: StreamNames) -> str:
-    url = plan.base_url_for_legacy or plan.stream.databases.base_url
-    return legacy_conninfo(base, url, names.subscription)
+    return legacy_conninfo(base, _url(plan), names.subscription)
+
+
+def _url(plan: CutoverPlan) -> str:
+    return plan.base_url_for_legacy or plan.stream.databases.base_url
 
 
 def drop_reverse(base: Connected, legacy: Connected, names: StreamNames) -> None:

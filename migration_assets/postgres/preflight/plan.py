@@ -1,6 +1,6 @@
 """What preflight is asked to judge against, and what its checks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
@@ -15,22 +15,28 @@ class PreflightPlan:
     Args:
         as_of: "Now", aware: the quarter it lies in is the newest that rows are expected in.
         parallel_copies: Slices copied at once.
+        wanted_copies: As many were asked for, where the limits of sessions leave no room for them; 0: as many.
         window_hours: Length of the maintenance window.
         target_gb_per_hour: Rate that the window asks for, 10^9 bytes an hour.
         quarter: What has to fit into the window; None for the quarter of `as_of`, or the biggest where that is empty.
         scan_seconds: Longest reading of the whole control column; only where no index helps does it take long.
         sample_seconds: Longest timed reading of rows.
         sample_bytes: Largest timed reading of rows.
+        legacy_url_for_base: The legacy as the base's server reaches it; None where it is as we do.
+        base_url_for_legacy: The base as the legacy's server reaches it.
     """
 
     as_of: datetime
     parallel_copies: int = 2
+    wanted_copies: int = 0
     window_hours: float = 3.0
     target_gb_per_hour: float = 72.22
     quarter: FiscalQuarter | None = None
     scan_seconds: float = 600.0
     sample_seconds: float = 2.0
     sample_bytes: int = 64 * 1024 * 1024
+    legacy_url_for_base: str | None = field(default=None, repr=False)
+    base_url_for_legacy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

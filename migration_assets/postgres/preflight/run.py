@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -31,8 +32,11 @@ from migration_assets.postgres.preflight import (
     servers,
     standbys,
     table,
+    ways,
+    whereabouts,
     window,
 )
+from migration_assets.postgres.preflight.addresses import encryption_remedy, examine_encryption, examine_hosts
 from migration_assets.postgres.preflight.plan import PreflightPlan, Subject
 from migration_assets.postgres.preflight.quarter_choice import choose_quarter
 from migration_assets.postgres.preflight.speed import measured_speed, sample_speed
@@ -59,6 +63,10 @@ def run_preflight(
         run = _Run()
         legacy = run.open(stack, databases, "legacy")
         base = run.open(stack, databases, "base")
+        both: dict[Side, Connected | None] = {"legacy": legacy, "base": base}
+        for side, session in both.items():
+            if session is not None:
+                run.check("encryption", _AREA[side], partial(examine_encryption, session, side))
         if legacy is not None:
             # Whatever we do there, the server itself refuses to write.
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
@@ -88,6 +96,11 @@ def run_preflight(
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
+            run.check("two_databases", Area.BASE, lambda: whereabouts.examine_two_databases(legacy, base))
+            for side, session in both.items():
+                known = partial(whereabouts.examine_known_server, base, spec.relation, side, session or base)
+                run.check("known_server", _AREA[side], known)
+            run.check("way_to_legacy", Area.BASE, lambda: ways.examine_ways(legacy, base, databases, plan))
             run.check("server_pair", Area.BASE, lambda: server_pair.compare_servers(legacy, base))
             run.check("fingerprint_probe", Area.BASE, lambda: probe.examine_probe(legacy, base))
         if legacy is not None:
@@ -181,7 +194,7 @@ class _Run:
         url = databases.url(side)
         try:
             where = _whereabouts(url)
-            connection = stack.enter_context(databases.session(side, "preflight", _TIMEOUTS))
+            connection = stack.enter_context(databases.session(side, "preflight", _TIMEOUTS, or_standby=True))
         except SettingsError as error:
             evidence = f"{error.where}: {error.what}" if isinstance(error, PoolerError) else error.what
             remedy = f"MIGRATION_{side.upper()}_URL: {error.next_step}"
@@ -189,7 +202,7 @@ class _Run:
             return None
         except psycopg.OperationalError as error:
             evidence = f"{_whereabouts(url)}: {_without_password(error_text(error), url)}"
-            remedy = (
+            remedy = encryption_remedy(url, evidence) or (
                 "see that the server runs and listens there, that firewall and pg_hba.conf let this machine in, and"
                 f" that user, password and database in MIGRATION_{side.upper()}_URL are right"
             )
@@ -203,6 +216,7 @@ class _Run:
             self.findings.append(judge("reachable", _AREA[side], evidence, good=False, remedy=remedy))
             return None
         self.findings.append(info("reachable", _AREA[side], f"{where} answers"))
+        self.findings += examine_hosts(url, side, f"MIGRATION_{side.upper()}_URL", "hosts")
         return connection
 
     def describe(self, legacy: Connected, spec: TableSpec) -> TableDescription | None:

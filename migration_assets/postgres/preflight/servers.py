@@ -1,6 +1,7 @@
 """Examines each server by itself: version, replication, free places."""
 
 from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.session_places import SessionLimits, needed, needed_by_copies
 from migration_assets.postgres.preflight.plan import PreflightPlan
 from migration_assets.postgres.preflight.wording import judge
 from migration_assets.postgres.sessions import Connected, Side, require_row
@@ -175,14 +176,26 @@ def examine_connections(connection: Connected, side: Side, plan: PreflightPlan) 
     if database_limit >= 0:
         free.append(database_limit - used_here)
         evidence += f"; the database may have {database_limit}"
-    wanted = plan.parallel_copies * 2 + 4
+    weeks, asked = plan.parallel_copies, max(plan.wanted_copies, plan.parallel_copies)
+    places, by_copies = needed(weeks), needed_by_copies(weeks)
+    at_most, at_least = (places.legacy, by_copies.legacy) if side == "legacy" else (places.base, by_copies.base)
+    fewer = f" (of {asked}: MIGRATION_LEGACY_SESSIONS and MIGRATION_BASE_SESSIONS leave room for no more)"
+    limit = max(1, min(free))
+    fits = needed(1).fits(SessionLimits(**{side: limit}))
     return [
         judge(
             "connections",
             _AREA[side],
-            f"{evidence}; {plan.parallel_copies} parallel copies may take {wanted}",
-            good=min(free) >= wanted,
-            remedy=f"raise max_connections (restart) or the role's or database's CONNECTION LIMIT so that {wanted} are"
-            " free, or lower MIGRATION_PARALLEL_COPIES",
+            f"{evidence}; with {weeks} weeks at once{fewer if asked > weeks else ''} up to {at_most} sessions on the"
+            f" {side}, of which first copies alone take {at_least}",
+            good=min(free) >= at_most,
+            remedy=f"raise max_connections (restart) or the role's or database's CONNECTION LIMIT so that {at_most} are"
+            " free, or lower MIGRATION_PARALLEL_COPIES"
+            + (
+                f", or set MIGRATION_{side.upper()}_SESSIONS={limit}: then no more weeks at once than fit"
+                if fits
+                else ""
+            ),
+            severity=Severity.BLOCKING if min(free) < at_least else Severity.WARNING,
         )
     ]

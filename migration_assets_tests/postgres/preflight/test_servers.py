@@ -1,5 +1,6 @@
 """Servers and what the roles may do there."""
 
+import re
 import secrets
 import time
 from collections.abc import Generator
@@ -10,6 +11,7 @@ import pytest
 from psycopg import errors, sql
 
 from migration_assets.domain.findings import Severity
+from migration_assets.domain.session_places import SessionLimits, needed, weeks_at_once
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.preflight.servers import examine_version
 from migration_assets.postgres.sessions import Connected
@@ -82,7 +84,18 @@ def test_row_security_that_hides_rows_from_the_role_is_refused(patient: Patient,
 def test_too_few_connections_are_refused_with_the_figures(patient: Patient) -> None:
     findings = patient.with_bookings().examine(parallel_copies=60)
     assert findings.blocking == ["connections", "connections"]
-    assert "may take 124" in findings.one("connections", "legacy").evidence
+    table = needed(60)
+    assert f"with 60 weeks at once up to {table.legacy} sessions" in findings.one("connections", "legacy").evidence
+    assert f"up to {table.base} sessions on the base" in findings.one("connections", "base").evidence
+    # Enough for first copies: what comes later is a warning, which names the limit that makes it fit.
+    tight = patient.examine(parallel_copies=20, wanted_copies=24)
+    assert tight.blocking == []
+    finding = tight.one("connections", "legacy")
+    assert finding.severity is Severity.WARNING
+    assert "20 weeks at once (of 24: MIGRATION_LEGACY_SESSIONS" in finding.evidence
+    found = re.search(r"MIGRATION_LEGACY_SESSIONS=(\d+)", finding.remedy)
+    assert found is not None
+    assert 1 <= weeks_at_once(20, SessionLimits(legacy=int(found[1]))) < 20
 
 
 def test_only_minor_versions_that_were_proven_pass_as_legacy(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
