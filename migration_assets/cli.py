@@ -17,6 +17,7 @@ from migration_assets.commands.archiving import adopt_archive_of, archive, query
 from migration_assets.commands.cutover import cutover, cutovers, hold_again, release_writes, rollback
 from migration_assets.commands.decommissioning import decommission
 from migration_assets.commands.evidence import evidence
+from migration_assets.commands.ledger import ledger
 from migration_assets.commands.legacy_repair import repair_legacy
 from migration_assets.commands.looking import status
 from migration_assets.commands.proving import repair, sign_off, validate
@@ -214,6 +215,7 @@ def ui(port: int, host: str, read_only: bool) -> None:
 for command in (
     status, stream, validate, repair, sign_off, archive, adopt_archive_of, retire, restore, query, readiness, cutover,
     rollback, release_writes, hold_again, repair_legacy, cutovers, decommission, abandon, evidence, alert, accept,
+    ledger,
 ):  # fmt: skip
     main.add_command(command)
 

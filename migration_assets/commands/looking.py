@@ -5,9 +5,10 @@ from datetime import timedelta
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import require_ledger
 from migration_assets.postgres.overview import read_overview
-from migration_assets.terminal.output import console
+from migration_assets.postgres.own_objects import ledger_version
+from migration_assets.terminal.output import console, say
 from migration_assets.terminal.status import status_page
 from migration_assets.terminal.watching import watch_base
 
@@ -24,6 +25,10 @@ def status(watch: bool, every: float) -> None:
         watch_base(console, migration.settings, every=every)
         return
     with migration.databases.session("base", "status") as base:
-        ensure_ledger(base)
+        if not ledger_version(base):
+            say("The base has no ledger yet: nothing was migrated to it. Begin with `migration-assets preflight`; then"
+                " materialize quarter_partitions in the UI.")  # fmt: skip
+            return
+        require_ledger(base)
         overview = read_overview(base, migration.spec)
     console.print(status_page(overview, timedelta(hours=migration.settings.validation_max_age_hours)))

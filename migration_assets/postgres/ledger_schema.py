@@ -31,6 +31,27 @@ def ensure_ledger(connection: Connected) -> int:
     return len(steps)
 
 
+def require_ledger(connection: Connected) -> None:
+    """For whoever only looks: the ledger is there and of this program's version. Nothing is made, upgraded or locked.
+
+    Raises:
+        LedgerError: There is none, or it is of an older or a newer version.
+        ForeignObjectError: As `ensure_ledger`.
+    """
+    newest = len(ledger_steps())
+    version = _known_version(connection, newest)
+    if version == newest:
+        return
+    raise LedgerError(
+        f"the ledger has version {version}, and this program reads version {newest}" if version
+        else "the base has no ledger yet: nothing was migrated to it",
+        where="schema migration in the base",
+        state_left="nothing was touched",
+        next_step="`migration-assets ledger upgrade`, once no older program is at work; or any step that changes"
+        " something, which upgrades it first" if version else "`migration-assets preflight` makes it",
+    )  # fmt: skip
+
+
 def _known_version(connection: Connected, newest: int) -> int:
     version = ledger_version(connection)
     if version > newest:

@@ -7,6 +7,7 @@ else of these names is ever replaced, used or dropped.
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, LiteralString
 from weakref import WeakSet
@@ -149,6 +150,20 @@ NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_ro
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
 
+# Mostly everything in the schema is our own, and nobody was ever granted anything: that is seen at once.
+_ALL_OURS: LiteralString = """
+SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+                   AND (c.relowner <> me.oid OR c.relacl IS NOT NULL))
+   AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner <> me.oid)
+FROM pg_namespace n, pg_roles me WHERE n.nspname = 'migration' AND me.rolname = current_user AND NOT EXISTS (
+    SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE c.relnamespace = n.oid AND NOT t.tgisinternal AND p.proowner <> me.oid)
+"""
+_VERSIONS_ARE_OURS: LiteralString = """
+SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
+FROM pg_class c WHERE c.oid = to_regclass('migration.schema_versions') AND c.relkind = 'r'
+"""
 # Sessions that have looked, so that each does once.
 _LOOKED: WeakSet[Connected] = WeakSet()
 
@@ -201,7 +216,8 @@ def require_trusted(connection: Connected) -> None:
     """
     if connection in _LOOKED:
         return
-    found = _untrusted(connection)
+    ours = connection.execute(_ALL_OURS).fetchone()
+    found = [] if ours and ours[0] else _untrusted(connection)
     if found:
         raise ForeignObjectError(
             "a role that is neither ours nor a superuser could have its statements run as our role: "
@@ -376,23 +392,26 @@ def may_read_ledger(connection: Connected) -> bool:
 
 def ledger_version(connection: Connected) -> int:
     """Of the ledger that is there; 0 where there is none, or where a table of its name is somebody else's."""
-    if not is_ours(connection, "schema_versions"):
+    ours = connection.execute(_VERSIONS_ARE_OURS).fetchone()
+    if ours is None or not ours[0]:
         return 0
     require_trusted(connection)
     row = connection.execute("SELECT coalesce(max(version), 0) FROM migration.schema_versions").fetchone()
     return int(require_row(row, "the version")[0])
 
 
-def ledger_steps() -> list[str]:
+@cache
+def ledger_steps() -> tuple[str, ...]:
     """The statements of every version of the ledger, in order."""
     text = files("migration_assets.postgres").joinpath("ledger.sql").read_text()
     parts = re.split(r"^-- version (\d+)$", text, flags=re.MULTILINE)[1:]
     numbers, bodies = parts[::2], parts[1::2]
     if [int(number) for number in numbers] != list(range(1, len(bodies) + 1)):
         raise ValueError(f"ledger.sql does not number its versions 1..n: {numbers}")
-    return bodies
+    return tuple(bodies)
 
 
+@cache
 def ledger_names(after: int = 0) -> frozenset[str]:
     """Tables, sequences and functions that the ledger's versions after that one make."""
     made: list[str] = re.findall(

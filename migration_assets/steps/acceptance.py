@@ -3,7 +3,7 @@
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Acceptance, Finding
 from migration_assets.postgres.acceptances import read_acceptances, record_acceptance, withdraw_acceptance
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import ensure_ledger, require_ledger
 from migration_assets.postgres.preflight_records import latest_preflight
 from migration_assets.runtime import Migration
 from migration_assets.steps.readiness import examine_cutover
@@ -70,7 +70,7 @@ def withdraw(migration: Migration, code: str, subject: str) -> None:
 def accepted(migration: Migration) -> list[Acceptance]:
     """What is accepted now, the oldest first."""
     with migration.databases.session("base", "accept") as base:
-        ensure_ledger(base)
+        require_ledger(base)
         return read_acceptances(base, migration.spec.relation)
 
 

@@ -18,7 +18,7 @@ from migration_assets.postgres.cutover.records import CutoverRecord, read_cutove
 from migration_assets.postgres.cutover.reverse_health import ReverseHealth, look_at_reverse
 from migration_assets.postgres.cutover.watching import HeldWrites
 from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import ensure_ledger, require_ledger
 from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 from migration_assets.steps.cutover_planning import cutover_plan
@@ -314,5 +314,5 @@ def side_in_charge(migration: Migration) -> SideName:
 def cutovers(migration: Migration) -> list[CutoverRecord]:
     """Every cutover, rehearsal and rollback so far, oldest first."""
     with migration.databases.session("base", "cutover:look") as base:
-        ensure_ledger(base)
+        require_ledger(base)
         return read_cutovers(base, migration.spec.relation)

@@ -23,7 +23,7 @@ from migration_assets.postgres.evidence_chain import append, begin_chain, verify
 from migration_assets.postgres.evidence_facts import read_pack_facts
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import read_slices
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import ensure_ledger, require_ledger
 from migration_assets.postgres.legacy_slices import held_quarters
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, uncounted
@@ -107,7 +107,7 @@ def verify_evidence(migration: Migration, pack: Path | None = None) -> VerifiedC
                 next_step="set MIGRATION_TABLE, or give a pack of this table",
             )
     with migration.databases.session("base", "evidence", _TIMEOUTS) as base:
-        ensure_ledger(base)
+        require_ledger(base)
         with _one_moment(base):
             records, found = verify_chain(base, relation, pack=known)
     if content is not None and not _was_written(records, content):

@@ -3,6 +3,7 @@
 import logging
 
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_objects import ledger_version
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.runtime import Migration
 
@@ -26,3 +27,15 @@ def prepare_ledger(migration: Migration, purpose: str) -> None:
             ensure_ledger(base)
 
     retry_transient(once, what="the ledger", attempts=migration.settings.retry_attempts, log=log)
+
+
+def upgrade_ledger(migration: Migration) -> tuple[int, int]:
+    """Make it, or bring it to this program's version; which one it had, 0 where there was none, and has now.
+
+    Raises:
+        LedgerError: A newer program wrote it.
+        ForeignObjectError: Somebody else's objects have its names, or could run something as our role.
+    """
+    with migration.databases.session("base", "ledger") as base:
+        before = ledger_version(base)
+        return before, ensure_ledger(base)

@@ -23,7 +23,7 @@ from migration_assets.domain.stored_columns import StoredColumn, stored_columns
 from migration_assets.postgres.archives import ArchiveRecord, read_archives
 from migration_assets.postgres.hot_view import WeekPlace, ensure_hot_view, week_places
 from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import require_ledger
 from migration_assets.postgres.sessions import Connected, canonical_options
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_store, require_here, trusted
@@ -201,7 +201,7 @@ def _readable(
 @contextmanager
 def _base(migration: Migration) -> Generator[Connected]:
     with migration.databases.session("base", "query", migration.limits.timeouts()) as base:
-        ensure_ledger(base)
+        require_ledger(base)
         yield base
 
 

@@ -12,8 +12,8 @@ import psycopg
 from rich.console import Console
 from rich.live import Live
 
-from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.domain.errors import EmbeddedServerError, LedgerError
+from migration_assets.postgres.ledger_schema import require_ledger
 from migration_assets.postgres.overview import Overview, read_overview
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Timeouts, connect
@@ -61,6 +61,9 @@ class _Looker:
             except (psycopg.OperationalError, psycopg.InterfaceError, EmbeddedServerError) as error:
                 self._leave()
                 self.looks.put(_Look(error=told(error)))
+            except LedgerError as error:  # it may be made or upgraded at any time
+                self._leave()
+                self.looks.put(_Look(error=f"{error.what}: {error.next_step}"))
             except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
                 self.looks.put(_Look(bug=error))
                 break
@@ -72,7 +75,7 @@ class _Looker:
         migration = open_migration(self._settings)
         if self._base is None:
             self._base = connect(migration.databases.base_url, "status", _TIMEOUTS)
-            ensure_ledger(self._base)
+            require_ledger(self._base)
         return read_overview(self._base, migration.spec)
 
     def _leave(self) -> None:

@@ -6,7 +6,7 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import LedgerError
 from migration_assets.postgres.ledger import begin_attempt, end_attempt, read_slice, read_slices
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.ledger_schema import ensure_ledger, require_ledger
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_once, week
 
@@ -44,6 +44,23 @@ def test_a_ledger_of_a_newer_version_is_not_touched(ground: Ground) -> None:
     ground.ask("base", "INSERT INTO migration.schema_versions (version) VALUES (%s) RETURNING 1", version + 1)
     with pytest.raises(LedgerError, match=f"version {version + 1}"):
         _ensure(ground)
+
+
+def test_who_only_looks_makes_and_upgrades_nothing(ground: Ground) -> None:
+    with ground.databases.session("base", "test") as base, pytest.raises(LedgerError, match="no ledger yet"):
+        require_ledger(base)
+    assert ground.one("base", "SELECT to_regnamespace('migration') IS NULL")
+    version = _ensure(ground)
+    with ground.databases.session("base", "test") as base:
+        require_ledger(base)
+        base.execute("DELETE FROM migration.schema_versions WHERE version = %s", [version])
+        older = f"version {version - 1}, and this program reads version {version}"
+        with pytest.raises(LedgerError, match=older) as caught:
+            require_ledger(base)
+        assert "ledger upgrade" in caught.value.next_step
+        base.execute("INSERT INTO migration.schema_versions VALUES (%s), (%s)", [version, version + 1])
+        with pytest.raises(LedgerError, match=f"this program knows {version}"):
+            require_ledger(base)
 
 
 def test_a_role_that_may_not_create_can_use_a_ledger_that_is_there(ground: Ground) -> None:
