@@ -12,7 +12,7 @@ import psycopg
 from rich.console import Console
 from rich.live import Live
 
-from migration_assets.domain.errors import EmbeddedServerError, LedgerError
+from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.postgres.ledger_schema import require_ledger
 from migration_assets.postgres.overview import Overview, read_overview
 from migration_assets.postgres.server_messages import told
@@ -61,9 +61,6 @@ class _Looker:
             except (psycopg.OperationalError, psycopg.InterfaceError, EmbeddedServerError) as error:
                 self._leave()
                 self.looks.put(_Look(error=told(error)))
-            except LedgerError as error:  # it may be made or upgraded at any time
-                self._leave()
-                self.looks.put(_Look(error=f"{error.what}: {error.next_step}"))
             except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
                 self.looks.put(_Look(bug=error))
                 break
