@@ -102,11 +102,13 @@ SELECT format('trigger %%I on migration.%%I calls %%s of role %%I', t.tgname, o.
 FROM ours o JOIN pg_trigger t ON t.tgrelid = o.oid AND NOT t.tgisinternal JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE p.proowner NOT IN (SELECT oid FROM trusted)
 UNION ALL
-SELECT format('%%s may put triggers on migration.%%I', g.who, o.relname),
-       format('REVOKE TRIGGER ON migration.%%I FROM %%s;', o.relname, g.who)
+SELECT format('%%s may put triggers on migration.%%I', g.who, min(o.relname))
+       || CASE WHEN count(*) > 1 THEN format(' and %%s other tables', count(*) - 1) ELSE '' END,
+       format('REVOKE TRIGGER ON ALL TABLES IN SCHEMA migration FROM %%s;', g.who)
 FROM ours o CROSS JOIN LATERAL (
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)::text) END AS who
     FROM aclexplode(o.relacl) a WHERE a.privilege_type = 'TRIGGER' AND a.grantee NOT IN (SELECT oid FROM trusted)) g
+GROUP BY g.who
 ORDER BY 1
 """
 OWNS: LiteralString = "owns the schema"

@@ -35,7 +35,9 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     assert "it asks for a confirmation code, and none was given" in unconfirmed.stderr
     quarter.ground.run(
         "base",
-        "DROP TABLE migration.confirmations, migration.archive_adoptions, migration.ledger_identity",
+        "DROP TABLE migration.confirmations, migration.archive_adoptions",
+        "DROP TABLE migration.ledger_identity, migration.watchers",
+        "ALTER TABLE migration.cuts DROP COLUMN worker",
         "DELETE FROM migration.schema_versions WHERE version > 9",
     )
     of_old = quarter.run("abandon --yes --confirm ABCD-EFGH-JKMN")

@@ -75,7 +75,7 @@ def test_an_activation_that_died_half_way_is_undone(ground: Ground, tmp_path: Pa
         "UPDATE migration.slices SET state = 'copied', copied_at = now(), legacy_rows = 0, legacy_sum_a = 0,"
         " legacy_sum_b = 0, base_rows = 0, base_sum_a = 0, base_sum_b = 0 WHERE state = 'absent'",
     )
-    deaths = ("CREATE TRIGGER", "CREATE PUBLICATION", "CREATE_REPLICATION_SLOT")
+    deaths = ("CREATE TRIGGER", 'CREATE PUBLICATION "ours"', "CREATE_REPLICATION_SLOT")
     for number, statement in enumerate(deaths):
         log = tmp_path / str(number)
         child = multiprocessing.get_context("fork").Process(target=_activation, args=(ground, log, statement))

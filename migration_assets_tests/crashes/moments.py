@@ -6,7 +6,7 @@ _FINGERPRINT = "SELECT b, count(*)"
 _KEYS = 'COPY (SELECT "k1"'
 _MARKER = "INSERT INTO migration.markers"
 _DISABLE = 'ALTER SUBSCRIPTION "ours" DISABLE'
-_CREATE = "SELECT migration.subscribe"
+_CREATE = 'SELECT "migration".subscribe'
 _ENABLE = 'ALTER SUBSCRIPTION "ours" ENABLE'
 
 IN_LOCK = Point(f"legacy[*:copy:marker] {_MARKER}")

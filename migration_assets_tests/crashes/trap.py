@@ -141,7 +141,7 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 _CHANGES = re.compile(
     r"\] (?!SELECT|SET|--|COPY \(SELECT|BEGIN|SAVEPOINT|RELEASE|DEALLOCATE|ROLLBACK|SHOW)|advisory|nextval"
-    r"|export_snapshot|_slot\(|terminate_backend|migration\.subscribe"
+    r"|export_snapshot|_slot\(|terminate_backend|\.subscribe\("
 )
 _ENDS = re.compile(r"\] COMMIT$")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +17,7 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
 
@@ -206,6 +208,10 @@ def test_the_password_is_in_the_subscription_and_nowhere_else(ground: Ground, se
         alter = sql.SQL("ALTER DATABASE {} SET ").format(sql.Identifier(str(database))) + sql.SQL(setting)
         with psycopg.connect(ground.databases.base_url) as base:
             base.execute(alter)
+    # Preflight tries the servers' way to each other, and gets a warning that would have the statement in the log.
+    plan = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))
+    found = run_preflight(ground.databases, ground.spec, ground.calendar, plan=plan)
+    assert "was seen there" in next(one.evidence for one in found if one.code == "way_to_legacy")
     # First a CREATE SUBSCRIPTION that fails: the server logs what failed.
     ground.run("base", "CREATE FUNCTION public.no() RETURNS event_trigger LANGUAGE plpgsql AS"
                " $$ BEGIN RAISE EXCEPTION 'no subscriptions on a Sunday'; END $$",

@@ -264,12 +264,12 @@ def test_whose_lock_the_worker_waits_for_is_told_with_the_lag(shared: SmallStrea
     url = make_conninfo(shared.ground.databases.base_url, application_name="a report")
     with psycopg.connect(url) as reader:
         reader.execute("LOCK TABLE bookings IN SHARE MODE")
-        shared.ground.run("legacy", "INSERT INTO bookings VALUES (1, '2024-04-02Z')")
+        shared.ground.run("legacy", "INSERT INTO bookings VALUES (4711, '2024-04-02Z')")
         told = f"backend {reader.info.backend_pid} (role {reader.info.user}, a report)"
         wait_for(lambda: shared.look().worker_waits_for == told, "the worker waits for the reader")
         late = replace(shared.look(), lag_seconds=1000.0)
         assert told in shared.problems(late)[ProblemCode.LAG].what
-    shared.ground.run("legacy", "DELETE FROM bookings")
+    shared.ground.run("legacy", "DELETE FROM bookings WHERE id = 4711")
     assert shared.healthy().worker_waits_for is None
 
 

@@ -22,6 +22,7 @@ _PREFIX = "migration_assets_way"
 _UNDEFINED_OBJECT = "42704"
 _POLL_SECONDS = 0.0005
 _TRIES = 10
+_PARAMETER_RIGHTS_SINCE = 150000
 _LEFT_BEHIND = r"""
 SELECT pubname::text FROM pg_publication WHERE pubname ~ '^migration_assets_way_\d+_[0-9a-f]+$'
 AND split_part(pubname, '_', 4)::int NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
@@ -33,6 +34,8 @@ _ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datna
 
 def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
     """The subscriber's server reaches the publisher's database, and no other, whatever that is a copy of.
+
+    Not asked where our role may not keep the answer out of that server's log, see `may_ask_untold`.
 
     An empty publication of a name that nobody ever had is made in the publisher for it: it is there or not.
 
@@ -47,6 +50,8 @@ def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Si
         psycopg.Error: It reaches none, or may not subscribe; the message holds no password.
     """
     drop_left_behind(publisher)
+    if not may_ask_untold(subscriber):
+        return
     mark = f"{_PREFIX}_{publisher.info.backend_pid}_{secrets.token_hex(6)}"
     publisher.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(mark)))
     try:
@@ -76,7 +81,7 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
     """Let the subscriber's server connect, in a transaction that is rolled back; whether it finds a publication there.
 
     Args:
-        subscriber: In no transaction.
+        subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
         conninfo: How its server reaches the publisher.
         publication: Of the publisher.
 
@@ -89,12 +94,24 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
         " WITH (connect = true, create_slot = false, slot_name = NONE, enabled = false, copy_data = false)"
     ).format(sql.Identifier(name), sql.Literal(conninfo), sql.Identifier(publication))
     with _warnings(subscriber) as seen, subscriber.transaction():
-        # A role may be set to hear of no warnings.
+        # A role may be set to hear of no warnings. The server's log must not have it: with the warning it would tell
+        # the whole statement, and so the password.
         subscriber.execute("SET LOCAL client_min_messages = 'warning'")
+        subscriber.execute("SET LOCAL log_min_messages = 'error'")
         subscriber.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
         execute_untold(subscriber, statement, schema=name)
         raise Rollback
     return _UNDEFINED_OBJECT not in seen
+
+
+def may_ask_untold(subscriber: Connected) -> bool:
+    """Whether our role may keep a warning out of the server's log, with which the password would be in there."""
+    row = subscriber.execute(
+        "SELECT has_parameter_privilege('log_min_messages', 'SET')"
+        if subscriber.info.server_version >= _PARAMETER_RIGHTS_SINCE
+        else "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
@@ -104,7 +121,7 @@ def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
 
     Args:
         publisher: May be read only.
-        subscriber: In no transaction.
+        subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
         url: The publisher as the subscriber's server sees it.
 
     Raises:

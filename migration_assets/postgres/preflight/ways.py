@@ -4,7 +4,7 @@ import psycopg
 from psycopg import errors
 
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.postgres.change_stream.way import sees_way
+from migration_assets.postgres.change_stream.way import may_ask_untold, sees_way
 from migration_assets.postgres.preflight.addresses import (
     ServersAddress,
     encryption_remedy,
@@ -48,6 +48,15 @@ def _try_way(legacy: Connected, base: Connected, address: ServersAddress) -> lis
     if is_standby(base) or is_standby(legacy):
         return []  # another finding says so, and neither can be asked
     way = f"the base's server, with {address.setting},"
+    if not may_ask_untold(base):
+        return [
+            info(
+                "way_to_legacy",
+                Area.BASE,
+                f"{way} was not tried: the base's log would have the password, unless our role is let keep it out"
+                " (GRANT SET ON PARAMETER log_min_messages)",
+            )
+        ]
     try:
         seen = sees_way(legacy, base, address.url)
     except (errors.InsufficientPrivilege, errors.FeatureNotSupported) as error:
