@@ -262,6 +262,7 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
                 validate_week(signed, week)
 
 
+@pytest.mark.long
 def test_once_the_migration_is_given_up_retention_lets_nothing_leave_nor_drops_it(signed: Migration) -> None:
     later = with_settings(signed, as_of=datetime(2026, 1, 1, tzinfo=UTC), auto_retire=True)
     assert WEEKS[3] in {one.week for one in due_weeks(later).weeks if one.step.value == "retire"}
