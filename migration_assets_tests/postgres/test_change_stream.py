@@ -8,15 +8,23 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from migration_assets.domain.cutover_state import SideName
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, StreamError, UnavailableError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.legacy_side import row_filter
-from migration_assets.postgres.change_stream.slots import create_slot, drop_slot, exported_slot, has_failover_slots
+from migration_assets.postgres.change_stream.slots import (
+    create_slot,
+    drop_slot,
+    exported_slot,
+    has_failover_slots,
+    require_session,
+)
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Timeouts, connect
 from migration_assets_tests.postgres.support import BOOKINGS, CALENDAR, QUARTER, SPEC, Ground, wait_for, week
 
 # Out of line on both sides: 32 kB that do not compress.
@@ -344,3 +352,27 @@ def test_a_slot_is_made_to_outlive_a_failover_where_its_server_can(ground: Groun
                 drop_slot(server, f"{side}_{name}")
     with ground.databases.session("base", "test") as base:
         assert has_failover_slots(base), "one of the two servers can"
+
+
+@pytest.mark.parametrize("side", ["legacy", "base"])
+def test_a_run_whose_session_was_ended_leaves_no_slot_and_takes_nobodys_away(ground: Ground, side: SideName) -> None:
+    """It stood still before it made its slot; meanwhile somebody else ended it and was done, say with an abandon."""
+    url, slots = ground.databases.url(side), "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'lost'"
+    with (
+        ground.databases.session(side, "test") as server,
+        pytest.raises(psycopg.OperationalError),
+        ground.databases.session(side, "stood still") as ended,
+        exported_slot(url, ended, "lost", patience_seconds=20) as made,
+    ):
+        server.execute("SELECT pg_terminate_backend(%s, 5000)", [ended.info.backend_pid])
+        drop_slot(server, "lost")
+        create_slot(server, "lost")  # by whoever came after
+        with connect(url, "slot", Timeouts(), replication=True) as replication:
+            with pytest.raises(psycopg.OperationalError):
+                require_session(ended, replication, "lost", made)
+            assert ground.one(side, slots) == 1
+            drop_slot(server, "lost")
+        with pytest.raises(psycopg.OperationalError), exported_slot(url, ended, "lost", patience_seconds=20):
+            pass
+        assert ground.one(side, slots) == 0
+        ended.execute("SELECT 1")

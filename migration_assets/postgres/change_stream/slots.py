@@ -133,7 +133,9 @@ def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: f
     never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
     with _closing(connect(url, "slot", never, replication=True)) as replication:
         replication.execute("SET wal_sender_timeout = 0")
-        yield _create(replication, legacy, slot, patience_seconds)
+        made = _create(replication, legacy, slot, patience_seconds)
+        require_session(legacy, replication, slot, made)
+        yield made
 
 
 @contextmanager
@@ -173,6 +175,26 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
         watchdog.cancel()
     _, lsn, snapshot, _ = require_row(row, "a new slot")
     return SlotSnapshot(str(snapshot), str(lsn))
+
+
+def require_session(legacy: Connected, replication: Connected, slot: str, made: SlotSnapshot) -> None:
+    """The slot is made by a session of its own, also where ours was ended before: then it is nobody's, and goes.
+
+    Whoever ends ours from here on finds the slot, and drops it. Where somebody else has made one of that name since,
+    it begins later, and stays.
+
+    Raises:
+        psycopg.OperationalError: Ours is gone; the slot, too.
+    """
+    try:
+        legacy.execute("SELECT 1")
+    except psycopg.OperationalError:
+        ours = sql.SQL(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE slot_name = {} AND NOT active AND confirmed_flush_lsn = {}"
+        ).format(sql.Literal(slot), sql.Literal(made.lsn))
+        replication.execute(ours)
+        raise
 
 
 def _oldest_writer(legacy: Connected) -> str:
