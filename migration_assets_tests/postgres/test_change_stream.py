@@ -1,6 +1,7 @@
 """All that writers do on the legacy arrives on the base, whatever the table looks like, and nothing else does."""
 
 import logging
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import LiteralString
@@ -358,21 +359,16 @@ def test_a_slot_is_made_to_outlive_a_failover_where_its_server_can(ground: Groun
 def test_a_run_whose_session_was_ended_leaves_no_slot_and_takes_nobodys_away(ground: Ground, side: SideName) -> None:
     """It stood still before it made its slot; meanwhile somebody else ended it and was done, say with an abandon."""
     url, slots = ground.databases.url(side), "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'lost'"
-    with (
-        ground.databases.session(side, "test") as server,
-        pytest.raises(psycopg.OperationalError),
-        ground.databases.session(side, "stood still") as ended,
-        exported_slot(url, ended, "lost", patience_seconds=20) as made,
-    ):
-        server.execute("SELECT pg_terminate_backend(%s, 5000)", [ended.info.backend_pid])
+    ended, replication = connect(url, "stood still", Timeouts()), connect(url, "slot", Timeouts(), replication=True)
+    with closing(ended), closing(replication), ground.databases.session(side, "test") as server:
+        with exported_slot(url, ended, "lost", patience_seconds=20) as made:
+            server.execute("SELECT pg_terminate_backend(%s, 5000)", [ended.info.backend_pid])
         drop_slot(server, "lost")
         create_slot(server, "lost")  # by whoever came after
-        with connect(url, "slot", Timeouts(), replication=True) as replication:
-            with pytest.raises(psycopg.OperationalError):
-                require_session(ended, replication, "lost", made)
-            assert ground.one(side, slots) == 1
-            drop_slot(server, "lost")
+        with pytest.raises(psycopg.OperationalError):
+            require_session(ended, replication, "lost", made)
+        assert ground.one(side, slots) == 1
+        drop_slot(server, "lost")
         with pytest.raises(psycopg.OperationalError), exported_slot(url, ended, "lost", patience_seconds=20):
             pass
         assert ground.one(side, slots) == 0
-        ended.execute("SELECT 1")
