@@ -95,6 +95,7 @@ def test_it_is_accepted_when_all_is_well_and_void_after_a_repair(streamed: Proje
     assert "FY25-Q2|W05" in (void.description or "")
 
 
+@pytest.mark.long
 def test_evidence_that_somebody_edited_does_not_stand(streamed: Project) -> None:
     assert reconcile_quarter(streamed.migration, QUARTER).equal
     assert streamed.run("sign_off", QUARTER, ADA).success

@@ -181,6 +181,7 @@ def test_an_end_is_noted_once(lived: CutoverGround) -> None:
     lived.evidence()
 
 
+@pytest.mark.long
 def test_an_end_whose_record_cannot_be_written_is_no_end_and_whoever_settles_it_writes_it(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +211,7 @@ def ended(base: Connected, when: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.long
 def test_cutovers_of_before_their_kind_was_noted_are_covered_with_the_first_record(ground: CutoverGround) -> None:
     with ground.databases.session("base", "test") as base:
         begin_chain(base, T)
