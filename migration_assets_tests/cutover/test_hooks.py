@@ -57,6 +57,7 @@ def test_without_a_hook_nobody_is_told() -> None:
 def test_a_command_is_told_where_writes_go(tmp_path: Path) -> None:
     out = tmp_path / "told"
     call(cutover_hook_command=python(f"import sys; open('{out}', 'w').write(sys.argv[1] + sys.stdin.read())"))
+    assert out.stat().st_mode & 0o777 == 0o644, "our own files are private; a proxy may want to read this one"
     side, _, told = out.read_text().partition("{")
     assert side == "base"
     assert json.loads("{" + told) == {"relation": "public.amenity_bookings", "to": "base", "cutover": 7}
