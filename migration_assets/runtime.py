@@ -1,13 +1,16 @@
 """Settings turned into what the work is done with: the table, the calendar, the two databases."""
 
 import os
+import pwd
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.domain.doer import USER_TAGS, Doer
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.runway import RunwayPolicy
@@ -151,11 +154,27 @@ def open_migration(settings: MigrationSettings) -> Migration:
     """
     keep_files_private(settings)
     if settings.legacy_url is not None and settings.base_url is not None:
-        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value())
+        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value(), _this_process())
     else:
         servers = EmbeddedServers(settings.var)
-        urls = Databases(servers.legacy_url(), servers.base_url())
+        urls = Databases(servers.legacy_url(), servers.base_url(), _this_process())
     return Migration(settings, urls)
+
+
+def launched_by(migration: Migration, tags: Mapping[str, str]) -> Migration:
+    """The same for a run: of its tags, those that name a person are noted with what it does."""
+    databases = migration.databases
+    doer = databases.doer and replace(databases.doer, tags={name: tags[name] for name in USER_TAGS if name in tags})
+    return replace(migration, databases=replace(databases, doer=doer))
+
+
+def _this_process() -> Doer:
+    # Not by the environment's LOGNAME, which says what anybody wants.
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = ""
+    return Doer(user, socket.gethostname())
 
 
 def project_folder() -> Path:

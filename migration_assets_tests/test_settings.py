@@ -235,9 +235,7 @@ def test_secrets_may_lie_in_a_folder_in_files_called_like_their_variables(
 ) -> None:
     folder = tmp_path / "secrets"
     monkeypatch.setenv("MIGRATION_SECRETS_FOLDER", str(folder))
-    with pytest.raises(
-        SettingsError, match=r"SECRETS_FOLDER: the folder or .* be read \(FileNotFound"
-    ):
+    with pytest.raises(SettingsError, match=r"SECRETS_FOLDER: the folder or .* be read \(FileNotFound"):
         load_settings(env_file=None)
     folder.mkdir()
     assert load_settings(env_file=None).embedded
