@@ -103,6 +103,8 @@ class MigrationSettings(BaseSettings):
     watch_days: int = Field(default=2, ge=0, le=14, description="days before and after a month's end that this holds")
     realert_minutes: float = Field(default=60.0, gt=0, description="until an open alert is told again, minutes")
     sample_days: float = Field(default=30.0, gt=0, description="how long looks at the stream are kept, days")
+    record_days: float = Field(default=90.0, gt=0, description="how long attempts, preflights, past alerts stay, days")
+    repair_image_days: float = Field(default=90.0, gt=0, description="how long a repair can be taken back, days")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="apprise URLs that alerts go to, separated by spaces or commas"
     )

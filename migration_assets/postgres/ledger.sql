@@ -700,3 +700,7 @@ BEGIN
             'who really did it: role, user and machine of the process, tags of the run that name a person');
     END LOOP;
 END $$;
+
+ALTER TABLE migration.repairs ADD COLUMN images_removed_at timestamptz;
+COMMENT ON COLUMN migration.repairs.images_removed_at IS
+    'when its rows of migration.repaired_rows went, by their age; it cannot be taken back any more';
