@@ -8,6 +8,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 CODE = (
     "The code that a dry run shows, typed back: good once, for 15 minutes, as long as what was looked at is the same."
 )
+CODES = CODE + " Several may stand there, between blanks or commas: each week takes its own."
 CONFIRM = 'Of these weeks so many rows may be deleted, as the refusal says: {"FY25-Q2|W05": 70}.'
 
 

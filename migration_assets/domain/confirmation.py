@@ -73,6 +73,12 @@ def digest_of(code: str) -> str:
     return hashlib.sha256("".join(sign for sign in code.upper() if sign.isalnum()).encode()).hexdigest()
 
 
+def codes_in(text: str) -> list[str]:
+    """What a person may mean by it: several codes between blanks or commas, or one with blanks for its dashes."""
+    parts = [text, *text.split(","), *re.split(r"[\s,]+", text)]
+    return list(dict.fromkeys(part for part in parts if part.strip()))
+
+
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of what is not as it was when the code was given."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 
-from migration_assets.domain.confirmation import GivenCode, changed, digest_of, new_code
+from migration_assets.domain.confirmation import GivenCode, changed, codes_in, digest_of, new_code
 
 
 def test_a_code_is_twelve_signs_of_which_none_is_read_as_another() -> None:
@@ -15,6 +15,19 @@ def test_a_code_is_twelve_signs_of_which_none_is_read_as_another() -> None:
 def test_how_it_is_typed_does_not_matter_and_every_sign_does() -> None:
     assert digest_of(" abcd efgh-jkmn ") == digest_of("ABCD-EFGH-JKMN")
     assert digest_of("ABCD-EFGH-JKMP") != digest_of("ABCD-EFGH-JKMN")
+
+
+def test_several_codes_stand_between_blanks_or_commas_and_one_may_have_blanks_for_its_dashes() -> None:
+    wanted = {digest_of("ABCD-EFGH-JKMN"), digest_of("PQRS-TVWX-YZ23")}
+    for text in (
+        "ABCD-EFGH-JKMN PQRS-TVWX-YZ23",
+        "ABCD-EFGH-JKMN,PQRS-TVWX-YZ23",
+        " abcd efgh jkmn,\nPQRS TVWX YZ23 ",
+        "ABCD-EFGH-JKMN (good once, until 10:00:00 UTC)\nPQRS-TVWX-YZ23 (good once, until 10:00:01 UTC)",
+    ):
+        assert wanted <= {digest_of(code) for code in codes_in(text)}, text
+    assert digest_of("ABCD-EFGH-JKMN") in {digest_of(code) for code in codes_in("ABCD EFGH JKMN")}
+    assert codes_in(" ") == []
 
 
 def test_a_code_is_shown_when_asked_for_and_in_no_repr() -> None:
