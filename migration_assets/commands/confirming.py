@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from migration_assets.domain.confirmation import GivenCode
+from migration_assets.domain.confirmation import CodeOfSeen, GivenCode
 from migration_assets.terminal.output import say
 
 confirm = click.option(
@@ -25,7 +25,7 @@ def in_one_line(given: Sequence[GivenCode]) -> str:
     return str(replace(first, code=",".join(one.code for one in given)))
 
 
-def typed(given: GivenCode | str, what: str) -> str:
+def typed(given: GivenCode | CodeOfSeen | str, what: str) -> str:
     """The code as a person types it back, who has read what it is for."""
     say(f"To {what}, type {given}.", "yellow", fold=False)
     return str(click.prompt("Code", default="", show_default=False))

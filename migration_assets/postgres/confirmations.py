@@ -9,7 +9,6 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.confirmation import (
     GOOD_FOR,
-    ConfirmationError,
     Deed,
     GivenCode,
     changed,
@@ -111,14 +110,14 @@ class Confirmation:
 
     def _find(self, base: Connected) -> int:
         if not self.given:
-            raise self._refused("it asks for a confirmation code, and none was given")
+            raise self._deed.refused("it asks for a confirmation code, and none was given")
         digests = [digest_of(code) for code in codes_in(self._code)]
         deed, why_not = self._deed, ""
         for row in base.execute(_FIND, [deed.relation, digests, deed.step, deed.subject, self._use]).fetchall():
             why_not = self._why_not(base, row)
             if not why_not:
                 return int(row[0])
-        raise self._refused(why_not or self._not_its_own(base, digests))
+        raise self._deed.refused(why_not or self._not_its_own(base, digests))
 
     def _why_not(self, base: Connected, row: tuple[Any, ...]) -> str:
         """Why the code that `_FIND` found is good for nothing; empty where it is good."""
@@ -137,8 +136,3 @@ class Confirmation:
         if not others:
             return "nobody was given this confirmation code"
         return f"{'this confirmation code was' if len(others) == 1 else 'these were'} given for: {', '.join(others)}"
-
-    def _refused(self, what: str) -> ConfirmationError:
-        return ConfirmationError(
-            what, where=str(self._deed), state_left="nothing was touched", next_step=self._deed.how
-        )
