@@ -86,6 +86,13 @@ class Confirmation:
         with base.transaction():
             self._in_time.add(self._find(base))
 
+    def give_back(self, base: Connected) -> None:
+        """As if this call had never used it: nothing came of that."""
+        base.execute(
+            "UPDATE migration.confirmations SET spent_at = NULL, spent_by = NULL WHERE relation = %s AND spent_by = %s",
+            [self._deed.relation, self._use],
+        )
+
     def is_spent(self, base: Connected) -> bool:
         """Whether this call has used it up."""
         spent = "SELECT EXISTS (SELECT FROM migration.confirmations WHERE relation = %s AND spent_by = %s)"
