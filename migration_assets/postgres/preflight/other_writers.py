@@ -47,7 +47,7 @@ SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), 
        w.ev_enabled::text, _called
 FROM tables t JOIN pg_rewrite w ON w.ev_class = t.oid
 WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
-""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid")))
+""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid"), rules="SELECT w.oid"))
 _ORIGIN_SINCE = 160000
 _FIRES = {"A": "ALWAYS", "R": "REPLICA"}
 
