@@ -240,18 +240,21 @@ def skip_while_the_worker_goes_on(weak: Weak) -> None:
     worker = "SELECT pid FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL"
     pid = strong.one("base", worker, name)
     waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)"
-    with strong.databases.session("base", "stranger") as base, strong.databases.session("legacy", "stranger") as legacy:
-        with base.transaction():
-            base.execute("LOCK TABLE public.bookings_fy25_q2_w06 IN ACCESS EXCLUSIVE MODE")
-            strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 37")
-            wait_for(lambda: strong.one("base", waits, pid), "the worker waits")
-            # It looks at what it is to skip when it begins to apply this one.
-            strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 38")
-            with legacy.transaction():
-                legacy.execute("UPDATE public.bookings SET guests = 77 WHERE id = 30")
-                end = legacy.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
-            assert end
-            strong.run("base", f"ALTER SUBSCRIPTION {name} SKIP (lsn = '{end[0]}')")  # pyright: ignore[reportArgumentType]
+    with (
+        strong.databases.session("base", "stranger") as base,
+        strong.databases.session("legacy", "stranger") as legacy,
+        base.transaction(),
+    ):
+        base.execute("LOCK TABLE public.bookings_fy25_q2_w06 IN ACCESS EXCLUSIVE MODE")
+        strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 37")
+        wait_for(lambda: strong.one("base", waits, pid), "the worker waits")
+        # It looks at what it is to skip when it begins to apply this one.
+        strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 38")
+        with legacy.transaction():
+            legacy.execute("UPDATE public.bookings SET guests = 77 WHERE id = 30")
+            end = legacy.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert end
+        strong.run("base", f"ALTER SUBSCRIPTION {name} SKIP (lsn = '{end[0]}')")  # pyright: ignore[reportArgumentType]
     ground.drain()
     assert strong.one("base", worker, name) == pid
     assert set(ground.contents("legacy")) - set(ground.contents("base")) != set()
