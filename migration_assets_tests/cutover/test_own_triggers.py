@@ -37,7 +37,20 @@ def test_our_own_triggers_are_told_from_what_looks_like_them(ground: CutoverGrou
         "DO $$ BEGIN EXECUTE (SELECT format('ALTER TABLE bookings ENABLE ALWAYS TRIGGER %I', min(tgname))"
         " FROM pg_trigger WHERE tgrelid = 'bookings'::regclass AND tgisinternal); END $$",
     )
+    ground.run(
+        "base",
+        # And the function's name alone.
+        "CREATE FUNCTION public.refuse_rows() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "DROP TRIGGER IF EXISTS migration_assets_hold_rows ON bookings_fy25_q2_w05",
+        "CREATE TRIGGER migration_assets_hold_rows AFTER INSERT ON bookings_fy25_q2_w05 FOR EACH ROW"
+        " EXECUTE FUNCTION public.refuse_rows()",
+        "ALTER TABLE bookings_fy25_q2_w05 ENABLE ALWAYS TRIGGER migration_assets_hold_rows",
+    )
     seen = found(ground)
     key = {one for one in seen if one[1].startswith("RI_ConstraintTrigger_")}
     assert len(key) == 1
-    assert seen - key == {("always_trigger", "theirs"), ("always_trigger", HOLD_ROWS)}
+    assert seen - key == {
+        ("always_trigger", "theirs"),
+        ("always_trigger", HOLD_ROWS),
+        ("always_trigger_in_base", f"{HOLD_ROWS} on public.bookings_fy25_q2_w05"),
+    }
