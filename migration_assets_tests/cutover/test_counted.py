@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import ExecStatus
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.postgres.cutover.counted import require_counted
@@ -54,6 +55,30 @@ def working_in_parallel(ground: CutoverGround) -> Generator[int]:
             thread.join()
 
 
+@contextmanager
+def streaming(ground: CutoverGround) -> Generator[None]:
+    """A WAL sender of the base that somebody else reads."""
+    ground.run("base", "CREATE PUBLICATION of_others", "SELECT pg_create_logical_replication_slot('read', 'pgoutput')")
+    try:
+        with ground.replicating("base") as sender:
+            sender.pgconn.send_query(
+                b"START_REPLICATION SLOT read LOGICAL 0/0 (proto_version '1', publication_names 'of_others')"
+            )
+            result = sender.pgconn.get_result()
+            assert result is not None
+            assert result.status == ExecStatus.COPY_BOTH
+            try:
+                yield
+            finally:
+                sender.close()
+    finally:
+        wait_for(
+            lambda: ground.one("base", "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'read'"),
+            "it ends",
+        )
+        ground.run("base", "SELECT pg_drop_replication_slot('read')")
+
+
 def test_who_may_keep_changes_to_himself_is_waited_for_and_nobody_else(ground: CutoverGround) -> None:
     elsewhere = make_conninfo(ground.databases.base_url, dbname="postgres")
     worker = ground.one("base", "SELECT pid FROM pg_stat_subscription WHERE subname = %s",
@@ -63,6 +88,7 @@ def test_who_may_keep_changes_to_himself_is_waited_for_and_nobody_else(ground: C
         psycopg.connect(ground.databases.base_url, autocommit=True) as resting,
         psycopg.connect(elsewhere) as foreign,
         working_in_parallel(ground) as leader,
+        streaming(ground),
     ):
         foreign.execute("SELECT 1")
         # Who only has a slot of his own is no WAL sender that streams.
