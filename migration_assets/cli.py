@@ -27,7 +27,7 @@ from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.server_messages import clean, told
-from migration_assets.runtime import dagster_environment, open_migration
+from migration_assets.runtime import dagster_environment, keep_files_private, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
 from migration_assets.steps.examination import examine
 from migration_assets.terminal.figures import gigabytes
@@ -117,6 +117,7 @@ def _embedded() -> EmbeddedServers:
             state_left="nothing was touched",
             next_step="unset them to work with the embedded servers",
         )
+    keep_files_private(loaded)
     return EmbeddedServers(loaded.var)
 
 

@@ -1,18 +1,23 @@
 """Settings turned into what the work is done with: the table, the calendar, the two databases."""
 
+import os
+import pwd
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.domain.doer import USER_TAGS, Doer
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.runway import RunwayPolicy
 from migration_assets.domain.stream_thresholds import StreamThresholds
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
+from migration_assets.embedded.privileges import server_user
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
@@ -130,18 +135,46 @@ class Migration:
         )
 
 
+def keep_files_private(settings: MigrationSettings) -> None:
+    """What this process and its children write from now on is for nobody else, or for the group alone if it may.
+
+    The embedded servers of root run as somebody else, who has to get through folders; they do not open to his eyes.
+    """
+    taken = 0o027 if settings.files_for_group else 0o077
+    if settings.embedded and server_user() is not None:
+        taken &= ~0o011
+    os.umask(taken)
+
+
 def open_migration(settings: MigrationSettings) -> Migration:
-    """Resolve the databases; nothing is connected to.
+    """Resolve the databases; nothing is connected to. Files are private from now on, see `keep_files_private`.
 
     Raises:
         EmbeddedServerError: No URLs are set and the embedded servers were never started.
     """
+    keep_files_private(settings)
     if settings.legacy_url is not None and settings.base_url is not None:
-        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value())
+        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value(), _this_process())
     else:
         servers = EmbeddedServers(settings.var)
-        urls = Databases(servers.legacy_url(), servers.base_url())
+        urls = Databases(servers.legacy_url(), servers.base_url(), _this_process())
     return Migration(settings, urls)
+
+
+def launched_by(migration: Migration, tags: Mapping[str, str]) -> Migration:
+    """The same for a run: of its tags, those that name a person are noted with what it does."""
+    databases = migration.databases
+    doer = databases.doer and replace(databases.doer, tags={name: tags[name] for name in USER_TAGS if name in tags})
+    return replace(migration, databases=replace(databases, doer=doer))
+
+
+def _this_process() -> Doer:
+    # Not by the environment's LOGNAME, which says what anybody wants.
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = ""
+    return Doer(user, socket.gethostname())
 
 
 def project_folder() -> Path:
@@ -156,6 +189,7 @@ def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
         SettingsError: The databases are real ones and MIGRATION_DAGSTER_URL is not set.
         EmbeddedServerError: The embedded servers are wanted and were never started.
     """
+    keep_files_private(settings)
     if settings.dagster_url is None and settings.embedded:
         url = EmbeddedServers(settings.var).dagster_url()
     elif settings.dagster_url is None:

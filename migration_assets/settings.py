@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +23,7 @@ PREFIX = "MIGRATION_"
 STORAGE_URL = "DAGSTER_STORAGE_URL"
 """What dagster.yaml reads; made from the settings."""
 _FILE = "_FILE"
+_SECRETS_FOLDER = f"{PREFIX}SECRETS_FOLDER"
 _URL_SCHEMES = ("postgresql", "postgres")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = r"([a-z0-9.-]+|\[[0-9a-f:]+\])"
@@ -102,6 +103,8 @@ class MigrationSettings(BaseSettings):
     watch_days: int = Field(default=2, ge=0, le=14, description="days before and after a month's end that this holds")
     realert_minutes: float = Field(default=60.0, gt=0, description="until an open alert is told again, minutes")
     sample_days: float = Field(default=30.0, gt=0, description="how long looks at the stream are kept, days")
+    record_days: float = Field(default=90.0, gt=0, description="how long attempts, preflights, past alerts stay, days")
+    repair_image_days: float = Field(default=90.0, gt=0, description="how long a repair can be taken back, days")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="apprise URLs that alerts go to, separated by spaces or commas"
     )
@@ -186,6 +189,9 @@ class MigrationSettings(BaseSettings):
     )
 
     var: Path = Field(default=Path("var"), description="folder of everything written at run time")
+    files_for_group: bool = Field(
+        default=False, description="our group, too, may read what is written; else nobody but ourselves"
+    )
 
     @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base", "base_url_for_legacy", "query_url")
     @classmethod
@@ -324,8 +330,18 @@ class MigrationSettings(BaseSettings):
 
     def environment_without_secrets(self) -> dict[str, str]:
         """What somebody else's program may be started with: the environment without our passwords and their files."""
-        ours = {f"{PREFIX}{name}{end}".upper() for name in SECRETS for end in ("", _FILE)} | {STORAGE_URL}
+        ours = {f"{PREFIX}{name}{end}".upper() for name in SECRETS for end in ("", _FILE)}
+        ours |= {STORAGE_URL, _SECRETS_FOLDER}
         return {name: value for name, value in os.environ.items() if name.upper() not in ours}
+
+    def files_with_secrets(self) -> list[Path]:
+        """Files that are there and may hold a password: `.env`, those that variables name, the folder of secrets."""
+        env_file = Path(".env")
+        present = {name.upper(): value for name, value in {**_file_of_variables(env_file), **os.environ}.items()}
+        named = [present.get(f"{PREFIX}{name}{_FILE}".upper()) for name in SECRETS]
+        folder = present.get(_SECRETS_FOLDER)
+        in_folder = sorted(Path(folder).glob("*")) if folder else []
+        return [path for path in (env_file, *(Path(name) for name in named if name), *in_folder) if path.is_file()]
 
     @property
     def embedded(self) -> bool:
@@ -345,6 +361,10 @@ def _is_local(url: SplitResult) -> bool:
         return False  # a name
 
 
+def _refused(what: str, next_step: str) -> SettingsError:
+    return SettingsError(what, where="settings", state_left="nothing was touched", next_step=next_step)
+
+
 def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
     """Secrets out of the files that variables name."""
     given = {name.upper(): value for name, value in variables.items()}
@@ -356,15 +376,12 @@ def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
             continue
         try:
             if variable in given:
-                raise SettingsError(f"{variable} and {variable}{_FILE} are both set", where="settings",
-                                    state_left="nothing was touched", next_step="unset one of them")  # fmt: skip
+                raise _refused(f"{variable} and {variable}{_FILE} are both set", "unset one of them")
             found[name] = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
+            raise _refused(
                 f"{variable}{_FILE}: the file cannot be read ({type(error).__name__})",
-                where="settings",
-                state_left="nothing was touched",
-                next_step="name a file of text that holds the value alone, and that this user may read",
+                "name a file of text that holds the value alone, and that this user may read",
             ) from None
     return found
 
@@ -373,34 +390,55 @@ def _file_of_variables(env_file: Path | None) -> Mapping[str, str | None]:
     try:
         return dotenv_values(env_file) if env_file and env_file.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
+        raise _refused(
             f"{env_file} cannot be read ({type(error).__name__})",
-            where="settings",
-            state_left="nothing was touched",
-            next_step="make it a text file in UTF-8 that this user may read, or remove it",
+            "make it a text file in UTF-8 that this user may read, or remove it",
         ) from None
+
+
+def _secrets_folder(variables: Mapping[str, str | None]) -> Path | None:
+    """The folder of files that are called like variables, as containers are given their secrets."""
+    named = next((value for name, value in variables.items() if name.upper() == _SECRETS_FOLDER), None)
+    if named is None:
+        return None
+    folder = Path(named)
+    try:
+        found = [path for path in folder.iterdir() if path.name.upper().startswith(PREFIX)]
+        for path in found:
+            path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refused(
+            f"{_SECRETS_FOLDER}: the folder or a file of it cannot be read ({type(error).__name__})",
+            "name a folder of files of text that are called like the variables, and that this user may read",
+        ) from None
+    _require_known([path.name for path in found], _known())
+    return folder
+
+
+def _known() -> set[str]:
+    return {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
+
+
+def _require_known(names: Iterable[str], known: set[str]) -> None:
+    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise _refused(f"unknown: {', '.join(unknown)}", "`migration-assets settings` lists the names")
 
 
 def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
     """Read the environment and `env_file`; of a secret, a variable with `_FILE` at its end may name a file of it.
 
+    What neither says may lie in the folder that MIGRATION_SECRETS_FOLDER names, in a file called like its variable.
+
     Raises:
         SettingsError: Names every wrong or unknown variable and never shows a value that may be secret.
     """
-    known = {f"{PREFIX}{name}".upper() for name in MigrationSettings.model_fields}
-    known |= {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS}
     present = {**_file_of_variables(env_file), **os.environ}
-    unknown = sorted(name for name in present if name.upper().startswith(PREFIX) and name.upper() not in known)
-    if unknown:
-        raise SettingsError(
-            f"unknown: {', '.join(unknown)}",
-            where="settings",
-            state_left="nothing was touched",
-            next_step="`migration-assets settings` lists the names",
-        )
+    _require_known(present, _known() | {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS} | {_SECRETS_FOLDER})
     values = {**_from_files(present), **overrides}
+    folder = _secrets_folder(present)
     try:
-        return MigrationSettings(_env_file=env_file, **values)  # pyright: ignore[reportCallIssue]
+        return MigrationSettings(_env_file=env_file, _secrets_dir=folder, **values)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         problems = "; ".join(
             f"{PREFIX}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg']}"
@@ -408,9 +446,4 @@ def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> 
             else problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_input=False, include_url=False)
         )
-        raise SettingsError(
-            problems,
-            where="settings",
-            state_left="nothing was touched",
-            next_step="correct the variable in the environment or in .env",
-        ) from None
+        raise _refused(problems, "correct the variable in the environment or in .env") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets_tests import workers
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.slow_tests import SlowTests
@@ -23,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SlowTests())
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(workers)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
@@ -228,6 +228,36 @@ def test_a_file_of_a_secret_that_cannot_be_used_is_named_and_nothing_of_it_shown
     monkeypatch.setenv("MIGRATION_TABLE_FILE", str(file))
     with pytest.raises(SettingsError, match="unknown: MIGRATION_TABLE_FILE"):
         load_settings(env_file=None)
+
+
+def test_secrets_may_lie_in_a_folder_in_files_called_like_their_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "secrets"
+    monkeypatch.setenv("MIGRATION_SECRETS_FOLDER", str(folder))
+    with pytest.raises(SettingsError, match=r"SECRETS_FOLDER: the folder or .* be read \(FileNotFound"):
+        load_settings(env_file=None)
+    folder.mkdir()
+    assert load_settings(env_file=None).embedded
+    (folder / "MIGRATION_LEGACY_URL").write_text("postgresql://me:s3cret@h/legacy\n")
+    (folder / "migration_base_url").write_text("postgresql://me:s3cret@h/base")
+    (folder / "of_another_program").write_text("x")
+    loaded = load_settings(env_file=None)
+    assert (loaded.legacy_url, loaded.base_url) == (
+        SecretStr("postgresql://me:s3cret@h/legacy"),
+        SecretStr("postgresql://me:s3cret@h/base"),
+    )
+    assert "s3cret" not in repr(loaded)
+    assert "MIGRATION_SECRETS_FOLDER" not in loaded.environment_without_secrets()
+    monkeypatch.setenv("MIGRATION_BASE_URL", "postgresql://h/other")
+    assert load_settings(env_file=None).base_url == SecretStr("postgresql://h/other"), "the environment goes first"
+    (folder / "MIGRATION_LEGACY_URLS").write_text("x")
+    with pytest.raises(SettingsError, match="unknown: MIGRATION_LEGACY_URLS"):
+        load_settings(env_file=None)
+    (folder / "MIGRATION_LEGACY_URLS").write_bytes(b"s3cret\xff")
+    with pytest.raises(SettingsError, match="UnicodeDecodeError") as caught:
+        load_settings(env_file=None)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_limits_of_sessions_let_fewer_weeks_run_at_once_and_refuse_where_not_even_one_fits() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from migration_assets.runtime import Migration, open_migration
+from migration_assets.runtime import Migration, launched_by, open_migration
 from migration_assets.settings import load_settings
 
 MIGRATION = "migration"
@@ -32,9 +32,13 @@ def migration_resource(migration: Migration | None) -> dg.ResourceDefinition:
     It is no configurable resource on purpose: what such a one holds is shown in the UI, and URLs hold passwords.
     """
     return dg.ResourceDefinition(
-        resource_fn=lambda _: MigrationSource(migration).open(),
+        resource_fn=lambda context: _of_run(MigrationSource(migration).open(), context),
         description="Both databases, the table and the fiscal calendar, from MIGRATION_* variables.",
     )
+
+
+def _of_run(migration: Migration, context: dg.InitResourceContext) -> Migration:
+    return launched_by(migration, context.run.tags) if context.run else migration
 
 
 def source_resource(migration: Migration | None) -> dg.ResourceDefinition:

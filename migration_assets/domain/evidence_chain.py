@@ -263,7 +263,8 @@ def _spoken_of(record: ChainRecord) -> Iterator[tuple[RowKey, str]]:
 def _which(record: ChainRecord, says: Mapping[str, Any]) -> str:
     if record.kind == ChainKind.GENESIS:
         return " since the chain began"
-    changed = [name for name in says if record.payload.get(name) != says[name]]
+    names = [name for name in dict.fromkeys((*says, *record.payload)) if name != "row"]
+    changed = [name for name in names if record.payload.get(name) != says.get(name)]
     return f": {', '.join(changed)}" if changed else ""
 
 

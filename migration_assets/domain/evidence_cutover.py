@@ -19,7 +19,10 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class CutoverFacts:
-    """One cutover, rehearsal or rollback, `outcome` as the ledger says; its steps in the order that they began in."""
+    """One cutover, rehearsal or rollback, `outcome` as the ledger says; its steps in the order that they began in.
+
+    `done_by` says who really did it, see `doer_text`; empty where the ledger did not note it yet.
+    """
 
     id: int
     kind: CutoverKind
@@ -36,6 +39,7 @@ class CutoverFacts:
     compared_rows: int | None
     error: str | None
     steps: tuple[StepTimes, ...]
+    done_by: str = ""
 
     @property
     def stopped_at(self) -> CutoverState | None:
@@ -76,6 +80,7 @@ class DecommissionFacts:
     final: Fingerprint | None
     weeks: int
     complete: bool
+    done_by: str = ""
 
 
 def last_opened(cutovers: Sequence[CutoverFacts]) -> CutoverFacts | None:

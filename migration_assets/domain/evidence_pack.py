@@ -87,7 +87,7 @@ class WeekEvidence:
 
 @dataclass(frozen=True)
 class SignatureFacts:
-    """Who approved what the ledger proved; `max_age` is how old a proof could be then."""
+    """Who approved what the ledger proved; `max_age` is how old a proof could be then, `done_by` see `doer_text`."""
 
     id: int
     approved_by: str
@@ -96,6 +96,7 @@ class SignatureFacts:
     sha256: str
     max_age: timedelta | None
     versions: Mapping[str, str]
+    done_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Area(StrEnum):
     TABLE = "table"
     DATA = "data"
     WINDOW = "window"
+    FILES = "files"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from migration_assets.domain.evidence_cutover import (
     last_opened,
 )
 from migration_assets.domain.evidence_pack import PackFacts
-from migration_assets.evidence.markup import Child, Markup, element, joined
+from migration_assets.evidence.markup import Child, Markup, element, joined, named
 from migration_assets.evidence.svg import Span, spans
 from migration_assets.evidence.tables import facts_table, number, table_of
 from migration_assets.evidence.wording import NOTHING, count, instant, milliseconds
@@ -77,7 +77,7 @@ def _table(cutovers: tuple[CutoverFacts, ...]) -> Markup:
         [
             number(one.id),
             f"{one.kind}, rehearsal" if one.rehearse else f"{one.kind}",
-            one.approved_by,
+            named(one.approved_by, one.done_by),
             instant(one.started_at),
             instant(one.finished_at),
             number(_downtime(one) or NOTHING),
@@ -135,7 +135,7 @@ def _figure(cutovers: tuple[CutoverFacts, ...]) -> Markup | None:
 
 def _decommission(one: DecommissionFacts) -> Markup:
     pairs: list[tuple[str, Child]] = [
-        ("approved by", one.approved_by),
+        ("approved by", named(one.approved_by, one.done_by)),
         ("begun at", instant(one.started_at)),
         ("done at", instant(one.finished_at) if one.finished_at else "not finished when this page was written"),
         ("what was closed", "the whole old database" if one.scope == "database" else "the table in the old database"),

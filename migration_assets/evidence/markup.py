@@ -32,6 +32,11 @@ def joined(*children: Child) -> Markup:
     )
 
 
+def named(approved_by: str, done_by: str) -> Markup:
+    """The name that somebody typed, and below it what the machine knew of who it was."""
+    return joined(approved_by, element("p", f"by {done_by}", class_="hint place") if done_by else None)
+
+
 def page(title: str, style: str, head: Markup, *body: Markup) -> str:
     """A whole document; its style is ours and has no value in it."""
     start = element(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from migration_assets.domain.evidence_pack import PackFacts, QuarterEvidence, Verdict, WeekEvidence
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.evidence.markup import Child, Markup, element
+from migration_assets.evidence.markup import Child, Markup, element, named
 from migration_assets.evidence.wording import NOTHING, count, instant, size, span, state
 
 _COLOURS = {Verdict.PROVEN: "yes", Verdict.OPEN: "no", Verdict.VOID: "no", Verdict.EMPTY: None}
@@ -80,7 +80,7 @@ def signatures_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
             )
             rows.append([
                 quarter.quarter.key,
-                signature.approved_by,
+                named(signature.approved_by, signature.done_by),
                 instant(signature.signed_at),
                 signature.note or NOTHING,
                 element("span", stands, class_="yes" if stands == "stands" else "no"),

@@ -6,6 +6,7 @@ from typing import cast
 from psycopg.rows import dict_row
 
 from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.doer import doer_text
 from migration_assets.domain.evidence_cutover import CutoverFacts, DecommissionFacts, StepTimes
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
@@ -34,6 +35,7 @@ def _facts(record: CutoverRecord) -> CutoverFacts:
         compared_rows=record.compared_rows,
         error=record.error,
         steps=_steps(record.timeline),
+        done_by=doer_text(record.done_by),
     )
 
 
@@ -64,8 +66,8 @@ def read_decommission_facts(base: Connected, relation: str) -> DecommissionFacts
     """How far it got; None where it was never begun."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
-            "SELECT approved_by, note, scope, state, started_at, finished_at, watched_since, last_read_at, final"
-            " FROM migration.decommissions WHERE relation = %s",
+            "SELECT approved_by, note, scope, state, started_at, finished_at, watched_since, last_read_at, final,"
+            " done_by FROM migration.decommissions WHERE relation = %s",
             [relation],
         ).fetchone()
     if row is None:
@@ -82,6 +84,7 @@ def read_decommission_facts(base: Connected, relation: str) -> DecommissionFacts
         final=_fingerprint(final.get("total")),
         weeks=len(_named(final.get("weeks"))),
         complete=final.get("marker") is not None,
+        done_by=doer_text(row["done_by"]),
     )
 
 

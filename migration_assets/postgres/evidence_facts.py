@@ -1,12 +1,14 @@
 """Reads what an evidence pack shows, from the base alone and at one moment. No row of the table is ever looked at."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from psycopg.rows import dict_row
 
+from migration_assets.domain.doer import doer_text
 from migration_assets.domain.evidence_chain import head_of
 from migration_assets.domain.evidence_pack import (
     ArchiveFacts,
@@ -122,9 +124,12 @@ def _quarter(
                 departure=departures.get(record.week.name),
             )
         )
-    return QuarterEvidence(
-        quarter, tuple(weeks), tuple(map(_signature, signed)), void, _reconciliations(base, spec.relation, quarter)
+    doers = base.execute(
+        "SELECT id, done_by FROM migration.sign_offs WHERE relation = %s AND quarter = %s", [spec.relation, quarter.key]
     )
+    done_by = {number: doer_text(noted) for number, noted in doers}
+    signatures = tuple(replace(_signature(one), done_by=done_by.get(one.id, "")) for one in signed)
+    return QuarterEvidence(quarter, tuple(weeks), signatures, void, _reconciliations(base, spec.relation, quarter))
 
 
 def _archive(record: ArchiveRecord | None) -> ArchiveFacts | None:

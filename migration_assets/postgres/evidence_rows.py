@@ -16,11 +16,11 @@ from migration_assets.domain.sign_off_evidence import digest, moment_text
 from migration_assets.postgres.sessions import Connected
 
 _NO_TEXT = "it has no single text"
-_RETIREMENT: LiteralString = "SELECT id, quarter, week, run_id, begun_at{} FROM migration.retirements WHERE {}"
+_RETIREMENT: LiteralString = "SELECT id, quarter, week, run_id, begun_at, done_by{} FROM migration.retirements WHERE {}"
 # Each has the parameter `relation`, and `row` for one row alone.
 _QUERIES: Mapping[ChainKind, LiteralString] = {
-    ChainKind.SIGN_OFF: "SELECT id, quarter, approved_by, note, evidence, sha256, signed_at, run_id"
-    " FROM migration.sign_offs WHERE true",
+    ChainKind.SIGN_OFF: "SELECT id, quarter, approved_by, note, evidence, sha256, signed_at, run_id,"
+    " done_by FROM migration.sign_offs WHERE true",
     # With what every week of it held: the fingerprints are what the equality rests on.
     ChainKind.RECONCILIATION: "SELECT id, quarter, marker, lsn::text, equal, duplicate_keys, reconciled_at, run_id,"
     " (SELECT coalesce(jsonb_agg(jsonb_build_object('week', v.week, 'method', v.method, 'equal', v.equal,"
@@ -37,14 +37,14 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
     ChainKind.DROPPED: _RETIREMENT.format(", archive_id, dropped_at", "dropped_at IS NOT NULL"),
     ChainKind.RETURNED: _RETIREMENT.format(", returned_at", "returned_at IS NOT NULL"),
     # `seconds` is left out: it is a float, and proves nothing.
-    ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at"
-    " FROM migration.restores WHERE true",
+    ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at,"
+    " done_by FROM migration.restores WHERE true",
     # A cutover is noted once it has ended; `stream_barred` is taken from it by the next rollback, and is no evidence.
     ChainKind.CUTOVER: "SELECT id, kind, rehearse, approved_by, state, timeline, held_at, opened_at, released_at,"
     " round(downtime_ms * 1000)::bigint AS downtime_us, compared_weeks, compared_rows, error, outcome, run_id,"
-    " started_at, finished_at FROM migration.cutovers WHERE outcome <> 'running'",
+    " started_at, finished_at, done_by FROM migration.cutovers WHERE outcome <> 'running'",
     ChainKind.DECOMMISSION: "SELECT id, cutover, approved_by, note, scope, last_read_at, watched_since, final, former,"
-    " run_id, started_at, finished_at FROM migration.decommissions WHERE state = 'done'",
+    " run_id, started_at, finished_at, done_by FROM migration.decommissions WHERE state = 'done'",
 }
 
 
@@ -69,7 +69,9 @@ def _read(base: Connected, relation: str, kind: ChainKind, row: int | None) -> d
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _hashed(value) if name == "evidence" else _value(value) for name, value in row.items()}
+    # What was written before the ledger noted who did it is covered as it was then.
+    said = {name: value for name, value in row.items() if name != "done_by" or value is not None}
+    return {name: _hashed(value) if name == "evidence" else _value(value) for name, value in said.items()}
 
 
 def _value(value: Any) -> Any:

@@ -683,3 +683,24 @@ CREATE TABLE migration.watchers (
 );
 COMMENT ON TABLE migration.watchers IS
     'The one watcher that judges and tells now; the others only look. It is replaced when its session or its time ends';
+
+-- version 11
+-- Beside the name that somebody typed: the role, the process's user and machine, and the tags of its run. Rows of before
+-- have none.
+DO $$
+DECLARE deed text;
+BEGIN
+    FOREACH deed IN ARRAY ARRAY['sign_offs', 'cutovers', 'decommissions', 'repairs', 'retirements', 'restores',
+                                'acceptances', 'archive_adoptions'] LOOP
+        EXECUTE format('ALTER TABLE migration.%I ADD COLUMN done_by jsonb', deed);
+        EXECUTE format('ALTER TABLE migration.%I ALTER COLUMN done_by SET DEFAULT coalesce(nullif('
+            'current_setting(''migration_assets.doer'', true), ''''), ''{}'')::jsonb'
+            ' || jsonb_build_object(''role'', session_user::text)', deed);
+        EXECUTE format('COMMENT ON COLUMN migration.%I.done_by IS %L', deed,
+            'who really did it: role, user and machine of the process, tags of the run that name a person');
+    END LOOP;
+END $$;
+
+ALTER TABLE migration.repairs ADD COLUMN images_removed_at timestamptz;
+COMMENT ON COLUMN migration.repairs.images_removed_at IS
+    'when its rows of migration.repaired_rows went, by their age; it cannot be taken back any more';

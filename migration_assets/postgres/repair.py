@@ -15,6 +15,7 @@ from migration_assets.postgres.consistent_cut.cut import paused_stream
 from migration_assets.postgres.consistent_cut.records import CutRecord, time_held
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure
 from migration_assets.postgres.own_writes import own_writes
+from migration_assets.postgres.pruning import hold_images
 from migration_assets.postgres.repair_records import (
     begin_repair,
     end_repair,
@@ -146,6 +147,7 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
     """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
+    hold_images(base, [repair_id], str(rows.target))
     found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
     root = table_name(rows.target)
     names = [sql.Identifier(column.name) for column in rows.description.copied_columns]

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import Connection, errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import MigrationError, PoolerError, ServerChangedError, SettingsError
 from migration_assets.postgres.server_messages import conceal
 
@@ -79,6 +80,8 @@ class Databases:
 
     legacy_url: str = field(repr=False)
     base_url: str = field(repr=False)
+    doer: Doer | None = None
+    """Whom the ledger names for what is done in these sessions."""
 
     def url(self, side: Side) -> str:
         """The connection URL of one side."""
@@ -102,7 +105,7 @@ class Databases:
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
             psycopg.Error: Whatever the body raised; its text holds no value of a row.
         """
-        connection = connect(self.url(side), purpose, timeouts or Timeouts())
+        connection = connect(self.url(side), purpose, timeouts or Timeouts(), doer=self.doer)
         try:
             if not or_standby and is_standby(connection):
                 raise standby_answers(connection, side)
@@ -161,7 +164,9 @@ def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> d
     return settings
 
 
-def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False) -> Connected:
+def connect(
+    url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False, doer: Doer | None = None
+) -> Connected:
     """Open one session; see `Databases.session`.
 
     Args:
@@ -169,6 +174,7 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
         purpose: Shown as `application_name`.
         timeouts: Of the session.
         replication: As a walsender of the database, which understands the commands of replication.
+        doer: Whom the ledger names for what is done in it.
     """
     require_readable(url)
     connection = psycopg.connect(
@@ -181,7 +187,10 @@ def connect(url: str, purpose: str, timeouts: Timeouts, *, replication: bool = F
         keepalives_count=3,
     )
     try:
-        prepare_session(connection, session_settings(purpose, timeouts, connection.info.server_version))
+        settings = session_settings(purpose, timeouts, connection.info.server_version)
+        if doer is not None:
+            settings["migration_assets.doer"] = doer.as_json()
+        prepare_session(connection, settings)
     except BaseException:
         connection.close()
         raise

@@ -18,6 +18,7 @@ from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import uncounted
 from migration_assets.runtime import Migration
 from migration_assets.steps.charge import require_legacy
+from migration_assets.steps.private_files import examine_files
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def examine(migration: Migration, run_id: str | None = None) -> Examined:
         legacy_url_for_base=for_base.get_secret_value() if for_base else None,
         base_url_for_legacy=for_legacy.get_secret_value() if for_legacy else None,
     )
-    findings = run_preflight(migration.databases, spec, calendar, plan=plan)
+    findings = [*run_preflight(migration.databases, spec, calendar, plan=plan), *examine_files(migration)]
     findings = worst_first(with_acceptances(findings, _record(migration, findings, run_id)))
     if blocking(findings):
         return Examined(findings, [])

@@ -63,6 +63,8 @@ def _command(
             env=environment,
             # A group of its own: what it started is killed with it, and nobody's Ctrl-C ends it halfway.
             start_new_session=True,
+            # Ours keeps files private, and what a hook writes is often for others: the usual one.
+            umask=0o022,
         )
     except (OSError, ValueError) as error:
         raise _failed(f"the hook's command cannot be run: {type(error).__name__}") from None

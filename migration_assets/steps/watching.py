@@ -15,6 +15,7 @@ from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, high_change
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.pruning import prune_ledger
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
@@ -126,7 +127,7 @@ def _watch_with_ledger(
             return Watched(sample, judged.problems, tuple(known.values()), note=note, high_change=judged.high_change)
         store_sample(base, sample)
         save_alerts(base, relation, (*judged.open, *judged.cleared))
-        prune_samples(base, relation, migration.settings.sample_days)
+        _prune(migration, base)
         watched = replace(_tell(migration, judged), stored=True)
         try:
             save_alerts(base, relation, watched.open)
@@ -135,6 +136,12 @@ def _watch_with_ledger(
             watched = replace(watched, note="the base was lost while alerts were sent: they may be sent again")
         note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
     return watched
+
+
+def _prune(migration: Migration, base: Connected) -> None:
+    relation, settings = migration.spec.relation, migration.settings
+    prune_samples(base, relation, settings.sample_days)
+    prune_ledger(base, relation, record_days=settings.record_days, image_days=settings.repair_image_days)
 
 
 def _judge(

@@ -111,6 +111,7 @@ def test_a_run_that_lost_its_lock_takes_nothing_from_the_stream_that_was_begun_a
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_abandoned_twice_it_says_that_there_is_nothing(ground: Ground) -> None:
     ground.fill(91).streamed()
     abandon(ground.plan, apply=True)
@@ -145,6 +146,7 @@ def assert_as_found_but_truncated(ground: Ground, before: dict[str, list[object]
             assert now == before[kind], kind
 
 
+@pytest.mark.long
 def test_two_bases_of_the_same_table_share_guard_and_identity(ground: Ground) -> None:
     ground.fill(91)
     before = catalogue(ground)
@@ -160,6 +162,7 @@ def test_two_bases_of_the_same_table_share_guard_and_identity(ground: Ground) ->
     assert_as_found(ground, before)
 
 
+@pytest.mark.long
 def test_a_lost_subscription_slot_or_publication_stops_nothing(ground: Ground) -> None:
     ground.fill(91)
     before = catalogue(ground)
@@ -181,6 +184,7 @@ def test_a_lost_subscription_slot_or_publication_stops_nothing(ground: Ground) -
     assert_as_found(ground, before)
 
 
+@pytest.mark.long
 def test_a_schema_of_that_name_that_somebody_else_uses_stays(ground: Ground) -> None:
     ground.fill(91).run("legacy", "CREATE SCHEMA migration", "CREATE TABLE migration.theirs ()")
     before = catalogue(ground)
@@ -190,6 +194,7 @@ def test_a_schema_of_that_name_that_somebody_else_uses_stays(ground: Ground) -> 
     assert_as_found(ground, before)
 
 
+@pytest.mark.long
 def test_an_identity_whose_index_is_gone_is_said(ground: Ground) -> None:
     ground.fill(91).run("legacy", *IDENTITIES["an index with an odd name"])
     ground.streamed()
@@ -199,6 +204,7 @@ def test_an_identity_whose_index_is_gone_is_said(ground: Ground) -> None:
     assert ground.one("legacy", "SELECT relreplident::text FROM pg_class WHERE relname = 'bookings'") == "d"
 
 
+@pytest.mark.long
 def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground) -> None:
     ground.fill(91)
     before = catalogue(ground)
@@ -222,6 +228,7 @@ def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground)
         clean_legacy(gone.plan, apply=True)
 
 
+@pytest.mark.long
 def test_a_slot_without_a_publication_is_only_dropped_by_name(ground: Ground) -> None:
     ground.fill(91)
     before = catalogue(ground)
@@ -260,6 +267,7 @@ def test_a_cutover_stands_in_the_way_until_it_is_rolled_back(ground: Ground) -> 
     assert abandon(ground.plan, apply=False).done
 
 
+@pytest.mark.long
 def test_what_a_rehearsal_left_goes_too(ground: Ground) -> None:
     ground.fill(91)
     before = catalogue(ground)

@@ -66,6 +66,7 @@ def _changes(point: Point) -> bool:
     return point.when == "before" and any(word in point.label for word in words)
 
 
+@pytest.mark.long
 def test_an_activation_that_died_half_way_is_undone(ground: Ground, tmp_path: Path) -> None:
     ground.fill(91)
     before = catalogue(ground)

@@ -1,11 +1,14 @@
 """A table's very first cutover dies before it has made anything of its own: it can be undone, and run again."""
 
+import pytest
+
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.postgres.cutover.records import begin
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.cutover.ground import ground_of
 
 
+@pytest.mark.long
 def test_a_first_cutover_that_died_at_once_is_undone_and_run_again(databases: Databases) -> None:
     ground = ground_of(databases.legacy_url, databases.base_url, rows=91)
     with ground.databases.session("base", "test") as base:

@@ -12,6 +12,7 @@ from migration_assets_tests.adversarial.sabotage import Sabotage, slot_advanced
 TELLING = (slot_advanced,)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deed", TELLING)
 def test_what_somebody_made_the_stream_lose_is_found(servers: EmbeddedServers, deed: Sabotage) -> None:
     print(live(servers, 1, kind="sabotaged", play=partial(sabotaged, deed=deed)))

@@ -232,6 +232,7 @@ def test_what_is_equal_and_what_is_not_is_the_same(asked: Asked) -> None:
     asked.same(f"{rows} SELECT * FROM ({' UNION ALL '.join(groups + distinct)}) ORDER BY ALL", SIDES[:3])
 
 
+@pytest.mark.long
 def test_conditions_hold_for_the_same_rows_whoever_looks_at_them(asked: Asked) -> None:
     parts: list[str] = []
     for name, kind in asked.kinds.items():
@@ -252,6 +253,7 @@ def listed_one(asked: Asked, name: str) -> list[str]:
     return texts or []
 
 
+@pytest.mark.long
 def test_patterns_match_the_same_texts(asked: Asked) -> None:
     names = [name for name, kind in asked.kinds.items() if TEXTS.fullmatch(kind)]
     for pattern in ("%a", "_", "", "ab", "ab   ", "A%"):
@@ -267,6 +269,7 @@ def test_patterns_match_the_same_texts(asked: Asked) -> None:
     assert (found, counted) == ("ab", 2)
 
 
+@pytest.mark.long
 def test_what_python_has_no_value_for_is_told_as_it_is(asked: Asked) -> None:
     """An infinity is no day, and a month is not thirty of them."""
     names = {kind: name for name, kind in asked.kinds.items()}

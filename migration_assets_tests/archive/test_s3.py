@@ -109,6 +109,7 @@ def test_where_something_is_tells_no_credentials(store: ArchiveStore, endpoint: 
         assert "cret" not in text
 
 
+@pytest.mark.long
 def test_a_new_archive_takes_the_place_of_the_old_one(store: ArchiveStore) -> None:
     archive(store, bookings(300))
     later = archive(store, bookings(100, seed=2), generation="g2")
@@ -126,6 +127,7 @@ def test_a_copy_of_the_ledger_replaces_no_object(store: ArchiveStore) -> None:
     assert verify_archive(store, written) == portable(rows)
 
 
+@pytest.mark.long
 def test_a_flipped_byte_a_missing_and_a_surplus_object_are_found(store: ArchiveStore) -> None:
     written = archive(store, bookings(300))
     path = f"{HOME}/{written.files[0].name}"

@@ -133,6 +133,7 @@ support.write_slice(Stopping(Path(folder)), described, batches(), support.SMALL,
 """
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("moment", "in_force"),
     [

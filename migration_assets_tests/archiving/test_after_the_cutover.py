@@ -114,6 +114,7 @@ def test_readiness_says_one_thing(alone: Migration) -> None:
     assert not examined.ready
 
 
+@pytest.mark.long
 def test_ongoing_validation_skips_and_says_why(alone: Migration) -> None:
     with (
         dg.instance_for_test() as instance,
@@ -173,6 +174,7 @@ def test_a_leaf_that_was_lost_is_not_made_again_by_itself(alone: Migration) -> N
     )
 
 
+@pytest.mark.long
 def test_a_week_born_in_the_base_is_archived_once_it_is_over_and_leaves_and_comes_back(signed: Migration) -> None:
     for when in ("2024-07-02 10:00+00", "2024-07-10 10:00+00", "2024-11-01 00:00+00"):
         book(signed, when)

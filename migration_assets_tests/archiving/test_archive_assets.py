@@ -60,6 +60,7 @@ def test_a_week_is_archived_with_its_figures_and_a_passed_check(project: Project
     assert run_week_check(project, "parquet_archive", "drilled_lately", WEEKS[0]).passed
 
 
+@pytest.mark.long
 def test_a_flipped_byte_fails_the_check_and_the_partition_and_archiving_again_mends_it(project: Project) -> None:
     week = WEEKS[1]
     assert project.run_job("archive_slices", week).success

@@ -64,6 +64,7 @@ def test_a_session_lost_in_mid_export_is_tried_again(fat: Migration, monkeypatch
     assert reread_archive(fat, WEEK).record.native == done.record.native
 
 
+@pytest.mark.long
 def test_it_is_given_up_after_the_tries_and_the_archive_of_before_is_as_it_was(
     fat: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def contents(migration: Migration) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path(url.get_secret_value()).rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_copy_of_the_base_reads_production_s_archive_and_writes_in_a_place_of_its_own(
     production: Migration, fork: Migration, tmp_path: Path
 ) -> None:

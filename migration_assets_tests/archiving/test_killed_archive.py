@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week, reread_archive
@@ -58,6 +60,7 @@ def why_not_readable(migration: Migration) -> str:
     return ""
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_an_archive_is_whole_and_a_plain_rerun_ends_well(signed: Migration, soak: bool) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")

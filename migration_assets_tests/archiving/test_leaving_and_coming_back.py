@@ -137,6 +137,7 @@ def test_a_late_booking_makes_the_archive_stale_and_stays(signed: Migration) -> 
     assert kept == [(second.native.rows,)], "what the archive has not got is never dropped"
 
 
+@pytest.mark.long
 def test_a_byte_that_changed_is_named_and_nothing_leaves(signed: Migration) -> None:
     week = WEEKS[5]
     archive_week(signed, week)

@@ -214,7 +214,7 @@ def written_anew(data: bytes) -> bytes:
     return new[:-footer] + bytes(len(data) - len(new)) + new[-footer:]
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["missing", "cut", "another", "written anew", "manifest"])
 def test_a_week_that_cannot_be_read_stops_the_questions_that_need_it_and_no_others(
     split: Migration, damage: str
@@ -255,6 +255,7 @@ def test_a_week_that_cannot_be_read_stops_the_questions_that_need_it_and_no_othe
     assert ask(split, "SELECT count(*) FROM amenity_bookings WHERE fiscal_week = 'W02'").answer.rows[0][0] > 0
 
 
+@pytest.mark.long
 def test_a_label_that_was_renamed_is_the_same_one_on_both_sides_and_no_restore_guesses(split: Migration) -> None:
     base = split.databases.base_url
     statuses = "SELECT status, count(*) FROM amenity_bookings WHERE fiscal_week IN ('W02', 'W03') GROUP BY 1 ORDER BY 1"

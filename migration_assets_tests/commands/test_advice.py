@@ -228,6 +228,7 @@ _OFTEN = tuple(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "state", [state if state in _TELLING else pytest.param(state, marks=pytest.mark.soak) for state in STATES]
 )

@@ -37,6 +37,7 @@ def gone(quarter: LiveQuarter) -> None:
     assert quarter.ground.contents("base", 5) == quarter.ground.contents("legacy", 5)
 
 
+@pytest.mark.long
 def test_every_command_asks_and_takes_the_answer(quarter: LiveQuarter) -> None:
     for command, before in COMMANDS.items():
         surplus(quarter)

@@ -99,6 +99,7 @@ def test_every_kind_of_damage_is_found_in_every_week(scene: Scene, batch: int) -
     scene.controller.require_reconciled(QUARTER, Expected())
 
 
+@pytest.mark.long
 def test_a_single_damage_is_found_and_the_other_weeks_stay_clean(scene: Scene, soak: bool) -> None:
     random = scene.controller.random
     for name in random.sample(NAMES, 6 if soak else 1):

@@ -64,6 +64,7 @@ def test_a_controller_that_hangs_with_the_legacys_lock_holds_writers_for_a_secon
     judge.conclude("copy")
 
 
+@pytest.mark.long
 def test_a_stream_that_a_hanging_controller_has_paused_is_not_taken_from_it(judge: Judge) -> None:
     with stopped_under_traffic(judge, "copy", IN_SWAP) as (child, _):
         with pytest.raises(StreamError, match=r"is being worked on by backend \d+ \(.*W05:copy:pause\)"):
@@ -74,6 +75,7 @@ def test_a_stream_that_a_hanging_controller_has_paused_is_not_taken_from_it(judg
     judge.conclude("copy")
 
 
+@pytest.mark.long
 def test_a_stream_whose_hanging_controller_was_killed_is_resumed(judge: Judge) -> None:
     with stopped_under_traffic(judge, "copy", IN_SWAP) as (child, _):
         with pytest.raises(StreamError, match="is being worked on"):
@@ -149,6 +151,7 @@ def _on_the_legacy(judge: Judge) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("step", "point"), [(step, point) for step, points in BEFORE_LEGACY_CHANGES.items() for point in points]
 )

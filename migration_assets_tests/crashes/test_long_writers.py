@@ -73,6 +73,7 @@ def test_a_long_writer_makes_a_cut_impossible_and_is_named_and_nobody_else_waits
     judge.conclude("validate")
 
 
+@pytest.mark.long
 def test_a_long_writer_makes_a_slot_impossible_and_is_named_and_no_slot_is_left(judge: Judge) -> None:
     migration = impatient(judge, stream_patience_seconds=1.0, retry_attempts=1)
     with writing(judge.migration.databases.legacy_url, 1, writers=1), open_writer(judge) as pid:

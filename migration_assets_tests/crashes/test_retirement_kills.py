@@ -41,6 +41,7 @@ def place(servers: EmbeddedServers) -> Generator[Struck]:
 
 
 # The filter narrowed by who knows whom; covered by nobody and still there; half detached; dropped; on its way back.
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("step", "point"), telling(TELLING, {1, 4, 6, 9, 11}), ids=[f"{step} {point}" for step, point in TELLING]
 )

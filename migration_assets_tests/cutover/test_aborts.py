@@ -52,7 +52,7 @@ def open_writer(ground: CutoverGround, side: SideName, *, busy: bool) -> Generat
         connection.rollback()
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("busy", [True, False], ids=["long writer", "stuck session"])
 def test_a_writer_that_does_not_end_is_named_and_nobody_is_held(ground: CutoverGround, *, busy: bool) -> None:
@@ -66,6 +66,7 @@ def test_a_writer_that_does_not_end_is_named_and_nobody_is_held(ground: CutoverG
     require_as_before(ground)
 
 
+@pytest.mark.long
 def test_a_base_that_refuses_new_sessions_releases_the_legacy(
     ground: CutoverGround, servers: EmbeddedServers, before: Before
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_row_that_differs_stops_the_cutover(ground: CutoverGround) -> None:
     require_as_before(ground)
 
 
+@pytest.mark.long
 def test_a_reverse_stream_that_cannot_connect_stops_the_cutover_before_anybody_is_held(ground: CutoverGround) -> None:
     nowhere = "postgresql://nobody:secret@127.0.0.1:1/nowhere"
     with pytest.raises(CutoverError, match="stopped at begun") as caught:
@@ -222,6 +224,7 @@ def test_a_reverse_stream_that_cannot_connect_stops_the_cutover_before_anybody_i
     require_as_before(ground)
 
 
+@pytest.mark.long
 def test_a_hook_that_fails_brings_everything_back_with_what_was_written_meanwhile(ground: CutoverGround) -> None:
     keys: list[int] = []
 
@@ -241,6 +244,7 @@ def test_a_hook_that_fails_brings_everything_back_with_what_was_written_meanwhil
     require_as_before(ground)
 
 
+@pytest.mark.long
 def test_a_rollback_that_stops_leaves_the_base_in_charge(ground: CutoverGround) -> None:
     ground.cut()
     ground.as_we("legacy", "UPDATE bookings SET guests = 77 WHERE id = 12")
@@ -257,6 +261,7 @@ def test_a_rollback_that_stops_leaves_the_base_in_charge(ground: CutoverGround) 
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_rollback_whose_hook_fails_says_so_and_is_done(ground: CutoverGround) -> None:
     ground.cut()
     record = ground.back(switch=failing())

@@ -46,9 +46,14 @@ def refused(ground: CutoverGround, said: str, *, at: str = "compared", **plan: b
     return caught.value
 
 
-def test_a_row_that_no_week_has_stops_the_cutover_however_late_it_came(ground: CutoverGround, before: Before) -> None:
+@pytest.mark.long(but=1)
+@pytest.mark.parametrize("kinds", [("gap",), ("beyond", "before", "infinite", "moved out")])
+def test_a_row_that_no_week_has_stops_the_cutover_however_late_it_came(
+    ground: CutoverGround, before: Before, kinds: tuple[str, ...]
+) -> None:
     ground.open(FiscalQuarter(2025, 4))  # ahead, with a gap before it
-    for number, (write, said, where) in enumerate(OUTSIDE.values()):
+    for number, kind in enumerate(kinds):
+        write, said, where = OUTSIDE[kind]
         before(CutoverState.HELD, lambda write=write: ground.run("legacy", write))
         refused(ground, said, compare_all=bool(number % 2))
         ground.run("legacy", "DELETE FROM bookings WHERE " + where)

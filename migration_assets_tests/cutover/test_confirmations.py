@@ -61,6 +61,7 @@ def test_an_old_run_that_is_executed_again_moves_nothing(ready: Offered) -> None
     refused(ready, late, "this confirmation code was good until")
 
 
+@pytest.mark.long
 def test_a_code_goes_with_what_it_began_and_stays_where_nothing_came_of_that(ready: Offered) -> None:
     code = code_for_cutover(ready.migration)
     ready.ground.run("base", "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS"
@@ -106,6 +107,7 @@ def test_one_that_died_with_the_legacy_open_is_finished_without_a_code(ready: Of
     ready.require_as_before()
 
 
+@pytest.mark.long
 def test_a_rollback_that_died_with_writes_held_is_no_dead_end_without_a_code_or_a_legacy(
     ready: Offered, tmp_path: Path
 ) -> None:

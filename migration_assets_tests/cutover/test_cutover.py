@@ -135,6 +135,7 @@ def test_a_rollback_without_a_cutover_is_refused(ground: CutoverGround) -> None:
     assert not refused(ground, "legacy")
 
 
+@pytest.mark.long
 def test_a_quarter_that_opens_after_the_cutover_travels_back_too(ground: CutoverGround) -> None:
     ground.cut()
     ground.open(FiscalQuarter(2025, 3))

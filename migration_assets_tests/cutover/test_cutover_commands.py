@@ -84,6 +84,7 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
         assert lines_of(listed, pattern), listed.output
 
 
+@pytest.mark.long
 def test_what_is_wrong_is_said_with_its_exit_code(ready: Offered) -> None:
     run = ready.quarter.run
     assert run("cutover").exit_code == 2
@@ -108,7 +109,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(ready: Offered) -> None:
     assert "open-sesame" not in away.output
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
     ready: Offered, tmp_path: Path, blow: signal.Signals

@@ -52,6 +52,7 @@ def test_nothing_is_trued_up_and_what_was_signed_stays_signed(ground: CutoverGro
         ground.validate(number)
 
 
+@pytest.mark.long
 def test_what_the_base_wrote_while_the_slot_was_there_already_is_not_sent_back(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_what_the_base_wrote_while_the_slot_was_there_already_is_not_sent_back(
     assert ground.one("base", errors) == 0
 
 
+@pytest.mark.long
 def test_a_quarter_that_was_born_in_the_base_is_followed_too_and_without_a_true_up(ground: CutoverGround) -> None:
     ground.cut()
     ground.open(FiscalQuarter(2025, 3))
@@ -85,6 +87,7 @@ def test_a_quarter_that_was_born_in_the_base_is_followed_too_and_without_a_true_
     follows(ground)
 
 
+@pytest.mark.long
 def test_a_transaction_that_keeps_the_slot_from_beginning_does_not_keep_the_rollback(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +138,7 @@ def test_what_a_dead_process_knew_is_found_anew_by_a_rebuild(
     follows(ground)
 
 
+@pytest.mark.long
 def test_a_rollback_that_is_undone_leaves_no_slot_behind(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

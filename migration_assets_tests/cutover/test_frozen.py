@@ -131,6 +131,7 @@ def _terminate(ground: CutoverGround) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", telling(["cutover", "rollback"], {0}))
 def test_a_process_that_freezes_with_the_table_locked_holds_writers_up_for_two_seconds(
     ground: CutoverGround, kind: str
@@ -145,6 +146,7 @@ def test_a_process_that_freezes_with_the_table_locked_holds_writers_up_for_two_s
     require_whole(ground)
 
 
+@pytest.mark.long
 def test_one_that_froze_as_it_was_about_to_open_the_base_opens_nothing_later(ground: CutoverGround) -> None:
     """The legacy is marked: only a look at the base tells whether it is open."""
     with frozen(ground, "cutover", Point("base[cutover] DELETE FROM migration.holds", 1, "before")) as process:

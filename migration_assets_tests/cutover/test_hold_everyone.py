@@ -255,6 +255,7 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
     guard.silent(1)
 
 
+@pytest.mark.long
 def test_who_writes_to_a_child_of_the_legacy_passes_no_hold_unseen(ground: CutoverGround, before: Before) -> None:
     before(CutoverState.HELD, lambda: ground.run("legacy", "CREATE TABLE child () INHERITS (bookings)"))
     with pytest.raises(CutoverError, match=r"stopped at open: .*public\.child inherits from public\.bookings"):
@@ -282,6 +283,7 @@ def attempt_once(ground: CutoverGround, side: Side, session: str) -> str | None:
         return attempt(client, "UPDATE {t} SET guests = guests WHERE id = 31", "bookings")
 
 
+@pytest.mark.long
 def test_a_hold_of_an_earlier_version_is_not_taken_for_one_and_is_mended_in_place(ground: CutoverGround) -> None:
     prepare_views(ground)
     ground.cut()

@@ -12,6 +12,7 @@ from migration_assets_tests.telling import telling
 _SEED = SystemRandom().randrange(10**6)
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("kind", telling(STEPS, {0, 2}))
 def test_a_process_killed_at_any_state_leaves_nothing_that_the_next_run_does_not_mend(
     ground: CutoverGround, kind: str, soak: bool

@@ -105,6 +105,7 @@ def test_a_week_leaves_only_when_the_legacy_has_what_left_before_it(departure: D
     assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE guests = 55") == 70
 
 
+@pytest.mark.long
 def test_a_legacy_that_was_changed_by_hand_keeps_the_week_in_the_base_until_it_is_decommissioned(
     departure: Departure,
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_sign_off_is_not_asked_for_but_one_that_was_edited_is_no_matter_of_cou
     assert departure.retire().step is Step.QUARANTINED
 
 
+@pytest.mark.long
 def test_what_comes_back_is_not_sent_and_what_is_written_to_it_is(departure: Departure) -> None:
     ground = cutover_ground(departure)
     departure.retire()
@@ -152,6 +154,7 @@ def test_what_comes_back_is_not_sent_and_what_is_written_to_it_is(departure: Dep
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_leaf_that_comes_back_and_differs_from_the_legacy_stops_the_rollback(departure: Departure) -> None:
     ground = cutover_ground(departure)
     departure.retire()

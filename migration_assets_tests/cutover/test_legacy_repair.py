@@ -243,6 +243,7 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground: CutoverGround) -> None:
     ground.cut()
     past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
@@ -320,6 +321,7 @@ def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
     ground.equal()
 
 
+@pytest.mark.long
 def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: CutoverGround) -> None:
     ground.cut()
     whole = ground.contents("legacy")
@@ -363,6 +365,7 @@ REVERSE = (
 )
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(("module", "function"), [(reverse_cut, "_wait_at"), (legacy_repair, "transaction_of")])
 def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, module: object, function: str

@@ -9,6 +9,7 @@ from migration_assets_tests.cutover.ground import CutoverGround
 _BODY = "SELECT prosrc FROM pg_proc WHERE oid = 'migration.refuse_writes()'::regprocedure"
 
 
+@pytest.mark.long
 def test_their_function_is_not_replaced_and_the_cutover_can_be_left_and_had_later(ground: CutoverGround) -> None:
     ground.run(
         "legacy",

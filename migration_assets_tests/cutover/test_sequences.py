@@ -104,6 +104,7 @@ def test_every_kind_of_sequence_goes_on_on_the_other_side(counted: CutoverGround
     require_unique(ground)
 
 
+@pytest.mark.long
 def test_keys_that_an_application_chose_by_itself_are_left_out(ground: CutoverGround) -> None:
     ground.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (5000, '2024-05-01Z')")
     ground.cut()

@@ -128,6 +128,7 @@ def test_a_server_killed_at_a_state_costs_no_row_and_no_writes(
     print(f"seed {_SEED + number}: {crash(mortal, pair, case)}")
 
 
+@pytest.mark.long
 def test_a_legacy_killed_when_it_is_open_again_is_sent_nothing_of_its_own(
     mortal: CutoverGround, pair: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_server_that_counts_nothing_proves_nothing(ground: CutoverGround) -> N
         assert len(weeks_to_compare(ground)) == 13
 
 
+@pytest.mark.long
 def test_a_week_that_differs_is_found_before_anything_is_begun(ground: CutoverGround) -> None:
     validated(ground)
     ground.run("base", "UPDATE bookings SET guests = 77 WHERE id = 1")
@@ -208,6 +209,7 @@ def test_not_only_clients_keep_changes_to_themselves(ground: CutoverGround) -> N
         sender.execute("COMMIT")
 
 
+@pytest.mark.long
 def test_a_comparison_of_many_weeks_locks_few_of_them_at_once(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

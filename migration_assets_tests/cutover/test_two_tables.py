@@ -60,6 +60,7 @@ def test_both_go_there_and_back_at_the_same_time(ground: CutoverGround, visits: 
         table.equal()
 
 
+@pytest.mark.long
 def test_of_two_that_want_the_same_table_one_is_told_who_is_at_work(ground: CutoverGround) -> None:
     hurried = replace(ground)
     done = at_once([lambda: ground.cut(rehearse=True), lambda: hurried.cut(rehearse=True)])

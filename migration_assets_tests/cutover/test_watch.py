@@ -132,6 +132,7 @@ def test_a_legacy_that_accepts_writes_beside_the_base_is_told(ground: CutoverGro
     assert "compare" not in hold_again(ground.cutover_plan()), "nothing was open"
 
 
+@pytest.mark.long
 def test_a_key_that_is_used_again_jams_the_reverse_stream_and_the_remedy_frees_it(
     ground: CutoverGround, guard: Guard
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_cutover_that_died_before_it_held_the_writes_is_told_as_unfinished(gro
     guard.silent(1)
 
 
+@pytest.mark.long
 def test_a_living_cutover_is_let_work_until_its_timeout_and_nobody_touches_the_stream(ground: CutoverGround) -> None:
     guard = guard_of(ground)
     die(ground, "cutover", COMPARED)

@@ -152,6 +152,7 @@ def test_a_session_that_our_role_may_not_look_into_is_waited_for(weak: Weak) -> 
         assert "GRANT" not in caught.value.next_step
 
 
+@pytest.mark.long
 def test_a_role_that_cannot_keep_triggers_from_firing_repairs_nothing_until_it_can(weak: Weak) -> None:
     ground, strong = weak.ground, weak.strong
     strong.run(
@@ -214,6 +215,7 @@ def test_an_owner_that_is_somebody_else_is_named(weak: Weak) -> None:
     weak.strongly("base", "REVOKE ALL ON SCHEMA migration FROM {role}")
 
 
+@pytest.mark.long
 def test_a_role_that_may_not_see_who_altered_the_subscription_is_told_the_grant(weak: Weak) -> None:
     ground = weak.ground
     meddle = "ALTER SUBSCRIPTION {0} DISABLE; ALTER SUBSCRIPTION {0} ENABLE".format(ground.stream_record().subscription)

@@ -92,6 +92,7 @@ def scene(clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ge
         yield Scene(made, environment, tmp_path / "archive")
 
 
+@pytest.mark.long
 def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
     early = scene.type("decommission")
     assert early.exit_code == 1, early.output

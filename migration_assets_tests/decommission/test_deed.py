@@ -102,6 +102,7 @@ def test_of_the_whole_database(ground: CutoverGround, app: Application) -> None:
     assert app.ask("SELECT count(*) FROM bookings") == [(910,)]
 
 
+@pytest.mark.long
 def test_there_is_no_way_back_and_the_chain_says_so(ground: CutoverGround) -> None:
     record = close_legacy(ground)
     for again in (ground.back, ground.cut, lambda: ground.cut(rehearse=True)):
@@ -119,6 +120,7 @@ def test_there_is_no_way_back_and_the_chain_says_so(ground: CutoverGround) -> No
     assert any("was changed in the ledger: final" in str(one) for one in found), found
 
 
+@pytest.mark.long
 def test_a_failure_before_the_closing_leaves_the_reverse_stream_running(ground: CutoverGround) -> None:
     before = len(ground.records())
     # The last fingerprints cannot be taken.
@@ -163,6 +165,7 @@ def test_a_legacy_that_is_gone_half_way_keeps_no_wal_on_the_base(ground: Cutover
     assert close_legacy(ground).state is done.state
 
 
+@pytest.mark.long
 def test_a_lost_reverse_stream_is_an_obstacle_that_can_be_accepted(ground: CutoverGround) -> None:
     ground.run("legacy", "DO $$ BEGIN EXECUTE (SELECT format('ALTER SUBSCRIPTION %I DISABLE', subname)"
                " FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database"

@@ -61,7 +61,7 @@ def _points(labels: Sequence[str]) -> list[Point]:
     return points
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("scope", ["table", "database"])
 def test_killed_anywhere_the_next_run_finishes_it(
     ground: CutoverGround, scope: Scope, tmp_path: Path, soak: bool

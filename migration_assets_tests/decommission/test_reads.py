@@ -210,6 +210,7 @@ def test_a_read_under_reverse_traffic_is_seen(ground: CutoverGround, watch: Watc
         writer.join()
 
 
+@pytest.mark.long
 def test_an_open_cursor_is_seen_by_its_lock_before_the_statistics_have_it(ground: CutoverGround, watch: Watch) -> None:
     with client(ground) as connection, connection.transaction(), connection.cursor(name="slow") as cursor:
         cursor.execute("SELECT * FROM bookings")
@@ -220,6 +221,7 @@ def test_an_open_cursor_is_seen_by_its_lock_before_the_statistics_have_it(ground
     assert seen.last_reader.startswith(f"{_user(ground)} (old app, ")
 
 
+@pytest.mark.long
 def test_what_reads_nothing_of_the_table_is_no_read(ground: CutoverGround, watch: Watch) -> None:
     with client(ground) as connection:
         connection.execute("SELECT 'bookings'")
@@ -235,6 +237,7 @@ def test_what_reads_nothing_of_the_table_is_no_read(ground: CutoverGround, watch
     assert seen.watched_since < seen.seen_at
 
 
+@pytest.mark.long
 def test_statistics_that_begin_anew_begin_the_watch_anew(ground: CutoverGround, watch: Watch) -> None:
     before = watch.look()
     assert watch.look(2).watched_since == before.watched_since
@@ -275,6 +278,7 @@ def test_an_index_that_inserts_scan_is_left_out(ground: CutoverGround) -> None:
     }
 
 
+@pytest.mark.long
 def test_a_watch_looks_and_never_fails(ground: CutoverGround) -> None:
     settings = MigrationSettings(
         _env_file=None,  # pyright: ignore[reportCallIssue]

@@ -45,7 +45,11 @@ class Project:
     instance: dg.DagsterInstance
 
     def run(
-        self, asset: str, key: FiscalQuarter | FiscalWeek | None = None, config: dict[str, Any] | None = None
+        self,
+        asset: str,
+        key: FiscalQuarter | FiscalWeek | None = None,
+        config: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Materialize one asset for one partition."""
         job = build_defs(self.migration).resolve_implicit_global_asset_job_def()
@@ -55,6 +59,7 @@ class Project:
             raise_on_error=False,
             run_config={"ops": {asset: {"config": config}}} if config else None,
             partition_key=None if key is None else _key(key),
+            tags=tags,
         )
 
     def prepared(self) -> "Project":

@@ -52,6 +52,7 @@ def other(databases: Databases, instance: dg.DagsterInstance) -> Project:
     return Project(open_migration(settings), instance)
 
 
+@pytest.mark.long
 def test_another_table_goes_through_by_settings_alone(other: Project) -> None:
     assert other.run("preflight").success
     assert other.instance.get_dynamic_partitions("fiscal_quarter") == ["FY24-Q1", "FY24-Q2"]

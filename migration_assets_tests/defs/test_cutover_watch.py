@@ -1,6 +1,7 @@
 """What Dagster shows while the base is in charge: checks that say so, figures that plot, red where a rollback rests."""
 
 import dagster as dg
+import pytest
 from psycopg import sql
 
 from migration_assets.defs.partitions import register_quarters
@@ -48,6 +49,7 @@ def checks(project: Project) -> dict[str, tuple[bool, str]]:
     return {name: (one.passed, one.description or "") for name, one in done.items()}
 
 
+@pytest.mark.long
 def test_checks_and_monitor_speak_of_the_reverse_stream_while_the_base_is_in_charge(project: Project) -> None:
     under_cdc(project)
     keep_only_the_quarter(project.migration)

@@ -61,6 +61,7 @@ def test_a_copied_week_is_green_with_figures_that_dagster_can_plot(opened_projec
     assert event.metadata["gb_per_hour_target"].value == 72.22
 
 
+@pytest.mark.long
 def test_progress_shows_as_observations_of_the_week(opened_project: Project) -> None:
     with_notes = (
         "UPDATE amenity_bookings SET notes = repeat(md5(id::text), 300) WHERE booked_at >= '2024-04-29'"
@@ -148,6 +149,7 @@ def test_a_blocking_preflight_stops_what_follows_in_a_later_run(opened_project: 
     assert "set it to logical" in failure_text(result)
 
 
+@pytest.mark.long
 def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(opened_project: Project) -> None:
     settings = opened_project.migration.settings
     nowhere = SecretStr("postgresql://migrator@127.0.0.1:1/legacy")
@@ -161,6 +163,7 @@ def test_a_preflight_that_cannot_reach_the_legacy_shuts_the_gate_as_well(opened_
     assert opened_project.run("migrated_slice", WEEK).success
 
 
+@pytest.mark.long
 def test_a_week_of_a_quarter_that_was_never_opened_says_what_to_do(project: Project) -> None:
     assert project.run("preflight").success
     text = failure_text(project.run("migrated_slice", WEEK))

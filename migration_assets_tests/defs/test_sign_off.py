@@ -1,5 +1,8 @@
 """The gate: refused with a list of what is missing, accepted when all is well, void after a repair."""
 
+import os
+import pwd
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -74,9 +77,13 @@ def test_everything_that_is_missing_is_listed_at_once(streamed: Project) -> None
 
 def test_it_is_accepted_when_all_is_well_and_void_after_a_repair(streamed: Project) -> None:
     assert reconcile_quarter(streamed.migration, QUARTER).equal
-    signed = streamed.run("sign_off", QUARTER, ADA)
+    # As a proxy with single sign-on, or whoever launches runs, says who is there; other tags name nobody.
+    signed = streamed.run("sign_off", QUARTER, ADA, {"user": "grace", "dagster/priority": "3"})
     assert signed.success, failure_text(signed)
     assert check_results(signed) == {"still_stands": True}
+    [(done_by,)] = streamed.on_base("SELECT done_by FROM migration.sign_offs")
+    assert done_by["tags"] == {"user": "grace"}
+    assert (done_by["os_user"], done_by["host"]) == (pwd.getpwuid(os.getuid()).pw_name, socket.gethostname())
     [event] = signed.asset_materializations_for_node("sign_off")
     assert event.metadata["approved_by"].value == "Ada Lovelace"
     assert event.metadata["note"].value == "seen with my own eyes"
@@ -95,6 +102,7 @@ def test_it_is_accepted_when_all_is_well_and_void_after_a_repair(streamed: Proje
     assert "FY25-Q2|W05" in (void.description or "")
 
 
+@pytest.mark.long
 def test_evidence_that_somebody_edited_does_not_stand(streamed: Project) -> None:
     assert reconcile_quarter(streamed.migration, QUARTER).equal
     assert streamed.run("sign_off", QUARTER, ADA).success

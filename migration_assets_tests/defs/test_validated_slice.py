@@ -74,6 +74,7 @@ def test_a_week_without_differences_stays_green_through_a_repair(streamed: Proje
     assert event.metadata["repair"].value == "nothing was to be repaired"
 
 
+@pytest.mark.long
 def test_a_quarter_that_differs_fails_and_says_which_weeks(streamed: Project) -> None:
     streamed.on_base(LOSE)
     red = streamed.run("reconciled_quarter", QUARTER)
@@ -87,6 +88,7 @@ def test_a_quarter_that_differs_fails_and_says_which_weeks(streamed: Project) ->
     assert len(rows) == 13
 
 
+@pytest.mark.long
 def test_a_key_that_is_there_twice_fails_its_own_check(streamed: Project) -> None:
     names = "string_agg(quote_ident(attname), ', ')"
     streamed.on_base(
@@ -109,6 +111,7 @@ def test_a_week_under_cdc_is_not_verified_against_its_old_copy_but_sent_to_valid
     assert "validated_slice" in text
 
 
+@pytest.mark.long
 def test_a_week_under_cdc_is_copied_live_and_stays_under_it(streamed: Project) -> None:
     streamed.on_base(LOSE)
     result = streamed.run("migrated_slice", WEEK)
@@ -116,6 +119,7 @@ def test_a_week_under_cdc_is_copied_live_and_stays_under_it(streamed: Project) -
     assert streamed.run("validated_slice", WEEK).success
 
 
+@pytest.mark.long
 def test_a_week_that_is_not_under_cdc_cannot_be_validated_and_says_why(opened_project: Project) -> None:
     text = failure_text(opened_project.run("validated_slice", WEEK))
     assert "the slice is absent, not under CDC" in text

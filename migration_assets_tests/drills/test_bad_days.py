@@ -122,6 +122,7 @@ def test_a_column_added_in_mid_stream_is_said_and_the_same_change_lets_the_strea
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_right_that_was_revoked_is_said_and_given_back_lets_the_stream_go_on(
     ground: Ground, migration: Migration
 ) -> None:

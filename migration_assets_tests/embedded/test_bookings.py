@@ -49,6 +49,7 @@ def test_another_seed_gives_other_contents(databases: Databases) -> None:
     assert contents(databases.legacy_url, rows=500, seed=5) != contents(databases.legacy_url, rows=500, seed=6)
 
 
+@pytest.mark.long
 def test_a_table_of_twenty_thousand_rows_is_spread_sized_ordered_and_stored_like_a_real_one(
     databases: Databases,
 ) -> None:

@@ -174,6 +174,7 @@ def test_servers_outlive_the_kill_of_the_python_that_started_them(own: tuple[Emb
     assert [status.pid for status in pair.status()] == before
 
 
+@pytest.mark.long
 def test_the_lock_goes_with_a_killed_holder(own: tuple[EmbeddedServers, Path]) -> None:
     pair, var = own
     holder = _python(_HOLD_SCRIPT, var)
@@ -189,6 +190,7 @@ def test_the_lock_goes_with_a_killed_holder(own: tuple[EmbeddedServers, Path]) -
     assert all(status.running for status in pair.status())
 
 
+@pytest.mark.long
 def test_a_start_that_is_killed_during_initdb_is_made_good_by_the_next_one(fresh: tuple[EmbeddedServers, Path]) -> None:
     pair, var = fresh
     starter = _python(_START_SCRIPT, var)

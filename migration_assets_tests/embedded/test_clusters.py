@@ -188,6 +188,7 @@ def test_asking_servers_that_were_never_started_touches_nothing(tmp_path: Path) 
     assert not (tmp_path / "var").exists()
 
 
+@pytest.mark.long
 def test_removed_servers_leave_nothing_behind(fresh: tuple[EmbeddedServers, Path]) -> None:
     pair, var = fresh
     pair.start()
@@ -198,6 +199,7 @@ def test_removed_servers_leave_nothing_behind(fresh: tuple[EmbeddedServers, Path
     assert {path.name for path in var.iterdir()} <= {"servers.lock"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the servers itself")
 def test_programs_that_the_server_user_cannot_reach_are_copied_once(tmp_path: Path) -> None:
     installed = locate(16)

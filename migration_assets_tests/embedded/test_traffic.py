@@ -121,6 +121,7 @@ def test_a_rolled_back_transaction_or_savepoint_leaves_nothing(databases: Databa
     assert seen(databases.legacy_url) == counted(stats, 200)
 
 
+@pytest.mark.long
 def test_equal_seeds_write_the_same_on_both_server_versions(databases: Databases) -> None:
     results: list[Any] = []
     for url in (databases.legacy_url, databases.base_url):
@@ -143,6 +144,7 @@ def test_it_writes_to_an_empty_table(databases: Databases) -> None:
     assert seen(databases.legacy_url)["rows"] == counted(stats, 0)["rows"]
 
 
+@pytest.mark.long
 def test_it_keeps_to_its_rate_and_reports_each_second(databases: Databases) -> None:
     make_legacy(databases.legacy_url, rows=200)
     reports: list[TrafficStats] = []
@@ -194,6 +196,7 @@ class CutChanges(Changes):
                 time.sleep(0.001)  # the function's own waiting comes in steps of 0.1 s
 
 
+@pytest.mark.long
 def test_a_connection_lost_at_any_point_is_an_error_of_the_database_and_commits_nothing(databases: Databases) -> None:
     make_legacy(databases.legacy_url, rows=300)
     messages, stats = list[str](), TrafficStats()
@@ -222,6 +225,7 @@ def test_a_failing_statement_is_an_error_and_not_the_end(databases: Databases) -
     assert stats.last_error.startswith("UndefinedTable: ")
 
 
+@pytest.mark.long
 def test_a_process_gets_the_url_in_its_environment_and_stops_between_transactions(
     databases: Databases, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from migration_assets.defs.quarter_opener import OPENS_TAG
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.end_to_end.web import ENDED, Run, Web, top_level
 
+pytestmark = pytest.mark.long
 WEEKS = ["FY25-Q2|W05", "FY25-Q2|W06"]
 DAMAGED = "FY25-Q2|W05"
 CHECKS = ("row_count_matches", "checksum_matches")

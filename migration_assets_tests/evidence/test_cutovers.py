@@ -130,6 +130,14 @@ TAMPERING: dict[str, tuple[str, str]] = {
         f"{_INTO} VALUES ('{T}', 'cutover', true, 'Eve', 'rehearsed', '2020-01-01')",
         r"no record speaks of cutover \d+",
     ),
+    "somebody else's deed": (
+        "UPDATE migration.cutovers SET done_by = '{\"role\": \"eve\"}' WHERE id = 1",
+        r"record \d+: cutover 1 was changed in the ledger: done_by",
+    ),
+    "nobody's deed": (
+        "UPDATE migration.decommissions SET done_by = NULL",
+        r"record \d+: decommission 1 was changed in the ledger: done_by",
+    ),
     "decommission undone": (
         "UPDATE migration.decommissions SET state = 'severed'",
         r"record \d+: speaks of decommission 1, which the ledger does not have any more",
@@ -181,6 +189,7 @@ def test_an_end_is_noted_once(lived: CutoverGround) -> None:
     lived.evidence()
 
 
+@pytest.mark.long
 def test_an_end_whose_record_cannot_be_written_is_no_end_and_whoever_settles_it_writes_it(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,14 +211,15 @@ def test_an_end_whose_record_cannot_be_written_is_no_end_and_whoever_settles_it_
 def ended(base: Connected, when: str) -> int:
     """One as a program of before wrote it: without a record."""
     row = base.execute(
-        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, outcome, finished_at)"
-        " VALUES (%s, 'cutover', true, 'Ada', 'rehearsed', clock_timestamp() + %s::interval) RETURNING id",
+        "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by, outcome, finished_at, done_by)"
+        " VALUES (%s, 'cutover', true, 'Ada', 'rehearsed', clock_timestamp() + %s::interval, NULL) RETURNING id",
         [T, when],
     ).fetchone()
     assert row is not None
     return int(row[0])
 
 
+@pytest.mark.long
 def test_cutovers_of_before_their_kind_was_noted_are_covered_with_the_first_record(ground: CutoverGround) -> None:
     with ground.databases.session("base", "test") as base:
         begin_chain(base, T)
@@ -227,6 +237,7 @@ def test_cutovers_of_before_their_kind_was_noted_are_covered_with_the_first_reco
     ground.cut(rehearse=True)
     noted = [record for record in ground.evidence() if record.kind == ChainKind.CUTOVER]
     assert [record.row for record in noted] == [("cutover", number) for number in (one, two, late + 1)]
+    assert ["done_by" in record.payload for record in noted] == [False, False, True], "covered as they were written"
     with ground.databases.session("base", "test") as base:
         late = ended(base, "-1 year")
         base.execute("UPDATE migration.cutovers SET approved_by = 'Eve' WHERE id = %s", [one])

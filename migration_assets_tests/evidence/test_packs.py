@@ -1,8 +1,10 @@
 """Pages of a real migration, and the commands that write and verify them."""
 
 import os
+import pwd
 import re
 import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +58,7 @@ def test_pages_are_written_say_what_is_proven_and_prove_themselves(run: Run, tmp
     text = quarter.read_text()
     for said in (
         "when Ada Lovelace signed on",
+        f"by role migrator, {pwd.getpwuid(os.getuid()).pw_name} on {socket.gethostname()}",
         "only in the archive",
         "out of the table, still kept in the database",
         "back in the table",

@@ -363,6 +363,7 @@ def test_no_error_and_no_attempt_tells_a_value_of_a_row(filled: Ground) -> None:
     assert "view public.seen" in str(needed.value)
 
 
+@pytest.mark.long
 def test_infinite_and_foreign_times_belong_to_no_slice(ground: Ground) -> None:
     ground.run(
         "legacy",
@@ -383,6 +384,7 @@ def test_an_empty_slice_and_an_empty_legacy_are_copied_and_verified(ground: Grou
     assert ground.record(4).state is SliceState.COPIED
 
 
+@pytest.mark.long
 def test_rows_of_several_megabytes_arrive_exactly(ground: Ground) -> None:
     ground.run(
         "legacy",

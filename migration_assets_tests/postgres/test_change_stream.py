@@ -280,6 +280,7 @@ def test_adjoining_weeks_are_published_as_one_range_and_others_are_not_joined(gr
     )
 
 
+@pytest.mark.long
 def test_a_table_whose_bytes_mean_something_else_in_the_base_is_streamed_as_text(ground: Ground) -> None:
     ground.run(
         "legacy",

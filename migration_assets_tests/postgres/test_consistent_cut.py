@@ -262,6 +262,7 @@ def test_a_prepared_transaction_is_named(streamed: Ground) -> None:
     streamed.validate()
 
 
+@pytest.mark.long
 def test_a_stream_that_is_too_far_behind_gives_no_cut_and_goes_on(streamed: Ground) -> None:
     hasty = replace(streamed, stream_limits=replace(streamed.stream_limits, stream_patience_seconds=0.5))
     with psycopg.connect(streamed.databases.base_url) as reader:

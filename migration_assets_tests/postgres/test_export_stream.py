@@ -94,6 +94,7 @@ def test_left_early_the_query_ends_at_once(
     wait_for(lambda: _ours(databases.base_url) == 0, "the stream's session ends", seconds=4)
 
 
+@pytest.mark.long
 def test_an_error_of_the_caller_comes_through_as_it_is(
     databases: Urls, holder: psycopg.Connection[tuple[str, ...]]
 ) -> None:

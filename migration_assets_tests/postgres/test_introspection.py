@@ -3,6 +3,7 @@
 import threading
 
 import psycopg
+import pytest
 
 from migration_assets.domain.table_description import Drawn
 from migration_assets.domain.table_spec import QualifiedName
@@ -37,6 +38,7 @@ def test_a_trigger_whose_function_lies_in_schema_migration_and_is_not_ours_draws
     assert drawn(ground, "t") == {("public.own", Drawn.TRIGGER)}
 
 
+@pytest.mark.long
 def test_a_table_that_is_altered_meanwhile_is_described_as_it_was_before_or_after(ground: Ground) -> None:
     ground.run(
         "legacy",

@@ -181,6 +181,7 @@ def test_a_week_that_somebody_works_on_refuses_the_join_before_anything_is_touch
     assert streamed.stream(_NEXT).how == "joined"
 
 
+@pytest.mark.long
 def test_a_person_s_hold_refuses_a_join_and_a_rebuild(streamed: Ground) -> None:
     streamed.copy_all(_NEXT)
     hold_stream(streamed.plan, "lunch")

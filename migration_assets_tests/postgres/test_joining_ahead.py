@@ -115,6 +115,7 @@ def test_a_week_with_too_many_rows_is_refused_by_name_and_number_and_nothing_is_
     streamed.assert_same(QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_a_planner_that_hopes_for_many_rows_is_not_believed_where_there_is_an_index(ground: Ground) -> None:
     ground.fill(364).streamed()
     ground.run(
@@ -131,6 +132,7 @@ def test_a_planner_that_hopes_for_many_rows_is_not_believed_where_there_is_an_in
     ground.assert_same(QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_a_planner_that_knows_of_no_rows_makes_a_join_slower_and_not_wrong(streamed: Ground) -> None:
     """Without an index nobody tests what it says: the true-up brings all rows that it did not know of."""
     streamed.open(_NEXT)
@@ -240,6 +242,7 @@ def test_a_week_without_a_leaf_does_not_join(streamed: Ground) -> None:
     streamed.assert_same(QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_a_join_ahead_that_failed_is_finished_by_resume_and_the_next_try(streamed: Ground) -> None:
     streamed.open(_NEXT)
     streamed.run("legacy", "INSERT INTO bookings (id, booked_at, guests) VALUES (9001, '2024-07-30Z', 0)")

@@ -65,6 +65,7 @@ def test_when_patience_ends_the_base_is_as_before(copied: Ground) -> None:
     assert copied.attempts(1) == [("copy", "succeeded"), ("copy", "failed")]
 
 
+@pytest.mark.long
 def test_a_whole_copy_is_tried_again_when_the_reader_outlasts_the_first_one(copied: Ground) -> None:
     limits = CopyLimits(lock_timeout_ms=50, lock_patience_seconds=0.1, attempts=10)
     with psycopg.connect(copied.databases.base_url) as reader:

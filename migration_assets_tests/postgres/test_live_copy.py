@@ -81,6 +81,7 @@ def test_the_ledger_tells_the_cut_that_the_new_leaf_stands_at(streamed: Ground) 
     assert streamed.ask("base", purposes) == [("join",), ("copy",)]
 
 
+@pytest.mark.long
 def test_three_weeks_at_once_are_copied_again_and_take_turns_at_the_pause(streamed: Ground) -> None:
     with writing(streamed):
         results = at_once([lambda number=number: streamed.copy(number) for number in (1, 2, 5)])

@@ -1,8 +1,11 @@
 """Arrays that remember a NULL they no longer have: copied, followed and proven equal like all others."""
 
+import pytest
+
 from migration_assets_tests.postgres.support import Ground
 
 
+@pytest.mark.long
 def test_an_array_that_lost_its_last_null_is_copied_followed_and_validated(ground: Ground) -> None:
     ground.fill(91)
     ground.run(

@@ -213,6 +213,7 @@ FROM generate_series(1, 40) n
 """
 
 
+@pytest.mark.long
 def test_undo_gives_back_every_byte_of_rows_of_odd_types(ground: Ground) -> None:
     ground.run("base", "CREATE TYPE public.pair AS (a integer, b text)")
     ground.run("legacy", _ODD_TABLE, _ODD_ROWS)
@@ -243,6 +244,7 @@ def test_undo_gives_back_every_byte_of_rows_of_odd_types(ground: Ground) -> None
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_columns_may_have_the_names_that_our_queries_use(ground: Ground) -> None:
     names = [
         "t",

@@ -42,6 +42,7 @@ def test_weeks_at_rest_leave_exactly_while_all_others_stream(ground: Ground, num
             assert ground.contents("base", other) == ground.contents("legacy", other), other
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", telling(range(3), {0}))
 def test_a_late_booking_at_any_moment_is_refused_or_comes_home(ground: Ground, number: int) -> None:
     seed = SystemRandom().randrange(10**6)

@@ -62,6 +62,7 @@ def test_a_rewrite_at_every_moment_of_a_first_copy_and_an_activation_waits_or_vo
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_rewrite_at_every_moment_of_work_on_a_live_week_waits(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -157,7 +157,7 @@ def test_quarters_that_were_never_opened_between_others_are_a_warning(opened: Gr
     assert (flaw.severity, "no place for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     "calendar",
     [

@@ -55,7 +55,7 @@ def _copy_in_background(ground: Ground, attempts: int) -> tuple[threading.Thread
     return thread, results
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["base", "legacy"])
 def test_a_copy_survives_a_server_that_crashes_and_comes_back(
     own_servers: EmbeddedServers, copied: Ground, server: ServerName

@@ -310,7 +310,7 @@ def test_a_stream_that_is_down_stops_the_sign_off(
     assert all(line.startswith("change stream:") or "altered" in line for line in refusal.splitlines()), refusal
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("pids", [(), (4711,)])
 def test_a_single_look_that_met_no_worker_or_one_that_reads_nothing_stops_the_sign_off(
     streaming: Streaming, monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...]
@@ -324,6 +324,7 @@ def test_a_single_look_that_met_no_worker_or_one_that_reads_nothing_stops_the_si
     assert "apply worker" in streaming.refusal(problems=None)
 
 
+@pytest.mark.long
 def test_a_legacy_that_cannot_be_reached_stops_the_sign_off(streaming: Streaming) -> None:
     lost = Databases("postgresql://nobody:secret@127.0.0.1:1/none", streaming.ground.databases.base_url)
     cut_off = replace(streaming, migration=replace(streaming.migration, databases=lost))
@@ -463,6 +464,7 @@ def test_a_sign_off_waits_for_a_pause_of_the_stream_and_judges_what_it_left(proj
     assert _refused(results[1]).startswith("change stream: is paused")
 
 
+@pytest.mark.long
 def test_a_slice_changed_at_this_moment_by_somebody_without_its_lock_is_not_signed(project: Project) -> None:
     def meddle() -> None:
         with psycopg.connect(project.ground.databases.base_url) as base:

@@ -116,7 +116,7 @@ def test_a_rebuild_while_rows_are_on_their_way_loses_none_and_repeats_none(groun
     ground.assert_same()
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("deed", "said", "advice"),
     [(disable_subscription, "disabled by hand", "stream resume"), (drop_subscription, "dropped by hand", "rebuild")],
@@ -134,6 +134,7 @@ def test_a_stream_that_somebody_stopped_says_what_to_do(
     assert ground.attempts(1)[-1] == ("repair", "failed")
 
 
+@pytest.mark.long
 def test_a_disabled_subscription_is_resumed_where_it_stood(ground: Ground) -> None:
     ground.fill(91).streamed()
     disable_subscription(ground)
@@ -249,6 +250,7 @@ def test_a_quarter_under_cdc_whose_stream_a_dead_step_left_at_rest_follows_again
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_legacy_whose_markers_were_lost_begins_behind_those_that_the_base_has(ground: Ground) -> None:
     ground.fill(91).streamed()
     for number in (1, 2, 3):

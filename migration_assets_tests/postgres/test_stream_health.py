@@ -309,6 +309,7 @@ def test_a_step_that_holds_the_stream_may_have_it_disabled(shared: SmallStream) 
     assert ProblemCode.SUBSCRIPTION_DISABLED in shared.wrong_now()
 
 
+@pytest.mark.long
 def test_a_lock_in_the_way_makes_the_structure_unknown_not_wrong(shared: SmallStream) -> None:
     with psycopg.connect(shared.ground.databases.legacy_url) as blocker:
         blocker.execute("ALTER TABLE bookings ADD COLUMN later text")

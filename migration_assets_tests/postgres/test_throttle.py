@@ -75,6 +75,7 @@ def test_a_fresh_sample_is_believed(stream: SmallStream) -> None:
     assert reasons(stream.ground, ThrottleLimits(30, 8, 40)) == []
 
 
+@pytest.mark.long
 def test_without_a_watch_the_throttle_sends_heartbeats_and_measures_for_itself(stream: SmallStream) -> None:
     stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
     stream.wait_for_slot_to_be_free()

@@ -161,6 +161,7 @@ _ODD = ["\ufeffbom", "", " ", "  two", "NULL", "\\N", "\\.", '"', '""', "'", ","
         "true", "#", "A", "a", "\x01", "\u2028", "\u00a0", "x" * 2000]  # fmt: skip
 
 
+@pytest.mark.long
 def test_keys_of_text_may_hold_anything_that_a_text_may_hold(ground: Ground) -> None:
     ground.run(
         "legacy",

@@ -60,6 +60,7 @@ def order(ground: Ground) -> tuple[object, object]:
     return ground.ask("legacy", query)[0], ground.ask("base", query)[0]
 
 
+@pytest.mark.long
 def test_a_label_added_in_the_middle_is_added_there_by_the_remedy(moody: Ground) -> None:
     moody.run("legacy", "ALTER TYPE mood ADD VALUE 'c' BEFORE 'd'", "ALTER TYPE mood ADD VALUE 'b2' AFTER 'b'")
     what = altered(moody)

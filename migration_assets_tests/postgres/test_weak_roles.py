@@ -108,6 +108,7 @@ def test_every_step_works(weak: Weak) -> None:
         ground.run("legacy", "TRUNCATE bookings")
 
 
+@pytest.mark.long
 def test_a_rebuild_that_row_security_stops_leaves_the_stream_as_it_was(weak: Weak) -> None:
     ground = weak.ground
     ground.streamed()
@@ -131,6 +132,7 @@ def _write(url: str, stop: threading.Event) -> None:
             )
 
 
+@pytest.mark.long
 def test_a_cut_finds_its_moment_among_writers_whose_age_it_may_not_see(weak: Weak) -> None:
     """Without pg_read_all_stats the activity of other roles is hidden: that does not make their writers old."""
     weak.ground.streamed()

@@ -1,6 +1,7 @@
 """`readiness` as a person types it, and the asset: all together, on a quarter that is ready."""
 
 import dagster as dg
+import pytest
 
 from migration_assets.defs.assets.cutover_readiness import cutover_readiness
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
@@ -51,6 +52,7 @@ def test_the_asset_is_green_when_ready_and_fails_with_its_check_when_not(quarter
     quarter.ground.run("legacy", "DELETE FROM bookings WHERE booked_at < '2000-01-01'")
 
 
+@pytest.mark.long
 def test_a_comparison_that_would_not_end_in_time_is_told_before_the_day(quarter: LiveQuarter) -> None:
     short = {"MIGRATION_CUTOVER_TIMEOUT_SECONDS": "20"}
     well = quarter.run("readiness", "--all", **short)

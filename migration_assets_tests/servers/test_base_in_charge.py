@@ -65,6 +65,7 @@ def refused_and_mended(ground: CutoverGround, why: str) -> None:
     assert look(ground)[1] == {}
 
 
+@pytest.mark.long
 def test_a_standby_of_the_base_in_charge_that_lagged(spare: Spare) -> None:
     """What was lost on the base is on the legacy still: it is kept as images, and the base decides."""
     ground = in_charge(spare)

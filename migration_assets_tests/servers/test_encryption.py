@@ -85,6 +85,7 @@ def found(databases: Databases, code: str, *, url_for_base: str | None = None) -
 _AREA = {"encryption": "legacy", "reachable": "legacy", "way_to_legacy": "base", "files_of_the_other_host": "base"}
 
 
+@pytest.mark.long
 def test_certificates_are_looked_for_on_the_host_that_connects(encrypted: Databases, certificates: Path) -> None:
     assert "asks for sslmode=verify-full; the connection has TLS" in found(encrypted, "encryption").evidence
     assert found(encrypted, "way_to_legacy").severity is Severity.INFO

@@ -36,5 +36,6 @@ def test_the_answer_to_a_commit_is_lost(stage: Stage, step: str, side: Side, fro
     print(lose(stage, step, side, count(stage, step, side) - from_last))
 
 
+@pytest.mark.long
 def test_the_answer_to_the_commit_that_opens_the_base_is_lost(stage: Stage) -> None:
     print(lose(stage, "cutover", "base", 0, after=b"opened_at = "))

@@ -26,7 +26,7 @@ class _Releases(logging.Handler):
             self.holder.rollback()
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_lock_on_the_legacy_costs_time_and_no_week(databases: Urls, exact: bool) -> None:
     ground = Ground(Databases(databases.legacy_url, databases.base_url)).fill(91)

@@ -92,6 +92,13 @@ def test_a_quiet_watch_stores_its_sample(post: Post) -> None:
     assert (watched.problems, watched.open, watched.messages, watched.stored) == ((), (), (), True)
     assert post.one("SELECT lag_seconds FROM migration.stream_samples") == watched.sample.lag_seconds
     assert post.one("SELECT retained_wal_bytes FROM migration.stream_samples") is not None
+    post.stream.ground.run(
+        "base",
+        "INSERT INTO migration.preflights (relation, taken_at, blocking, warnings, findings)"
+        " SELECT 'public.bookings', now() - interval '91 days', 0, 0, '[]' FROM generate_series(1, 2)",
+    )
+    post.watch()
+    assert post.one("SELECT count(*) FROM migration.preflights") == 1, "what is old goes with a look"
     assert post.hook.received == []
 
 

@@ -34,6 +34,7 @@ from migration_assets.postgres.cutover.reverse_cut import ReverseCut, reverse_cu
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.fingerprints import take_fingerprint
 from migration_assets.postgres.ledger import SliceRecord, require_slice
+from migration_assets.postgres.pruning import hold_images
 from migration_assets.postgres.repair_records import images_fit, require_no_others, require_put_back
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
@@ -324,9 +325,6 @@ def _put_back(
     outside: int | None,
 ) -> None:
     """Out with every row of the repairs' keys, in with the images; generated columns are computed again."""
-    for repair_id, rows in repairs:
-        for keys in chunks(_keys_of(base, repair_id)[0]):
-            delete_rows(legacy, rows, keys)
     ids = [repair_id for repair_id, _ in repairs] + ([] if outside is None else [outside])
     names = [sql.Identifier(column.name) for column in description.copied_columns]
     statement = sql.SQL(
@@ -338,22 +336,27 @@ def _put_back(
         "names": sql.SQL(", ").join(names),
         "values": sql.SQL(", ").join(sql.SQL("(images.image).{}").format(name) for name in names),
     }
-    with base.transaction(), base.cursor("images") as reader:
-        reader.execute(
-            "SELECT before FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
-        )
-        while found := reader.fetchmany(ROWS_AT_ONCE):
-            images = [image for (image,) in found]
-            # No parameters: a column's name may have a percent sign.
-            legacy.execute(statement.format(**parts, images=sql.Literal(images)))
-            require_put_back(legacy, plan.stream.spec, description, images, ids[0])
-        reader.execute(
-            "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
-        )
-        while keys := reader.fetchmany(ROWS_AT_ONCE):
-            require_once(plan, legacy, description, [tuple(key) for (key,) in keys], _LOOK)
-    for repair_id, rows in repairs:
-        require_no_others(legacy, rows, *_keys_of(base, repair_id), repair_id)
+    with base.transaction():
+        hold_images(base, ids, plan.relation)
+        for repair_id, rows in repairs:
+            for keys in chunks(_keys_of(base, repair_id)[0]):
+                delete_rows(legacy, rows, keys)
+        with base.cursor("images") as reader:
+            reader.execute(
+                "SELECT before FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
+            )
+            while found := reader.fetchmany(ROWS_AT_ONCE):
+                images = [image for (image,) in found]
+                # No parameters: a column's name may have a percent sign.
+                legacy.execute(statement.format(**parts, images=sql.Literal(images)))
+                require_put_back(legacy, plan.stream.spec, description, images, ids[0])
+            reader.execute(
+                "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]
+            )
+            while keys := reader.fetchmany(ROWS_AT_ONCE):
+                require_once(plan, legacy, description, [tuple(key) for (key,) in keys], _LOOK)
+        for repair_id, rows in repairs:
+            require_no_others(legacy, rows, *_keys_of(base, repair_id), repair_id)
 
 
 def _keys_of(base: Connected, repair_id: int) -> tuple[Keys, int]:

@@ -43,6 +43,7 @@ class CutoverRecord:
     run_id: str | None
     started_at: datetime
     finished_at: datetime | None
+    done_by: Mapping[str, object] | None = None
     # Not of the ledger: the code that a rehearsal gives to whoever ran it.
     confirmation: GivenCode | None = field(default=None, compare=False)
 

@@ -35,6 +35,7 @@ class DecommissionRecord:
     run_id: str | None
     started_at: datetime
     finished_at: datetime | None
+    done_by: Mapping[str, object] | None = None
 
 
 def current_cutover(base: Connected, relation: str) -> CutoverRecord | None:
@@ -82,6 +83,7 @@ def begin(base: Connected, relation: str, cutover: int, *, approved_by: str, not
             "  (SELECT last_read_at FROM migration.legacy_reads WHERE relation = %(relation)s))"
             " ON CONFLICT (relation) DO UPDATE SET cutover = excluded.cutover, approved_by = excluded.approved_by,"
             " note = excluded.note, scope = excluded.scope, run_id = excluded.run_id, error = NULL,"
+            " done_by = DEFAULT,"
             " watched_since = excluded.watched_since, last_read_at = excluded.last_read_at, state = 'begun',"
             " final = '{}', started_at = clock_timestamp()",
             {"relation": relation, "cutover": cutover, "by": approved_by, "note": note, "scope": scope, "run": run_id},

@@ -54,6 +54,7 @@ def test_rows_of_the_next_quarter_are_told_and_rows_of_far_years_are_a_warning(p
     assert patient.examine().severity("rows_ahead") is Severity.WARNING
 
 
+@pytest.mark.long
 def test_a_scan_that_takes_too_long_is_a_warning_and_no_end_of_preflight(patient: Patient) -> None:
     bookings(patient, "scan").legacy("INSERT INTO bookings (booked_at) SELECT now() FROM generate_series(1, 200000)")
     findings = patient.examine(scan_seconds=0.001)

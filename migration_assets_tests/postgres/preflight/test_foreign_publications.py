@@ -105,6 +105,7 @@ def test_a_slot_that_stands_since_our_markers_is_an_alert(patient: Patient, thir
                 .problems if one.code is ProblemCode.FOREIGN_SLOT_STANDS]  # fmt: skip
 
 
+@pytest.mark.long
 def test_who_follows_the_base_is_told_what_he_will_lack_and_who_follows_the_legacy_when_it_ends(
     patient: Patient, servers: EmbeddedServers
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_ledger_of_somebody_elses_is_not_taken_for_ours(patient: Patient) -> N
     assert patient.examine().severity("own_schema", "base") is Severity.INFO
 
 
+@pytest.mark.long
 def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_ownership_is_not(
     patient: Patient,
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_right_that_lets_a_stranger_into_the_ledger_is_found_and_what_runs_his
         do(patient, "base", f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+@pytest.mark.long
 def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_there_is_named(patient: Patient) -> None:
     patient.with_bookings()
     assert patient.examine().severity("quarantine") is Severity.INFO

@@ -1,0 +1,42 @@
+"""Who really did it: beside the name that somebody typed, what the machine knows. Pure: no clock, no database."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+# What Dagster, or whoever launches its runs, calls the person; everything else in a run's tags is not about persons.
+USER_TAGS = ("user", "dagster/user")
+_LONGEST = 200
+
+
+@dataclass(frozen=True)
+class Doer:
+    """A process of this program: its user and machine, and who launched the run that it works for.
+
+    `os_user` may be empty (a container's number without a name); `tags` are those of `USER_TAGS` that the run has.
+    """
+
+    os_user: str
+    host: str
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def as_json(self) -> str:
+        """For a setting of a session, from which the ledger takes it; its own part, the role, the server adds."""
+        tags = {name: self.tags[name][:_LONGEST] for name in USER_TAGS if name in self.tags}
+        return json.dumps({"os_user": self.os_user[:_LONGEST], "host": self.host[:_LONGEST], "tags": tags})
+
+
+def doer_text(done_by: object) -> str:
+    """What the ledger noted, for people; empty where it was written before it noted such things, or by nobody of us."""
+    noted = _named(done_by)
+    if "role" not in noted:
+        return ""
+    host = noted.get("host")
+    process = [f"{noted.get('os_user') or 'somebody'} on {host}"] if host else []
+    tags = [f"{name} {value}" for name, value in _named(noted.get("tags")).items()]
+    return ", ".join([f"role {noted['role']}", *process, *tags])
+
+
+def _named(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
