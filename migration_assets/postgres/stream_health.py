@@ -249,22 +249,31 @@ def _look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
     return found
 
 
+# Several migrations may have this legacy: of theirs, the slots of streams that this table is in.
+_UNFETCHED = """
+SELECT NOT pg_is_in_recovery() AND to_regclass('migration.marker_id') IS NOT NULL AND EXISTS (
+    SELECT FROM pg_replication_slots s JOIN pg_publication p ON p.pubname = s.slot_name
+    JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass(%(table)s)
+    WHERE s.slot_name LIKE %(ours)s AND s.slot_type = 'logical' AND s.database = current_database() AND NOT s.active)
+"""
+
+
 def _mark_absence(legacy: Connected, spec: TableSpec, seen: dict[str, Any]) -> None:
     """Leave a marker among the changes that nobody fetches, as long as the base is away.
 
     Whoever moves the slot onwards meanwhile, so that the legacy may forget its WAL, moves it past a marker that never
-    arrives, and so is found out. Afterwards nothing else would tell.
+    arrives, and so is found out. Afterwards nothing else would tell. A legacy that takes no marker (its disk is full)
+    is there all the same.
     """
-    if not seen.get("slot_exists") or seen.get("slot_active"):
-        return
-    follows = legacy.execute(
-        "SELECT to_regclass('migration.marker_id') IS NOT NULL AND EXISTS (SELECT FROM pg_publication p"
-        " JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_replication_slots s ON s.slot_name = p.pubname"
-        " WHERE p.pubname LIKE %s AND r.prrelid = to_regclass(%s))",
-        [_OUR_SLOTS, str(spec.table)],
-    ).fetchone()
-    if require_row(follows, "a publication")[0]:
-        send_heartbeat(legacy, spec.relation)
+    try:
+        found = legacy.execute(_UNFETCHED, {"table": str(spec.table), "ours": _OUR_SLOTS}).fetchone()
+        if require_row(found, "a slot")[0]:
+            send_heartbeat(legacy, spec.relation)
+    except psycopg.Error as error:
+        if legacy.broken:
+            raise
+        seen["heartbeat_error"] = told(error)
+        log.info("no marker could be left for the base, which is away: %s", told(error))
 
 
 def measure_legacy(legacy: Connected, slot: str) -> StreamSample:

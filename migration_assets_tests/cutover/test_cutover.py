@@ -9,7 +9,8 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.change_stream.holding import resume_stream
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.cutover.reverse_health import look_at_reverse
-from migration_assets_tests.cutover.ground import Before, CutoverGround, noted
+from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround, noted
+from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
 
@@ -47,6 +48,17 @@ def test_after_a_cutover_the_base_accepts_writes_the_legacy_refuses_them_and_fol
     ground.run("base", "DELETE FROM bookings WHERE id = 9")
     last = ground.insert("base")
     wait_for(lambda: arrived(ground, "legacy", last), "the reverse stream brings it")
+    ground.equal()
+
+
+def test_what_cannot_travel_as_bytes_goes_back_as_text(ground: CutoverGround) -> None:
+    """Where a value is refused in its binary form, a reverse stream that is binary stands at it for ever."""
+    for side in SIDES:
+        ground.run(side, "ALTER TABLE bookings ADD COLUMN sought tsquery")
+    ground.cut()
+    ground.run("base", "UPDATE bookings SET sought = '' WHERE id = 7")
+    settle_down(ground)
+    assert ground.one("legacy", "SELECT sought::text FROM bookings WHERE id = 7") == ""
     ground.equal()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.cutover import holds
 from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
@@ -174,3 +175,47 @@ def test_one_that_froze_as_it_put_the_old_stream_away_breaks_no_later_one(ground
     require_whole(ground)
     ground.back()
     require_whole(ground)
+
+
+_LATE = (
+    "SELECT count(*) FROM pg_stat_subscription s JOIN pg_locks k USING (pid)"
+    " WHERE s.subname = %s AND NOT k.granted AND k.relation = 'migration.reverse_markers'::regclass"
+)
+
+
+@pytest.mark.parametrize("again", telling([False, True], {0}))
+def test_a_rollback_that_dies_before_its_marker_has_arrived_is_undone_and_comes_again(
+    ground: CutoverGround, tmp_path: Path, again: bool
+) -> None:
+    """Writes are held, the legacy's worker stands before the marker, and the marker comes when another run is there."""
+    stage(ground, "rollback")
+    ground.insert("base")
+    settle_down(ground)
+    back = f"{ground.stream_record().subscription}_back"
+    with psycopg.connect(ground.databases.legacy_url) as stranger:
+        process = start_frozen(ground, "rollback", tmp_path / "log", Point(_ENTER, ENTERS["drained"], "before"), 60.0)
+        try:
+            wait_for(lambda: _stands(process), "writes are held", 40)
+            stranger.execute("LOCK TABLE migration.reverse_markers IN SHARE MODE")
+            os.kill(process.pid, signal.SIGCONT)
+            wait_for(lambda: ground.one("legacy", _LATE, back), "the marker is late")
+        finally:
+            process.kill()
+            process.communicate()
+        assert not accepts(ground, "base")
+        wait_for(lambda: (held := ground.watch()) is not None and held.alive is False, "it is known to be dead")
+        if not again:
+            assert "was undone" in ground.let_go()
+        # The one that comes again neither takes the late marker for its own nor holds anybody for it.
+        with pytest.raises(CutoverError, match="the lag stayed"):
+            ground.back(patience_seconds=1.0, lag_seconds=1.0)
+        assert ground.watch() is None
+        ground.insert("base")
+    settle_down(ground)
+    ground.equal()
+    assert ground.back().outcome == "succeeded"
+    require_whole(ground)
+    assert ground.charge() == "legacy"
+    ground.cut()
+    require_whole(ground)
+    ground.evidence()

@@ -1,5 +1,7 @@
 """A slot is moved onwards while nobody reads it, and no row of any catalogue tells: only what follows was proven."""
 
+import secrets
+from dataclasses import replace
 from typing import LiteralString
 
 import pytest
@@ -9,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from migration_assets.domain.cutover_state import CutoverError, SideName
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.postgres.cutover.reverse_health import measure_reverse
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_health import observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
@@ -80,6 +83,36 @@ def test_a_slot_that_is_moved_while_the_base_is_away_is_moved_past_a_marker(grou
         ground.reconcile()
 
 
+def test_whether_the_slot_is_read_is_asked_of_the_tables_own(ground: CutoverGround) -> None:
+    """Another migration's slot on that legacy keeps more WAL, and somebody reads it."""
+    away = Databases(ground.databases.legacy_url, make_conninfo(ground.databases.base_url, port=1))
+    newest = "SELECT coalesce(max(id), 0) FROM migration.markers"
+    kept = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    own = ground.stream_record().slot
+    other = f"migration_assets_{secrets.token_hex(6)}"
+    with ground.databases.session("legacy", "stranger") as reader:
+        # It is read for as long as its session is there.
+        reader.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', temporary => true)", [other])
+
+        def later() -> bool:
+            ground.one("legacy", "SELECT pg_log_standby_snapshot()::text")
+            ground.drain()
+            return bool(ground.one("legacy", f"SELECT ({kept}) < ({kept})", other, own))
+
+        wait_for(later, "the other slot keeps more WAL")
+        without_worker(ground)
+        before = ground.one("legacy", newest)
+        assert observe_stream(away, ground.spec).base_error
+        assert ground.one("legacy", newest) > before
+        # A legacy that takes no marker is no legacy that is away.
+        with ground.databases.session("legacy", "stranger") as busy, busy.transaction():
+            busy.execute("LOCK TABLE migration.markers IN SHARE MODE")
+            seen = observe_stream(away, ground.spec)
+        assert seen.legacy_error is None
+        assert "lock timeout" in str(seen.heartbeat_error)
+        assert seen.retained_wal_bytes is not None
+
+
 def test_a_slot_of_the_reverse_stream_that_is_moved_while_the_legacy_is_away_is_moved_past_a_marker(
     ground: CutoverGround,
 ) -> None:
@@ -93,6 +126,20 @@ def test_a_slot_of_the_reverse_stream_that_is_moved_while_the_legacy_is_away_is_
         ground.insert("base")
         assert observe_stream(away, ground.spec).legacy_error
         advance(ground, "base")
-        legacy.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(back))
+        # A base that takes no marker is no base that is away.
+        with ground.databases.session("base", "stranger") as busy, busy.transaction():
+            busy.execute("LOCK TABLE migration.reverse_markers IN SHARE MODE")
+            seen = observe_stream(away, ground.spec)
+        assert seen.base_error is None
+        assert seen.cutover is not None
+        assert seen.cutover.reverse is not None
+        assert "lock timeout" in str(seen.cutover.reverse.marker_error)
+        assert observe_stream(away, ground.spec).legacy_error
+        with ground.databases.session("base", "stranger") as base:
+            legacy.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(back))
+            # The worker comes back in the middle of a look that began without it, and old markers may go.
+            none = replace(seen.cutover.reverse, subscription_enabled=True, worker_runs=False)
+            after = measure_reverse(base, legacy, ground.spec.relation, none, seconds=20.0, keep=0.0)
+        assert after.arrived
     wait_for(lambda: ProblemCode.SERVER_CHANGED in look(ground)[1], "a later marker arrives")
     assert "never arrived, though later ones did" in look(ground)[1][ProblemCode.SERVER_CHANGED].what

@@ -26,6 +26,8 @@ from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.test_legacy_repair import mend
+from migration_assets_tests.cutover.test_time_under_hold import weeks_to_compare
+from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.servers.drill import look
 
 _ASKED_BY_PREFLIGHT: dict[Side, tuple[str, ...]] = {
@@ -84,8 +86,8 @@ class Weak:
 def weak(databases: Urls) -> Generator[Weak]:
     strong = CutoverGround(Databases(databases.legacy_url, databases.base_url))
     role, password = f"weak_{secrets.token_hex(4)}", f"secret_{secrets.token_hex(6)}"
-    urls = [_url(strong.databases.url(side), role, password) for side in ("legacy", "base")]
-    weak = Weak(role, password, replace(strong, databases=Databases(*urls)), strong)
+    urls = Databases(_url(databases.legacy_url, role, password), _url(databases.base_url, role, password))
+    weak = Weak(role, password, replace(strong, databases=urls), strong)
     strong.fill(364)
     strong.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), 364)")
     for side, statements in _ASKED_BY_PREFLIGHT.items():
@@ -231,3 +233,46 @@ def test_a_role_that_may_not_see_who_altered_the_subscription_is_told_the_grant(
     weak.strongly("base", found.remedy.partition(" --")[0])
     look(ground)  # notes what is there now
     assert alteration()
+
+
+def skip_while_the_worker_goes_on(weak: Weak) -> None:
+    """A change of W05 never arrives; the worker that is told to skip it was at work before, and is afterwards."""
+    ground, strong = weak.ground, weak.strong
+    name = ground.stream_record().subscription
+    worker = "SELECT pid FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL"
+    pid = strong.one("base", worker, name)
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)"
+    with (
+        strong.databases.session("base", "stranger") as base,
+        strong.databases.session("legacy", "stranger") as legacy,
+        base.transaction(),
+    ):
+        base.execute("LOCK TABLE public.bookings_fy25_q2_w06 IN ACCESS EXCLUSIVE MODE")
+        strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 37")
+        wait_for(lambda: strong.one("base", waits, pid), "the worker waits")
+        # It looks at what it is to skip when it begins to apply this one.
+        strong.run("legacy", "UPDATE bookings SET guests = 6 WHERE id = 38")
+        with legacy.transaction():
+            legacy.execute("UPDATE public.bookings SET guests = 77 WHERE id = 30")
+            end = legacy.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert end
+        strong.run("base", f"ALTER SUBSCRIPTION {name} SKIP (lsn = '{end[0]}')")  # pyright: ignore[reportArgumentType]
+    ground.drain()
+    assert strong.one("base", worker, name) == pid
+    assert set(ground.contents("legacy")) - set(ground.contents("base")) != set()
+
+
+def test_a_role_that_may_not_see_who_altered_the_subscription_compares_every_week(weak: Weak) -> None:
+    """Told to skip a transaction, the worker that brought a proof goes on: only the catalogue tells."""
+    ground = weak.ground
+    assert ground.reconcile().equal
+    skip_while_the_worker_goes_on(weak)
+    assert "W05" in weeks_to_compare(ground)
+    with ground.databases.session("base", "test") as base:
+        found = {one.code: one for one in examine_base_rights(base, ground.spec.table)}["alterations_right"]
+    weak.strongly("base", found.remedy.partition(" --")[0])
+    assert look(ground)[1] == {}
+    assert "W05" in weeks_to_compare(ground), "it was proven while nobody could see"
+    assert ground.repair(5).differences.changed == 1
+    assert ground.reconcile().equal
+    wait_for(lambda: weeks_to_compare(ground) == [], "all is proven since")

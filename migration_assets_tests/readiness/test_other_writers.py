@@ -46,6 +46,8 @@ def test_triggers_that_fire_for_streams_and_rules_block_until_mended_or_accepted
             "CREATE TRIGGER counted AFTER INSERT ON bookings FOR EACH STATEMENT EXECUTE FUNCTION touch()",
             "ALTER TABLE bookings ENABLE ALWAYS TRIGGER tr, ENABLE REPLICA TRIGGER copy, ENABLE ALWAYS TRIGGER counted",
             "CREATE RULE aside AS ON INSERT TO bookings WHERE new.guests > 99 DO ALSO INSERT INTO aside VALUES (new.*)",
+            "CREATE RULE off AS ON DELETE TO bookings DO ALSO DELETE FROM aside",
+            "ALTER TABLE bookings DISABLE RULE off",
         )
     ground.run("base", "CREATE TRIGGER late AFTER UPDATE ON bookings_fy25_q2_w05 FOR EACH ROW EXECUTE FUNCTION touch()",
                "ALTER TABLE bookings_fy25_q2_w05 ENABLE ALWAYS TRIGGER late",
@@ -81,7 +83,7 @@ def test_triggers_that_fire_for_streams_and_rules_block_until_mended_or_accepted
         mend(quarter, one)
     assert found(quarter) == {}
     for side in ("legacy", "base"):
-        ground.run(side, "DROP FUNCTION public.touch() CASCADE", "DROP TABLE public.aside")
+        ground.run(side, "DROP FUNCTION public.touch() CASCADE", "DROP TABLE public.aside CASCADE")
 
 
 _CALLED = (

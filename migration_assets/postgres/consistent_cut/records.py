@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from migration_assets.postgres.change_stream.parts import may_see_subscription
 from migration_assets.postgres.sessions import Connected, require_row
 
 CutKind = Literal["validate", "pause"]
@@ -48,8 +49,10 @@ def record_cut(
 ) -> datetime:
     """Note a cut, durably: where the stream is paused, the marker that came before this commit is on disk then, too.
 
-    `worker` is the process that brought the marker; see `weeks_carried`.
+    `worker` is the process that brought the marker; see `weeks_carried`. It is noted only where our role would see that
+    somebody told it to skip something afterwards.
     """
+    known = worker if may_see_subscription(base) else None
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         row = base.execute(
@@ -58,7 +61,7 @@ def record_cut(
             " (SELECT a.pid || '/' || extract(epoch FROM a.backend_start) FROM pg_stat_activity a WHERE a.pid = %s))"
             " RETURNING taken_at",
             [relation, barrier.marker, kind, purpose, run_id, barrier.lsn, barrier.tries, barrier.writers_held_ms,
-             barrier.longest_try_ms, reached_ms, worker],
+             barrier.longest_try_ms, reached_ms, known],
         ).fetchone()  # fmt: skip
     taken_at: datetime = require_row(row, "a new cut")[0]
     return taken_at
@@ -86,8 +89,11 @@ def weeks_carried(base: Connected, relation: str) -> set[int]:
 
     Since then nothing was skipped. While a worker reads, nobody can move its slot or its origin onwards, or drop the
     slot; and with its connection the worker itself ends. Where another one reads now, somebody may have done so in
-    between, and no look at the servers tells. A worker whose beginning our role may not see carries nothing.
+    between, and no look at the servers tells. A worker whose beginning our role may not see carries nothing, nor does
+    any where our role may not see that somebody altered the subscription: ALTER SUBSCRIPTION … SKIP ends no worker.
     """
+    if not may_see_subscription(base):
+        return set()
     rows = base.execute(
         "SELECT s.lock_key FROM migration.slices s JOIN migration.streams t ON t.relation = s.relation"
         " JOIN migration.cuts c ON c.relation = s.relation AND c.marker = s.validated_marker"

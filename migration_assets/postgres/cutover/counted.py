@@ -17,8 +17,8 @@ from migration_assets.postgres.sessions import Connected, require_row
 # Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
 # every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
 # minutes. Who may not see another's session sees NULL, also for its kind, and waits. Not only clients write: a worker
-# in the background may, and a WAL sender that runs statements, but none that streams. Our own stream's worker tells all
-# at its end, which is before anything is compared.
+# in the background may, and a WAL sender that runs statements, but none that streams; who has made a temporary slot is
+# no WAL sender yet. Our own stream's worker tells all at its end, which is before anything is compared.
 _UNKNOWN = "of unknown state"
 _UNCOUNTED = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
@@ -27,7 +27,7 @@ SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename
 FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
   AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
-  AND NOT EXISTS (SELECT FROM pg_replication_slots r WHERE r.active_pid = a.pid)
+  AND NOT EXISTS (SELECT FROM pg_replication_slots r WHERE r.active_pid = a.pid AND NOT r.temporary)
   AND NOT EXISTS (SELECT FROM pg_stat_subscription w JOIN migration.streams t ON t.subscription = w.subname
                   WHERE w.pid = a.pid AND t.relation = %(relation)s)
   AND coalesce(a.backend_start < %(held)s, true)

@@ -123,7 +123,8 @@ _FEWER = (
 )
 _CALMER = {
     CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: those that changed since their validation"
-    " are compared",
+    " are compared, and those that another apply worker had proven, or that were proven while our role could not see"
+    " who alters the subscription (`migration-assets preflight`: alterations_right)",
     CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and that must be seen before the legacy"
     " accepts writes again",
 }

@@ -114,8 +114,7 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
     seen = asked.ask("base", lambda base: slot_of_reverse(base, names))
     found = asked.ask("legacy", lambda legacy: look_from_legacy(legacy, names))
     if seen is not None and found is None and seen.slot_exists and not seen.slot_active:
-        # Whoever moves the slot onwards while nobody fetches anything moves it past a marker, and so is found out.
-        asked.ask("base", lambda base: send_reverse_marker(base, relation))
+        seen = _mark_absence(asked, relation, seen)
     if seen is None or found is None or asked.base is None or asked.legacy is None:
         return seen
     seen = replace(seen, **found)
@@ -130,6 +129,23 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
         return replace(seen, marker_error=told(error))
     except ServerChangedError as error:  # a standby answers, which the look tells of
         return replace(seen, marker_error=error.what)
+
+
+def _mark_absence(asked: SidesAsked, relation: str, seen: ReverseSample) -> ReverseSample:
+    """Whoever moves the slot onwards while nobody fetches anything moves it past a marker, and so is found out.
+
+    A base that takes no marker (its disk is full) is there all the same.
+    """
+    if asked.base is None or "base" in asked.errors:
+        return seen
+    try:
+        send_reverse_marker(asked.base, relation)
+    except psycopg.Error as error:
+        log.info("no marker could be left for the legacy, which is away: %s", told(error))
+        if not asked.base.broken:
+            return replace(seen, marker_error=told(error))
+        asked.errors["base"] = told(error)
+    return seen
 
 
 def _names(base: Connected, relation: str) -> StreamNames:

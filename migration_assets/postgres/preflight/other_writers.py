@@ -13,6 +13,7 @@ from migration_assets.domain.table_spec import TableSpec, quote_identifier
 from migration_assets.postgres.called_functions import bodies, functions_of
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.fences import OUR_TRIGGERS, fence_of_base
+from migration_assets.postgres.own_objects import ON_TABLES
 from migration_assets.postgres.preflight.wording import info
 from migration_assets.postgres.sessions import Connected, Side, require_row
 
@@ -31,23 +32,24 @@ FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscripti
 WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY s.oid ORDER BY 1
 """
 # Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
-# Statements' triggers fire for no worker.
+# Statements' triggers fire for no worker, and a key's own only where a superuser has enabled them so.
 _TRIGGERS = """
 SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
        pg_get_triggerdef(g.oid), _called
 FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
-WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
+WHERE g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
   AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled IN ('A', 'R'))
   AND NOT (g.tgname = ANY(%(triggers)s::text[]) AND g.tgfoid IN (
-      SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'migration'))
+      SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'migration' AND p.proname = ANY(%(functions)s::text[])))
 ORDER BY 3 DESC, 2, 1
 """.replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 _RULES = """
 SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), pg_get_ruledef(w.oid),
        w.ev_enabled::text, _called
 FROM tables t JOIN pg_rewrite w ON w.ev_class = t.oid
-WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
-""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid")))
+WHERE w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
+""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid"), rules="SELECT w.oid"))
 _ORIGIN_SINCE = 160000
 _FIRES = {"A": "ALWAYS", "R": "REPLICA"}
 
@@ -74,7 +76,12 @@ def examine_other_writers(
         side: Which.
         ours: Names of our own subscriptions.
     """
-    asked = {"table": str(spec.table), "ours": list(ours), "triggers": [GUARD, *OUR_TRIGGERS]}
+    asked = {
+        "table": str(spec.table),
+        "ours": list(ours),
+        "triggers": [GUARD, *OUR_TRIGGERS],
+        "functions": list(ON_TABLES),
+    }
     found = [
         *_subscriptions(connection, spec, side, asked),
         *_triggers(connection, side, asked),

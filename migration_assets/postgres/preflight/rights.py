@@ -110,7 +110,8 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
             f"role {role} sees when somebody else alters the subscription: {_yes(may_see_subscription(base))}",
             good=may_see_subscription(base),
             remedy=f"GRANT SELECT (xmin) ON pg_catalog.pg_subscription TO {role}; -- else a change that was skipped by"
-            " ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found by the next validation only",
+            " ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found by the next validation only;"
+            " and MIGRATION_CUTOVER_COMPARE_ALL=false compares every week under hold all the same",
             severity=Severity.WARNING,
         ),
     ]

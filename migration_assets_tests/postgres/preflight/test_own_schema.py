@@ -10,7 +10,7 @@ from migration_assets.domain.findings import Area, Severity
 from migration_assets.postgres.acceptances import record_acceptance
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.own_objects import read_quarantine
+from migration_assets.postgres.own_objects import TAG, drop_own_objects, read_quarantine
 from migration_assets.postgres.retirement_checks import of_quarantine
 from migration_assets.postgres.sessions import Side
 from migration_assets.postgres.stream_samples import has_ledger
@@ -101,6 +101,27 @@ def test_what_an_earlier_version_made_without_a_comment_is_ours_and_a_strangers_
         assert patient.examine().blocking == []
     finally:
         do(patient, "legacy", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_what_has_our_comment_is_ours_whatever_is_in_it_and_another_comment_makes_nothing_ours(
+    patient: Patient,
+) -> None:
+    patient.with_bookings()
+    patient.legacy(
+        "CREATE SCHEMA migration",
+        "CREATE TABLE migration.markers (n int)",
+        "CREATE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    )
+    names = ("TABLE migration.markers", "FUNCTION migration.wait_at_reverse_marker()")
+    for comment, others in ((None, 2), ("markers of migration_assets: old ones", 2), (f"{TAG}one of ours", 0)):
+        for name in names:
+            do(patient, "legacy", f"COMMENT ON {name} IS {'NULL' if comment is None else repr(comment)}")
+        said = patient.examine().one("own_schema", "legacy")
+        assert (said.severity is Severity.BLOCKING) == bool(others)
+        assert sum(name.partition(" ")[2] in said.evidence for name in names) == others
+    with patient.ground.databases.session("legacy", "test") as legacy:
+        drop_own_objects(legacy)
+        assert legacy.execute("SELECT to_regclass('migration.markers')").fetchone() == (None,)
 
 
 _PREPARED = """
