@@ -142,4 +142,5 @@ class Confirmation:
         others = [str(row[0]) for row in base.execute(_GIVEN_FOR, [self._deed.relation, digests]).fetchall()]
         if not others:
             return "nobody was given this confirmation code"
-        return f"{'this confirmation code was' if len(others) == 1 else 'these were'} given for: {', '.join(others)}"
+        subject = "this confirmation code was" if len(others) == 1 else "these confirmation codes were"
+        return f"{subject} given for: {', '.join(others)}"
