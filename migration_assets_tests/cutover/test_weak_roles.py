@@ -86,8 +86,8 @@ class Weak:
 def weak(databases: Urls) -> Generator[Weak]:
     strong = CutoverGround(Databases(databases.legacy_url, databases.base_url))
     role, password = f"weak_{secrets.token_hex(4)}", f"secret_{secrets.token_hex(6)}"
-    urls = [_url(strong.databases.url(side), role, password) for side in ("legacy", "base")]
-    weak = Weak(role, password, replace(strong, databases=Databases(*urls)), strong)
+    urls = Databases(_url(databases.legacy_url, role, password), _url(databases.base_url, role, password))
+    weak = Weak(role, password, replace(strong, databases=urls), strong)
     strong.fill(364)
     strong.one("legacy", "SELECT setval(pg_get_serial_sequence('public.bookings', 'id'), 364)")
     for side, statements in _ASKED_BY_PREFLIGHT.items():

@@ -53,7 +53,8 @@ def _url(url: str, role: str, password: str) -> str:
 def weak(ground: Ground) -> Generator[Weak]:
     """The remedies of preflight's findings on rights, and no more than these."""
     role, password = f"weak_{secrets.token_hex(4)}", f"secret_{secrets.token_hex(6)}"
-    urls = Databases(*(_url(ground.databases.url(side), role, password) for side in ("legacy", "base")))
+    both = ground.databases
+    urls = Databases(_url(both.legacy_url, role, password), _url(both.base_url, role, password))
     weak = Weak(role, password, replace(ground, databases=urls), ground)
     ground.run("legacy", BOOKINGS)
     weak.strongly("legacy", f"CREATE ROLE {{}} LOGIN REPLICATION PASSWORD '{password}'")

@@ -6,10 +6,10 @@ from migration_assets.postgres.preflight.wording import info
 from migration_assets.postgres.sessions import Connected, Side, require_row
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
-# Logical subscribers are no standbys. The names of physical slots are what synchronized_standby_slots wants.
+# A sender of logical changes belongs to a database, with and without a slot; one to a standby belongs to none.
+# The names of physical slots are what synchronized_standby_slots wants.
 _STANDBYS = """
-SELECT (SELECT count(*) FROM pg_stat_replication r WHERE NOT EXISTS (
-            SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')),
+SELECT (SELECT count(*) FROM pg_stat_replication r JOIN pg_stat_activity a USING (pid) WHERE a.datid IS NULL),
        (SELECT array_agg(slot_name::text ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical'),
        coalesce(current_setting('synchronized_standby_slots', true), '')
 """

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from migration_assets.postgres.preflight.addresses import (
     examine_files,
     judge_encryption,
 )
-from migration_assets.postgres.sessions import Databases, Side
+from migration_assets.postgres.preflight.standbys import examine_standbys
+from migration_assets.postgres.sessions import Databases, Side, Timeouts, connect
 from migration_assets.steps.examination import examine
 from migration_assets_tests.postgres.preflight.conftest import Patient, catalogue_counts
 from migration_assets_tests.postgres.support import QUARTER, Ground
@@ -75,6 +77,17 @@ def test_two_databases_of_one_server_are_two(patient: Patient, copy_of_legacy: s
     ground = replace(patient.ground, databases=Databases(copy_of_legacy, patient.ground.databases.legacy_url))
     finding = replace(patient, ground=ground).examine().one("two_databases")
     assert (finding.severity, "on one server" in finding.evidence) == (Severity.INFO, True)
+
+
+def test_who_reads_changes_before_he_has_a_slot_is_no_standby(patient: Patient) -> None:
+    url = patient.ground.databases.legacy_url
+    with (
+        closing(connect(url, "a reader", Timeouts(), replication=True)),
+        patient.ground.databases.session("legacy", "test") as legacy,
+    ):
+        assert legacy.execute("SELECT count(*) >= 1 FROM pg_stat_replication").fetchone() == (True,)
+        [found] = examine_standbys(legacy, "legacy")
+    assert (found.severity, found.evidence) == (Severity.INFO, "the legacy has no standby and no physical slot")
 
 
 def test_a_url_of_several_hosts_must_ask_for_the_primary(patient: Patient) -> None:
