@@ -28,7 +28,7 @@ from migration_assets_tests.cutover.guard import migration_of
 from migration_assets_tests.postgres.support import QUARTER, week
 
 _PAGE = Path(__file__).parents[2] / "docs" / "security.md"
-_SCRIPTS = {title: text for title, text in re.findall(r"```sql\n-- (.+?)\n(.*?)```", _PAGE.read_text(), re.DOTALL)}
+_SCRIPTS: dict[str, str] = dict(re.findall(r"```sql\n-- (.+?)\n(.*?)```", _PAGE.read_text(), re.DOTALL))
 
 
 @dataclass(frozen=True)
