@@ -38,6 +38,9 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
         "DROP TABLE migration.confirmations, migration.archive_adoptions",
         "DROP TABLE migration.ledger_identity, migration.watchers",
         "ALTER TABLE migration.cuts DROP COLUMN worker",
+        "ALTER TABLE migration.repairs DROP COLUMN images_removed_at",
+        "DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT attrelid FROM pg_attribute WHERE attname = 'done_by'"
+        " AND NOT attisdropped LOOP EXECUTE format('ALTER TABLE %s DROP COLUMN done_by', t); END LOOP; END $$",
         "DELETE FROM migration.schema_versions WHERE version > 9",
     )
     of_old = quarter.run("abandon --yes --confirm ABCD-EFGH-JKMN")

@@ -219,3 +219,24 @@ def test_a_rollback_that_dies_before_its_marker_has_arrived_is_undone_and_comes_
     ground.cut()
     require_whole(ground)
     ground.evidence()
+
+
+@pytest.mark.long
+def test_who_is_at_work_on_what_a_dead_run_left_is_not_ended_for_it(ground: CutoverGround, tmp_path: Path) -> None:
+    stage(ground, "rollback")
+    process = start_frozen(ground, "rollback", tmp_path / "log", Point(_ENTER, ENTERS["drained"], "before"), 60.0)
+    try:
+        wait_for(lambda: _stands(process), "writes are held", 40)
+    finally:
+        process.kill()
+        process.communicate()
+    ground.run("base", "UPDATE migration.holds SET held_at = held_at - interval '1 hour'")
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as later:
+        lock = "SELECT pg_advisory_lock(%s, hashtext(%s))"
+        wait_for(lambda: (held := ground.watch()) is not None and held.alive is False, "it is known to be dead")
+        later.execute(lock, [CUTOVER_LOCK_CLASS, ground.spec.relation])
+        with pytest.raises(StreamError, match=f"the cutover is being worked on by backend {later.info.backend_pid}"):
+            ground.let_go()
+        assert later.execute("SELECT 1").fetchone() == (1,)
+    assert "was undone" in ground.let_go()
+    require_whole(ground)

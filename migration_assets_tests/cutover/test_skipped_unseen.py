@@ -111,6 +111,13 @@ def test_whether_the_slot_is_read_is_asked_of_the_tables_own(ground: CutoverGrou
         assert seen.legacy_error is None
         assert "lock timeout" in str(seen.heartbeat_error)
         assert seen.retained_wal_bytes is not None
+    # A stream that is made anew waits for none of the markers that the old one never brought.
+    ground.one("legacy", "SELECT pg_drop_replication_slot(%s)::text", own)
+    assert observe_stream(away, ground.spec).base_error
+    ground.stream(rebuild=True)
+    ground.drain()
+    assert look(ground)[1] == {}
+    assert ground.reconcile().equal
 
 
 def test_a_slot_of_the_reverse_stream_that_is_moved_while_the_legacy_is_away_is_moved_past_a_marker(

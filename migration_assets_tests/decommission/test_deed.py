@@ -12,6 +12,8 @@ from migration_assets.domain.decommission_state import DecommissionError, Decomm
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.postgres.cutover.legacy_repair import repair_legacy
 from migration_assets.postgres.cutover.outside_repair import repair_outside
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
+from migration_assets.postgres.decommission import machine
 from migration_assets.postgres.decommission.machine import call_off_decommission
 from migration_assets.postgres.evidence_chain import read_chain, verify_chain
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
@@ -179,3 +181,42 @@ def test_a_lost_reverse_stream_is_an_obstacle_that_can_be_accepted(ground: Cutov
     record = close_legacy(ground, stale=True)
     assert record.state is DecommissionState.DONE
     assert record.final["marker"] is None
+
+
+def test_a_run_that_has_lost_its_lock_leaves_the_stream_as_the_next_one_has_it(
+    ground: CutoverGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the next one knows of the legacy's last state holds only as long as nothing comes there any more."""
+    left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name ~ 'decommis'"
+    stands = (
+        "SELECT NOT subenabled FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid"
+        " WHERE datname = current_database()"
+    )
+
+    def unclosed(*_: object) -> None:
+        raise TimeoutError
+
+    def meanwhile(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        ground.ask(
+            "base",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            CUTOVER_LOCK_CLASS,
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "note_closed", unclosed)
+            with pytest.raises(TimeoutError):
+                close_legacy(ground)
+        assert ground.one("legacy", left) == 0, "nothing of this run is left there"
+        raise KeyError
+
+    monkeypatch.setattr(machine, "take_final", meanwhile)
+    with pytest.raises((KeyError, psycopg.OperationalError)):
+        close_legacy(ground)
+    record = record_of(ground)
+    assert record is not None
+    assert record.state is DecommissionState.FINGERPRINTED
+    assert ground.one("legacy", stands)
+    assert close_legacy(ground).state is DecommissionState.DONE
+    assert_severed(ground)

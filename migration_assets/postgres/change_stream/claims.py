@@ -25,6 +25,11 @@ WHERE k.locktype = 'advisory' AND k.granted AND k.mode = 'ExclusiveLock' AND k.o
 """
 """Whoever else has the lock of that class (`lock`) and key alone; a shared look is nobody at work."""
 
+# Who may not see when a session began takes it for old.
+_SINCE_LONG: LiteralString = """
+  AND coalesce((SELECT a.backend_start < clock_timestamp() - %(seconds)s * interval '1 s' FROM pg_stat_activity a
+                WHERE a.pid = k.pid), true)
+"""
 _END_MS = 5_000
 log = logging.getLogger(__name__)
 
@@ -71,13 +76,14 @@ def claimed(
         yield
 
 
-def end_holders(connection: Connected, key: str, lock_class: int) -> list[int]:
-    """End whoever has the lock; their pids.
+def end_holders(connection: Connected, key: str, lock_class: int, *, older_than_seconds: float = 0.0) -> list[int]:
+    """End whoever has the lock, and whose session began so long ago; their pids.
 
     Raises:
         StreamError: Our role may not.
     """
-    pids = [int(pid) for (pid,) in connection.execute(HOLDERS, {"lock": lock_class, "key": key}).fetchall()]
+    asked = {"lock": lock_class, "key": key, "seconds": older_than_seconds}
+    pids = [int(pid) for (pid,) in connection.execute(HOLDERS + _SINCE_LONG, asked).fetchall()]
     try:
         for pid in pids:
             connection.execute("SELECT pg_terminate_backend(%s, %s)", [pid, _END_MS])

@@ -30,8 +30,10 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
         StreamError: Somebody does; says who.
     """
     relation = plan.relation
-    if _is_overdue(plan, base, legacy):
-        pids = end_holders(base, relation, CUTOVER_LOCK_CLASS)
+    limit = _overdue_after(plan, base, legacy)
+    if limit is not None:
+        # Who came later is at work on what that one left.
+        pids = end_holders(base, relation, CUTOVER_LOCK_CLASS, older_than_seconds=limit)
         if pids:
             log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
     with cutover_lock(base, relation):
@@ -44,11 +46,12 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
             yield
 
 
-def _is_overdue(plan: CutoverPlan, base: Connected, legacy: Connected) -> bool:
-    """Whether what is under way holds writes for longer than its own timeout allows."""
+def _overdue_after(plan: CutoverPlan, base: Connected, legacy: Connected) -> float | None:
+    """Its own timeout, seconds, where what is under way holds writes for longer than that allows; else None."""
     left = read_cutover_facts(base, plan.relation).under_way
     if left is None or left.opened:
-        return False
+        return None
     source = base if CutoverKind(left.kind).source == "base" else legacy
     held = read_hold(source, plan.relation)
-    return is_overdue(held, left.id, left.timeout_seconds) and not is_open(source, plan.stream)
+    overdue = is_overdue(held, left.id, left.timeout_seconds) and not is_open(source, plan.stream)
+    return left.timeout_seconds if overdue else None

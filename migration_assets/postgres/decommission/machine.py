@@ -13,8 +13,9 @@ import psycopg
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
-from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.cutover.records import cutover_lock, durably
+from migration_assets.postgres.change_stream.claims import claimed
+from migration_assets.postgres.change_stream.records import StreamNames, read_stream
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock, durably
 from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut, end_reverse_cuts
 from migration_assets.postgres.cutover.work import forward_names, long_session
@@ -67,7 +68,7 @@ def decommission(
         if record is not None and record.state is DecommissionState.SEVERED:
             # Also where the legacy is gone by now: else the slot would keep the base's WAL for nobody.
             drop_reverse_on_base(base, reverse_names(forward_names(base, plan.relation)))
-        with writing_legacy(plan) as legacy:
+        with writing_legacy(plan) as legacy, _claimed(base, legacy, plan):
             if record is None or not record.state.final:
                 _require_free(base, legacy, plan, scope, approved_by)
                 _prepare(base, legacy, plan, record, approved_by, note, scope, run_id, tell)
@@ -92,7 +93,7 @@ def call_off_decommission(plan: DecommissionPlan) -> bool:
                 state_left="nothing was changed",
                 next_step="run the decommissioning again: it goes on to its end",
             )
-        with writing_legacy(plan) as legacy:
+        with writing_legacy(plan) as legacy, _claimed(base, legacy, plan):
             let_reverse_run(legacy, reverse_names(forward_names(base, plan.relation)))
         return call_off(base, plan.relation)
 
@@ -102,6 +103,19 @@ def _base_to_ourselves(plan: DecommissionPlan) -> Generator[Connected]:
     session = plan.cutover.stream.databases.session("base", "decommission", long_session())
     with session as base, cutover_lock(base, plan.relation):
         yield base
+
+
+@contextmanager
+def _claimed(base: Connected, legacy: Connected, plan: DecommissionPlan) -> Generator[None]:
+    """As whoever cuts over or rolls back does: who has the base's lock next ends this session before he does anything.
+
+    Raises:
+        StreamError: A session of an earlier run is left over that our role may not end.
+    """
+    stream = read_stream(base, plan.relation)
+    key = stream.slot if stream is not None else plan.relation
+    with claimed(legacy, key, holder=base, lock_class=CUTOVER_LOCK_CLASS):
+        yield
 
 
 @contextmanager
