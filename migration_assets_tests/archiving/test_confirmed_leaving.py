@@ -129,6 +129,7 @@ def test_the_drop_asks_again_and_a_standing_approval_asks_for_nothing(signed: Mi
     refused(later, week, for_good, "when the code was given: where the week is")
     let_leave(signed, week)
     assert leave(later, week, for_good).step is Step.DROPPED
+    assert spent(later, for_good)
 
     alone = with_settings(signed, auto_retire=True)
     assert retire_week(alone, other).confirmation is None
@@ -157,6 +158,7 @@ def test_what_died_half_way_goes_on_without_a_code_into_quarantine_and_no_furthe
         leave(soon, week, drop)
     assert not spent(soon, drop), "it was not dropped"
     assert leave(soon, week, drop).step is Step.DROPPED
+    assert spent(soon, drop)
 
     archive_week(soon, WEEKS[6])
     assert let_leave(soon, WEEKS[6]).step is Step.DROPPED, "without a grace period one code is for both"
