@@ -144,7 +144,7 @@ class MigrationSettings(BaseSettings):
     retention_quarters: int = Field(
         default=8, ge=1, description="quarters that stay in the base, today's included; older ones are archived"
     )
-    auto_retire: bool = Field(default=False, description="whether archived old weeks also leave the base by themselves")
+    auto_retire: bool = Field(default=False, description="whether archived weeks also leave by themselves: no code")
     quarantine_days: float = Field(
         default=7.0, ge=0, description="how long a detached leaf is kept before it is dropped, days"
     )

@@ -4,10 +4,13 @@ import re
 
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.retirement import Retired
 from migration_assets.runtime import Migration
 from migration_assets.steps.abandon import abandon_migration
 from migration_assets.steps.cutover import give_code_for, preview_rollback
 from migration_assets.steps.readiness import examine_cutover
+from migration_assets.steps.retiring import retire_week
 
 
 def code_for_cutover(migration: Migration) -> str:
@@ -28,6 +31,17 @@ def code_for_abandon(migration: Migration) -> str:
     except StreamError:
         return ""
     return looked.confirmation.code if looked.confirmation is not None else ""
+
+
+def code_to_retire(migration: Migration, week: FiscalWeek) -> str:
+    """Of its dry run; empty where something stands in the way, or nothing is to be decided."""
+    looked = retire_week(migration, week)
+    return "" if looked.confirmation is None else looked.confirmation.code
+
+
+def let_leave(migration: Migration, week: FiscalWeek) -> Retired:
+    """Look, and then do it."""
+    return retire_week(migration, week, dry_run=False, confirm=code_to_retire(migration, week))
 
 
 def code_in(text: str) -> str:

@@ -1,5 +1,7 @@
 """`abandon`: an unfinished migration is undone on the legacy."""
 
+from functools import partial
+
 import click
 
 from migration_assets.commands.confirming import asks, confirm, typed
@@ -28,14 +30,14 @@ def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None
     migration = opened()
     if legacy_only:
         former = _IDENTITIES.get(identity.lower(), f"i:{identity}") if identity else None
-        done = clean_legacy(migration, apply=yes, name=name, former_identity=former, on_step=say)
+        deed = partial(clean_legacy, migration, name=name, former_identity=former, on_step=say)
     else:
-        if yes and not code and asks():
-            looked = abandon_migration(migration)
-            _tell(looked)
-            code = typed(looked.confirmation, "abandon the migration") if looked.confirmation else ""
-        done = abandon_migration(migration, apply=yes, confirm=code, on_step=say)
-    _tell(done)
+        deed = partial(abandon_migration, migration, on_step=say)
+    if yes and not code and asks():
+        looked = deed(apply=False)
+        _tell(looked)
+        code = typed(looked.confirmation, "abandon the migration") if looked.confirmation else ""
+    _tell(deed(apply=yes, confirm=code))
 
 
 def _tell(done: Abandoned) -> None:

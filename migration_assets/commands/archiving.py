@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from migration_assets.commands.confirming import asks, confirm, in_one_line, typed
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import parse_weeks
+from migration_assets.domain.confirmation import ConfirmationError, GivenCode
 from migration_assets.domain.errors import (
     ArchiveError,
     MigrationError,
@@ -26,7 +28,7 @@ from migration_assets.terminal.answers import print_answer, print_plan
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.week_progress import WeekByWeek
 
-_OF_ONE_WEEK = (ArchiveError, RestoreError, RetirementError, SliceBusyError, SliceStateError)
+_OF_ONE_WEEK = (ArchiveError, ConfirmationError, RestoreError, RetirementError, SliceBusyError, SliceStateError)
 _PERIODS = click.argument("periods", nargs=-1, required=True, metavar="QUARTER [WEEK | WEEK-WEEK]...")
 
 
@@ -50,26 +52,39 @@ def archive(periods: tuple[str, ...], reread: bool) -> None:
 @click.command()
 @_PERIODS
 @click.option("--apply", "do_it", is_flag=True, help="Let them leave; without this nothing is changed.")
-def retire(periods: tuple[str, ...], do_it: bool) -> None:
+@confirm
+def retire(periods: tuple[str, ...], do_it: bool, code: str) -> None:
     """Let archived weeks leave the base: detached, kept in quarantine, dropped when that is over.
 
-    Without --apply it shows what stands in the way of each; exit code 1 where something does.
+    Without --apply it shows what stands in the way of each, exit code 1 where something does; and the codes of those
+    that may leave, or be dropped, which --apply asks for: --confirm CODE,CODE with those of several weeks.
     """
     weeks = parse_weeks(periods)
     migration = opened()
+    codes: list[GivenCode] = []
     hindered = 0
 
-    def one(week: FiscalWeek) -> str:
+    def look(week: FiscalWeek) -> str:
         nonlocal hindered
-        done = retire_week(migration, week, dry_run=not do_it)
+        done = retire_week(migration, week)
         hindered += bool(done.obstacles)
+        codes.extend([done.confirmation] if done.confirmation is not None else [])
         return f"{week.key} {told(done)}"
 
-    _week_by_week("retired" if do_it else "looked at", weeks, one)
+    def leave(week: FiscalWeek) -> str:
+        return f"{week.key} {told(retire_week(migration, week, dry_run=False, confirm=code))}"
+
+    if do_it and not code and asks() and not migration.settings.auto_retire:
+        _week_by_week("looked at", weeks, look)
+        code = typed(in_one_line(codes), "let them leave") if codes else ""
     if do_it:
+        _week_by_week("retired", weeks, leave)
         refresh_catalogue(migration)
-    else:
-        say("Nothing was changed: --apply lets them leave.", "yellow")
+        return
+    _week_by_week("looked at", weeks, look)
+    say("Nothing was changed: --apply lets them leave.", "yellow")
+    if codes:
+        say(f"It asks for the code: --confirm {in_one_line(codes)}.", fold=False)
     if hindered:
         sys.exit(1)
 

@@ -72,8 +72,9 @@ retire_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
     selection=dg.AssetSelection.assets(retired_slice).without_checks(),
     config={"ops": {"retired_slice": {"config": {"dry_run": True}}}},
     description=(
-        "Show what stands in the way of weeks leaving the base. With dry_run: false they leave: into quarantine, and"
-        " when that is over, for good. Destructive only then."
+        "Show what stands in the way of weeks leaving the base, and the code of each that may. With dry_run: false and"
+        " these codes as confirm they leave: into quarantine, and when that is over, with new codes, for good."
+        " Destructive only then."
     ),
     executor_def=dg.in_process_executor,
 )

@@ -4,10 +4,11 @@ import dagster as dg
 from pydantic import Field
 
 from migration_assets.defs.assets.legacy_cutover import legacy_cutover
-from migration_assets.defs.confirmations import CONFIRM, confirmed
+from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.runtime import Migration
+from migration_assets.steps.deletions import confirmed_deletions
 from migration_assets.steps.legacy_repair import LegacyRepaired, repair_legacy
 
 
@@ -17,6 +18,7 @@ class LegacyRepairConfig(dg.Config):
     weeks: list[str] = Field(description="The weeks, as FY25-Q2|W05; name all that differ at once")
     dry_run: bool = Field(default=True, description="Only show what differs; with false mend it on the legacy")
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
+    confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
 
 @dg.op(description="Compare weeks at a cut of the reverse stream; with dry_run: false mend the legacy's rows.")
@@ -25,9 +27,9 @@ def repair_legacy_slices(
 ) -> None:
     """Do it, and note it on the page of legacy_cutover; keys and columns are in the log, values never."""
     weeks = [FiscalWeek.parse(text) for text in config.weeks]
-    with readable_failures():
-        done = repair_legacy(migration, weeks, dry_run=config.dry_run, run_id=context.run.run_id,
-                             confirmed_deletes=confirmed(config.confirm_deletes))  # fmt: skip
+    run_id, rows = context.run.run_id, {} if config.dry_run else confirmed(config.confirm_deletes)
+    with readable_failures(), confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
+        done = repair_legacy(migration, weeks, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=allowed)
     for one in done:
         context.log.info(_line(one))
         for difference in one.differences.sample:

@@ -5,9 +5,10 @@ neither an old run that somebody executes once more, nor a link that he was made
 """
 
 import hashlib
+import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,6 +45,10 @@ class Deed:
     def __str__(self) -> str:
         return f"{self.step} {self.subject}".strip()
 
+    def refused(self, what: str) -> ConfirmationError:
+        """The error that says why it is not done."""
+        return ConfirmationError(what, where=str(self), state_left="nothing was touched", next_step=self.how)
+
 
 @dataclass(frozen=True)
 class GivenCode:
@@ -61,9 +66,42 @@ class GivenCode:
         return f"{self.code} (good once, until {self.until:%H:%M:%S} UTC)"
 
 
+@dataclass(frozen=True)
+class CodeOfSeen:
+    """A code that says what was seen, where no ledger can keep one: the same for as long as that is the same.
+
+    It keeps a line of before from being run again, and nobody out who can look for himself.
+    """
+
+    code: str = field(repr=False)
+
+    @classmethod
+    def of(cls, seen: Mapping[str, Any]) -> "CodeOfSeen":
+        """Of what can be written as JSON."""
+        number = int.from_bytes(hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).digest())
+        return cls(_grouped(_SIGNS[number // len(_SIGNS) ** place % len(_SIGNS)] for place in range(_GROUPS * _GROUP)))
+
+    def require(self, typed: str, deed: Deed) -> None:
+        """See that it was given back.
+
+        Raises:
+            ConfirmationError: It was not.
+        """
+        if not typed.strip():
+            raise deed.refused("it asks for a confirmation code, and none was given")
+        if digest_of(typed) != digest_of(self.code):
+            raise deed.refused("this confirmation code was not given for what is there now")
+
+    def __str__(self) -> str:
+        return f"{self.code} (good for as long as all of this is as it is)"
+
+
 def new_code() -> str:
     """Nobody guesses it in a quarter of an hour, nor finds it from its digest."""
-    signs = (secrets.choice(_SIGNS) for _ in range(_GROUPS * _GROUP))
+    return _grouped(secrets.choice(_SIGNS) for _ in range(_GROUPS * _GROUP))
+
+
+def _grouped(signs: Iterable[str]) -> str:
     text = "".join(signs)
     return "-".join(text[at : at + _GROUP] for at in range(0, len(text), _GROUP))
 
@@ -71,6 +109,12 @@ def new_code() -> str:
 def digest_of(code: str) -> str:
     """What the ledger keeps of it; small letters, blanks and missing dashes are no other code."""
     return hashlib.sha256("".join(sign for sign in code.upper() if sign.isalnum()).encode()).hexdigest()
+
+
+def codes_in(text: str) -> list[str]:
+    """What a person may mean by it: several codes between blanks or commas, or one with blanks for its dashes."""
+    parts = [text, *text.split(","), *re.split(r"[\s,]+", text)]
+    return list(dict.fromkeys(part for part in parts if part.strip()))
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

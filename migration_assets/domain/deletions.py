@@ -53,15 +53,22 @@ class Deletions:
         steps = "repair; stream start, resume, recover"
         if side == "legacy":
             causes, steps = "a DELETE there that did not reach the legacy, a restored backup", "repair-legacy"
+        asks_for = confirmation_text(week, deleted)
         raise DeletionError(
             f"{deleted:,} of the week's {base:,} rows would be deleted from the {side}: the {other} shows {legacy:,}",
             where=week.key,
             state_left="no row was deleted, the week is as before; a stream that was being built or joined stands till"
             " then",
             next_step=f"see why the {other} does not show them: {causes}. If they are to go, confirm their number: run"
-            f" the same again with --confirm-deletes '{week.key}={deleted}' ({steps}), or in the launchpad"
+            f" the same again with --confirm-deletes '{asks_for}' ({steps}), or in the launchpad"
             f' with confirm_deletes: {{"{week.key}": {deleted}}}',
+            asks_for=asks_for,
         )
+
+
+def confirmation_text(week: FiscalWeek, rows: int) -> str:
+    """As `parse_confirmations` reads it."""
+    return f"{week.key}={rows}"
 
 
 def parse_confirmations(texts: Iterable[str]) -> dict[FiscalWeek, int]:

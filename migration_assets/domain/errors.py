@@ -64,7 +64,14 @@ class SliceBusyError(MigrationError):
 
 
 class DeletionError(MigrationError):
-    """More rows of a week would be deleted than goes without a person's word; nothing was."""
+    """More rows of a week would be deleted than goes without a person's word; nothing was.
+
+    `asks_for` is what a person may confirm of a week, as `FY25-Q2|W05=70`; empty for rows of no week.
+    """
+
+    def __init__(self, what: str, *, where: str, state_left: str, next_step: str, asks_for: str = "") -> None:
+        self.asks_for = asks_for
+        super().__init__(what, where=where, state_left=state_left, next_step=next_step)
 
 
 class TriggersFireError(MigrationError):

@@ -6,11 +6,11 @@ after the last: killed anywhere, the same call goes on where it stopped.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
-from migration_assets.domain.confirmation import GivenCode
+from migration_assets.domain.confirmation import CodeOfSeen, Deed, GivenCode
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.abandon_base import (
@@ -27,6 +27,7 @@ from migration_assets.postgres.abandon_legacy import (
     examine_remains,
     identity_text,
     orphaned_slots,
+    own_numbers,
     publications_of,
     remove_markers,
     remove_publication,
@@ -53,6 +54,10 @@ from migration_assets.postgres.stream_plan import StreamPlan
 from migration_assets.postgres.stream_samples import has_ledger
 
 _FULL = "f"
+_HOW_ALONE = (
+    "`migration-assets abandon --legacy-only` shows what is there now, and its code; then again with the same options,"
+    " `--yes` and `--confirm CODE`"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Abandoned:
     applied: bool
     done: tuple[str, ...]
     notes: tuple[str, ...]
-    confirmation: GivenCode | None = None
+    confirmation: GivenCode | CodeOfSeen | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,7 @@ def clean_legacy(
     plan: StreamPlan,
     *,
     apply: bool,
+    confirm: str | None = None,
     name: str | None = None,
     former_identity: str | None = None,
     on_step: Callable[[str], None] | None = None,
@@ -230,12 +236,15 @@ def clean_legacy(
     Args:
         plan: Which table.
         apply: Else nothing is changed.
+        confirm: The code of a dry run with the same arguments, which is good for as long as all that it saw is as it
+            was; None where nobody is asked.
         name: Of publication and slot, where it cannot be found out: several bases took the table, or the publication
             is gone and only the slot is left.
         former_identity: `d`, `n`, `f` or `i:index`: only the base's ledger knew it. By default DEFAULT replaces FULL.
         on_step: Told of each step before it is done.
 
     Raises:
+        ConfirmationError: It is not that code; nothing was touched.
         StreamError: The base answers and knows the stream; or the name is not clear; or the legacy follows a base.
     """
     _require_base_gone(plan)
@@ -250,11 +259,16 @@ def clean_legacy(
         steps, more = _legacy_steps(plan, legacy, ours or "", remains, former)
         if not steps:
             raise _nothing(plan)
+        told = {"steps": [step.what for step in steps], "notes": [*notes, *more]}
+        code = CodeOfSeen.of(told | own_numbers(legacy, plan.spec, ours or ""))
+        if apply and confirm is not None:
+            code.require(confirm, Deed(plan.relation, "abandon", "the legacy alone", _HOW_ALONE))
         if apply and ours:
             # A run that was at work when the base went, and does not know yet, would make anew what goes here.
             for lock_class in (START_LOCK_CLASS, STREAM_LOCK_CLASS):
                 end_holders(legacy, ours, lock_class)
-        return _run(plan, steps, [*notes, *more], apply=apply, on_step=on_step)
+        done = _run(plan, steps, [*notes, *more], apply=apply, on_step=on_step)
+        return done if apply else replace(done, confirmation=code)
 
 
 def _only_name(legacy: Connected, spec: TableSpec) -> str | None:

@@ -5,6 +5,7 @@ a crash. In which order, and what the base has to do with it: `abandon`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import errors, sql
 
@@ -15,6 +16,7 @@ from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.own_objects import drop_own_objects, is_ours, own_trigger_functions
 from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.server_identity import read_identity
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -68,6 +70,19 @@ def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
         table_shared_with=tuple(one for one in publications_of(legacy, spec) if one != name),
         markers_used_by=_markers_used_by(legacy, spec, name),
     )
+
+
+def own_numbers(legacy: Connected, spec: TableSpec, name: str) -> dict[str, Any]:
+    """By which the server tells database, table, publication and triggers from others of the same names, as JSON."""
+    row = legacy.execute(
+        "SELECT to_regclass(%(table)s)::oid::text,"
+        " (SELECT ARRAY[oid::text, xmin::text] FROM pg_publication WHERE pubname = %(name)s),"
+        " (SELECT array_agg(oid::text ORDER BY oid) FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s)"
+        "   AND tgname = ANY(%(guards)s))",
+        {"name": name, "table": str(spec.table), "guards": [GUARD, HOLD, HOLD_ROWS]},
+    ).fetchone()
+    server = read_identity(legacy, "legacy")
+    return {"server": [server.system_identifier, server.database_oid], "there": list(require_row(row, "what is there"))}
 
 
 def publications_of(legacy: Connected, spec: TableSpec) -> list[str]:

@@ -1,7 +1,7 @@
 """Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -9,10 +9,10 @@ from psycopg.types.json import Jsonb
 
 from migration_assets.domain.confirmation import (
     GOOD_FOR,
-    ConfirmationError,
     Deed,
     GivenCode,
     changed,
+    codes_in,
     digest_of,
     new_code,
 )
@@ -24,14 +24,20 @@ Examined = Callable[[Connected], Mapping[str, Any]]
 
 _KEPT = "30 days"
 _FIND = """
-SELECT f.id, f.step, f.subject, f.examined, f.expires_at, f.expires_at <= clock_timestamp(), f.spent_at, f.spent_by,
+SELECT f.id, f.examined, f.expires_at, f.expires_at <= clock_timestamp(), f.spent_at, f.spent_by,
        CASE f.step
          WHEN 'decommission' THEN NOT EXISTS (
              SELECT FROM migration.decommissions d
              WHERE d.relation = f.relation AND d.state NOT IN ('begun', 'fingerprinted'))
          ELSE EXISTS (SELECT FROM migration.cutovers c
                       WHERE c.id = f.cutover AND c.outcome = 'aborted' AND c.opened_at IS NULL) END
-FROM migration.confirmations f WHERE f.relation = %s AND f.code_sha256 = %s FOR UPDATE OF f
+FROM migration.confirmations f
+WHERE f.relation = %s AND f.code_sha256 = ANY(%s) AND f.step = %s AND f.subject = %s
+ORDER BY f.spent_by = %s DESC NULLS LAST, f.id FOR UPDATE OF f
+"""
+_GIVEN_FOR = """
+SELECT rtrim(step || ' ' || subject) FROM migration.confirmations WHERE relation = %s AND code_sha256 = ANY(%s)
+ORDER BY id
 """
 
 
@@ -54,7 +60,8 @@ class Confirmation:
     Args:
         deed: What is to be done.
         examined: What it rests on; compared with what it was when the code was given.
-        code: The code; empty where nobody gave one.
+        code: The code; or several, between blanks or commas, of which the deed takes its own. Empty where nobody gave
+            one.
     """
 
     def __init__(self, deed: Deed, examined: Examined, code: str) -> None:
@@ -63,7 +70,7 @@ class Confirmation:
         self._code = code
         # Whoever tries again within one call, since an answer was lost, has spent it himself.
         self._use = secrets.token_hex(8)
-        self._in_time = False
+        self._in_time = set[int]()
 
     @property
     def given(self) -> bool:
@@ -77,8 +84,19 @@ class Confirmation:
             ConfirmationError: It is not; says why.
         """
         with base.transaction():
-            self._find(base)
-        self._in_time = True
+            self._in_time.add(self._find(base))
+
+    def give_back(self, base: Connected) -> None:
+        """As if this call had never used it: nothing came of that."""
+        base.execute(
+            "UPDATE migration.confirmations SET spent_at = NULL, spent_by = NULL WHERE relation = %s AND spent_by = %s",
+            [self._deed.relation, self._use],
+        )
+
+    def is_spent(self, base: Connected) -> bool:
+        """Whether this call has used it up."""
+        spent = "SELECT EXISTS (SELECT FROM migration.confirmations WHERE relation = %s AND spent_by = %s)"
+        return bool(require_row(base.execute(spent, [self._deed.relation, self._use]).fetchone(), "EXISTS")[0])
 
     def spend(self, base: Connected, cutover: int | None = None) -> None:
         """Use it up, in the transaction in which the step begins: both are done, or neither.
@@ -99,24 +117,30 @@ class Confirmation:
 
     def _find(self, base: Connected) -> int:
         if not self.given:
-            raise self._refused("it asks for a confirmation code, and none was given")
-        row = base.execute(_FIND, [self._deed.relation, digest_of(self._code)]).fetchone()
-        if row is None:
-            raise self._refused("nobody was given this confirmation code")
-        number, step, subject, examined, expires_at, over, spent_at, spent_by, undone = row
-        if spent_by == self._use:
-            return int(number)
-        if (step, subject) != (self._deed.step, self._deed.subject):
-            raise self._refused(f"this confirmation code was given for: {step} {subject}".strip())
-        if spent_at is not None and not undone:
-            raise self._refused(f"this confirmation code was used at {instant_text(spent_at)}")
-        if over and not self._in_time:
-            raise self._refused(f"this confirmation code was good until {instant_text(expires_at)}")
-        if others := changed(examined, self._examined(base)):
-            raise self._refused(f"what was examined is not as it was when the code was given: {', '.join(others)}")
-        return int(number)
+            raise self._deed.refused("it asks for a confirmation code, and none was given")
+        digests = [digest_of(code) for code in codes_in(self._code)]
+        deed, why_not = self._deed, ""
+        for row in base.execute(_FIND, [deed.relation, digests, deed.step, deed.subject, self._use]).fetchall():
+            why_not = self._why_not(base, row)
+            if not why_not:
+                return int(row[0])
+        raise self._deed.refused(why_not or self._not_its_own(base, digests))
 
-    def _refused(self, what: str) -> ConfirmationError:
-        return ConfirmationError(
-            what, where=str(self._deed), state_left="nothing was touched", next_step=self._deed.how
-        )
+    def _why_not(self, base: Connected, row: tuple[Any, ...]) -> str:
+        """Why the code that `_FIND` found is good for nothing; empty where it is good."""
+        number, examined, expires_at, over, spent_at, spent_by, undone = row
+        if spent_by == self._use:
+            return ""
+        if spent_at is not None and not undone:
+            return f"this confirmation code was used at {instant_text(spent_at)}"
+        if over and number not in self._in_time:
+            return f"this confirmation code was good until {instant_text(expires_at)}"
+        others = changed(examined, self._examined(base))
+        return f"what was examined is not as it was when the code was given: {', '.join(others)}" if others else ""
+
+    def _not_its_own(self, base: Connected, digests: Sequence[str]) -> str:
+        others = [str(row[0]) for row in base.execute(_GIVEN_FOR, [self._deed.relation, digests]).fetchall()]
+        if not others:
+            return "nobody was given this confirmation code"
+        subject = "this confirmation code was" if len(others) == 1 else "these confirmation codes were"
+        return f"{subject} given for: {', '.join(others)}"

@@ -32,7 +32,13 @@ from migration_assets.postgres.quarantine import (
     place_of,
 )
 from migration_assets.postgres.retirement_checks import difference, of_table
-from migration_assets.postgres.retirement_records import Retirement, note_dropped, note_quarantined, note_returned
+from migration_assets.postgres.retirement_records import (
+    OnBegin,
+    Retirement,
+    note_dropped,
+    note_quarantined,
+    note_returned,
+)
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -131,8 +137,18 @@ def leave_root(
         )
 
 
-def drop(plan: StreamPlan, base: Connected, leaving: Leaving, attempt: int, *, now: datetime) -> None:
+def drop(
+    plan: StreamPlan,
+    base: Connected,
+    leaving: Leaving,
+    attempt: int,
+    *,
+    now: datetime,
+    on_begin: OnBegin | None = None,
+) -> None:
     """Drop what lies in quarantine, once more proven equal to its archive, under a lock of its own.
+
+    `on_begin` is called in the transaction that drops it; what it raises ends that, and nothing was done.
 
     Raises:
         RetirementError: It is not equal.
@@ -149,6 +165,8 @@ def drop(plan: StreamPlan, base: Connected, leaving: Leaving, attempt: int, *, n
                     [f"what lies in quarantine has {difference(found, leaving.archive.native)} the archive"],
                     f"its rows are in {leaving.leaf.quarantined}, as before",
                 )
+            if on_begin is not None:
+                on_begin(base)
             drop_quarantined(base, leaving.leaf)
             note_dropped(base, leaving.retirement, now=now)
             end_attempt(base, attempt, "succeeded", base=found)

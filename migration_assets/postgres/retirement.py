@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from migration_assets.domain.confirmation import GivenCode
 from migration_assets.domain.errors import LedgerError, RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
@@ -15,6 +16,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
 from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, stream_lock
 from migration_assets.postgres.change_stream.releasing import release_weeks
+from migration_assets.postgres.confirmations import Confirmation
 from migration_assets.postgres.consistent_cut.records import CutRecord
 from migration_assets.postgres.leaving import (
     SLICE_LOCK_MS,
@@ -35,7 +37,7 @@ from migration_assets.postgres.retirement_checks import (
     obstacles_to_drop,
     why_not_approved,
 )
-from migration_assets.postgres.retirement_records import Step, begin_retirement, read_retirement
+from migration_assets.postgres.retirement_records import OnBegin, Step, begin_retirement, is_over, read_retirement
 from migration_assets.postgres.server_identity import require_servers
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.slice_locks import slice_lock
@@ -59,6 +61,7 @@ class Retired:
         bytes: Of that table with its indexes; of a dropped one, what this call freed.
         drop_after: The end of the grace period, by the clock of the settings.
         cut: At which the stream let go of it, where this call made it do so.
+        confirmation: The code that its next step asks for, of a dry run that somebody was told of.
     """
 
     week: FiscalWeek
@@ -69,6 +72,14 @@ class Retired:
     bytes: int
     drop_after: datetime | None = None
     cut: CutRecord | None = None
+    confirmation: GivenCode | None = None
+
+    def may_go_further(self, now: datetime) -> bool:
+        """Whether it may leave the root, or be dropped, and nothing stands in the way of that.
+
+        Where its leaving was only interrupted there is nothing to decide any more.
+        """
+        return not self.obstacles and (self.step is None or is_over(self.step, self.drop_after, now))
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,21 @@ class _Call:
     now: datetime
     quarantine: timedelta
     outside_retention: bool | str
+    confirmation: Confirmation | None
+
+    def confirm(self, base: Connected, *, looked: bool) -> None:
+        """Ask for the code: before the look, which may take hours, where one was given; else after it, which says more.
+
+        Raises:
+            ConfirmationError: It is missing or not good.
+        """
+        if self.confirmation is not None and self.confirmation.given is not looked:
+            self.confirmation.require(base)
+
+    @property
+    def spend(self) -> OnBegin | None:
+        """What uses the code up, where one is asked for."""
+        return self.confirmation.spend if self.confirmation is not None else None
 
 
 def retire_slice(
@@ -92,6 +118,7 @@ def retire_slice(
     quarantine: timedelta,
     outside_retention: bool | str,
     dry_run: bool = True,
+    confirmation: Confirmation | None = None,
     run_id: str | None = None,
 ) -> Retired:
     """Take the slice as far out of the base as it may go now; run again, it goes on where it was left.
@@ -105,9 +132,12 @@ def retire_slice(
         quarantine: How long its rows stay in the base after they have left the root; 0 to drop them at once.
         outside_retention: Whether the policy lets it go; a text says why not.
         dry_run: Look only, and change nothing.
+        confirmation: The code without which it neither leaves the root nor is dropped; None where nobody is asked. What
+            a call that died has begun goes on without one, as far as into quarantine.
         run_id: Noted in the ledger.
 
     Raises:
+        ConfirmationError: The code is missing or not good; nothing was touched.
         RetirementError: Lists everything that stands in the way; or names the transactions that a DETACH waits for; or
             a booking came in between. Says where the rows are.
         SliceBusyError: Somebody works on the slice.
@@ -115,19 +145,21 @@ def retire_slice(
         CutError: No moment for a cut.
     """
     plan = replace(plan, run_id=run_id or plan.run_id)
-    call = _Call(plan, week, reread, now, quarantine, outside_retention)
+    call = _Call(plan, week, reread, now, quarantine, outside_retention, None if dry_run else confirmation)
     with leaving_session(plan, week, "retire") as base, ExitStack() as held:
         require_servers(plan.databases, base, plan.relation)
         record = require_slice(base, plan.relation, week)
         if record.state is SliceState.RETIRED:
             held.enter_context(slice_lock(base, record))
             return _look_further(call, base) if dry_run else _go_on(call, base, None, None)
+        call.confirm(base, looked=False)
         # All files are read here: nobody who wants to join the stream waits for that.
         with slice_lock(base, record) as record:
             found = _look(call, base, record)
             if dry_run:
                 return found
             archive = _require_allowed(call, base, record, found)
+        call.confirm(base, looked=True)
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         # Until the slice is `retired`: whoever computes a filter has it in it or knows that it is gone.
         with stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS):
@@ -168,7 +200,7 @@ def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: Archive
     cut = None
     if must_be_released(base, call.plan, record):
         cut = release_weeks(call.plan, base, [record], {call.week: archive.native})
-    begin_retirement(base, record, archive, call.plan.run_id)
+    begin_retirement(base, record, archive, call.plan.run_id, call.spend)
     return cut
 
 
@@ -199,20 +231,25 @@ def _look_further(call: _Call, base: Connected) -> Retired:
 
 def _go_on(call: _Call, base: Connected, attempt: int | None, cut: CutRecord | None) -> Retired:
     """From wherever it is on its way; the caller holds the slice."""
-    plan, freed = call.plan, None
+    plan, freed, may_drop = call.plan, None, True
     leaving = _on_the_way(call, base)
     with ExitStack() as attempts:
         if leaving.retirement.step is Step.DETACHING:
             attempt = attempt or attempts.enter_context(attempted(base, leaving.record, "retire", plan.run_id))
             leave_root(plan, base, leaving, attempt, now=call.now, quarantine=call.quarantine)
             leaving = _on_the_way(call, base)
-        if _is_over(call, leaving):
-            attempt = attempts.enter_context(attempted(base, leaving.record, "retire", plan.run_id))
+            # Whoever only finishes what another call has begun was never asked whether it is to be dropped.
+            may_drop = call.confirmation is None or call.confirmation.is_spent(base)
+        if may_drop and _is_over(call, leaving):
+            call.confirm(base, looked=False)
             found = obstacles_to_drop(plan, base, leaving.record, leaving.archive, reread=call.reread)
+            if not found:
+                call.confirm(base, looked=True)
+            attempt = attempts.enter_context(attempted(base, leaving.record, "retire", plan.run_id))
             if found:
                 raise refused(call.week, found, f"its rows are in {leaving.leaf.quarantined}, as before")
             freed = size_of(base, leaving.leaf.quarantined)
-            drop(plan, base, leaving, attempt, now=call.now)
+            drop(plan, base, leaving, attempt, now=call.now, on_begin=call.spend)
             leaving = _on_the_way(call, base)
     done = _shown(base, leaving)
     return replace(done, bytes=done.bytes if freed is None else freed, cut=cut)
@@ -220,8 +257,7 @@ def _go_on(call: _Call, base: Connected, attempt: int | None, cut: CutRecord | N
 
 def _is_over(call: _Call, leaving: Leaving) -> bool:
     """Whether the grace period has ended."""
-    until = leaving.retirement.drop_after
-    return leaving.retirement.step is Step.QUARANTINED and until is not None and until <= call.now
+    return is_over(leaving.retirement.step, leaving.retirement.drop_after, call.now)
 
 
 def _shown(base: Connected, leaving: Leaving) -> Retired:

@@ -1,5 +1,6 @@
 """Retirements in the ledger: which slice left the root, how far it got, and what came back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +17,9 @@ from migration_assets.postgres.archives import ArchiveRecord
 from migration_assets.postgres.evidence_chain import append_row
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
+
+OnBegin = Callable[[Connected], None]
+"""Called with the session on the base, in the transaction in which a step begins."""
 
 
 class Step(StrEnum):
@@ -48,6 +52,11 @@ class Retirement:
         return self.step in {Step.DETACHING, Step.QUARANTINED}
 
 
+def is_over(step: Step | None, drop_after: datetime | None, now: datetime) -> bool:
+    """Whether it lies in quarantine and has done so for long enough."""
+    return step is Step.QUARANTINED and drop_after is not None and drop_after <= now
+
+
 def read_retirement(base: Connected, relation: str, week: FiscalWeek) -> Retirement | None:
     """The slice's newest retirement, or None where it never began one."""
     with base.cursor(row_factory=dict_row) as cursor:
@@ -65,7 +74,13 @@ def _record(row: dict[str, Any]) -> Retirement:
     return Retirement(**fields)
 
 
-def begin_retirement(base: Connected, record: SliceRecord, archive: ArchiveRecord, run_id: str | None) -> int:
+def begin_retirement(
+    base: Connected,
+    record: SliceRecord,
+    archive: ArchiveRecord,
+    run_id: str | None,
+    on_begin: OnBegin | None = None,
+) -> int:
     """Intent before the deed: from its commit on nobody makes, joins or archives the leaf anew.
 
     Args:
@@ -73,6 +88,7 @@ def begin_retirement(base: Connected, record: SliceRecord, archive: ArchiveRecor
         record: Read under it.
         archive: What holds the rows from now on.
         run_id: Noted.
+        on_begin: Called in the transaction; what it raises ends it, and nothing was done.
 
     Returns:
         The retirement's id.
@@ -83,6 +99,8 @@ def begin_retirement(base: Connected, record: SliceRecord, archive: ArchiveRecor
     require_transition(record.state, SliceState.RETIRED, where=record.week.key)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
+        if on_begin is not None:
+            on_begin(base)
         changed = base.execute(
             # Who was never released had no stream; one that begins later does not cover it.
             "UPDATE migration.slices SET state = 'retired', released_at = coalesce(released_at, clock_timestamp()),"

@@ -64,11 +64,20 @@ def clean_legacy(
     migration: Migration,
     *,
     apply: bool = False,
+    confirm: str = "",
     name: str | None = None,
     former_identity: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """The legacy alone, for a base that is gone, and the ledger of codes with it; see `postgres.abandon`."""
+    """The legacy alone, for a base that is gone, and the ledger of codes with it; see `postgres.abandon`.
+
+    So the code of its dry run says what that saw.
+    """
     return undoing.clean_legacy(
-        migration.stream_plan(), apply=apply, name=name, former_identity=former_identity, on_step=on_step
+        migration.stream_plan(),
+        apply=apply,
+        confirm=confirm,
+        name=name,
+        former_identity=former_identity,
+        on_step=on_step,
     )

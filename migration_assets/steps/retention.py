@@ -14,7 +14,7 @@ from migration_assets.postgres.definitions import altered_since
 from migration_assets.postgres.leaf_changes import changes_by_leaf
 from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.retirement_records import Retirement, read_retirement
+from migration_assets.postgres.retirement_records import Retirement, is_over, read_retirement
 from migration_assets.postgres.retirement_records import Step as RetirementStep
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.stream_samples import has_ledger
@@ -120,7 +120,6 @@ def _why_retire(record: SliceRecord, retirement: Retirement | None, now: datetim
     if record.state is SliceState.RETIRED and retirement is not None:
         if retirement.step is RetirementStep.DETACHING:
             return "its leaving was interrupted"
-        over = retirement.drop_after is not None and retirement.drop_after <= now
-        if retirement.step is RetirementStep.QUARANTINED and over:
+        if is_over(retirement.step, retirement.drop_after, now):
             return "its quarantine is over"
     return None

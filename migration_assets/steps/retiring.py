@@ -2,14 +2,18 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 
+from migration_assets.domain.confirmation import Deed
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.archives import ArchiveRecord
+from migration_assets.postgres.confirmations import Confirmation, give_code
 from migration_assets.postgres.retirement import Retired, retire_slice
 from migration_assets.postgres.retirement_checks import LateBooking, late_bookings
+from migration_assets.postgres.retirement_confirming import examined_week
 from migration_assets.postgres.retirement_records import Step as RetirementStep
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_transient
@@ -33,9 +37,27 @@ class Back:
     seconds: float
 
 
-def retire_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True, run_id: str | None = None) -> Retired:
-    """Let the week leave, as far as it may now; see `retire_slice`."""
-    store = archive_store(migration)
+def retire_week(
+    migration: Migration,
+    week: FiscalWeek,
+    *,
+    dry_run: bool = True,
+    confirm: str = "",
+    run_id: str | None = None,
+) -> Retired:
+    """Let the week leave, as far as it may now; see `retire_slice`.
+
+    A dry run that finds no obstacle gives the code that each of the two steps asks for, out of the root and the drop,
+    as `confirm` (which may hold other weeks' codes, too). With MIGRATION_AUTO_RETIRE nobody is asked.
+
+    Raises:
+        ConfirmationError: The code is missing or not good; nothing was touched.
+    """
+    store, relation = archive_store(migration), migration.spec.relation
+    quarantine = timedelta(days=migration.settings.quarantine_days)
+    deed = _deed(relation, week)
+    examined = partial(examined_week, relation=relation, week=week, quarantine=quarantine)
+    confirmation = None if migration.settings.auto_retire else Confirmation(deed, examined, confirm)
 
     def read_again(archive: ArchiveRecord) -> None:
         with migration.databases.session("base", f"{week.key}:reread", migration.limits.timeouts()) as base:
@@ -43,21 +65,35 @@ def retire_week(migration: Migration, week: FiscalWeek, *, dry_run: bool = True,
 
     prepare_ledger(migration, "retirement")
     not_due = retention_policy(migration).why_not_due(week, migration.now())
-    return retry_transient(
+    done = retry_transient(
         lambda: retire_slice(
             migration.stream_plan(run_id),
             week,
             reread=read_again,
             now=migration.now(),
-            quarantine=timedelta(days=migration.settings.quarantine_days),
+            quarantine=quarantine,
             outside_retention=not_due or True,
             dry_run=dry_run,
+            confirmation=confirmation,
             run_id=run_id,
         ),
         what=f"retiring of {week.key}",
         attempts=migration.settings.retry_attempts,
         log=log,
     )
+    if confirmation is None or not dry_run or not done.may_go_further(migration.now()):
+        return done
+    with migration.databases.session("base", f"{week.key}:code") as base:
+        return replace(done, confirmation=give_code(base, deed, examined, run_id=run_id))
+
+
+def _deed(relation: str, week: FiscalWeek) -> Deed:
+    command = f"migration-assets retire {week.quarter.key} {week.name}"
+    how = (
+        f"`{command}` gives one where nothing stands in the way, and so does the job retire_slices as a dry run; then"
+        f" `{command} --apply --confirm CODE`, or the job with `dry_run: false` and `confirm`"
+    )
+    return Deed(relation, "retire", week.key, how)
 
 
 def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
@@ -95,6 +131,6 @@ def told(done: Retired) -> str:
         case RetirementStep.DROPPED:
             return f"has left the base, {size} freed; its rows are in {done.archive.location if done.archive else '?'}"
         case RetirementStep.DETACHING:
-            return "its leaving was interrupted; run it again"
+            return "its leaving was interrupted: it goes on where it stopped, and asks for no code"
         case _:
             return f"may leave: nothing stands in the way ({size})"

@@ -22,6 +22,7 @@ from migration_assets.postgres.sql_text import table_name
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_store
 from migration_assets.steps.querying import ask
+from migration_assets.steps.retiring import retire_week
 from migration_assets.terminal.demo_cdc import CdcStory, approve
 from migration_assets.terminal.demo_copying import copy_weeks
 from migration_assets.terminal.demo_equality import FullComparison, compare_everything, drain
@@ -35,7 +36,6 @@ NEXT_WEEK = datetime(2024, 7, 2, 12, tzinfo=UTC)
 """The traffic's present from then on: in the first week of FY25-Q3."""
 _LATE_WEEK = 9
 _RESTORED_WEEK = 5
-_LEAVE: dict[str, Any] = {"retired_slice": {"dry_run": False}}
 # Sums of exact types, so that one lost or doubled row or one changed price cannot hide.
 _QUESTION = (
     "SELECT fiscal_quarter, fiscal_week, count(*) AS bookings, sum(price) AS revenue, sum(id) AS ids"
@@ -146,7 +146,9 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
     story.rows = sum(one.native.rows for one in archives)
     story.archive_bytes = sum(one.bytes for one in archives)
     story.leaf_bytes = sum(record.table_bytes or 0 for record in records)
-    story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, _LEAVE)
+    with console.status(f"What stands in the way of {OLD.key}, and the codes that its leaving asks for"):
+        leave = _leave(migration, *weeks)
+    story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, leave)
     console.print(
         f"{OLD.key}: {story.archived} weeks in Parquet, read again by DuckDB, {story.retired} gone from the base:"
         f" {story.leaf_bytes / 1e6:,.1f} MB of leaves became {story.archive_bytes / 1e6:,.1f} MB."
@@ -172,8 +174,8 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
 def _come_late(
     console: Console, migration: Migration, week: FiscalWeek, pool: ProcessPoolExecutor, story: ArchiveStory
 ) -> None:
-    """A booking arrives in a week that is in Parquet already: it must not leave with the old files."""
-    spec = migration.spec
+    """A booking arrives in a week that is in Parquet, and was looked at: it must not leave with the old files."""
+    spec, leave = migration.spec, _leave(migration, week)
     with migration.databases.session("legacy", "demo late booking") as legacy:
         legacy.execute(
             sql.SQL("UPDATE {} SET guests = guests + 1 WHERE id = (SELECT min(id) FROM {} WHERE {})").format(
@@ -182,13 +184,19 @@ def _come_late(
         )
     drain(migration)
     with console.status(f"A late change in {week.key}"):
-        outcome = pool.submit(run_job, "retire_slices", week, _LEAVE).result()
+        outcome = pool.submit(run_job, "retire_slices", week, leave).result()
         if outcome.success:
             story.cdc.failures.append(f"{week.key}: left the base although its archive was stale")
             return
         story.late_refused = next((line for line in outcome.error.splitlines() if "stale" in line), outcome.error)
         story.cdc.note(f"second archive of {week.key}", pool.submit(run_job, "archive_slices", week).result())
     console.print(f"Late change, noticed and archived again: {story.late_refused.strip(' -')}", markup=False)
+
+
+def _leave(migration: Migration, *weeks: FiscalWeek) -> dict[str, Any]:
+    """The runs' configuration, with the code of each week that a look at it gave."""
+    codes = [looked.code for week in weeks if (looked := retire_week(migration, week).confirmation) is not None]
+    return {"retired_slice": {"dry_run": False, "confirm": " ".join(codes)}}
 
 
 def _each(

@@ -14,6 +14,9 @@ def complain(text: str) -> NoReturn:
     sys.exit(2)
 
 
-def say(text: str, style: str = "") -> None:
-    """One line of result, exactly as it is: brackets in it are no markup, and it is folded only on a terminal."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+def say(text: str, style: str = "", *, fold: bool = True) -> None:
+    """One line of result, exactly as it is: brackets in it are no markup, and it is folded only on a terminal.
+
+    What is to be copied from there is not: `fold=False`.
+    """
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=not (fold and console.is_terminal))

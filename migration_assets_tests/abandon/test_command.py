@@ -71,7 +71,28 @@ def test_a_base_that_is_gone_is_no_obstacle_with_legacy_only(quarter: LiveQuarte
     assert quarter.run("abandon", "--yes", **away).exit_code == 2
     with quarter.ground.databases.session("base", "test") as base:
         base.execute(f"ALTER SUBSCRIPTION {quarter.subscription} DISABLE".encode())
-    done = quarter.run("abandon", "--legacy-only", "--yes", "--identity", "nothing", **away)
+    alone = ("abandon", "--legacy-only", "--identity", "nothing")
+    before = catalogue(quarter.ground)
+
+    def refused(code: str, why: str) -> None:
+        result = quarter.run(*alone, "--yes", *(("--confirm", code) if code else ()), **away)
+        assert result.exit_code == 2
+        assert why in result.stderr
+        assert "`migration-assets abandon --legacy-only` shows what is there now, and its code" in result.stderr
+        assert_as_found(quarter.ground, before)
+
+    refused("", "it asks for a confirmation code, and none was given")
+    other = code_in(quarter.run("abandon", "--legacy-only", **away).output)
+    refused(other, "this confirmation code was not given for what is there now")
+    code = code_in(quarter.run(*alone, **away).output)
+    assert code == code_in(quarter.run(*alone, **away).output), "as long as nothing changes"
+    with quarter.ground.databases.session("legacy", "test") as legacy:
+        # The same names, and yet another one: as after a new beginning.
+        legacy.execute(f"ALTER PUBLICATION {quarter.subscription} RENAME TO other".encode())
+        legacy.execute(f"ALTER PUBLICATION other RENAME TO {quarter.subscription}".encode())
+    refused(code, "this confirmation code was not given for what is there now")
+    code = code_in(quarter.run(*alone, **away).output)
+    done = quarter.run(*alone, "--yes", "--confirm", code, **away)
     assert done.exit_code == 0, done.output
     identity = "SELECT relreplident::text FROM pg_class WHERE relname = 'bookings' AND relkind = 'r'"
     assert quarter.ground.one("legacy", identity) == "n"

@@ -8,12 +8,13 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.retiring import bring_back, retire_week
+from migration_assets.steps.retiring import bring_back
 from migration_assets_tests.adversarial.life import Life
 from migration_assets_tests.adversarial.mob import Mob
 from migration_assets_tests.adversarial.strangers import VANDALS, WRITERS, late_in
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS
 from migration_assets_tests.adversarial.whole import cut_over_in_peace, mend_and_prove, proven, some_steps, started
+from migration_assets_tests.confirming import let_leave
 
 AGED = {"as_of": datetime(2024, 11, 1, tzinfo=UTC), "retention_quarters": 1, "quarantine_days": 0}
 """Settings under which the quarter's weeks may leave."""
@@ -41,7 +42,7 @@ class Ageing:
             if life.random.random() < 0.8:
                 self._archive(week)
             for _ in range(life.random.choice([1, 2, 2])):
-                life.step(f"retire {week.name}", lambda: retire_week(life.migration, week, dry_run=False))
+                life.step(f"retire {week.name}", lambda: let_leave(life.migration, week))
 
         self._perhaps_at_rest(steps)
 

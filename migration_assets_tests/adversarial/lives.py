@@ -19,7 +19,7 @@ from migration_assets.steps.cutover import cut_over
 from migration_assets.steps.examination import examine
 from migration_assets.steps.observation import observe
 from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.retiring import bring_back, retire_week
+from migration_assets.steps.retiring import bring_back
 from migration_assets.steps.streaming import resume_stream, start_stream
 from migration_assets_tests.adversarial import child
 from migration_assets_tests.adversarial.ageing import AGED, ageing
@@ -42,7 +42,7 @@ from migration_assets_tests.adversarial.strangers import (
 )
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
 from migration_assets_tests.adversarial.whole import begin, mend_and_prove, proven, started
-from migration_assets_tests.confirming import code_for_cutover
+from migration_assets_tests.confirming import code_for_cutover, let_leave
 from migration_assets_tests.convergence.ordeal import fresh_databases
 from migration_assets_tests.crashes.child import nursery
 
@@ -284,7 +284,7 @@ def leaving(life: Life, _steps: int) -> None:
         life.step("archive", lambda: archive_week(life.migration, week))
         life.mob.archived = life.rows_in(week)
         for _ in range(2):
-            life.step("retire", lambda: retire_week(life.migration, week, dry_run=False))
+            life.step("retire", lambda: let_leave(life.migration, week))
         if life.states()[week] != SliceState.RETIRED:
             life.world.fault(f"{week} could not be retired: it is {life.states()[week]}")
             return

@@ -41,7 +41,7 @@ from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, va
 from migration_assets.terminal.marks import Seen
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
-from migration_assets_tests.confirming import code_for_abandon, code_for_rollback
+from migration_assets_tests.confirming import code_for_abandon, code_for_rollback, let_leave
 from migration_assets_tests.defs.conftest import keep_only_the_quarter
 
 SUMMER, AUTUMN = QUARTER.next, QUARTER.next.next
@@ -188,7 +188,7 @@ def test_a_week_born_in_the_base_is_archived_once_it_is_over_and_leaves_and_come
     archived = archive_week(signed, week)
     assert (archived.record.native.rows, state_of(signed, week)) == (3, SliceState.ARCHIVED)
     assert retire_week(signed, week).obstacles == ()
-    gone = retire_week(with_settings(signed, quarantine_days=0), week, dry_run=False)
+    gone = let_leave(with_settings(signed, quarantine_days=0), week)
     assert gone.step is Step.DROPPED
     assert (week_rows(signed.databases.base_url, signed, week), late_in(signed, week)) == ([], None)
     arrived(signed)
@@ -243,8 +243,8 @@ def test_a_rollback_with_retired_restored_archived_and_newly_opened_weeks_finds_
     signed: Migration,
 ) -> None:
     out = with_settings(signed, quarantine_days=0)
-    assert retire_week(out, BORN[1], dry_run=False).step is Step.DROPPED
-    assert retire_week(signed, WEEKS[3], dry_run=False).step is Step.QUARANTINED
+    assert let_leave(out, BORN[1]).step is Step.DROPPED
+    assert let_leave(signed, WEEKS[3]).step is Step.QUARANTINED
     assert roll_back(signed, "Ada Lovelace", confirm=code_for_rollback(signed)).outcome == "succeeded"
     states = {
         FiscalWeek.parse(key): (state, covered)

@@ -14,9 +14,14 @@ from migration_assets.postgres.archives import read_archive
 from migration_assets.runtime import Migration
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import change_one, on, state_of
+from migration_assets_tests.confirming import code_to_retire
 from migration_assets_tests.defs.conftest import Project, check_results, failure_text
 
-_LEAVE = {"retired_slice": {"dry_run": False}}
+
+def leave(project: Project, week: FiscalWeek) -> dg.ExecuteInProcessResult:
+    """As a person launches it who has looked."""
+    code = code_to_retire(project.migration, week)
+    return project.run_job("retire_slices", week, {"retired_slice": {"dry_run": False, "confirm": code}})
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def test_a_dry_run_leaves_an_observation_and_no_green_square(project: Project) -
     [seen] = looked.asset_observations_for_node("retired_slice")
     assert "there is no archive" in str(seen.metadata["obstacles"].value)
     assert project.partitions("retired_slice") == {}
-    refused = project.run_job("retire_slices", week, _LEAVE)
+    refused = leave(project, week)
     assert not refused.success
     assert "there is no archive" in failure_text(refused)
     assert state_of(project.migration, week) == "signed_off"
@@ -96,7 +101,7 @@ def test_a_dry_run_leaves_an_observation_and_no_green_square(project: Project) -
 def test_a_week_leaves_is_drilled_gets_a_late_booking_and_comes_back(project: Project) -> None:
     week = WEEKS[3]
     assert project.run_job("archive_slices", week).success
-    left = project.run_job("retire_slices", week, _LEAVE)
+    left = leave(project, week)
     assert left.success, failure_text(left)
     assert state_of(project.migration, week) == "retired"
     assert run_week_check(project, "retired_slice", "nothing_came_late", week).passed
@@ -114,10 +119,10 @@ def test_a_week_leaves_is_drilled_gets_a_late_booking_and_comes_back(project: Pr
     joined = project.run("change_stream", QUARTER)
     assert joined.success, failure_text(joined)
     assert state_of(project.migration, week) == "archived", "the stream caught up with it; its sign-off stands"
-    stale = project.run_job("retire_slices", week, _LEAVE)
+    stale = leave(project, week)
     assert "stale" in failure_text(stale)
     assert project.run_job("archive_slices", week).success
-    again = project.run_job("retire_slices", week, _LEAVE)
+    again = leave(project, week)
     assert again.success, failure_text(again)
 
 

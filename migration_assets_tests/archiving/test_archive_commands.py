@@ -13,6 +13,7 @@ from migration_assets.cli import main
 from migration_assets.runtime import Migration
 from migration_assets_tests.archiving.conftest import LATER
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
+from migration_assets_tests.confirming import code_in
 
 Run = Callable[..., Result]
 
@@ -52,7 +53,10 @@ def test_a_week_from_the_archive_to_its_return(run: Run, signed: Migration, tmp_
     assert "W03 stays: " in look.output
     assert "Nothing was changed" in look.output
 
-    left = run("retire FY25-Q2 W02 --apply")
+    asked_for = run("retire FY25-Q2 W02 --apply")
+    assert asked_for.exit_code == 2, asked_for.output
+    assert "it asks for a confirmation code, and none was given" in asked_for.stderr
+    left = run(f"retire FY25-Q2 W02 --apply --confirm {code_in(look.output)}")
     assert left.exit_code == 0, left.output
     assert "lies in quarantine" in left.output
     assert "to be dropped after 2024-11-08" in left.output

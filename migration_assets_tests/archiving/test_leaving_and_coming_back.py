@@ -19,6 +19,7 @@ from migration_assets.steps.retiring import bring_back, late_in, retire_week
 from migration_assets.steps.weeks import validate_week
 from migration_assets.terminal.demo_equality import compare_everything, drain
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
+from migration_assets_tests.confirming import let_leave
 
 
 def on(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -65,7 +66,7 @@ def test_a_week_is_archived_leaves_for_quarantine_and_comes_back_exactly(signed:
     assert look.obstacles == ()
     assert state_of(signed, week) == "archived", "a dry run changes nothing"
 
-    left = retire_week(signed, week, dry_run=False)
+    left = let_leave(signed, week)
     assert left.drop_after is not None
     assert state_of(signed, week) == "retired"
     leaf = "SELECT to_regclass('public.amenity_bookings_fy25_q2_w01'), (SELECT count(*) FROM migration_quarantine.{})"
@@ -88,7 +89,7 @@ def test_a_dropped_week_is_answered_from_parquet_and_restored_from_it(signed: Mi
     archived = archive_week(soon, week).manifest
     texts = {column.name: column.storage.value for column in archived.columns}
     assert (texts["price"], texts["tags"]) == ("text", "text"), "NaN and two dimensions fit no exact type"
-    retire_week(soon, week, dry_run=False)
+    let_leave(soon, week)
     gone = on(soon.databases.base_url, "SELECT to_regclass('migration_quarantine.amenity_bookings_fy25_q2_w04')")
     assert gone == [(None,)]
     question = "SELECT fiscal_week, count(*), sum(id) FROM amenity_bookings GROUP BY ALL ORDER BY ALL"
@@ -117,13 +118,13 @@ def test_a_late_booking_makes_the_archive_stale_and_stays(signed: Migration) -> 
     change_one(signed, week)
     drain(signed)
     with pytest.raises(RetirementError, match="stale"):
-        retire_week(signed, week, dry_run=False)
+        let_leave(signed, week)
     assert state_of(signed, week) == "archived"
     assert compare_everything(signed, week).differing == 0
     second = archive_week(signed, week).record
     assert second.native != first.native
     assert len([path for path in files_of(signed, week) if path.suffix == ".parquet"]) == 1
-    retire_week(signed, week, dry_run=False)
+    let_leave(signed, week)
     assert state_of(signed, week) == "retired"
     assert late_in(signed, week) is None
 
@@ -133,7 +134,7 @@ def test_a_late_booking_makes_the_archive_stale_and_stays(signed: Migration) -> 
     assert late.rows == 0, "as many rows, other values"
     at_once = with_settings(signed, as_of=signed.now().replace(year=2025))
     with pytest.raises(RetirementError, match="since the change stream let go of it"):
-        retire_week(at_once, week, dry_run=False)
+        let_leave(at_once, week)
     kept = on(signed.databases.base_url, "SELECT count(*) FROM migration_quarantine.amenity_bookings_fy25_q2_w05")
     assert kept == [(second.native.rows,)], "what the archive has not got is never dropped"
 
@@ -149,7 +150,7 @@ def test_a_byte_that_changed_is_named_and_nothing_leaves(signed: Migration) -> N
     with pytest.raises(ArchiveError, match=path.name):
         reread_archive(signed, week)
     with pytest.raises(RetirementError, match="cannot be trusted"):
-        retire_week(signed, week, dry_run=False)
+        let_leave(signed, week)
     with pytest.raises(ArchiveError, match=path.name):
         drill_week(signed, week)
     assert state_of(signed, week) == "archived"
@@ -178,7 +179,7 @@ def test_a_week_that_is_not_old_enough_or_not_archived_stays(signed: Migration) 
     young = with_settings(signed, retention_quarters=8)
     archive_week(young, WEEKS[7])
     with pytest.raises(RetirementError, match="MIGRATION_RETENTION_QUARTERS"):
-        retire_week(young, WEEKS[7], dry_run=False)
+        let_leave(young, WEEKS[7])
     look = retire_week(young, WEEKS[8])
     assert len(look.obstacles) >= 3, "all of it at once"
     assert any("there is no archive" in one for one in look.obstacles)
@@ -188,7 +189,7 @@ def test_a_week_that_is_not_old_enough_or_not_archived_stays(signed: Migration) 
 def test_a_table_that_changed_since_is_restored_where_that_is_possible(signed: Migration) -> None:
     week, soon = WEEKS[9], with_settings(signed, quarantine_days=0)
     archive_week(soon, week)
-    retire_week(soon, week, dry_run=False)
+    let_leave(soon, week)
     base = soon.databases.base_url
     on(base, "ALTER TABLE public.amenity_bookings RENAME COLUMN channel TO medium")
     try:

@@ -23,9 +23,9 @@ from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.querying import ask, engine_of, export, refresh_catalogue
 from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import retire_week
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
+from migration_assets_tests.confirming import let_leave
 from migration_assets_tests.postgres.support import wait_for
 
 spam = [1]  # DuckDB takes a name that is no table for a variable of Python's
@@ -38,7 +38,7 @@ def split(signed: Migration) -> Migration:
     migration = with_settings(signed, quarantine_days=0)
     for week in COLD:
         archive_week(migration, week)
-        retire_week(migration, week, dry_run=False)
+        let_leave(migration, week)
     return migration
 
 

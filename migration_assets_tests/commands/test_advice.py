@@ -15,6 +15,7 @@ from psycopg import sql
 
 from migration_assets.cli import main
 from migration_assets_tests.clones import Clones
+from migration_assets_tests.confirming import code_in
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER
 
@@ -54,6 +55,11 @@ class Person:
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise AssertionError("\n".join(self.typed)) from result.exception
         return result.exit_code, result.output
+
+    def confirmed(self, look: str, deed: str) -> None:
+        """Look, and do it with the code that this gives."""
+        _, said = self.type(look)
+        assert self.type(f"{deed} --confirm {code_in(said)}")[0] == 0, self.typed[-1]
 
     def follow(self, line: str) -> None:
         """Until a command works, or the advice is a person's own deed outside this program."""
@@ -158,16 +164,17 @@ def _archived(ground: CutoverGround, person: Person) -> None:
 
 def _retired(ground: CutoverGround, person: Person) -> None:
     _archived(ground, person)
-    assert person.type(f"retire {QUARTER} W01 --apply")[0] == 0, person.typed[-1]
+    person.confirmed(f"retire {QUARTER} W01", f"retire {QUARTER} W01 --apply")
 
 
 def _decommissioned(ground: CutoverGround, person: Person) -> None:
     _in_charge(ground, person)
-    assert person.type("decommission --approved-by Ada --yes --scope table")[0] == 0, person.typed[-1]
+    line = "decommission --approved-by Ada --scope table"
+    person.confirmed(line, f"{line} --yes")
 
 
 def _abandoned(_: CutoverGround, person: Person) -> None:
-    assert person.type("abandon --yes")[0] == 0, person.typed[-1]
+    person.confirmed("abandon", "abandon --yes")
 
 
 def _slot_lost(ground: CutoverGround, _: Person) -> None:

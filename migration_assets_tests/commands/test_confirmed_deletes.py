@@ -1,6 +1,7 @@
 """What a person confirms reaches the step that deletes: every command and every asset that may ask for it."""
 
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -8,6 +9,7 @@ import dagster as dg
 import pytest
 
 from migration_assets.defs.partitions import register_quarters
+from migration_assets_tests.confirming import code_in
 from migration_assets_tests.defs.conftest import Project, failure_text
 from migration_assets_tests.postgres.support import QUARTER, week
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
@@ -58,6 +60,18 @@ def test_every_command_asks_and_takes_the_answer(quarter: LiveQuarter) -> None:
     gone(quarter)
 
 
+@contextmanager
+def nothing_begins(quarter: LiveQuarter) -> Generator[None]:
+    """Whatever notes that it begins fails."""
+    quarter.ground.run(
+        "base",
+        "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no'; END$$",
+        "CREATE TRIGGER no BEFORE INSERT ON migration.attempts EXECUTE FUNCTION public.no()",
+    )
+    yield
+    quarter.ground.run("base", "DROP FUNCTION public.no() CASCADE")
+
+
 @pytest.fixture
 def project(quarter: LiveQuarter) -> Generator[Project]:
     settings = quarter.migration.settings.model_copy(update=_NOTHING_FREE)
@@ -80,6 +94,19 @@ def test_every_asset_asks_and_takes_the_answer(quarter: LiveQuarter, project: Pr
         refused = run({})
         assert not refused.success, name
         assert f'confirm_deletes: {{"{w05.key}": 3}}' in failure_text(refused), name
+        code = code_in(failure_text(refused))
         assert quarter.ground.one("base", _SURPLUS) == 3, name
-        assert run({"confirm_deletes": {w05.key: 3}}).success, name
+        by_link = run({"confirm_deletes": {w05.key: 1_000_000}, "confirm": "ABCD-EFGH-JKMN"})
+        assert "nobody was given this confirmation code" in failure_text(by_link), name
+        more = run({"confirm_deletes": {w05.key: 4}, "confirm": code})
+        assert f"this confirmation code was given for: delete {w05.key}=3" in failure_text(more), name
+        assert quarter.ground.one("base", _SURPLUS) == 3, name
+        counts = {"confirm_deletes": {w05.key: 3}, "confirm": code}
+        with nothing_begins(quarter):
+            assert "RaiseException" in failure_text(run(counts)), name
+        assert run(counts).success, f"{name}: nothing had come of the code"
         gone(quarter)
+        surplus(quarter)
+        assert "this confirmation code was used at" in failure_text(run(counts)), f"{name}: an old run, executed again"
+        assert quarter.ground.one("base", _SURPLUS) == 3, name
+        quarter.ground.run("base", "DELETE FROM bookings WHERE id > 100000")

@@ -23,10 +23,9 @@ from migration_assets.steps.cutover import cut_over
 from migration_assets.steps.decommission import decommission
 from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets.steps.legacy_reading import note_legacy_reads
-from migration_assets.steps.retiring import retire_week
 from migration_assets.steps.watching import watch_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
+from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in, let_leave
 from migration_assets_tests.cutover.offered import Offered, offered
 from migration_assets_tests.defs.conftest import failure_text
 from migration_assets_tests.postgres.support import QUARTER
@@ -85,7 +84,7 @@ def scene(clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ge
         made = plain.under(**settings)
         for week in (_W01, _W02):
             archive_week(made.migration, week)
-        assert not retire_week(made.migration, _W01, dry_run=False).obstacles
+        assert not let_leave(made.migration, _W01).obstacles
         made.ground.run("base", "ANALYZE bookings")
         environment = {"MIGRATION_VAR": str(tmp_path / "var"), "MIGRATION_ARCHIVE_URL": str(tmp_path / "archive"),
                        "MIGRATION_AS_OF": later.isoformat(), "MIGRATION_RETENTION_QUARTERS": "1"}  # fmt: skip

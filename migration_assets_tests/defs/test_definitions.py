@@ -147,6 +147,7 @@ def test_nothing_leaves_the_base_unless_somebody_says_so() -> None:
     config = job.partitioned_config.get_run_config_for_partition_key("FY25-Q2|W05")
     assert config == {"ops": {"retired_slice": {"config": {"dry_run": True}}}}
     assert RetiredSliceConfig().dry_run
+    assert not RetiredSliceConfig().confirm
 
 
 def test_what_reads_the_legacy_by_the_clock_waits_to_be_started_and_what_only_watches_runs() -> None:

@@ -7,8 +7,9 @@ from migration_assets.postgres.stream_samples import store_sample
 from migration_assets.runtime import Migration
 from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import bring_back, retire_week
+from migration_assets.steps.retiring import bring_back
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
+from migration_assets_tests.confirming import let_leave
 
 BEGIN = datetime(2024, 6, 20, tzinfo=UTC)
 
@@ -17,9 +18,9 @@ def tell(migration: Migration) -> None:
     """W01 is only in its archive, W02 lies in quarantine, W03 came back, W04 is archived; a day and a half of looks."""
     for week in WEEKS[:4]:
         archive_week(migration, week)
-    retire_week(with_settings(migration, quarantine_days=0), WEEKS[0], dry_run=False)
+    let_leave(with_settings(migration, quarantine_days=0), WEEKS[0])
     for week in WEEKS[1:3]:
-        retire_week(migration, week, dry_run=False)
+        let_leave(migration, week)
     bring_back(migration, WEEKS[2])
     drill_week(migration, WEEKS[3])
     now = datetime.now(UTC)

@@ -29,7 +29,7 @@ from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.legacy_repair import repair_legacy
 from migration_assets.steps.retiring import bring_back, retire_week
 from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream
-from migration_assets_tests.confirming import code_for_abandon
+from migration_assets_tests.confirming import code_for_abandon, code_to_retire, let_leave
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.decommission.deed import close_legacy
 from migration_assets_tests.pairs import quick_pair
@@ -119,7 +119,7 @@ def _gone(stage: Stage) -> None:
     """Dropped: only the archive has its rows."""
     _retirable(stage)
     for _ in range(2):
-        retire_week(stage.undisturbed, week(WEEK), dry_run=False)
+        let_leave(stage.undisturbed, week(WEEK))
 
 
 def _base_in_charge(stage: Stage) -> None:
@@ -199,6 +199,11 @@ def _let_go(stage: Stage) -> None:
     stage.direct.let_go()
 
 
+def _retire(stage: Stage) -> None:
+    code = code_to_retire(stage.undisturbed, week(WEEK))
+    retire_week(stage.product, week(WEEK), dry_run=False, confirm=code)
+
+
 STEPS: Mapping[str, Step] = {
     "open": Step(_nothing, lambda s: s.open_another(s.lossy), lambda s: s.lossy.open(s.opened[-1])),
     "first copy": Step(lambda s: s.open_another(), lambda s: s.lossy.copy(1, quarter=s.opened[-1])),
@@ -214,7 +219,7 @@ STEPS: Mapping[str, Step] = {
     "recover": Step(_another_server, lambda s: recover_stream(s.product, "Ada")),
     "sign-off": Step(_signed, lambda s: sign_off_quarter(s.product, QUARTER, "Ada")),
     "archive": Step(_archivable, lambda s: archive_week(s.product, week(WEEK))),
-    "retire": Step(_retirable, lambda s: retire_week(s.product, week(WEEK), dry_run=False)),
+    "retire": Step(_retirable, _retire),
     "bring back": Step(_gone, lambda s: bring_back(s.product, week(WEEK)), _brought_back),
     "rehearse": Step(_nothing, lambda s: s.lossy.cut(rehearse=True), _let_go),
     "cutover": Step(_nothing, lambda s: s.lossy.cut(), _let_go),

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
-from migration_assets.defs.confirmations import CONFIRM, confirmed
+from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import FOLLOW, KINDS, MANY_WEEKS_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -18,6 +18,7 @@ from migration_assets.defs.proofs import table
 from migration_assets.postgres.change_stream.joining import Joined
 from migration_assets.postgres.true_up.applying import TruedUp
 from migration_assets.runtime import Migration
+from migration_assets.steps.deletions import confirmed_deletions
 from migration_assets.steps.streaming import start_stream
 
 _COUNTS = ("missing", "extra", "changed")
@@ -29,6 +30,7 @@ class ChangeStreamConfig(dg.Config):
     rebuild: bool = False
     """A new slot, and every week under CDC trued up against it: mends a stream that was lost, dropped or altered."""
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
+    confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
 
 @dg.asset(
@@ -50,14 +52,15 @@ def change_stream(
     context: dg.AssetExecutionContext, config: ChangeStreamConfig, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
     """Activate, join or rebuild."""
-    with readable_failures():
+    run_id, rows = context.run.run_id, confirmed(config.confirm_deletes)
+    with readable_failures(), confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
         joined = start_stream(
             migration,
             quarter_of(context),
             rebuild=config.rebuild,
-            run_id=context.run.run_id,
+            run_id=run_id,
             on_week=_observed_week(context),
-            confirmed_deletes=confirmed(config.confirm_deletes),
+            confirmed_deletes=allowed,
         )
     return dg.MaterializeResult(metadata=_metadata(joined))
 

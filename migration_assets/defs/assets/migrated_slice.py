@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from migration_assets.defs.assets.legacy_slice import legacy_slice
-from migration_assets.defs.confirmations import CONFIRM, confirmed
+from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, LEGACY_READ_POOL, MIGRATE, OWNERS
 from migration_assets.defs.metadata import Metadata, copy_metadata, fingerprint_metadata
@@ -18,6 +18,7 @@ from migration_assets.defs.proofs import CHECKSUM, ROW_COUNT, equality_results
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.runtime import Migration
+from migration_assets.steps.deletions import confirmed_deletions
 from migration_assets.steps.weeks import copy_week, verify_week
 
 _NAME = "migrated_slice"
@@ -48,6 +49,7 @@ class MigratedSliceConfig(dg.Config):
 
     action: SliceAction = SliceAction.COPY
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
+    confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
 
 @dg.asset(
@@ -88,13 +90,15 @@ def migrated_slice(
 def _copy(
     context: dg.AssetExecutionContext, migration: Migration, config: MigratedSliceConfig
 ) -> tuple[Metadata, Fingerprint, Fingerprint]:
-    evidence = copy_week(
-        migration,
-        week_of(context),
-        run_id=context.run.run_id,
-        confirmed_deletes=confirmed(config.confirm_deletes),
-        progress=lambda expected: observed_progress(context, expected, migration.settings.progress_seconds),
-    )
+    run_id, rows = context.run.run_id, confirmed(config.confirm_deletes)
+    with confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
+        evidence = copy_week(
+            migration,
+            week_of(context),
+            run_id=run_id,
+            confirmed_deletes=allowed,
+            progress=lambda expected: observed_progress(context, expected, migration.settings.progress_seconds),
+        )
     metadata = copy_metadata(evidence, target_gb_per_hour=migration.settings.target_gb_per_hour)
     return metadata, evidence.legacy, evidence.base
 

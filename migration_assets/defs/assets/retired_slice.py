@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from migration_assets.defs.assets.parquet_archive import parquet_archive
+from migration_assets.defs.confirmations import CODES
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -22,6 +24,8 @@ class RetiredSliceConfig(dg.Config):
     dry_run: bool = True
     """Only say what would be done, and what stands in the way."""
 
+    confirm: str = Field(default="", description=CODES + " None is asked for with MIGRATION_AUTO_RETIRE=true.")
+
 
 @dg.asset(
     group_name=ARCHIVE,
@@ -36,8 +40,9 @@ class RetiredSliceConfig(dg.Config):
         " the change stream was narrowed at a cut (while the base is in charge: the legacy was seen to hold of"
         " it what the archive does, for a rollback), the leaf was detached without blocking anybody and lies in the"
         " schema migration_quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
-        " dropped. A dry run by default, which leaves an observation with everything that stands in the way. The"
-        " asset restored_slice brings it back."
+        " dropped. A dry run by default, which leaves an observation with everything that stands in the way, or with"
+        " the code that its leaving, and later the drop, asks for (not with MIGRATION_AUTO_RETIRE=true). The asset"
+        " restored_slice brings it back."
     ),
 )
 def retired_slice(
@@ -46,7 +51,7 @@ def retired_slice(
     """Let it leave, as far as that is due; or say what stands in the way."""
     week = week_of(context)
     with readable_failures():
-        done = retire_week(migration, week, dry_run=config.dry_run, run_id=context.run.run_id)
+        done = retire_week(migration, week, dry_run=config.dry_run, confirm=config.confirm, run_id=context.run.run_id)
     if config.dry_run:
         # No materialization: a week that is still there must not look as if it had left.
         context.log_event(
@@ -73,6 +78,8 @@ def _metadata(done: Retired) -> Metadata:
     if done.archive is not None:
         metadata["archive"] = dg.MetadataValue.text(done.archive.location)
         metadata["dagster/row_count"] = dg.MetadataValue.int(done.archive.native.rows)
+    if done.confirmation is not None:
+        metadata["confirm"] = dg.MetadataValue.text(str(done.confirmation))
     if done.drop_after is not None:
         metadata["drop_after"] = dg.MetadataValue.timestamp(done.drop_after)
     if done.cut is not None:

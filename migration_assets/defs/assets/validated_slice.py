@@ -10,7 +10,7 @@ from pydantic import Field
 
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.migrated_slice import migrated_slice
-from migration_assets.defs.confirmations import CONFIRM, confirmed
+from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
 from migration_assets.defs.metadata import Metadata
@@ -21,6 +21,7 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.repair import Repaired
 from migration_assets.runtime import Migration
+from migration_assets.steps.deletions import confirmed_deletions
 from migration_assets.steps.weeks import repair_week, validate_week
 
 _NAME = "validated_slice"
@@ -45,6 +46,7 @@ class ValidatedSliceConfig(dg.Config):
     dry_run: bool = True
     """Of a repair: only say what it would do."""
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
+    confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
 
 @dg.asset(
@@ -91,9 +93,9 @@ def _validate(migration: Migration, week: FiscalWeek, run_id: str) -> tuple[Meta
 
 
 def _repair(migration: Migration, week: FiscalWeek, run_id: str, config: ValidatedSliceConfig) -> Metadata:
-    done = repair_week(
-        migration, week, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=confirmed(config.confirm_deletes)
-    )
+    rows = {} if config.dry_run else confirmed(config.confirm_deletes)
+    with confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
+        done = repair_week(migration, week, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=allowed)
     if config.dry_run and done.differences.rows:
         # No success: the week was just seen to differ, and a run that succeeds would take the red from its partition.
         raise SliceMismatchError(
