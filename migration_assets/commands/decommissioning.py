@@ -79,3 +79,7 @@ def _tell_deed(done: Decommissioning) -> None:
     say("To open it again for reading, a DBA runs there:")
     for statement in done.reopening:
         say(f"    {statement}")
+    if done.needless:
+        say("On the base our role needs these no more; a DBA takes them back:")
+        for statement in done.needless:
+            say(f"    {statement}")

@@ -44,6 +44,7 @@ _MESSAGES = (
     rf"(replication slot|publication) {_NAME} does not exist",
 )
 _SHOWN = re.compile("|".join(_MESSAGES))
+_LIMIT = re.compile(r"\bmax_[a-z_]{1,40}\b")
 # Data exceptions, broken constraints, and whatever a function raised: their texts are made of values.
 _TOLD_WITH_VALUES = ("22", "23", "P0")
 
@@ -97,7 +98,9 @@ def _without_values(error: psycopg.Error) -> str:
     if said is None:
         return str(error)
     if not _holds_values(error):
-        return said
+        # Of a hint the setting's name alone: what a limit is called helps, and any function may write a hint.
+        limit = _LIMIT.search(error.diag.message_hint or "") if (error.sqlstate or "").startswith("53") else None
+        return f"{said}: {limit.group()} of that server is too small" if limit else said
     diag = error.diag
     names = (("constraint", diag.constraint_name), ("column", diag.column_name), ("table", diag.table_name))
     where = ", ".join(f"{what} {name}" for what, name in names if name)

@@ -26,6 +26,7 @@ from migration_assets.postgres.decommission.scope import choose_scope
 from migration_assets.postgres.evidence_chain import read_chain
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.preflight.rights import rights_for_streams
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.runtime import Migration
@@ -50,6 +51,7 @@ class Decommissioning:
         steps: What would be done, in order; of a dry run.
         record: The ledger's; None where nothing was begun.
         confirmation: The code that the deed asks for; of a dry run that found no obstacle.
+        needless: After the deed: the statements that take from our role on the base what only streams needed.
     """
 
     relation: str
@@ -59,6 +61,7 @@ class Decommissioning:
     steps: tuple[str, ...] = ()
     record: DecommissionRecord | None = None
     confirmation: GivenCode | None = None
+    needless: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -111,7 +114,9 @@ def decommission(
     plan = decommission_plan(migration, run_id, accept_stale=accept_stale)
     record = read_decommissioned(migration)
     if record is not None and record.state is DecommissionState.DONE:
-        return Decommissioning(plan.relation, record.scope, "as it was done", record=record)
+        return Decommissioning(
+            plan.relation, record.scope, "as it was done", record=record, needless=_needless(migration)
+        )
     if record is not None and record.state.final:
         # The point of no return is behind: nothing is asked any more, and what is left needs little of the legacy.
         chosen, why = record.scope, "as it was begun"
@@ -140,7 +145,12 @@ def decommission(
         attempts=migration.settings.retry_attempts,
         log=log,
     )
-    return Decommissioning(plan.relation, chosen, why, record=done)
+    return Decommissioning(plan.relation, chosen, why, record=done, needless=_needless(migration))
+
+
+def _needless(migration: Migration) -> tuple[str, ...]:
+    with migration.databases.session("base", "decommission:rights") as base:
+        return tuple(rights_for_streams(base))
 
 
 def call_off_decommission(migration: Migration) -> bool:

@@ -83,6 +83,7 @@ def test_a_week_is_archived_leaves_for_quarantine_and_comes_back_exactly(signed:
     assert state_of(signed, week) == "archived"
 
 
+@pytest.mark.long
 def test_a_dropped_week_is_answered_from_parquet_and_restored_from_it(signed: Migration) -> None:
     week, soon = WEEKS[3], with_settings(signed, quarantine_days=0)
     archived = archive_week(soon, week).manifest

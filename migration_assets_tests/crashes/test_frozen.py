@@ -97,7 +97,7 @@ def _rewrite_the_week(judge: Judge) -> None:
         wait_for(lambda: base.execute(there, [id_, note]).fetchone(), "the change arrives")
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("step", "point"), [("copy", BEFORE_REST["copy"]), ("repair", BEFORE_REST["repair"]), ("activate", IN_ACTIVATION)]
 )

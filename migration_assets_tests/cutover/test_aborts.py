@@ -272,6 +272,7 @@ def test_a_rollback_whose_hook_fails_says_so_and_is_done(ground: CutoverGround) 
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_table_that_is_rewritten_after_its_comparison_is_not_opened(ground: CutoverGround, before: Before) -> None:
     """An ALTER TABLE meets no hold, and gave the rows other values than those that were compared."""
     change = "ALTER TABLE bookings ALTER COLUMN note TYPE text USING note || '!'"

@@ -157,6 +157,7 @@ def outside(ground: CutoverGround) -> tuple[str, ...] | None:
     return sample.outside
 
 
+@pytest.mark.long
 def test_a_rollback_leaves_no_row_behind_either(ground: CutoverGround, before: Before) -> None:
     ground.reconcile()
     sign(ground.databases)

@@ -60,6 +60,7 @@ def test_writes_are_accepted_is_red_only_where_the_process_that_holds_them_died(
     assert "the legacy accepts writes" in ready.quarter.run("release-writes").output
 
 
+@pytest.mark.long
 def test_the_reverse_stream_is_looked_at_while_the_base_is_in_charge(ready: Offered) -> None:
     before = ready.check("reverse_stream_is_healthy")
     assert before.passed

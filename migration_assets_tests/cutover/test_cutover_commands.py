@@ -28,6 +28,7 @@ def confirm_in(shown: Result) -> str:
     return f"--confirm {code_in(shown.output.partition('--confirm')[2])}"
 
 
+@pytest.mark.long
 def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     run = ready.quarter.run
     assert "The legacy is in charge of public.bookings." in run("cutovers").output

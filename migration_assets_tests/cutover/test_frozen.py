@@ -183,6 +183,7 @@ _LATE = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("again", telling([False, True], {0}))
 def test_a_rollback_that_dies_before_its_marker_has_arrived_is_undone_and_comes_again(
     ground: CutoverGround, tmp_path: Path, again: bool

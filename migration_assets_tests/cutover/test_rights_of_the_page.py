@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.findings import Severity
+from migration_assets.postgres.preflight.rights import rights_for_streams
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.runtime import Migration
 from migration_assets.steps.approval import sign_off_quarter
@@ -113,7 +114,13 @@ def test_a_whole_life_with_the_rights_of_the_page(granted: Granted) -> None:
     roll_back(migration, "Ada", confirm=preview.confirmation.code)
     granted.ground.equal()
 
+    role = sql.Identifier(granted.variables["role"]).as_string()
+    with migration.databases.session("base", "test") as base:
+        told = "\n".join(rights_for_streams(base)).replace(role.strip('"'), ':"role"')
+        assert told == _SCRIPTS["base, after the decommission"].strip(), "what a decommissioning prints"
     granted.run("base, after the decommission", "base")
+    with migration.databases.session("base", "test") as base:
+        assert rights_for_streams(base) == []
     open_quarter(migration, QUARTER.next.next)  # quarters open all the same
     taken = {one.code for one in examine_cutover(migration).findings if one.severity is Severity.BLOCKING}
     assert {"base_replication_right"} <= taken

@@ -120,6 +120,7 @@ def test_whether_the_slot_is_read_is_asked_of_the_tables_own(ground: CutoverGrou
     assert ground.reconcile().equal
 
 
+@pytest.mark.long
 def test_a_slot_of_the_reverse_stream_that_is_moved_while_the_legacy_is_away_is_moved_past_a_marker(
     ground: CutoverGround,
 ) -> None:

@@ -149,6 +149,7 @@ def test_changes_that_a_session_keeps_to_itself_are_waited_for_and_never_taken_f
     ground.equal()
 
 
+@pytest.mark.long
 def test_a_server_that_counts_nothing_proves_nothing(ground: CutoverGround) -> None:
     validated(ground)
     assert weeks_to_compare(ground) == []
@@ -191,6 +192,7 @@ def test_what_is_applied_while_a_week_is_compared_counts_as_changed_since(
     assert weeks_to_compare(ground) == ["W01"]
 
 
+@pytest.mark.long
 def test_where_the_server_began_to_count_anew_every_week_is_compared(ground: CutoverGround) -> None:
     validated(ground)
     ground.run("base", "SELECT pg_stat_reset()")

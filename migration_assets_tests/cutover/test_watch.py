@@ -89,6 +89,7 @@ def test_a_reverse_stream_that_is_disabled_is_told_until_it_runs_again(ground: C
     guard.silent(2)
 
 
+@pytest.mark.long
 def test_what_the_next_step_says_brings_a_dropped_subscription_back(ground: CutoverGround, guard: Guard) -> None:
     ground.cut()
     on_legacy(ground, *DROP)

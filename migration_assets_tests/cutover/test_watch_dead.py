@@ -163,6 +163,7 @@ def test_a_base_that_is_killed_while_the_legacy_is_held_is_told_by_what_the_watc
     guard.silent(2)
 
 
+@pytest.mark.long
 def test_a_base_in_charge_that_is_killed_is_told_and_the_legacy_is_not_to_be_released(pair: EmbeddedServers) -> None:
     ground = mortal(pair)
     ground.cut()

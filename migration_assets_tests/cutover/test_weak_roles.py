@@ -104,6 +104,7 @@ def _url(url: str, role: str, password: str) -> str:
     return f"postgresql://{role}:{password}@{parts['host']}:{parts['port']}/{parts['dbname']}"
 
 
+@pytest.mark.long
 def test_readiness_names_what_is_missing_and_with_that_every_step_works(weak: Weak) -> None:
     ground = weak.ground
     missing = weak.blocking()

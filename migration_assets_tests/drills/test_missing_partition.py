@@ -152,6 +152,7 @@ def test_what_was_detached_is_attached_again_with_the_statement_of_the_alert_and
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_detach_that_was_begun_and_never_finished_is_finished_and_undone_with_the_statements_of_the_alert(
     ground: Ground, migration: Migration
 ) -> None:

@@ -217,6 +217,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(tmp_path: Pa
         subprocess.run(["/bin/rm", "-r", str(copy.tree)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the servers itself")
 def test_data_goes_to_a_shared_place_when_the_folder_is_closed_to_the_server_user(
     fresh: tuple[EmbeddedServers, Path],

@@ -144,6 +144,7 @@ def test_starting_again_what_runs_does_nothing(ground: Ground) -> None:
     assert after == before
 
 
+@pytest.mark.long
 def test_a_start_that_stops_keeps_no_wal_and_one_that_cannot_succeed_stops_before_the_true_up(ground: Ground) -> None:
     ground.fill(91).copy_all()
     slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"

@@ -64,7 +64,7 @@ def _start(ground: Ground) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["copy", "index", "fingerprint", "swap"])
 def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_completes(copied: Ground, phase: str) -> None:
     if phase == "copy":

@@ -123,7 +123,7 @@ def _spoil(ground: Ground) -> None:
     ground.spoil("bookings_fy25_q3_w05")
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("again", ["resume", "join", "rebuild"])
 def test_a_join_that_failed_keeps_the_stream_at_rest_until_it_is_done_again(streamed: Ground, again: str) -> None:
     streamed.copy_all(_NEXT)

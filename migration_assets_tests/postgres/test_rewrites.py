@@ -188,6 +188,7 @@ def test_what_was_altered_or_rewritten_since_its_proof_is_stale_on_either_side(g
     assert "W01" in _to_compare(ground)
 
 
+@pytest.mark.long
 def test_nothing_is_signed_off_that_was_rewritten_after_its_proof(ground: Ground) -> None:
     """Neither the weeks' own proofs nor the reconciliation of the quarter, whichever of them is older."""
     ground.fill(91).streamed()

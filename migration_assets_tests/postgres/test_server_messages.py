@@ -38,6 +38,11 @@ def base(databases: Databases) -> Generator[psycopg.Connection]:
             "DatetimeFieldOverflow; the server",
         ),
         ("SELECT '4111-1111' FROM nowhere", 'relation "nowhere" does not exist'),
+        # Its locks go with the statement.
+        (
+            "SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) n",
+            "out of shared memory: max_locks_per_transaction of that server is too small",
+        ),
         ("DO $$ BEGIN RAISE 'no' USING DETAIL = '4111-1111', HINT = '4111-1111'; END $$", "RaiseException; the server"),
     ],
 )

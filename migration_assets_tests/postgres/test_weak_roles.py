@@ -81,6 +81,7 @@ def test_preflight_finds_nothing_that_blocks(weak: Weak) -> None:
     assert [finding for finding in findings if finding.severity is Severity.BLOCKING] == []
 
 
+@pytest.mark.long
 def test_every_step_works(weak: Weak) -> None:
     ground = weak.ground
     ground.copy_all()
@@ -151,6 +152,7 @@ def test_a_cut_finds_its_moment_among_writers_whose_age_it_may_not_see(weak: Wea
     assert cut.writers_held_ms < 1000 + 2 * machine.longest_ms
 
 
+@pytest.mark.long
 def test_those_in_the_way_are_named_by_pid_at_least(weak: Weak) -> None:
     limits = replace(weak.ground.stream_limits, cut_patience_seconds=0.4, stream_patience_seconds=0.4)
     hasty = replace(weak.ground, stream_limits=limits)

@@ -1,5 +1,6 @@
 """Open transactions, sessions that wait, settings and connections: red by cause, green when mended."""
 
+import re
 import threading
 
 import psycopg
@@ -8,6 +9,7 @@ import pytest
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.domain.readiness import setting_findings, stream_findings
 from migration_assets.postgres.readiness.activity import examine_activity
+from migration_assets.postgres.readiness.lock_table import examine_lock_table
 from migration_assets.postgres.readiness.server_settings import examine_settings
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.support import wait_for
@@ -25,6 +27,27 @@ def activity(quarter: LiveQuarter, long_seconds: float = 0.2) -> dict[str, Findi
 def settings(quarter: LiveQuarter) -> dict[str, Finding]:
     with looking(quarter) as sides:
         return wrong(examine_settings(sides))
+
+
+def test_statements_that_lock_every_partition_are_told_before_they_fill_the_lock_table(quarter: LiveQuarter) -> None:
+    with looking(quarter) as sides:
+        [before] = examine_lock_table(sides)
+    assert before.severity is Severity.INFO
+    for number in range(40):
+        run(quarter, "base", f"CREATE INDEX more_{number} ON public.bookings (guests)")
+    with psycopg.connect(quarter.ground.databases.base_url) as session:
+        session.execute("SELECT count(*) FROM public.bookings WHERE guests = -1")
+        # Its own look at the locks is on the system's views.
+        row = session.execute(
+            "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE l.pid = pg_backend_pid()"
+            " AND c.relnamespace = 'public'::regnamespace"
+        ).fetchone()
+    assert row is not None
+    with looking(quarter) as sides:
+        [found] = examine_lock_table(sides)
+    assert found.severity is Severity.WARNING
+    assert f"locks {row[0]:,} tables and indexes (13 leaves)" in found.evidence
+    assert re.search(r"ALTER SYSTEM SET max_locks_per_transaction = \d\d\d?;", found.remedy)
 
 
 @pytest.mark.parametrize("side", ["legacy", "base"])

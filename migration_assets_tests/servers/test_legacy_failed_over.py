@@ -39,6 +39,7 @@ def _is_there(ground: Ground) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_standby_of_the_legacy_that_lagged_and_has_no_slot(spare: Spare) -> None:
     ground = streamed(spare)
     with ground.databases.session("legacy", "test") as legacy:

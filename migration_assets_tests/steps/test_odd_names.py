@@ -56,7 +56,7 @@ def _table(connection_url: str, key: str, control: str) -> None:
         )
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(("key", "control"), KEYS)
 def test_any_name_of_a_column_serves_from_preflight_to_restore(
     databases: Urls, tmp_path: Path, key: str, control: str

@@ -28,6 +28,7 @@ LocalStore(Path("archive")).publish("week/manifest", b"x")
 _REAL = {"MIGRATION_LEGACY_URL": "postgresql://h/legacy", "MIGRATION_BASE_URL": "postgresql://h/base"}
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize(
     ("settings", "folder", "file"),
     [

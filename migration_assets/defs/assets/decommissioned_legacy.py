@@ -124,6 +124,7 @@ def _deed(done: Decommissioning) -> Metadata:
         "dagster/row_count": dg.MetadataValue.int(int(final["total"]["rows"])),
         "to_open_it_again": dg.MetadataValue.md("\n".join(("```sql", *done.reopening, "```"))),
         "still_open": dg.MetadataValue.md(_listed(done.still_open)),
+        "to_take_back_on_the_base": dg.MetadataValue.md("\n".join(("```sql", *done.needless, "```"))),
     }
     if record.finished_at is not None:
         metadata["finished_at"] = dg.MetadataValue.timestamp(record.finished_at)

@@ -119,3 +119,26 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+_FOR_STREAMS = """
+SELECT v.statement FROM pg_roles r, LATERAL (VALUES
+    (r.rolreplication, format('ALTER ROLE %I NOREPLICATION;', r.rolname)),
+    (EXISTS (SELECT FROM pg_auth_members m
+             WHERE m.member = r.oid AND m.roleid = to_regrole('pg_create_subscription')),
+     format('REVOKE pg_create_subscription FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) g
+             WHERE a.attrelid = 'pg_subscription'::regclass AND a.attname = 'xmin' AND g.grantee = r.oid),
+     format('REVOKE SELECT (xmin) ON pg_catalog.pg_subscription FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.roleid = to_regrole('pg_read_all_stats')),
+     format('REVOKE pg_read_all_stats FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) g WHERE p.pronamespace = 'pg_catalog'::regnamespace
+             AND p.proname = 'pg_log_standby_snapshot' AND g.grantee = r.oid),
+     format('REVOKE EXECUTE ON FUNCTION pg_catalog.pg_log_standby_snapshot() FROM %I;', r.rolname))
+) AS v(there, statement) WHERE r.rolname = current_user AND NOT r.rolsuper AND v.there
+"""
+
+
+def rights_for_streams(base: Connected) -> list[str]:
+    """The statements that take from our role what it had for streams and cutovers alone; none of a superuser's."""
+    return [str(statement) for (statement,) in base.execute(_FOR_STREAMS)]

@@ -21,6 +21,7 @@ from migration_assets.postgres.readiness import (
     coverage,
     extensions,
     grants,
+    lock_table,
     outside,
     reverse_stream,
     sequences,
@@ -74,6 +75,7 @@ EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
     "statistics": (Area.BASE, statistics.examine_statistics),
     "activity": (Area.BASE, activity.examine_activity),
     "settings": (Area.BASE, server_settings.examine_settings),
+    "lock_table": (Area.BASE, lock_table.examine_lock_table),
     "server_pair": (Area.BASE, _server_pair),
     "extensions": (Area.BASE, extensions.examine_extensions),
 }

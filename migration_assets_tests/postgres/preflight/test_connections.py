@@ -107,6 +107,7 @@ def test_a_url_of_several_hosts_must_ask_for_the_primary(patient: Patient) -> No
             assert "127.0.0.1, localhost" in finding.evidence
 
 
+@pytest.mark.long
 def test_the_bases_server_must_reach_the_legacy_and_no_copy_of_it(patient: Patient, copy_of_legacy: str) -> None:
     ground, secret = patient.ground, secrets.token_hex(8)
     elsewhere = patient.examine(legacy_url_for_base=copy_of_legacy).one("way_to_legacy")

@@ -81,6 +81,7 @@ def test_a_subscriber_of_all_tables_is_named_with_what_it_needs_and_then_goes_on
     wait_for(lambda: third.has(5002), "a row after the publication was taken apart")
 
 
+@pytest.mark.long
 def test_a_slot_that_stands_since_our_markers_is_an_alert(patient: Patient, third: Third) -> None:
     wait_for(lambda: third.has(10), "the first copy of theirs")
     ground = patient.ground.streamed()
@@ -151,6 +152,7 @@ def test_who_follows_the_base_is_told_what_he_will_lack_and_who_follows_the_lega
         servers.drop_database("base", name)
 
 
+@pytest.mark.long
 def test_a_publication_of_everything_on_the_base_blocks_too_and_no_step_fails_by_it(patient: Patient) -> None:
     patient.with_bookings().base("CREATE PUBLICATION everything FOR ALL TABLES")
     assert patient.examine().blocking == ["foreign_publication_in_base"]

@@ -167,6 +167,7 @@ def test_a_ledger_that_a_stranger_has_prepared_runs_none_of_his_statements_as_us
     assert patient.examine().blocking == []
 
 
+@pytest.mark.long
 def test_a_right_that_lets_a_stranger_into_the_ledger_is_found_and_what_runs_his_statements_is_refused(
     patient: Patient,
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_column_list_of_another_publication_stops_us_before_it_stops_the_appli
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_publications_that_go_with_a_full_identity_are_let_be(patient: Patient) -> None:
     patient.with_bookings(
         "CREATE PUBLICATION only_new FOR TABLE bookings (id, booked_at) WITH (publish = 'insert, truncate')",
@@ -99,6 +100,7 @@ def test_publications_that_go_with_a_full_identity_are_let_be(patient: Patient) 
     patient.ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_publication_of_the_base_that_would_stop_the_apply_worker_is_found_before_and_meanwhile(
     patient: Patient,
 ) -> None:
