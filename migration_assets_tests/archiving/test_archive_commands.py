@@ -115,8 +115,11 @@ def test_on_a_terminal_it_looks_by_itself_and_asks(run: Run, environment: dict[s
     ours, its = pty.openpty()
     line = [sys.executable, "-m", "migration_assets.cli", "retire", "FY25-Q2", "W10-W11", "--apply"]
     # So narrow that a line would be folded; what is to be copied is not.
-    with subprocess.Popen(line, stdin=its, stdout=its, stderr=its, env=os.environ | environment | {"COLUMNS": "40"}):
-        os.close(its)
+    process = subprocess.Popen(
+        line, stdin=its, stdout=its, stderr=its, env=os.environ | environment | {"COLUMNS": "40"}
+    )
+    os.close(its)
+    try:
         shown = ""
         while "Code: " not in shown:
             shown += os.read(ours, 4096).decode()
@@ -127,6 +130,8 @@ def test_on_a_terminal_it_looks_by_itself_and_asks(run: Run, environment: dict[s
         with contextlib.suppress(OSError):  # its end
             while said := os.read(ours, 4096).decode():
                 shown += said
-    os.close(ours)
+    finally:
+        os.close(ours)  # whoever waits for a code waits no longer
+        process.wait()
     assert "2 of 2 weeks retired." in shown
     assert state_of(signed, WEEKS[9]) == "retired"
