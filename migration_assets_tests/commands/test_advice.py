@@ -169,6 +169,7 @@ def _retired(ground: CutoverGround, person: Person) -> None:
 
 def _decommissioned(ground: CutoverGround, person: Person) -> None:
     _in_charge(ground, person)
+    assert person.type("evidence write")[0] == 0, person.typed[-1]
     line = "decommission --approved-by Ada --scope table"
     person.confirmed(line, f"{line} --yes")
 
