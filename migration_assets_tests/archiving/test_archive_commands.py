@@ -1,7 +1,12 @@
 """`archive`, `retire`, `restore` and `query` as a person types them."""
 
+import contextlib
 import os
+import pty
+import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,21 +16,21 @@ from click.testing import CliRunner, Result
 
 from migration_assets.cli import main
 from migration_assets.runtime import Migration
-from migration_assets_tests.archiving.conftest import LATER
-from migration_assets_tests.archiving.test_leaving_and_coming_back import on
+from migration_assets_tests.archiving.conftest import LATER, WEEKS
+from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 from migration_assets_tests.confirming import code_in
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(signed: Migration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def environment(signed: Migration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
         monkeypatch.delenv(name)
     archive = signed.settings.archive_url
     assert archive is not None
-    environment = {
+    return {
         "MIGRATION_LEGACY_URL": signed.databases.legacy_url,
         "MIGRATION_BASE_URL": signed.databases.base_url,
         "MIGRATION_VAR": str(signed.settings.var),
@@ -34,6 +39,9 @@ def run(signed: Migration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         "MIGRATION_RETENTION_QUARTERS": "1",
     }
 
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
     def invoke(line: str, **more: str) -> Result:
         return CliRunner().invoke(main, shlex.split(line), env=environment | more, catch_exceptions=False)
 
@@ -99,3 +107,31 @@ def test_what_cannot_be_asked_or_done_is_said_without_a_secret(run: Run) -> None
     empty = run("archive FY25-Q3 W01")
     assert empty.exit_code == 2
     assert "not open in the base" in empty.output
+
+
+@pytest.mark.long
+def test_on_a_terminal_it_looks_by_itself_and_asks(run: Run, environment: dict[str, str], signed: Migration) -> None:
+    assert run("archive FY25-Q2 W10-W11").exit_code == 0
+    ours, its = pty.openpty()
+    line = [sys.executable, "-m", "migration_assets.cli", "retire", "FY25-Q2", "W10-W11", "--apply"]
+    # So narrow that a line would be folded; what is to be copied is not.
+    process = subprocess.Popen(
+        line, stdin=its, stdout=its, stderr=its, env=os.environ | environment | {"COLUMNS": "40"}
+    )
+    os.close(its)
+    try:
+        shown = ""
+        while "Code: " not in shown:
+            shown += os.read(ours, 4096).decode()
+        [codes] = re.findall(r"To let them leave, type (\S+) \(good once, until [\d:]+ UTC\)", shown)
+        assert codes.count(",") == 1, "one for each week"
+        assert state_of(signed, WEEKS[9]) == "archived"
+        os.write(ours, f"{codes}\n".encode())
+        with contextlib.suppress(OSError):  # its end
+            while said := os.read(ours, 4096).decode():
+                shown += said
+    finally:
+        os.close(ours)  # whoever waits for a code waits no longer
+        process.wait()
+    assert "2 of 2 weeks retired." in shown
+    assert state_of(signed, WEEKS[9]) == "retired"
