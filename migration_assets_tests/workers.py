@@ -14,6 +14,7 @@ _TOGETHER = (
     ("terminal/", "live quarters"),
     ("decommission/", "decommission"),
     ("defs/", "defs"),
+    ("readiness/", "a quarter that is ready"),
     ("postgres/test_retirement", "weeks that leave"),
     ("postgres/test_releasing", "weeks that leave"),
 )

@@ -33,8 +33,7 @@ def test_statements_that_lock_every_partition_are_told_before_they_fill_the_lock
     with looking(quarter) as sides:
         [before] = examine_lock_table(sides)
     assert before.severity is Severity.INFO
-    for number in range(40):
-        run(quarter, "base", f"CREATE INDEX more_{number} ON public.bookings (guests)")
+    run(quarter, "base", *(f"CREATE INDEX more_{number} ON public.bookings (guests)" for number in range(40)))
     with psycopg.connect(quarter.ground.databases.base_url) as session:
         session.execute("SELECT count(*) FROM public.bookings WHERE guests = -1")
         # Its own look at the locks is on the system's views.
@@ -45,6 +44,7 @@ def test_statements_that_lock_every_partition_are_told_before_they_fill_the_lock
     assert row is not None
     with looking(quarter) as sides:
         [found] = examine_lock_table(sides)
+    run(quarter, "base", *(f"DROP INDEX more_{number}" for number in range(40)))
     assert found.severity is Severity.WARNING
     assert f"locks {row[0]:,} tables and indexes (13 leaves)" in found.evidence
     assert re.search(r"ALTER SYSTEM SET max_locks_per_transaction = \d\d\d?;", found.remedy)
