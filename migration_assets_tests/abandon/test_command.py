@@ -21,6 +21,7 @@ def quarter(clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield made
 
 
+@pytest.mark.long
 def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: LiveQuarter) -> None:
     before = catalogue(quarter.ground)
     told = quarter.run("abandon")

@@ -97,7 +97,7 @@ def _fill(connection: Connected, dice: random.Random) -> None:
             )
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [20240401, 7])
 def test_random_values_come_back_exactly_and_random_damage_is_seen(databases: Urls, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)

@@ -167,6 +167,7 @@ def test_killed_while_a_bucket_is_written_one_whole_archive_is_in_force(store: A
     assert len(parts(store)) == 1
 
 
+@pytest.mark.long
 def test_a_catalogue_of_a_bucket_is_read_over_the_stores_own_connection(store: ArchiveStore, tmp_path: Path) -> None:
     weeks = [archive(store, bookings(40, week), week) for week in (WEEK, WEEK.next)]
     write_catalogue(tmp_path / "archive.duckdb", {"bookings": cold_relation(store, weeks, COLUMNS)}, store)

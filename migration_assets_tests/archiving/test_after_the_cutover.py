@@ -223,6 +223,7 @@ def test_retention_asks_for_weeks_that_nobody_signed_and_for_those_that_changed(
     assert {one.week for one in due_weeks(waits).weeks if one.step.value == "retire"} >= {BORN[1], WEEKS[3]}
 
 
+@pytest.mark.long
 def test_the_check_of_late_bookings_says_that_none_can_come(signed: Migration) -> None:
     key = dg.AssetCheckKey(dg.AssetKey("retired_slice"), "nothing_came_late")
     tags = {

@@ -16,6 +16,8 @@ from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.querying import refresh_catalogue
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:

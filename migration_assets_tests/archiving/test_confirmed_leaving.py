@@ -93,6 +93,7 @@ def test_a_run_without_the_weeks_own_code_lets_nothing_leave_and_a_backfill_has_
         assert "this confirmation code was used at" in failure_text(run(first, both)), "an old run, executed again"
 
 
+@pytest.mark.long
 def test_a_code_is_for_what_was_looked_at_and_not_for_ever(signed: Migration) -> None:
     week = WEEKS[2]
     archive_week(signed, week)

@@ -28,7 +28,7 @@ def own_judge(own_servers: EmbeddedServers, children: Nursery) -> Generator[Judg
         yield found
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("step", "point", "server"),
     # Each server once: the legacy while a slot's snapshot is read, the base while the stream rests.

@@ -82,6 +82,7 @@ def test_a_base_that_refuses_new_sessions_releases_the_legacy(
     require_as_before(ground)
 
 
+@pytest.mark.long
 def test_a_base_that_is_lost_altogether_releases_the_legacy_and_the_rest_is_undone_later(
     ground: CutoverGround, servers: EmbeddedServers, before: Before
 ) -> None:

@@ -79,6 +79,7 @@ def granted(databases: Urls) -> Generator[Granted]:
                 connection.execute(sql.SQL(gone).format(sql.Identifier(name)))
 
 
+@pytest.mark.long
 def test_a_whole_life_with_the_rights_of_the_page(granted: Granted) -> None:
     migration = granted.migration
     for side in ("legacy", "base"):

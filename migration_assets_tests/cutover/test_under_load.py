@@ -13,6 +13,7 @@ from migration_assets_tests.telling import telling
 _SEED = SystemRandom().randrange(10**6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", telling(range(5), {0}))
 def test_nothing_acknowledged_is_lost_or_doubled_in_either_direction(ground: CutoverGround, number: int) -> None:
     print(f"seed {_SEED + number}")

@@ -38,6 +38,7 @@ def test_nothing_stands_in_the_way_of_a_base_in_charge(ground: CutoverGround) ->
     assert found(ground, "database") == {}
 
 
+@pytest.mark.long
 def test_a_legacy_in_charge_is_not_closed(ground: CutoverGround) -> None:
     ground.back()
     assert found(ground).keys() == {"charge"}
@@ -46,6 +47,7 @@ def test_a_legacy_in_charge_is_not_closed(ground: CutoverGround) -> None:
     assert record_of(ground) is None
 
 
+@pytest.mark.long
 def test_an_unfinished_cutover_or_rollback_comes_first(ground: CutoverGround) -> None:
     ground.run("base", "INSERT INTO migration.cutovers (relation, kind, rehearse, approved_by)"
                " VALUES ('public.bookings', 'rollback', false, 'Ada')")  # fmt: skip
@@ -94,6 +96,7 @@ def test_a_legacy_without_statistics_cannot_be_watched(ground: CutoverGround) ->
     assert "keeps no statistics" in found(ground, quiet=7)["quiet"]
 
 
+@pytest.mark.long
 def test_the_reverse_stream_must_be_whole(ground: CutoverGround) -> None:
     name = ground.one("legacy", _OURS)
     execute(ground, f"ALTER SUBSCRIPTION {name} DISABLE")
@@ -112,6 +115,7 @@ def test_a_legacy_that_accepts_writes_may_hold_what_the_base_does_not(ground: Cu
     assert found(ground) == {}
 
 
+@pytest.mark.long
 def test_a_database_that_others_live_in_is_not_closed(ground: CutoverGround) -> None:
     with ground.databases.session("legacy", "test") as legacy:
         assert choose_scope(legacy, ground.spec, None).scope == "database"
@@ -135,6 +139,7 @@ def test_a_database_that_others_live_in_is_not_closed(ground: CutoverGround) -> 
         close_legacy(ground, "database")
 
 
+@pytest.mark.long
 def test_sessions_of_others_are_named(ground: CutoverGround) -> None:
     with psycopg.connect(ground.databases.legacy_url, application_name="report") as client:
         seen = found(ground, "database")

@@ -178,6 +178,7 @@ READERS: dict[str, Callable[[psycopg.Connection], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_every_kind_of_read_is_seen_once_and_its_reader_named(ground: CutoverGround, watch: Watch) -> None:
     for how, read in READERS.items():
         before = watch.look(3)

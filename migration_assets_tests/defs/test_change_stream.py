@@ -24,6 +24,7 @@ DELETE FROM amenity_bookings WHERE id = (SELECT max(id) FROM amenity_bookings
 """
 
 
+@pytest.mark.long
 def test_the_whole_chain_from_preflight_to_sign_off(project: Project) -> None:
     project.prepared()
     settings = project.migration.settings.model_copy(update={"join_rows": 0})

@@ -100,6 +100,7 @@ def test_a_tick_asks_for_a_run_a_week_oldest_first(rotating: Project) -> None:
     assert [request.run_key for request in again] == [request.run_key for request in requests], "the same tick"
 
 
+@pytest.mark.long
 def test_a_tick_keeps_to_the_budget_of_rows(rotating: Project) -> None:
     [[rows]] = rotating.on_base("SELECT sum(base_rows)::bigint FROM migration.slices WHERE week IN ('W05', 'W09')")
     requests = tick(rotating, ongoing_validation_rows=rows)
@@ -107,6 +108,7 @@ def test_a_tick_keeps_to_the_budget_of_rows(rotating: Project) -> None:
     assert [str(request.partition_key) for request in requests] == ["FY25-Q2|W09", "FY25-Q2|W05"]
 
 
+@pytest.mark.long
 def test_a_week_that_is_worked_on_or_has_a_run_on_its_way_is_left_out(rotating: Project) -> None:
     rotating.instance.create_run_for_job(
         job_def=build_defs(rotating.migration).resolve_job_def("validate_slices"),
@@ -123,6 +125,7 @@ def test_a_week_that_is_worked_on_or_has_a_run_on_its_way_is_left_out(rotating: 
     assert keys == {week.key for week in WEEKS} - {"FY25-Q2|W05", "FY25-Q2|W09"}
 
 
+@pytest.mark.long
 def test_nothing_is_asked_for_while_a_throttle_reason_exists(rotating: Project) -> None:
     reason = tick(rotating, throttle_retained_wal_gb=1e-12)
     assert isinstance(reason, str)

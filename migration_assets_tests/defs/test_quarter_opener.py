@@ -233,6 +233,7 @@ def test_a_run_that_failed_is_tried_again_after_an_hour_and_not_before(
     assert [run.success for run in execute(followed, again)] == [True]
 
 
+@pytest.mark.long
 def test_a_stream_that_a_person_holds_is_left_alone_and_the_places_are_made(followed: Project) -> None:
     pause_stream(followed.migration, "a holiday")
     found = result(followed)
@@ -242,6 +243,7 @@ def test_a_stream_that_a_person_holds_is_left_alone_and_the_places_are_made(foll
     assert asked(followed) == [("FY25-Q3", BOTH)]
 
 
+@pytest.mark.long
 def test_a_quarter_with_rows_that_were_never_copied_waits_for_people(followed: Project) -> None:
     """While older quarters are moved first, nobody is told every hour that the newest is not copied yet."""
     followed.on_legacy("UPDATE amenity_bookings SET booked_at = '2024-07-10Z' WHERE id % 3 = 0")

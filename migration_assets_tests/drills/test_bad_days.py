@@ -108,6 +108,7 @@ def test_a_lost_slot_is_said_and_a_rebuild_brings_everything_back(ground: Ground
     ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_column_added_in_mid_stream_is_said_and_the_same_change_lets_the_stream_go_on(
     ground: Ground, migration: Migration
 ) -> None:

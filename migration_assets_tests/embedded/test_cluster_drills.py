@@ -74,6 +74,7 @@ def test_committed_rows_survive_a_kill_of_both_servers(own: tuple[EmbeddedServer
         assert one(pair.address(name).url("postgres"), "SELECT count(*) FROM kept") == "1000"
 
 
+@pytest.mark.long
 def test_stop_and_start_keep_ports_and_rows_and_may_be_repeated(own: tuple[EmbeddedServers, Path]) -> None:
     pair, _ = own
     pair.start()
@@ -111,6 +112,7 @@ def test_a_pid_file_that_names_a_zombie_does_not_block_the_start(own: tuple[Embe
     zombie.wait()
 
 
+@pytest.mark.long
 def test_a_pid_file_that_names_another_program_does_not_block_the_start(own: tuple[EmbeddedServers, Path]) -> None:
     other = _as_server_user("/bin/sleep", "600")
     try:
@@ -146,6 +148,7 @@ def test_a_frozen_server_is_not_called_running(own: tuple[EmbeddedServers, Path]
     assert status_of(pair, "base").running
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(own: tuple[EmbeddedServers, Path]) -> None:
     pair, var = own
     pair.start()
@@ -160,6 +163,7 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(own: tuple[Embe
     assert all(status.running for status in pair.status())
 
 
+@pytest.mark.long
 def test_servers_outlive_the_kill_of_the_python_that_started_them(own: tuple[EmbeddedServers, Path]) -> None:
     pair, var = own
     pair.stop()

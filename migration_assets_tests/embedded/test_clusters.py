@@ -28,12 +28,14 @@ from migration_assets_tests.pairs import running_pair
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 
 
+@pytest.mark.long
 def test_the_legacy_is_postgresql_16_and_the_base_is_18(servers: EmbeddedServers) -> None:
     assert one(servers.legacy_url("postgres"), "SHOW server_version").startswith("16.")
     assert one(servers.base_url("postgres"), "SHOW server_version").startswith("18.")
     assert [status.version.split(".")[0] for status in servers.status()] == ["16", "18"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _NAMES)
 def test_a_server_is_set_up_for_logical_replication_and_bulk_load(servers: EmbeddedServers, name: ServerName) -> None:
     url = servers.address(name).url("postgres")
@@ -50,6 +52,7 @@ def test_a_server_is_set_up_for_logical_replication_and_bulk_load(servers: Embed
     assert {setting: one(url, f"SHOW {setting}") for setting in expected} == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _NAMES)
 def test_text_is_ordered_by_code_point_on_both_sides(servers: EmbeddedServers, name: ServerName) -> None:
     query = "SELECT string_agg(t, '' ORDER BY t) FROM unnest(ARRAY['b', 'B', 'a', 'é', 'Z', '-']) t"
@@ -73,6 +76,7 @@ def test_a_setting_name_that_would_smuggle_in_another_line_is_refused() -> None:
         render(16, 5000, {"x = 1\nlisten_addresses": "*"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _NAMES)
 def test_a_server_listens_on_the_loopback_address_only(servers: EmbeddedServers, name: ServerName) -> None:
     leader = psutil.Process(status_of(servers, name).pid)
@@ -82,6 +86,7 @@ def test_a_server_listens_on_the_loopback_address_only(servers: EmbeddedServers,
     assert [str(connection.laddr[0]) for connection in listening] == ["127.0.0.1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _NAMES)
 def test_nobody_gets_in_without_the_password(servers: EmbeddedServers, name: ServerName, tmp_path: Path) -> None:
     address = servers.address(name)
@@ -123,6 +128,7 @@ def test_the_password_is_in_the_password_file_and_nowhere_else(untouched_servers
     assert not any(password in line for line in command_lines)
 
 
+@pytest.mark.long
 def test_psycopg_and_sqlalchemy_take_the_url_as_it_is(databases: Databases) -> None:
     assert one(databases.base_url, "SELECT current_user") == "migrator"
     for scheme in ("postgresql+psycopg", "postgresql+psycopg2", "postgresql"):
@@ -132,6 +138,7 @@ def test_psycopg_and_sqlalchemy_take_the_url_as_it_is(databases: Databases) -> N
         engine.dispose()
 
 
+@pytest.mark.long
 def test_dagsters_storage_url_can_send_the_bound_notify_of_its_event_log(servers: EmbeddedServers) -> None:
     engine = sqlalchemy.create_engine(servers.dagster_url())
     with engine.connect() as connection:
@@ -139,11 +146,13 @@ def test_dagsters_storage_url_can_send_the_bound_notify_of_its_event_log(servers
     engine.dispose()
 
 
+@pytest.mark.long
 def test_a_subscription_on_the_base_takes_the_legacys_url_as_it_is(databases: Databases) -> None:
     _replicate(databases)
     eventually(lambda: one(databases.base_url, "SELECT count(*) FROM t") == "2")
 
 
+@pytest.mark.long
 def test_databases_in_use_can_be_dropped_and_in_the_wrong_order_too(servers: EmbeddedServers) -> None:
     name = f"test_{secrets.token_hex(6)}"
     for server in _NAMES:
@@ -172,6 +181,7 @@ def _replicate(databases: Databases) -> None:
     execute(databases.legacy_url, "INSERT INTO t VALUES (2)")
 
 
+@pytest.mark.long
 def test_a_second_start_leaves_running_servers_alone(servers: EmbeddedServers) -> None:
     before = [(status.pid, status.port) for status in servers.status()]
     servers.start()
@@ -179,6 +189,7 @@ def test_a_second_start_leaves_running_servers_alone(servers: EmbeddedServers) -
     assert all(status.running and status.size_bytes > 1_000_000 for status in servers.status())
 
 
+@pytest.mark.long
 def test_asking_servers_that_were_never_started_touches_nothing(tmp_path: Path) -> None:
     pair = EmbeddedServers(tmp_path / "var")
     assert pair.status() == []

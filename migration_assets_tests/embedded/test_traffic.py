@@ -89,6 +89,7 @@ def sessions(url: str) -> list[tuple[Any, ...]]:
         return connection.execute(b"SELECT state " + SESSIONS).fetchall()
 
 
+@pytest.mark.long
 def test_every_kind_of_change_is_made_and_its_count_is_what_the_table_saw(databases: Databases) -> None:
     make_legacy(databases.legacy_url)
     stats = run_traffic(databases.legacy_url, FLAT_OUT, stop=after(800))
@@ -101,6 +102,7 @@ def test_every_kind_of_change_is_made_and_its_count_is_what_the_table_saw(databa
     assert sessions(databases.legacy_url) == []
 
 
+@pytest.mark.long
 def test_a_rolled_back_transaction_or_savepoint_leaves_nothing(databases: Databases) -> None:
     make_legacy(databases.legacy_url, rows=200)
     with psycopg.connect(databases.legacy_url, autocommit=True) as connection:
@@ -155,6 +157,7 @@ def test_it_keeps_to_its_rate_and_reports_each_second(databases: Databases) -> N
     assert reports[-1] == stats
 
 
+@pytest.mark.long
 def test_a_terminated_backend_is_replaced_and_counted(databases: Databases) -> None:
     make_legacy(databases.legacy_url)
     done = threading.Event()

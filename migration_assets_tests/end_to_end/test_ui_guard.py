@@ -112,6 +112,7 @@ def test_what_other_pages_can_send_is_refused_and_changes_nothing(web: Web) -> N
     assert events(web) == before
 
 
+@pytest.mark.long
 def test_the_page_itself_works_and_cannot_be_shown_inside_another(web: Web) -> None:
     home = {"Origin": f"http://localhost:{web.port}", "Host": f"localhost:{web.port}"}
     status, headers, page = answer(web, Sent("GET", "/", {}))

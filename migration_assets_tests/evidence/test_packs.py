@@ -23,6 +23,8 @@ from migration_assets.steps.weeks import copy_week, validate_week
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS
 from migration_assets_tests.evidence.story import tell
 
+pytestmark = pytest.mark.long
+
 Run = Callable[[str], Result]
 
 

@@ -100,6 +100,7 @@ def test_two_quarters_that_join_at_once_are_both_published(streamed: Ground) -> 
     streamed.assert_same(_BEFORE, QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_a_join_that_finds_no_moment_leaves_the_stream_as_it_was(streamed: Ground) -> None:
     streamed.copy_all(_NEXT)
     before, published = streamed.stream_record(), streamed.ask("legacy", "SELECT prqual FROM pg_publication_rel")

@@ -269,6 +269,7 @@ _HARMLESS: tuple[LiteralString, ...] = (
 )
 
 
+@pytest.mark.long
 def test_whatever_changes_what_a_value_means_or_who_sees_it_is_an_alteration(ground: Ground) -> None:
     def digest(side: Side) -> str:
         with ground.databases.session(side, "test") as connection:

@@ -223,7 +223,7 @@ _REFUSED: dict[str, tuple[LiteralString, list[str]]] = {
 }
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "said"), _REFUSED.values(), ids=_REFUSED.keys())
 def test_a_quarter_that_is_not_proven_is_refused_and_told_why(
     project: Project, change: LiteralString, said: list[str]
@@ -252,6 +252,7 @@ def test_a_base_without_ledger_and_a_quarter_that_was_never_opened_are_refused(g
         refusal.sign(problems=None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["", "   ", "\u00a0\t"])
 def test_a_blank_name_is_refused(project: Project, name: str) -> None:
     assert project.refusal(who=name).startswith("approved_by: nobody is named")
@@ -288,7 +289,7 @@ def _take_another_slot(stream: Streaming) -> None:
     stream.ground.ask("base", "UPDATE migration.streams SET slot = %s RETURNING 1", idle)
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -398,6 +399,7 @@ _EDITS: list[LiteralString] = [
 ]
 
 
+@pytest.mark.long
 def test_any_edit_of_a_signature_in_the_ledger_is_noticed(project: Project) -> None:
     project.sign("Ada", note='"quotes", ünïcode 🗝 and a\nline')
     assert project.state().stands

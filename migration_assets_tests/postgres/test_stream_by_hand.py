@@ -104,6 +104,7 @@ def test_whatever_was_done_by_hand_a_rebuild_mends_it(ground: Ground, deed: Call
     assert ground.one("legacy", slots) == 1
 
 
+@pytest.mark.long
 def test_a_rebuild_while_rows_are_on_their_way_loses_none_and_repeats_none(ground: Ground) -> None:
     ground.fill(91).streamed()
     ground.run(
@@ -144,6 +145,7 @@ def test_a_disabled_subscription_is_resumed_where_it_stood(ground: Ground) -> No
     assert resume_stream(ground.plan) == "the stream runs already"
 
 
+@pytest.mark.long
 def test_a_person_s_hold_is_ended_by_a_person_alone(ground: Ground) -> None:
     ground.fill(91).streamed()
     assert "is held" in hold_stream(ground.plan, "lunch")

@@ -176,6 +176,7 @@ def test_a_worker_that_cannot_reach_the_legacy_is_down_or_looping(stream: SmallS
     )
 
 
+@pytest.mark.long
 def test_an_owner_without_a_right_on_a_leaf_is_named_with_the_right(stream: SmallStream) -> None:
     stream.healthy()
     role = f"role_{stream.names.publication[-12:]}"
@@ -216,6 +217,7 @@ def test_an_owner_of_the_subscription_who_may_not_log_in_is_named(shared: SmallS
         shared.on("base", f"DROP ROLE {role}")
 
 
+@pytest.mark.long
 def test_a_change_that_meets_no_row_is_counted_as_a_conflict(shared: SmallStream) -> None:
     shared.book(1)
     wait_for(lambda: shared.arrived(1), "the row arrives")
@@ -228,6 +230,7 @@ def test_a_change_that_meets_no_row_is_counted_as_a_conflict(shared: SmallStream
     assert "1 update_missing" in found[ProblemCode.CONFLICTS].what
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("readable_log")
 def test_an_error_of_the_worker_shows_as_lag_and_in_the_counter_with_its_cause(shared: SmallStream) -> None:
     before = shared.healthy()
@@ -260,6 +263,7 @@ def test_the_lag_of_a_stuck_stream_is_the_age_of_the_oldest_marker_and_few_are_s
     assert shared.ground.one("legacy", count) == before + 1
 
 
+@pytest.mark.long
 def test_whose_lock_the_worker_waits_for_is_told_with_the_lag(shared: SmallStream) -> None:
     url = make_conninfo(shared.ground.databases.base_url, application_name="a report")
     with psycopg.connect(url) as reader:
@@ -286,6 +290,7 @@ def test_markers_of_an_earlier_stream_never_count_as_lag(stream: SmallStream) ->
     assert sample.lag_seconds < patience(5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.HELD, StreamStatus.JOINING])
 def test_a_stream_left_standing_is_a_problem_after_a_while_and_says_why(
     shared: SmallStream, status: StreamStatus

@@ -27,6 +27,7 @@ def programs_of(major: int | None) -> Installed | None:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("legacy", "base"), PAIRS)
 def test_the_whole_story(legacy: int | None, base: int | None) -> None:
     with spare_servers(legacy=programs_of(legacy), base=programs_of(base)) as spare:

@@ -55,6 +55,7 @@ def third(patient: Patient, servers: EmbeddedServers) -> Generator[Third]:
     servers.drop_database("base", name)
 
 
+@pytest.mark.long
 def test_a_subscriber_of_all_tables_is_named_with_what_it_needs_and_then_goes_on(
     patient: Patient, third: Third
 ) -> None:
