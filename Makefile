@@ -31,7 +31,7 @@ ui: $(STAMP)
 test: $(STAMP)
 	$(PYTEST)
 
-# Also the longest tests, twice the time: before a change is handed on.
+# Also the longest tests, twice or three times the time: before a change is handed on.
 test-long: $(STAMP)
 	$(PYTEST) --long
 
