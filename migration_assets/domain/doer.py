@@ -23,7 +23,7 @@ class Doer:
 
     def as_json(self) -> str:
         """For a setting of a session, from which the ledger takes it; its own part, the role, the server adds."""
-        tags = {name: self.tags[name][:_LONGEST] for name in USER_TAGS if name in self.tags}
+        tags = {name: value[:_LONGEST] for name, value in self.tags.items()}
         return json.dumps({"os_user": self.os_user[:_LONGEST], "host": self.host[:_LONGEST], "tags": tags})
 
 

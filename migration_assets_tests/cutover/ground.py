@@ -13,7 +13,7 @@ from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
-from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
+from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, CutoverRecord, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.postgres.evidence_chain import verify_chain
 from migration_assets.postgres.fence_functions import let_through
@@ -77,6 +77,15 @@ class CutoverGround(Ground):
     def insert(self, side: SideName, when: str = "2024-05-01 12:00+00") -> int:
         """One booking whose key is given by the side's own sequence."""
         return int(self.one(side, "INSERT INTO bookings (booked_at, guests) VALUES (%s, 2) RETURNING id", when))
+
+    def end_who_cuts_over(self) -> None:
+        """Whoever cuts over, goes back, repairs the legacy or closes it loses its lock on the base."""
+        self.ask(
+            "base",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            CUTOVER_LOCK_CLASS,
+        )
 
     def equal(self) -> None:
         """Both sides hold the same rows; nobody writes and everything has arrived."""

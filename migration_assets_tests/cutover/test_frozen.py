@@ -115,20 +115,11 @@ def test_one_that_froze_before_it_held_anybody_is_named_and_holds_nobody(ground:
         with pytest.raises(StreamError, match="the cutover is being worked on by backend") as caught:
             ground.let_go()
         assert "pg_terminate_backend" in str(caught.value)
-        _terminate(ground)
+        ground.end_who_cuts_over()
         assert "was undone" in ground.let_go()
         require_whole(ground)
         wake(process)
     require_whole(ground)
-
-
-def _terminate(ground: CutoverGround) -> None:
-    ground.ask(
-        "base",
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        CUTOVER_LOCK_CLASS,
-    )
 
 
 @pytest.mark.long
@@ -167,7 +158,7 @@ def test_one_that_froze_as_it_put_the_old_stream_away_breaks_no_later_one(ground
         assert ground.charge() == "legacy"
         with pytest.raises(StreamError):
             ground.let_go()
-        _terminate(ground)
+        ground.end_who_cuts_over()
         ground.let_go()
         assert ground.records()[-1].outcome == "succeeded"
         ground.cut()

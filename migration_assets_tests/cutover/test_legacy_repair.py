@@ -20,7 +20,6 @@ from migration_assets.postgres.cutover.legacy_repair import (
     undo_legacy_repair,
 )
 from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.cutover.recovering import recover_reverse
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
@@ -376,12 +375,7 @@ def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
 
     def meanwhile(*_: object, **__: object) -> None:
         monkeypatch.undo()
-        ground.ask(
-            "base",
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            CUTOVER_LOCK_CLASS,
-        )
+        ground.end_who_cuts_over()
         mend(ground, 5)
         assert ground.back().outcome == "succeeded"
         raise TimeoutError

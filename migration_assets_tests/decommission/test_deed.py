@@ -12,7 +12,6 @@ from migration_assets.domain.decommission_state import DecommissionError, Decomm
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.postgres.cutover.legacy_repair import repair_legacy
 from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets.postgres.decommission import machine
 from migration_assets.postgres.decommission.machine import call_off_decommission
 from migration_assets.postgres.evidence_chain import read_chain, verify_chain
@@ -198,12 +197,7 @@ def test_a_run_that_has_lost_its_lock_leaves_the_stream_as_the_next_one_has_it(
 
     def meanwhile(*_: object, **__: object) -> None:
         monkeypatch.undo()
-        ground.ask(
-            "base",
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            CUTOVER_LOCK_CLASS,
-        )
+        ground.end_who_cuts_over()
         with monkeypatch.context() as patch:
             patch.setattr(machine, "note_closed", unclosed)
             with pytest.raises(TimeoutError):
