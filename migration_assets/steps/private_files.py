@@ -5,8 +5,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from migration_assets.archive.store_local import LocalStore
+from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.runtime import Migration
+from migration_assets.steps.archiving import archive_store
 
 _CODE = "private_files"
 
@@ -20,8 +23,7 @@ def examine_files(migration: Migration) -> list[Finding]:
         SettingsError: `.env` cannot be read.
     """
     settings = migration.settings
-    local = Path(settings.archive_url.get_secret_value()) if settings.archive_url else settings.var / "archive"
-    open_to_others = [*_open(settings.files_with_secrets()), *_open([settings.var, local])]
+    open_to_others = [*_open(settings.files_with_secrets()), *_open([settings.var, *_archive(migration)])]
     if not open_to_others:
         return [Finding(_CODE, Area.FILES, Severity.INFO, "no other user may read secrets, archives or var")]
     names = ", ".join(map(str, open_to_others))
@@ -29,11 +31,21 @@ def examine_files(migration: Migration) -> list[Finding]:
     return [Finding(_CODE, Area.FILES, Severity.WARNING, f"every user of this machine may read {names}", remedy)]
 
 
+def _archive(migration: Migration) -> Iterator[Path]:
+    """The folder of the archive, where it is one."""
+    try:
+        store = archive_store(migration)
+    except ArchiveError:
+        return  # whoever archives, or asks, is told what is wrong with the URL
+    if isinstance(store, LocalStore):
+        yield store.root
+
+
 def _open(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         try:
             mode = path.stat().st_mode
         except OSError:
-            continue  # not there, not to be seen, or a bucket
+            continue  # not there, or not to be seen
         if mode & (stat.S_IROTH | stat.S_IWOTH):
             yield path

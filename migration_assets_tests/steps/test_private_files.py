@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from migration_assets.domain.findings import Severity
 from migration_assets.postgres.sessions import Databases
@@ -51,7 +52,7 @@ def test_what_others_may_read_is_named_with_the_command_that_ends_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     migration = migration_of(Databases("postgresql://h/legacy", "postgresql://h/base"))
-    migration = replace(migration, settings=migration.settings.model_copy(update={"var": Path("var")}))
+    migration = replace(migration, settings=migration.settings.model_copy(update={"var": tmp_path / "var"}))
     [found] = examine_files(migration)
     assert found.severity is Severity.INFO, "nothing is there yet"
     for name in (".env", "url", "secrets/MIGRATION_BASE_URL", "var/archive/manifest", "var/dagster/run"):
@@ -64,7 +65,15 @@ def test_what_others_may_read_is_named_with_the_command_that_ends_it(
         Path(folder).chmod(0o755)
     [found] = examine_files(migration)
     assert found.severity is Severity.WARNING
-    assert found.remedy == "chmod o-rw .env url secrets/MIGRATION_BASE_URL var var/archive"
+    var = tmp_path / "var"  # settings make it absolute
+    assert found.remedy == f"chmod o-rw .env url secrets/MIGRATION_BASE_URL {var} {var}/archive"
     subprocess.run(["/bin/sh", "-c", found.remedy], check=True)
     [found] = examine_files(migration)
     assert found.severity is Severity.INFO
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    for url in (str(elsewhere), f"file://{elsewhere}"):
+        changed = migration.settings.model_copy(update={"archive_url": SecretStr(url)})
+        [found] = examine_files(replace(migration, settings=changed))
+        assert found.remedy == f"chmod o-rw {elsewhere}"
