@@ -220,7 +220,7 @@ class Judge:
         return (time.perf_counter() - began) * 1000
 
     def require_gone(self) -> float:
-        """No advisory lock and no session of the dead is left on either side; how many milliseconds that took."""
+        """No lock and no session of the dead is left on either side; how many milliseconds that took."""
         began = time.perf_counter()
         with (
             psycopg.connect(self.migration.databases.legacy_url, autocommit=True) as legacy,

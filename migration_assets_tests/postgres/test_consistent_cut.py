@@ -11,6 +11,7 @@ import pytest
 
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut import arrival
 from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
@@ -146,8 +147,8 @@ def test_a_validation_waits_while_the_stream_rests_and_then_goes_through(streame
         thread = threading.Thread(target=lambda: results.append(streamed.validate(2)))
         results: list[object] = []
         thread.start()
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71004 AND NOT granted"
-        wait_for(lambda: streamed.one("base", waiting) == 1, "the validation waits for the stream")
+        lock = StreamLock.STREAM.named(streamed.spec.relation)
+        wait_for(lambda: streamed.queue(lock) == 2, "the validation waits for the stream")
         assert not results
     thread.join(patience(30))
     assert len(results) == 1

@@ -27,11 +27,11 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
 from migration_assets.postgres.own_objects import TAG, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout
+from migration_assets.postgres.session_locks import make_session_locks, session_lock, take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
 
 REVERSE_LOCK_CLASS = 71010
-_SESSION_LOCK_CLASS = 71011
 # Behind a writer of this age a try would only hold up the others.
 _OLD_MS = 3_000.0
 _FROZEN = "1s"
@@ -93,9 +93,9 @@ def reverse_cut(
         legacy = session("legacy", "rows", plan.stream.limits.timeouts())
         locker, writer = session("base", "cut"), session("base", "marker")
         reader = session("base", "snapshot", plan.stream.limits.timeouts())
+        make_session_locks(holder)
         for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
-            # Until the session ends.
-            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_SESSION_LOCK_CLASS, key])
+            stack.enter_context(session_lock(connection, key, lambda who: _void(plan, f"it is taken by {who}")))
         _make_waiting(holder)
         # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
@@ -127,7 +127,7 @@ def reverse_cut(
 
 
 def _session_keys(names: StreamNames) -> tuple[str, str]:
-    return names.subscription, f"{names.subscription} rows"
+    return f"cut of {names.subscription}", f"rows of {names.subscription}"
 
 
 def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
@@ -142,7 +142,7 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
     Raises:
         StreamError: Our role may not.
     """
-    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key, _SESSION_LOCK_CLASS)]
+    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key)]
     if left:
         log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
 
@@ -156,7 +156,7 @@ def _make_waiting(legacy: Connected) -> None:
     if require_row(row, "EXISTS")[0]:
         return
     with legacy.transaction():
-        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        take_turn_at_objects(legacy)
         require_no_collision(legacy, {_WAIT_NAME})
         legacy.execute(_WAIT.encode())
         legacy.execute(
