@@ -83,7 +83,7 @@ def session_lock(
         MigrationError: What `refuse` made: somebody else holds it.
         psycopg.Error: The session was lost, or our role may not write to the table.
     """
-    number = _stand_in_queue(connection, name, shared=shared)
+    number = stand_in_queue(connection, name, shared=shared)
     try:
         _wait(connection, number, refuse)
         yield
@@ -91,6 +91,19 @@ def session_lock(
         # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
         with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
             connection.execute(_LEAVE.format(sql.Literal(number)))
+
+
+def stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
+    """Write the session's row of that name, for others to see, and wait for nobody; the row's number.
+
+    It goes with the session: whoever comes next takes it away.
+    """
+    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
+        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
+    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
+    while cursor.nextset():
+        pass
+    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
@@ -154,15 +167,6 @@ def make_session_locks(legacy: Connected) -> None:
                 )
             )
             return None
-
-
-def _stand_in_queue(connection: Connected, name: str, *, shared: bool) -> int:
-    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
-        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
-    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
-    while cursor.nextset():
-        pass
-    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
 
 
 def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationError]) -> None:
