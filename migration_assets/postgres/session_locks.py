@@ -83,27 +83,16 @@ def session_lock(
         MigrationError: What `refuse` made: somebody else holds it.
         psycopg.Error: The session was lost, or our role may not write to the table.
     """
-    number = stand_in_queue(connection, name, shared=shared)
+    number = _take(connection, name, refuse, shared=shared)
     try:
-        _wait(connection, number, refuse)
         yield
     finally:
-        # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
-        with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
-            connection.execute(_LEAVE.format(sql.Literal(number)))
+        _leave(connection, number)
 
 
-def stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
-    """Write the session's row of that name, for others to see, and wait for nobody; the row's number.
-
-    It goes with the session: whoever comes next takes it away.
-    """
-    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
-        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
-    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
-    while cursor.nextset():
-        pass
-    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
+def lock_until_session_ends(connection: Connected, name: str, refuse: Callable[[str], MigrationError]) -> None:
+    """As `session_lock`, alone, for a session that may be in a transaction, or read-only, when it is closed."""
+    _take(connection, name, refuse, shared=False)
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
@@ -167,6 +156,31 @@ def make_session_locks(legacy: Connected) -> None:
                 )
             )
             return None
+
+
+def _take(connection: Connected, name: str, refuse: Callable[[str], MigrationError], *, shared: bool) -> int:
+    number = _stand_in_queue(connection, name, shared=shared)
+    try:
+        _wait(connection, number, refuse)
+    except BaseException:
+        _leave(connection, number)
+        raise
+    return number
+
+
+def _leave(connection: Connected, number: int) -> None:
+    # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
+    with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
+        connection.execute(_LEAVE.format(sql.Literal(number)))
+
+
+def _stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
+    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
+        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
+    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
+    while cursor.nextset():
+        pass
+    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
 
 
 def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationError]) -> None:

@@ -14,8 +14,9 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut import arrival
-from migration_assets.postgres.consistent_cut.arrival import marker_gate
+from migration_assets.postgres.consistent_cut.arrival import MARKERS, marker_gate
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
+from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
@@ -178,16 +179,26 @@ def test_a_cut_is_in_the_ledger_with_all_that_it_cost(streamed: Ground) -> None:
     ]
 
 
+@contextmanager
+def standing_gate(ground: Ground, marker: int) -> Generator[Connected]:
+    """Somebody who takes a cut stands at that marker; his session."""
+    with (
+        ground.databases.session("base", "test") as holder,
+        marker_gate(holder, MARKERS, ground.spec.relation, marker, moment_seconds=60),
+    ):
+        yield holder
+
+
 def test_a_heartbeat_passes_while_a_cut_holds_its_own_marker(streamed: Ground) -> None:
     # As a validator that waits for its own marker, which never comes.
-    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
+    with standing_gate(streamed, 999999):
         streamed.drain()
         streamed.validate()
 
 
 def test_the_stream_stands_at_a_marker_until_its_holder_s_session_dies(streamed: Ground) -> None:
     relation = streamed.spec.relation
-    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
+    with standing_gate(streamed, 999999) as holder:
         streamed.ask("legacy", "INSERT INTO migration.markers VALUES (%s, 999999, 'cut') RETURNING 1", relation)
         streamed.run("legacy", "UPDATE bookings SET guests = 123")
         waiting = "SELECT count(*) FROM pg_stat_subscription s WHERE %s = ANY(pg_blocking_pids(s.pid))"
