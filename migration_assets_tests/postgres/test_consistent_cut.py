@@ -86,8 +86,18 @@ def test_both_sides_are_seen_at_the_same_moment_while_writers_never_rest(streame
     streamed.assert_same()
 
 
-def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(streamed: Ground) -> None:
+def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(
+    streamed: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[object] = []
+    asked: list[int] = []
+    waits_for = arrival.waits_for
+
+    def counted(holder: Connected, pid: int) -> bool:
+        asked.append(pid)
+        return waits_for(holder, pid)
+
+    monkeypatch.setattr(arrival, "waits_for", counted)
 
     def look() -> None:
         with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
@@ -100,6 +110,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
         thread.start()
         wait_for(lambda: streamed.one("legacy", "SELECT count(*) FROM migration.markers") == 1, "the marker is set")
         streamed.run("legacy", "UPDATE bookings SET guests = guests + 100")
+        wait_for(lambda: len(asked) > 3 or seen, "it asks whether the worker has come")
         reader.rollback()
     thread.join(patience(30))
     assert len(seen) == 2
