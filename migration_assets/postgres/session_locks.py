@@ -16,7 +16,7 @@ from psycopg import errors, pq, sql
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.own_objects import SESSION_LOCKS, TAG, require_no_collision, require_trusted
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, is_standby, require_row
 
 # Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the
 # whole view: its other rows are nobody's business here.
@@ -26,17 +26,16 @@ ALIVE = sql.SQL(
 )
 """Whether the session that wrote row `k` of migration.session_locks lives."""
 
-HOLDER = sql.SQL("""
+_HOLDER = sql.SQL("""
 SELECT k.pid FROM (
     SELECT * FROM migration.session_locks k WHERE k.name = %(lock)s AND {alive} ORDER BY k.id LIMIT 1
 ) k WHERE NOT k.shared AND k.pid <> pg_backend_pid()
 """).format(alive=ALIVE)
-"""Which other session has the lock of that name alone; a shared look is nobody at work."""
 
 _OLD_HOLDER = sql.SQL("""{holder}
 AND coalesce((SELECT a.backend_start < clock_timestamp() - %(seconds)s * interval '1 s'
               FROM pg_stat_get_activity(k.pid) a), true)
-""").format(holder=HOLDER)
+""").format(holder=_HOLDER)
 
 # One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
 # before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
@@ -104,6 +103,21 @@ def holder_pids(connection: Connected, name: str, *, older_than_seconds: float =
         return []
     rows = connection.execute(_OLD_HOLDER, {"lock": name, "seconds": older_than_seconds}).fetchall()
     return [int(pid) for (pid,) in rows]
+
+
+def holder(connection: Connected) -> sql.Composed:
+    """An expression for the process of the session, not our own, that has lock `%(lock)s` alone.
+
+    NULL where there is nothing to read: in an older ledger, and on a standby, which has no rows of unlogged tables.
+    """
+    known = has_session_locks(connection) and not is_standby(connection)
+    return sql.SQL("({})").format(_HOLDER if known else sql.SQL("NULL::integer"))
+
+
+def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
+    """An expression for whether a living session has the lock of that name, an expression, or waits for it."""
+    held = sql.SQL("EXISTS (SELECT FROM migration.session_locks k WHERE k.name = {} AND {})").format(name, ALIVE)
+    return sql.SQL("({})").format(sql.SQL("false") if is_standby(connection) else held)
 
 
 def has_session_locks(connection: Connected) -> bool:
