@@ -60,11 +60,11 @@ def _rights_back(who: str, may: Sequence[str]) -> str:
         statements.append("ALTER SCHEMA migration OWNER TO CURRENT_USER;")
     if CREATES in may:
         statements.append(f"REVOKE CREATE ON SCHEMA migration FROM {who};")
-    if {*may} - {OWNS, CREATES}:
-        statements.append(
-            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA migration FROM {who};"
-            f" REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};"
-        )
+    rights = sorted({one.split()[1].upper() for one in may if one not in {OWNS, CREATES}})
+    if rights:
+        statements.append(f"REVOKE {', '.join(rights)} ON ALL TABLES IN SCHEMA migration FROM {who};")
+    if "UPDATE" in rights:
+        statements.append(f"REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};")
     return " ".join(statements)
 
 
