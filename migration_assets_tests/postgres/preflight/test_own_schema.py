@@ -308,3 +308,27 @@ def test_what_a_stranger_left_on_a_table_of_ours_is_found_when_the_table_is_his_
         assert patient.ground.one("base", "SELECT count(*) FROM his.caught") == 0
     finally:
         do(patient, "base", f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_a_table_and_a_domain_that_a_stranger_made_first_are_not_loaded_into_unseen(patient: Patient) -> None:
+    patient.legacy("CREATE DOMAIN headcount AS integer CHECK (VALUE > 0)")
+    patient.with_bookings("ALTER TABLE bookings ALTER COLUMN guests TYPE headcount")
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}")
+    try:
+        do(
+            patient,
+            "base",
+            f"SET ROLE {role}; CREATE DOMAIN headcount AS integer CHECK (VALUE > 0); CREATE TABLE bookings (id bigint,"
+            " booked_at timestamptz, guests headcount DEFAULT 1, price numeric, note text, PRIMARY KEY (id, booked_at))"
+            " PARTITION BY RANGE (booked_at)",
+        )
+        found = patient.examine()
+        assert found.blocking == ["base_owner"]
+        said = found.one("base_owner")
+        assert (said.acceptable, said.subject) == (True, role)
+        assert said.definition.splitlines() == ["table public.bookings", "domain public.headcount"]
+        do(patient, "base", said.remedy.partition("in the base: ")[2].partition(" --")[0])
+        assert patient.examine().severity("base_owner") is Severity.INFO
+    finally:
+        do(patient, "base", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
