@@ -41,6 +41,8 @@ _MESSAGES = (
     r"permission denied for (table|schema|sequence|function|type|language) [\w.]+",
     rf"(relation|schema|type|function|column|role|collation) {_NAME} does not exist",
     r"could not (connect to the publisher|start WAL streaming|receive data from WAL stream)",
+    r"(canceling statement|terminating connection) due to [\w -]+",
+    r"division by zero",
     rf"(replication slot|publication) {_NAME} does not exist",
 )
 _SHOWN = re.compile("|".join(_MESSAGES))
@@ -53,6 +55,20 @@ def shown_message(message: str) -> str | None:
     """The part of a server's message that can hold no value; None where it is not known that there is one."""
     found = _SHOWN.match(message)
     return found.group() if found else None
+
+
+def told_by_driver(text: str, sqlstate: str | None) -> str:
+    """What a driver says that puts the server's message behind its own words, on one line and without values.
+
+    Args:
+        text: Of its error.
+        sqlstate: None where it does not say the code: then only what is known to hold no value is told.
+    """
+    line = (text.strip().splitlines() or [""])[0]
+    _, found, message = line.partition("ERROR: ")  # in another language the server says another word
+    if sqlstate.startswith(_TOLD_WITH_VALUES) if sqlstate else found or "[PGRES_" in line:
+        line = f"ERROR: {shown_message(message.strip()) or 'its text may hold values'}; the server's log has the rest"
+    return clean(line)
 
 
 def clean(text: str) -> str:
