@@ -205,8 +205,8 @@ def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, befor
                 state_left="nothing was read",
                 next_step="let the ALTER TABLE (or whatever locks them) end, then run this again",
             ) from None
-        said = told_by_driver(str(error), getattr(error, "sqlstate", None)) or type(error).__name__
-        reason = _NOISE.sub("", said).strip()[:_LONGEST_REASON]
+        said = told_by_driver(_NOISE.sub("", str(error)), getattr(error, "sqlstate", None))
+        reason = said[:_LONGEST_REASON] or type(error).__name__
         lost = _is_lost(connection) if connection is not None else is_transient(psycopg.OperationalError(reason))
         raise (ConnectionLostError if lost else ArchiveError)(
             f"reading from the base failed: {reason}",
