@@ -100,7 +100,8 @@ def conceal(error: psycopg.Error) -> None:
     What it is made of (`diag`) stays: it is for whoever looks for it on purpose.
     """
     if error.diag.message_primary is None:
-        return  # libpq's own: of connections
+        error.args = (_without_values(error),)
+        return
     more = () if _holds_values(error) else (error.diag.message_detail, error.diag.message_hint)
     error.args = ("\n".join([_without_values(error), *(line for line in more if line)]),)
 
@@ -111,8 +112,10 @@ def _holds_values(error: psycopg.Error) -> bool:
 
 def _without_values(error: psycopg.Error) -> str:
     said = error.diag.message_primary
-    if said is None:
-        return str(error)
+    if said is None:  # libpq's own, of connections; or psycopg's, of values that Python has no type for
+        return (
+            "DataError: a value that cannot be read or written" if isinstance(error, psycopg.DataError) else str(error)
+        )
     if not _holds_values(error):
         # Of a hint the setting's name alone: what a limit is called helps, and any function may write a hint.
         limit = _LIMIT.search(error.diag.message_hint or "") if (error.sqlstate or "").startswith("53") else None
