@@ -9,12 +9,11 @@ import re
 import psycopg
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.plain_text import UNPRINTABLE
 
 LONGEST = 1000
 """Characters of a text that is told; nobody can make an alert of a megabyte."""
 
-# What moves a terminal's cursor, ends a line or reverses a text's direction.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _NAME = r'"[^"]{1,200}"'
 _TARGET = rf"logical replication target relation {_NAME}"
 # What may be shown; a message that begins otherwise is not. Each pattern ends before a value can begin.
@@ -73,7 +72,7 @@ def told_by_driver(text: str, sqlstate: str | None) -> str:
 
 def clean(text: str) -> str:
     """On one line and no longer than `LONGEST`, without what a terminal or a chat would act upon."""
-    plain = " ".join(_UNPRINTABLE.sub(" ", text).split())
+    plain = " ".join(UNPRINTABLE.sub(" ", text).split())
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
 
