@@ -10,6 +10,8 @@ WITH trusted AS (
          OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = me.oid AND m.roleid = r.oid))
 )
 """
+# What questions read, and the function below it.
+_HOT_VIEWS: LiteralString = "^hot_[0-9a-f]{12}$"
 # What belongs to a table: its defaults, constraints, indexes, triggers, rules, policies, statistics; and the table
 # itself, for the types of its columns. Each of them can name a function that runs when somebody writes or reads.
 _PARTS: LiteralString = """(
@@ -29,12 +31,13 @@ _USED: LiteralString = """(
 # What could run somebody's statements as our role, or show him what is ours: whose owner may add triggers, rules,
 # defaults and policies to it, or replace its text; the right to add a trigger. What he added while a table was his own
 # stays when it is handed over: a part that uses a function or a type of his, a rule, a table that inherits.
-UNTRUSTED: LiteralString = """
+UNTRUSTED: LiteralString = (
+    """
 , ours AS (
     SELECT c.oid, c.relname, c.relowner, c.relacl, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW'
            WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind
     FROM pg_class c WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-    AND c.relname = ANY(%(names)s)
+    AND (c.relname = ANY(%(names)s) OR c.relname ~ '_hot_views')
 )
 SELECT format('role %%I owns %%s migration.%%I', pg_get_userbyid(o.relowner), lower(o.kind), o.relname),
        format('ALTER %%s migration.%%I OWNER TO CURRENT_USER;', o.kind, o.relname)
@@ -43,7 +46,7 @@ UNION ALL
 SELECT format('role %%I owns function %%s', pg_get_userbyid(p.proowner), p.oid::regprocedure),
        format('ALTER FUNCTION %%s OWNER TO CURRENT_USER;', p.oid::regprocedure)
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration') AND p.proowner NOT IN (SELECT oid FROM trusted)
-AND p.proname = ANY(%(functions)s)
+AND (p.proname = ANY(%(functions)s) OR p.proname ~ '_hot_views')
 UNION ALL
 SELECT format('%%s uses %%s of role %%I', pg_describe_object(part.classid, part.objid, used.objsubid),
               pg_describe_object(used.refclassid, used.refobjid, 0), pg_get_userbyid(used.owner)),
@@ -56,6 +59,7 @@ SELECT format('%%s uses %%s of role %%I', pg_describe_object(part.classid, part.
        WHEN 'pg_constraint'::regclass THEN
            (SELECT format('ALTER TABLE migration.%%I DROP CONSTRAINT %%I;', o.relname, k.conname)
             FROM pg_constraint k WHERE k.oid = part.objid)
+       WHEN 'pg_rewrite'::regclass THEN format('DROP %%s migration.%%I;', o.kind, o.relname)
        ELSE CASE WHEN part.objid = o.oid THEN
            (SELECT format('ALTER TABLE migration.%%I ALTER COLUMN %%I TYPE %%s;', o.relname, a.attname,
                           coalesce(nullif(format_type(t.typbasetype, t.typtypmod), '-'), 'text'))
@@ -65,6 +69,7 @@ SELECT format('%%s uses %%s of role %%I', pg_describe_object(part.classid, part.
              FROM pg_identify_object(part.classid, part.objid, 0) i) END END
 FROM ours o, LATERAL _parts part, LATERAL _used used
 WHERE used.owner NOT IN (SELECT oid FROM trusted)
+  AND (part.classid <> 'pg_rewrite'::regclass OR o.kind <> 'TABLE')
 UNION ALL
 SELECT format('rule %%I on migration.%%I is none of ours', w.rulename, o.relname),
        format('DROP RULE %%I ON migration.%%I;', w.rulename, o.relname)
@@ -85,7 +90,10 @@ FROM ours o CROSS JOIN LATERAL (
     FROM aclexplode(o.relacl) a WHERE a.privilege_type = 'TRIGGER' AND a.grantee NOT IN (SELECT oid FROM trusted)) g
 GROUP BY g.who
 ORDER BY 1
-""".replace("_parts", _PARTS.replace("_table", "o.oid")).replace("_used", _USED)
+""".replace("_parts", _PARTS.replace("_table", "o.oid"))
+    .replace("_used", _USED)
+    .replace("_hot_views", _HOT_VIEWS)
+)
 # Mostly everything in the schema is our own, and nobody was ever granted anything: that is seen at once.
 ALL_OURS: LiteralString = """
 SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
