@@ -99,8 +99,8 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " fail or arrive broken" + _TO_FIT,
     ProblemCode.GUARD_MISSING: "run `migration-assets stream resume`, which makes the guard again, and validate: a"
     " TRUNCATE would not have reached the base",
-    ProblemCode.MARKER_TRIGGER_MISSING: "ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker, on the"
-    " base: without it no cut is consistent",
+    ProblemCode.MARKER_KEY_MISSING: "ALTER TABLE migration.markers ADD PRIMARY KEY (relation, id), on the base: without"
+    " it the apply worker waits at no marker, and there is no cut",
     ProblemCode.COLUMNS_DIFFER: "run the statements named here, or make the same change on the base's table; then the"
     " stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",

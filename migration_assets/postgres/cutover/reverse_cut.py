@@ -2,7 +2,7 @@
 
 As the forward one (`consistent_cut`), with the sides exchanged: the base's table, with every leaf, is locked in SHARE
 mode for milliseconds; under that lock a marker is written by another session and a snapshot is opened by a third. On
-the legacy the apply worker waits inside the marker's transaction for an advisory lock whose key is the marker's number.
+the legacy the apply worker waits inside the marker's transaction for a row of the marker's key that is not committed.
 There either a snapshot is opened and the worker goes on, or the subscription is disabled: then the legacy rests at the
 marker, and its hold keeps everybody else away.
 """
@@ -22,30 +22,19 @@ from migration_assets.postgres.change_stream.claims import end_holders
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import hold_for_moments, marker_lock
+from migration_assets.postgres.consistent_cut.arrival import REVERSE_MARKERS, hold_for_moments, marker_gate, waits_for
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
-from migration_assets.postgres.own_objects import TAG, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout
+from migration_assets.postgres.session_locks import lock_until_session_ends, make_session_locks
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
 
-REVERSE_LOCK_CLASS = 71010
-_SESSION_LOCK_CLASS = 71011
 # Behind a writer of this age a try would only hold up the others.
 _OLD_MS = 3_000.0
 _FROZEN = "1s"
 _WORKER_ENDS_SECONDS = 60.0
 _SHORTEST, _LONGEST = 0.001, 0.05
-_WAIT_NAME = "wait_at_reverse_marker()"
-_WAIT = f"""
-CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    PERFORM pg_catalog.pg_advisory_xact_lock_shared({REVERSE_LOCK_CLASS}, NEW.id::integer);
-    RETURN NEW;
-END $$
-"""
-
-
 log = logging.getLogger(__name__)
 
 
@@ -93,10 +82,10 @@ def reverse_cut(
         legacy = session("legacy", "rows", plan.stream.limits.timeouts())
         locker, writer = session("base", "cut"), session("base", "marker")
         reader = session("base", "snapshot", plan.stream.limits.timeouts())
+        make_session_locks(holder)
+        _remove_former_trigger(holder)
         for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
-            # Until the session ends.
-            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_SESSION_LOCK_CLASS, key])
-        _make_waiting(holder)
+            lock_until_session_ends(connection, key, lambda who: _void(plan, f"another one is taken by {who}"))
         # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -105,7 +94,7 @@ def reverse_cut(
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
         moment = plan.stream.limits.cut_patience_seconds
-        with marker_lock(holder, marker, moment_seconds=moment, lock_class=REVERSE_LOCK_CLASS) as let_go:
+        with marker_gate(holder, REVERSE_MARKERS, plan.relation, marker, moment_seconds=moment) as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
             hold_for_moments(holder)
             pid = _wait_at(plan, holder, names, marker)
@@ -127,7 +116,7 @@ def reverse_cut(
 
 
 def _session_keys(names: StreamNames) -> tuple[str, str]:
-    return names.subscription, f"{names.subscription} rows"
+    return f"cut of {names.subscription}", f"rows of {names.subscription}"
 
 
 def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
@@ -142,33 +131,19 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
     Raises:
         StreamError: Our role may not.
     """
-    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key, _SESSION_LOCK_CLASS)]
+    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key)]
     if left:
         log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
 
 
-def _make_waiting(legacy: Connected) -> None:
-    """The trigger by which the apply worker waits at a marker; safe to repeat."""
+def _remove_former_trigger(legacy: Connected) -> None:
+    """By which an earlier version of this program let the worker wait: for an advisory lock, which anybody can take."""
     row = legacy.execute(
         "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('migration.reverse_markers')"
-        " AND tgname = 'wait_at_reverse_marker' AND tgenabled = 'A')"
+        " AND tgname = 'wait_at_reverse_marker')"
     ).fetchone()
     if require_row(row, "EXISTS")[0]:
-        return
-    with legacy.transaction():
-        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
-        require_no_collision(legacy, {_WAIT_NAME})
-        legacy.execute(_WAIT.encode())
-        legacy.execute(
-            sql.SQL("COMMENT ON FUNCTION migration.wait_at_reverse_marker() IS {}").format(
-                sql.Literal(f"{TAG}lets the reverse stream's worker wait at a marker")
-            )
-        )
-        legacy.execute(
-            "CREATE OR REPLACE TRIGGER wait_at_reverse_marker BEFORE INSERT ON migration.reverse_markers"
-            " FOR EACH ROW EXECUTE FUNCTION migration.wait_at_reverse_marker()"
-        )
-        legacy.execute("ALTER TABLE migration.reverse_markers ENABLE ALWAYS TRIGGER wait_at_reverse_marker")
+        legacy.execute("DROP TRIGGER wait_at_reverse_marker ON migration.reverse_markers")
 
 
 def _set_marker(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Connected, marker: int) -> str:
@@ -217,21 +192,15 @@ def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Conne
 
 
 def _wait_at(plan: CutoverPlan, legacy: Connected, names: StreamNames, marker: int) -> int:
-    """Until the stream's own apply worker waits for the marker's lock; which process that is."""
+    """Until the stream's own apply worker waits at the marker's gate; which process that is."""
     give_up = time.monotonic() + plan.stream.limits.stream_patience_seconds
     pause = _SHORTEST
     while True:
         worker = reverse_worker(legacy, names)
         if worker is None:
             raise _void(plan, "the reverse stream's subscription is gone from the legacy")
-        if worker.enabled and worker.pid is not None:
-            row = legacy.execute(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
-                " AND classid = %s AND objid = %s AND objsubid = 2)",
-                [worker.pid, REVERSE_LOCK_CLASS, marker],
-            ).fetchone()
-            if require_row(row, "EXISTS")[0]:
-                return worker.pid
+        if worker.enabled and worker.pid is not None and waits_for(legacy, worker.pid):
+            return worker.pid
         if time.monotonic() >= give_up:
             raise _void(
                 plan,
