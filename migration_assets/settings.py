@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.longest import endless
 from migration_assets.domain.session_places import SessionLimits, weeks_at_once
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
@@ -42,7 +43,6 @@ class MigrationSettings(BaseSettings):
     legacy_url_for_base: SecretStr | None = Field(
         default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
     )
-
     base_url_for_legacy: SecretStr | None = Field(
         default=None, description="the base as the legacy's server reaches it; unset: as BASE_URL"
     )
@@ -57,9 +57,7 @@ class MigrationSettings(BaseSettings):
 
     parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
     legacy_sessions: int = Field(
-        default=0,
-        ge=0,
-        description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off",
+        default=0, ge=0, description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off"
     )
     base_sessions: int = Field(default=0, ge=0, description="the same on the base")
     window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
@@ -281,7 +279,9 @@ class MigrationSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _warns_before_it_is_critical(self) -> Self:
+    def _is_in_order(self) -> Self:
+        if too_long := endless({name: getattr(self, name) for name in type(self).model_fields}):
+            raise ValueError(PREFIX + too_long)
         for name in ("lag_{}_seconds", "retained_wal_{}_gb"):
             warning, critical = name.format("warning"), name.format("critical")
             if getattr(self, warning) > getattr(self, critical):

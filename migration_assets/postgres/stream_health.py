@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 
-from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
@@ -161,10 +161,10 @@ def _errors(seen: dict[str, Any]) -> bool:
 
 @contextmanager
 def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
-    """Whatever the server says against it becomes part of the sample."""
+    """Whatever stands against it becomes part of the sample: somebody is to be told."""
     try:
         yield
-    except psycopg.Error as error:
+    except (psycopg.Error, ForeignObjectError) as error:
         seen[f"{side}_error"] = told(error)
         log.info("the %s could not be asked: %s", side, told(error))
 
