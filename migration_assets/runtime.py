@@ -83,6 +83,7 @@ class Migration:
             retained_wal_gb=self.settings.throttle_retained_wal_gb,
             legacy_active_sessions=self.settings.throttle_legacy_active_sessions,
             patience_seconds=self.settings.throttle_patience_seconds,
+            snapshot_seconds=self.settings.throttle_snapshot_seconds,
         )
 
     def copy_of(

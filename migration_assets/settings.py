@@ -42,7 +42,6 @@ class MigrationSettings(BaseSettings):
     legacy_url_for_base: SecretStr | None = Field(
         default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
     )
-
     base_url_for_legacy: SecretStr | None = Field(
         default=None, description="the base as the legacy's server reaches it; unset: as BASE_URL"
     )
@@ -57,9 +56,7 @@ class MigrationSettings(BaseSettings):
 
     parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
     legacy_sessions: int = Field(
-        default=0,
-        ge=0,
-        description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off",
+        default=0, ge=0, description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off"
     )
     base_sessions: int = Field(default=0, ge=0, description="the same on the base")
     window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
@@ -91,9 +88,7 @@ class MigrationSettings(BaseSettings):
     retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
     retained_wal_critical_gb: float = Field(default=12.0, gt=0, description="the same, critical, 10^9 bytes")
     wal_room_warning_minutes: float = Field(
-        default=120.0,
-        gt=0,
-        description="time until WAL reaches its limit: warning below it, critical at a quarter, min",
+        default=120.0, gt=0, description="time until WAL reaches its limit: warning; critical at a quarter, min"
     )
     legacy_wal_disk_gb: float | None = Field(
         default=None, gt=0, description="room for WAL on the legacy, where it has no max_slot_wal_keep_size, 10^9 bytes"
@@ -120,6 +115,9 @@ class MigrationSettings(BaseSettings):
     )
     throttle_patience_seconds: float = Field(
         default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
+    )
+    throttle_snapshot_seconds: float = Field(
+        default=600.0, ge=0, description="a copy held back for longer in one snapshot begins again, s; 0: off"
     )
     runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is open, days")
     runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's on")

@@ -18,7 +18,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError, RightsError, TableBusyError, UnavailableError
+from migration_assets.domain.errors import (
+    ConnectionLostError,
+    HeldBackError,
+    RightsError,
+    TableBusyError,
+    UnavailableError,
+)
 from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
@@ -37,7 +43,7 @@ _PERMANENT_CONNECTION = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a little later without anybody changing anything."""
-    if isinstance(error, (ConnectionLostError, TableBusyError)):
+    if isinstance(error, (ConnectionLostError, HeldBackError, TableBusyError)):
         return True
     if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
         return False
