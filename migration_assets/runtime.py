@@ -112,6 +112,7 @@ class Migration:
             parallel=self.settings.weeks_at_once,
             attempts=self.settings.retry_attempts,
             join_rows=self.settings.join_rows,
+            recopy_percent=self.settings.recopy_percent,
             deletions=DeletionLimit(self.settings.delete_limit_percent, self.settings.delete_limit_rows),
         )
 

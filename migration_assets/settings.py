@@ -124,6 +124,9 @@ class MigrationSettings(BaseSettings):
     join_rows: int = Field(
         default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
     )
+    recopy_percent: float = Field(
+        default=25.0, ge=0, le=100, description="share of a week's rows that differ above which all are copied again, %"
+    )
     delete_limit_percent: float = Field(
         default=20.0, ge=0, le=100, description="share of a week's rows that goes without a person's confirmation, %"
     )

@@ -187,7 +187,9 @@ def _load(
             keep_at_rest(base, pause.stream)
             with clock.phase("true-up"):
                 rows = slice_rows(plan, loaded.description, record, staging)
-                done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week, None)
+                rows = replace(rows, expected_rows=loaded.piped.rows)
+                again = copy.stream.recopy_percent
+                done = true_up(pause.legacy, base, rows, copy.week, None, recopy_percent=again)
             proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
             snapshot_at = pause.record.taken_at
         else:
