@@ -131,6 +131,10 @@ class UnavailableError(MigrationError):
     """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
 
 
+class NoRoomError(UnavailableError):
+    """A server has no disk, memory or place in its lock table left; what was begun was rolled back."""
+
+
 class HeldBackError(MigrationError):
     """A copy waited for other load; it was rolled back on both sides, and may be tried again."""
 

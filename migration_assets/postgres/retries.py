@@ -21,6 +21,7 @@ from tenacity import (
 from migration_assets.domain.errors import (
     ConnectionLostError,
     HeldBackError,
+    NoRoomError,
     RightsError,
     TableBusyError,
     UnavailableError,
@@ -33,6 +34,12 @@ _Result = TypeVar("_Result")
 # other transactions in the way; 53300 and 53400 mean that connections or a configured limit are used up for now.
 # 57014 (query_canceled) is permanent: a statement timeout or a person said stop.
 _TRANSIENT_STATES = frozenset({"57P01", "57P02", "57P03", "55P03", "55006", "40001", "40P01", "53300", "53400"})
+# Nobody makes room within seconds.
+_NO_ROOM = {
+    "53100": "free room on the disk of that server, or give it more",
+    "53200": "let others on that server end what they do, or give it more memory; where its lock table is full, ALTER"
+    " SYSTEM SET max_locks_per_transaction to twice what it is, and restart it",
+}
 _LEFT = "what was committed stays, everything else was rolled back; `status` shows what there is"
 _PERMANENT_CONNECTION = (
     errors.InvalidPassword,
@@ -75,6 +82,7 @@ def retry_transient(
 
     Raises:
         UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        NoRoomError: A server's disk, memory or lock table is full.
         RightsError: Our role may not do it, or row level security stands in its way.
         Exception: What `call` raised and no further try would change.
     """
@@ -96,6 +104,13 @@ def retry_transient(
             next_step=_next_right(error),
         ) from error
     except psycopg.Error as error:
+        if error.sqlstate in _NO_ROOM:
+            raise NoRoomError(
+                f"a server has no room left: {told(error)}",
+                where=what,
+                state_left=_LEFT,
+                next_step=f"{_NO_ROOM[error.sqlstate]}, then run this again",
+            ) from error
         if not is_transient(error):
             raise
         raise UnavailableError(
