@@ -132,7 +132,7 @@ class UnavailableError(MigrationError):
 
 
 class NoRoomError(UnavailableError):
-    """A server has no disk, memory or place in its lock table left; what was begun was rolled back."""
+    """A server has no disk, memory, lock or connection left; what was begun was rolled back."""
 
 
 class HeldBackError(MigrationError):

@@ -21,11 +21,11 @@ from tenacity import (
 from migration_assets.domain.errors import (
     ConnectionLostError,
     HeldBackError,
-    NoRoomError,
     RightsError,
     TableBusyError,
     UnavailableError,
 )
+from migration_assets.postgres.limits_reached import advice_on_limit, limit_error
 from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
@@ -34,12 +34,6 @@ _Result = TypeVar("_Result")
 # other transactions in the way; 53300 and 53400 mean that connections or a configured limit are used up for now.
 # 57014 (query_canceled) is permanent: a statement timeout or a person said stop.
 _TRANSIENT_STATES = frozenset({"57P01", "57P02", "57P03", "55P03", "55006", "40001", "40P01", "53300", "53400"})
-# Nobody makes room within seconds.
-_NO_ROOM = {
-    "53100": "free room on the disk of that server, or give it more",
-    "53200": "let others on that server end what they do, or give it more memory; where its lock table is full, ALTER"
-    " SYSTEM SET max_locks_per_transaction to twice what it is, and restart it",
-}
 _LEFT = "what was committed stays, everything else was rolled back; `status` shows what there is"
 _PERMANENT_CONNECTION = (
     errors.InvalidPassword,
@@ -104,15 +98,11 @@ def retry_transient(
             next_step=_next_right(error),
         ) from error
     except psycopg.Error as error:
-        if error.sqlstate in _NO_ROOM:
-            raise NoRoomError(
-                f"a server has no room left: {told(error)}",
-                where=what,
-                state_left=_LEFT,
-                next_step=f"{_NO_ROOM[error.sqlstate]}, then run this again",
-            ) from error
         if not is_transient(error):
-            raise
+            limit = limit_error(error, where=what)
+            if limit is None:
+                raise
+            raise limit from error
         raise UnavailableError(
             f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
@@ -144,8 +134,9 @@ def _next_step(error: psycopg.Error) -> str:
             " server as the other one reaches it, by its own host and port (no pooler), with user and password, let in"
             " by its pg_hba.conf; then run this again"
         )
-    if error.sqlstate in {"53300", "53400"}:
-        return "free connections on the server or raise its limit, then run this again"
+    advice = advice_on_limit(error)
+    if advice is not None:
+        return f"{advice}, then run this again"
     return "see whether both servers run and can be reached, then run this again"
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg
-from psycopg import errors
 
 from migration_assets.domain.errors import HeldBackError, MigrationError
 from migration_assets.domain.stream_sample import StreamSample
@@ -135,9 +134,6 @@ class Throttle:
     def _look(self) -> list[str]:
         try:
             return self._judge(self._measure())
-        except errors.TooManyConnections as error:
-            self.close()
-            return [f"a server has no connections left: {told(error)}"]
         except psycopg.Error as error:
             # The copy's own sessions will find out whatever is the matter; a throttle must not be what stops it.
             log.warning("the throttle could not look, and holds nothing back: %s", told(error))

@@ -12,19 +12,17 @@ from migration_assets_tests.limits.small_disks import small_disk
 
 def test_an_archive_that_finds_no_room_leaves_the_one_of_before_and_the_next_one_completes(tmp_path: Path) -> None:
     old, new = bookings(100), bookings(600, seed=2)
-    refused = 0
+    refusals: list[ArchiveError] = []
     with small_disk(tmp_path, megabytes=1) as disk:
         store = open_store(str(disk.place / "archive"))
         before = archive(store, old, generation="before")
         while True:
             disk.free()
-            disk.fill(but_kb=4 * refused)
+            disk.fill(but_kb=4 * len(refusals))
             try:
-                made = archive(store, new, generation=f"try-{refused}")
+                made = archive(store, new, generation=f"try-{len(refusals)}")
             except ArchiveError as error:
-                refused += 1
-                assert error.what == "no space is left where archives go"
-                assert "then archive again" in error.next_step
+                refusals.append(error)
                 found, _ = read_manifest(store, RELATION, WEEK)
                 assert found == before
                 assert verify_archive(store, before) == portable(old)
@@ -32,4 +30,6 @@ def test_an_archive_that_finds_no_room_leaves_the_one_of_before_and_the_next_one
             break
         assert verify_archive(store, made) == portable(new)
         assert set(store.list(HOME)) == {"manifest.json", *(file.name for file in made.files)}
-    assert refused > 3
+    assert len(refusals) > 3
+    assert {error.what for error in refusals} == {"no space is left where archives go"}
+    assert all("then archive again" in error.next_step for error in refusals)
