@@ -36,8 +36,7 @@ from migration_assets.postgres.abandon_legacy import (
 )
 from migration_assets.postgres.change_stream.claims import claimed, end_holders
 from migration_assets.postgres.change_stream.records import (
-    START_LOCK_CLASS,
-    STREAM_LOCK_CLASS,
+    StreamLock,
     read_stream,
     stream_lock,
     stream_names,
@@ -47,6 +46,7 @@ from migration_assets.postgres.change_stream.subscription import apply_worker, d
 from migration_assets.postgres.cutover.holds import read_hold
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_objects import is_ours
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
@@ -116,13 +116,14 @@ def abandon(
         require_no_cutover(base, plan.relation)
         # Before anything is begun: whoever gives up wants all of it gone.
         legacy = stack.enter_context(plan.databases.session("legacy", "abandon", _timeouts(plan)))
-        stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
+        stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
         held = stack.enter_context(slice_locks(base, followed_weeks(base, plan.relation)))
         stack.enter_context(stream_lock(base, plan.relation))
         stream = read_stream(base, plan.relation)
         slot = stream.slot if stream else stream_names(base, plan.relation).slot
-        for lock_class in (START_LOCK_CLASS, STREAM_LOCK_CLASS):
-            stack.enter_context(claimed(legacy, slot, holder=base, lock_class=lock_class))
+        # A look changes nothing; and where markers are gone, nothing is left that a run could make anew.
+        for lock in (StreamLock.START, StreamLock.STREAM) if apply and is_ours(legacy, "markers") else ():
+            stack.enter_context(claimed(legacy, slot, holder=base, lock=lock))
         _require_not_reversed(legacy, plan.spec)
         begun = stream is not None and stream.reason == REASON
         begin = _once(base, None if begun else on_begin)
@@ -265,8 +266,8 @@ def clean_legacy(
             code.require(confirm, Deed(plan.relation, "abandon", "the legacy alone", _HOW_ALONE))
         if apply and ours:
             # A run that was at work when the base went, and does not know yet, would make anew what goes here.
-            for lock_class in (START_LOCK_CLASS, STREAM_LOCK_CLASS):
-                end_holders(legacy, ours, lock_class)
+            for lock in (StreamLock.START, StreamLock.STREAM):
+                end_holders(legacy, lock.named(ours))
         done = _run(plan, steps, [*notes, *more], apply=apply, on_step=on_step)
         return done if apply else replace(done, confirmation=code)
 

@@ -17,6 +17,7 @@ from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.own_objects import drop_own_objects, is_ours, own_trigger_functions
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.server_identity import read_identity
+from migration_assets.postgres.session_locks import take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -205,8 +206,10 @@ def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_se
 
     def once() -> tuple[str, ...]:
         with legacy.transaction():
+            if not is_ours(legacy, "markers"):
+                return ()
             # As whoever makes them: another base may begin at this moment.
-            legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+            take_turn_at_objects(legacy)
             if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
                 return ()
             legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])

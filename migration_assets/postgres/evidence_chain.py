@@ -1,7 +1,6 @@
 """The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,8 +23,6 @@ from migration_assets.domain.evidence_chain import (
 from migration_assets.postgres.evidence_rows import read_row, read_rows
 from migration_assets.postgres.sessions import Connected, require_row
 
-# Held, by table, until the end of the transaction that appends: the next one sees what this one wrote.
-CHAIN_LOCK_CLASS = 71008
 # The ledger's versions: with the first the chain came, with others what it notes besides.
 _FIRST_VERSION = 5
 _LATER: Mapping[ChainKind, int] = {ChainKind.CUTOVER: 7, ChainKind.DECOMMISSION: 7}
@@ -35,20 +32,16 @@ _READ = (
 )
 
 
-@contextmanager
-def hold_chain(base: Connected, relation: str) -> Generator[None]:
-    """Nobody else appends meanwhile. For a REPEATABLE READ transaction, whose snapshot must come after the lock.
+def hold_chain(base: Connected) -> None:
+    """Until the caller's transaction ends nobody else appends: the next one sees what this one wrote.
+
+    In a REPEATABLE READ transaction it comes first: the snapshot is taken by the first statement after it.
 
     Raises:
         psycopg.errors.LockNotAvailable: Somebody else appends for longer than the session's `lock_timeout`.
     """
-    base.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
-    try:
-        yield
-    finally:
-        # A lost connection lost the lock by itself.
-        if not base.closed and not base.broken:
-            base.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
+    # Those who append under another table's name wait, too, for moments; nobody who reads does.
+    base.execute("LOCK TABLE migration.evidence_chain IN SHARE ROW EXCLUSIVE MODE")
 
 
 def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> ChainRecord:
@@ -62,7 +55,7 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
     if says is None:
         raise LedgerError(f"{kind.value} {row} is not in the ledger of {relation}", where="migration.evidence_chain")
     with base.transaction():
-        _lock(base, relation)
+        hold_chain(base)
         if kind in _LATER:
             _note_older(base, relation, kind, besides=row)
         return append(base, relation, kind, {"row": row, **says}, quarter=says.get("quarter"), run_id=says["run_id"])
@@ -95,7 +88,7 @@ def append(
     with base.transaction():
         # Evidence is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
-        _lock(base, relation)
+        hold_chain(base)
         newest = _read(base, relation, newest=True)
         before = newest[0] if newest else _begin(base, relation, besides=(kind, payload.get("row")), run_id=run_id)
         return _put(base, before, relation=relation, kind=kind, payload=payload, quarter=quarter, run_id=run_id)
@@ -104,13 +97,9 @@ def append(
 def begin_chain(base: Connected, relation: str) -> None:
     """The first record, where there is none yet, so that there is a head to write down."""
     with base.transaction():
-        _lock(base, relation)
+        hold_chain(base)
         if not _read(base, relation, newest=True):
             _begin(base, relation, besides=("", None), run_id=None)
-
-
-def _lock(base: Connected, relation: str) -> None:
-    base.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [CHAIN_LOCK_CLASS, relation])
 
 
 def _since(base: Connected) -> dict[ChainKind, datetime]:

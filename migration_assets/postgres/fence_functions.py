@@ -6,6 +6,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from migration_assets.postgres.own_objects import HOLDS, NAMES_OF_HOLDS, require_no_collision
+from migration_assets.postgres.session_locks import take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 
 # Role and token: a reader of the ledger who sees the token has not the owner's rights, and who has them does not pass
@@ -100,7 +101,7 @@ def make_functions(connection: Connected) -> None:
     """
     require_no_collision(connection, NAMES_OF_HOLDS)
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        take_turn_at_objects(connection)
         row = connection.execute(
             "SELECT to_regclass('migration.holds') IS NULL, to_regclass('migration.hold_token') IS NULL"
         ).fetchone()

@@ -24,6 +24,7 @@ from migration_assets.postgres.change_stream.legacy_side import writers_of
 from migration_assets.postgres.fence_functions import FUNCTIONS
 from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -149,7 +150,7 @@ def sync_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -
         return fence_partitions(base, fence, patience_seconds=patience_seconds)
     with base.transaction():
         # Whoever makes a partition now saw the root held, and fences it; afterwards nobody does.
-        base.execute("SELECT pg_advisory_xact_lock(71001, 1)")
+        take_turn_at_partitions(base)
     for table, is_leaf, triggers in _differing(base, fence, "D"):
         if BASE_GUARD in triggers:
             free = sql.SQL("; ").join([_statements(fence, table, is_leaf=is_leaf), _disabling(table, is_leaf=is_leaf)])

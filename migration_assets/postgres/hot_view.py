@@ -19,11 +19,11 @@ from migration_assets.domain.stored_columns import Storage, StoredColumn, number
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.export_expressions import LATEST
 from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
 _LEDGER_SCHEMA = "migration"
-_VIEW_LOCK = (71001, 3)
 _READERS = """
 SELECT DISTINCT r.rolname::text
 FROM pg_class c CROSS JOIN aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
@@ -79,7 +79,7 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
     statements = _statements(view, spec, columns)
     digest = hashlib.sha256("".join(one.as_string(base) for one in statements).encode()).hexdigest()
     with base.transaction():
-        base.execute("SELECT pg_advisory_xact_lock(%s, %s)", _VIEW_LOCK)
+        take_turn_at_partitions(base)
         row = base.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [str(view)]).fetchone()
         if row is not None and row[0] == digest:
             return view

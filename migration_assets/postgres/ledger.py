@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -16,11 +17,11 @@ from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.server_messages import named, told
+from migration_assets.postgres.session_locks import ALIVE
 from migration_assets.postgres.sessions import Connected, require_row
 
 Action = Literal["copy", "verify", "join", "validate", "repair", "undo", "archive", "reread", "retire", "restore"]
 Outcome = Literal["succeeded", "mismatch", "failed", "interrupted"]
-SLICE_LOCK_CLASS = 71002
 _STREAMED = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class CopyEvidence:
     seconds: Mapping[str, float]
 
 
-_READ = """
+_READ = sql.SQL("""
 SELECT s.*, a.copies, l.held AS working, a.action AS last_action, a.error AS last_error,
        CASE WHEN a.outcome = 'running' AND NOT l.held THEN 'interrupted' ELSE a.outcome END AS last_outcome
 FROM migration.slices s
@@ -105,15 +106,13 @@ LEFT JOIN LATERAL (
 ) a ON true
 CROSS JOIN LATERAL (
     SELECT EXISTS (
-        SELECT 1 FROM pg_locks k
-        WHERE k.locktype = 'advisory' AND k.objsubid = 2 AND k.granted AND k.classid = %(lock_class)s
-          AND k.objid = s.lock_key AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        SELECT 1 FROM migration.session_locks k WHERE k.name = 'slice ' || s.lock_key AND {alive}
     ) AS held
 ) l
 WHERE s.relation = %(relation)s
   AND (%(quarter)s::text IS NULL OR s.quarter = %(quarter)s) AND (%(week)s::text IS NULL OR s.week = %(week)s)
 ORDER BY s.lower_bound, s.quarter, s.week
-"""
+""").format(alive=ALIVE)
 
 
 def read_slices(connection: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[SliceRecord]:
@@ -146,7 +145,7 @@ def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> Sli
 
 def _read(connection: Connected, relation: str, quarter: str | None, week: str | None) -> list[SliceRecord]:
     with connection.cursor(row_factory=dict_row) as cursor:
-        parameters = {"relation": relation, "quarter": quarter, "week": week, "lock_class": SLICE_LOCK_CLASS}
+        parameters = {"relation": relation, "quarter": quarter, "week": week}
         cursor.execute(_READ, parameters)
         return [_record(row) for row in cursor]
 

@@ -704,3 +704,42 @@ END $$;
 ALTER TABLE migration.repairs ADD COLUMN images_removed_at timestamptz;
 COMMENT ON COLUMN migration.repairs.images_removed_at IS
     'when its rows of migration.repaired_rows went, by their age; it cannot be taken back any more';
+
+-- What advisory locks were for, which anybody who may connect can take. A program that still has them must end first.
+DO $$
+DECLARE who integer;
+BEGIN
+    SELECT min(k.pid) INTO who FROM pg_locks k JOIN pg_stat_activity a USING (pid)
+    WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2 AND k.classid IN (71002, 71004, 71006, 71007)
+      AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND has_table_privilege(a.usesysid, 'migration.slices', 'UPDATE');
+    IF who IS NOT NULL THEN
+        RAISE EXCEPTION 'an older program of migration_assets is at work: backend %', who USING ERRCODE = '55006';
+    END IF;
+END $$;
+CREATE UNLOGGED TABLE migration.session_locks (
+    id              bigint PRIMARY KEY,
+    name            text NOT NULL,
+    shared          boolean NOT NULL,
+    pid             integer NOT NULL,
+    role            oid NOT NULL,
+    backend_start   timestamptz,
+    since           timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE migration.session_locks IS
+    'Who works on what: of the rows of one name the first has the lock, as long as the session that wrote it lives';
+COMMENT ON COLUMN migration.slices.lock_key IS 'whoever works on the slice holds the lock "slice " and this number';
+-- The apply worker asks for it as the owner of the markers, whoever upgrades the ledger.
+DO $$
+DECLARE owner name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'migration.markers'::regclass);
+BEGIN
+    IF owner <> current_user THEN
+        EXECUTE format('ALTER TABLE migration.session_locks OWNER TO %I', owner);
+    END IF;
+END $$;
+CREATE OR REPLACE FUNCTION migration.wait_at_marker() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    -- Whoever takes a cut has a row of this name, and locks it: the apply worker waits here, exactly at the marker.
+    PERFORM FROM migration.session_locks WHERE name = 'marker ' || NEW.id FOR KEY SHARE;
+    RETURN NEW;
+END $$;

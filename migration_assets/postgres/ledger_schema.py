@@ -17,7 +17,7 @@ def ensure_ledger(connection: Connected) -> int:
         The version.
 
     Raises:
-        LedgerError: The ledger was written by a newer version of this program.
+        LedgerError: The ledger was written by a newer version of this program, or an older one is at work.
         ForeignObjectError: Something of somebody else's has a name that the ledger needs.
     """
     steps = ledger_steps()
@@ -28,6 +28,13 @@ def ensure_ledger(connection: Connected) -> int:
     except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
         # Another run made the ledger in the same moment; from now on there is a table to take turns at.
         _upgrade(connection, steps)
+    except errors.ObjectInUse as error:
+        raise LedgerError(
+            f"the ledger cannot be upgraded now: {error.diag.message_primary}",
+            where="schema migration in the base",
+            state_left="the ledger is as it was",
+            next_step="let that program end what it does, then run this again; both must not work beside each other",
+        ) from None
     return len(steps)
 
 

@@ -31,12 +31,19 @@ HOLDS: LiteralString = (
     "migration.holds (relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT"
     " false, held_at timestamptz NOT NULL DEFAULT clock_timestamp())"
 )
+# Of unlogged rows nothing is left after a crash, as of the sessions that wrote them; and nobody who publishes or
+# subscribes to all tables of a database gets them.
+SESSION_LOCKS: LiteralString = (
+    "migration.session_locks (id bigint PRIMARY KEY, name text NOT NULL, shared boolean NOT NULL, pid integer NOT NULL,"
+    " role oid NOT NULL, backend_start timestamptz, since timestamptz NOT NULL DEFAULT clock_timestamp())"
+)
 # By name: the columns that every version of it has had. A sequence has those of its row.
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "markers": {"relation": "text", "id": "integer", "kind": "text", "sent_at": "timestamp with time zone"},
     "reverse_markers": {"relation": "text", "id": "bigint", "sent_at": "timestamp with time zone"},
     "holds": {"relation": "text", "owner": "bigint", "opener": "bigint", "opening": "boolean"},
     "hold_token": {"token": "text"},
+    "session_locks": {"id": "bigint", "name": "text", "shared": "boolean", "pid": "integer", "role": "oid"},
     "marker_id": {"last_value": "bigint", "log_cnt": "bigint", "is_called": "boolean"},
     "schema_versions": {"version": "integer", "upgraded_at": "timestamp with time zone"},
 }
@@ -44,7 +51,7 @@ _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe()",
     "wait_at_reverse_marker()",
 })  # fmt: skip
-ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers")
+ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers", "session_locks")
 """Tables that this program makes in the legacy; any other one in the schema is of whoever had the schema before."""
 ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
 """Functions of the triggers that we put on tables of others; the same holds for them."""
@@ -417,7 +424,7 @@ def ledger_steps() -> tuple[str, ...]:
 def ledger_names(after: int = 0) -> frozenset[str]:
     """Tables, sequences and functions that the ledger's versions after that one make."""
     made: list[str] = re.findall(
-        r"^CREATE (?:TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
+        r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
         "\n".join(ledger_steps()[after:]),
         re.MULTILINE,
     )

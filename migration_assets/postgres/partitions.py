@@ -16,11 +16,11 @@ from migration_assets.postgres.base_table import ensure_root, give_identity, lik
 from migration_assets.postgres.fences import follow_root
 from migration_assets.postgres.ledger import read_slices, register_slices
 from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 # Whoever makes or changes partitions of the root holds it for its short transaction.
-_PARTITION_LOCK = (71001, 1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def ensure_quarter(
     weeks = calendar.weeks_of(quarter)
     try:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _PARTITION_LOCK)
+            take_turn_at_partitions(connection)
             root = ensure_root(connection, legacy, spec)
             bounds = {week: bound_texts(connection, calendar.bound_values(week, kind)) for week in weeks}
             register_slices(

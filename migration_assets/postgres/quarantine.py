@@ -5,8 +5,8 @@ Belongs here: catalogue and DDL. What the ledger says of it stands in `retiremen
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,10 +22,10 @@ from migration_assets.postgres.own_objects import QUARANTINE
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.session_locks import ALIVE, session_lock
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
-_DETACH_LOCK_CLASS = 71009
 _SHORTEST_TRY_MS = 100
 log = logging.getLogger(__name__)
 
@@ -81,21 +81,30 @@ def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: 
         RetirementError: Patience ended; names who is in the way. The leaf may be pending, which a re-run finishes.
     """
     deadline = time.monotonic() + patience_seconds
-    try:
-        # A quarter can have one pending leaf only: whoever has this lock finds none that a living run waits for.
-        with _alone_in(base, leaf.quarter, deadline):
-            _patiently(base, deadline, lambda: _detach(base, leaf))
-    except psycopg.OperationalError as error:
-        if not is_lock_timeout(error):
-            raise
-        raise RetirementError(
+
+    def late(_who: str = "") -> RetirementError:
+        return RetirementError(
             f"transactions that have used {leaf.quarter} did not end within {patience_seconds:g} s. In the way:"
             f" {'; '.join(_in_the_way(base, leaf)) or 'nobody any more'}",
             where=where,
             state_left="its rows are in the base; a detach that has begun hides them from new queries of the root",
             next_step="let these transactions end (or end them: SELECT pg_terminate_backend(pid)), then run this again;"
             " or return the week into the root",
-        ) from None
+        )
+
+    _wait_at_most(base, patience_seconds)
+    try:
+        # A quarter can have one pending leaf only: whoever has this lock finds none that a living run waits for.
+        with session_lock(base, _lock_of(leaf.quarter), late):
+            _patiently(base, deadline, lambda: _detach(base, leaf))
+    except psycopg.OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise late() from None
+
+
+def _wait_at_most(base: Connected, seconds: float) -> None:
+    base.execute(f"SET lock_timeout = {max(_SHORTEST_TRY_MS, round(seconds * 1000))}".encode())
 
 
 def _detach(base: Connected, leaf: Leaf) -> None:
@@ -109,13 +118,12 @@ def _detach(base: Connected, leaf: Leaf) -> None:
 
 
 def _patiently(base: Connected, deadline: float, call: Callable[[], object]) -> None:
-    """One long try instead of many short ones: nobody queues behind a DETACH that waits, nor behind an advisory lock.
+    """One long try instead of many short ones: nobody queues behind a DETACH that waits.
 
     What a broken deadlock or a rounded time leaves of it is used for another try.
     """
     while True:
-        left_ms = max(_SHORTEST_TRY_MS, round((deadline - time.monotonic()) * 1000))
-        base.execute(f"SET lock_timeout = {left_ms}".encode())
+        _wait_at_most(base, deadline - time.monotonic())
         try:
             call()
         except psycopg.OperationalError as error:
@@ -126,16 +134,8 @@ def _patiently(base: Connected, deadline: float, call: Callable[[], object]) -> 
             return
 
 
-@contextmanager
-def _alone_in(base: Connected, quarter: QualifiedName, deadline: float) -> Generator[None]:
-    key = [_DETACH_LOCK_CLASS, str(quarter)]
-    _patiently(base, deadline, lambda: base.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", key))
-    try:
-        yield
-    finally:
-        # A lost connection lost the lock by itself.
-        with suppress(psycopg.OperationalError):
-            base.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", key)
+def _lock_of(quarter: QualifiedName) -> str:
+    return f"detach {quarter}"
 
 
 def _finish_others(base: Connected, leaf: Leaf) -> None:
@@ -160,16 +160,17 @@ def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
             " {application}, coalesce(a.state, ''),"
             " extract(epoch FROM clock_timestamp() - a.xact_start)::float8, {command}"
             " FROM pg_stat_activity a FULL JOIN (SELECT DISTINCT pid FROM pg_locks WHERE granted"
-            "   AND (locktype = 'relation' AND relation = ANY(%s) OR locktype = 'advisory' AND classid = %s)"
-            "   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) k"
+            "   AND locktype = 'relation' AND relation = ANY(%s)"
+            "   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            "   UNION SELECT pid FROM migration.session_locks k WHERE k.name = %s AND {alive}) k"
             " USING (pid) WHERE coalesce(a.pid, 0) <> pg_backend_pid()"
             " AND (k.pid IS NOT NULL OR a.pid IS NULL"
             "      OR (a.datname = current_database() AND a.backend_xmin IS NOT NULL))"
             " ORDER BY a.xact_start NULLS LAST LIMIT 5"
-        ).format(application=APPLICATION, command=COMMAND),
+        ).format(application=APPLICATION, command=COMMAND, alive=ALIVE),
         [
             [oid for oid in (relation_oid(base, leaf.quarter), relation_oid(base, leaf.table)) if oid is not None],
-            _DETACH_LOCK_CLASS,
+            _lock_of(leaf.quarter),
         ],
     )
     return [shown(*row) for row in rows]

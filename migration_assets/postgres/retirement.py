@@ -14,7 +14,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.archives import ArchiveRecord, read_archive
-from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, stream_lock
+from migration_assets.postgres.change_stream.records import StreamLock, stream_lock
 from migration_assets.postgres.change_stream.releasing import release_weeks
 from migration_assets.postgres.confirmations import Confirmation
 from migration_assets.postgres.consistent_cut.records import CutRecord
@@ -162,7 +162,7 @@ def retire_slice(
         call.confirm(base, looked=True)
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
         # Until the slice is `retired`: whoever computes a filter has it in it or knows that it is gone.
-        with stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS):
+        with stream_lock(base, plan.relation, lock=StreamLock.START):
             base.execute(f"SET lock_timeout = {SLICE_LOCK_MS}".encode())
             record = held.enter_context(slice_lock(base, record))
             attempt = held.enter_context(attempted(base, record, "retire", plan.run_id))

@@ -93,8 +93,9 @@ def record_sign_off(
         SignOffRefusedError: Lists everything that is missing.
         psycopg.errors.SerializationFailure: A slice was changed at this moment by somebody who held no lock.
     """
-    # The chain first: in this snapshot its newest record must be the newest one.
-    with hold_chain(base, spec.relation), _one_snapshot(base):
+    with _one_snapshot(base):
+        # First of all: in this snapshot the chain's newest record must be the newest one.
+        hold_chain(base)
         # A signature is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
         facts = _read_facts(base, spec, quarter, versions, problems, legacy_table)

@@ -1,14 +1,11 @@
-"""One worker a slice: a session's advisory lock on the base, which goes when its session goes."""
+"""One worker a slice: a lock on the base, which goes when its session goes."""
 
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager, suppress
-
-import psycopg
-from psycopg import errors, sql
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from migration_assets.domain.errors import SliceBusyError
-from migration_assets.postgres.ledger import SLICE_LOCK_CLASS, SliceRecord, read_slice, read_slices
-from migration_assets.postgres.other_sessions import lock_holder
+from migration_assets.postgres.ledger import SliceRecord, read_slice, read_slices
+from migration_assets.postgres.session_locks import session_lock
 from migration_assets.postgres.sessions import Connected
 
 
@@ -48,22 +45,13 @@ def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Genera
         yield sorted((known.get(one.lock_key, one) for one in ordered), key=lambda record: record.week)
 
 
-@contextmanager
-def _locked(connection: Connected, record: SliceRecord) -> Generator[None]:
-    key = [SLICE_LOCK_CLASS, record.lock_key]
-    try:
-        connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
-    except errors.LockNotAvailable:
-        who = lock_holder(connection, SLICE_LOCK_CLASS, sql.Literal(record.lock_key))
-        raise SliceBusyError(
+def _locked(connection: Connected, record: SliceRecord) -> AbstractContextManager[None]:
+    def refuse(who: str) -> SliceBusyError:
+        return SliceBusyError(
             f"the slice is being worked on by {who}",
             where=record.week.key,
             state_left="nothing was changed by this run",
             next_step="wait for the other run, or end it, then run this slice again",
-        ) from None
-    try:
-        yield
-    finally:
-        # A lost connection lost the lock by itself, and psycopg may not know yet that it is lost.
-        with suppress(psycopg.OperationalError):
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+        )
+
+    return session_lock(connection, f"slice {record.lock_key}", refuse)

@@ -12,7 +12,7 @@ from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SignOffError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.abandon import abandon, clean_legacy
-from migration_assets.postgres.change_stream.records import START_LOCK_CLASS, StreamNames, stream_lock
+from migration_assets.postgres.change_stream.records import StreamLock, StreamNames, stream_lock
 from migration_assets.postgres.cutover.holds import hold, release
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
@@ -219,7 +219,7 @@ def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground)
     assert "not known without the base" in planned.notes[0]
     with ground.databases.session("legacy", "a run") as left:
         # It was at work when the base went away, and would make anew what goes.
-        with stream_lock(left, ground.stream_record().slot, lock_class=START_LOCK_CLASS):
+        with stream_lock(left, ground.stream_record().slot, lock=StreamLock.START):
             assert clean_legacy(gone.plan, apply=True).done == planned.done
         with pytest.raises(psycopg.OperationalError):
             left.execute("SELECT 1")

@@ -98,8 +98,7 @@ def test_a_sign_off_lists_what_is_missing_and_then_prints_its_hash(quarter: Live
 
 @pytest.mark.long
 def test_a_week_that_is_busy_is_said_and_the_others_are_looked_at(quarter: LiveQuarter) -> None:
-    with quarter.ground.databases.session("base", "test") as base:
-        base.execute("SELECT pg_advisory_lock(71002, %s)", [quarter.ground.record(6).lock_key])
+    with quarter.ground.holding(f"slice {quarter.ground.record(6).lock_key}"):
         result = quarter.run("validate FY25-Q2 W06-W07", MIGRATION_RETRY_ATTEMPTS="1")
     assert result.exit_code == 2, result.output
     assert "FY25-Q2|W06 not looked at" in result.output

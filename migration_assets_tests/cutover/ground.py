@@ -10,10 +10,11 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.cutover.facts import in_charge
 from migration_assets.postgres.cutover.machine import cut_over, roll_back
 from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, CutoverRecord, read_cutovers
+from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
 from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.postgres.evidence_chain import verify_chain
 from migration_assets.postgres.fence_functions import let_through
@@ -82,9 +83,8 @@ class CutoverGround(Ground):
         """Whoever cuts over, goes back, repairs the legacy or closes it loses its lock on the base."""
         self.ask(
             "base",
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            CUTOVER_LOCK_CLASS,
+            "SELECT pg_terminate_backend(pid, 5000) FROM migration.session_locks WHERE name = %s",
+            StreamLock.CUTOVER.named(self.spec.relation),
         )
 
     def equal(self) -> None:

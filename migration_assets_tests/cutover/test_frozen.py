@@ -14,8 +14,8 @@ import pytest
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.cutover import holds
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import start_frozen
 from migration_assets_tests.cutover.ground import CutoverGround
@@ -223,10 +223,8 @@ def test_who_is_at_work_on_what_a_dead_run_left_is_not_ended_for_it(ground: Cuto
         process.kill()
         process.communicate()
     ground.run("base", "UPDATE migration.holds SET held_at = held_at - interval '1 hour'")
-    with psycopg.connect(ground.databases.base_url, autocommit=True) as later:
-        lock = "SELECT pg_advisory_lock(%s, hashtext(%s))"
-        wait_for(lambda: (held := ground.watch()) is not None and held.alive is False, "it is known to be dead")
-        later.execute(lock, [CUTOVER_LOCK_CLASS, ground.spec.relation])
+    wait_for(lambda: (held := ground.watch()) is not None and held.alive is False, "it is known to be dead")
+    with ground.holding(StreamLock.CUTOVER.named(ground.spec.relation)) as later:
         with pytest.raises(StreamError, match=f"the cutover is being worked on by backend {later.info.backend_pid}"):
             ground.let_go()
         assert later.execute("SELECT 1").fetchone() == (1,)

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 
 from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError
@@ -13,7 +12,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres import bulk_copy
 from migration_assets.postgres.change_stream.holding import resume_stream
 from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER
 
@@ -113,9 +112,7 @@ def test_a_copy_that_ends_in_the_midst_of_a_cutover_puts_nothing_in_place(
 
         def meanwhile(*args: object, **more: object) -> object:
             loaded = load(*args, **more)
-            other = held.enter_context(psycopg.connect(ground.databases.base_url, autocommit=True))
-            key = [CUTOVER_LOCK_CLASS, ground.spec.relation]
-            other.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", key)
+            held.enter_context(ground.holding(StreamLock.CUTOVER.named(ground.spec.relation)))
             return loaded
 
         before = ground.base_state()

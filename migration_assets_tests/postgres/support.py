@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
+from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.bulk_copy import copy_slice
@@ -23,6 +25,7 @@ from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
 from migration_assets.postgres.reconciliation import Reconciled, reconcile_quarter
 from migration_assets.postgres.repair import Repaired, repair_slice, undo_repair
+from migration_assets.postgres.session_locks import session_lock
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
 from migration_assets.postgres.validation import Validated, validate_slice
@@ -86,6 +89,19 @@ class Ground:
         with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
+
+    @contextmanager
+    def holding(self, lock: str, *, shared: bool = False) -> Generator[Connected]:
+        """Another run has that lock on the base; its session."""
+        with (
+            self.databases.session("base", "another run") as other,
+            session_lock(other, lock, lambda who: StreamError(f"{lock} is not free: {who}"), shared=shared),
+        ):
+            yield other
+
+    def queue(self, lock: str) -> int:
+        """How many on the base have that lock, or wait for it."""
+        return int(self.one("base", "SELECT count(*) FROM migration.session_locks WHERE name = %s", lock))
 
     def meddle(self, change: LiteralString) -> None:
         """From now on `change` happens to every row on its way into a leaf of the base."""

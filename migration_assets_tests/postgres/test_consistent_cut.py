@@ -11,9 +11,10 @@ import pytest
 
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut import arrival
-from migration_assets.postgres.consistent_cut.arrival import MARKER_LOCK_CLASS
+from migration_assets.postgres.consistent_cut.arrival import marker_gate
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
@@ -146,8 +147,8 @@ def test_a_validation_waits_while_the_stream_rests_and_then_goes_through(streame
         thread = threading.Thread(target=lambda: results.append(streamed.validate(2)))
         results: list[object] = []
         thread.start()
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71004 AND NOT granted"
-        wait_for(lambda: streamed.one("base", waiting) == 1, "the validation waits for the stream")
+        lock = StreamLock.STREAM.named(streamed.spec.relation)
+        wait_for(lambda: streamed.queue(lock) == 2, "the validation waits for the stream")
         assert not results
     thread.join(patience(30))
     assert len(results) == 1
@@ -178,21 +179,20 @@ def test_a_cut_is_in_the_ledger_with_all_that_it_cost(streamed: Ground) -> None:
 
 
 def test_a_heartbeat_passes_while_a_cut_holds_its_own_marker(streamed: Ground) -> None:
-    with streamed.databases.session("base", "test") as holder:
-        # As a validator that waits for its own marker, which never comes.
-        holder.execute("SELECT pg_advisory_lock(%s, 999999)", [MARKER_LOCK_CLASS])
+    # As a validator that waits for its own marker, which never comes.
+    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
         streamed.drain()
         streamed.validate()
 
 
 def test_the_stream_stands_at_a_marker_until_its_holder_s_session_dies(streamed: Ground) -> None:
     relation = streamed.spec.relation
-    with streamed.databases.session("base", "test") as holder:
-        holder.execute("SELECT pg_advisory_lock(%s, 999999)", [MARKER_LOCK_CLASS])
+    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
         streamed.ask("legacy", "INSERT INTO migration.markers VALUES (%s, 999999, 'cut') RETURNING 1", relation)
         streamed.run("legacy", "UPDATE bookings SET guests = 123")
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 999999 AND NOT granted"
-        wait_for(lambda: streamed.one("base", waiting) == 1, "the worker stands at the marker")
+        waiting = "SELECT count(*) FROM pg_stat_subscription s WHERE %s = ANY(pg_blocking_pids(s.pid))"
+        stands = lambda: streamed.one("base", waiting, holder.info.backend_pid)  # noqa: E731
+        wait_for(lambda: stands() == 1, "the worker stands at the marker")
         assert streamed.one("base", "SELECT count(*) FROM bookings WHERE guests = 123") == 0
         streamed.run("base", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                      " WHERE application_name = 'migration_assets:test' AND pid <> pg_backend_pid()")  # fmt: skip

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from migration_assets.domain.errors import CutError, SliceBusyError, SliceMismatchError, StreamError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
 from migration_assets.postgres.change_stream.joining import start_stream
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
@@ -196,8 +196,8 @@ def test_a_person_s_hold_refuses_a_join_and_a_rebuild(streamed: Ground) -> None:
 
 
 def test_a_hold_that_comes_while_a_rebuild_waits_for_the_stream_is_kept(streamed: Ground) -> None:
-    with streamed.databases.session("base", "test") as base:
-        base.execute("SELECT pg_advisory_lock_shared(71004, hashtext(%s))", [streamed.spec.relation])
+    lock = StreamLock.STREAM.named(streamed.spec.relation)
+    with streamed.holding(lock, shared=True) as base:
         results: list[object] = []
 
         def rebuild() -> None:
@@ -208,13 +208,9 @@ def test_a_hold_that_comes_while_a_rebuild_waits_for_the_stream_is_kept(streamed
 
         thread = threading.Thread(target=rebuild)
         thread.start()
-        waiting = sql.SQL(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 71004 AND NOT granted"
-        )
-        while base.execute(waiting).fetchone() != (1,):
+        while streamed.queue(lock) < 2:
             assert thread.is_alive()
         base.execute("UPDATE migration.streams SET status = 'held', reason = 'tea'")
-        base.execute("SELECT pg_advisory_unlock_shared(71004, hashtext(%s))", [streamed.spec.relation])
     thread.join(patience(30))
     assert len(results) == 1
     assert "a person holds the stream (tea)" in str(results[0])

@@ -2,7 +2,6 @@
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import LedgerError
 from migration_assets.postgres.ledger import begin_attempt, end_attempt, read_slice, read_slices
@@ -113,17 +112,6 @@ def test_the_first_outcome_of_an_attempt_stands(opened: Ground) -> None:
         end_attempt(base, attempt, "failed", error="the connection broke after the commit")
     assert opened.attempts(1) == [("copy", "succeeded")]
     assert opened.record(1).last_error is None
-
-
-def test_the_lock_of_a_slice_of_another_database_does_not_count(opened: Ground, ground: Ground) -> None:
-    """Advisory locks are a database's own, but pg_locks shows those of all."""
-    with psycopg.connect(ground.databases.base_url) as here:
-        row = here.execute("SELECT lock_key FROM migration.slices WHERE week = 'W01'").fetchone()
-    assert row is not None
-    elsewhere = make_conninfo(ground.databases.base_url, dbname="postgres")
-    with psycopg.connect(elsewhere) as other:
-        other.execute("SELECT pg_advisory_lock(71002, %s)", [row[0]])
-        assert not opened.record(1).working
 
 
 def test_slices_are_read_by_table_quarter_and_week(opened: Ground) -> None:

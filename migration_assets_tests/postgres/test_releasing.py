@@ -179,11 +179,11 @@ def test_a_row_that_moves_into_a_released_week_is_late_there_and_gone_where_it_w
 def test_whoever_wants_to_join_waits_until_the_week_is_retired_and_not_for_its_detach(
     departure: Departure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lock of class START_LOCK_CLASS: a filter that is computed meanwhile would be one too old."""
+    """The lock of kind START: a filter that is computed meanwhile would be one too old."""
     free: list[bool] = []
 
     def ask() -> None:
-        free.append(departure.ground.one("base", "SELECT pg_try_advisory_lock(71006, hashtext('public.bookings'))"))
+        free.append(departure.ground.queue("start public.bookings") == 0)
 
     _before(monkeypatch, releasing, "_intend", ask)
     _before(monkeypatch, retirement, "begin_retirement", ask)

@@ -372,7 +372,7 @@ def test_a_repair_while_writers_write_loses_none_of_their_changes(damaged: Groun
         for _ in range(3):
             damaged.repair()
             damaged.validate()
-            # One row a statement: one that holds several rows can deadlock with the apply worker, and may be the victim.
+            # One row a statement: one that holds several can deadlock with the apply worker, and may be the victim.
             with psycopg.connect(damaged.databases.base_url, autocommit=True) as base:
                 for key in range(1, 10):
                     base.execute("UPDATE bookings SET guests = -5 WHERE id = %s", [key])

@@ -98,18 +98,15 @@ def test_a_row_that_moved_to_another_week_is_missed_in_both(copied: Ground) -> N
 
 
 def test_who_waited_for_a_copy_judges_by_what_the_copy_left_and_raises_no_alarm(copied: Ground) -> None:
-    def waiting() -> int:
-        return int(copied.one("base", "SELECT count(*) FROM pg_locks WHERE classid = 71002 AND NOT granted"))
-
     copied.run("legacy", "UPDATE bookings SET guests = guests + 1")
     before = copied.record()
-    with copied.databases.session("base", "holder") as holder, ThreadPoolExecutor(2) as pool:
-        holder.execute("SELECT pg_advisory_lock(71002, %s)", [before.lock_key])
-        copy = pool.submit(copied.copy)
-        wait_for(lambda: waiting() == 1, "the copy at the lock")
-        verification = pool.submit(copied.verify)  # it stands behind the copy, and has looked at the ledger before it
-        wait_for(lambda: waiting() == 2, "the verification behind it")
-        holder.execute("SELECT pg_advisory_unlock(71002, %s)", [before.lock_key])
+    lock = f"slice {before.lock_key}"
+    with ThreadPoolExecutor(2) as pool:
+        with copied.holding(lock):
+            copy = pool.submit(copied.copy)
+            wait_for(lambda: copied.queue(lock) == 2, "the copy at the lock")
+            verification = pool.submit(copied.verify)  # it stands behind the copy, and has looked at the ledger before
+            wait_for(lambda: copied.queue(lock) == 3, "the verification behind it")
         assert copy.result().base != before.base
         assert verification.result().base == copy.result().base
     assert copied.record().verified_equal is True

@@ -8,7 +8,7 @@ from migration_assets.postgres.change_stream.claims import claimed
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.legacy_side import prepare_legacy
 from migration_assets.postgres.change_stream.records import (
-    STREAM_LOCK_CLASS,
+    StreamLock,
     StreamRecord,
     StreamStatus,
     set_status,
@@ -86,6 +86,6 @@ def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> Non
     timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
     with (
         plan.databases.session("legacy", "resume", timeouts) as legacy,
-        claimed(legacy, stream.slot, holder=base, lock_class=STREAM_LOCK_CLASS),
+        claimed(legacy, stream.slot, holder=base, lock=StreamLock.STREAM),
     ):
         prepare_legacy(legacy, plan.spec, stream.publication, patience_seconds=plan.limits.cut_patience_seconds)

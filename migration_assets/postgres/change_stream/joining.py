@@ -31,7 +31,7 @@ from migration_assets.postgres.change_stream.legacy_side import (
 )
 from migration_assets.postgres.change_stream.parts import note_publication
 from migration_assets.postgres.change_stream.records import (
-    START_LOCK_CLASS,
+    StreamLock,
     StreamRecord,
     StreamStatus,
     begin_stream,
@@ -142,7 +142,7 @@ def start_stream(
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
         require_not_barred(base, plan.relation, mending=rebuild)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
-        stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
+        stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
         if quarter:
             records = _wanted(base, plan, quarter)
         else:

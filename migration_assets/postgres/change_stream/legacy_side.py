@@ -14,6 +14,7 @@ from migration_assets.postgres.other_sessions import APPLICATION, COMMAND, shown
 from migration_assets.postgres.own_objects import MARKERS, require_no_collision
 from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.session_locks import take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -45,7 +46,7 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, pati
     """
     with legacy.transaction():
         # Two bases may take the same legacy's tables at once.
-        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        take_turn_at_objects(legacy)
         _make_markers(legacy)
     former = replica_identity(legacy, spec)
     if former != _FULL or not has_guard(legacy, spec):

@@ -1,24 +1,33 @@
-"""What the ledger knows of the change stream: its names, its status, and the two locks that order work on it."""
+"""What the ledger knows of the change stream: its names, its status, and the locks that order work on it."""
 
 import hashlib
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import psycopg
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.postgres.other_sessions import APPLICATION, lock_holder
+from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.session_locks import session_lock
 from migration_assets.postgres.sessions import Connected, require_row
 
-STREAM_LOCK_CLASS = 71004
-START_LOCK_CLASS = 71006
+
+class StreamLock(StrEnum):
+    """What a run holds for itself: work on the stream, the choice of weeks under CDC, a cutover or rollback."""
+
+    STREAM = "stream"
+    START = "start"
+    CUTOVER = "cutover"
+
+    def named(self, key: str) -> str:
+        """Its name in the table of locks: on the base by table, on the legacy by the stream's slot."""
+        return f"{self.value} {key}"
 
 
 class StreamStatus(StrEnum):
@@ -191,33 +200,24 @@ def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
         )
 
 
-@contextmanager
 def stream_lock(
-    base: Connected, relation: str, *, shared: bool = False, lock_class: int = STREAM_LOCK_CLASS
-) -> Generator[None]:
+    base: Connected, relation: str, *, shared: bool = False, lock: StreamLock = StreamLock.STREAM
+) -> AbstractContextManager[None]:
     """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
 
     Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both comes
-    that of class START_LOCK_CLASS, held by whoever decides which weeks are under CDC, from the first look on.
+    START, held by whoever decides which weeks are under CDC, from the first look on.
 
     Raises:
         StreamError: Somebody else holds it; says who.
     """
-    suffix = "_shared" if shared else ""
-    key = [lock_class, relation]
-    try:
-        base.execute(f"SELECT pg_advisory_lock{suffix}(%s, hashtext(%s))".encode(), key)
-    except errors.LockNotAvailable:
-        who = lock_holder(base, lock_class, sql.SQL("hashtext({})").format(sql.Literal(relation)))
-        raise StreamError(
+
+    def refuse(who: str) -> StreamError:
+        return StreamError(
             f"the change stream is being worked on by {who}",
             where=relation,
             state_left="nothing was changed by this run",
             next_step="wait for the other run, or end it, then run this again",
-        ) from None
-    try:
-        yield
-    finally:
-        # A lost connection lost the lock by itself.
-        with suppress(psycopg.OperationalError):
-            base.execute(f"SELECT pg_advisory_unlock{suffix}(%s, hashtext(%s))".encode(), key)
+        )
+
+    return session_lock(base, lock.named(relation), refuse, shared=shared)

@@ -42,7 +42,7 @@ def release_weeks(
 
     Args:
         plan: The stream.
-        base: The session that holds the lock of class START_LOCK_CLASS and those of the weeks; in no transaction.
+        base: The session that holds the lock of kind START and those of the weeks; in no transaction.
         records: Who leaves, read under their locks.
         expected: What the archives hold, by native fingerprint.
 

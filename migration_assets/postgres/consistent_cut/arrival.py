@@ -5,15 +5,15 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors, pq, sql
 
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.change_stream.subscription import apply_worker, require_enabled
 from migration_assets.postgres.consistent_cut.records import Barrier
+from migration_assets.postgres.session_locks import stand_in_queue
 from migration_assets.postgres.sessions import Connected, require_row
 
-MARKER_LOCK_CLASS = 71003
 _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
@@ -23,35 +23,37 @@ FROZEN_SECONDS = 20.0
 
 
 @contextmanager
-def marker_lock(
-    holder: Connected, marker: int, *, moment_seconds: float, lock_class: int = MARKER_LOCK_CLASS
+def marker_gate(
+    holder: Connected, marker: int, *, moment_seconds: float, kind: str = "marker"
 ) -> Generator[Callable[[], None]]:
     """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
 
-    A process that stands still meanwhile loses the lock with its session, and the worker goes on.
+    The session is in a transaction until then, which that call commits, with all that was done in it. A process that
+    stands still meanwhile loses its session, and the worker goes on.
 
     Args:
-        holder: A session on that side.
+        holder: A session on that side, in no transaction.
         marker: Its number.
         moment_seconds: How long it may take at most until the marker is set, and `hold_for_moments` called.
-        lock_class: By which the trigger on that side's markers waits.
+        kind: Of marker, by which the trigger on that side's markers finds the row that it waits for.
 
     Raises:
         CutError: This process stood still for too long: the cut is void.
     """
-    key = [lock_class, marker]
-    _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
-    holder.execute("SELECT pg_advisory_lock(%s, %s)", key)
-    released = False
+    # Others see the row from here on; whoever locks it holds whoever asks for it.
+    row = stand_in_queue(holder, f"{kind} {marker}")
 
     def let_go() -> None:
-        nonlocal released
-        released = True
-        holder.execute("SELECT pg_advisory_unlock(%s, %s), set_config('idle_session_timeout', '0', false)", key)
+        if holder.info.transaction_status is not pq.TransactionStatus.INTRANS:
+            raise RuntimeError("the transaction that held the worker at the marker has failed")
+        holder.execute("COMMIT")
 
     try:
+        holder.execute("BEGIN")
+        _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
+        holder.execute("SELECT FROM migration.session_locks WHERE id = %s FOR UPDATE", [row])
         yield let_go
-    except errors.IdleSessionTimeout:
+    except errors.IdleInTransactionSessionTimeout:
         raise CutError(
             "this process stood still while it held the apply worker at a marker, and was cut off",
             where=f"marker {marker}",
@@ -59,26 +61,26 @@ def marker_lock(
             next_step="see why the machine stood still (suspended, swapping?), then run this again",
         ) from None
     finally:
-        if not released:
-            # A lost connection lost the lock by itself.
+        # A lost connection let go by itself.
+        if holder.info.transaction_status is not pq.TransactionStatus.IDLE:
             with suppress(psycopg.OperationalError):
-                let_go()
+                holder.execute("ROLLBACK")
 
 
 def hold_for_moments(holder: Connected) -> None:
-    """The marker is set: from now on the lock's session asks something again and again, or is ended by its server."""
+    """The marker is set: from now on the gate's session asks something again and again, or is ended by its server."""
     _may_be_idle(holder, FROZEN_SECONDS)
 
 
 def _may_be_idle(holder: Connected, seconds: float) -> None:
-    holder.execute("SELECT set_config('idle_session_timeout', %s, false)", [f"{round(seconds * 1000)}ms"])
+    holder.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{round(seconds * 1000)}ms"])
 
 
 def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> int:
-    """Until this stream's own apply worker waits for the marker's lock: the base then holds all before the marker.
+    """Until this stream's own apply worker waits at the marker's gate: the base then holds all before the marker.
 
     Args:
-        base: The session that holds the lock.
+        base: The session that holds the gate.
         stream: Whose worker.
         marker: Which was set.
         patience_seconds: How long at most.
@@ -103,7 +105,7 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
             # One that fails at once is there at every start, too.
             if now - since > _WORKER_LIVES:
                 seen = now
-            if _waits(base, pid, marker):
+            if waits_for(base, pid):
                 return pid
         if now - seen > _WORKER_MAY_BE_AWAY:
             raise StreamError(
@@ -123,11 +125,13 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
         pause = min(pause * 1.5, _LONGEST)
 
 
-def _waits(base: Connected, pid: int, marker: int) -> bool:
-    row = base.execute(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
-        " AND classid = %s AND objid = %s AND objsubid = 2)",
-        [pid, MARKER_LOCK_CLASS, marker],
+def waits_for(holder: Connected, pid: int) -> bool:
+    """Whether that process waits for the transaction of `holder`: for the gate, which is all that it holds."""
+    row = holder.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks w JOIN pg_locks h USING (transactionid)"
+        " WHERE w.locktype = 'transactionid' AND NOT w.granted AND w.pid = %s"
+        " AND h.locktype = 'transactionid' AND h.granted AND h.pid = pg_backend_pid())",
+        [pid],
     ).fetchone()
     return bool(require_row(row, "EXISTS")[0])
 

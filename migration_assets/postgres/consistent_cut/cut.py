@@ -14,10 +14,10 @@ from migration_assets.postgres.change_stream.barred import require_not_barred
 from migration_assets.postgres.change_stream.claims import PublicationChange, claimed
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
-from migration_assets.postgres.change_stream.subscription import apply_worker, disable, require_enabled
-from migration_assets.postgres.consistent_cut.arrival import marker_lock, wait_at_marker, wait_until_gone
-from migration_assets.postgres.consistent_cut.barrier import LegacySessions, legacy_sessions, next_marker, set_marker
-from migration_assets.postgres.consistent_cut.records import Barrier, CutRecord, record_cut, record_release
+from migration_assets.postgres.change_stream.subscription import disable
+from migration_assets.postgres.consistent_cut.arrival import marker_gate, wait_at_marker, wait_until_gone
+from migration_assets.postgres.consistent_cut.barrier import legacy_sessions, next_marker, set_marker
+from migration_assets.postgres.consistent_cut.records import CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.server_messages import told
@@ -92,7 +92,7 @@ def paired_snapshots(
             tables = base_tables(reader, plan.spec, weeks)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
-            with marker_lock(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
+            with marker_gate(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
@@ -151,23 +151,22 @@ def paused_stream(
         earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
         marker = next_marker(legacy)
         reached = time.perf_counter()
+        changed = False
         try:
-            with marker_lock(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
-                barrier = (
-                    _set_join_marker(plan, holder, legacy, marker, in_lock, purpose)
-                    if as_join
-                    else (set_marker(plan, legacy, marker, in_lock))
-                )
+            # Intent first: from DISABLE on the subscription stays disabled until somebody enables it. And before a
+            # join changes the publication: whatever dies from there on, the ledger says that new weeks may be untrue.
+            set_status(holder, plan.relation, intent, purpose)
+            stream = require_stream(holder, plan.relation)
+            with marker_gate(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
+                barrier = set_marker(plan, legacy, marker, in_lock)
+                changed = True
                 since = time.perf_counter()
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
-                worker = require_enabled(apply_worker(holder, stream.subscription), stream.subscription)
-                # Intent first: from DISABLE on the subscription stays disabled until somebody enables it.
-                set_status(holder, plan.relation, intent, purpose)
                 disable(holder, stream.subscription)
-                stream = require_stream(holder, plan.relation)
+                # With the same commit the worker goes on, to the marker's end and its own.
                 let_go()
-                wait_until_gone(holder, stream, worker.pid or 0, barrier, patience=_WORKER_ENDS_SECONDS)
+                wait_until_gone(holder, stream, pid, barrier, patience=_WORKER_ENDS_SECONDS)
             reached_ms = (reached - since) * 1000
             taken_at = record_cut(
                 holder, plan.relation, barrier, kind="pause", purpose=purpose, run_id=plan.run_id,
@@ -178,7 +177,9 @@ def paused_stream(
             earlier.require(marker, holder)
             yield Pause(record, stream, legacy.reader, barrier.snapshot)
         except BaseException as error:
-            _after_failure(holder, stream, error, as_join=as_join)
+            # A CutError of a marker that was not set: the lock was never got, so the publication is as it was.
+            untouched = isinstance(error, CutError) and not changed
+            _after_failure(holder, stream, error, as_join=as_join and not untouched)
             raise
         if not as_join:
             go_on(holder, stream)
@@ -198,24 +199,6 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
         go_on(holder, stream)
     except (psycopg.Error, MigrationError) as second:
         log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", told(second))
-
-
-def _set_join_marker(
-    plan: StreamPlan,
-    holder: Connected,
-    legacy: LegacySessions,
-    marker: int,
-    in_lock: PublicationChange | None,
-    purpose: str,
-) -> Barrier:
-    # Before the publication changes: whatever dies from here on, the ledger says that the new weeks may be untrue.
-    set_status(holder, plan.relation, StreamStatus.JOINING, purpose)
-    try:
-        return set_marker(plan, legacy, marker, in_lock)
-    except CutError:
-        # The lock was never got, so the publication is as it was.
-        set_status(holder, plan.relation, StreamStatus.LIVE)
-        raise
 
 
 def _holding(plan: StreamPlan) -> Timeouts:

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.freshness import instant_text
-from migration_assets.postgres.change_stream.records import read_stream
+from migration_assets.postgres.change_stream.records import StreamLock, read_stream
 from migration_assets.postgres.cutover.facts import CutoverFacts, read_cutover_facts
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.session_locks import holder_pids
+from migration_assets.postgres.sessions import Connected
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
@@ -60,17 +60,18 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
         BaseInChargeError: The base is in charge, or is about to be: roll the transaction back.
     """
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
-    row = base.execute(
-        "SELECT pg_try_advisory_xact_lock_shared(%s, hashtext(%s))", [CUTOVER_LOCK_CLASS, relation]
-    ).fetchone()
-    if not require_row(row, "a lock")[0]:
+    # Whoever cuts over notes it there before anything else, and again at every step.
+    base.execute("LOCK TABLE migration.cutovers IN SHARE MODE")
+    # Sessions are listed as they were at the transaction's first look at them.
+    base.execute("SELECT pg_stat_clear_snapshot()")
+    if holder_pids(base, StreamLock.CUTOVER.named(relation)):
         raise BaseInChargeError(
             "a cutover or rollback is under way: what was read from the legacy is not put in place",
             where=relation,
             state_left="it was rolled back; the base is as before",
             next_step="wait for its end; run this again if the legacy is in charge then",
         )
-    # One may have ended between the look and the lock.
+    # One may have ended, or begun, between the look and the lock.
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
 
 

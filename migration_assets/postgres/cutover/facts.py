@@ -7,22 +7,22 @@ from psycopg import sql
 
 from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind, SideName
-from migration_assets.postgres.change_stream.claims import HOLDERS
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.own_objects import require_trusted
+from migration_assets.postgres.session_locks import HOLDER, has_session_locks
 from migration_assets.postgres.sessions import Connected, require_row
 
 _FACTS = sql.SQL("""
 SELECT o.kind, o.opened_at, o.id, o.approved_by, u.id, u.kind, u.state, u.opened_at IS NOT NULL,
        (u.timeline #>> '{{begun,timeout_seconds}}')::float8,
-       ({holders} LIMIT 1),
+       {holder},
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s AND stream_barred),
        EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s)
 FROM (SELECT) one
 LEFT JOIN LATERAL (SELECT * FROM migration.cutovers WHERE relation = %(relation)s AND opened_at IS NOT NULL
                    ORDER BY id DESC LIMIT 1) o ON true
 LEFT JOIN migration.cutovers u ON u.relation = %(relation)s AND u.outcome = 'running'
-""").format(holders=sql.SQL(HOLDERS))
+""")
 _DECOMMISSIONED = """
 SELECT coalesce(finished_at, started_at) FROM migration.decommissions
 WHERE relation = %s AND state IN ('closed', 'severed', 'done')
@@ -64,7 +64,11 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
         return CutoverFacts()
     require_trusted(base)
     row = require_row(
-        base.execute(_FACTS, {"relation": relation, "key": relation, "lock": CUTOVER_LOCK_CLASS}).fetchone(),
+        base.execute(
+            # An older ledger does not say who is at work.
+            _FACTS.format(holder=sql.SQL("({})").format(HOLDER if has_session_locks(base) else sql.SQL("NULL"))),
+            {"relation": relation, "lock": StreamLock.CUTOVER.named(relation)},
+        ).fetchone(),
         "the cutovers",
     )
     kind, since, cutover, approved_by, left, left_kind, state, opened, timeout, pid, barred, known = row

@@ -34,6 +34,7 @@ from migration_assets.postgres.fences import (
 )
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
 from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.stream_plan import StreamPlan
 
@@ -159,7 +160,7 @@ def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) ->
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     with base.transaction():
         # Whoever makes a partition at this moment is waited for.
-        base.execute("SELECT pg_advisory_xact_lock(71001, 1)")
+        take_turn_at_partitions(base)
     try:
         fence_partitions(base, fence, patience_seconds=patience_seconds)
     except psycopg.OperationalError as error:

@@ -1,7 +1,7 @@
 """The ledger's record of every cutover and rollback: intent before each deed, durably."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
@@ -13,11 +13,10 @@ from migration_assets.domain.confirmation import GivenCode
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState, require_transition
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.evidence_chain import ChainKind
-from migration_assets.postgres.change_stream.records import stream_lock
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.evidence_chain import append_row
+from migration_assets.postgres.session_locks import session_lock
 from migration_assets.postgres.sessions import Connected, require_row
-
-CUTOVER_LOCK_CLASS = 71007
 
 
 @dataclass(frozen=True)
@@ -75,26 +74,23 @@ def _record(row: dict[str, Any]) -> CutoverRecord:
     return CutoverRecord(**fields)
 
 
-@contextmanager
-def cutover_lock(base: Connected, relation: str) -> Generator[None]:
+def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]:
     """Hold the cutover: whoever has the lock may take an unfinished one for dead.
 
     Raises:
         StreamError: Somebody else has it; says who.
     """
-    try:
-        with stream_lock(base, relation, lock_class=CUTOVER_LOCK_CLASS):
-            yield
-    except StreamError as error:
-        if "is being worked on" not in error.what:
-            raise
-        raise StreamError(
-            error.what.replace("the change stream", "the cutover"),
+
+    def refuse(who: str) -> StreamError:
+        return StreamError(
+            f"the cutover is being worked on by {who}",
             where=relation,
-            state_left=error.state_left,
+            state_left="nothing was changed by this run",
             next_step="wait for it (where it still holds writes 5 s after its timeout, the next run ends it); or end it"
             " (SELECT pg_terminate_backend(pid) on the base), then run this again",
-        ) from None
+        )
+
+    return session_lock(base, StreamLock.CUTOVER.named(relation), refuse)
 
 
 def begin(

@@ -26,6 +26,7 @@ from migration_assets.postgres.change_stream.subscription import (
 from migration_assets.postgres.change_stream.way import require_way
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
+from migration_assets.postgres.session_locks import take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -50,7 +51,7 @@ def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     drop_reverse(base, legacy, names)
     with legacy.transaction():
         # Of two that make it at once one would fail, IF NOT EXISTS or not.
-        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        take_turn_at_objects(legacy)
         # What the hold needs there, too: nobody is held for a cutover that would stop at it.
         require_no_collision(legacy, {"reverse_markers", "subscribe(statement text)", *NAMES_OF_HOLDS})
         legacy.execute("CREATE TABLE IF NOT EXISTS " + REVERSE_MARKERS)

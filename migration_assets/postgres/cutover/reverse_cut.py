@@ -2,7 +2,7 @@
 
 As the forward one (`consistent_cut`), with the sides exchanged: the base's table, with every leaf, is locked in SHARE
 mode for milliseconds; under that lock a marker is written by another session and a snapshot is opened by a third. On
-the legacy the apply worker waits inside the marker's transaction for an advisory lock whose key is the marker's number.
+the legacy the apply worker waits inside the marker's transaction for a row that is named by the marker's number.
 There either a snapshot is opened and the worker goes on, or the subscription is disabled: then the legacy rests at the
 marker, and its hold keeps everybody else away.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 from psycopg import errors, sql
@@ -22,29 +23,35 @@ from migration_assets.postgres.change_stream.claims import end_holders
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import hold_for_moments, marker_lock
+from migration_assets.postgres.consistent_cut.arrival import hold_for_moments, marker_gate, waits_for
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
 from migration_assets.postgres.own_objects import TAG, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout
+from migration_assets.postgres.session_locks import make_session_locks, session_lock, take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
 
-REVERSE_LOCK_CLASS = 71010
-_SESSION_LOCK_CLASS = 71011
 # Behind a writer of this age a try would only hold up the others.
 _OLD_MS = 3_000.0
 _FROZEN = "1s"
 _WORKER_ENDS_SECONDS = 60.0
 _SHORTEST, _LONGEST = 0.001, 0.05
 _WAIT_NAME = "wait_at_reverse_marker()"
-_WAIT = f"""
-CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    PERFORM pg_catalog.pg_advisory_xact_lock_shared({REVERSE_LOCK_CLASS}, NEW.id::integer);
+_WAIT: LiteralString = """
+BEGIN
+    PERFORM FROM migration.session_locks WHERE name = 'reverse marker ' || NEW.id FOR KEY SHARE;
     RETURN NEW;
-END $$
+END """
+# As the owner of the markers the worker asks for the row.
+_IS_MADE = """
+SELECT has_table_privilege(c.relowner, to_regclass('migration.session_locks'), 'SELECT')
+       AND has_table_privilege(c.relowner, to_regclass('migration.session_locks'), 'UPDATE'),
+       quote_ident(pg_get_userbyid(c.relowner)),
+       EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid
+               AND t.tgname = 'wait_at_reverse_marker' AND t.tgenabled = 'A' AND p.prosrc = %s)
+FROM pg_class c WHERE c.oid = 'migration.reverse_markers'::regclass
 """
-
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +100,9 @@ def reverse_cut(
         legacy = session("legacy", "rows", plan.stream.limits.timeouts())
         locker, writer = session("base", "cut"), session("base", "marker")
         reader = session("base", "snapshot", plan.stream.limits.timeouts())
-        for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
-            # Until the session ends.
-            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_SESSION_LOCK_CLASS, key])
         _make_waiting(holder)
+        for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
+            stack.enter_context(session_lock(connection, key, lambda who: _void(plan, f"it is taken by {who}")))
         # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -105,7 +111,7 @@ def reverse_cut(
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
         moment = plan.stream.limits.cut_patience_seconds
-        with marker_lock(holder, marker, moment_seconds=moment, lock_class=REVERSE_LOCK_CLASS) as let_go:
+        with marker_gate(holder, marker, moment_seconds=moment, kind="reverse marker") as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
             hold_for_moments(holder)
             pid = _wait_at(plan, holder, names, marker)
@@ -127,7 +133,7 @@ def reverse_cut(
 
 
 def _session_keys(names: StreamNames) -> tuple[str, str]:
-    return names.subscription, f"{names.subscription} rows"
+    return f"cut of {names.subscription}", f"rows of {names.subscription}"
 
 
 def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
@@ -142,23 +148,28 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
     Raises:
         StreamError: Our role may not.
     """
-    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key, _SESSION_LOCK_CLASS)]
+    left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key)]
     if left:
         log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
 
 
 def _make_waiting(legacy: Connected) -> None:
-    """The trigger by which the apply worker waits at a marker; safe to repeat."""
-    row = legacy.execute(
-        "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('migration.reverse_markers')"
-        " AND tgname = 'wait_at_reverse_marker' AND tgenabled = 'A')"
-    ).fetchone()
-    if require_row(row, "EXISTS")[0]:
+    """What the apply worker waits by at a marker; safe to repeat."""
+    make_session_locks(legacy)
+    may_wait, owner, waits = require_row(legacy.execute(_IS_MADE, [_WAIT]).fetchone(), "the markers")
+    if not may_wait:
+        legacy.execute(f"GRANT SELECT, UPDATE ON migration.session_locks TO {owner}".encode())
+    if waits:
         return
     with legacy.transaction():
-        legacy.execute("SELECT pg_advisory_xact_lock(71001, 2)")
+        take_turn_at_objects(legacy)
         require_no_collision(legacy, {_WAIT_NAME})
-        legacy.execute(_WAIT.encode())
+        legacy.execute(
+            sql.SQL(
+                "CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql"
+                " SET search_path = pg_catalog AS {}"
+            ).format(sql.Literal(_WAIT))
+        )
         legacy.execute(
             sql.SQL("COMMENT ON FUNCTION migration.wait_at_reverse_marker() IS {}").format(
                 sql.Literal(f"{TAG}lets the reverse stream's worker wait at a marker")
@@ -217,21 +228,15 @@ def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Conne
 
 
 def _wait_at(plan: CutoverPlan, legacy: Connected, names: StreamNames, marker: int) -> int:
-    """Until the stream's own apply worker waits for the marker's lock; which process that is."""
+    """Until the stream's own apply worker waits at the marker's gate; which process that is."""
     give_up = time.monotonic() + plan.stream.limits.stream_patience_seconds
     pause = _SHORTEST
     while True:
         worker = reverse_worker(legacy, names)
         if worker is None:
             raise _void(plan, "the reverse stream's subscription is gone from the legacy")
-        if worker.enabled and worker.pid is not None:
-            row = legacy.execute(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
-                " AND classid = %s AND objid = %s AND objsubid = 2)",
-                [worker.pid, REVERSE_LOCK_CLASS, marker],
-            ).fetchone()
-            if require_row(row, "EXISTS")[0]:
-                return worker.pid
+        if worker.enabled and worker.pid is not None and waits_for(legacy, worker.pid):
+            return worker.pid
         if time.monotonic() >= give_up:
             raise _void(
                 plan,

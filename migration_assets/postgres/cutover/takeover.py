@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.postgres.change_stream.claims import claimed, end_holders
-from migration_assets.postgres.change_stream.records import names_of, read_stream
+from migration_assets.postgres.change_stream.records import StreamLock, names_of, read_stream
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.holds import is_open, is_overdue, read_hold
 from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock
+from migration_assets.postgres.cutover.records import cutover_lock
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_cut import end_reverse_cuts
 from migration_assets.postgres.sessions import Connected
@@ -33,14 +33,14 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
     limit = _overdue_after(plan, base, legacy)
     if limit is not None:
         # Who came later is at work on what that one left.
-        pids = end_holders(base, relation, CUTOVER_LOCK_CLASS, older_than_seconds=limit)
+        pids = end_holders(base, StreamLock.CUTOVER.named(relation), older_than_seconds=limit)
         if pids:
             log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
     with cutover_lock(base, relation):
         # Two bases may have the same legacy: the slot's name says which one it is.
         stream = read_stream(base, relation)
         key = stream.slot if stream is not None else relation
-        with claimed(legacy, key, holder=base, lock_class=CUTOVER_LOCK_CLASS):
+        with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
             if stream is not None:
                 end_reverse_cuts(legacy, reverse_names(names_of(stream)))
             yield

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
 from migration_assets.postgres.change_stream.records import (
-    START_LOCK_CLASS,
+    StreamLock,
     StreamNames,
     names_of,
     stream_lock,
@@ -94,7 +94,7 @@ def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
     """
     with ExitStack() as stack:
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
-        stack.enter_context(stream_lock(base, plan.relation, lock_class=START_LOCK_CLASS))
+        stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
         base.execute("SET lock_timeout = '5s'")
         stack.enter_context(slice_locks(base, read_slices(base, plan.relation)))
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())

@@ -14,8 +14,8 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.claims import claimed
-from migration_assets.postgres.change_stream.records import StreamNames, read_stream
-from migration_assets.postgres.cutover.records import CUTOVER_LOCK_CLASS, cutover_lock, durably
+from migration_assets.postgres.change_stream.records import StreamLock, StreamNames, read_stream
+from migration_assets.postgres.cutover.records import cutover_lock, durably
 from migration_assets.postgres.cutover.reverse import drop_reverse, drop_reverse_on_base, let_reverse_run, reverse_names
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut, end_reverse_cuts
 from migration_assets.postgres.cutover.work import forward_names, long_session
@@ -114,7 +114,7 @@ def _claimed(base: Connected, legacy: Connected, plan: DecommissionPlan) -> Gene
     """
     stream = read_stream(base, plan.relation)
     key = stream.slot if stream is not None else plan.relation
-    with claimed(legacy, key, holder=base, lock_class=CUTOVER_LOCK_CLASS):
+    with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
         yield
 
 

@@ -88,7 +88,7 @@ def test_a_lock_that_somebody_holds_on_the_base_is_a_warning_and_no_long_wait(pa
     patient.with_bookings()
     patient.ground.open()
     with psycopg.connect(patient.ground.databases.base_url) as holder:
-        holder.execute("SELECT pg_advisory_xact_lock(71001, 1)")
+        holder.execute("LOCK TABLE migration.slices IN SHARE UPDATE EXCLUSIVE MODE")
         finding = patient.examine().one("ddl_rehearsal")
     assert finding.severity is Severity.WARNING
     assert "conflicting lock" in finding.evidence

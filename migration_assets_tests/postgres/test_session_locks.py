@@ -1,0 +1,206 @@
+"""Who works on what: locks that go with their session, that only our own roles can take, and that name their holder."""
+
+import secrets
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from migration_assets.domain.errors import ForeignObjectError, LedgerError, SliceBusyError, StreamError
+from migration_assets.postgres import ledger_schema
+from migration_assets.postgres.change_stream.claims import end_holders
+from migration_assets.postgres.change_stream.records import StreamLock, stream_lock
+from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_objects import ledger_steps
+from migration_assets.postgres.session_locks import holder_pids, make_session_locks, session_lock, take_turn_at_objects
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets_tests.conftest import Databases as Urls
+from migration_assets_tests.freezes import patience
+from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
+
+_STREAM = StreamLock.STREAM.named(SPEC.relation)
+
+
+def refuse(who: str) -> StreamError:
+    return StreamError(f"taken by {who}")
+
+
+@contextmanager
+def impatient(ground: Ground) -> Generator[Connected]:
+    with ground.databases.session("base", "impatient") as base:
+        base.execute("SET lock_timeout = '10ms'")
+        yield base
+
+
+def free(ground: Ground, lock: str, *, shared: bool = False) -> bool:
+    """Whether another session gets it at once."""
+    with impatient(ground) as base:
+        try:
+            with session_lock(base, lock, refuse, shared=shared):
+                return True
+        except StreamError:
+            return False
+
+
+def test_a_stranger_who_may_only_connect_stops_nobody(ground: Ground, databases: Urls) -> None:
+    """All that an advisory lock asks for is the right to connect, and these were the keys that steps waited for."""
+    ground.fill(91).open()
+    role = f"stranger_{secrets.token_hex(4)}"
+    with psycopg.connect(databases.base_url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
+        with psycopg.connect(make_conninfo(databases.base_url, user=role, password="x"), autocommit=True) as stranger:
+            stranger.execute(
+                sql.SQL(
+                    "SELECT pg_advisory_lock(c, n), pg_advisory_lock(c, hashtext({}))"
+                    " FROM generate_series(71001, 71011) c, generate_series(0, 20) n"
+                ).format(SPEC.relation)
+            )
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                stranger.execute("SELECT * FROM migration.session_locks")
+            with impatient(ground) as base, slice_lock(base, ground.record()), stream_lock(base, SPEC.relation):
+                assert ground.record().working
+            ground.open(ground.record().week.quarter.next)
+            ground.copy()
+        owner.execute(f"DROP ROLE {role}".encode())
+
+
+def test_whoever_has_a_lock_is_named_and_the_slice_shows_it(ground: Ground) -> None:
+    ground.fill(91).open()
+    record = ground.record()
+    with ground.databases.session("base", "W01:copy") as other, impatient(ground) as base:
+        who = rf"backend {other.info.backend_pid} \(role \w+, connected since 2.* UTC, migration_assets:W01:copy\)"
+        with slice_lock(other, record), stream_lock(other, SPEC.relation):
+            with (
+                pytest.raises(SliceBusyError, match=f"the slice is being worked on by {who}"),
+                slice_lock(base, record),
+            ):
+                pass
+            with pytest.raises(StreamError, match=f"is being worked on by {who}"), stream_lock(base, SPEC.relation):
+                pass
+            assert ground.record().working
+            assert holder_pids(base, _STREAM) == [other.info.backend_pid]
+            assert holder_pids(other, _STREAM) == []
+    assert not ground.record().working
+    assert ground.queue(_STREAM) == 0
+
+
+def test_a_lock_goes_with_its_session_whatever_ended_it(ground: Ground) -> None:
+    ground.fill(91).open()
+    with ground.databases.session("base", "to be ended") as doomed, impatient(ground) as base:
+        with ExitStack() as stack:
+            stack.enter_context(session_lock(doomed, _STREAM, refuse))
+            assert end_holders(base, _STREAM, older_than_seconds=3600) == []
+            assert not free(ground, _STREAM)
+            assert end_holders(base, _STREAM) == [doomed.info.backend_pid]
+            assert free(ground, _STREAM)  # and the row of the dead went with this look
+        assert ground.queue(_STREAM) == 0
+    # The row of a session whose process number another one has now: neither its beginning nor its role is the same.
+    with ground.databases.session("base", "another life") as alive:
+        other: list[tuple[LiteralString, LiteralString]] = [
+            ("k.role", "k.backend_start - interval '1 h'"),
+            ("1::oid", "k.backend_start"),
+        ]
+        for role, began in other:
+            with session_lock(alive, _STREAM, refuse):
+                ground.run("base", f"UPDATE migration.session_locks k SET role = {role}, backend_start = {began}")
+                assert free(ground, _STREAM)
+        # Whoever may not see when a session began takes it for the one that wrote the row.
+        with session_lock(alive, _STREAM, refuse):
+            ground.run("base", "UPDATE migration.session_locks k SET backend_start = NULL")
+            assert not free(ground, _STREAM)
+
+
+def test_shared_holders_do_not_starve_who_wants_it_alone(ground: Ground) -> None:
+    ground.fill(91).open()
+    got = threading.Event()
+
+    def alone() -> None:
+        with ground.databases.session("base", "alone") as base, session_lock(base, _STREAM, refuse):
+            got.set()
+
+    with ground.holding(_STREAM, shared=True) as first:
+        assert free(ground, _STREAM, shared=True)
+        assert not free(ground, _STREAM)
+        with session_lock(first, _STREAM, refuse):  # a session is never in its own way
+            pass
+        waiting = threading.Thread(target=alone)
+        waiting.start()
+        wait_for(lambda: ground.queue(_STREAM) == 2, "it stands in the queue")
+        assert not free(ground, _STREAM, shared=True)  # who comes later stands behind it
+        with session_lock(first, _STREAM, refuse, shared=True):  # but for the session that it waits for
+            pass
+        assert not got.is_set()
+    waiting.join(patience(30))
+    assert got.is_set()
+    assert ground.queue(_STREAM) == 0
+
+
+def test_of_many_at_once_one_has_it_at_any_moment(ground: Ground) -> None:
+    ground.fill(91).open()
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        with ground.databases.session("base", "one of many") as base:
+            for _ in range(15):
+                with session_lock(base, _STREAM, refuse):
+                    inside.append(1)
+                    most.append(len(inside))
+                    base.execute("SELECT 1")
+                    inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience(60))
+    assert most == [1] * 90
+    assert ground.queue(_STREAM) == 0
+
+
+def test_a_lock_inside_a_transaction_would_be_seen_by_nobody(ground: Ground) -> None:
+    ground.fill(91).open()
+    with ground.databases.session("base", "test") as base, base.transaction():
+        base.execute("SELECT 1")
+        with pytest.raises(RuntimeError, match="inside a transaction"), session_lock(base, _STREAM, refuse):
+            pass
+
+
+def test_the_table_on_the_legacy_is_made_and_dropped_by_several_at_once(ground: Ground) -> None:
+    done: list[str] = []
+
+    def turn(name: str) -> None:
+        with ground.databases.session("legacy", name) as legacy:
+            for _ in range(4):
+                with legacy.transaction():
+                    take_turn_at_objects(legacy)
+                    legacy.execute("DROP SCHEMA migration CASCADE")
+                done.append(name)
+
+    threads = [threading.Thread(target=turn, args=[name]) for name in ("a", "b", "c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience(60))
+    assert len(done) == 12
+    ground.run("legacy", "CREATE SCHEMA migration", "CREATE TABLE migration.session_locks (id bigint)")
+    with ground.databases.session("legacy", "test") as legacy, pytest.raises(ForeignObjectError, match="session_locks"):
+        make_session_locks(legacy)
+
+
+def test_a_ledger_is_not_upgraded_while_a_program_with_the_older_locks_is_at_work(ground: Ground) -> None:
+    with ground.databases.session("base", "upgrade") as base:
+        ledger_schema._upgrade(base, ledger_steps()[:10])  # pyright: ignore[reportPrivateUsage]
+        with ground.databases.session("base", "older program") as older:
+            older.execute("SELECT pg_advisory_lock(71004, 5)")
+            with pytest.raises(LedgerError, match=f"is at work: backend {older.info.backend_pid}") as caught:
+                ensure_ledger(base)
+            assert caught.value.state_left == "the ledger is as it was"
+            assert ground.one("base", "SELECT max(version) FROM migration.schema_versions") == 10
+        assert ensure_ledger(base) == len(ledger_steps())
