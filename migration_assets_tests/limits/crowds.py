@@ -4,8 +4,9 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
 
 import psycopg
+import pytest
 
-from migration_assets.postgres.sessions import Side
+from migration_assets.postgres.sessions import Connected, Side
 from migration_assets_tests.postgres.support import Ground, wait_for
 
 SMALL = {
@@ -15,19 +16,22 @@ SMALL = {
 
 
 @contextmanager
-def connections(ground: Ground, side: Side, free: int) -> Generator[None]:
-    """So many more sessions may be opened on that side, and no more."""
+def connections(ground: Ground, side: Side, free: int) -> Generator[Connected]:
+    """So many more sessions may be opened on that side, and no more; one of the crowd's."""
     with ExitStack() as stack:
         held = [stack.enter_context(closing(one)) for one in _all_there_are(ground.databases.url(side))]
         for session in held[:free]:
             session.close()
-        count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        wait_for(lambda: held[-1].execute(count).fetchone() == (int(SMALL["max_connections"]) - free,), "they are gone")
-        yield
+        left = (
+            "SELECT current_setting('max_connections')::integer - count(*) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend'"
+        )
+        wait_for(lambda: held[-1].execute(left).fetchone() == (free,), "they are gone")
+        yield held[-1]
 
 
-def _all_there_are(url: str) -> list[psycopg.Connection[tuple[object, ...]]]:
-    found: list[psycopg.Connection[tuple[object, ...]]] = []
+def _all_there_are(url: str) -> list[Connected]:
+    found: list[Connected] = []
     while True:
         try:
             found.append(psycopg.connect(url, autocommit=True))
@@ -38,12 +42,10 @@ def _all_there_are(url: str) -> list[psycopg.Connection[tuple[object, ...]]]:
 
 
 @contextmanager
-def locks(ground: Ground, side: Side, free: int) -> Generator[None]:
-    """The lock table of that side has room for so many locks, and no more."""
+def locks(ground: Ground, side: Side, free: int) -> Generator[Connected]:
+    """The lock table of that side has room for so many locks, and no more; the session that has the others."""
     with psycopg.connect(ground.databases.url(side), autocommit=True) as session:
-        try:
+        with pytest.raises(psycopg.errors.OutOfMemory):
             session.execute("SELECT count(pg_advisory_lock(4711, n)) FROM generate_series(1, 1000000) n")
-        except psycopg.errors.OutOfMemory:
-            pass
         session.execute("SELECT count(pg_advisory_unlock(4711, n)) FROM generate_series(1, %s) n", [free])
-        yield
+        yield session
