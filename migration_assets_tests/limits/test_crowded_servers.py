@@ -90,7 +90,7 @@ def crowded(
 
 @pytest.mark.long
 @pytest.mark.parametrize("side", ["legacy", "base"])
-@pytest.mark.parametrize("kind", _CROWDS)
+@pytest.mark.parametrize("kind", ["connections", pytest.param("locks", marks=pytest.mark.soak)])
 def test_a_step_that_finds_no_place_ends_readably_and_the_next_one_does_the_work(
     ground: CutoverGround, tmp_path: Path, kind: str, side: Side
 ) -> None:
@@ -113,8 +113,7 @@ def test_a_step_that_finds_no_place_ends_readably_and_the_next_one_does_the_work
         return result
 
     try_all("copy", lambda: copy_week(migration, week(1)), as_before)
-    for number in range(2, 14):
-        copy_week(migration, week(number))
+    ground.seemingly_copied()
     try_all("start", lambda: start_stream(migration, QUARTER))
     ground.assert_same()
     try_all("live copy", lambda: copy_week(migration, week(1)), ground.assert_same)
