@@ -104,9 +104,7 @@ LEFT JOIN LATERAL (
           WHERE relation = s.relation AND quarter = s.quarter AND week = s.week) n
     LEFT JOIN migration.attempts t ON t.id = n.id
 ) a ON true
-CROSS JOIN LATERAL (
-    SELECT {held} AS held
-) l
+CROSS JOIN LATERAL (SELECT {is_held} AS held) l
 WHERE s.relation = %(relation)s
   AND (%(quarter)s::text IS NULL OR s.quarter = %(quarter)s) AND (%(week)s::text IS NULL OR s.week = %(week)s)
 ORDER BY s.lower_bound, s.quarter, s.week
@@ -144,8 +142,7 @@ def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> Sli
 def _read(connection: Connected, relation: str, quarter: str | None, week: str | None) -> list[SliceRecord]:
     with connection.cursor(row_factory=dict_row) as cursor:
         parameters = {"relation": relation, "quarter": quarter, "week": week}
-        held = is_held(connection, sql.SQL("'slice ' || s.lock_key"))
-        cursor.execute(_READ.format(held=held), parameters)
+        cursor.execute(_READ.format(is_held=is_held(connection, sql.SQL("'slice ' || s.lock_key"))), parameters)
         return [_record(row) for row in cursor]
 
 

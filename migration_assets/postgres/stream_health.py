@@ -38,7 +38,7 @@ from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.session_locks import holder
+from migration_assets.postgres.session_locks import holder_or_null
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, require_row
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -201,7 +201,7 @@ def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> Strea
     record = read_stream(base, relation)
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
-            _BASE.format(application=APPLICATION, holder=holder(base)),
+            _BASE.format(application=APPLICATION, holder=holder_or_null(base)),
             {"lock": StreamLock.STREAM.named(relation), "relation": relation},
         ).fetchone()
     if record is None or row is None:
