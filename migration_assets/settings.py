@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.longest import endless
 from migration_assets.domain.session_places import SessionLimits, weeks_at_once
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
@@ -42,7 +43,6 @@ class MigrationSettings(BaseSettings):
     legacy_url_for_base: SecretStr | None = Field(
         default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
     )
-
     base_url_for_legacy: SecretStr | None = Field(
         default=None, description="the base as the legacy's server reaches it; unset: as BASE_URL"
     )
@@ -57,9 +57,7 @@ class MigrationSettings(BaseSettings):
 
     parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
     legacy_sessions: int = Field(
-        default=0,
-        ge=0,
-        description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off",
+        default=0, ge=0, description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off"
     )
     base_sessions: int = Field(default=0, ge=0, description="the same on the base")
     window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
@@ -83,17 +81,13 @@ class MigrationSettings(BaseSettings):
         default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
     )
     ongoing_validation_rows: int = Field(default=20_000_000, ge=1, description="rows of one tick of ongoing validation")
-    heartbeat_seconds: float = Field(
-        default=5.0, gt=0, le=300, description="how long a look waits for its heartbeat, s"
-    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300, description="a look waits so long for its heartbeat, s")
     lag_warning_seconds: float = Field(default=30.0, gt=0, description="the base this far behind: warning, s")
     lag_critical_seconds: float = Field(default=300.0, gt=0, description="the same, critical, s")
     retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
     retained_wal_critical_gb: float = Field(default=12.0, gt=0, description="the same, critical, 10^9 bytes")
     wal_room_warning_minutes: float = Field(
-        default=120.0,
-        gt=0,
-        description="time until WAL reaches its limit: warning below it, critical at a quarter, min",
+        default=120.0, gt=0, description="time until WAL reaches its limit: warning; critical at a quarter, min"
     )
     legacy_wal_disk_gb: float | None = Field(
         default=None, gt=0, description="room for WAL on the legacy, where it has no max_slot_wal_keep_size, 10^9 bytes"
@@ -121,10 +115,16 @@ class MigrationSettings(BaseSettings):
     throttle_patience_seconds: float = Field(
         default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
     )
+    throttle_snapshot_seconds: float = Field(
+        default=600.0, ge=0, description="a copy held back for longer in one snapshot begins again, s; 0: off"
+    )
     runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is open, days")
     runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's on")
     join_rows: int = Field(
         default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
+    )
+    recopy_percent: float = Field(
+        default=25.0, ge=0, le=100, description="share of a week's rows that differ above which all are copied again, %"
     )
     delete_limit_percent: float = Field(
         default=20.0, ge=0, le=100, description="share of a week's rows that goes without a person's confirmation, %"
@@ -160,12 +160,9 @@ class MigrationSettings(BaseSettings):
     cutover_patience_seconds: float = Field(
         default=60.0, ge=0, description="how long that, and a moment between writers, are waited for, s"
     )
-    cutover_sequence_margin: int = Field(
-        default=1000, ge=0, description="keys that are left out on the side that writes go to"
-    )
+    cutover_sequence_margin: int = Field(default=1000, ge=0, description="keys left out where writes go to then")
     cutover_compare_all: bool = Field(
-        default=True,
-        description="compare every week while writes are held; else those that changed, validated again just before",
+        default=True, description="compare every week while writes are held; else, before, those that changed"
     )
     cutover_hook_command: SecretStr | None = Field(
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
@@ -281,7 +278,9 @@ class MigrationSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _warns_before_it_is_critical(self) -> Self:
+    def _is_in_order(self) -> Self:
+        if too_long := endless({name: getattr(self, name) for name in type(self).model_fields}):
+            raise ValueError(PREFIX + too_long)
         for name in ("lag_{}_seconds", "retained_wal_{}_gb"):
             warning, critical = name.format("warning"), name.format("critical")
             if getattr(self, warning) > getattr(self, critical):

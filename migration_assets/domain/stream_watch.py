@@ -64,7 +64,7 @@ def _since(code: ProblemCode, sample: StreamSample) -> datetime:
 
 NEXT_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.BASE_UNREACHABLE: "bring the base back: until then the legacy keeps all WAL for the slot; while the"
-    " base is in charge nobody can write",
+    " base is in charge nobody can write. Where it answers, `migration-assets preflight` says what is wrong there",
     ProblemCode.LEGACY_UNREACHABLE: "bring the legacy back, or correct the role, password or connection limit named"
     " here; the stream goes on by itself",
     ProblemCode.SUBSCRIPTION_MISSING: _REBUILD,

@@ -28,19 +28,18 @@ ALIVE = sql.SQL(
 )
 """Whether the session that wrote row `k` of migration.session_locks lives."""
 
-HOLDER = sql.SQL("""
+_HOLDER = sql.SQL("""
 SELECT k.pid FROM (
     SELECT * FROM migration.session_locks k WHERE k.name = %(lock)s AND {alive} ORDER BY k.id LIMIT 1
 ) k WHERE NOT k.shared AND k.pid <> pg_backend_pid()
 """).format(alive=ALIVE)
-"""Which other session has the lock of that name alone; a shared look is nobody at work."""
 
 _HELD = sql.SQL("EXISTS (SELECT FROM migration.session_locks k WHERE k.name = {name} AND {alive})")
 _OTHERS = sql.SQL("""
 SELECT DISTINCT k.pid FROM migration.session_locks k
 WHERE k.pid <> pg_backend_pid() AND (%(besides)s = '' OR position(%(besides)s IN k.name) = 0) AND {alive} ORDER BY 1
 """).format(alive=ALIVE)
-_OLD_HOLDER = sql.SQL("{} AND k.since < clock_timestamp() - %(seconds)s * interval '1 s'").format(HOLDER)
+_OLD_HOLDER = sql.SQL("{} AND k.since < clock_timestamp() - %(seconds)s * interval '1 s'").format(_HOLDER)
 
 # One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
 # before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
@@ -122,8 +121,8 @@ def holder_pids(connection: Connected, name: str, *, older_than_seconds: float =
 
 
 def holder_or_null(connection: Connected) -> sql.Composed:
-    """`HOLDER` as a subselect; NULL where there is no table to ask, so that nobody can be at work."""
-    return sql.SQL("({})").format(HOLDER if has_session_locks(connection) else sql.SQL("SELECT NULL::integer"))
+    """An expression for the process of the other session that has lock `%(lock)s` alone; NULL where nobody can."""
+    return sql.SQL("({})").format(_HOLDER if has_session_locks(connection) else sql.SQL("SELECT NULL::integer"))
 
 
 def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
