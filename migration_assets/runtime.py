@@ -83,6 +83,7 @@ class Migration:
             retained_wal_gb=self.settings.throttle_retained_wal_gb,
             legacy_active_sessions=self.settings.throttle_legacy_active_sessions,
             patience_seconds=self.settings.throttle_patience_seconds,
+            snapshot_seconds=self.settings.throttle_snapshot_seconds,
         )
 
     def copy_of(
@@ -111,6 +112,7 @@ class Migration:
             parallel=self.settings.weeks_at_once,
             attempts=self.settings.retry_attempts,
             join_rows=self.settings.join_rows,
+            recopy_percent=self.settings.recopy_percent,
             deletions=DeletionLimit(self.settings.delete_limit_percent, self.settings.delete_limit_rows),
         )
 

@@ -81,17 +81,13 @@ class MigrationSettings(BaseSettings):
         default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
     )
     ongoing_validation_rows: int = Field(default=20_000_000, ge=1, description="rows of one tick of ongoing validation")
-    heartbeat_seconds: float = Field(
-        default=5.0, gt=0, le=300, description="how long a look waits for its heartbeat, s"
-    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300, description="a look waits so long for its heartbeat, s")
     lag_warning_seconds: float = Field(default=30.0, gt=0, description="the base this far behind: warning, s")
     lag_critical_seconds: float = Field(default=300.0, gt=0, description="the same, critical, s")
     retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
     retained_wal_critical_gb: float = Field(default=12.0, gt=0, description="the same, critical, 10^9 bytes")
     wal_room_warning_minutes: float = Field(
-        default=120.0,
-        gt=0,
-        description="time until WAL reaches its limit: warning below it, critical at a quarter, min",
+        default=120.0, gt=0, description="time until WAL reaches its limit: warning; critical at a quarter, min"
     )
     legacy_wal_disk_gb: float | None = Field(
         default=None, gt=0, description="room for WAL on the legacy, where it has no max_slot_wal_keep_size, 10^9 bytes"
@@ -119,10 +115,16 @@ class MigrationSettings(BaseSettings):
     throttle_patience_seconds: float = Field(
         default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
     )
+    throttle_snapshot_seconds: float = Field(
+        default=600.0, ge=0, description="a copy held back for longer in one snapshot begins again, s; 0: off"
+    )
     runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is open, days")
     runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's on")
     join_rows: int = Field(
         default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
+    )
+    recopy_percent: float = Field(
+        default=25.0, ge=0, le=100, description="share of a week's rows that differ above which all are copied again, %"
     )
     delete_limit_percent: float = Field(
         default=20.0, ge=0, le=100, description="share of a week's rows that goes without a person's confirmation, %"
@@ -158,12 +160,9 @@ class MigrationSettings(BaseSettings):
     cutover_patience_seconds: float = Field(
         default=60.0, ge=0, description="how long that, and a moment between writers, are waited for, s"
     )
-    cutover_sequence_margin: int = Field(
-        default=1000, ge=0, description="keys that are left out on the side that writes go to"
-    )
+    cutover_sequence_margin: int = Field(default=1000, ge=0, description="keys left out where writes go to then")
     cutover_compare_all: bool = Field(
-        default=True,
-        description="compare every week while writes are held; else those that changed, validated again just before",
+        default=True, description="compare every week while writes are held; else, before, those that changed"
     )
     cutover_hook_command: SecretStr | None = Field(
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"

@@ -19,9 +19,9 @@ _ROOM = 4 * 1024**3  # for several at once, of some 300 MB each
 
 
 @contextmanager
-def running_pair(folder: Path) -> Generator[EmbeddedServers]:
+def running_pair(folder: Path, **settings: str) -> Generator[EmbeddedServers]:
     """Both servers, started, and removed at the end; a power cut may lose everything, which makes them faster."""
-    pair = EmbeddedServers(folder, extra_settings={"fsync": "off", "max_prepared_transactions": "4"})
+    pair = EmbeddedServers(folder, extra_settings={"fsync": "off", "max_prepared_transactions": "4", **settings})
     try:
         pair.start()
         yield pair
@@ -30,7 +30,7 @@ def running_pair(folder: Path) -> Generator[EmbeddedServers]:
 
 
 @contextmanager
-def quick_pair() -> Generator[EmbeddedServers]:
+def quick_pair(**settings: str) -> Generator[EmbeddedServers]:
     """As `running_pair`, in memory where the machine has room for it.
 
     Every test makes and drops two databases of 300 files each: a disk's file system spends a fifth of all the time of
@@ -41,7 +41,7 @@ def quick_pair() -> Generator[EmbeddedServers]:
     place = _MEMORY if in_memory else None
     with tempfile.TemporaryDirectory(prefix=f"{_NAME}{os.getpid()}-", dir=place) as folder:
         Path(folder).chmod(0o711)  # where we are root, the servers' user has to get through
-        with running_pair(Path(folder)) as pair:
+        with running_pair(Path(folder), **settings) as pair:
             yield pair
 
 

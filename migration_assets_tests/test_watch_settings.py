@@ -74,7 +74,8 @@ def test_the_settings_become_thresholds_and_limits(tmp_path: Path) -> None:
     settings = load_settings(
         var=tmp_path, legacy_url=SecretStr("postgresql://h/l"), base_url=SecretStr("postgresql://h/b"),
         lag_warning_seconds=3, throttle_lag_seconds=4, throttle_retained_wal_gb=0, throttle_patience_seconds=5,
+        throttle_snapshot_seconds=6,
     )  # fmt: skip
     migration = open_migration(settings)
     assert migration.thresholds == replace(StreamThresholds(), lag_warning_seconds=3)
-    assert migration.throttle_limits == ThrottleLimits(lag_seconds=4, patience_seconds=5)
+    assert migration.throttle_limits == ThrottleLimits(lag_seconds=4, patience_seconds=5, snapshot_seconds=6)

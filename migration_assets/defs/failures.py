@@ -9,6 +9,7 @@ import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.plain_text import plain
+from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.server_messages import told
 
 
@@ -24,6 +25,9 @@ def readable_failures() -> Generator[None]:
         # Its own stack trace would only bury the text.
         raise failure(error) from None
     except psycopg.Error as error:
+        limit = limit_error(error)
+        if limit is not None:
+            raise failure(limit) from None
         # Tried again as often as it was worth it. The error itself is not chained: Dagster would keep all of it, and
         # what the server adds to its first line holds rows. Where it happened holds none.
         raise dg.Failure(

@@ -131,6 +131,14 @@ class UnavailableError(MigrationError):
     """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
 
 
+class NoRoomError(UnavailableError):
+    """A server has no disk, memory, lock or connection left; what was begun was rolled back."""
+
+
+class HeldBackError(MigrationError):
+    """A copy waited for other load; it was rolled back on both sides, and may be tried again."""
+
+
 class RightsError(MigrationError):
     """Our role may not do what a step needs; it was rolled back, and a right was taken away or never given."""
 

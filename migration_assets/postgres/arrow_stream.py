@@ -17,6 +17,7 @@ from psycopg.pq import Conninfo
 
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError, TableBusyError
 from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.server_messages import told_by_driver
 from migration_assets.postgres.sessions import OWN_ROLE, Timeouts, require_readable, session_settings
@@ -209,10 +210,11 @@ def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, befor
             ) from None
         said = told_by_driver(_NOISE.sub("", str(error)), getattr(error, "sqlstate", None))
         reason = said[:_LONGEST_REASON] or type(error).__name__
-        lost = _is_lost(connection) if connection is not None else is_transient(psycopg.OperationalError(reason))
+        of_connecting = psycopg.OperationalError(reason)
+        lost = _is_lost(connection) if connection is not None else is_transient(of_connecting)
         raise (ConnectionLostError if lost else ArchiveError)(
             f"reading from the base failed: {reason}",
             where=purpose,
             state_left="nothing was read" if before else "what was read so far must not be used",
-            next_step="look at the base's log, then run it again",
+            next_step=(advice_on_limit(of_connecting) or "look at the base's log") + ", then run it again",
         ) from None

@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | None = None) -> CopyEvidence:
     """Copy one slice and prove it; a leaf that is there already is replaced at once, never half.
 
-    A lost connection, a restarting server or a lock that others hold is tried again, from a fresh snapshot.
+    A lost connection, a restarting server or a lock that others hold is tried again, from a fresh snapshot; and so is a
+    copy that waited for too long in one.
 
     Raises:
         PartitionError: The quarter is not open in the base, or the leaf holds rows that the ledger knows nothing of.
@@ -56,7 +57,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         DeletionError: The leaf would lose too many rows without a person's word; it is as before.
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
-        ThrottleError: It was held back for longer than its limits allow.
+        ThrottleError: It was held back for longer than its limits allow; HeldBackError: in every try.
         StreamError: The base is in charge (BaseInChargeError), or a cutover is under way; nothing was touched.
         psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
     """
@@ -89,12 +90,16 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
 
 
 def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
-    """Between two blocks, as long as there is a reason: the servers' buffers fill, and both sides simply wait."""
+    """Between two blocks, as long as there is a reason: the servers' buffers fill, and both sides simply wait.
+
+    Both transactions stay open meanwhile, and with the legacy's its snapshot. So a copy that has waited long enough in
+    one is rolled back: its next try waits before it begins, when nothing is open, and reads from a fresh snapshot.
+    """
 
     def report(rows: int, wire_bytes: int) -> None:
         if on_progress is not None:
             on_progress(rows, wire_bytes)
-        brake.wait()
+        brake.wait(in_snapshot=True)
 
     return report
 
@@ -182,7 +187,9 @@ def _load(
             keep_at_rest(base, pause.stream)
             with clock.phase("true-up"):
                 rows = slice_rows(plan, loaded.description, record, staging)
-                done = true_up(pause.legacy, base, replace(rows, expected_rows=loaded.piped.rows), copy.week, None)
+                rows = replace(rows, expected_rows=loaded.piped.rows)
+                again = copy.stream.recopy_percent
+                done = true_up(pause.legacy, base, rows, copy.week, None, recopy_percent=again)
             proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
             snapshot_at = pause.record.taken_at
         else:

@@ -730,8 +730,8 @@ COMMENT ON TABLE migration.session_locks IS
     'Who works on what: of the rows of one name the first has the lock, as long as the session that wrote it lives';
 COMMENT ON COLUMN migration.slices.lock_key IS 'whoever works on the slice holds the lock "slice " and this number';
 -- The apply worker waits for a row of the marker's own key instead.
-DROP TRIGGER wait_at_marker ON migration.markers;
-DROP FUNCTION migration.wait_at_marker();
+DROP TRIGGER IF EXISTS wait_at_marker ON migration.markers;
+DROP FUNCTION IF EXISTS migration.wait_at_marker();
 UPDATE migration.alerts SET code = 'marker_key_missing' WHERE code = 'marker_trigger_missing';
 UPDATE migration.stream_samples
     SET sample = replace(sample::text, 'marker_trigger_missing', 'marker_key_missing')::jsonb

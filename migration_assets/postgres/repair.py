@@ -77,7 +77,10 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
                 repair_id = begin_repair(
                     base, record, marker=pause.record.marker, lsn=pause.record.lsn, run_id=plan.run_id
                 )
-                done = true_up(pause.legacy, base, rows, week, plan.deletions, repair_id=repair_id)
+                again = plan.limits.recopy_percent
+                done = true_up(
+                    pause.legacy, base, rows, week, plan.deletions, recopy_percent=again, repair_id=repair_id
+                )
                 differences = done.differences
                 repair_id = end_repair(base, repair_id, differences)
                 proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)

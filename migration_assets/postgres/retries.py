@@ -18,7 +18,14 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from migration_assets.domain.errors import ConnectionLostError, RightsError, TableBusyError, UnavailableError
+from migration_assets.domain.errors import (
+    ConnectionLostError,
+    HeldBackError,
+    RightsError,
+    TableBusyError,
+    UnavailableError,
+)
+from migration_assets.postgres.limits_reached import advice_on_limit, limit_error
 from migration_assets.postgres.server_messages import told
 
 _Result = TypeVar("_Result")
@@ -37,7 +44,7 @@ _PERMANENT_CONNECTION = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a little later without anybody changing anything."""
-    if isinstance(error, (ConnectionLostError, TableBusyError)):
+    if isinstance(error, (ConnectionLostError, HeldBackError, TableBusyError)):
         return True
     if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
         return False
@@ -69,6 +76,7 @@ def retry_transient(
 
     Raises:
         UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        NoRoomError: A server's disk, memory or lock table is full.
         RightsError: Our role may not do it, or row level security stands in its way.
         Exception: What `call` raised and no further try would change.
     """
@@ -91,7 +99,10 @@ def retry_transient(
         ) from error
     except psycopg.Error as error:
         if not is_transient(error):
-            raise
+            limit = limit_error(error, where=what)
+            if limit is None:
+                raise
+            raise limit from error
         raise UnavailableError(
             f"{attempts} tries failed, the last one so: {told(error)}",
             where=what,
@@ -123,8 +134,9 @@ def _next_step(error: psycopg.Error) -> str:
             " server as the other one reaches it, by its own host and port (no pooler), with user and password, let in"
             " by its pg_hba.conf; then run this again"
         )
-    if error.sqlstate in {"53300", "53400"}:
-        return "free connections on the server or raise its limit, then run this again"
+    advice = advice_on_limit(error)
+    if advice is not None:
+        return f"{advice}, then run this again"
     return "see whether both servers run and can be reached, then run this again"
 
 

@@ -20,6 +20,7 @@ class StreamLimits:
     parallel: int = 2
     attempts: int = 5
     join_rows: int = 100_000
+    recopy_percent: float = 25.0
     deletions: DeletionLimit = field(default_factory=DeletionLimit)
 
     def timeouts(self) -> Timeouts:

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg
-from psycopg import errors
 
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import HeldBackError, MigrationError
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream
 from migration_assets.postgres.heartbeats import (
@@ -38,12 +37,16 @@ class ThrottleError(MigrationError):
 
 @dataclass(frozen=True)
 class ThrottleLimits:
-    """Above which a copy waits, 0 for never; `patience_seconds` 0: it waits for as long as it takes."""
+    """Above which a copy waits, 0 for never; `patience_seconds` 0: it waits for as long as it takes.
+
+    `snapshot_seconds` is how long all waits in one snapshot of the legacy may take together, 0 for no limit.
+    """
 
     lag_seconds: float = 0.0
     retained_wal_gb: float = 0.0
     legacy_active_sessions: int = 0
     patience_seconds: float = 0.0
+    snapshot_seconds: float = 0.0
 
     @property
     def off(self) -> bool:
@@ -52,10 +55,7 @@ class ThrottleLimits:
 
 
 class Throttle:
-    """Asked by one copy, in one thread, between blocks. Opens its own sessions when first asked; `close` it.
-
-    A copy that waits keeps its snapshot and its COPY open on both sides.
-    """
+    """Asked by one try of a copy, in one thread. Opens its own sessions when first asked; `close` it."""
 
     def __init__(self, databases: Databases, relation: str, limits: ThrottleLimits) -> None:
         self._databases = databases
@@ -64,6 +64,7 @@ class Throttle:
         self._sessions: dict[Side, Connected] = {}
         self._reasons: list[str] = []
         self._looked_at = self._sent_at = float("-inf")
+        self._waited_in_snapshot = 0.0
 
     def close(self) -> None:
         """Give the sessions back; asking again opens new ones."""
@@ -78,17 +79,20 @@ class Throttle:
             self._looked_at = time.monotonic()
         return list(self._reasons)
 
-    def wait(self, on_wait: Callable[[str], None] | None = None) -> float:
+    def wait(self, on_wait: Callable[[str], None] | None = None, *, in_snapshot: bool = False) -> float:
         """Come back when there is no reason to wait any more; says in the log why, each minute, and when it goes on.
 
         Args:
             on_wait: Told the same, for a page that shows it.
+            in_snapshot: Whether a snapshot of the legacy is open: VACUUM removes no row there that died since then, so
+                that all these waits together end after `snapshot_seconds`.
 
         Returns:
             Seconds waited.
 
         Raises:
             ThrottleError: `patience_seconds` passed.
+            HeldBackError: `snapshot_seconds` passed.
         """
         reasons = self.reasons()
         if not reasons:
@@ -103,12 +107,22 @@ class Throttle:
                     state_left="nothing of the slice is in the base; others are as they were",
                     next_step="run it again when the load is over, or raise MIGRATION_THROTTLE_*",
                 )
+            if in_snapshot and 0 < self._limits.snapshot_seconds <= self._waited_in_snapshot + waited:
+                raise HeldBackError(
+                    f"held back for {self._waited_in_snapshot + waited:,.0f} s in one snapshot of the legacy:"
+                    f" {'; '.join(reasons)}",
+                    where=self._relation,
+                    state_left="the snapshot is closed; nothing of the slice is in the base; others are as they were",
+                    next_step="run it again in calmer hours, or raise MIGRATION_THROTTLE_*; with a higher"
+                    " MIGRATION_THROTTLE_SNAPSHOT_SECONDS it waits longer in its snapshot, and VACUUM cleans up later",
+                )
             if time.monotonic() - told_at >= _TELL_SECONDS:
                 told_at = time.monotonic()
                 _tell(f"copy held back: {'; '.join(reasons)}" + self._how_long(waited), on_wait)
             time.sleep(max(0.0, self._looked_at + _LOOK_SECONDS - time.monotonic()))
             reasons = self.reasons()
         waited = time.monotonic() - started
+        self._waited_in_snapshot += waited if in_snapshot else 0.0
         _tell(f"copy goes on after {waited:,.1f} s", on_wait)
         return waited
 
@@ -120,9 +134,6 @@ class Throttle:
     def _look(self) -> list[str]:
         try:
             return self._judge(self._measure())
-        except errors.TooManyConnections as error:
-            self.close()
-            return [f"a server has no connections left: {told(error)}"]
         except psycopg.Error as error:
             # The copy's own sessions will find out whatever is the matter; a throttle must not be what stops it.
             log.warning("the throttle could not look, and holds nothing back: %s", told(error))

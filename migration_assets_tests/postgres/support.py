@@ -170,13 +170,17 @@ class Ground:
     def streamed(self, quarter: FiscalQuarter = QUARTER) -> "Ground":
         """The quarter under CDC; the ledger says that its weeks were copied, and the true-up brings all their rows."""
         self.open(quarter)
+        self.seemingly_copied()
+        self.stream(quarter)
+        return self
+
+    def seemingly_copied(self) -> None:
+        """The ledger says so of every week that was not; a start's true-up brings all rows of these."""
         self.run(
             "base",
             "UPDATE migration.slices SET state = 'copied', copied_at = now(), legacy_rows = 0, legacy_sum_a = 0,"
             " legacy_sum_b = 0, base_rows = 0, base_sum_a = 0, base_sum_b = 0 WHERE state = 'absent'",
         )
-        self.stream(quarter)
-        return self
 
     def validate(self, number: int = 1) -> Validated:
         return validate_slice(self.plan, week(number))

@@ -202,7 +202,9 @@ def standing_gate(ground: Ground, marker: int) -> Generator[Connected]:
 
 def test_a_heartbeat_passes_while_a_cut_holds_its_own_marker(streamed: Ground) -> None:
     # As a validator that waits for its own marker, which never comes.
-    with standing_gate(streamed, 999999):
+    with standing_gate(streamed, 999999) as holder:
+        # Once it may go on it must not wait for a standby of the base, with the worker behind it.
+        assert holder.execute("SHOW synchronous_commit").fetchone() == ("local",)
         streamed.drain()
         streamed.validate()
 

@@ -104,6 +104,24 @@ def test_a_repair_that_is_undone_leaves_exactly_what_was_there_and_is_not_undone
     damaged.assert_same()
 
 
+def test_a_repair_that_copies_a_week_again_keeps_and_puts_back_the_rows_that_differed_alone(damaged: Ground) -> None:
+    damaged.run("base", "UPDATE bookings SET guests = -7 WHERE booked_at < '2024-04-05Z' AND id > 2")
+    before = damaged.contents("base")
+    place = "SELECT ctid::text FROM bookings WHERE id = 97"  # of W01's last day
+    place_before = damaged.one("base", place)
+    done = damaged.repair()
+    assert done.differences.changed > 10
+    assert done.legacy == done.base
+    damaged.assert_same()
+    assert damaged.one("base", place) != place_before, "also rows that were right were written again"
+    kept = "SELECT count(*), count(before) FROM migration.repaired_rows"
+    assert damaged.ask("base", kept) == [(done.differences.rows, done.differences.rows - done.differences.missing)]
+    damaged.undo(done.repair_id)
+    assert damaged.contents("base") == before
+    damaged.repair()
+    damaged.assert_same()
+
+
 _MEDDLERS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("BEFORE INSERT", "NEW.note := 'spoiled'; RETURN NEW"),
     ("BEFORE INSERT", "IF NEW.id = 1 THEN RETURN NULL; END IF; RETURN NEW"),

@@ -173,6 +173,36 @@ def test_of_many_at_once_one_has_it_at_any_moment(ground: Ground) -> None:
     assert ground.queue(_STREAM) == 0
 
 
+def test_whoever_has_no_row_any_more_has_no_lock_and_takes_none_away(ground: Ground) -> None:
+    """Somebody emptied the table, or dropped it and another one was made: rows are numbered anew."""
+    ground.fill(91).open()
+    with ground.databases.session("base", "first") as first, ground.databases.session("base", "second") as second:
+        with session_lock(first, _STREAM, refuse), ExitStack() as stack:
+            raised: list[BaseException] = []
+
+            def wait() -> None:
+                try:
+                    with session_lock(second, _STREAM, refuse):
+                        raise AssertionError("it has what the first one has")
+                except StreamError as error:
+                    raised.append(error)
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            wait_for(lambda: ground.queue(_STREAM) == 2, "it waits")
+            ground.run("base", "TRUNCATE migration.session_locks")
+            waiting.join(patience(30))
+            assert "removed the row of this session" in str(raised[0])
+            stack.enter_context(session_lock(second, _STREAM, refuse))
+            # The first one, which lets go now, has the number that the second has.
+            stack.enter_context(session_lock(second, "another", refuse))
+            numbers = ground.ask("base", "SELECT id, pid FROM migration.session_locks ORDER BY id")
+            assert numbers == [(1, second.info.backend_pid), (2, second.info.backend_pid)]
+            kept = stack.pop_all()
+        with kept:
+            assert not free(ground, _STREAM)
+
+
 def test_a_lock_inside_a_transaction_would_be_seen_by_nobody(ground: Ground) -> None:
     ground.fill(91).open()
     with ground.databases.session("base", "test") as base, base.transaction():
@@ -226,4 +256,6 @@ def test_a_ledger_is_not_upgraded_while_a_program_with_the_older_locks_is_at_wor
                 ensure_ledger(base)
             assert caught.value.state_left == "the ledger is as it was"
             assert ground.one("base", "SELECT max(version) FROM migration.schema_versions") == 10
+        # Whoever has lost the trigger by which the worker waited at markers was told so, and need not make it anew.
+        base.execute("DROP TRIGGER wait_at_marker ON migration.markers")
         assert ensure_ledger(base) == len(ledger_steps())

@@ -1,22 +1,27 @@
 """A copy is held back while a limit is passed, says why in figures, and goes on by itself."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from typing import LiteralString
 
 import psycopg
 import pytest
 
 from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres.bulk_copy import copy_slice
+from migration_assets.postgres.copy_plan import SliceCopy
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_samples import store_sample
 from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.small_stream import SmallStream, small_stream
-from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
+from migration_assets_tests.postgres.support import SPEC, Ground, wait_for, week
 
 NOWHERE = Databases("postgresql://nobody@127.0.0.1:1/nothing", "postgresql://nobody@127.0.0.1:1/nothing")
 
@@ -26,8 +31,8 @@ def stream(ground: Ground) -> SmallStream:
     return small_stream(ground)
 
 
-@pytest.fixture
-def busy(ground: Ground) -> Generator[ExitStack]:
+@contextmanager
+def at_work(ground: Ground) -> Generator[ExitStack]:
     """Three sessions of a shop at work on the legacy, until it is closed."""
     sleep = "SELECT pg_sleep(60)"
     with ExitStack() as stack:
@@ -37,6 +42,12 @@ def busy(ground: Ground) -> Generator[ExitStack]:
             session.pgconn.send_query(sleep.encode())
         active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
         wait_for(lambda: ground.one("legacy", active + " AND datname = current_database()") == 3, "the shop is at work")
+        yield stack
+
+
+@pytest.fixture
+def busy(ground: Ground) -> Generator[ExitStack]:
+    with at_work(ground) as stack:
         yield stack
 
 
@@ -120,6 +131,39 @@ def test_patience_ends_with_the_reason(ground: Ground, busy: ExitStack) -> None:
     ):
         made.wait()
     busy.close()
+
+
+_OPEN: LiteralString = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NOT NULL"
+    " AND application_name LIKE 'migration_assets:FY%'"
+)
+
+
+def test_a_copy_that_waits_for_long_lets_its_snapshot_of_the_legacy_go_and_begins_again(ground: Ground) -> None:
+    ground.fill().open()
+    limits = ThrottleLimits(legacy_active_sessions=1, snapshot_seconds=0.1)
+    plan = SliceCopy(SPEC, ground.calendar, week(1), throttle=limits)
+    tried = "SELECT outcome, coalesce(error, '') FROM migration.attempts ORDER BY id"
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        # A copy that is alone begins, and is kept from loading until its last look at the load is an old one.
+        other = stack.enter_context(psycopg.connect(ground.databases.base_url))
+        other.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
+        copying = pool.submit(copy_slice, ground.databases, plan)
+        since = " AND xact_start < clock_timestamp() - interval '1.5 s'"
+        wait_for(lambda: ground.one("legacy", _OPEN + since), "the copy has its snapshot")
+        shop = stack.enter_context(at_work(ground))
+        other.rollback()
+        wait_for(lambda: [one for one, _ in ground.ask("base", tried)] == ["failed"], "the first try lets go")
+        wait_for(lambda: not ground.one("legacy", _OPEN) and not ground.one("base", _OPEN), "nothing is open")
+        assert not copying.done()
+        ground.run("legacy", "DELETE FROM bookings WHERE id % 2 = 0")
+        shop.close()
+        evidence = copying.result(patience(30))
+    assert evidence.base.rows == 35
+    assert ground.contents("base", 1) == ground.contents("legacy", 1)
+    [(_, given_up), (succeeded, _)] = ground.ask("base", tried)
+    assert succeeded == "succeeded"
+    assert re.search(r"held back for \d+ s in one snapshot of the legacy: 3 active sessions", given_up)
 
 
 def test_between_two_looks_it_costs_nothing(ground: Ground) -> None:

@@ -1,11 +1,13 @@
 """A true-up finds every differing row by its key, and makes the base's rows those of the legacy, byte for byte."""
 
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
@@ -44,9 +46,19 @@ def found(ground: Ground) -> Differences:
         return look(legacy, base, rows, compare(legacy, base, rows))
 
 
-def made_true(ground: Ground) -> TruedUp:
+def made_true(ground: Ground, *, recopy_percent: float = 100.0) -> TruedUp:
     with sides(ground) as (legacy, base, rows):
-        return true_up(legacy, base, rows, week(1), None)
+        return true_up(legacy, base, rows, week(1), None, recopy_percent=recopy_percent)
+
+
+def reads(legacy: Connected) -> int:
+    """How often the table, or an index of it, was read in the transaction."""
+    row = legacy.execute(
+        "SELECT sum(pg_stat_get_xact_numscans(o)) FROM (SELECT indexrelid AS o FROM pg_index WHERE indrelid ="
+        " 'public.bookings'::regclass UNION ALL SELECT 'public.bookings'::regclass) AS parts"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def counts(of: Differences) -> tuple[int, int, int]:
@@ -127,13 +139,71 @@ def test_more_rows_than_one_batch_and_one_chunk_hold(copied: Ground, monkeypatch
         f"INSERT INTO bookings SELECT id + 50000, booked_at FROM bookings WHERE id % 7 = 0 AND {_IN_WEEK}",
     )
     with sides(copied) as (legacy, base, rows):
-        batches = list(differences.differing_keys(legacy, base, rows, compare(legacy, base, rows)))
+        compared = compare(legacy, base, rows)
+        before = reads(legacy)
+        batches = list(differences.differing_keys(legacy, base, rows, compared))
+        assert reads(legacy) == before + 1, "the slice is read once, however many batches it takes"
     assert len(batches) > 5
     assert max(len(batch.of(kind)) for batch in batches for kind in Kind) > 2
     expected = counts(found(copied))
     assert sum(expected) > 40
     assert counts(made_true(copied).differences) == expected
     assert copied.contents("base", 1) == copied.contents("legacy", 1)
+
+
+def test_above_a_share_of_rows_that_differ_all_of_them_are_copied_again_at_once(
+    copied: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 9)
+    monkeypatch.setattr(applying, "_KEYS_AT_ONCE", 2)
+    good, other = copied.contents("base", 1), copied.contents("base", 2)
+    # Of a row that is right: its place says whether it was written again.
+    place: LiteralString = "SELECT ctid::text FROM bookings WHERE id = 91 * 7"
+    for share, again in ((55, False), (54, True)):
+        # 42 rows where the base has 77 then: 54.5 %.
+        copied.run(
+            "base",
+            f"UPDATE bookings SET guests = -1 WHERE id / 91 IN (0, 1, 2, 10) AND {_IN_WEEK}",
+            f"DELETE FROM bookings WHERE id / 91 = 3 AND {_IN_WEEK}",
+            f"INSERT INTO bookings SELECT id + 50000, booked_at FROM bookings WHERE id / 91 IN (4, 5) AND {_IN_WEEK}",
+        )
+        before = copied.one("base", place)
+        with sides(copied) as (legacy, base, rows):
+            done = true_up(legacy, base, rows, week(1), None, recopy_percent=share)
+            # Compared, counted, copied.
+            assert (reads(legacy) == 3) is again
+        assert counts(done.differences) == (7, 14, 21)
+        assert (copied.one("base", place) != before) is again
+        assert copied.contents("base", 1) == good
+    assert copied.contents("base", 2) == other
+
+
+def test_rows_that_are_right_do_not_go_where_that_would_set_off_what_the_wrong_ones_do_not(copied: Ground) -> None:
+    weak = f"weak_{secrets.token_hex(4)}"
+    with psycopg.connect(copied.databases.base_url, autocommit=True) as base:
+        base.execute(
+            sql.SQL(
+                "CREATE TABLE payments (booking bigint, at timestamptz, FOREIGN KEY (booking, at) REFERENCES bookings"
+                " ON DELETE CASCADE); INSERT INTO payments SELECT id, booked_at FROM bookings;"
+                " CREATE ROLE {role}; GRANT ALL ON bookings, payments TO {role}; GRANT USAGE ON SCHEMA migration TO"
+                " {role}; GRANT SELECT ON ALL TABLES IN SCHEMA migration TO {role}"
+            ).format(role=sql.Identifier(weak))
+        )
+        try:
+            base.execute(
+                "DELETE FROM payments WHERE booking % 10 < 6 AND at < '2024-04-08Z';"
+                " DELETE FROM bookings WHERE id % 10 < 6 AND booked_at < '2024-04-08Z'"
+            )
+            paid = copied.one("base", "SELECT count(*) FROM payments")
+            with sides(copied) as (legacy, ours, rows):
+                ours.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(weak)))
+                done = true_up(legacy, ours, rows, week(1), None, recopy_percent=50)
+        finally:
+            base.execute(sql.SQL("DROP OWNED BY {role}; DROP ROLE {role}").format(role=sql.Identifier(weak)))
+    missing, extra, changed = counts(done.differences)
+    assert (missing > 35, extra, changed) == (True, 0, 0)
+    assert copied.contents("base", 1) == copied.contents("legacy", 1)
+    assert copied.one("base", "SELECT count(*) FROM payments") == paid
 
 
 def test_the_sample_names_keys_and_columns_and_has_no_values(copied: Ground) -> None:

@@ -58,7 +58,10 @@ def true_up_weeks(
                     repair = (
                         begin_repair(base, record, marker=marker, lsn=lsn, run_id=plan.run_id) if keep_images else None
                     )
-                    done = true_up(legacy, base, rows, record.week, plan.deletions, repair_id=repair)
+                    again = plan.limits.recopy_percent
+                    done = true_up(
+                        legacy, base, rows, record.week, plan.deletions, recopy_percent=again, repair_id=repair
+                    )
                     if repair is not None:
                         end_repair(base, repair, done.differences)
                     record_proof(

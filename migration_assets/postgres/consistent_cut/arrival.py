@@ -58,6 +58,8 @@ def marker_gate(
 
     try:
         holder.execute("BEGIN")
+        # A standby that is slow to answer must not keep the worker at the gate.
+        holder.execute("SET LOCAL synchronous_commit = local")
         _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
         holder.execute(_ROW_OF_GATE[markers], key)
         yield let_go

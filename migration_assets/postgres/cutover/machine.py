@@ -34,8 +34,15 @@ from migration_assets.postgres.cutover.revalidating import revalidate
 from migration_assets.postgres.cutover.reverse import drop_reverse
 from migration_assets.postgres.cutover.stages import STAGES, let_writes_in
 from migration_assets.postgres.cutover.takeover import alone
-from migration_assets.postgres.cutover.undoing import UnfinishedError, give_up, release_source, undo, was_opened
-from migration_assets.postgres.cutover.work import Work, forward_names, long_session, stream_to_ourselves
+from migration_assets.postgres.cutover.undoing import (
+    UnfinishedError,
+    give_up,
+    release_source,
+    releasing_session,
+    undo,
+    was_opened,
+)
+from migration_assets.postgres.cutover.work import KeptSession, Work, forward_names, long_session, stream_to_ourselves
 from migration_assets.postgres.decommission.fence import give_way, require_not_decommissioned
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_identity import require_same_servers
@@ -83,7 +90,8 @@ def _settle(plan: CutoverPlan, base: Connected, legacy: Connected) -> CutoverRec
     left = unfinished_cutover(base, plan.relation)
     if left is None:
         return None
-    work = _work(plan, left.id, left.kind, base, legacy)
+    source = legacy if left.kind is CutoverKind.CUTOVER else base
+    work = _work(plan, left.id, left.kind, base, legacy, KeptSession(source))
     if was_opened(work):
         log.warning("%s %d was left at %s with the %s open; it is finished now", left.kind, left.id, left.state,
                     left.kind.target)  # fmt: skip
@@ -163,6 +171,7 @@ def _through(
     """All states up to the open target; or, for a rehearsal, back from the last one before that."""
     with ExitStack() as stack:
         stack.enter_context(stream_to_ourselves(base, plan))
+        kept = KeptSession(stack.enter_context(releasing_session(plan, kind)))
         cutover = begin(
             base,
             plan.relation,
@@ -173,7 +182,7 @@ def _through(
             timeout_seconds=plan.timeout_seconds,
             on_begin=plan.on_begin,
         )
-        work = _work(plan, cutover, kind, base, legacy)
+        work = _work(plan, cutover, kind, base, legacy, kept)
         stack.callback(work.deadline.stop)
         stack.enter_context(work.deadline.watched(base))
         stack.enter_context(work.deadline.watched(legacy))
@@ -282,9 +291,11 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
     )
 
 
-def _work(plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, legacy: Connected) -> Work:
-    deadline = Deadline(plan.timeout_seconds, lambda: release_source(plan, kind, cutover))
-    return Work(plan, cutover, kind, base, legacy, forward_names(base, plan.relation), deadline)
+def _work(
+    plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, legacy: Connected, kept: KeptSession
+) -> Work:
+    deadline = Deadline(plan.timeout_seconds, lambda: release_source(plan, kind, cutover, kept=kept))
+    return Work(plan, cutover, kind, base, legacy, forward_names(base, plan.relation), deadline, kept=kept)
 
 
 @contextmanager

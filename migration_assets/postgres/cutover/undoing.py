@@ -1,6 +1,8 @@
 """Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did."""
 
 import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import psycopg
 
@@ -12,9 +14,10 @@ from migration_assets.postgres.cutover.holds import follow_hold, is_open, may_op
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
-from migration_assets.postgres.cutover.work import Work
+from migration_assets.postgres.cutover.work import KeptSession, Work
+from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.server_messages import named, told
-from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +40,41 @@ def was_opened(work: Work) -> bool:
     return is_open(work.target, work.plan.stream)
 
 
-def release_source(plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False) -> bool:
-    """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
-
-    Needs nothing but that side: not the ledger, not the other server.
-    """
+@contextmanager
+def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connected]:
+    """On the source, for letting its writes go."""
     timeouts = Timeouts(lock=plan.stream.limits.cut_lock_timeout_ms, statement=20_000, idle_in_transaction=10_000)
     with plan.stream.databases.session(kind.source, "cutover:release", timeouts) as source:
+        yield source
+
+
+def release_source(
+    plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, kept: KeptSession | None = None
+) -> bool:
+    """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
+
+    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, `kept` does.
+    """
+
+    def once(source: Connected) -> bool:
         return release(source, plan.stream, cutover, looked=looked)
+
+    return _on_source(plan, kind, once, kept)
+
+
+def _on_source(
+    plan: CutoverPlan, kind: CutoverKind, call: Callable[[Connected], bool], kept: KeptSession | None
+) -> bool:
+    try:
+        with releasing_session(plan, kind) as source:
+            return call(source)
+    except psycopg.OperationalError as error:
+        if kept is None or advice_on_limit(error) is None:
+            raise
+        log.warning("the %s takes no further session (%s): its writes are released by one that is open", kind.source,
+                    told(error))  # fmt: skip
+        with kept.alone:
+            return call(kept.session)
 
 
 def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
@@ -64,7 +94,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
             raise CutoverError("the other side accepts writes already", where=work.plan.relation)
         looked = True
     downtime = work.deadline.elapsed_ms if work.deadline.started else None
-    released = release_source(work.plan, work.kind, work.id, looked=looked)
+    released = release_source(work.plan, work.kind, work.id, looked=looked, kept=work.kept)
     work.deadline.stop()
     text = named(error) if error is not None else None
     now = read_cutover(work.base, work.id)
@@ -98,7 +128,8 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
         state = read_cutover(work.base, work.id).state
         undo(work, "aborted", error)
         left = f"writes go on on the {work.kind.source}; everything else was undone"
-        next_step = getattr(error, "next_step", "") or "see the error, then run this again"
+        advice = advice_on_limit(error) if isinstance(error, psycopg.Error) else None
+        next_step = getattr(error, "next_step", "") or f"{advice or 'see the error'}, then run this again"
     except (psycopg.Error, CutoverError) as second:
         log.warning("the %s could not be undone completely (%s)", work.kind, told(second))
         kind = UnfinishedError
@@ -116,9 +147,8 @@ def _released_only(work: Work) -> tuple[str, str]:
     """At least the writes: that needs the source alone."""
     again = "run `migration-assets release-writes` (or this again) when both servers answer"
     try:
-        release_source(work.plan, work.kind, work.id)
-        with work.plan.stream.databases.session(work.kind.source, "cutover:look") as source:
-            free = is_open(source, work.plan.stream)
+        release_source(work.plan, work.kind, work.id, kept=work.kept)
+        free = _on_source(work.plan, work.kind, lambda source: is_open(source, work.plan.stream), work.kept)
     except (psycopg.Error, CutoverError) as error:
         return f"the {work.kind.source} could not be asked to release its writes ({told(error)})", again
     work.deadline.stop()

@@ -1,5 +1,6 @@
 """What a run of the machine has at hand: the sessions, the locks, the names, the deadline."""
 
+import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,17 @@ _STREAM_LOCK_MS = 60_000
 
 
 @dataclass(frozen=True)
+class KeptSession:
+    """A session that was opened before writes were held; one thread at a time uses it.
+
+    Applications whose writes wait, and try again, take all connections that a server has left.
+    """
+
+    session: Connected
+    alone: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
 class Work:
     """One cutover or rollback under way. `base` holds the locks, so that what it does is never done by a dead run."""
 
@@ -44,6 +56,9 @@ class Work:
 
     carried: set[int] = field(default_factory=set[int])
     """Weeks that the worker which brought the last marker has followed since their proof; by their lock's key."""
+
+    kept: KeptSession | None = None
+    """On the source, for letting its writes go where it takes no further session."""
 
     files: dict[SideName, Files] = field(default_factory=dict[SideName, Files])
     """Where each side's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""

@@ -14,7 +14,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.definitions import seen_definitions
 from migration_assets.postgres.fingerprints import take_fingerprint
-from migration_assets.postgres.own_writes import own_writes
+from migration_assets.postgres.own_writes import own_writes, what_fires
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
@@ -41,6 +41,7 @@ def true_up(
     week: FiscalWeek,
     deletions: Deletions | None,
     *,
+    recopy_percent: float,
     repair_id: int | None = None,
 ) -> TruedUp:
     """Make the base's rows of the slice those of the legacy's snapshot.
@@ -51,6 +52,8 @@ def true_up(
         rows: Which rows, and where they are in the base.
         week: For errors.
         deletions: How many rows may be deleted; None for a table that nobody has seen yet.
+        recopy_percent: The share of the slice's rows that differ above which all of them are copied again: one COPY
+            of a range costs less than many rows that are fetched by their keys.
         repair_id: Where set, keeps every changed row's image from before under this repair.
 
     Raises:
@@ -62,16 +65,25 @@ def true_up(
     compared = compare(legacy, base, rows)
     if compared.equal:
         return TruedUp(week, compared.legacy, compared.base, Differences(), definitions)
-    if deletions is not None:
-        _require_few(legacy, base, rows, week, compared, deletions)
-    counts = dict.fromkeys(Kind, 0)
-    for batch in differing_keys(legacy, base, rows, compared):
+    few = int(max(compared.legacy.rows, compared.base.rows) * recopy_percent / 100)
+    counted = None
+    if compared.differing_rows > few or (deletions is not None and _may_be_too_many(compared, deletions)):
+        counted = _counted(legacy, base, rows, compared)
+    if counted is not None and deletions is not None:
+        deletions.require(week, counted.extra, legacy=compared.legacy.rows, base=compared.base.rows)
+    if counted is not None and counted.rows > few and _may_replace(base, rows, compared, counted):
+        differences = counted
         if repair_id is not None:
-            _keep_images(base, rows, batch, repair_id)
-        _apply(legacy, base, rows, batch)
-        for kind in Kind:
-            counts[kind] += len(batch.of(kind))
-    differences = Differences(counts[Kind.MISSING], counts[Kind.EXTRA], counts[Kind.CHANGED])
+            for batch in differing_keys(legacy, base, rows, compared):
+                _keep_images(base, rows, batch, repair_id)
+        _copy_again(legacy, base, rows, compared)
+    else:
+        differences = Differences()
+        for batch in differing_keys(legacy, base, rows, compared):
+            if repair_id is not None:
+                _keep_images(base, rows, batch, repair_id)
+            _apply(legacy, base, rows, batch)
+            differences = batch.added_to(differences)
     now = take_fingerprint(base, rows.target, rows.columns, rows.where)
     if now != compared.legacy:
         raise SliceMismatchError(
@@ -85,14 +97,34 @@ def true_up(
     return TruedUp(week, compared.legacy, now, differences, definitions)
 
 
-def _require_few(
-    legacy: Connected, base: Connected, rows: SliceRows, week: FiscalWeek, compared: Compared, deletions: Deletions
-) -> None:
-    """Before anything is done. The rows are counted only where what differs could be too many."""
-    of_legacy, of_base = compared.legacy.rows, compared.base.rows
-    if deletions.limit.asks(compared.base_rows, legacy=of_legacy, base=of_base):
-        deleted = sum(len(batch.extra) for batch in differing_keys(legacy, base, rows, compared))
-        deletions.require(week, deleted, legacy=of_legacy, base=of_base)
+def _may_be_too_many(compared: Compared, deletions: Deletions) -> bool:
+    """Whether a person might have to confirm what is deleted: only then the rows need be counted before."""
+    return deletions.limit.asks(compared.base_rows, legacy=compared.legacy.rows, base=compared.base.rows)
+
+
+def _counted(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Differences:
+    """How many rows differ, before anything is done; no row is looked at where one side has none."""
+    if not compared.legacy.rows or not compared.base.rows:
+        return Differences(missing=compared.legacy.rows, extra=compared.base.rows)
+    counted = Differences()
+    for batch in differing_keys(legacy, base, rows, compared):
+        counted = batch.added_to(counted)
+    return counted
+
+
+def _may_replace(base: Connected, rows: SliceRows, compared: Compared, counted: Differences) -> bool:
+    """Whether deleting rows that only go to come back sets off nothing that the rows that differ would not."""
+    if not compared.base.rows or counted.extra or counted.changed:
+        return True
+    return not what_fires(base, [rows.target, rows.leaf])
+
+
+def _copy_again(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> None:
+    deleting = compared.base.rows > 0
+    with own_writes(base, [rows.target, rows.leaf], side="base", deleting=deleting):
+        if deleting:
+            base.execute(sql.SQL("DELETE FROM {} WHERE {}").format(table_name(rows.target), rows.where))
+        pipe_rows(legacy, base, rows.description, rows.target, rows.where, freeze=False)
 
 
 def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:

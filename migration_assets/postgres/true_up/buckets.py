@@ -93,6 +93,11 @@ class Compared:
     base_rows: int
 
     @property
+    def differing_rows(self) -> int:
+        """No more rows than that can differ: those of the buckets that do, on the fuller side of each."""
+        return sum(self.differing.values())
+
+    @property
     def equal(self) -> bool:
         """Whether every bucket agrees, which is more than that the sums do."""
         return not self.differing

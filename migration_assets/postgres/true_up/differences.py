@@ -1,13 +1,14 @@
 """Which rows differ, found by comparing key and hash of the buckets that do."""
 
-import io
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
-from psycopg import sql
+from psycopg import ServerCursor, sql
 
 from migration_assets.domain.differences import Difference, Differences, Kind
 from migration_assets.domain.table_spec import QualifiedName
@@ -16,8 +17,10 @@ from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows
 
-# A key and a hash take some 100 bytes on each side.
-_ROWS_AT_ONCE = 400_000
+# A key and a hash take some 300 bytes on each side.
+_ROWS_AT_ONCE = 100_000
+_FETCHED_AT_ONCE = 10_000
+_CURSOR = "migration_assets_differing"
 _SAMPLE = 20
 
 Keys = list[tuple[str, ...]]
@@ -35,48 +38,77 @@ class DifferingKeys:
         """The keys of one kind."""
         return {Kind.MISSING: self.missing, Kind.EXTRA: self.extra, Kind.CHANGED: self.changed}[kind]
 
+    def added_to(self, counts: Differences) -> Differences:
+        """The counts with those of this batch."""
+        return Differences(
+            counts.missing + len(self.missing), counts.extra + len(self.extra), counts.changed + len(self.changed)
+        )
+
 
 def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Iterator[DifferingKeys]:
-    """Batch by batch, so that memory stays bounded however many rows differ; every batch reads the slice once more."""
-    for buckets in _batches(compared.differing):
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
-            future = pool.submit(_keys_and_hashes, legacy, rows, rows.spec.table, buckets)
-            of_base = _keys_and_hashes(base, rows, rows.target, buckets)
-            of_legacy = future.result()
-        yield _compare(of_legacy, of_base, len(rows.key))
+    """Batch by batch, so that memory stays bounded however many rows differ; each side is read once for all of them.
+
+    Args:
+        legacy: In the transaction whose snapshot counts; both sessions may be used for other things between batches.
+        base: The same. What is changed between batches is not seen.
+        rows: The slice.
+        compared: What is known to differ.
+    """
+    names = ["b", *(f"k{number}" for number in range(1, len(rows.key) + 1)), "h"]
+    with (
+        legacy.cursor(name=_CURSOR) as of_legacy,
+        base.cursor(name=_CURSOR) as of_base,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool,
+    ):
+        legacy_side = _InOrder(of_legacy, _keys_and_hashes(rows, rows.spec.table, names, compared), names)
+        base_side = _InOrder(of_base, _keys_and_hashes(rows, rows.target, names, compared), names)
+        for last in _batches(compared.differing):
+            future = pool.submit(legacy_side.through, last)
+            found = base_side.through(last)
+            yield _compare(future.result(), found, len(rows.key))
 
 
-def _batches(differing: dict[int, int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    size = 0
+def _batches(differing: dict[int, int]) -> Iterator[int]:
+    """The last bucket of each batch."""
+    last = size = 0
     for bucket, count in differing.items():
-        if batch and size + count > _ROWS_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-        batch.append(bucket)
+        if size and size + count > _ROWS_AT_ONCE:
+            yield last
+            size = 0
+        last = bucket
         size += count
-    if batch:
-        yield batch
+    if size:
+        yield last
 
 
-def _keys_and_hashes(connection: Connected, rows: SliceRows, table: QualifiedName, buckets: list[int]) -> pl.DataFrame:
-    names = [f"k{number}" for number in range(1, len(rows.key) + 1)]
-    statement = sql.SQL(
-        "COPY (SELECT {keys}, h FROM {hashed} WHERE b = ANY ({buckets})) TO STDOUT (FORMAT csv)"
-    ).format(
-        keys=sql.SQL(", ").join(sql.Identifier(name) for name in names),
+def _keys_and_hashes(rows: SliceRows, table: QualifiedName, names: Sequence[str], compared: Compared) -> sql.Composed:
+    return sql.SQL("SELECT {names} FROM {hashed} WHERE b = ANY ({buckets}) ORDER BY b").format(
+        names=sql.SQL(", ").join(sql.Identifier(name) for name in names),
         hashed=rows.hashed(table),
-        buckets=sql.Literal(buckets),
+        buckets=sql.Literal(list(compared.differing)),
     )
-    received = io.BytesIO()
-    with connection.cursor().copy(statement) as copy:
-        for block in copy:
-            received.write(block)
-    schema = dict.fromkeys([*names, "h"], pl.String)
-    if not received.tell():
-        return pl.DataFrame(schema=schema)
-    received.seek(0)
-    return pl.read_csv(received, has_header=False, schema=schema, empty_string_is_null=False)
+
+
+class _InOrder:
+    """The rows of one side, in the order of their buckets, out of one pass however many batches they are taken in."""
+
+    def __init__(self, cursor: ServerCursor[tuple[Any, ...]], statement: sql.Composed, names: Sequence[str]) -> None:
+        self._cursor = cursor.execute(statement)
+        self._names = list(names[1:])
+        self._fetched: list[tuple[Any, ...]] | None = None
+
+    def through(self, last: int) -> pl.DataFrame:
+        """All that were not taken yet, as far as bucket `last`."""
+        taken: list[tuple[Any, ...]] = []
+        while self._fetched is None or self._fetched:
+            waiting = self._fetched or []
+            end = bisect_right(waiting, last, key=itemgetter(0))
+            taken += [row[1:] for row in waiting[:end]]
+            if end < len(waiting):
+                self._fetched = waiting[end:]
+                break
+            self._fetched = self._cursor.fetchmany(_FETCHED_AT_ONCE)
+        return pl.DataFrame(taken, schema=dict.fromkeys(self._names, pl.String), orient="row")
 
 
 def _compare(legacy: pl.DataFrame, base: pl.DataFrame, key_columns: int) -> DifferingKeys:
