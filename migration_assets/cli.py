@@ -211,6 +211,7 @@ def ui(port: int, host: str, read_only: bool) -> None:
     from migration_assets.terminal.ui import serve_ui  # noqa: PLC0415  Dagster takes seconds to import
 
     loaded = load_settings()
+    keep_files_private(loaded)  # before the first of them
     if loaded.embedded:
         EmbeddedServers(loaded.var).start()
     os.environ.update(dagster_environment(loaded))

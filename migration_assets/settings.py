@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.longest import endless
 from migration_assets.domain.session_places import SessionLimits, weeks_at_once
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
@@ -80,9 +81,7 @@ class MigrationSettings(BaseSettings):
         default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
     )
     ongoing_validation_rows: int = Field(default=20_000_000, ge=1, description="rows of one tick of ongoing validation")
-    heartbeat_seconds: float = Field(
-        default=5.0, gt=0, le=300, description="how long a look waits for its heartbeat, s"
-    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300, description="a look waits so long for its heartbeat, s")
     lag_warning_seconds: float = Field(default=30.0, gt=0, description="the base this far behind: warning, s")
     lag_critical_seconds: float = Field(default=300.0, gt=0, description="the same, critical, s")
     retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
@@ -161,12 +160,9 @@ class MigrationSettings(BaseSettings):
     cutover_patience_seconds: float = Field(
         default=60.0, ge=0, description="how long that, and a moment between writers, are waited for, s"
     )
-    cutover_sequence_margin: int = Field(
-        default=1000, ge=0, description="keys that are left out on the side that writes go to"
-    )
+    cutover_sequence_margin: int = Field(default=1000, ge=0, description="keys left out where writes go to then")
     cutover_compare_all: bool = Field(
-        default=True,
-        description="compare every week while writes are held; else those that changed, validated again just before",
+        default=True, description="compare every week while writes are held; else, before, those that changed"
     )
     cutover_hook_command: SecretStr | None = Field(
         default=None, description="switches the applications; {to} becomes legacy or base; no shell; repeatable"
@@ -282,7 +278,9 @@ class MigrationSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _warns_before_it_is_critical(self) -> Self:
+    def _is_in_order(self) -> Self:
+        if too_long := endless({name: getattr(self, name) for name in type(self).model_fields}):
+            raise ValueError(PREFIX + too_long)
         for name in ("lag_{}_seconds", "retained_wal_{}_gb"):
             warning, critical = name.format("warning"), name.format("critical")
             if getattr(self, warning) > getattr(self, critical):

@@ -1,11 +1,13 @@
 """The command line as a person types it, on real databases."""
 
 import os
+import re
 from pathlib import Path
 
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg import sql
 
 from migration_assets import cli
 from migration_assets.cli import main
@@ -123,3 +125,14 @@ def test_servers_that_never_ran_are_said_to_be_so(tmp_path: Path, environment: d
     assert result.exit_code == 2
     assert "servers start" in result.stderr
     assert environment
+
+
+def test_a_name_that_a_stranger_chose_does_nothing_to_the_terminal(environment: dict[str, str]) -> None:
+    with psycopg.connect(environment["MIGRATION_LEGACY_URL"], autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA migration; CREATE TABLE migration.markers (x int)")
+        create = sql.SQL("CREATE VIEW migration.{} AS SELECT 1 AS x")
+        connection.execute(create.format(sql.Identifier("his\x1b[2J\x1b]0;all is well\x07\u202e")))
+    result = run(environment, "preflight")
+    shown = " ".join(re.sub(r"[│\s]+", " ", result.output).split())
+    assert "his[2J]0;all is well of" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(result.output)

@@ -36,6 +36,22 @@ def test_a_warning_over_its_critical_limit_is_refused(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RECORD_DAYS", "1e12"), ("QUARANTINE_DAYS", "inf"), ("VALIDATION_MAX_AGE_HOURS", "1e9"),
+     ("REALERT_MINUTES", "1e300"), ("COPY_TIMEOUT_SECONDS", "99999999999")],
+)  # fmt: skip
+def test_what_is_to_last_for_ever_is_refused_where_no_clock_could_tell_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Whoever wants to keep something for ever writes many nines: each look of the watch would fail at them."""
+    monkeypatch.setenv(f"MIGRATION_{name}", value)
+    with pytest.raises(SettingsError, match=f"MIGRATION_{name} is over [0-9,]+: longer than"):
+        load_settings()
+    monkeypatch.setenv(f"MIGRATION_{name}", "30000")
+    load_settings()
+
+
 def test_alert_urls_are_separated_by_spaces_or_commas_and_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     urls = ["mailto://u:s3cr3t@example.org?to=a@example.org,b@example.org", "slack://s3cr3t/x", "json://h:1/s3cr3t"]
     monkeypatch.setenv("MIGRATION_ALERT_URLS", f" {urls[0]},{urls[1]}\t {urls[2]} ")

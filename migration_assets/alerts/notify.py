@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import apprise
 
+from migration_assets.domain.plain_text import for_chat
+
 Kind = Literal["info", "success", "warning", "failure"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -27,7 +29,11 @@ class Delivery:
 
 
 def send(urls: Sequence[str], title: str, body: str, kind: Kind = "info") -> tuple[Delivery, ...]:
-    """Send to every channel, one after the other; one that fails is logged and keeps nobody else from being told."""
+    """Send to every channel, one after the other; one that fails is logged and keeps nobody else from being told.
+
+    What others have called things is no markup there.
+    """
+    title, body = for_chat(title), for_chat(body)
     deliveries: list[Delivery] = []
     for number, url in enumerate(urls, start=1):
         delivery = _send_one(f"{number} ({_scheme(url)})", url, title, body, kind)

@@ -8,7 +8,7 @@ import hashlib
 
 import pyarrow as pa
 
-_MAGIC = b"PAR1"
+MAGIC = b"PAR1"
 _TAIL = 8  # four bytes of length, four of magic
 
 
@@ -18,16 +18,16 @@ def footer_in(end: bytes) -> bytes:
     Raises:
         ValueError: They do not end as a Parquet file does, or do not reach back to where the footer begins.
     """
-    if end[-len(_MAGIC) :] != _MAGIC:
+    if end[-len(MAGIC) :] != MAGIC:
         raise ValueError("it does not end as a Parquet file does")
-    size = int.from_bytes(end[-_TAIL : -len(_MAGIC)], "little") + _TAIL
+    size = int.from_bytes(end[-_TAIL : -len(MAGIC)], "little") + _TAIL
     if size > len(end):
         raise ValueError("its footer is said to be longer than what there is")
     return end[-size:]
 
 
-def footer_sha256(file: pa.NativeFile, size: int) -> str:
-    """Of an open file of so many bytes, hexadecimal.
+def read_footer(file: pa.NativeFile, size: int) -> bytes:
+    """Of an open file of so many bytes, with its length and magic.
 
     Raises:
         ValueError: It has no footer.
@@ -37,6 +37,16 @@ def footer_sha256(file: pa.NativeFile, size: int) -> str:
         raise ValueError("it is too short for a footer")
     file.seek(size - _TAIL)
     tail = file.read(_TAIL)
-    length = min(int.from_bytes(tail[: -len(_MAGIC)], "little") + _TAIL, size)
+    length = min(int.from_bytes(tail[: -len(MAGIC)], "little") + _TAIL, size)
     file.seek(size - length)
-    return hashlib.sha256(footer_in(file.read(length))).hexdigest()
+    return footer_in(file.read(length))
+
+
+def footer_sha256(file: pa.NativeFile, size: int) -> str:
+    """Of an open file of so many bytes, hexadecimal.
+
+    Raises:
+        ValueError: It has no footer.
+        OSError: It cannot be read.
+    """
+    return hashlib.sha256(read_footer(file, size)).hexdigest()

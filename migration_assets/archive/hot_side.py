@@ -1,5 +1,6 @@
 """The base's rows inside DuckDB: one branch a week, so that a condition prunes weeks on both sides."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,6 +14,9 @@ from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 
 _ATTACHED = "hot"
+# DuckDB quotes all parameters of a connection that failed, also the passphrase of a key and the secret of an OAuth
+# client, which have no place in its own secrets.
+_PARAMETERS = re.compile(r'(Unable to connect to Postgres) at ".*": ', re.DOTALL)
 _SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
 
 
@@ -62,9 +66,10 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
         duck.execute(f"ATTACH {literal(conninfo)} AS {_ATTACHED} (TYPE postgres, READ_ONLY{secret})")
     except duckdb.Error as error:
         raise ArchiveError(
-            f"the base cannot be read by DuckDB: {_first_line(error)}",
+            f"the base cannot be read by DuckDB: {without_parameters(error)}",
+            where="query",
             state_left="nothing was touched",
-            next_step="see whether the base runs; --cold answers from the archive alone",
+            next_step="see whether the base runs, and whether MIGRATION_QUERY_URL is right where it is set",
         ) from None
     place = next(number for number, column in enumerate(columns) if column.name == hot.control_column)
     kind, control = _SQL_TYPES[columns[place].storage], numbered_name(place)
@@ -88,7 +93,7 @@ def load_reader(duck: duckdb.DuckDBPyConnection) -> None:
             f"the installed reader of PostgreSQL is not for DuckDB {duckdb.__version__}",
             state_left="nothing was touched",
             next_step="install duckdb and duckdb-extension-postgres-scanner in the same version, as constraints.txt"
-            " says; --cold answers from the archive alone",
+            " says",
         )
     with resources.as_file(reader) as path:
         duck.execute(f"LOAD {literal(str(path))}")
@@ -111,5 +116,6 @@ def _conninfo_value(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def without_parameters(error: BaseException) -> str:
+    """What DuckDB says, without the parameters of the connection to the base."""
+    return _PARAMETERS.sub(r"\1: ", str(error)).strip()

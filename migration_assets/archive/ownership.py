@@ -13,6 +13,7 @@ from contextlib import suppress
 import pyarrow as pa
 from pyarrow import parquet
 
+from migration_assets.archive.footers import MAGIC, read_footer
 from migration_assets.archive.layout import MANIFEST, PART_SUFFIX, slice_folder, table_folder
 from migration_assets.archive.manifest import HEAD_KEY, Manifest
 from migration_assets.archive.reading import read_manifest
@@ -113,12 +114,22 @@ def _require_own_week(
 
 
 def _signer(store: ArchiveStore, path: str) -> str | None:
-    """Who wrote a Parquet file, as it says itself; None where it does not, or cannot be read."""
+    """Who wrote a Parquet file, as it says itself; None where it does not, or is none any more.
+
+    Raises:
+        ArchiveError: It cannot be had now, which says nothing of whose it is.
+    """
+    with store.failures(path, "read"), store.open_input(path) as opened:
+        try:
+            footer = read_footer(opened, opened.size())
+        except ValueError:
+            return None
     try:
-        with store.open_input(path) as opened:
-            stored = (parquet.read_metadata(opened).metadata or {}).get(HEAD_KEY)  # pyright: ignore[reportUnknownMemberType]
+        # Out of memory: what fails here is what the bytes say.
+        metadata = parquet.read_metadata(pa.BufferReader(MAGIC + footer)).metadata  # pyright: ignore[reportUnknownMemberType]
     except (pa.ArrowException, OSError):
         return None
+    stored = (metadata or {}).get(HEAD_KEY)
     return _signed_by(stored) if stored else None
 
 

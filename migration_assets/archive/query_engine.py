@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from migration_assets.archive.cold_views import cold_relation
-from migration_assets.archive.hot_side import HotSide, hot_relation
+from migration_assets.archive.hot_side import HotSide, hot_relation, without_parameters
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.questions import require_question
 from migration_assets.archive.quoting import literal
@@ -89,7 +89,7 @@ def _failures() -> Generator[None]:
         yield
     except duckdb.Error as error:
         raise ArchiveError(
-            str(error).strip(),
+            without_parameters(error),
             where="query",
             state_left="nothing was changed",
             next_step="correct the statement; it is DuckDB's SQL",
@@ -134,8 +134,9 @@ def query_engine(
             if home != "main":
                 duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
         except duckdb.Error as error:  # a file that was there a moment ago
+            said = store.scrubbed(duckdb.Error(without_parameters(error)))
             raise ArchiveError(
-                f"the table's two sides cannot be read together: {store.scrubbed(error)}",
+                f"the table's two sides cannot be read together: {said}",
                 where="query",
                 state_left="nothing was touched",
                 next_step="`migration-assets archive QUARTER --reread` says which file it is; bring it back",

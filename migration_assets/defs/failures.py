@@ -8,6 +8,7 @@ import dagster as dg
 import psycopg
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.plain_text import plain
 from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.server_messages import told
 
@@ -44,7 +45,7 @@ def failure(error: MigrationError) -> dg.Failure:
     """The Failure for one of our errors."""
     metadata = {"where": error.where, "state left": error.state_left, "next": error.next_step}
     return dg.Failure(
-        description=str(error),
-        metadata={name: dg.MetadataValue.text(text) for name, text in metadata.items() if text},
+        description=plain(str(error)),
+        metadata={name: dg.MetadataValue.text(plain(text)) for name, text in metadata.items() if text},
         allow_retries=False,
     )

@@ -11,7 +11,7 @@ from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.looks import look_metadata
 from migration_assets.defs.resources import MigrationSource
 from migration_assets.domain.alerting import Alert, dump_alerts, load_alerts
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import ForeignObjectError, MigrationError
 from migration_assets.postgres.change_stream.records import read_stream
 from migration_assets.postgres.ledger import read_slices
 from migration_assets.postgres.server_messages import told
@@ -63,7 +63,7 @@ def change_stream_monitor(
         return dg.SkipReason(f"nothing to watch: {told(error)}")
     try:
         quarters = _quarters_under_cdc(migration)
-    except psycopg.OperationalError:
+    except (psycopg.Error, ForeignObjectError):  # the watch says what it is
         quarters = memory.quarters if memory.begun else None
     watched = watch_stream(migration, memory.alerts, begun=quarters is not None)
     if watched.idle:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from migration_assets.domain.plain_text import UNPRINTABLE
+
 # What Dagster, or whoever launches its runs, calls the person; everything else in a run's tags is not about persons.
 USER_TAGS = ("user", "dagster/user")
 _LONGEST = 200
@@ -23,8 +25,13 @@ class Doer:
 
     def as_json(self) -> str:
         """For a setting of a session, from which the ledger takes it; its own part, the role, the server adds."""
-        tags = {name: value[:_LONGEST] for name, value in self.tags.items()}
-        return json.dumps({"os_user": self.os_user[:_LONGEST], "host": self.host[:_LONGEST], "tags": tags})
+        tags = {name: _fit(value) for name, value in self.tags.items()}
+        return json.dumps({"os_user": _fit(self.os_user), "host": _fit(self.host), "tags": tags})
+
+
+def _fit(text: str) -> str:
+    """Whoever launches a run writes its tags, and what no jsonb can hold would keep its deeds from the ledger."""
+    return UNPRINTABLE.sub(" ", text[:_LONGEST]).encode("utf-8", "replace").decode()
 
 
 def doer_text(done_by: object) -> str:

@@ -34,7 +34,7 @@ class ProblemCode(StrEnum):
     PUBLICATION_ALTERED = "publication_altered"
     IDENTITY_ALTERED = "identity_altered"
     GUARD_MISSING = "guard_missing"
-    MARKER_TRIGGER_MISSING = "marker_trigger_missing"
+    MARKER_KEY_MISSING = "marker_key_missing"
     COLUMNS_DIFFER = "columns_differ"
     RIGHTS_MISSING = "rights_missing"
     LEAF_MISSING = "leaf_missing"
@@ -61,7 +61,7 @@ DRIFTS = frozenset({
     ProblemCode.PUBLICATION_ALTERED,
     ProblemCode.IDENTITY_ALTERED,
     ProblemCode.GUARD_MISSING,
-    ProblemCode.MARKER_TRIGGER_MISSING,
+    ProblemCode.MARKER_KEY_MISSING,
     ProblemCode.COLUMNS_DIFFER,
     ProblemCode.RIGHTS_MISSING,
     ProblemCode.LEAF_MISSING,

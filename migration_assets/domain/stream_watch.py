@@ -64,7 +64,7 @@ def _since(code: ProblemCode, sample: StreamSample) -> datetime:
 
 NEXT_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.BASE_UNREACHABLE: "bring the base back: until then the legacy keeps all WAL for the slot; while the"
-    " base is in charge nobody can write",
+    " base is in charge nobody can write. Where it answers, `migration-assets preflight` says what is wrong there",
     ProblemCode.LEGACY_UNREACHABLE: "bring the legacy back, or correct the role, password or connection limit named"
     " here; the stream goes on by itself",
     ProblemCode.SUBSCRIPTION_MISSING: _REBUILD,
@@ -99,8 +99,8 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     " fail or arrive broken" + _TO_FIT,
     ProblemCode.GUARD_MISSING: "run `migration-assets stream resume`, which makes the guard again, and validate: a"
     " TRUNCATE would not have reached the base",
-    ProblemCode.MARKER_TRIGGER_MISSING: "ALTER TABLE migration.markers ENABLE ALWAYS TRIGGER wait_at_marker, on the"
-    " base: without it no cut is consistent",
+    ProblemCode.MARKER_KEY_MISSING: "ALTER TABLE migration.markers ADD PRIMARY KEY (relation, id), on the base: without"
+    " it the apply worker waits at no marker, and there is no cut",
     ProblemCode.COLUMNS_DIFFER: "run the statements named here, or make the same change on the base's table; then the"
     " stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",

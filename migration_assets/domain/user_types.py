@@ -99,7 +99,7 @@ class UserType:
             schema = quote_identifier(self.extension.schema)
             return (f"CREATE EXTENSION {quote_identifier(self.extension.name)} WITH SCHEMA {schema};",)
         if self.of_table:
-            return (f"-- create table {self.name}: its row type is a column's type",)
+            return (f"-- create table {_in_comment(self.name)}: its row type is a column's type",)
         if self.kind == "r" and "CANONICAL" not in self.definition:
             return (*self.before, f"CREATE TYPE {self.name} AS RANGE ({self.definition});")
         fields = ", ".join(
@@ -113,7 +113,12 @@ class UserType:
         }
         if self.kind == "m":
             return ()  # comes with its range
-        return (made.get(self.kind, f"-- install whatever made type {self.name} in the legacy"),)
+        return (made.get(self.kind, f"-- install whatever made type {_in_comment(self.name)} in the legacy"),)
+
+
+def _in_comment(name: str) -> str:
+    """Where a line ends a comment of SQL does, too: the rest of a name would be statements to whoever pastes it."""
+    return " ".join(name.split())
 
 
 @dataclass(frozen=True)

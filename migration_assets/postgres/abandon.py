@@ -122,7 +122,8 @@ def abandon(
         stream = read_stream(base, plan.relation)
         slot = stream.slot if stream else stream_names(base, plan.relation).slot
         # A look changes nothing; and where markers are gone, nothing is left that a run could make anew.
-        for lock in (StreamLock.START, StreamLock.STREAM) if apply and is_ours(legacy, "markers") else ():
+        any_left = is_ours(legacy, "markers") or is_ours(legacy, "session_locks")
+        for lock in (StreamLock.START, StreamLock.STREAM) if apply and any_left else ():
             stack.enter_context(claimed(legacy, slot, holder=base, lock=lock))
         _require_not_reversed(legacy, plan.spec)
         begun = stream is not None and stream.reason == REASON
@@ -169,7 +170,8 @@ def _steps(
                 lambda: clear_leftovers(base, plan.spec, name, patience_seconds=plan.limits.cut_patience_seconds),
             )
         )
-    if stream is None and not steps and not remains.slot and not remains.publication:
+    left = remains.slot or remains.publication or (remains.objects and not remains.markers_used_by)
+    if stream is None and not steps and not left:
         raise _nothing(plan)
     former = stream.former_identity if stream else None
     of_legacy, notes = _legacy_steps(plan, legacy, name, remains, former)
@@ -208,11 +210,14 @@ def _legacy_steps(
                 lambda: unmark_table(legacy, spec, former, patience_seconds=patience),
             )
         )
-    if remains.markers is not None:
-        whole = "" if remains.markers_used_by else ", their table and schema migration"
+    if remains.objects:
+        markers = remains.markers is not None
+        what = f"{remains.markers:,} markers" if markers else "the table of locks"
+        schema = ", their table and schema migration" if markers else " and its schema"
+        whole = "" if remains.markers_used_by else schema
         steps.append(
             _Step(
-                f"legacy: {remains.markers:,} markers{whole} go",
+                f"legacy: {what}{whole} go",
                 lambda: _markers_note(remove_markers(legacy, spec, name, patience_seconds=patience)),
             )
         )

@@ -14,10 +14,10 @@ from migration_assets.postgres.change_stream.legacy_side import GUARD, drop_publ
 from migration_assets.postgres.change_stream.way import drop_left_behind
 from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
-from migration_assets.postgres.own_objects import drop_own_objects, is_ours, own_trigger_functions
+from migration_assets.postgres.own_objects import ON_LEGACY, drop_own_objects, is_ours, own_trigger_functions
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.server_identity import read_identity
-from migration_assets.postgres.session_locks import take_turn_at_objects
+from migration_assets.postgres.session_locks import others_at_work, take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -37,6 +37,7 @@ class Remains:
         guard: Whether the table has a trigger of ours: against TRUNCATE, or the one that a rehearsed cutover left.
         identity: The table's replica identity: `d`, `n`, `f`, or `i:index`; None without a table.
         markers: Rows of this table among the markers; None where there is no table of markers.
+        objects: Whether anything of ours is in schema migration: a run that died early made the table of locks alone.
         table_shared_with: Other publications of ours that publish the table: guard and identity are theirs, too.
         markers_used_by: Why schema migration stays: who else needs it. Empty where nobody does.
     """
@@ -47,6 +48,7 @@ class Remains:
     guard: bool
     identity: str | None
     markers: int | None
+    objects: bool
     table_shared_with: tuple[str, ...]
     markers_used_by: tuple[str, ...]
 
@@ -68,6 +70,7 @@ def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
         guard=guard,
         identity=replica_identity(legacy, spec) if there else None,
         markers=_markers(legacy, spec),
+        objects=_has_objects(legacy),
         table_shared_with=tuple(one for one in publications_of(legacy, spec) if one != name),
         markers_used_by=_markers_used_by(legacy, spec, name),
     )
@@ -129,16 +132,30 @@ def _index_of(identity: str) -> str:
     return parse_identifiers(identity.removeprefix("i").removeprefix(":"))[-1]
 
 
+def _has_markers(legacy: Connected) -> bool:
+    """Else they were never made, or it is a base's own table of that name, or somebody else's."""
+    return is_ours(legacy, "marker_id") and is_ours(legacy, "markers")
+
+
 def _markers(legacy: Connected, spec: TableSpec) -> int | None:
-    if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
-        return None  # never made, or a base's own table of that name, or somebody else's
+    if not _has_markers(legacy):
+        return None
     row = legacy.execute("SELECT count(*) FROM migration.markers WHERE relation = %s", [spec.relation]).fetchone()
     return int(require_row(row, "a count")[0])
 
 
+def _has_objects(legacy: Connected) -> bool:
+    if _has_markers(legacy):
+        return True
+    # What is in a ledger is a base's own.
+    row = legacy.execute("SELECT to_regclass('migration.slices') IS NULL").fetchone()
+    return bool(require_row(row, "to_regclass")[0]) and any(is_ours(legacy, name) for name in ON_LEGACY)
+
+
 def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str, ...]:
-    if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
-        return ()
+    at_work = tuple(f"backend {pid}, which is at work" for pid in others_at_work(legacy, besides=name))
+    if not _has_markers(legacy):
+        return at_work
     rows = legacy.execute(
         "SELECT DISTINCT 'publication ' || p.pubname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid ="
         " p.oid WHERE r.prrelid = to_regclass('migration.markers') AND p.pubname <> %(name)s"
@@ -154,7 +171,7 @@ def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str
             "functions": own_trigger_functions(legacy),
         },
     ).fetchall()
-    return tuple(str(row[0]) for row in rows)
+    return *(str(row[0]) for row in rows), *at_work
 
 
 def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:
@@ -206,13 +223,12 @@ def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_se
 
     def once() -> tuple[str, ...]:
         with legacy.transaction():
-            if not is_ours(legacy, "markers"):
+            if not _has_objects(legacy):
                 return ()
             # As whoever makes them: another base may begin at this moment.
             take_turn_at_objects(legacy)
-            if not (is_ours(legacy, "marker_id") and is_ours(legacy, "markers")):
-                return ()
-            legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])
+            if _has_markers(legacy):
+                legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])
             if is_ours(legacy, "reverse_markers"):
                 legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [spec.relation])
             users = _markers_used_by(legacy, spec, name)

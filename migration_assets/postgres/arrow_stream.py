@@ -19,7 +19,7 @@ from migration_assets.domain.errors import ArchiveError, ConnectionLostError, Ta
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.retries import is_transient
-from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.server_messages import told_by_driver
 from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
@@ -206,7 +206,8 @@ def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, befor
                 state_left="nothing was read",
                 next_step="let the ALTER TABLE (or whatever locks them) end, then run this again",
             ) from None
-        reason = _NOISE.sub("", told(error)).strip()[:_LONGEST_REASON]
+        said = told_by_driver(_NOISE.sub("", str(error)), getattr(error, "sqlstate", None))
+        reason = said[:_LONGEST_REASON] or type(error).__name__
         of_connecting = psycopg.OperationalError(reason)
         lost = _is_lost(connection) if connection is not None else is_transient(of_connecting)
         raise (ConnectionLostError if lost else ArchiveError)(

@@ -78,10 +78,14 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
     view = hot_view_name(spec)
     statements = _statements(view, spec, columns)
     digest = hashlib.sha256("".join(one.as_string(base) for one in statements).encode()).hexdigest()
+    if _is_made(base, view, digest):
+        return view
     with base.transaction():
-        take_turn_at_partitions(base)
-        row = base.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [str(view)]).fetchone()
-        if row is not None and row[0] == digest:
+        try:
+            take_turn_at_partitions(base)
+        except errors.InsufficientPrivilege as error:
+            raise _may_not(view, spec, error) from error
+        if _is_made(base, view, digest):
             return view
         readers = base.execute(_READERS, [str(view)]).fetchall()
         try:
@@ -93,13 +97,22 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
                     base.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_name(view), who))
                 base.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(table_name(view), sql.Literal(digest)))
         except errors.InsufficientPrivilege as error:
-            raise MigrationError(
-                f"the view {view} has to be made anew, and our role may not: {told(error)}",
-                where=f"{spec.relation} in the base",
-                state_left="nothing was changed",
-                next_step="run the query once as the role that migrates",
-            ) from error
+            raise _may_not(view, spec, error) from error
     return view
+
+
+def _is_made(base: Connected, view: QualifiedName, digest: str) -> bool:
+    row = base.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [str(view)]).fetchone()
+    return row is not None and row[0] == digest
+
+
+def _may_not(view: QualifiedName, spec: TableSpec, error: errors.InsufficientPrivilege) -> MigrationError:
+    return MigrationError(
+        f"the view {view} has to be made anew, and our role may not: {told(error)}",
+        where=f"{spec.relation} in the base",
+        state_left="nothing was changed",
+        next_step="run the query once as the role that migrates",
+    )
 
 
 def _statements(view: QualifiedName, spec: TableSpec, columns: Sequence[StoredColumn]) -> list[sql.Composed]:

@@ -17,7 +17,7 @@ from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.postgres.server_messages import named, told
-from migration_assets.postgres.session_locks import ALIVE
+from migration_assets.postgres.session_locks import is_held
 from migration_assets.postgres.sessions import Connected, require_row
 
 Action = Literal["copy", "verify", "join", "validate", "repair", "undo", "archive", "reread", "retire", "restore"]
@@ -104,15 +104,11 @@ LEFT JOIN LATERAL (
           WHERE relation = s.relation AND quarter = s.quarter AND week = s.week) n
     LEFT JOIN migration.attempts t ON t.id = n.id
 ) a ON true
-CROSS JOIN LATERAL (
-    SELECT EXISTS (
-        SELECT 1 FROM migration.session_locks k WHERE k.name = 'slice ' || s.lock_key AND {alive}
-    ) AS held
-) l
+CROSS JOIN LATERAL (SELECT {is_held} AS held) l
 WHERE s.relation = %(relation)s
   AND (%(quarter)s::text IS NULL OR s.quarter = %(quarter)s) AND (%(week)s::text IS NULL OR s.week = %(week)s)
 ORDER BY s.lower_bound, s.quarter, s.week
-""").format(alive=ALIVE)
+""")
 
 
 def read_slices(connection: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[SliceRecord]:
@@ -146,7 +142,7 @@ def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> Sli
 def _read(connection: Connected, relation: str, quarter: str | None, week: str | None) -> list[SliceRecord]:
     with connection.cursor(row_factory=dict_row) as cursor:
         parameters = {"relation": relation, "quarter": quarter, "week": week}
-        cursor.execute(_READ, parameters)
+        cursor.execute(_READ.format(is_held=is_held(connection, sql.SQL("'slice ' || s.lock_key"))), parameters)
         return [_record(row) for row in cursor]
 
 

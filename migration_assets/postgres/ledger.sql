@@ -729,17 +729,10 @@ CREATE UNLOGGED TABLE migration.session_locks (
 COMMENT ON TABLE migration.session_locks IS
     'Who works on what: of the rows of one name the first has the lock, as long as the session that wrote it lives';
 COMMENT ON COLUMN migration.slices.lock_key IS 'whoever works on the slice holds the lock "slice " and this number';
--- The apply worker asks for it as the owner of the markers, whoever upgrades the ledger.
-DO $$
-DECLARE owner name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'migration.markers'::regclass);
-BEGIN
-    IF owner <> current_user THEN
-        EXECUTE format('ALTER TABLE migration.session_locks OWNER TO %I', owner);
-    END IF;
-END $$;
-CREATE OR REPLACE FUNCTION migration.wait_at_marker() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-    -- Whoever takes a cut has a row of this name, and locks it: the apply worker waits here, exactly at the marker.
-    PERFORM FROM migration.session_locks WHERE name = 'marker ' || NEW.id FOR KEY SHARE;
-    RETURN NEW;
-END $$;
+-- The apply worker waits for a row of the marker's own key instead.
+DROP TRIGGER IF EXISTS wait_at_marker ON migration.markers;
+DROP FUNCTION IF EXISTS migration.wait_at_marker();
+UPDATE migration.alerts SET code = 'marker_key_missing' WHERE code = 'marker_trigger_missing';
+UPDATE migration.stream_samples
+    SET sample = replace(sample::text, 'marker_trigger_missing', 'marker_key_missing')::jsonb
+    WHERE sample::text LIKE '%marker_trigger_missing%';

@@ -15,6 +15,7 @@ from weakref import WeakSet
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import raw_sql
+from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
 
 TAG: LiteralString = "migration_assets: "
 QUARANTINE: LiteralString = "migration_quarantine"
@@ -57,14 +58,6 @@ ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_w
 """Functions of the triggers that we put on tables of others; the same holds for them."""
 # What the bodies of earlier versions say, and no stranger's does.
 _OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
-# A superuser is every role's member by effect: for one only real memberships count.
-_TRUSTED: LiteralString = """
-WITH trusted AS (
-    SELECT r.oid FROM pg_roles r, pg_roles me WHERE me.rolname = current_user
-    AND (r.oid = me.oid OR r.rolsuper OR NOT me.rolsuper AND pg_has_role(r.oid, 'USAGE')
-         OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = me.oid AND m.roleid = r.oid))
-)
-"""
 _PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
             WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'index' END,
@@ -85,46 +78,13 @@ SELECT 'function', format('%s(%s)', p.proname, pg_get_function_identity_argument
 FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration')
 ORDER BY 1, 2
 """
-# What could run somebody's statements as our role: whose owner may add triggers, rules, defaults and policies to it, or
-# replace its text; a trigger that calls a function of his; the right to add one.
-_UNTRUSTED: LiteralString = """
-, ours AS (
-    SELECT c.oid, c.relname, c.relowner, c.relacl, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW'
-           WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind
-    FROM pg_class c WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-    AND c.relname = ANY(%(names)s)
-)
-SELECT format('role %%I owns %%s migration.%%I', pg_get_userbyid(o.relowner), lower(o.kind), o.relname),
-       format('ALTER %%s migration.%%I OWNER TO CURRENT_USER;', o.kind, o.relname)
-FROM ours o WHERE o.relowner NOT IN (SELECT oid FROM trusted)
-UNION ALL
-SELECT format('role %%I owns function %%s', pg_get_userbyid(p.proowner), p.oid::regprocedure),
-       format('ALTER FUNCTION %%s OWNER TO CURRENT_USER;', p.oid::regprocedure)
-FROM pg_proc p WHERE p.pronamespace = to_regnamespace('migration') AND p.proowner NOT IN (SELECT oid FROM trusted)
-AND p.proname = ANY(%(functions)s)
-UNION ALL
-SELECT format('trigger %%I on migration.%%I calls %%s of role %%I', t.tgname, o.relname, p.oid::regprocedure,
-              pg_get_userbyid(p.proowner)),
-       format('DROP TRIGGER %%I ON migration.%%I;', t.tgname, o.relname)
-FROM ours o JOIN pg_trigger t ON t.tgrelid = o.oid AND NOT t.tgisinternal JOIN pg_proc p ON p.oid = t.tgfoid
-WHERE p.proowner NOT IN (SELECT oid FROM trusted)
-UNION ALL
-SELECT format('%%s may put triggers on migration.%%I', g.who, min(o.relname))
-       || CASE WHEN count(*) > 1 THEN format(' and %%s other tables', count(*) - 1) ELSE '' END,
-       format('REVOKE TRIGGER ON ALL TABLES IN SCHEMA migration FROM %%s;', g.who)
-FROM ours o CROSS JOIN LATERAL (
-    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)::text) END AS who
-    FROM aclexplode(o.relacl) a WHERE a.privilege_type = 'TRIGGER' AND a.grantee NOT IN (SELECT oid FROM trusted)) g
-GROUP BY g.who
-ORDER BY 1
-"""
 OWNS: LiteralString = "owns the schema"
 CREATES: LiteralString = "may create in the schema"
 # Who could harm the ledger without running anything as our role: drop what is in it, get in the way of its next
-# version, or write what no step of ours has found.
+# version, write what no step of ours has found, or lock its tables. To read them is all that harms nobody.
 _MEDDLERS: LiteralString = """
 , ours AS (
-    SELECT c.relname, c.relacl FROM pg_class c
+    SELECT c.oid, c.relname, c.relacl FROM pg_class c
     WHERE c.relnamespace = to_regnamespace('migration') AND c.relkind IN ('r', 'S') AND c.relname = ANY(%(names)s)
 ), found AS (
     SELECT n.nspowner AS role, %(owns)s AS may FROM pg_namespace n WHERE n.nspname = 'migration'
@@ -133,8 +93,10 @@ _MEDDLERS: LiteralString = """
     WHERE n.nspname = 'migration' AND a.privilege_type = 'CREATE'
     UNION ALL
     SELECT a.grantee, format('may %%s migration.%%I', lower(a.privilege_type), o.relname)
-    FROM ours o, aclexplode(o.relacl) a
-    WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+    FROM ours o, LATERAL (
+        SELECT * FROM aclexplode(o.relacl)
+        UNION ALL SELECT x.* FROM pg_attribute t, aclexplode(t.attacl) x WHERE t.attrelid = o.oid) a
+    WHERE a.privilege_type NOT IN ('SELECT', 'USAGE', 'TRIGGER')
 )
 SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)::text) END,
        array_agg(DISTINCT may ORDER BY may)
@@ -159,15 +121,6 @@ NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_ro
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
 
-# Mostly everything in the schema is our own, and nobody was ever granted anything: that is seen at once.
-_ALL_OURS: LiteralString = """
-SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-                   AND (c.relowner <> me.oid OR c.relacl IS NOT NULL))
-   AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner <> me.oid)
-FROM pg_namespace n, pg_roles me WHERE n.nspname = 'migration' AND me.rolname = current_user AND NOT EXISTS (
-    SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE c.relnamespace = n.oid AND NOT t.tgisinternal AND p.proowner <> me.oid)
-"""
 _VERSIONS_ARE_OURS: LiteralString = """
 SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
@@ -203,7 +156,7 @@ class OwnSchema:
 
 def _places(connection: Connected) -> list[tuple[Any, ...]]:
     """Kind, name, owner, whether that owner is trusted, comment, text and columns of everything in the schema."""
-    return connection.execute(_TRUSTED + _PLACES).fetchall()
+    return connection.execute(TRUSTED + _PLACES).fetchall()
 
 
 def _untrusted(connection: Connected) -> list[tuple[str, str]]:
@@ -211,7 +164,7 @@ def _untrusted(connection: Connected) -> list[tuple[str, str]]:
     names = ledger_names() | set(_TABLES)
     functions = {name.partition("(")[0] for name in names | _FUNCTIONS if "(" in name}
     return connection.execute(
-        _TRUSTED + _UNTRUSTED, {"names": sorted(names - _FUNCTIONS), "functions": sorted(functions)}
+        TRUSTED + UNTRUSTED, {"names": sorted(names - _FUNCTIONS), "functions": sorted(functions)}
     ).fetchall()
 
 
@@ -225,7 +178,7 @@ def require_trusted(connection: Connected) -> None:
     """
     if connection in _LOOKED:
         return
-    ours = connection.execute(_ALL_OURS).fetchone()
+    ours = connection.execute(ALL_OURS).fetchone()
     found = [] if ours and ours[0] else _untrusted(connection)
     if found:
         raise ForeignObjectError(
@@ -280,7 +233,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     names = sorted((ledger_names() | set(_TABLES)) - _FUNCTIONS)
     meddlers = tuple(
         (str(who), tuple(may))
-        for who, may in connection.execute(_TRUSTED + _MEDDLERS, {"names": names, "owns": OWNS, "creates": CREATES})
+        for who, may in connection.execute(TRUSTED + _MEDDLERS, {"names": names, "owns": OWNS, "creates": CREATES})
     )
     return OwnSchema(tuple(collisions), tuple(untrusted), meddlers, tuple(others), None if creating else role)
 
@@ -311,7 +264,7 @@ def read_quarantine(base: Connected) -> QuarantineSchema:
                 " WHERE r.step = 'quarantined'"
             )
         ]
-    row = base.execute(_TRUSTED + _QUARANTINE, {"ours": ours, "schema": QUARANTINE}).fetchone()
+    row = base.execute(TRUSTED + _QUARANTINE, {"ours": ours, "schema": QUARANTINE}).fetchone()
     if row is None:
         return QuarantineSchema(None, None, ())
     owner, trusted, missing, strangers = row

@@ -9,12 +9,11 @@ import re
 import psycopg
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.plain_text import UNPRINTABLE
 
 LONGEST = 1000
 """Characters of a text that is told; nobody can make an alert of a megabyte."""
 
-# What moves a terminal's cursor, ends a line or reverses a text's direction.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _NAME = r'"[^"]{1,200}"'
 _TARGET = rf"logical replication target relation {_NAME}"
 # What may be shown; a message that begins otherwise is not. Each pattern ends before a value can begin.
@@ -41,6 +40,8 @@ _MESSAGES = (
     r"permission denied for (table|schema|sequence|function|type|language) [\w.]+",
     rf"(relation|schema|type|function|column|role|collation) {_NAME} does not exist",
     r"could not (connect to the publisher|start WAL streaming|receive data from WAL stream)",
+    r"(canceling statement|terminating connection) due to [\w -]+",
+    r"division by zero",
     rf"(replication slot|publication) {_NAME} does not exist",
 )
 _SHOWN = re.compile("|".join(_MESSAGES))
@@ -55,9 +56,23 @@ def shown_message(message: str) -> str | None:
     return found.group() if found else None
 
 
+def told_by_driver(text: str, sqlstate: str | None) -> str:
+    """What a driver says that puts the server's message behind its own words, on one line and without values.
+
+    Args:
+        text: Of its error.
+        sqlstate: None where it does not say the code: then only what is known to hold no value is told.
+    """
+    line = (text.strip().splitlines() or [""])[0]
+    _, found, message = line.partition("ERROR: ")  # in another language the server says another word
+    if sqlstate.startswith(_TOLD_WITH_VALUES) if sqlstate else found or "[PGRES_" in line:
+        line = f"ERROR: {shown_message(message.strip()) or 'its text may hold values'}; the server's log has the rest"
+    return clean(line)
+
+
 def clean(text: str) -> str:
     """On one line and no longer than `LONGEST`, without what a terminal or a chat would act upon."""
-    plain = " ".join(_UNPRINTABLE.sub(" ", text).split())
+    plain = " ".join(UNPRINTABLE.sub(" ", text).split())
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
 
@@ -84,7 +99,8 @@ def conceal(error: psycopg.Error) -> None:
     What it is made of (`diag`) stays: it is for whoever looks for it on purpose.
     """
     if error.diag.message_primary is None:
-        return  # libpq's own: of connections
+        error.args = (_without_values(error),)
+        return
     more = () if _holds_values(error) else (error.diag.message_detail, error.diag.message_hint)
     error.args = ("\n".join([_without_values(error), *(line for line in more if line)]),)
 
@@ -95,8 +111,10 @@ def _holds_values(error: psycopg.Error) -> bool:
 
 def _without_values(error: psycopg.Error) -> str:
     said = error.diag.message_primary
-    if said is None:
-        return str(error)
+    if said is None:  # libpq's own, of connections; or psycopg's, of values that Python has no type for
+        return (
+            "DataError: a value that cannot be read or written" if isinstance(error, psycopg.DataError) else str(error)
+        )
     if not _holds_values(error):
         # Of a hint the setting's name alone: what a limit is called helps, and any function may write a hint.
         limit = _LIMIT.search(error.diag.message_hint or "") if (error.sqlstate or "").startswith("53") else None

@@ -26,17 +26,21 @@ ALIVE = sql.SQL(
 )
 """Whether the session that wrote row `k` of migration.session_locks lives."""
 
-HOLDER = sql.SQL("""
+_HOLDER = sql.SQL("""
 SELECT k.pid FROM (
     SELECT * FROM migration.session_locks k WHERE k.name = %(lock)s AND {alive} ORDER BY k.id LIMIT 1
 ) k WHERE NOT k.shared AND k.pid <> pg_backend_pid()
 """).format(alive=ALIVE)
-"""Which other session has the lock of that name alone; a shared look is nobody at work."""
 
+_HELD = sql.SQL("EXISTS (SELECT FROM migration.session_locks k WHERE k.name = {name} AND {alive})")
+_OTHERS = sql.SQL("""
+SELECT DISTINCT k.pid FROM migration.session_locks k
+WHERE k.pid <> pg_backend_pid() AND (%(besides)s = '' OR position(%(besides)s IN k.name) = 0) AND {alive} ORDER BY 1
+""").format(alive=ALIVE)
 _OLD_HOLDER = sql.SQL("""{holder}
 AND coalesce((SELECT a.backend_start < clock_timestamp() - %(seconds)s * interval '1 s'
               FROM pg_stat_get_activity(k.pid) a), true)
-""").format(holder=HOLDER)
+""").format(holder=_HOLDER)
 
 # One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
 # before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
@@ -51,14 +55,19 @@ SELECT coalesce((SELECT max(id) FROM migration.session_locks), 0) + 1, {name}, {
 FROM pg_stat_get_activity(pg_backend_pid()) a
 RETURNING id
 """)
-_LEAVE = sql.SQL("SET LOCAL synchronous_commit = off; DELETE FROM migration.session_locks WHERE id = {}")
+# By process, too: where somebody dropped the table meanwhile, its rows are numbered anew.
+_LEAVE = sql.SQL(
+    "SET LOCAL synchronous_commit = off; DELETE FROM migration.session_locks WHERE id = {} AND pid = pg_backend_pid()"
+)
 _BEFORE = sql.SQL("""
 FROM migration.session_locks k JOIN migration.session_locks mine ON mine.id = %(mine)s AND mine.name = k.name
 WHERE k.id < mine.id AND NOT (k.shared AND mine.shared) AND k.pid <> mine.pid AND {alive}
   AND NOT EXISTS (SELECT FROM migration.session_locks own WHERE own.name = mine.name AND own.pid = mine.pid
                   AND own.id < mine.id AND (mine.shared OR NOT own.shared))
 """).format(alive=ALIVE)
-_IS_BEHIND = sql.SQL("SELECT EXISTS (SELECT {before})").format(before=_BEFORE)
+_IS_BEHIND = sql.SQL(
+    "SELECT EXISTS (SELECT {before}) FROM migration.session_locks WHERE id = %(mine)s AND pid = pg_backend_pid()"
+).format(before=_BEFORE)
 _WHO = sql.SQL("""
 SELECT format('backend %%s (role %%s, connected since %%s UTC, %%s)', a.pid, coalesce(a.usename::text, '?'),
               coalesce((a.backend_start AT TIME ZONE 'UTC')::timestamp(0)::text, '?'), {application})
@@ -83,27 +92,16 @@ def session_lock(
         MigrationError: What `refuse` made: somebody else holds it.
         psycopg.Error: The session was lost, or our role may not write to the table.
     """
-    number = stand_in_queue(connection, name, shared=shared)
+    number = _take(connection, name, refuse, shared=shared)
     try:
-        _wait(connection, number, refuse)
         yield
     finally:
-        # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
-        with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
-            connection.execute(_LEAVE.format(sql.Literal(number)))
+        _leave(connection, number)
 
 
-def stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
-    """Write the session's row of that name, for others to see, and wait for nobody; the row's number.
-
-    It goes with the session: whoever comes next takes it away.
-    """
-    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
-        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
-    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
-    while cursor.nextset():
-        pass
-    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
+def lock_until_session_ends(connection: Connected, name: str, refuse: Callable[[str], MigrationError]) -> None:
+    """As `session_lock`, alone, for a session that may be in a transaction, or read-only, when it is closed."""
+    _take(connection, name, refuse, shared=False)
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
@@ -117,9 +115,36 @@ def holder_pids(connection: Connected, name: str, *, older_than_seconds: float =
     return [int(pid) for (pid,) in rows]
 
 
+def holder_or_null(connection: Connected) -> sql.Composed:
+    """An expression for the process of the other session that has lock `%(lock)s` alone; NULL where nobody can."""
+    return sql.SQL("({})").format(_HOLDER if has_session_locks(connection) else sql.SQL("SELECT NULL::integer"))
+
+
+def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
+    """Whether somebody has the lock that the expression names, or waits for it; false where there is no table."""
+    if not has_session_locks(connection):
+        return sql.Composed([sql.SQL("false")])
+    return _HELD.format(name=name, alive=ALIVE)
+
+
+def others_at_work(connection: Connected, *, besides: str) -> list[int]:
+    """The processes of other sessions that have locks, or wait for them, where the lock's name has not that in it.
+
+    Nobody comes to work while the caller's transaction has its turn at the objects.
+    """
+    if not has_session_locks(connection):
+        return []
+    return [int(pid) for (pid,) in connection.execute(_OTHERS, {"besides": besides}).fetchall()]
+
+
 def has_session_locks(connection: Connected) -> bool:
-    """Whether the table is there, and ours: an older ledger has none, nor has a legacy that nothing was done to."""
-    row = connection.execute("SELECT to_regclass('migration.session_locks') IS NOT NULL").fetchone()
+    """Whether the table is there, and ours: an older ledger has none, nor has a legacy that nothing was done to.
+
+    A standby has none that anybody could read, and nobody works there.
+    """
+    row = connection.execute(
+        "SELECT to_regclass('migration.session_locks') IS NOT NULL AND NOT pg_is_in_recovery()"
+    ).fetchone()
     if not require_row(row, "to_regclass")[0]:
         return False
     require_trusted(connection)
@@ -169,11 +194,36 @@ def make_session_locks(legacy: Connected) -> None:
             return None
 
 
+def _take(connection: Connected, name: str, refuse: Callable[[str], MigrationError], *, shared: bool) -> int:
+    number = _stand_in_queue(connection, name, shared=shared)
+    try:
+        _wait(connection, number, refuse)
+    except BaseException:
+        _leave(connection, number)
+        raise
+    return number
+
+
+def _leave(connection: Connected, number: int) -> None:
+    # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
+    with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
+        connection.execute(_LEAVE.format(sql.Literal(number)))
+
+
+def _stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
+    if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
+        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
+    cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
+    while cursor.nextset():
+        pass
+    return int(require_row(cursor.fetchone(), "a place in the queue")[0])
+
+
 def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationError]) -> None:
     began, pause = time.monotonic(), _SHORTEST
     patience: float | None = None
     mine = {"mine": number}
-    while require_row(connection.execute(_IS_BEHIND, mine).fetchone(), "EXISTS")[0]:
+    while _is_behind(connection, mine, refuse):
         if patience is None:
             patience = _lock_timeout(connection)
         if patience and time.monotonic() - began > patience:
@@ -181,6 +231,13 @@ def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationE
             raise refuse(str(who[0]) if who else "another session, which has just ended")
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST)
+
+
+def _is_behind(connection: Connected, mine: dict[str, int], refuse: Callable[[str], MigrationError]) -> bool:
+    row = connection.execute(_IS_BEHIND, mine).fetchone()
+    if row is None:
+        raise refuse("nobody any more: somebody removed the row of this session, which waited for it")
+    return bool(row[0])
 
 
 def _lock_timeout(connection: Connected) -> float:

@@ -43,7 +43,7 @@ class BaseSide:
     subscription: dict[str, Any] | None
     subscribed: frozenset[tuple[str, str]]
     rights_missing: tuple[str, ...]
-    marker_trigger: bool
+    marker_key: bool
     refused: tuple[RefusedChanges, ...]
     description: TableDescription | None
 
@@ -94,15 +94,15 @@ def examine_base(base: Connected, spec: TableSpec, subscription: str) -> BaseSid
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.srsubid = %s AND r.srsubstate = 'r'",
         [found["oid"] if found else 0],
     ).fetchall()
-    trigger = base.execute(
-        "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'migration.markers'::regclass"
-        " AND tgname = 'wait_at_marker' AND tgenabled = 'A')"
+    key = base.execute(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = 'migration.markers'::regclass"
+        " AND indisprimary AND indisvalid AND indimmediate)"
     ).fetchone()
     return BaseSide(
         subscription=found,
         subscribed=frozenset((row[0], row[1]) for row in subscribed),
         rights_missing=_rights_missing(base, spec, found["oid"]) if found else (),
-        marker_trigger=bool(require_row(trigger, "EXISTS")[0]),
+        marker_key=bool(require_row(key, "EXISTS")[0]),
         refused=tuple(refused_changes(base, spec.table)),
         description=describe_table(base, spec.table),
     )
@@ -178,8 +178,8 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
         )
     if not legacy.guarded:
         add(ProblemCode.GUARD_MISSING, "the guard against TRUNCATE is gone from the legacy's table, or disabled")
-    if not base.marker_trigger:
-        add(ProblemCode.MARKER_TRIGGER_MISSING, "the trigger on the base's markers is gone, or not ENABLE ALWAYS")
+    if not base.marker_key:
+        add(ProblemCode.MARKER_KEY_MISSING, "the primary key of the base's markers is gone, or deferrable")
     for what in _of_columns(legacy.description, base.description):
         add(ProblemCode.COLUMNS_DIFFER, what)
     for what in base.rights_missing:

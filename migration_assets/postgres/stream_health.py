@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 
-from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
 from migration_assets.domain.stream_sample import StreamSample
@@ -38,7 +38,7 @@ from migration_assets.postgres.runway import missing_leaves, read_places
 from migration_assets.postgres.server_identity import look_at_servers, open_change
 from migration_assets.postgres.server_markers import MarkersWatch
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.session_locks import HOLDER
+from migration_assets.postgres.session_locks import holder_or_null
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, require_row
 from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts, stricter_in_base
 from migration_assets.postgres.stream_plan import StreamPlan
@@ -161,10 +161,10 @@ def _errors(seen: dict[str, Any]) -> bool:
 
 @contextmanager
 def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
-    """Whatever the server says against it becomes part of the sample."""
+    """Whatever stands against it becomes part of the sample: somebody is to be told."""
     try:
         yield
-    except psycopg.Error as error:
+    except (psycopg.Error, ForeignObjectError) as error:
         seen[f"{side}_error"] = told(error)
         log.info("the %s could not be asked: %s", side, told(error))
 
@@ -181,7 +181,7 @@ _BASE = sql.SQL("""
 SELECT s.status, s.reason, extract(epoch FROM clock_timestamp() - s.status_since)::float8 AS status_seconds,
        p.oid IS NOT NULL AS subscription_exists, p.subenabled AS subscription_enabled, to_jsonb(t) AS stats,
        (SELECT format('backend %%s (%%s)', a.pid, {application})
-        FROM ({holder}) h JOIN pg_stat_activity a USING (pid)) AS worked_on_by,
+        FROM pg_stat_activity a WHERE a.pid = {holder}) AS worked_on_by,
        (SELECT string_agg(format('backend %%s (role %%s, %%s)', a.pid, coalesce(a.usename::text, '?'), {application}),
                           '; ')
         FROM pg_stat_subscription w CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS b(pid)
@@ -192,7 +192,7 @@ LEFT JOIN pg_subscription p ON p.subname = s.subscription
       AND p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 LEFT JOIN pg_stat_subscription_stats t ON t.subid = p.oid
 WHERE s.relation = %(relation)s
-""").format(application=APPLICATION, holder=HOLDER)
+""")
 
 
 def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> StreamRecord | None:
@@ -200,7 +200,10 @@ def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> Strea
         return None
     record = read_stream(base, relation)
     with base.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(_BASE, {"lock": StreamLock.STREAM.named(relation), "relation": relation}).fetchone()
+        row = cursor.execute(
+            _BASE.format(application=APPLICATION, holder=holder_or_null(base)),
+            {"lock": StreamLock.STREAM.named(relation), "relation": relation},
+        ).fetchone()
     if record is None or row is None:
         return None
     stats: dict[str, Any] = row.pop("stats") or {}

@@ -4,8 +4,9 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -140,10 +141,11 @@ def _write(
     sha256 = hashlib.sha256(content).hexdigest()
     table = re.sub(r"[^A-Za-z0-9_.-]+", "_", migration.spec.relation)
     path = folder / f"evidence-{table}-{quarter.key if quarter else _WHOLE}.html"
-    aside = path.with_suffix(".html.partial")
+    # A name that nobody knows before: in a folder of several people it would be a link to another file of ours.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -164,6 +166,9 @@ def _write(
             state_left="an older file of this name is as it was",
             next_step="name a folder that can be written to with --to",
         ) from error
+    finally:
+        with suppress(OSError):  # it is gone already where all went well
+            aside.unlink(missing_ok=True)
     return WrittenPack(path, quarter, sha256, answer(facts), facts.head)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from migration_assets.domain.alerting import Alert
+from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_thresholds import Severity, StreamThresholds, high_change
@@ -79,7 +80,7 @@ def observe(migration: Migration) -> Observed:
                     weeks=tuple((key, under_cdc.count(key)) for key in dict.fromkeys(under_cdc)),
                     alerts=open_alerts(base, relation),
                 )
-        except psycopg.OperationalError as error:  # it was there for the look
+        except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
             sample = replace(sample, base_error=told(error))
     raised = {alert.code: alert.severity for alert in known.alerts}
     problems = evaluate(View(sample, history, thresholds, raised)).problems

@@ -1,5 +1,6 @@
 """Questions over hot and cold rows as one table: the base's own, and those that only the archive still has."""
 
+import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,8 @@ def export(migration: Migration, statement: str, target: Path) -> Exported:
         ArchiveError: As `ask`, or the file cannot be written.
     """
     started = time.monotonic()
-    aside = target.with_name(f".{target.name}.part")
+    # A name that nobody knows before: in a folder of several people it would be a link to another file of ours.
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         rows, _ = _steady(migration, lambda engine: engine.export(statement, aside, like=target))
         size = aside.stat().st_size

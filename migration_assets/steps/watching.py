@@ -9,7 +9,7 @@ import psycopg
 
 from migration_assets.alerts.notify import Delivery, Kind, send
 from migration_assets.domain.alerting import Alert, AlertPolicy, Event, Message, advance, mark_sent
-from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, high_change
@@ -88,11 +88,11 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
         try:
             with migration.databases.session("base", "watch") as base:
                 return _watch_with_ledger(migration, base, sample, remembered)
-        except psycopg.OperationalError as error:  # it was there for the look
+        except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
             sample = replace(sample, base_error=told(error))
         except ServerChangedError as error:  # a standby; the look says so, too
             standby = error.what
-    why = standby or ("the base has no ledger" if sample.base_error is None else "the base is away")
+    why = standby or ("the base has no ledger" if sample.base_error is None else "the base cannot be asked")
     log.warning("%s, and this look is not stored%s", why, f": {sample.base_error}" if sample.base_error else "")
     note = f"{why}: neither the look nor its alerts could be stored"
     judged = replace(_judge(migration, sample, (), tuple(remembered)), note=note)
@@ -127,21 +127,28 @@ def _watch_with_ledger(
             return Watched(sample, judged.problems, tuple(known.values()), note=note, high_change=judged.high_change)
         store_sample(base, sample)
         save_alerts(base, relation, (*judged.open, *judged.cleared))
-        _prune(migration, base)
         watched = replace(_tell(migration, judged), stored=True)
         try:
             save_alerts(base, relation, watched.open)
-        except psycopg.OperationalError as error:
-            log.warning("the base was lost while alerts were sent: %s", told(error))
-            watched = replace(watched, note="the base was lost while alerts were sent: they may be sent again")
-        note_legacy_reads(migration)  # last: whoever is to be told of something need not wait for it
-    return watched
+        except psycopg.Error as error:
+            log.warning("alerts were sent, and that could not be stored: %s", told(error))
+            return replace(watched, note="alerts were sent, and that could not be stored: they may be sent again")
+        # Last: whoever is to be told of something need not wait for it, nor go without where it fails.
+        note = _prune(migration, base)
+        note_legacy_reads(migration)
+    return replace(watched, note=note)
 
 
-def _prune(migration: Migration, base: Connected) -> None:
+def _prune(migration: Migration, base: Connected) -> str | None:
+    """Why it could not be done; the next watch tries again."""
     relation, settings = migration.spec.relation, migration.settings
-    prune_samples(base, relation, settings.sample_days)
-    prune_ledger(base, relation, record_days=settings.record_days, image_days=settings.repair_image_days)
+    try:
+        prune_samples(base, relation, settings.sample_days)
+        prune_ledger(base, relation, record_days=settings.record_days, image_days=settings.repair_image_days)
+    except psycopg.Error as error:
+        log.warning("what is old could not be removed from the ledger: %s", told(error))
+        return f"what is old could not be removed from the ledger: {told(error)}"
+    return None
 
 
 def _judge(

@@ -16,6 +16,7 @@ from migration_assets.postgres.change_stream.records import StreamLock, StreamNa
 from migration_assets.postgres.cutover.holds import hold, release
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
+from migration_assets.postgres.session_locks import make_session_locks
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.sign_offs import read_sign_off, record_sign_off
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
@@ -109,6 +110,32 @@ def test_a_run_that_lost_its_lock_takes_nothing_from_the_stream_that_was_begun_a
         abandon(ground.plan, apply=True, on_step=begin_anew)
     ground.run("legacy", "UPDATE bookings SET guests = guests + 1 WHERE id % 5 = 0")
     ground.assert_same()
+
+
+def test_a_table_of_locks_that_a_run_made_before_it_died_goes_too_unless_somebody_is_at_work(ground: Ground) -> None:
+    ground.fill(91).open()
+    before = catalogue(ground)
+    with ground.databases.session("legacy", "a run that dies") as legacy:
+        make_session_locks(legacy)
+    made = catalogue(ground)
+    gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
+    for look in (lambda: abandon(ground.plan, apply=False), lambda: clean_legacy(gone.plan, apply=False)):
+        assert look().done == ("legacy: the table of locks and its schema go",)
+    assert_as_found(ground, made)
+    with ground.databases.session("legacy", "of another base") as other:
+        make_session_locks(other)
+        with stream_lock(other, "migration_assets_of_another", lock=StreamLock.START):
+            at_work = f"backend {other.info.backend_pid}, which is at work"
+            with pytest.raises(StreamError, match="nothing to abandon"):
+                abandon(ground.plan, apply=True)
+            assert clean_legacy(gone.plan, apply=True).notes == (
+                f"schema migration stays on the legacy, for {at_work}",
+            )
+            assert_as_found(ground, made)
+    assert abandon(ground.plan, apply=True).notes == ()
+    assert_as_found(ground, before)
+    with pytest.raises(StreamError, match="nothing to abandon"):
+        abandon(ground.plan, apply=True)
 
 
 @pytest.mark.long

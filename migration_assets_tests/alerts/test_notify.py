@@ -70,3 +70,13 @@ def test_no_part_of_a_url_is_logged_or_reported(hook: Webhook, refusing: str) ->
 
 def test_without_channels_nothing_is_sent() -> None:
     assert send([], "title", "body") == ()
+
+
+def test_what_somebody_called_a_thing_is_no_markup_and_no_call_in_a_chat(hook: Webhook) -> None:
+    body = "trigger <!channel> @everyone [see](https://evil.example)\x1b[2J \u202eof role x\nNext: look"
+    assert send([hook.url()], "lag <@U1>\r\n", body)[0].delivered
+    [message] = hook.received
+    assert message["title"].strip() == "lag \u2039(at)U1\u203a"
+    assert message["message"].splitlines() == [
+        "trigger \u2039!channel\u203a (at)everyone [see] (https: //evil.example)[2J of role x", "Next: look"
+    ]  # fmt: skip

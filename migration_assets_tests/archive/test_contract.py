@@ -30,6 +30,7 @@ from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.hot_view import ensure_hot_view
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected, Timeouts, canonical_options, connect
 from migration_assets_tests.archive import support
 from migration_assets_tests.archive.every_type import EVERY_TYPE, TYPES, UNFIT
@@ -84,7 +85,7 @@ class Asked:
 def table(base: Connected) -> dict[str, str]:
     """The same rows in both weeks, times aside; from FIT on such as the exact type cannot carry. Columns by name."""
     raw(base, TYPES)
-    raw(base, "CREATE SCHEMA migration")
+    ensure_ledger(base)
     kinds = {f"c{number}": kind for number, (kind, _) in enumerate(EVERY_TYPE)}
     columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
     raw(base, f"CREATE TABLE public.things (n integer, booked_at timestamptz NOT NULL, {columns})")

@@ -1,11 +1,15 @@
 """Files that a ledger did not write are never replaced nor deleted on its behalf."""
 
+import errno
+import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from migration_assets.archive.layout import MANIFEST, slice_folder, staging_folder
@@ -149,6 +153,35 @@ def test_an_archive_that_cannot_be_read_now_or_only_by_a_newer_program_is_not_no
     assert "SlowDown" in refusal(require_own, Hiccups(store.root), RELATION, WEEK, fork).what
     assert contents(store) == before
     require_own(store, RELATION, WEEK, WRITER)
+
+
+class FailingDisk(io.BytesIO):
+    """Opens, and gives nothing out."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}, {size} bytes")
+
+
+class Failing(LocalStore):
+    """A store whose Parquet files cannot be read to their end."""
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        whole = super().open_input(path)
+        if not path.endswith(".parquet"):
+            return whole
+        with whole:
+            return pa.PythonFile(FailingDisk(whole.read()), mode="r")
+
+
+def test_a_file_that_cannot_be_read_now_is_not_nobody_s_and_one_that_is_damaged_says_nothing(store: LocalStore) -> None:
+    archive(store, bookings(50))
+    next(store.root.rglob(MANIFEST)).unlink()
+    part = next(store.root.rglob("*.parquet"))
+    whole = part.read_bytes()
+    assert "it cannot be read" in refusal(require_own, Failing(store.root), RELATION, WEEK, WRITER).what
+    for damaged in (b"", whole[:-3], whole[:-40] + bytes(32) + whole[-8:]):
+        part.write_bytes(damaged)
+        require_own(store, RELATION, WEEK, WRITER)
 
 
 def test_a_place_that_was_given_to_another_base_meanwhile_is_left_to_it(store: LocalStore) -> None:

@@ -3,9 +3,11 @@
 import duckdb
 import pytest
 
+from migration_assets.archive.hot_side import HotSide, hot_relation
 from migration_assets.archive.question_functions import COMPUTING
 from migration_assets.archive.questions import require_question
 from migration_assets.domain.errors import ArchiveError
+from migration_assets.embedded.ports import free_port
 
 # They give something else each time, and change nothing.
 CHANCE = {"gen_random_uuid", "random", "uuid", "uuidv4", "uuidv7"}
@@ -71,3 +73,12 @@ def test_every_function_on_the_list_is_one_that_only_computes(duck: duckdb.DuckD
     assert not COMPUTING - {name for name, _, _ in known}
     assert {name for name, effects, _ in known if effects and name in COMPUTING} <= CHANCE
     assert not {name for name, _, reads in known if reads and name in COMPUTING}
+
+
+def test_a_base_that_does_not_answer_is_told_without_the_secrets_of_its_url(duck: duckdb.DuckDBPyConnection) -> None:
+    parts = {"host": "127.0.0.1", "port": str(free_port()), "dbname": "base", "sslpassword": 'a" of: its key'}
+    hot = HotSide(parts, "migration", "hot_t", "at", [], "", password="a password")
+    with pytest.raises(ArchiveError, match=r'Unable to connect to Postgres: connection to server at "127') as refused:
+        hot_relation(duck, hot, [])
+    for secret in ("its key", "a password"):
+        assert secret not in str(refused.value)

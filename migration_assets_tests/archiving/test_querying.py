@@ -303,9 +303,13 @@ def test_an_answer_is_cut_at_its_limit_and_says_so(split: Migration) -> None:
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_a_whole_answer_becomes_one_file(split: Migration, tmp_path: Path, ending: str) -> None:
-    target = tmp_path / f"for court.{ending}"
+    target, other = tmp_path / f"for court.{ending}", tmp_path / "another file"
+    other.write_text("ours")
+    link = target.with_name(f".{target.name}.part")
+    link.symlink_to(other)  # of somebody who has the folder, too, and knows how this program once called its files
     done = export(split, "SELECT * FROM amenity_bookings -- all of it", target)
-    assert [target] == list(tmp_path.iterdir())
+    assert {target, other, link} == set(tmp_path.iterdir())
+    assert other.read_text() == "ours"
     assert done.bytes == target.stat().st_size
     of_legacy = on(split.databases.legacy_url, "SELECT count(*) FROM amenity_bookings WHERE booked_at >= '2024-04-01'")
     assert duckdb.sql(f"SELECT count(*) FROM '{target}'").fetchall() == of_legacy == [(done.rows,)]

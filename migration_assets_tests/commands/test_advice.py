@@ -228,6 +228,25 @@ def test_every_command_that_a_text_names_is_there() -> None:
     assert wrong == []
 
 
+def test_every_option_that_a_text_names_by_itself_is_one_of_a_command() -> None:
+    known = set(_options(main)) | {"--roles-only"}  # of pg_dumpall
+    wrong = {
+        f"{file.relative_to(PROJECT)}: {option}"
+        for layer in ("archive", "commands", "defs", "domain", "postgres", "steps")
+        for file in (PROJECT / "migration_assets" / layer).rglob("*.py")
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())
+        if option not in known
+    }
+    assert wrong == set()
+
+
+def _options(command: click.Command) -> Iterator[str]:
+    for one in command.params:
+        yield from (*one.opts, *one.secondary_opts)
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from _options(inner)
+
+
 # Each command that changes something is given in a database of its own: a few of them, in a few telling states, are
 # enough for every day.
 _TELLING = ("legacy differs",)

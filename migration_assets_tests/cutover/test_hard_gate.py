@@ -1,5 +1,6 @@
 """While the base is in charge nothing brings the legacy's rows, which are the older ones, into the base."""
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,14 +8,18 @@ from typing import Any
 
 import pytest
 
-from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError
+from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, CutoverKind
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres import bulk_copy
 from migration_assets.postgres.change_stream.holding import resume_stream
 from migration_assets.postgres.change_stream.joining import start_stream
 from migration_assets.postgres.change_stream.records import StreamLock
+from migration_assets.postgres.cutover.charge import keep_legacy_in_charge
+from migration_assets.postgres.cutover.records import begin
+from migration_assets.postgres.sessions import Timeouts
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER
+from migration_assets_tests.freezes import patience
+from migration_assets_tests.postgres.support import QUARTER, wait_for
 
 OLDER, LATER = FiscalQuarter(2025, 1), FiscalQuarter(2025, 3)
 # Weeks of FY25-Q1: W01 is copied and not under CDC, W02 is open and was never copied.
@@ -120,6 +125,34 @@ def test_a_copy_that_ends_in_the_midst_of_a_cutover_puts_nothing_in_place(
         with pytest.raises(BaseInChargeError, match="a cutover or rollback is under way"):
             ground.copy(1, quarter=LATER)
         assert ground.base_state() == before
+
+
+def test_a_cutover_does_not_begin_while_what_was_read_from_the_legacy_is_put_in_place(ground: CutoverGround) -> None:
+    relation = ground.spec.relation
+    known: list[int] = []
+
+    def cut_over() -> None:
+        with ground.databases.session("base", "cutover", Timeouts(lock=60_000)) as base:
+            known.append(
+                begin(base, relation, CutoverKind.CUTOVER, rehearse=True, approved_by="Ada", run_id=None,
+                      timeout_seconds=1)
+            )  # fmt: skip
+
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'migration_assets:cutover'"
+        " AND datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    thread = threading.Thread(target=cut_over)
+    with ground.databases.session("base", "copy") as base, base.transaction():
+        keep_legacy_in_charge(base, relation)
+        # Others who put weeks in place go beside it.
+        with ground.databases.session("base", "another copy") as other, other.transaction():
+            keep_legacy_in_charge(other, relation)
+        thread.start()
+        wait_for(lambda: ground.one("base", waits) or known, "it waits")
+        assert not known
+    thread.join(patience(60))
+    assert known == [ground.one("base", "SELECT id FROM migration.cutovers WHERE state = 'begun'")]
 
 
 def test_a_cutover_that_would_leave_rows_behind_is_not_made(ground: CutoverGround) -> None:

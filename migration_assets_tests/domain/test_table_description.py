@@ -1,6 +1,7 @@
 """What a description of a table answers, and when two of them do not fit."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,11 @@ def test_what_differs_is_named(base: TableDescription, what: str) -> None:
 def test_an_enum_of_the_base_may_know_more_labels() -> None:
     more = replace(_MOOD, labels=("worse", "sad", "glad"))
     assert column_differences(_TABLE, replace(_TABLE, types=(more,))) == []
+
+
+@pytest.mark.parametrize("made", [{"kind": "c", "of_table": True}, {"kind": "b"}])
+def test_a_types_name_ends_no_comment(made: dict[str, Any]) -> None:
+    """Whoever pastes a remedy would run the rest of the name."""
+    [line] = UserType('public."a\n; ALTER ROLE his SUPERUSER; --"', **made).creation
+    assert line.startswith("-- ")
+    assert "\n" not in line

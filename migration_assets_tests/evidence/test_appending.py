@@ -72,8 +72,9 @@ def test_an_old_snapshot_makes_no_fork(ledger: Ground) -> None:
             row = insert(base)
             _append_one(ledger)
             append_row(base, T, ChainKind.RECONCILIATION, row)
-        with hold_chain(base, T), base.transaction():
+        with base.transaction():
             base.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            hold_chain(base)  # the snapshot comes after it
             append_row(base, T, ChainKind.RECONCILIATION, insert(base))
     records, found = verified(ledger)
     assert (len(records), found) == (3, [])

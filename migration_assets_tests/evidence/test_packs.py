@@ -122,6 +122,9 @@ def test_a_page_whose_record_cannot_be_noted_never_takes_its_place(
 ) -> None:
     [before] = write_packs(told, [QUARTER], tmp_path)
     content = before.path.read_bytes()
+    (tmp_path / "ours").write_text("ours")
+    link = before.path.with_suffix(".html.partial")
+    link.symlink_to(tmp_path / "ours")  # of somebody who has the folder, too
 
     def fail(*_: object, **__: object) -> None:
         raise MigrationError("the base went away")
@@ -130,6 +133,8 @@ def test_a_page_whose_record_cannot_be_noted_never_takes_its_place(
     with pytest.raises(MigrationError):
         write_packs(told, [QUARTER], tmp_path)
     assert before.path.read_bytes() == content
+    assert {before.path, link, tmp_path / "ours"} == set(tmp_path.iterdir())
+    assert (tmp_path / "ours").read_text() == "ours"
     assert verify_evidence(told, before.path).holds
 
 

@@ -14,8 +14,9 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut import arrival
-from migration_assets.postgres.consistent_cut.arrival import marker_gate
+from migration_assets.postgres.consistent_cut.arrival import MARKERS, marker_gate
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
+from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
@@ -85,8 +86,18 @@ def test_both_sides_are_seen_at_the_same_moment_while_writers_never_rest(streame
     streamed.assert_same()
 
 
-def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(streamed: Ground) -> None:
+def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(
+    streamed: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[object] = []
+    asked: list[int] = []
+    waits_for = arrival.waits_for
+
+    def counted(holder: Connected, pid: int) -> bool:
+        asked.append(pid)
+        return waits_for(holder, pid)
+
+    monkeypatch.setattr(arrival, "waits_for", counted)
 
     def look() -> None:
         with paired_snapshots(streamed.plan, "test", WEEKS) as pair:
@@ -99,6 +110,7 @@ def test_a_cut_waits_for_a_stream_that_lags_and_the_base_is_not_seen_too_early(s
         thread.start()
         wait_for(lambda: streamed.one("legacy", "SELECT count(*) FROM migration.markers") == 1, "the marker is set")
         streamed.run("legacy", "UPDATE bookings SET guests = guests + 100")
+        wait_for(lambda: len(asked) > 3 or seen, "it asks whether the worker has come")
         reader.rollback()
     thread.join(patience(30))
     assert len(seen) == 2
@@ -178,16 +190,28 @@ def test_a_cut_is_in_the_ledger_with_all_that_it_cost(streamed: Ground) -> None:
     ]
 
 
+@contextmanager
+def standing_gate(ground: Ground, marker: int) -> Generator[Connected]:
+    """Somebody who takes a cut stands at that marker; his session."""
+    with (
+        ground.databases.session("base", "test") as holder,
+        marker_gate(holder, MARKERS, ground.spec.relation, marker, moment_seconds=60),
+    ):
+        yield holder
+
+
 def test_a_heartbeat_passes_while_a_cut_holds_its_own_marker(streamed: Ground) -> None:
     # As a validator that waits for its own marker, which never comes.
-    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
+    with standing_gate(streamed, 999999) as holder:
+        # Once it may go on it must not wait for a standby of the base, with the worker behind it.
+        assert holder.execute("SHOW synchronous_commit").fetchone() == ("local",)
         streamed.drain()
         streamed.validate()
 
 
 def test_the_stream_stands_at_a_marker_until_its_holder_s_session_dies(streamed: Ground) -> None:
     relation = streamed.spec.relation
-    with streamed.databases.session("base", "test") as holder, marker_gate(holder, 999999, moment_seconds=60):
+    with standing_gate(streamed, 999999) as holder:
         streamed.ask("legacy", "INSERT INTO migration.markers VALUES (%s, 999999, 'cut') RETURNING 1", relation)
         streamed.run("legacy", "UPDATE bookings SET guests = 123")
         waiting = "SELECT count(*) FROM pg_stat_subscription s WHERE %s = ANY(pg_blocking_pids(s.pid))"

@@ -210,3 +210,19 @@ def test_a_snapshot_that_is_gone_is_told(databases: Urls, snapshot: str) -> None
     with pytest.raises(ArchiveError, match="snapshot"), arrow_stream(databases.base_url, snapshot, "SELECT 1"):
         pass
     _is_gone(databases.base_url)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_error_says_no_value_of_a_row(
+    databases: Urls, holder: psycopg.Connection[tuple[str, ...]], before: bool
+) -> None:
+    """The driver puts the server's message behind its own words; half-way through it does not even say the code."""
+    broken = 1 if before else 200_000
+    query = f"SELECT CASE n WHEN {broken} THEN ('4111 '||n)::int END FROM generate_series(1, 200000) n"
+    name = _snapshot(holder)
+    with (
+        pytest.raises(ArchiveError, match="invalid input syntax for type integer; the server's log has") as caught,
+        arrow_stream(databases.base_url, name, query, batch_bytes=1000) as reader,
+    ):
+        list(reader)
+    assert "4111" not in str(caught.value)

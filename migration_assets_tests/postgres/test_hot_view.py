@@ -1,8 +1,16 @@
 """What questions read of the base: in nobody's way, planned as the table itself, and as the table is now."""
 
+import secrets
+from dataclasses import replace
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.stored_columns import stored_columns
 from migration_assets.postgres.hot_view import ensure_hot_view
 from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.support import SPEC, Ground
@@ -39,6 +47,26 @@ def test_the_table_can_be_altered_as_if_nobody_had_ever_asked(databases: Urls) -
     assert acl is not None
     assert "pg_monitor=r/" in acl[0]
     assert ",=r/" in acl[0]
+
+
+def test_whoever_may_only_read_asks_beside_whoever_makes_partitions(databases: Urls) -> None:
+    ground = Ground(Databases(databases.legacy_url, databases.base_url)).fill(1)
+    ground.open()
+    view, role = view_of(ground), f"reader_{secrets.token_hex(4)}"
+    ground.run("base", f"CREATE ROLE {role} LOGIN PASSWORD 'x'")  # pyright: ignore[reportArgumentType]
+    ground.run("base", f"GRANT USAGE ON SCHEMA migration TO {role}")  # pyright: ignore[reportArgumentType]
+    reading = replace(
+        ground, databases=Databases(databases.legacy_url, make_conninfo(databases.base_url, user=role, password="x"))
+    )
+    with ground.databases.session("base", "opener") as base, base.transaction():
+        take_turn_at_partitions(base)
+        assert view_of(reading) == view
+        assert view_of(ground) == view
+    ground.run("base", "ALTER TABLE bookings ALTER COLUMN guests TYPE bigint")
+    with pytest.raises(MigrationError, match="has to be made anew, and our role may not") as caught:
+        view_of(reading)
+    assert "as the role that migrates" in caught.value.next_step
+    ground.run("base", f"DROP OWNED BY {role}; DROP ROLE {role}")  # pyright: ignore[reportArgumentType]
 
 
 def test_conditions_reach_partitions_and_their_indexes(databases: Urls) -> None:

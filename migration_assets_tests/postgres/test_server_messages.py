@@ -1,12 +1,13 @@
 """What is told of an error holds neither a row nor a statement, and nothing that a terminal or a chat acts upon."""
 
+import re
 from collections.abc import Generator
 
 import psycopg
 import pytest
 
 from migration_assets.domain.errors import SliceBusyError
-from migration_assets.postgres.server_messages import LONGEST, clean, named, told
+from migration_assets.postgres.server_messages import LONGEST, clean, conceal, named, told
 from migration_assets_tests.conftest import Databases
 
 SECRET = "4111-1111"
@@ -53,6 +54,16 @@ def test_what_a_server_says_without_its_rows(base: psycopg.Connection, statement
     assert SECRET not in told(caught.value)
     assert "\n" not in told(caught.value)
     assert named(caught.value).startswith(type(caught.value).__name__)
+
+
+@pytest.mark.parametrize("value", ["date '12345-06-07'", "timestamptz '12345-06-07'", "interval '4111111 years'"])
+def test_a_value_that_python_cannot_hold_is_not_told_either(base: psycopg.Connection, value: str) -> None:
+    """Then the server said nothing: the error is psycopg's own, and quotes the value."""
+    with pytest.raises(psycopg.DataError) as caught:
+        base.execute(f"SELECT {value}".encode()).fetchone()
+    assert told(caught.value) == "DataError: a value that cannot be read or written"
+    conceal(caught.value)
+    assert not {"12345", "4111111"} & set(re.findall(r"\d+", str(caught.value)))
 
 
 def test_a_connection_that_fails_is_told_without_its_password() -> None:

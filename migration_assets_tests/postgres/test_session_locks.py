@@ -32,15 +32,15 @@ def refuse(who: str) -> StreamError:
 
 
 @contextmanager
-def impatient(ground: Ground) -> Generator[Connected]:
+def impatient(ground: Ground, patience: str = "10ms") -> Generator[Connected]:
     with ground.databases.session("base", "impatient") as base:
-        base.execute("SET lock_timeout = '10ms'")
+        base.execute("SELECT set_config('lock_timeout', %s, false)", [patience])
         yield base
 
 
-def free(ground: Ground, lock: str, *, shared: bool = False) -> bool:
-    """Whether another session gets it at once."""
-    with impatient(ground) as base:
+def free(ground: Ground, lock: str, *, shared: bool = False, patience: str = "10ms") -> bool:
+    """Whether another session gets it at once, or in that time."""
+    with impatient(ground, patience) as base:
         try:
             with session_lock(base, lock, refuse, shared=shared):
                 return True
@@ -100,6 +100,15 @@ def test_a_lock_goes_with_its_session_whatever_ended_it(ground: Ground) -> None:
             assert end_holders(base, _STREAM) == [doomed.info.backend_pid]
             assert free(ground, _STREAM)  # and the row of the dead went with this look
         assert ground.queue(_STREAM) == 0
+    # Who waits already gets it, too, and nobody else need come by.
+    with ground.databases.session("base", "to be ended") as doomed, session_lock(doomed, _STREAM, refuse):
+        waiting = threading.Thread(target=lambda: got.append(free(ground, _STREAM, patience="60s")))
+        got: list[bool] = []
+        waiting.start()
+        wait_for(lambda: ground.queue(_STREAM) == 2, "it waits")
+        ground.ask("base", "SELECT pg_terminate_backend(%s, 5000)", doomed.info.backend_pid)
+        waiting.join(patience(30))
+        assert got == [True]
     # The row of a session whose process number another one has now: neither its beginning nor its role is the same.
     with ground.databases.session("base", "another life") as alive:
         other: list[tuple[LiteralString, LiteralString]] = [
@@ -164,6 +173,36 @@ def test_of_many_at_once_one_has_it_at_any_moment(ground: Ground) -> None:
     assert ground.queue(_STREAM) == 0
 
 
+def test_whoever_has_no_row_any_more_has_no_lock_and_takes_none_away(ground: Ground) -> None:
+    """Somebody emptied the table, or dropped it and another one was made: rows are numbered anew."""
+    ground.fill(91).open()
+    with ground.databases.session("base", "first") as first, ground.databases.session("base", "second") as second:
+        with session_lock(first, _STREAM, refuse), ExitStack() as stack:
+            raised: list[BaseException] = []
+
+            def wait() -> None:
+                try:
+                    with session_lock(second, _STREAM, refuse):
+                        raise AssertionError("it has what the first one has")
+                except StreamError as error:
+                    raised.append(error)
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            wait_for(lambda: ground.queue(_STREAM) == 2, "it waits")
+            ground.run("base", "TRUNCATE migration.session_locks")
+            waiting.join(patience(30))
+            assert "removed the row of this session" in str(raised[0])
+            stack.enter_context(session_lock(second, _STREAM, refuse))
+            # The first one, which lets go now, has the number that the second has.
+            stack.enter_context(session_lock(second, "another", refuse))
+            numbers = ground.ask("base", "SELECT id, pid FROM migration.session_locks ORDER BY id")
+            assert numbers == [(1, second.info.backend_pid), (2, second.info.backend_pid)]
+            kept = stack.pop_all()
+        with kept:
+            assert not free(ground, _STREAM)
+
+
 def test_a_lock_inside_a_transaction_would_be_seen_by_nobody(ground: Ground) -> None:
     ground.fill(91).open()
     with ground.databases.session("base", "test") as base, base.transaction():
@@ -176,20 +215,34 @@ def test_the_table_on_the_legacy_is_made_and_dropped_by_several_at_once(ground: 
     done: list[str] = []
 
     def turn(name: str) -> None:
-        with ground.databases.session("legacy", name) as legacy:
-            for _ in range(4):
-                with legacy.transaction():
-                    take_turn_at_objects(legacy)
-                    legacy.execute("DROP SCHEMA migration CASCADE")
-                done.append(name)
+        with ground.databases.session("legacy", name) as legacy, legacy.transaction():
+            take_turn_at_objects(legacy)
+            done.append(name)
 
-    threads = [threading.Thread(target=turn, args=[name]) for name in ("a", "b", "c")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(patience(60))
-    assert len(done) == 12
-    ground.run("legacy", "CREATE SCHEMA migration", "CREATE TABLE migration.session_locks (id bigint)")
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    threads = [threading.Thread(target=turn, args=[name]) for name in ("a", "b")]
+    with ground.databases.session("legacy", "first") as first:
+        with first.transaction():
+            take_turn_at_objects(first)  # makes it: the others wait for a name that nobody sees yet
+            for thread in threads:
+                thread.start()
+            wait_for(lambda: ground.one("legacy", waits) == 2, "both wait")
+            assert done == []
+        for thread in threads:
+            thread.join(patience(30))
+        assert sorted(done) == ["a", "b"]
+        threads = [threading.Thread(target=turn, args=[name]) for name in ("c", "d")]
+        with first.transaction():
+            take_turn_at_objects(first)
+            for thread in threads:
+                thread.start()
+            wait_for(lambda: ground.one("legacy", waits) == 2, "both wait for what will be gone")
+            first.execute("DROP SCHEMA migration CASCADE")
+        for thread in threads:
+            thread.join(patience(30))
+    assert sorted(done) == ["a", "b", "c", "d"]
+    ground.run("legacy", "DROP SCHEMA migration CASCADE", "CREATE SCHEMA migration")
+    ground.run("legacy", "CREATE TABLE migration.session_locks (id bigint)")
     with ground.databases.session("legacy", "test") as legacy, pytest.raises(ForeignObjectError, match="session_locks"):
         make_session_locks(legacy)
 
@@ -203,4 +256,6 @@ def test_a_ledger_is_not_upgraded_while_a_program_with_the_older_locks_is_at_wor
                 ensure_ledger(base)
             assert caught.value.state_left == "the ledger is as it was"
             assert ground.one("base", "SELECT max(version) FROM migration.schema_versions") == 10
+        # Whoever has lost the trigger by which the worker waited at markers was told so, and need not make it anew.
+        base.execute("DROP TRIGGER wait_at_marker ON migration.markers")
         assert ensure_ledger(base) == len(ledger_steps())

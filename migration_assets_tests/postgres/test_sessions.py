@@ -1,8 +1,11 @@
 """A session has every timeout set, writes values the same way everywhere, and keeps the password to itself."""
 
+from dataclasses import replace
+
 import psycopg
 import pytest
 
+from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.postgres.sessions import Databases, Timeouts, connect
 from migration_assets_tests.postgres.support import Ground
@@ -55,3 +58,12 @@ def test_every_timeout_is_set_and_an_open_transaction_ends_with_its_session(grou
         base.execute("BEGIN")
         base.execute("CREATE TABLE public.half_done ()")
     assert ground.one("base", "SELECT to_regclass('public.half_done') IS NULL")
+
+
+def test_a_tag_of_a_run_that_no_ledger_could_hold_keeps_nothing_from_the_ledger(ground: Ground) -> None:
+    odd = Doer("root", "host", {"user": "a\x00da\x1b[2J \udcff\u202e" + "x" * 1_000_000})
+    with replace(ground.databases, doer=odd).session("base", "test") as base:
+        row = base.execute("SELECT current_setting('migration_assets.doer')::jsonb -> 'tags' ->> 'user'").fetchone()
+    assert row is not None
+    assert row[0].startswith("a da [2J ? x")
+    assert len(row[0]) == 200

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import SecretStr
 
+from migration_assets.cli import main
 from migration_assets.domain.findings import Severity
 from migration_assets.postgres.sessions import Databases
 from migration_assets.steps.private_files import examine_files
@@ -77,3 +79,20 @@ def test_what_others_may_read_is_named_with_the_command_that_ends_it(
         changed = migration.settings.model_copy(update={"archive_url": SecretStr(url)})
         [found] = examine_files(replace(migration, settings=changed))
         assert found.remedy == f"chmod o-rw {elsewhere}"
+
+
+@pytest.mark.parametrize("command", [["servers", "start"], ["ui"]])
+def test_a_command_that_starts_the_embedded_servers_is_private_from_its_first_file_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIGRATION_VAR", str(tmp_path / "var"))
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "servers.json").write_text("no record")
+    before = os.umask(0)
+    try:
+        done = CliRunner().invoke(main, command)
+    finally:
+        os.umask(before)
+    assert done.exit_code == 2, done.output
+    assert stat.S_IMODE((tmp_path / "var" / "servers.lock").stat().st_mode) & 0o077 == 0

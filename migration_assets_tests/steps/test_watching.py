@@ -1,5 +1,6 @@
 """A whole watch on a real stream and a real webhook: seen, judged, stored, told once, told when over."""
 
+import secrets
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -102,6 +103,32 @@ def test_a_quiet_watch_stores_its_sample(post: Post) -> None:
     assert post.hook.received == []
 
 
+def test_somebody_is_told_also_where_a_right_or_a_failing_statement_keeps_the_watch_from_its_ledger(post: Post) -> None:
+    on, role = post.stream.on, f"stranger_{secrets.token_hex(4)}"
+    on(
+        "base",
+        "CREATE FUNCTION public.fails() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE insufficient_privilege; END';"
+        f" CREATE ROLE {role}",
+    )
+    fails = "CREATE TRIGGER fails BEFORE %s FOR EACH STATEMENT EXECUTE FUNCTION public.fails()"
+    try:
+        on("base", fails % "DELETE ON migration.preflights")
+        on("base", "ALTER SUBSCRIPTION {} DISABLE")
+        watched = post.watch()
+        assert (watched.stored, len(watched.open)) == (True, 1)
+        assert "what is old could not be removed from the ledger" in (watched.note or "")
+        assert post.hook.titles == ["[CRITICAL] change stream of public.bookings: subscription disabled"]
+        on("base", fails % "INSERT ON migration.stream_samples")
+        stopped = post.watch()
+        assert (stopped.stored, [alert.code for alert in stopped.raised]) == (False, [ProblemCode.BASE_UNREACHABLE])
+        on("base", f"GRANT TRIGGER ON migration.slices TO {role}")
+        refused = watch_stream(post.migration, stopped.open)
+        assert f"{role} may put triggers on migration.slices" in refused.problems[0].what
+        assert post.hook.titles[1:] == ["[CRITICAL] change stream of public.bookings: base unreachable"]
+    finally:
+        on("base", f"DROP FUNCTION public.fails() CASCADE; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_a_problem_is_told_once_through_the_webhook_and_once_more_when_it_is_over(post: Post) -> None:
     post.stream.on("base", "ALTER SUBSCRIPTION {} DISABLE")
     first, second = post.watch(), post.watch()
@@ -127,7 +154,7 @@ def test_a_base_that_is_lost_while_people_are_told_may_have_them_told_again(post
     ends = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = %s"
     post.hook.meanwhile = lambda: post.stream.ground.one("base", ends, "migration_assets:watch")
     watched = post.watch()
-    assert watched.note == "the base was lost while alerts were sent: they may be sent again"
+    assert watched.note == "alerts were sent, and that could not be stored: they may be sent again"
     assert [delivery.delivered for delivery in watched.sent] == [True]
 
 
@@ -169,7 +196,10 @@ def test_while_the_base_is_away_it_is_told_once_and_the_ledger_learns_of_it_late
     databases = post.migration.databases
     away = replace(post.migration, databases=Databases(databases.legacy_url, NOWHERE))
     first = watch_stream(away)
-    assert (first.stored, first.note) == (False, "the base is away: neither the look nor its alerts could be stored")
+    assert (first.stored, first.note) == (
+        False,
+        "the base cannot be asked: neither the look nor its alerts could be stored",
+    )
     assert [alert.code for alert in first.raised] == [ProblemCode.BASE_UNREACHABLE]
     remembered = load_alerts(dump_alerts(first.open))
     second = watch_stream(away, remembered)

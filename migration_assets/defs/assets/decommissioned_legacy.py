@@ -14,6 +14,7 @@ from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.proofs import table
 from migration_assets.domain.decommission_state import Scope
+from migration_assets.domain.plain_text import for_chat
 from migration_assets.runtime import Migration
 from migration_assets.steps.decommission import Decommissioning, decommission
 
@@ -140,4 +141,4 @@ def _fingerprints(final: Mapping[str, Any]) -> dg.TableMetadataValue:
 
 
 def _listed(lines: Any) -> str:
-    return "\n".join(f"- {one}" for one in lines) or "none"
+    return "\n".join(f"- {for_chat(str(one))}" for one in lines) or "none"

@@ -12,6 +12,7 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, week_of
+from migration_assets.domain.plain_text import for_chat
 from migration_assets.postgres.retirement import Retired
 from migration_assets.runtime import Migration
 from migration_assets.steps.querying import refresh_catalogue
@@ -73,7 +74,7 @@ def _metadata(done: Retired) -> Metadata:
         "step": dg.MetadataValue.text(done.step.value if done.step else "in the root"),
         "leaf": dg.MetadataValue.text(str(done.leaf) if done.leaf else "dropped"),
         "bytes": dg.MetadataValue.int(done.bytes),
-        "obstacles": dg.MetadataValue.md("\n".join(f"- {one}" for one in done.obstacles) or "none"),
+        "obstacles": dg.MetadataValue.md("\n".join(f"- {for_chat(one)}" for one in done.obstacles) or "none"),
     }
     if done.archive is not None:
         metadata["archive"] = dg.MetadataValue.text(done.archive.location)

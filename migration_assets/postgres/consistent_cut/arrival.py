@@ -1,8 +1,9 @@
 """Holds the apply worker at a marker; waits on the base until it stands there, or has ended behind it."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from typing import LiteralString
 
 import psycopg
 from psycopg import errors, pq, sql
@@ -11,9 +12,16 @@ from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.change_stream.subscription import apply_worker, require_enabled
 from migration_assets.postgres.consistent_cut.records import Barrier
-from migration_assets.postgres.session_locks import stand_in_queue
 from migration_assets.postgres.sessions import Connected, require_row
 
+MARKERS: LiteralString = "migration.markers"
+REVERSE_MARKERS: LiteralString = "migration.reverse_markers"
+_ROW_OF_GATE: Mapping[str, LiteralString] = {
+    MARKERS: "INSERT INTO migration.markers (relation, id, kind, sent_at)"
+    " VALUES (%(relation)s, %(marker)s, 'gate', clock_timestamp())",
+    REVERSE_MARKERS: "INSERT INTO migration.reverse_markers (relation, id) VALUES (%(relation)s, %(marker)s)",
+}
+_REMOVE = sql.SQL("DELETE FROM {} WHERE relation = %(relation)s AND id = %(marker)s")
 _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
@@ -24,34 +32,36 @@ FROZEN_SECONDS = 20.0
 
 @contextmanager
 def marker_gate(
-    holder: Connected, marker: int, *, moment_seconds: float, kind: str = "marker"
+    holder: Connected, markers: LiteralString, relation: str, marker: int, *, moment_seconds: float
 ) -> Generator[Callable[[], None]]:
     """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
 
-    The session is in a transaction until then, which that call commits, with all that was done in it. A process that
-    stands still meanwhile loses its session, and the worker goes on.
+    A row of the marker's own key, in a transaction that is not committed: whoever inserts another one of that key waits
+    until it is known whether this one stays. It never does. The yielded function commits what else was done in the
+    transaction. A process that stands still meanwhile loses its session, and the worker goes on.
 
     Args:
         holder: A session on that side, in no transaction.
+        markers: The table that the worker writes the marker to.
+        relation: Whose marker it is.
         marker: Its number.
         moment_seconds: How long it may take at most until the marker is set, and `hold_for_moments` called.
-        kind: Of marker, by which the trigger on that side's markers finds the row that it waits for.
 
     Raises:
         CutError: This process stood still for too long: the cut is void.
     """
-    # Others see the row from here on; whoever locks it holds whoever asks for it.
-    row = stand_in_queue(holder, f"{kind} {marker}")
+    key = {"relation": relation, "marker": marker}
 
     def let_go() -> None:
-        if holder.info.transaction_status is not pq.TransactionStatus.INTRANS:
-            raise RuntimeError("the transaction that held the worker at the marker has failed")
+        holder.execute(_REMOVE.format(sql.SQL(markers)), key)
         holder.execute("COMMIT")
 
     try:
         holder.execute("BEGIN")
+        # A standby that is slow to answer must not keep the worker at the gate.
+        holder.execute("SET LOCAL synchronous_commit = local")
         _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
-        holder.execute("SELECT FROM migration.session_locks WHERE id = %s FOR UPDATE", [row])
+        holder.execute(_ROW_OF_GATE[markers], key)
         yield let_go
     except errors.IdleInTransactionSessionTimeout:
         raise CutError(

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -15,7 +15,7 @@ from migration_assets.postgres.change_stream.claims import PublicationChange, cl
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import marker_gate, wait_at_marker, wait_until_gone
+from migration_assets.postgres.consistent_cut.arrival import MARKERS, marker_gate, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import legacy_sessions, next_marker, set_marker
 from migration_assets.postgres.consistent_cut.records import CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
@@ -92,7 +92,7 @@ def paired_snapshots(
             tables = base_tables(reader, plan.spec, weeks)
             earlier = MarkersWatch.begin(holder, legacy.writer, holder, plan.relation, "legacy")
             marker = next_marker(legacy)
-            with marker_gate(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
+            with _gate(plan, holder, marker) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 since = time.perf_counter()
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
@@ -157,7 +157,7 @@ def paused_stream(
             # join changes the publication: whatever dies from there on, the ledger says that new weeks may be untrue.
             set_status(holder, plan.relation, intent, purpose)
             stream = require_stream(holder, plan.relation)
-            with marker_gate(holder, marker, moment_seconds=plan.limits.cut_patience_seconds) as let_go:
+            with _gate(plan, holder, marker) as let_go:
                 barrier = set_marker(plan, legacy, marker, in_lock)
                 changed = True
                 since = time.perf_counter()
@@ -199,6 +199,10 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
         go_on(holder, stream)
     except (psycopg.Error, MigrationError) as second:
         log.warning("the stream could not be enabled (%s); the next step on it will, or `stream resume`", told(second))
+
+
+def _gate(plan: StreamPlan, holder: Connected, marker: int) -> AbstractContextManager[Callable[[], None]]:
+    return marker_gate(holder, MARKERS, plan.relation, marker, moment_seconds=plan.limits.cut_patience_seconds)
 
 
 def _holding(plan: StreamPlan) -> Timeouts:

@@ -9,7 +9,7 @@ from migration_assets.domain.cutover_sample import UnderWay
 from migration_assets.domain.cutover_state import CutoverKind, SideName
 from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.own_objects import require_trusted
-from migration_assets.postgres.session_locks import HOLDER, has_session_locks
+from migration_assets.postgres.session_locks import holder_or_null
 from migration_assets.postgres.sessions import Connected, require_row
 
 _FACTS = sql.SQL("""
@@ -65,8 +65,7 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
     require_trusted(base)
     row = require_row(
         base.execute(
-            # An older ledger does not say who is at work.
-            _FACTS.format(holder=sql.SQL("({})").format(HOLDER if has_session_locks(base) else sql.SQL("NULL"))),
+            _FACTS.format(holder=holder_or_null(base)),
             {"relation": relation, "lock": StreamLock.CUTOVER.named(relation)},
         ).fetchone(),
         "the cutovers",

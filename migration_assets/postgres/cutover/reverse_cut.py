@@ -2,7 +2,7 @@
 
 As the forward one (`consistent_cut`), with the sides exchanged: the base's table, with every leaf, is locked in SHARE
 mode for milliseconds; under that lock a marker is written by another session and a snapshot is opened by a third. On
-the legacy the apply worker waits inside the marker's transaction for a row that is named by the marker's number.
+the legacy the apply worker waits inside the marker's transaction for a row of the marker's key that is not committed.
 There either a snapshot is opened and the worker goes on, or the subscription is disabled: then the legacy rests at the
 marker, and its hold keeps everybody else away.
 """
@@ -13,7 +13,6 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import LiteralString
 
 import psycopg
 from psycopg import errors, sql
@@ -23,12 +22,11 @@ from migration_assets.postgres.change_stream.claims import end_holders
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import hold_for_moments, marker_gate, waits_for
+from migration_assets.postgres.consistent_cut.arrival import REVERSE_MARKERS, hold_for_moments, marker_gate, waits_for
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
-from migration_assets.postgres.own_objects import TAG, require_no_collision
 from migration_assets.postgres.retries import is_lock_timeout
-from migration_assets.postgres.session_locks import make_session_locks, session_lock, take_turn_at_objects
+from migration_assets.postgres.session_locks import lock_until_session_ends, make_session_locks
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
 
@@ -37,22 +35,6 @@ _OLD_MS = 3_000.0
 _FROZEN = "1s"
 _WORKER_ENDS_SECONDS = 60.0
 _SHORTEST, _LONGEST = 0.001, 0.05
-_WAIT_NAME = "wait_at_reverse_marker()"
-_WAIT: LiteralString = """
-BEGIN
-    PERFORM FROM migration.session_locks WHERE name = 'reverse marker ' || NEW.id FOR KEY SHARE;
-    RETURN NEW;
-END """
-# As the owner of the markers the worker asks for the row.
-_IS_MADE = """
-SELECT has_table_privilege(c.relowner, to_regclass('migration.session_locks'), 'SELECT')
-       AND has_table_privilege(c.relowner, to_regclass('migration.session_locks'), 'UPDATE'),
-       quote_ident(pg_get_userbyid(c.relowner)),
-       EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid
-               AND t.tgname = 'wait_at_reverse_marker' AND t.tgenabled = 'A' AND p.prosrc = %s)
-FROM pg_class c WHERE c.oid = 'migration.reverse_markers'::regclass
-"""
-
 log = logging.getLogger(__name__)
 
 
@@ -100,9 +82,10 @@ def reverse_cut(
         legacy = session("legacy", "rows", plan.stream.limits.timeouts())
         locker, writer = session("base", "cut"), session("base", "marker")
         reader = session("base", "snapshot", plan.stream.limits.timeouts())
-        _make_waiting(holder)
+        make_session_locks(holder)
+        _remove_former_trigger(holder)
         for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
-            stack.enter_context(session_lock(connection, key, lambda who: _void(plan, f"it is taken by {who}")))
+            lock_until_session_ends(connection, key, lambda who: _void(plan, f"another one is taken by {who}"))
         # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -111,7 +94,7 @@ def reverse_cut(
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
         moment = plan.stream.limits.cut_patience_seconds
-        with marker_gate(holder, marker, moment_seconds=moment, kind="reverse marker") as let_go:
+        with marker_gate(holder, REVERSE_MARKERS, plan.relation, marker, moment_seconds=moment) as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
             hold_for_moments(holder)
             pid = _wait_at(plan, holder, names, marker)
@@ -153,33 +136,14 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
         log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
 
 
-def _make_waiting(legacy: Connected) -> None:
-    """What the apply worker waits by at a marker; safe to repeat."""
-    make_session_locks(legacy)
-    may_wait, owner, waits = require_row(legacy.execute(_IS_MADE, [_WAIT]).fetchone(), "the markers")
-    if not may_wait:
-        legacy.execute(f"GRANT SELECT, UPDATE ON migration.session_locks TO {owner}".encode())
-    if waits:
-        return
-    with legacy.transaction():
-        take_turn_at_objects(legacy)
-        require_no_collision(legacy, {_WAIT_NAME})
-        legacy.execute(
-            sql.SQL(
-                "CREATE OR REPLACE FUNCTION migration.wait_at_reverse_marker() RETURNS trigger LANGUAGE plpgsql"
-                " SET search_path = pg_catalog AS {}"
-            ).format(sql.Literal(_WAIT))
-        )
-        legacy.execute(
-            sql.SQL("COMMENT ON FUNCTION migration.wait_at_reverse_marker() IS {}").format(
-                sql.Literal(f"{TAG}lets the reverse stream's worker wait at a marker")
-            )
-        )
-        legacy.execute(
-            "CREATE OR REPLACE TRIGGER wait_at_reverse_marker BEFORE INSERT ON migration.reverse_markers"
-            " FOR EACH ROW EXECUTE FUNCTION migration.wait_at_reverse_marker()"
-        )
-        legacy.execute("ALTER TABLE migration.reverse_markers ENABLE ALWAYS TRIGGER wait_at_reverse_marker")
+def _remove_former_trigger(legacy: Connected) -> None:
+    """By which an earlier version of this program let the worker wait: for an advisory lock, which anybody can take."""
+    row = legacy.execute(
+        "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('migration.reverse_markers')"
+        " AND tgname = 'wait_at_reverse_marker')"
+    ).fetchone()
+    if require_row(row, "EXISTS")[0]:
+        legacy.execute("DROP TRIGGER wait_at_reverse_marker ON migration.reverse_markers")
 
 
 def _set_marker(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Connected, marker: int) -> str:

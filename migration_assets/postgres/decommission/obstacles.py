@@ -134,7 +134,7 @@ def _keys(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
             yield Obstacle(
                 "foreign_key",
                 f"foreign key {key.label} points at the legacy's table, which knows nothing of what the base got since",
-                f"in the legacy: {key.drop} -- and let whoever writes to {key.child} look into the base",
+                f"let whoever writes to {key.child} look into the base, then, in the legacy: {key.drop}",
             )
 
 

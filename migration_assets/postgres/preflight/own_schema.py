@@ -1,8 +1,10 @@
 """Examines the schemas where this program keeps its own: whether anything of somebody else's is in its way."""
 
 from collections.abc import Sequence
+from typing import LiteralString
 
 from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.postgres.own_objects import (
     CREATES,
@@ -14,7 +16,22 @@ from migration_assets.postgres.own_objects import (
 )
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
+from migration_assets.postgres.untrusted import TRUSTED
 
+# Their owner may give them defaults, checks and triggers that run as our role with every row that we load. Other types,
+# such as enums, run nothing.
+_OWNERS: LiteralString = """
+, used AS (
+    SELECT 'TABLE' AS kind, c.oid::regclass::text AS name, c.relowner AS owner FROM pg_class c
+    WHERE c.oid IN (SELECT to_regclass(%(root)s) UNION SELECT relid FROM pg_partition_tree(to_regclass(%(root)s)))
+    UNION ALL
+    SELECT 'DOMAIN', format_type(t.oid, NULL), t.typowner FROM pg_type t
+    WHERE t.typtype = 'd' AND t.oid IN (SELECT to_regtype(n) FROM unnest(%(types)s::text[]) n)
+)
+SELECT quote_ident(pg_get_userbyid(owner)::text), array_agg(lower(kind) || ' ' || name ORDER BY name),
+       array_agg(format('ALTER %%s %%s OWNER TO CURRENT_USER;', kind, name) ORDER BY name)
+FROM used WHERE owner NOT IN (SELECT oid FROM trusted) GROUP BY owner ORDER BY 1
+"""
 _OR_GRANT = "or, where that role is your own team's: GRANT it TO the role that this program uses"
 
 
@@ -60,11 +77,11 @@ def _rights_back(who: str, may: Sequence[str]) -> str:
         statements.append("ALTER SCHEMA migration OWNER TO CURRENT_USER;")
     if CREATES in may:
         statements.append(f"REVOKE CREATE ON SCHEMA migration FROM {who};")
-    if {*may} - {OWNS, CREATES}:
-        statements.append(
-            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA migration FROM {who};"
-            f" REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};"
-        )
+    rights = sorted({one.split()[1].upper() for one in may if one not in {OWNS, CREATES}})
+    if rights:
+        statements.append(f"REVOKE {', '.join(rights)} ON ALL TABLES IN SCHEMA migration FROM {who};")
+    if "UPDATE" in rights:
+        statements.append(f"REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};")
     return " ".join(statements)
 
 
@@ -90,3 +107,16 @@ def examine_quarantine(base: Connected) -> list[Finding]:
         remedy = "move it to another schema: a week whose leaf has the same name cannot be retired"
         findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
     return findings or [info("quarantine", Area.BASE, f"nothing of others is in schema {QUARANTINE}")]
+
+
+def examine_owners(base: Connected, legacy: TableDescription) -> list[Finding]:
+    """Whether somebody else was there first, with the table or a domain of its columns."""
+    wanted = {"root": str(legacy.table), "types": [one.name for one in legacy.types]}
+    findings: list[Finding] = []
+    for owner, things, statements in base.execute(TRUSTED + _OWNERS, wanted):
+        evidence = f"role {owner}, who is neither our role nor a superuser, owns {listed(things)}: what he gives them"
+        evidence += " (defaults, checks, triggers) runs as our role with every row that is loaded"
+        remedy = f"in the base: {' '.join(statements)} -- as a superuser, who has seen what is on them; {_OR_GRANT}"
+        made_of = "\n".join(things)
+        findings.append(Finding("base_owner", Area.BASE, Severity.BLOCKING, evidence, remedy, owner, True, made_of))
+    return findings or [info("base_owner", Area.BASE, f"nobody else owns {legacy.table} or a domain that it uses")]

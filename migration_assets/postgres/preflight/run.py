@@ -130,6 +130,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     if base is None:
         return
     run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
+    run.check("base_owner", Area.BASE, lambda: own_schema.examine_owners(base, description))
     before = len(run.findings)
     run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
     run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))

@@ -177,6 +177,9 @@ def test_a_right_that_lets_a_stranger_into_the_ledger_is_found_and_what_runs_his
     grants = {
         "CREATE ON SCHEMA migration": f"{role} is neither our role nor a superuser",
         "UPDATE ON migration.slices": f"{role} is neither our role nor a superuser",
+        "UPDATE (state) ON migration.slices": f"{role} is neither our role nor a superuser",
+        "REFERENCES ON migration.watchers": "may references migration.watchers",
+        "MAINTAIN ON migration.watchers": "may maintain migration.watchers",
         "TRIGGER ON migration.slices": f"{role} may put triggers on migration.slices",
     }
     try:
@@ -247,3 +250,88 @@ def test_whose_the_quarantine_is_goes_by_what_our_own_role_may(patient: Patient)
         assert seen(weak) == (None, None)
     finally:
         do(patient, "base", f"DROP SCHEMA migration_quarantine; DROP ROLE {weak}, {team}, {group}")
+
+
+_LEFT_BEHIND = """
+CREATE SCHEMA his;
+GRANT USAGE ON SCHEMA his TO PUBLIC;
+CREATE TABLE his.caught (who text);
+GRANT ALL ON his.caught TO PUBLIC;
+CREATE FUNCTION his.see() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO his.caught VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION his.when_seen() RETURNS timestamptz LANGUAGE sql AS 'SELECT now() WHERE his.see()';
+CREATE FUNCTION his.seen(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM his.see(); RETURN $1; END';
+CREATE FUNCTION his.more(int, int) RETURNS boolean LANGUAGE sql AS 'SELECT his.see()';
+CREATE OPERATOR his.>>> (LEFTARG = int, RIGHTARG = int, FUNCTION = his.more);
+CREATE DOMAIN his.number AS integer CHECK (his.see());
+CREATE SCHEMA migration;
+CREATE TABLE his.above (version integer, upgraded_at timestamptz);
+CREATE TABLE migration.schema_versions (
+    version integer PRIMARY KEY, upgraded_at timestamptz DEFAULT his.when_seen(),
+    twice integer GENERATED ALWAYS AS (his.seen(version)) STORED, checked his.number,
+    CONSTRAINT looked CHECK (version OPERATOR(his.>>>) 0)) INHERITS (his.above);
+CREATE INDEX looked_up ON migration.schema_versions (his.seen(version));
+CREATE TRIGGER looks BEFORE UPDATE ON migration.schema_versions FOR EACH ROW WHEN (his.see())
+    EXECUTE FUNCTION suppress_redundant_updates_trigger();
+CREATE RULE sees AS ON INSERT TO migration.schema_versions DO ALSO INSERT INTO his.caught VALUES (current_user);
+CREATE TABLE his.below () INHERITS (migration.schema_versions);
+CREATE VIEW migration.hot_0123456789ab AS SELECT his.see() AS x;
+CREATE FUNCTION migration.hot_0123456789ab() RETURNS boolean LANGUAGE sql AS 'SELECT his.see()'
+"""
+
+
+def test_what_a_stranger_left_on_a_table_of_ours_is_found_when_the_table_is_his_no_longer(patient: Patient) -> None:
+    """The owner is what one looks at first, and to change it is what one does first."""
+    patient.with_bookings()
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}")
+    try:
+        database = str(patient.ground.one("base", "SELECT current_database()"))
+        do(patient, "base", f"GRANT CREATE ON DATABASE {database} TO {role}; SET ROLE {role}; {_LEFT_BEHIND}")
+        do(patient, "base", "ALTER TABLE migration.schema_versions OWNER TO CURRENT_USER")
+        do(patient, "base", "ALTER SCHEMA migration OWNER TO CURRENT_USER")
+        found = patient.examine()
+        assert "own_schema" in found.blocking
+        said = found.one("own_schema", "base")
+        with (
+            patient.ground.databases.session("base", "test") as base,
+            pytest.raises(ForeignObjectError, match="could have its statements run as our role") as refused,
+        ):
+            ensure_ledger(base)
+        for left in ("default value for column upgraded_at", "default value for column twice", "constraint looked",
+                     "column checked of table", "index migration.looked_up", "trigger looks", "rule sees",
+                     "his.below inherits from", "inherits from his.above", "owns view migration.hot_0123456789ab",
+                     "owns function migration.hot_0123456789ab()", "on view migration.hot_0123456789ab"):  # fmt: skip
+            assert left in str(refused.value)
+        assert patient.ground.one("base", "SELECT count(*) FROM his.caught") == 0
+        do(patient, "base", said.remedy.removeprefix("in the base: "))
+        assert patient.examine().blocking == [], "the remedy takes away all of it"
+        with patient.ground.databases.session("base", "test") as base:
+            ensure_ledger(base)
+        assert patient.ground.one("base", "SELECT count(*) FROM his.caught") == 0
+    finally:
+        do(patient, "base", f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_a_table_and_a_domain_that_a_stranger_made_first_are_not_loaded_into_unseen(patient: Patient) -> None:
+    patient.legacy("CREATE DOMAIN headcount AS integer CHECK (VALUE > 0)")
+    patient.with_bookings("ALTER TABLE bookings ALTER COLUMN guests TYPE headcount")
+    role = f"stranger_{secrets.token_hex(4)}"
+    do(patient, "base", f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}")
+    try:
+        do(
+            patient,
+            "base",
+            f"SET ROLE {role}; CREATE DOMAIN headcount AS integer CHECK (VALUE > 0); CREATE TABLE bookings (id bigint,"
+            " booked_at timestamptz, guests headcount DEFAULT 1, price numeric, note text, PRIMARY KEY (id, booked_at))"
+            " PARTITION BY RANGE (booked_at)",
+        )
+        found = patient.examine()
+        assert found.blocking == ["base_owner"]
+        said = found.one("base_owner")
+        assert (said.acceptable, said.subject) == (True, role)
+        assert said.definition.splitlines() == ["table public.bookings", "domain public.headcount"]
+        do(patient, "base", said.remedy.partition("in the base: ")[2].partition(" --")[0])
+        assert patient.examine().severity("base_owner") is Severity.INFO
+    finally:
+        do(patient, "base", f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")

@@ -35,7 +35,7 @@ def test_everything_that_was_examined_has_exactly_one_finding_even_when_all_is_w
     assert findings.blocking == []
     assert sorted((str(f.area), f.code) for f in findings.all) == [
         *(("base", code) for code in (
-            "alterations_right", "apply_worker_settings", "apply_workers", "base_rights", "base_table",
+            "alterations_right", "apply_worker_settings", "apply_workers", "base_owner", "base_rights", "base_table",
             "base_writable", "collation",
             "collations", "connections", "ddl_rehearsal", "encoding", "encryption", "encryption_between",
             "files_of_the_other_host", "fingerprint_probe", "follower_in_base",
