@@ -19,9 +19,11 @@ from migration_assets.postgres.own_objects import SESSION_LOCKS, TAG, require_no
 from migration_assets.postgres.sessions import Connected, require_row
 
 # Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the
-# whole view: its other rows are nobody's business here.
+# whole view: its other rows are nobody's business here. A database may be another one's copy, made by pg_dump, rows and
+# all: whoever works in that one does not work here.
 ALIVE = sql.SQL(
     "EXISTS (SELECT FROM pg_stat_get_activity(k.pid) a WHERE a.usesysid = k.role"
+    " AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND coalesce(a.backend_start = k.backend_start, true))"
 )
 """Whether the session that wrote row `k` of migration.session_locks lives."""
@@ -37,10 +39,7 @@ _OTHERS = sql.SQL("""
 SELECT DISTINCT k.pid FROM migration.session_locks k
 WHERE k.pid <> pg_backend_pid() AND (%(besides)s = '' OR position(%(besides)s IN k.name) = 0) AND {alive} ORDER BY 1
 """).format(alive=ALIVE)
-_OLD_HOLDER = sql.SQL("""{holder}
-AND coalesce((SELECT a.backend_start < clock_timestamp() - %(seconds)s * interval '1 s'
-              FROM pg_stat_get_activity(k.pid) a), true)
-""").format(holder=_HOLDER)
+_OLD_HOLDER = sql.SQL("{} AND k.since < clock_timestamp() - %(seconds)s * interval '1 s'").format(_HOLDER)
 
 # One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
 # before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
@@ -73,6 +72,15 @@ SELECT format('backend %%s (role %%s, connected since %%s UTC, %%s)', a.pid, coa
               coalesce((a.backend_start AT TIME ZONE 'UTC')::timestamp(0)::text, '?'), {application})
 FROM pg_stat_activity a WHERE a.pid = (SELECT k.pid {before} ORDER BY k.id LIMIT 1)
 """).format(application=APPLICATION, before=_BEFORE)
+# Somebody drops the table, or looks after it: a VACUUM by hand.
+_AT_TABLE = sql.SQL("""
+SELECT string_agg(format('backend %%s (role %%s, %%s), which holds the table of locks', a.pid,
+                         coalesce(a.usename::text, '?'), {application}), '; ')
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.relation = to_regclass('migration.session_locks') AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.mode = ANY('{{ShareUpdateExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}}')
+""").format(application=APPLICATION)
 _SHORTEST, _LONGEST = 0.001, 0.05
 
 
@@ -105,10 +113,7 @@ def lock_until_session_ends(connection: Connected, name: str, refuse: Callable[[
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """The process of the other session that has the lock alone, where that session began so long ago, seconds.
-
-    One whose beginning our role may not see is taken for old.
-    """
+    """The process of the other session that has the lock alone, where it asked for it so long ago, seconds."""
     if not has_session_locks(connection):
         return []
     rows = connection.execute(_OLD_HOLDER, {"lock": name, "seconds": older_than_seconds}).fetchall()
@@ -195,7 +200,11 @@ def make_session_locks(legacy: Connected) -> None:
 
 
 def _take(connection: Connected, name: str, refuse: Callable[[str], MigrationError], *, shared: bool) -> int:
-    number = _stand_in_queue(connection, name, shared=shared)
+    try:
+        number = _stand_in_queue(connection, name, shared=shared)
+    except errors.LockNotAvailable:
+        who = connection.execute(_AT_TABLE, []).fetchone()
+        raise refuse(str((who and who[0]) or "another session, which has just let go of the table of locks")) from None
     try:
         _wait(connection, number, refuse)
     except BaseException:

@@ -119,6 +119,16 @@ def test_a_lock_goes_with_its_session_whatever_ended_it(ground: Ground) -> None:
             with session_lock(alive, _STREAM, refuse):
                 ground.run("base", f"UPDATE migration.session_locks k SET role = {role}, backend_start = {began}")
                 assert free(ground, _STREAM)
+        # Another database's session, of which this database is a copy.
+        elsewhere = make_conninfo(ground.databases.base_url, dbname="postgres")
+        with psycopg.connect(elsewhere, autocommit=True) as other_database, session_lock(alive, _STREAM, refuse):
+            found = other_database.execute(
+                "SELECT pid, backend_start FROM pg_stat_get_activity(pg_backend_pid())"
+            ).fetchone()
+            assert found is not None
+            ground.ask("base", "UPDATE migration.session_locks SET pid = %s, backend_start = %s RETURNING 1", *found)
+            assert holder_pids(alive, _STREAM) == []
+            assert free(ground, _STREAM)
         # Whoever may not see when a session began takes it for the one that wrote the row.
         with session_lock(alive, _STREAM, refuse):
             ground.run("base", "UPDATE migration.session_locks k SET backend_start = NULL")
@@ -201,6 +211,23 @@ def test_whoever_has_no_row_any_more_has_no_lock_and_takes_none_away(ground: Gro
             kept = stack.pop_all()
         with kept:
             assert not free(ground, _STREAM)
+
+
+def test_whoever_holds_the_table_of_locks_is_named_too(ground: Ground) -> None:
+    ground.fill(91).open()
+    with (
+        psycopg.connect(ground.databases.base_url, application_name="by hand") as keeper,
+        impatient(ground) as base,
+        impatient(ground) as reader,
+    ):
+        reader.execute("BEGIN; SELECT FROM migration.session_locks")
+        keeper.execute("LOCK TABLE migration.session_locks IN SHARE UPDATE EXCLUSIVE MODE")  # as a VACUUM has it
+        who = rf"by backend {keeper.info.backend_pid} \(role \w+, by hand\), which holds the table of locks"
+        with pytest.raises(StreamError, match=who) as caught, session_lock(base, _STREAM, refuse):
+            pass
+        assert str(reader.info.backend_pid) not in str(caught.value)
+        assert holder_pids(base, _STREAM) == []  # who only looks waits for nobody
+        assert not ground.record().working
 
 
 def test_a_lock_inside_a_transaction_would_be_seen_by_nobody(ground: Ground) -> None:

@@ -65,7 +65,7 @@ def claimed(
 
 
 def end_holders(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """End the sessions that have the lock of that name, and began so long ago; their pids.
+    """End the sessions that have the lock of that name, and asked for it so long ago; their pids.
 
     Raises:
         StreamError: Our role may not.
