@@ -20,7 +20,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.server_messages import told_by_driver
-from migration_assets.postgres.sessions import Timeouts, require_readable, session_settings
+from migration_assets.postgres.sessions import OWN_ROLE, Timeouts, require_readable, session_settings
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
@@ -152,6 +152,8 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
         with connection.cursor() as cursor:
             _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
             # An error half-way comes only now.
+            cursor.fetch_arrow_table()
+            _execute(cursor, OWN_ROLE.as_string())
             cursor.fetch_arrow_table()
     except BaseException:
         connection.close()

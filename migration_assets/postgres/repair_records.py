@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import LiteralString
 
-from psycopg import errors, sql
+from psycopg import RawCursor, errors, sql
 
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import LedgerError
@@ -74,19 +74,17 @@ def require_put_back(
         return sql.SQL(between).join(sql.SQL(form).format(sql.Identifier(name)) for name in names)
 
     stored = [column.name for column in description.copied_columns]
-    row = connection.execute(
-        sql.SQL(
-            "SELECT count(*) FROM (SELECT one::{table} AS image FROM unnest({images}::text[]) AS one) AS images"
-            " JOIN {table} AS t ON {same} WHERE row({of_image})::text = row({of_row})::text"
-        ).format(
-            table=table_name(spec.table),
-            same=each("t.{0} = (images.image).{0}", description.base_primary_key(spec.control_column), " AND "),
-            of_image=each("(images.image).{}", stored, ", "),
-            of_row=each("t.{}", stored, ", "),
-            # No parameter: a column's name may have a percent sign.
-            images=sql.Literal(list(images)),
-        )
-    ).fetchone()
+    statement = sql.SQL(
+        "SELECT count(*) FROM (SELECT one::{table} AS image FROM unnest($1::text[]) AS one) AS images"
+        " JOIN {table} AS t ON {same} WHERE row({of_image})::text = row({of_row})::text"
+    ).format(
+        table=table_name(spec.table),
+        same=each("t.{0} = (images.image).{0}", description.base_primary_key(spec.control_column), " AND "),
+        of_image=each("(images.image).{}", stored, ", "),
+        of_row=each("t.{}", stored, ", "),
+    )
+    # Whole rows have no place in a statement. Raw: a column's name may have a percent sign.
+    row = RawCursor(connection).execute(statement, [list(images)]).fetchone()
     _require_all(int(require_row(row, "a count")[0]), len(images), str(spec.table), repair_id)
 
 

@@ -53,7 +53,19 @@ _FIRE_TRIGGERS = sql.SQL(
     "SELECT pg_catalog.set_config('session_replication_role', 'origin', false)"
     " WHERE pg_catalog.current_setting('session_replication_role') <> 'origin'"
 )
-
+# A database's owner may set a role for whoever connects. A superuser's session would act as that role, and take what is
+# the owner's for our own; its triggers could then take the superuser's rights back. What our role itself is set to
+# stays: a login that works as a group is a custom.
+OWN_ROLE = sql.SQL(
+    "SELECT pg_catalog.set_config('role', 'none', false) WHERE current_user OPERATOR(pg_catalog.<>) session_user"
+    " AND EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c"
+    " WHERE pg_catalog.starts_with(c, 'role=') AND s.setrole OPERATOR(pg_catalog.=) 0::pg_catalog.oid"
+    " AND s.setdatabase OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d"
+    " WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))"
+    " AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c,"
+    " pg_catalog.pg_roles r WHERE pg_catalog.starts_with(c, 'role=') AND r.rolname OPERATOR(pg_catalog.=) session_user"
+    " AND s.setrole OPERATOR(pg_catalog.=) r.oid)"
+)
 
 # Before the first setting, and in the same message: a pooler lends us sessions that others use afterwards, and our
 # settings would stay on them. In a transaction of its own, since a query may wait for a safe snapshot where the
@@ -211,7 +223,7 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
     ]
     try:
         direct = _NO_POOLER.format(sql.Literal(connection.info.backend_pid))
-        connection.execute(sql.SQL("; ").join([direct, *statements, _FIRE_TRIGGERS]))
+        connection.execute(sql.SQL("; ").join([direct, *statements, OWN_ROLE, _FIRE_TRIGGERS]))
     except (errors.DivisionByZero, errors.ProtocolViolation):  # the latter of one that lends single statements
         raise PoolerError(
             "a pooler answers in place of the server: the session's process is not the one that it was told of",

@@ -94,10 +94,10 @@ ORDER BY 1
     .replace("_used", _USED)
     .replace("_hot_views", _HOT_VIEWS)
 )
-# Mostly everything in the schema is our own, and nobody was ever granted anything: that is seen at once.
+# Mostly all in the schema is our own, and nobody was granted anything but on the views: that is seen at once.
 ALL_OURS: LiteralString = """
 SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-                   AND (c.relowner <> me.oid OR c.relacl IS NOT NULL
+                   AND (c.relowner <> me.oid OR c.relacl IS NOT NULL AND c.relkind <> 'v'
                         OR c.relkind IN ('r', 'p') AND (c.relhasrules OR c.relhassubclass)))
    AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner <> me.oid)
    AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -12,6 +12,7 @@ import pytest
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
+from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.cutover import legacy_repair, recovering, reverse_cut
 from migration_assets.postgres.cutover.legacy_repair import (
@@ -242,15 +243,22 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
 
 
 @pytest.mark.long
-def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(ground: CutoverGround) -> None:
+def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(
+    ground: CutoverGround, servers: EmbeddedServers
+) -> None:
+    """Nor does the server log, which has every statement that fails, get the rows that were to be put back."""
     ground.cut()
-    past_the_hold(ground, "UPDATE bookings SET guests = 77 WHERE id = 31")
+    past_the_hold(ground, "UPDATE bookings SET guests = 77, note = 'card 4111-1111' WHERE id = 31")
     done = mend(ground, 5)
     ground.run("base", "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 31")
     settle_down(ground)
     with pytest.raises(LedgerError, match=r"put back as it was: UniqueViolation \(bookings_pkey\)") as no:
         undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
     assert "31" not in str(no.value)
+    (log,) = (one.data_folder.parent / "server.log" for one in servers.status() if one.name == "legacy")
+    logged = log.read_text(errors="replace")
+    assert "AS image FROM unnest" in logged, "the statement that failed"
+    assert "card 4111-1111" not in logged.partition("AS image FROM unnest")[2]
     ground.insert("base")
     settle_down(ground)
     ground.equal()

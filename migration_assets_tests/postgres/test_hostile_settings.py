@@ -1,5 +1,6 @@
 """What a database or a role is set to changes nothing of what our sessions see or may do."""
 
+import secrets
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ from migration_assets.domain.findings import Area, Severity
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.change_stream.slots import exported_slot
 from migration_assets.postgres.definitions import require_all_rows
-from migration_assets.postgres.sessions import Side, Timeouts, connect, session_settings
+from migration_assets.postgres.sessions import Side, Timeouts, connect, require_row, session_settings
 from migration_assets.postgres.snapshots import export_snapshot
 from migration_assets.postgres.worker_settings import examine_applying, examine_sending
 from migration_assets.steps.archiving import archive_week
@@ -227,3 +228,32 @@ def test_what_reaches_the_servers_own_workers_is_found_and_the_remedy_mends_it(g
     with sides.session("base", "test") as base, sides.session("legacy", "test") as legacy:
         assert [one.severity for one in examine_applying(base, "base")] == [Severity.INFO]
         assert [one.severity for one in examine_sending(legacy, "legacy")] == [Severity.INFO]
+
+
+def test_no_session_of_ours_acts_as_a_role_that_the_databases_owner_chose(ground: Ground) -> None:
+    """What is his would be taken for our own, and could take a superuser's rights back."""
+    role, database = f"owner_{secrets.token_hex(4)}", str(ground.one("base", "SELECT current_database()"))
+    us = str(ground.one("base", "SELECT current_user"))
+
+    def seen() -> set[str]:
+        found: set[str] = set()
+        for replication in (False, True):
+            with connect(ground.databases.base_url, "test", Timeouts(), replication=replication) as session:
+                found.add(str(require_row(session.execute("SELECT current_user").fetchone(), "us")[0]))
+        with connect(ground.databases.base_url, "test", Timeouts()) as holder:
+            holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            query = "SELECT current_user::text AS us"
+            with arrow_stream(ground.databases.base_url, export_snapshot(holder), query) as rows:
+                return found | {str(one) for one in rows.read_all().to_pydict()["us"]}
+
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role}; ALTER DATABASE {database} OWNER TO {role}".encode())
+        try:
+            superuser.execute(f"SET ROLE {role}; ALTER DATABASE {database} SET role = '{role}'; RESET ROLE".encode())
+            assert seen() == {us}
+            superuser.execute(f"ALTER ROLE {us} IN DATABASE {database} SET role = '{role}'".encode())
+            assert seen() == {role}, "what our own role is set to is meant"
+        finally:
+            superuser.execute(f"ALTER ROLE {us} IN DATABASE {database} RESET role".encode())
+            superuser.execute(f"ALTER DATABASE {database} RESET role; ALTER DATABASE {database} OWNER TO {us}".encode())
+            superuser.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())

@@ -10,7 +10,7 @@ itself says, whoever dies in between.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg import errors, sql
+from psycopg import RawCursor, errors, sql
 
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.differences import Differences, Kind
@@ -329,7 +329,7 @@ def _put_back(
     names = [sql.Identifier(column.name) for column in description.copied_columns]
     statement = sql.SQL(
         "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {values}"
-        " FROM (SELECT one::{table} AS image FROM unnest({images}::text[]) AS one) AS images"
+        " FROM (SELECT one::{table} AS image FROM unnest($1::text[]) AS one) AS images"
     )
     parts = {
         "table": table_name(description.table),
@@ -347,8 +347,9 @@ def _put_back(
             )
             while found := reader.fetchmany(ROWS_AT_ONCE):
                 images = [image for (image,) in found]
-                # No parameters: a column's name may have a percent sign.
-                legacy.execute(statement.format(**parts, images=sql.Literal(images)))
+                # Whole rows have no place in a statement, which others see and servers log. Raw: a column's name may
+                # have a percent sign.
+                RawCursor(legacy).execute(statement.format(**parts), [images])
                 require_put_back(legacy, plan.stream.spec, description, images, ids[0])
             reader.execute(
                 "SELECT key FROM migration.repaired_rows WHERE repair_id = ANY(%s) AND before IS NOT NULL", [ids]

@@ -27,6 +27,9 @@ _OWNERS: LiteralString = """
     UNION ALL
     SELECT 'DOMAIN', format_type(t.oid, NULL), t.typowner FROM pg_type t
     WHERE t.typtype = 'd' AND t.oid IN (SELECT to_regtype(n) FROM unnest(%(types)s::text[]) n)
+    UNION ALL
+    SELECT 'SEQUENCE', c.oid::regclass::text, c.relowner FROM pg_class c
+    WHERE c.relkind = 'S' AND c.oid IN (SELECT to_regclass(n) FROM unnest(%(sequences)s::text[]) n)
 )
 SELECT quote_ident(pg_get_userbyid(owner)::text), array_agg(lower(kind) || ' ' || name ORDER BY name),
        array_agg(format('ALTER %%s %%s OWNER TO CURRENT_USER;', kind, name) ORDER BY name)
@@ -110,13 +113,17 @@ def examine_quarantine(base: Connected) -> list[Finding]:
 
 
 def examine_owners(base: Connected, legacy: TableDescription) -> list[Finding]:
-    """Whether somebody else was there first, with the table or a domain of its columns."""
-    wanted = {"root": str(legacy.table), "types": [one.name for one in legacy.types]}
+    """Whether somebody else was there first, with the table, a domain of its columns or a sequence that it uses."""
+    names = {"types": [one.name for one in legacy.types], "sequences": [one.name for one in legacy.sequences]}
+    wanted = {"root": str(legacy.table), **names}
     findings: list[Finding] = []
     for owner, things, statements in base.execute(TRUSTED + _OWNERS, wanted):
-        evidence = f"role {owner}, who is neither our role nor a superuser, owns {listed(things)}: what he gives them"
-        evidence += " (defaults, checks, triggers) runs as our role with every row that is loaded"
+        evidence = f"role {owner}, who is neither our role nor a superuser, owns {listed(things)}: what he gives to"
+        evidence += " a table or a domain (defaults, checks, triggers) runs as our role with every row that is loaded,"
+        evidence += " and a sequence of his decides which keys come next"
         remedy = f"in the base: {' '.join(statements)} -- as a superuser, who has seen what is on them; {_OR_GRANT}"
         made_of = "\n".join(things)
         findings.append(Finding("base_owner", Area.BASE, Severity.BLOCKING, evidence, remedy, owner, True, made_of))
-    return findings or [info("base_owner", Area.BASE, f"nobody else owns {legacy.table} or a domain that it uses")]
+    return findings or [
+        info("base_owner", Area.BASE, f"nobody else owns {legacy.table}, or a domain or sequence that it uses")
+    ]

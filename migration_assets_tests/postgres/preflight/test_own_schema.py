@@ -315,7 +315,10 @@ def test_what_a_stranger_left_on_a_table_of_ours_is_found_when_the_table_is_his_
 
 def test_a_table_and_a_domain_that_a_stranger_made_first_are_not_loaded_into_unseen(patient: Patient) -> None:
     patient.legacy("CREATE DOMAIN headcount AS integer CHECK (VALUE > 0)")
-    patient.with_bookings("ALTER TABLE bookings ALTER COLUMN guests TYPE headcount")
+    patient.with_bookings(
+        "ALTER TABLE bookings ALTER COLUMN guests TYPE headcount",
+        "CREATE SEQUENCE numbers", "ALTER TABLE bookings ALTER COLUMN price SET DEFAULT nextval('numbers')",
+    )  # fmt: skip
     role = f"stranger_{secrets.token_hex(4)}"
     do(patient, "base", f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}")
     try:
@@ -324,13 +327,15 @@ def test_a_table_and_a_domain_that_a_stranger_made_first_are_not_loaded_into_uns
             "base",
             f"SET ROLE {role}; CREATE DOMAIN headcount AS integer CHECK (VALUE > 0); CREATE TABLE bookings (id bigint,"
             " booked_at timestamptz, guests headcount DEFAULT 1, price numeric, note text, PRIMARY KEY (id, booked_at))"
-            " PARTITION BY RANGE (booked_at)",
+            " PARTITION BY RANGE (booked_at); CREATE SEQUENCE numbers",
         )
         found = patient.examine()
         assert found.blocking == ["base_owner"]
         said = found.one("base_owner")
         assert (said.acceptable, said.subject) == (True, role)
-        assert said.definition.splitlines() == ["table public.bookings", "domain public.headcount"]
+        assert said.definition.splitlines() == [
+            "table public.bookings", "domain public.headcount", "sequence public.numbers",
+        ]  # fmt: skip
         do(patient, "base", said.remedy.partition("in the base: ")[2].partition(" --")[0])
         assert patient.examine().severity("base_owner") is Severity.INFO
     finally:
