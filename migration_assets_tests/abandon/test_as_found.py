@@ -8,14 +8,16 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migration_assets.domain.cutover_state import BaseInChargeError
+from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError
 from migration_assets.domain.errors import SignOffError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.abandon import abandon, clean_legacy
 from migration_assets.postgres.change_stream.records import StreamLock, StreamNames, stream_lock
 from migration_assets.postgres.cutover.holds import hold, release
+from migration_assets.postgres.cutover.machine import roll_back
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
+from migration_assets.postgres.cutover.watching import release_writes
 from migration_assets.postgres.session_locks import make_session_locks
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.sign_offs import read_sign_off, record_sign_off
@@ -133,6 +135,11 @@ def test_a_table_of_locks_that_a_run_made_before_it_died_goes_too_unless_somebod
             )
             assert_as_found(ground, made)
     assert abandon(ground.plan, apply=True).notes == ()
+    assert_as_found(ground, before)
+    # Nor does anybody make it anew who only finds that there is nothing to do.
+    assert release_writes(CutoverPlan(ground.plan)) == "the legacy accepts writes"
+    with pytest.raises(CutoverError, match="the legacy is in charge already"):
+        roll_back(CutoverPlan(ground.plan), approved_by="Ada")
     assert_as_found(ground, before)
     with pytest.raises(StreamError, match="nothing to abandon"):
         abandon(ground.plan, apply=True)

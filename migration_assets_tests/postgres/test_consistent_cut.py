@@ -209,6 +209,21 @@ def test_a_heartbeat_passes_while_a_cut_holds_its_own_marker(streamed: Ground) -
         streamed.validate()
 
 
+def test_a_sequence_of_markers_that_was_set_back_is_told_with_what_mends_it(streamed: Ground) -> None:
+    last = streamed.validate().cut.marker
+    for step in (streamed.validate, streamed.repair):
+        streamed.ask("legacy", "SELECT setval('migration.marker_id', %s)", last - 1)
+        with pytest.raises(CutError, match=rf"marker {last} was set once before") as caught:
+            step()
+        assert streamed.stream_record().status == "live"
+    words = caught.value.next_step
+    newest = streamed.one("base", "SELECT max(id) FROM migration.markers")
+    assert "SELECT setval('migration.marker_id', n), where n is the highest id of migration.markers" in words
+    streamed.ask("legacy", "SELECT setval('migration.marker_id', %s)", newest)
+    assert streamed.repair().cut.marker == newest + 1
+    streamed.assert_same()
+
+
 def test_the_stream_stands_at_a_marker_until_its_holder_s_session_dies(streamed: Ground) -> None:
     relation = streamed.spec.relation
     with standing_gate(streamed, 999999) as holder:

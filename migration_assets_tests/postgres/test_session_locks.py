@@ -213,6 +213,41 @@ def test_whoever_has_no_row_any_more_has_no_lock_and_takes_none_away(ground: Gro
             assert not free(ground, _STREAM)
 
 
+def test_two_operators_who_see_nothing_of_each_other_take_turns(ground: Ground) -> None:
+    """Since when another role's session is there only members of pg_read_all_stats are told."""
+    ground.fill(91).open()
+    ada, bob = (f"operator_{secrets.token_hex(4)}" for _ in range(2))
+    names = [sql.Identifier(name) for name in (ada, bob)]
+    with psycopg.connect(ground.databases.base_url, autocommit=True) as owner:
+        for name in names:
+            owner.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(name))
+            owner.execute(sql.SQL("GRANT USAGE ON SCHEMA migration TO {}").format(name))
+            owner.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON migration.session_locks TO {}").format(name))
+        first, second = (
+            psycopg.connect(make_conninfo(ground.databases.base_url, user=name, password="x"), autocommit=True)
+            for name in (ada, bob)
+        )
+        with second:
+            second.execute("SET lock_timeout = '10ms'")
+            with first, session_lock(first, _STREAM, refuse):
+                pid = first.info.backend_pid
+                seen = "SELECT backend_start FROM pg_stat_get_activity(%s)"
+                assert second.execute(seen, [pid]).fetchone() == (None,)
+                assert holder_pids(second, _STREAM) == [pid]
+                # Nobody ends as overdue who has just begun.
+                assert holder_pids(second, _STREAM, older_than_seconds=3600) == []
+                with (
+                    pytest.raises(StreamError, match=rf"backend {pid} \(role {ada}"),
+                    session_lock(second, _STREAM, refuse),
+                ):
+                    pass
+            with session_lock(second, _STREAM, refuse):
+                assert holder_pids(second, _STREAM) == []
+        for name in names:
+            owner.execute(sql.SQL("DROP OWNED BY {}").format(name))
+            owner.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
 def test_whoever_holds_the_table_of_locks_is_named_too(ground: Ground) -> None:
     ground.fill(91).open()
     with (

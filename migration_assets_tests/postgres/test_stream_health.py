@@ -12,8 +12,10 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres import ledger_schema
 from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_objects import ledger_steps
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.postgres.stream_health import LookLimits, observe_stream
 from migration_assets_tests.freezes import patience
@@ -74,6 +76,20 @@ def test_without_a_stream_the_legacy_is_left_alone(ground: Ground) -> None:
         ensure_ledger(base)
     sample = observe_stream(nothing, SPEC)
     assert (sample.status, sample.base_error, sample.legacy_error) == (None, None, None)
+
+
+def test_a_ledger_from_before_the_locks_were_rows_is_looked_at_as_it_is(ground: Ground) -> None:
+    """The watch goes on, and is what tells of a base where nobody has upgraded yet."""
+    with ground.databases.session("base", "test") as base:
+        ledger_schema._upgrade(base, ledger_steps()[:10])  # pyright: ignore[reportPrivateUsage]
+    ground.run(
+        "base",
+        "INSERT INTO migration.streams (relation, publication, slot, subscription, status)"
+        " VALUES ('public.bookings', 'p', 's', 'p', 'live')",
+    )
+    sample = observe_stream(ground.databases, SPEC)
+    assert (sample.status, sample.base_error, sample.worked_on_by) == ("live", None, None)
+    assert ground.one("base", "SELECT max(version) FROM migration.schema_versions") == 10
 
 
 _PUBLISHED = "bookings WHERE ({}), migration.markers WHERE (relation = 'public.bookings')"

@@ -21,6 +21,7 @@ _ROW_OF_GATE: Mapping[str, LiteralString] = {
     " VALUES (%(relation)s, %(marker)s, 'gate', clock_timestamp())",
     REVERSE_MARKERS: "INSERT INTO migration.reverse_markers (relation, id) VALUES (%(relation)s, %(marker)s)",
 }
+_SEQUENCES = {MARKERS: "migration.marker_id", REVERSE_MARKERS: "migration.reverse_marker_id"}
 _REMOVE = sql.SQL("DELETE FROM {} WHERE relation = %(relation)s AND id = %(marker)s")
 _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
@@ -48,9 +49,9 @@ def marker_gate(
         moment_seconds: How long it may take at most until the marker is set, and `hold_for_moments` called.
 
     Raises:
-        CutError: This process stood still for too long: the cut is void.
+        CutError: This process stood still for too long: the cut is void. Or the marker is there already.
     """
-    key = {"relation": relation, "marker": marker}
+    key: dict[str, object] = {"relation": relation, "marker": marker}
 
     def let_go() -> None:
         holder.execute(_REMOVE.format(sql.SQL(markers)), key)
@@ -61,7 +62,7 @@ def marker_gate(
         # A standby that is slow to answer must not keep the worker at the gate.
         holder.execute("SET LOCAL synchronous_commit = local")
         _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
-        holder.execute(_ROW_OF_GATE[markers], key)
+        _stand_at(holder, markers, key)
         yield let_go
     except errors.IdleInTransactionSessionTimeout:
         raise CutError(
@@ -75,6 +76,19 @@ def marker_gate(
         if holder.info.transaction_status is not pq.TransactionStatus.IDLE:
             with suppress(psycopg.OperationalError):
                 holder.execute("ROLLBACK")
+
+
+def _stand_at(holder: Connected, markers: LiteralString, key: Mapping[str, object]) -> None:
+    try:
+        holder.execute(_ROW_OF_GATE[markers], key)
+    except errors.UniqueViolation:
+        raise CutError(
+            f"marker {key['marker']} was set once before: the sequence that numbers markers was set back",
+            where=str(key["relation"]),
+            state_left="nothing was changed; no writer is held",
+            next_step=f"on the side that sends: SELECT setval('{_SEQUENCES[markers]}', n), where n is the highest id of"
+            f" {markers} on the other side; then run this again",
+        ) from None
 
 
 def hold_for_moments(holder: Connected) -> None:

@@ -17,6 +17,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import cutover_lock
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.cutover.reverse_cut import end_reverse_cuts
+from migration_assets.postgres.session_locks import has_session_locks
 from migration_assets.postgres.sessions import Connected
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,12 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
         if pids:
             log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
     with cutover_lock(base, relation):
-        # Two bases may have the same legacy: the slot's name says which one it is.
         stream = read_stream(base, relation)
+        if stream is None and not has_session_locks(legacy):
+            # No run of ours ever worked on that legacy, or it was cleaned: whoever only finds that leaves it so.
+            yield
+            return
+        # Two bases may have the same legacy: the slot's name says which one it is.
         key = stream.slot if stream is not None else relation
         with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
             if stream is not None:
