@@ -67,6 +67,7 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     quarter.ground.assert_same()
 
 
+@pytest.mark.long
 def test_a_base_that_is_gone_is_no_obstacle_with_legacy_only(quarter: LiveQuarter) -> None:
     away = {"MIGRATION_BASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "MIGRATION_RETRY_ATTEMPTS": "1"}
     assert quarter.run("abandon", "--yes", **away).exit_code == 2

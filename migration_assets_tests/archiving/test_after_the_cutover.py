@@ -100,7 +100,7 @@ def arrived(migration: Migration) -> None:
     assert health.healthy
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 def test_what_rests_on_the_legacy_is_refused_before_anybody_asks_it(alone: Migration, step: str) -> None:
     with pytest.raises(BaseInChargeError, match="the base is in charge since") as caught:
@@ -108,6 +108,7 @@ def test_what_rests_on_the_legacy_is_refused_before_anybody_asks_it(alone: Migra
     assert "migration-assets rollback" in str(caught.value)
 
 
+@pytest.mark.long
 def test_readiness_says_one_thing(alone: Migration) -> None:
     examined = examine_cutover(alone)
     assert [finding.code for finding in examined.findings] == ["base_in_charge"]
@@ -129,6 +130,7 @@ def test_ongoing_validation_skips_and_says_why(alone: Migration) -> None:
     assert "there is nothing to validate against" in str(found.skip_message)
 
 
+@pytest.mark.long
 def test_a_sign_off_from_before_stands_whatever_its_age(alone: Migration) -> None:
     on(
         alone.databases.base_url,
@@ -142,6 +144,7 @@ def test_a_sign_off_from_before_stands_whatever_its_age(alone: Migration) -> Non
     assert {seen.freshness(record) for record in overview.slices if record.validated_at} == {Freshness.FRESH}
 
 
+@pytest.mark.long
 def test_quarters_open_without_the_legacy_a_preflight_or_a_stream(alone: Migration) -> None:
     on(alone.databases.base_url, "DELETE FROM migration.preflights")
     outlook = look_ahead(alone)
@@ -159,6 +162,7 @@ def test_quarters_open_without_the_legacy_a_preflight_or_a_stream(alone: Migrati
     assert (seen.severity, seen.runway.followed, seen.runway.quarters) == (None, False, 2)
 
 
+@pytest.mark.long
 def test_a_leaf_that_was_lost_is_not_made_again_by_itself(alone: Migration) -> None:
     leaf = "public.amenity_bookings_fy25_q4_w09"
     on(alone.databases.base_url, f"ALTER TABLE public.amenity_bookings_fy25_q4 DETACH PARTITION {leaf}")
@@ -203,6 +207,7 @@ def test_a_week_born_in_the_base_is_archived_once_it_is_over_and_leaves_and_come
     assert len(week_rows(signed.databases.legacy_url, signed, week)) == 4
 
 
+@pytest.mark.long
 def test_retention_asks_for_weeks_that_nobody_signed_and_for_those_that_changed(signed: Migration) -> None:
     due = {one.week: one.why for one in due_weeks(signed).weeks}
     assert due[WEEKS[3]] == "signed off and old enough"

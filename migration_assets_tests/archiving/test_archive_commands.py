@@ -48,6 +48,7 @@ def run(environment: dict[str, str]) -> Run:
     return invoke
 
 
+@pytest.mark.long
 def test_a_week_from_the_archive_to_its_return(run: Run, signed: Migration, tmp_path: Path) -> None:
     archived = run("archive FY25-Q2 W01-W02")
     assert archived.exit_code == 0, archived.output

@@ -63,6 +63,7 @@ def spent(migration: Migration, code: str) -> bool:
     return bool(on(migration.databases.base_url, query, digest_of(code))[0][0])
 
 
+@pytest.mark.long
 def test_a_run_without_the_weeks_own_code_lets_nothing_leave_and_a_backfill_has_one_for_each(
     signed: Migration,
 ) -> None:

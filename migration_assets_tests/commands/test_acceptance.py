@@ -16,6 +16,7 @@ _FINDINGS = [
 ]
 
 
+@pytest.mark.long
 def test_a_finding_is_accepted_by_name_and_taken_back(quarter: LiveQuarter) -> None:
     relation = quarter.ground.spec.relation
 

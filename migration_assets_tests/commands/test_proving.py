@@ -21,6 +21,7 @@ def test_weeks_that_are_equal_have_a_line_each_with_the_cost_of_their_cut(quarte
     assert {quarter.states()[name] for name in ("W03", "W04", "W13")} == {"validated"}
 
 
+@pytest.mark.long
 def test_damage_is_found_shown_without_values_repaired_undone_and_repaired_again(quarter: LiveQuarter) -> None:
     quarter.damage()
     damaged = quarter.ground.contents("base", 5)

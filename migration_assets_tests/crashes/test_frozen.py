@@ -151,7 +151,7 @@ def _on_the_legacy(judge: Judge) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("step", "point"), [(step, point) for step, points in BEFORE_LEGACY_CHANGES.items() for point in points]
 )

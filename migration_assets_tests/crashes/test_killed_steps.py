@@ -15,7 +15,7 @@ _SEED = SystemRandom().randrange(10**6)
 
 
 # One of each kind: before anything follows, an open join, the legacy's writers held, a swap whose end is unknown.
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("step", "point"), telling(TELLING, {0, 3, 5, 7}), ids=[f"{step} {point}" for step, point in TELLING]
 )

@@ -46,7 +46,7 @@ def refused(ground: CutoverGround, said: str, *, at: str = "compared", **plan: b
     return caught.value
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("kinds", [("gap",), ("beyond", "before", "infinite", "moved out")])
 def test_a_row_that_no_week_has_stops_the_cutover_however_late_it_came(
     ground: CutoverGround, before: Before, kinds: tuple[str, ...]

@@ -71,6 +71,7 @@ def test_a_sequence_that_a_column_owns_and_the_application_draws_from_goes_on_on
     assert ground.one("base", "SELECT pg_get_serial_sequence('bookings', 'id')") == "public.bookings_id_seq"
 
 
+@pytest.mark.long
 def test_keys_drawn_by_functions_triggers_domains_and_two_at_once_go_on_on_the_base(databases: Urls) -> None:
     ground = made(
         databases,

@@ -83,6 +83,7 @@ def test_a_slot_that_is_moved_while_the_base_is_away_is_moved_past_a_marker(grou
         ground.reconcile()
 
 
+@pytest.mark.long
 def test_whether_the_slot_is_read_is_asked_of_the_tables_own(ground: CutoverGround) -> None:
     """Another migration's slot on that legacy keeps more WAL, and somebody reads it."""
     away = Databases(ground.databases.legacy_url, make_conninfo(ground.databases.base_url, port=1))

@@ -161,6 +161,7 @@ def test_a_key_that_is_used_again_jams_the_reverse_stream_and_the_remedy_frees_i
     wait_for(lambda: not guard.problems(), "it is well")
 
 
+@pytest.mark.long
 def test_after_a_decommission_the_reverse_stream_is_nobodys_business(ground: CutoverGround, guard: Guard) -> None:
     ground.cut()
     on_legacy(ground, "ALTER SUBSCRIPTION {} DISABLE")

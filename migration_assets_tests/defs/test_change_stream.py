@@ -69,6 +69,7 @@ def test_the_whole_chain_from_preflight_to_sign_off(project: Project) -> None:
     assert project.run_check("sign_off", "still_stands").passed, "a rebuild that changed nothing voids nothing"
 
 
+@pytest.mark.long
 def test_the_checks_of_the_stream_run_alone(streamed: Project) -> None:
     healthy = streamed.run_check("change_stream", "stream_is_healthy")
     assert healthy.passed, healthy.description

@@ -91,7 +91,7 @@ def test_before_anybody_opened_a_quarter_it_skips_and_leaves_the_base_as_it_is(e
     assert empty_project.on_base("SELECT to_regnamespace('migration')") == [(None,)]
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize("side", ["base", "legacy"])
 def test_a_server_that_is_away_is_a_reason_to_skip(followed: Project, side: str) -> None:
     open_quarter(followed.migration, NEXT)

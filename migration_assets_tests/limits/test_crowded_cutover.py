@@ -37,6 +37,7 @@ def before_comparing(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], obje
     monkeypatch.setitem(stages.STAGES, CutoverState.COMPARED, deed)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.long(but=1)
 @pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
 def test_a_legacy_without_connections_accepts_writes_again(
     ground: CutoverGround, monkeypatch: pytest.MonkeyPatch, *, hangs: bool

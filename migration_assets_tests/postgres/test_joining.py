@@ -91,6 +91,7 @@ def test_two_quarters_that_begin_at_once_are_both_published(ground: Ground) -> N
     ground.assert_same(QUARTER, _NEXT)
 
 
+@pytest.mark.long
 def test_two_quarters_that_join_at_once_are_both_published(streamed: Ground) -> None:
     for quarter in (_BEFORE, _NEXT):
         streamed.copy_all(quarter)

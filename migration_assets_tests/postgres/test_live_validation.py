@@ -206,6 +206,7 @@ def test_rows_of_other_weeks_have_no_part_in_it(streamed: Ground) -> None:
             streamed.validate(number)
 
 
+@pytest.mark.long
 def test_a_validation_takes_no_sides_between_writers_of_both_weeks_of_a_move(streamed: Ground) -> None:
     stop = threading.Event()
 

@@ -354,6 +354,7 @@ def test_a_repair_whose_pause_was_lost_does_not_write_over_what_came_since(
     damaged.assert_same()
 
 
+@pytest.mark.long
 def test_a_repair_while_writers_write_loses_none_of_their_changes(damaged: Ground) -> None:
     stop = threading.Event()
 

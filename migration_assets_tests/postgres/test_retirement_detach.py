@@ -67,6 +67,7 @@ def test_a_long_reader_is_named_and_the_same_call_goes_on_once_it_has_ended(depa
     assert departure.in_quarantine() == rows
 
 
+@pytest.mark.long
 def test_a_week_whose_rows_others_point_at_is_refused_before_the_stream_lets_go_of_it(departure: Departure) -> None:
     departure.ground.run(
         "base",

@@ -35,6 +35,7 @@ DAY = timedelta(days=1)
 SIDES: tuple[Side, Side] = ("legacy", "base")
 
 
+@pytest.mark.long
 def test_a_rewrite_at_every_moment_of_a_first_copy_and_an_activation_waits_or_voids_it(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def write_into_the_base(ground: Ground) -> None:
     ground.run("base", "UPDATE bookings SET guests = 55 WHERE id % 3 = 0", "DELETE FROM bookings WHERE id % 7 = 0")
 
 
-@pytest.mark.long(but=1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     "deed",
     [drop_subscription, drop_subscription_and_slot, drop_slot, narrow_filter, publish_inserts_alone, drop_publication,

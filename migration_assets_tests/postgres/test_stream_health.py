@@ -375,6 +375,7 @@ def test_the_load_of_others_is_counted_and_ours_is_not(shared: SmallStream) -> N
         wait_for(lambda: shared.look().legacy_active_sessions == 2, "two of the three count")
 
 
+@pytest.mark.long
 def test_a_lost_slot_is_named(small_wal: SmallStream) -> None:
     stream = small_wal
     stream.healthy()
