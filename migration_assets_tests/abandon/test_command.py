@@ -37,7 +37,7 @@ def test_without_yes_it_only_tells_and_with_it_the_legacy_is_clean(quarter: Live
     quarter.ground.run(
         "base",
         "DROP TABLE migration.confirmations, migration.archive_adoptions",
-        "DROP TABLE migration.ledger_identity, migration.watchers",
+        "DROP TABLE migration.ledger_identity, migration.watchers, migration.session_locks",
         "ALTER TABLE migration.cuts DROP COLUMN worker",
         "ALTER TABLE migration.repairs DROP COLUMN images_removed_at",
         "DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT attrelid FROM pg_attribute WHERE attname = 'done_by'"

@@ -22,7 +22,7 @@ _ROW_OF_GATE: Mapping[str, LiteralString] = {
     REVERSE_MARKERS: "INSERT INTO migration.reverse_markers (relation, id) VALUES (%(relation)s, %(marker)s)",
 }
 _SEQUENCES = {MARKERS: "migration.marker_id", REVERSE_MARKERS: "migration.reverse_marker_id"}
-_REMOVE = sql.SQL("DELETE FROM {} WHERE relation = %(relation)s AND id = %(marker)s")
+_LET_GO = sql.SQL("DELETE FROM {} WHERE relation = {} AND id = {}; COMMIT")
 _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
@@ -54,8 +54,8 @@ def marker_gate(
     key: dict[str, object] = {"relation": relation, "marker": marker}
 
     def let_go() -> None:
-        holder.execute(_REMOVE.format(sql.SQL(markers)), key)
-        holder.execute("COMMIT")
+        # One message: the worker stands until it is through.
+        holder.execute(_LET_GO.format(sql.SQL(markers), sql.Literal(relation), sql.Literal(marker)))
 
     try:
         holder.execute("BEGIN")
