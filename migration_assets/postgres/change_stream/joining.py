@@ -233,10 +233,10 @@ def _activate(
         stack.enter_context(stream_lock(base, plan.relation))
         existing = _unheld(base, plan, mending=mending.changed)  # a person may have been faster
         names = names_of(existing) if existing else stream_names(base, plan.relation)
-        stack.enter_context(claimed(legacy, names.slot, holder=base))
-        # Before anything is changed: a server that reaches a copy of the legacy would follow that.
+        # Before anything is changed, a claim included: a server that reaches a copy of the legacy would follow that.
         url = plan.legacy_url_for_base or plan.databases.legacy_url
         require_way(legacy, base, url, to="legacy")
+        stack.enter_context(claimed(legacy, names.slot, holder=base))
         begin_stream(base, plan.relation, names, f"being {how}")
         drop_subscription(base, names.subscription)
         if mending.changed:
