@@ -14,7 +14,7 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.subscription import apply_worker
 from migration_assets.postgres.consistent_cut import arrival
-from migration_assets.postgres.consistent_cut.arrival import MARKERS, marker_gate
+from migration_assets.postgres.consistent_cut.arrival import MARKER_TABLE, marker_gate
 from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.clones import Clones
@@ -195,7 +195,7 @@ def standing_gate(ground: Ground, marker: int) -> Generator[Connected]:
     """Somebody who takes a cut stands at that marker; his session."""
     with (
         ground.databases.session("base", "test") as holder,
-        marker_gate(holder, MARKERS, ground.spec.relation, marker, moment_seconds=60),
+        marker_gate(holder, MARKER_TABLE, ground.spec.relation, marker, moment_seconds=60),
     ):
         yield holder
 

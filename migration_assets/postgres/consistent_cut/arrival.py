@@ -14,14 +14,14 @@ from migration_assets.postgres.change_stream.subscription import apply_worker, r
 from migration_assets.postgres.consistent_cut.records import Barrier
 from migration_assets.postgres.sessions import Connected, require_row
 
-MARKERS: LiteralString = "migration.markers"
-REVERSE_MARKERS: LiteralString = "migration.reverse_markers"
+MARKER_TABLE: LiteralString = "migration.markers"
+REVERSE_MARKER_TABLE: LiteralString = "migration.reverse_markers"
 _ROW_OF_GATE: Mapping[str, LiteralString] = {
-    MARKERS: "INSERT INTO migration.markers (relation, id, kind, sent_at)"
+    MARKER_TABLE: "INSERT INTO migration.markers (relation, id, kind, sent_at)"
     " VALUES (%(relation)s, %(marker)s, 'gate', clock_timestamp())",
-    REVERSE_MARKERS: "INSERT INTO migration.reverse_markers (relation, id) VALUES (%(relation)s, %(marker)s)",
+    REVERSE_MARKER_TABLE: "INSERT INTO migration.reverse_markers (relation, id) VALUES (%(relation)s, %(marker)s)",
 }
-_SEQUENCES = {MARKERS: "migration.marker_id", REVERSE_MARKERS: "migration.reverse_marker_id"}
+_SEQUENCES = {MARKER_TABLE: "migration.marker_id", REVERSE_MARKER_TABLE: "migration.reverse_marker_id"}
 _LET_GO = sql.SQL("DELETE FROM {} WHERE relation = {} AND id = {}; COMMIT")
 _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.

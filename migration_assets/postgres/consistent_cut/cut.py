@@ -15,7 +15,7 @@ from migration_assets.postgres.change_stream.claims import PublicationChange, cl
 from migration_assets.postgres.change_stream.records import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.change_stream.running import go_on, require_running, require_stream
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import MARKERS, marker_gate, wait_at_marker, wait_until_gone
+from migration_assets.postgres.consistent_cut.arrival import MARKER_TABLE, marker_gate, wait_at_marker, wait_until_gone
 from migration_assets.postgres.consistent_cut.barrier import legacy_sessions, next_marker, set_marker
 from migration_assets.postgres.consistent_cut.records import CutRecord, record_cut, record_release
 from migration_assets.postgres.server_identity import require_same_servers
@@ -202,7 +202,7 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
 
 
 def _gate(plan: StreamPlan, holder: Connected, marker: int) -> AbstractContextManager[Callable[[], None]]:
-    return marker_gate(holder, MARKERS, plan.relation, marker, moment_seconds=plan.limits.cut_patience_seconds)
+    return marker_gate(holder, MARKER_TABLE, plan.relation, marker, moment_seconds=plan.limits.cut_patience_seconds)
 
 
 def _holding(plan: StreamPlan) -> Timeouts:

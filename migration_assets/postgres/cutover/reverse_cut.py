@@ -22,7 +22,12 @@ from migration_assets.postgres.change_stream.claims import end_holders
 from migration_assets.postgres.change_stream.legacy_side import old_writers
 from migration_assets.postgres.change_stream.records import StreamNames
 from migration_assets.postgres.change_stream.subscription import disable
-from migration_assets.postgres.consistent_cut.arrival import REVERSE_MARKERS, hold_for_moments, marker_gate, waits_for
+from migration_assets.postgres.consistent_cut.arrival import (
+    REVERSE_MARKER_TABLE,
+    hold_for_moments,
+    marker_gate,
+    waits_for,
+)
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import let_reverse_run, rest, reverse_arrived, reverse_worker
 from migration_assets.postgres.retries import is_lock_timeout
@@ -94,7 +99,7 @@ def reverse_cut(
         marker = int(require_row(row, "nextval")[0])
         going_on = ExitStack()
         moment = plan.stream.limits.cut_patience_seconds
-        with marker_gate(holder, REVERSE_MARKERS, plan.relation, marker, moment_seconds=moment) as let_go:
+        with marker_gate(holder, REVERSE_MARKER_TABLE, plan.relation, marker, moment_seconds=moment) as let_go:
             lsn = _set_marker(plan, locker, writer, reader, marker)
             hold_for_moments(holder)
             pid = _wait_at(plan, holder, names, marker)
