@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.embedded.servers import EmbeddedServers
@@ -16,15 +15,16 @@ from migration_assets.postgres.cutover.machine import cut_over
 from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.preflight_records import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.runtime import Migration, open_migration
-from migration_assets.settings import MigrationSettings
+from migration_assets.runtime import Migration
 from migration_assets.steps.approval import sign_off_quarter
 from migration_assets.steps.archiving import archive_week
 from migration_assets.steps.cutover_planning import cutover_plan
 from migration_assets.steps.quarters import reconcile_quarter
 from migration_assets.steps.streaming import start_stream
 from migration_assets.steps.weeks import copy_week
+from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.limits import crowds
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import QUARTER, week
@@ -54,21 +54,11 @@ def ground(small_servers: EmbeddedServers) -> CutoverGround:
 
 
 def product(ground: CutoverGround, var: Path) -> Migration:
-    return open_migration(
-        MigrationSettings(
-            _env_file=None,  # pyright: ignore[reportCallIssue]
-            legacy_url=SecretStr(ground.databases.legacy_url),
-            base_url=SecretStr(ground.databases.base_url),
-            table="public.bookings",
-            var=var,
-            retry_attempts=1,
-            lock_patience_seconds=1,
-            cut_patience_seconds=2,
-            stream_patience_seconds=5,
-            cutover_patience_seconds=2,
-            cutover_timeout_seconds=10,
-        )
-    )
+    return with_settings(
+        migration_of(ground.databases.legacy_url, ground.databases.base_url),
+        table="public.bookings", var=var, retry_attempts=1, lock_patience_seconds=1, cut_patience_seconds=2,
+        stream_patience_seconds=5, cutover_patience_seconds=2, cutover_timeout_seconds=10,
+    )  # fmt: skip
 
 
 def crowded(
