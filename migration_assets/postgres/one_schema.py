@@ -10,7 +10,7 @@ from psycopg import errors
 
 from migration_assets.domain.errors import LedgerError
 from migration_assets.postgres.own_schema import Connected, own_schema
-from migration_assets.postgres.untrusted import TRUSTED
+from migration_assets.postgres.untrusted import NAMED_IN_BODY, TRUSTED
 
 EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     "markers": {"relation": "text", "id": "integer", "kind": "text", "sent_at": "timestamp with time zone"},
@@ -30,11 +30,17 @@ WHERE c.relname IN ('markers', 'session_locks') AND c.relkind = 'r'
 # A name that nobody has: whoever makes a schema of it waits for another who does until that one's transaction ends. Not
 # an advisory lock, which anybody who may connect can hold.
 _ONE_AT_A_TIME: LiteralString = "CREATE SCHEMA migration_assets_begins; DROP SCHEMA migration_assets_begins"
+# Every session asks it: without the right to use a schema nothing may be looked for in it.
 FINDS_OURS: LiteralString = """
-SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = 'migration' AND c.relname = 'session_locks')
+SELECT CASE WHEN has_schema_privilege(to_regnamespace('migration')::oid, 'USAGE') THEN EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = to_regclass('migration.session_locks') AND attname = 'backend_start'
+) ELSE false END
 """
 """Mostly enough to know that the setting names the schema in use."""
+_RENAMED: LiteralString = """
+SELECT _named FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'migration' AND p.proname IN ('bar_stream', 'refuse_writes') AND _named <> n.nspname
+""".replace("_named", NAMED_IN_BODY)
 
 
 def our_schemas(connection: Connected) -> list[str]:
@@ -49,14 +55,32 @@ def require_no_other(connection: Connected, side: str) -> None:
     Raises:
         LedgerError: It is.
     """
-    found = our_schemas(connection)
-    if found and own_schema(connection) not in found:
+    found, schema = our_schemas(connection), own_schema(connection)
+    if found and schema not in found:
         raise LedgerError(
             f"this program keeps its own in schema {' and '.join(found)} of the {side}, and MIGRATION_OWN_SCHEMA names"
-            f" {own_schema(connection)}",
+            f" {schema}",
             where=f"the {side}",
             state_left="nothing was touched",
             next_step=how_to_agree(found),
+        )
+
+
+def require_not_renamed(connection: Connected) -> None:
+    """The functions in our schema call it what it is called: ALTER SCHEMA … RENAME leaves their bodies as they were.
+
+    Raises:
+        LedgerError: They call it something else.
+    """
+    found = connection.execute(_RENAMED).fetchone()
+    if found is not None:
+        schema, before = own_schema(connection), found[0]
+        raise LedgerError(
+            f"schema {schema} was renamed: the functions in it go on calling it {before}",
+            where=f"database {connection.info.dbname}",
+            state_left="nothing was touched",
+            next_step=f"in that database: ALTER SCHEMA {schema} RENAME TO {before}; and let every process have"
+            f" MIGRATION_OWN_SCHEMA={before}, as on the other side",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, LiteralString
 from weakref import WeakSet
 
 from migration_assets.domain.errors import ForeignObjectError
-from migration_assets.postgres.one_schema import EVERYWHERE
+from migration_assets.postgres.one_schema import EVERYWHERE, require_not_renamed
 from migration_assets.postgres.own_schema import in_own_schema, own_quarantine, own_schema, own_sql
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
@@ -174,11 +174,15 @@ def require_trusted(connection: Connected) -> None:
 
     Raises:
         ForeignObjectError: A role that is not ours could have them run; says through what.
+        LedgerError: Somebody has renamed the schema.
     """
     if connection in _LOOKED:
         return
     ours = connection.execute(ALL_OURS).fetchone()
-    found = [] if ours and ours[0] else _untrusted(connection)
+    found: list[tuple[str, str]] = []
+    if ours is None or not ours[0]:
+        require_not_renamed(connection)
+        found = _untrusted(connection)
     if found:
         raise ForeignObjectError(
             "a role that is neither ours nor a superuser could have its statements run as our role: "

@@ -217,6 +217,28 @@ def test_preflight_names_a_second_schema_like_ours(empty: CutoverGround) -> None
     assert "may it be dropped" in one.remedy
 
 
+def test_a_schema_that_somebody_renamed_is_renamed_back(empty: CutoverGround) -> None:
+    ground = empty
+    ground.fill(91)
+    ground.streamed()
+    ground.cut()
+    for side in ("base", "legacy"):
+        _do(ground, side, "ALTER SCHEMA migration RENAME TO moves_of_bookings")
+    for side in ("base", "legacy"):
+        with (
+            _renaming(ground).databases.session(side, "test") as session,
+            pytest.raises(LedgerError, match="functions in it go on calling it migration") as refused,
+        ):
+            make_session_locks(session)
+        assert f"ALTER SCHEMA {NAME} RENAME TO migration;" in str(refused.value)
+    assert "was renamed" in _refused(ground, "rollback")
+    assert "was renamed" in _refused(ground, "release-writes")
+    assert "was renamed" in _refused(ground, "repair-legacy FY25-Q2")
+    for side in ("base", "legacy"):
+        _do(ground, side, "ALTER SCHEMA moves_of_bookings RENAME TO migration")
+    assert ground.back().outcome == "succeeded"
+
+
 def test_a_schema_that_a_stranger_made_like_ours_stops_nobody(empty: CutoverGround) -> None:
     ground = empty
     ground.run("base", "CREATE ROLE stranger_of_names", "CREATE SCHEMA like_ours AUTHORIZATION stranger_of_names",
