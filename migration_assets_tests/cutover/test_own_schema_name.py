@@ -82,7 +82,7 @@ def empty(databases: Urls) -> CutoverGround:
 def beside(empty: CutoverGround) -> CutoverGround:
     """Both sides have a schema `migration` of somebody else, which the table uses; ours has another name."""
     ground = _renaming(empty)
-    for side in ("legacy", "base"):
+    for side in SIDES:
         _do(ground, side, *_THEIRS)
     ground.fill(182)
     _do(ground, "legacy", *_ON_THE_TABLE)
@@ -116,6 +116,10 @@ def test_a_whole_life_beside_a_schema_of_our_usual_name_touches_nothing_of_it(be
     ground.assert_same(QUARTER)
     for side in SIDES:
         assert _theirs(ground, side) == theirs[side]
+        # Whoever forgets the setting does not take what is theirs for ours.
+        forgetful = replace(ground.databases, own_schema="migration")
+        with pytest.raises(LedgerError, match=f"in schema {NAME} of the {side}"), forgetful.session(side, "test"):
+            pass
     abandon(ground.plan, apply=True)
     before["relations"] = catalogue(ground)["relations"]  # its sequence and its rows moved on
     assert_as_found(ground, before)
@@ -141,7 +145,7 @@ def test_a_process_with_another_setting_is_refused_whatever_it_wants(empty: Cuto
     ground.fill(91)
     ground.streamed()
     other = _renaming(ground)
-    for side in ("legacy", "base"):
+    for side in SIDES:
         elsewhere = rf"schema migration of the {side}, and MIGRATION_OWN_SCHEMA names {NAME}"
         with pytest.raises(LedgerError, match=elsewhere), other.databases.session(side, "test", or_standby=True):
             pass
@@ -154,7 +158,7 @@ def test_a_process_with_another_setting_is_refused_whatever_it_wants(empty: Cuto
         said = _refused(ground, command)
         assert "MIGRATION_OWN_SCHEMA=migration" in said, command
         assert "nothing was touched" in said, command
-    for side in ("legacy", "base"):
+    for side in SIDES:
         assert ground.one(side, "SELECT to_regnamespace(%s) IS NULL", NAME)
     assert ground.charge() == "base"
 
@@ -222,9 +226,9 @@ def test_a_schema_that_somebody_renamed_is_renamed_back(empty: CutoverGround) ->
     ground.fill(91)
     ground.streamed()
     ground.cut()
-    for side in ("base", "legacy"):
+    for side in SIDES:
         _do(ground, side, "ALTER SCHEMA migration RENAME TO moves_of_bookings")
-    for side in ("base", "legacy"):
+    for side in SIDES:
         with (
             _renaming(ground).databases.session(side, "test") as session,
             pytest.raises(LedgerError, match="functions in it go on calling it migration") as refused,
@@ -234,7 +238,7 @@ def test_a_schema_that_somebody_renamed_is_renamed_back(empty: CutoverGround) ->
     assert "was renamed" in _refused(ground, "rollback")
     assert "was renamed" in _refused(ground, "release-writes")
     assert "was renamed" in _refused(ground, "repair-legacy FY25-Q2")
-    for side in ("base", "legacy"):
+    for side in SIDES:
         _do(ground, side, "ALTER SCHEMA moves_of_bookings RENAME TO migration")
     assert ground.back().outcome == "succeeded"
 
