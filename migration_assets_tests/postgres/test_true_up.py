@@ -314,6 +314,34 @@ def test_keys_that_are_equal_as_numbers_and_differ_as_texts_are_put_right(ground
     assert ground.contents("base") == ground.contents("legacy")
 
 
+@pytest.mark.parametrize("recopy_percent", [100, 0])
+def test_rows_that_changed_places_in_a_unique_key_are_put_right_however_many_batches_they_are_in(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, recopy_percent: int
+) -> None:
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(applying, "_KEYS_AT_ONCE", 2)
+    ground.run(
+        "legacy",
+        "CREATE TABLE bookings (id numeric PRIMARY KEY, booked_at timestamptz NOT NULL, seat integer,"
+        " UNIQUE (seat, booked_at))",
+        "INSERT INTO bookings SELECT n + 0.0, '2024-04-02Z', n FROM generate_series(1, 120) n",
+    )
+    ground.open()
+    ground.copy(1)
+    # Each of half of the seats went to the next one; and keys that are equal, and other texts, fall into other batches.
+    ground.run(
+        "base",
+        "UPDATE bookings SET seat = -seat WHERE id <= 60",
+        "UPDATE bookings SET seat = 1 - seat WHERE seat BETWEEN -59 AND -1",
+        "UPDATE bookings SET seat = 1 WHERE seat = -60",
+        "UPDATE bookings SET id = id * 1.00 WHERE id > 100",
+        "DELETE FROM bookings WHERE id BETWEEN 11 AND 13",
+        "INSERT INTO bookings SELECT id + 200, booked_at, seat - 200 FROM bookings WHERE id < 5",
+    )
+    assert counts(made_true(ground, recopy_percent=recopy_percent).differences) == (23, 24, 57)
+    assert ground.contents("base") == ground.contents("legacy")
+
+
 def test_generated_columns_are_computed_again_and_told_among_those_that_differ(ground: Ground) -> None:
     ground.run(
         "legacy",
