@@ -12,7 +12,7 @@ from psycopg import sql
 from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.true_up import applying, differences
+from migration_assets.postgres.true_up import applying, buckets, differences
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
@@ -150,6 +150,25 @@ def test_more_rows_than_one_batch_and_one_chunk_hold(copied: Ground, monkeypatch
     assert sum(expected) > 40
     assert counts(made_true(copied).differences) == expected
     assert copied.contents("base", 1) == copied.contents("legacy", 1)
+
+
+def test_a_week_that_has_grown_since_it_was_counted_is_held_in_memory_in_pieces_all_the_same(
+    copied: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_FULLEST", 3)
+    monkeypatch.setattr(buckets, "_ROWS_A_BUCKET", 1)
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 5)
+    copied.run(
+        "base",
+        "UPDATE migration.slices SET legacy_rows = 1, base_rows = 1 WHERE week = 'W01'",
+        f"UPDATE bookings SET guests = -1 WHERE id % 2 = 0 AND {_IN_WEEK}",
+    )
+    with sides(copied) as (legacy, base, rows):
+        compared = compare(legacy, base, rows)
+        batches = list(differences.differing_keys(legacy, base, rows, compared))
+    assert len(compared.differing) > 16, "as many buckets as one row was worth"
+    assert len(batches) > 5
+    assert sum(len(batch.changed) for batch in batches) == 35
 
 
 def test_above_a_share_of_rows_that_differ_all_of_them_are_copied_again_at_once(

@@ -84,7 +84,7 @@ def _batches(differing: dict[int, int]) -> Iterator[int]:
 def _keys_and_hashes(rows: SliceRows, table: QualifiedName, names: Sequence[str], compared: Compared) -> sql.Composed:
     return sql.SQL("SELECT {names} FROM {hashed} WHERE b = ANY ({buckets}) ORDER BY b").format(
         names=sql.SQL(", ").join(sql.Identifier(name) for name in names),
-        hashed=rows.hashed(table),
+        hashed=rows.hashed(table, compared.buckets),
         buckets=sql.Literal(list(compared.differing)),
     )
 
