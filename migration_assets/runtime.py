@@ -156,11 +156,11 @@ def open_migration(settings: MigrationSettings) -> Migration:
     """
     keep_files_private(settings)
     if settings.legacy_url is not None and settings.base_url is not None:
-        urls = Databases(settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value(), _this_process())
+        urls = settings.legacy_url.get_secret_value(), settings.base_url.get_secret_value()
     else:
         servers = EmbeddedServers(settings.var)
-        urls = Databases(servers.legacy_url(), servers.base_url(), _this_process())
-    return Migration(settings, urls)
+        urls = servers.legacy_url(), servers.base_url()
+    return Migration(settings, Databases(*urls, _this_process(), settings.own_schema))
 
 
 def launched_by(migration: Migration, tags: Mapping[str, str]) -> Migration:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.longest import endless
+from migration_assets.domain.schema_name import DEFAULT_SCHEMA, quarantine_schema, schema_flaw
 from migration_assets.domain.session_places import SessionLimits, weeks_at_once
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
@@ -48,6 +49,9 @@ class MigrationSettings(BaseSettings):
     )
 
     table: str = Field(default="public.amenity_bookings", description="the table, on both sides, as in SQL")
+    own_schema: str = Field(
+        default=DEFAULT_SCHEMA, description="schema of our own, made on both sides: the ledger, markers, locks"
+    )
     control_column: str = Field(default="booked_at", description="decides the partition; exact, never folded")
 
     fiscal_start_month: int = Field(default=1, ge=1, le=12, description="month in which a fiscal year starts")
@@ -276,6 +280,19 @@ class MigrationSettings(BaseSettings):
         except MigrationError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @field_validator("own_schema")
+    @classmethod
+    def _is_a_plain_name(cls, value: str) -> str:
+        if flaw := schema_flaw(value):
+            raise ValueError(flaw)
+        return value
+
+    @model_validator(mode="after")
+    def _leaves_the_tables_schema_alone(self) -> Self:
+        if self.spec().table.schema in {self.own_schema, quarantine_schema(self.own_schema)}:
+            raise ValueError(f"{PREFIX}OWN_SCHEMA: the table lies in that schema; this program needs one for itself")
+        return self
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:

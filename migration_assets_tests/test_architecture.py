@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "migration_assets"
 TESTS = Path(__file__).resolve().parent
-LONGEST_FILE = 450
+LONGEST_FILE = 500
 TICK_CONTEXTS = {"build_sensor_context", "build_schedule_context"}
 
 # Each layer may import itself and those named; a module directly below the package is a layer of its own.
@@ -110,6 +110,18 @@ def test_only_the_settings_read_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
     }
     assert touching == set(MAY_TOUCH_ENVIRONMENT)
+
+
+def test_the_name_of_our_schema_stands_in_texts_alone() -> None:
+    """Texts are renamed where MIGRATION_OWN_SCHEMA says so; a name as a value would be the usual one for ever."""
+    found = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if layer_of(path) in {"postgres", "steps", "archive", "runtime"}
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Constant) and node.value in {"migration", "migration_quarantine"}
+    ]
+    assert found == ["steps/evidence.py"]  # in the name of a pack
 
 
 def test_every_layer_is_known() -> None:

@@ -51,7 +51,7 @@ def verify(pack: Path | None) -> None:
             say(f"  {one}", "red")
         if len(done.breaks) > _SHOWN:
             say(f"  and {len(done.breaks) - _SHOWN} more", "red")
-        say("Nothing was changed. Find out who wrote to schema migration in the base, and bring it back from a backup.")
+        say("Nothing was changed. Find out who wrote to the ledger in the base, and bring it back from a backup.")
         sys.exit(1)
     if done.head is None:
         say(f"There is no evidence of {done.relation} yet: the chain begins with the first reconciliation.", "yellow")

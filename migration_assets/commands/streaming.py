@@ -71,7 +71,7 @@ def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) 
 def stream_recover(by: str, confirmed: dict[FiscalWeek, int]) -> None:
     """After a failover, a restore or a move of a server: begin anew, every week trued up, nothing thrown away.
 
-    Of the side that follows; what it has and the side in charge has not is kept in migration.repaired_rows.
+    Of the side that follows; what it has and the side in charge has not is kept in the ledger's table repaired_rows.
     """
     migration = opened()
     with weeks_progress(console, "weeks under CDC") as on_week:

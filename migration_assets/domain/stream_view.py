@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from migration_assets.domain.schema_name import DEFAULT_SCHEMA
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
 
@@ -13,12 +14,13 @@ CLEAR_BELOW = 0.8
 
 @dataclass(frozen=True)
 class View:
-    """What a rule sees: the look, those before it (oldest first), and which alerts are open."""
+    """What a rule sees: the look, those before it (oldest first), which alerts are open; the name of our schema."""
 
     sample: StreamSample
     history: Sequence[StreamSample] = ()
     thresholds: StreamThresholds = field(default_factory=StreamThresholds)
     raised: Mapping[ProblemCode, Severity] = field(default_factory=dict[ProblemCode, Severity])
+    own_schema: str = DEFAULT_SCHEMA
 
     @property
     def previous(self) -> StreamSample | None:

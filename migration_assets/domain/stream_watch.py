@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from migration_assets.domain.cutover_rules import CUTOVER_STEPS
+from migration_assets.domain.schema_name import renamed
 from migration_assets.domain.stream_rules import RULES, Unknown, View
 from migration_assets.domain.stream_sample import RECOVER, ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import Severity
@@ -47,7 +48,7 @@ def evaluate(view: View) -> Evaluation:
         judged.add(code)
         if verdict is not None:
             severity, what, *own_step = verdict
-            next_step = own_step[0] if own_step else NEXT_STEPS[code]
+            next_step = own_step[0] if own_step else renamed(NEXT_STEPS[code], view.own_schema)
             problems.append(Problem(code, severity, what, _since(code, view.sample), next_step))
     return Evaluation(tuple(problems), frozenset(judged))
 

@@ -47,6 +47,7 @@ from migration_assets.postgres.cutover.holds import read_hold
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.own_objects import is_ours
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
@@ -213,19 +214,20 @@ def _legacy_steps(
     if remains.objects:
         markers = remains.markers is not None
         what = f"{remains.markers:,} markers" if markers else "the table of locks"
-        schema = ", their table and schema migration" if markers else " and its schema"
+        own = own_schema(legacy)
+        schema = f", their table and schema {own}" if markers else " and its schema"
         whole = "" if remains.markers_used_by else schema
         steps.append(
             _Step(
                 f"legacy: {what}{whole} go",
-                lambda: _markers_note(remove_markers(legacy, spec, name, patience_seconds=patience)),
+                lambda: _markers_note(own, remove_markers(legacy, spec, name, patience_seconds=patience)),
             )
         )
     return steps, notes
 
 
-def _markers_note(users: tuple[str, ...]) -> str | None:
-    return f"schema migration stays on the legacy, for {', '.join(users)}" if users else None
+def _markers_note(schema: str, users: tuple[str, ...]) -> str | None:
+    return f"schema {schema} stays on the legacy, for {', '.join(users)}" if users else None
 
 
 def clean_legacy(

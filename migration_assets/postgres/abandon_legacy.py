@@ -15,6 +15,7 @@ from migration_assets.postgres.change_stream.way import drop_left_behind
 from migration_assets.postgres.fences import HOLD, HOLD_ROWS
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.own_objects import ON_LEGACY, drop_own_objects, is_ours, own_trigger_functions
+from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.server_identity import read_identity
 from migration_assets.postgres.session_locks import others_at_work, take_turn_at_objects
@@ -37,9 +38,9 @@ class Remains:
         guard: Whether the table has a trigger of ours: against TRUNCATE, or the one that a rehearsed cutover left.
         identity: The table's replica identity: `d`, `n`, `f`, or `i:index`; None without a table.
         markers: Rows of this table among the markers; None where there is no table of markers.
-        objects: Whether anything of ours is in schema migration: a run that died early made the table of locks alone.
+        objects: Whether anything of ours is in our schema: a run that died early made the table of locks alone.
         table_shared_with: Other publications of ours that publish the table: guard and identity are theirs, too.
-        markers_used_by: Why schema migration stays: who else needs it. Empty where nobody does.
+        markers_used_by: Why our schema stays: who else needs it. Empty where nobody does.
     """
 
     table: bool
@@ -260,5 +261,5 @@ def _drop_schema(legacy: Connected) -> tuple[str, ...]:
         with legacy.transaction():
             legacy.execute("DROP SCHEMA migration")
     except errors.DependentObjectsStillExist:
-        return ("other objects in schema migration",)
+        return (in_own_schema(legacy, "other objects in schema migration"),)
     return ()

@@ -28,6 +28,7 @@ from migration_assets.postgres.ledger import (
     read_slice,
     record_copy,
 )
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
@@ -40,7 +41,6 @@ from migration_assets.postgres.true_up.applying import true_up
 from migration_assets.postgres.true_up.slices import slice_rows
 from migration_assets.postgres.validation_records import Proof, record_proof
 
-LEDGER_SCHEMA = "migration"
 log = logging.getLogger(__name__)
 
 
@@ -173,7 +173,7 @@ def _load(
     clock = Clock()
     started = time.perf_counter()
     # One name in two schemas: the leaf moves into its place with all its indexes, and no rename is ever needed.
-    staging = QualifiedName(LEDGER_SCHEMA, record.leaf)
+    staging = QualifiedName(own_schema(base), record.leaf)
     with ExitStack() as after_commit, base.transaction():
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
         # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.

@@ -21,6 +21,7 @@ from migration_assets.domain.evidence_chain import (
     sealed,
 )
 from migration_assets.postgres.evidence_rows import read_row, read_rows
+from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.sessions import Connected, require_row
 
 # The ledger's versions: with the first the chain came, with others what it notes besides.
@@ -53,7 +54,10 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
     """
     says = read_row(base, relation, kind, row)
     if says is None:
-        raise LedgerError(f"{kind.value} {row} is not in the ledger of {relation}", where="migration.evidence_chain")
+        raise LedgerError(
+            f"{kind.value} {row} is not in the ledger of {relation}",
+            where=in_own_schema(base, "migration.evidence_chain"),
+        )
     with base.transaction():
         hold_chain(base)
         if kind in _LATER:

@@ -6,6 +6,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from migration_assets.postgres.own_objects import HOLDS, NAMES_OF_HOLDS, require_no_collision
+from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.session_locks import take_turn_at_objects
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -70,7 +71,7 @@ BEGIN
     RETURN NULL;
 END """
 # By name: options and body. Whether a trigger is as this program makes it is told by the body, too.
-FUNCTIONS: Mapping[str, tuple[LiteralString, LiteralString]] = {
+_FUNCTIONS: Mapping[str, tuple[LiteralString, LiteralString]] = {
     "refuse_writes": ("SECURITY DEFINER SET search_path = pg_catalog, pg_temp", _REFUSE_WRITES),
     "refuse_rows": ("", _REFUSE_ROWS),
     "refuse_base_truncate": ("SET search_path = pg_catalog, pg_temp", _REFUSE_TRUNCATE),
@@ -110,12 +111,17 @@ def make_functions(connection: Connected) -> None:
             connection.execute("CREATE SCHEMA IF NOT EXISTS migration; CREATE TABLE IF NOT EXISTS " + HOLDS)
         if no_token:
             connection.execute(_MAKE_KEY)
-        for name, (options, body) in FUNCTIONS.items():
+        for name, body in bodies(connection).items():
             connection.execute(
                 sql.SQL("CREATE OR REPLACE FUNCTION migration.{}() RETURNS trigger LANGUAGE plpgsql {} AS {}").format(
-                    sql.Identifier(name), sql.SQL(options), sql.Literal(body)
+                    sql.Identifier(name), sql.SQL(_FUNCTIONS[name][0]), sql.Literal(body)
                 )
             )
+
+
+def bodies(connection: Connected) -> dict[str, str]:
+    """By name: what each function says in that database."""
+    return {name: in_own_schema(connection, body) for name, (_, body) in _FUNCTIONS.items()}
 
 
 def let_through(connection: Connected) -> None:

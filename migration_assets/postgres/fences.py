@@ -21,7 +21,7 @@ from psycopg import errors, sql
 
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.change_stream.legacy_side import writers_of
-from migration_assets.postgres.fence_functions import FUNCTIONS
+from migration_assets.postgres.fence_functions import bodies
 from migration_assets.postgres.own_objects import ledger_has
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.session_locks import take_turn_at_partitions
@@ -281,7 +281,7 @@ def _read(connection: Connected, fence: Fence, *, any_arguments: bool = False) -
             "guard": BASE_GUARD,
             "hold_args": None if any_arguments else _arguments(fence),
             "guard_args": None if any_arguments else [fence.slot],
-            **{name: body for name, (_, body) in FUNCTIONS.items()},
+            **bodies(connection),
         },
     ).fetchall()
     return [

@@ -14,6 +14,7 @@ from psycopg import errors
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql
 
 _ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 # The statement that counts is made by the server: with its own operators and its own quoting.
@@ -122,7 +123,7 @@ def _count(connection: Connected, key: ForeignKey, seconds: float) -> Orphans:
                 "SELECT set_config('statement_timeout', %s, true), set_config('search_path', 'pg_catalog', true)",
                 [f"{max(1, round(seconds * 1000))}ms"],
             )
-            row = connection.execute(key.counting.encode()).fetchone()
+            row = connection.execute(raw_sql(key.counting)).fetchone()
     except errors.QueryCanceled:
         return Orphans(key.label, None, f"it takes longer than {seconds:g} s")
     except psycopg.Error as error:

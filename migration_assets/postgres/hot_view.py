@@ -18,12 +18,12 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.export_expressions import LATEST
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.session_locks import take_turn_at_partitions
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
-_LEDGER_SCHEMA = "migration"
 _READERS = """
 SELECT DISTINCT r.rolname::text
 FROM pg_class c CROSS JOIN aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
@@ -64,9 +64,9 @@ def week_places(base: Connected, spec: TableSpec) -> list[WeekPlace]:
     return sorted(WeekPlace(FiscalWeek.parse(key), *rest) for key, *rest in rows)
 
 
-def hot_view_name(spec: TableSpec) -> QualifiedName:
+def _name_of(base: Connected, spec: TableSpec) -> QualifiedName:
     """The view's name, of this table alone."""
-    return QualifiedName(_LEDGER_SCHEMA, f"hot_{hashlib.sha256(spec.relation.encode()).hexdigest()[:12]}")
+    return QualifiedName(own_schema(base), f"hot_{hashlib.sha256(spec.relation.encode()).hexdigest()[:12]}")
 
 
 def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredColumn]) -> QualifiedName:
@@ -75,7 +75,7 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
     Raises:
         MigrationError: It is not as it should be, and our role may not make it.
     """
-    view = hot_view_name(spec)
+    view = _name_of(base, spec)
     statements = _statements(view, spec, columns)
     digest = hashlib.sha256("".join(one.as_string(base) for one in statements).encode()).hexdigest()
     if _is_made(base, view, digest):

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from psycopg import errors
 
 from migration_assets.domain.errors import LedgerError
-from migration_assets.postgres.own_objects import foreign_object, ledger_steps, ledger_version, read_own_schema
+from migration_assets.postgres.own_objects import (
+    foreign_object,
+    ledger_steps,
+    ledger_version,
+    read_own_schema,
+    require_only_schema,
+)
+from migration_assets.postgres.own_schema import in_own_schema, own_sql
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.sql_text import raw_sql
 
 
 def ensure_ledger(connection: Connected) -> int:
@@ -31,7 +37,7 @@ def ensure_ledger(connection: Connected) -> int:
     except errors.ObjectInUse as error:
         raise LedgerError(
             f"the ledger cannot be upgraded now: {error.diag.message_primary}",
-            where="schema migration in the base",
+            where=in_own_schema(connection, "schema migration in the base"),
             state_left="the ledger is as it was",
             next_step="let that program end what it does, then run this again; both must not work beside each other",
         ) from None
@@ -49,10 +55,12 @@ def require_ledger(connection: Connected) -> None:
     version = _known_version(connection, newest)
     if version == newest:
         return
+    if not version:
+        require_only_schema(connection, "base")
     raise LedgerError(
         f"the ledger has version {version}, and this program reads version {newest}" if version
         else "the base has no ledger yet: nothing was migrated to it",
-        where="schema migration in the base",
+        where=in_own_schema(connection, "schema migration in the base"),
         state_left="nothing was touched",
         next_step="`migration-assets ledger upgrade`, once no older program is at work; or any step that changes"
         " something, which upgrades it first" if version else "`migration-assets preflight` makes it",
@@ -64,7 +72,7 @@ def _known_version(connection: Connected, newest: int) -> int:
     if version > newest:
         raise LedgerError(
             f"the ledger has version {version}, this program knows {newest}",
-            where="schema migration in the base",
+            where=in_own_schema(connection, "schema migration in the base"),
             state_left="nothing was touched",
             next_step="use the newer version of migration_assets that wrote it",
         )
@@ -75,7 +83,9 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
     with connection.transaction():
         collisions = read_own_schema(connection, "base").collisions
         if collisions:
-            raise foreign_object(collisions)
+            raise foreign_object(connection, collisions)
+        if _known_version(connection, len(steps)) == 0:
+            require_only_schema(connection, "base")
         connection.execute("CREATE SCHEMA IF NOT EXISTS migration")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migration.schema_versions ("
@@ -84,5 +94,5 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
         # Two runs that start together do not race. Not an advisory lock, which anybody who may connect can hold.
         connection.execute("LOCK TABLE migration.schema_versions IN SHARE ROW EXCLUSIVE MODE")
         for number in range(_known_version(connection, len(steps)) + 1, len(steps) + 1):
-            connection.execute(raw_sql(steps[number - 1]))
+            connection.execute(own_sql(connection, steps[number - 1]))
             connection.execute("INSERT INTO migration.schema_versions (version) VALUES (%s)", [number])

@@ -12,13 +12,12 @@ from importlib.resources import files
 from typing import Any, LiteralString
 from weakref import WeakSet
 
-from migration_assets.domain.errors import ForeignObjectError
+from migration_assets.domain.errors import ForeignObjectError, LedgerError
+from migration_assets.postgres.own_schema import in_own_schema, own_quarantine, own_schema, own_sql
 from migration_assets.postgres.sessions import Connected, Side, require_row
-from migration_assets.postgres.sql_text import raw_sql
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
 
 TAG: LiteralString = "migration_assets: "
-QUARANTINE: LiteralString = "migration_quarantine"
 # How the tables that travel look on the legacy: made so, and told so to whoever subscribes to all of its tables.
 MARKERS: LiteralString = (
     "migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
@@ -57,7 +56,7 @@ ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers", "session_locks
 ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
 """Functions of the triggers that we put on tables of others; the same holds for them."""
 # What the bodies of earlier versions say, and no stranger's does.
-_OUR_TEXT = ("migration_assets", "migration.worker", "would not reach the legacy")
+_OUR_TEXT = ("migration_assets", ".worker', true) = me", "would not reach the legacy")
 _PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
             WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'index' END,
@@ -121,6 +120,16 @@ NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_ro
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
 
+# By their columns and their key, so that no copy of one counts. Nobody who is not trusted can pretend to be us.
+_ELSEWHERE: LiteralString = """
+SELECT n.nspname::text, c.relname::text,
+       (SELECT json_object_agg(a.attname, format_type(a.atttypid, NULL)) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname IN ('markers', 'session_locks') AND c.relkind = 'r' AND n.nspname <> 'migration'
+  AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+  AND c.relowner IN (SELECT oid FROM trusted) ORDER BY 1
+"""
 _VERSIONS_ARE_OURS: LiteralString = """
 SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
@@ -184,7 +193,7 @@ def require_trusted(connection: Connected) -> None:
         raise ForeignObjectError(
             "a role that is neither ours nor a superuser could have its statements run as our role: "
             + "; ".join(what for what, _ in found),
-            where="schema migration",
+            where=in_own_schema(connection, "schema migration"),
             state_left="nothing was read from it, and nothing was changed",
             next_step="as a superuser: "
             + " ".join(dict.fromkeys(remedy for _, remedy in found))
@@ -199,7 +208,7 @@ def ledger_has(base: Connected, table: str) -> bool:
     Raises:
         ForeignObjectError: As `require_trusted`.
     """
-    row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [f"migration.{table}"]).fetchone()
+    row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [in_own_schema(base, f"migration.{table}")]).fetchone()
     if not require_row(row, "to_regclass")[0]:
         return False
     require_trusted(base)
@@ -208,6 +217,7 @@ def ledger_has(base: Connected, table: str) -> bool:
 
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
+    schema = own_schema(connection)
     role, usable, creating = require_row(connection.execute(_RIGHTS).fetchone(), "our role")
     if not usable:
         return OwnSchema(missing_right=role)  # whoever may not use it cannot read what version the ledger has
@@ -215,7 +225,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     if side == "base" and not untrusted and not may_read_ledger(connection):
         names, kinds = ledger_names(), {"table", "sequence", "function"}
         places = [(kind, name) for kind, name, *_ in _places(connection) if name in names and kind in kinds]
-        return OwnSchema(unreadable=role, made=tuple(f"{kind} migration.{name}" for kind, name in places))
+        return OwnSchema(unreadable=role, made=tuple(f"{kind} {schema}.{name}" for kind, name in places))
     # A ledger that is not to be read does not say how far it was made.
     readable = side == "base" and not untrusted
     to_come = ledger_names(after=ledger_version(connection)) if readable else frozenset[str]()
@@ -227,7 +237,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
         if name in made or (known and _is_ours(name, comment, text, columns)):
             continue
         if known or name in to_come:
-            collisions.append(f"{kind} migration.{name} of {owner}")
+            collisions.append(f"{kind} {schema}.{name} of {owner}")
         elif kind in _LISTED and side == "legacy":
             others.append(f"{kind} {name} of {owner}")
     names = sorted((ledger_names() | set(_TABLES)) - _FUNCTIONS)
@@ -264,7 +274,7 @@ def read_quarantine(base: Connected) -> QuarantineSchema:
                 " WHERE r.step = 'quarantined'"
             )
         ]
-    row = base.execute(TRUSTED + _QUARANTINE, {"ours": ours, "schema": QUARANTINE}).fetchone()
+    row = base.execute(TRUSTED + _QUARANTINE, {"ours": ours, "schema": own_quarantine(base)}).fetchone()
     if row is None:
         return QuarantineSchema(None, None, ())
     owner, trusted, missing, strangers = row
@@ -280,28 +290,65 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     """
     require_trusted(connection)
     found = [
-        f"{kind} migration.{name} of {owner}"
+        f"{kind} {own_schema(connection)}.{name} of {owner}"
         for kind, name, owner, _, comment, text, columns in _places(connection)
         if name in names and not _is_ours(name, comment, text, columns)
     ]
     if found:
-        raise foreign_object(found)
+        raise foreign_object(connection, found)
 
 
-def foreign_object(found: Collection[str]) -> ForeignObjectError:
-    """The refusal."""
-    return ForeignObjectError(
-        f"somebody else's objects have names that this program needs: {', '.join(found)}",
-        where="schema migration",
-        state_left="they are as they were, and nothing was made",
-        next_step=HOW_TO_MOVE,
+def schemas_elsewhere(connection: Connected) -> list[str]:
+    """Other schemas of the database in which this program keeps its own, by another setting."""
+    found = connection.execute(TRUSTED + _ELSEWHERE).fetchall()
+    return list(dict.fromkeys(schema for schema, name, columns in found if _TABLES[name].items() <= columns.items()))
+
+
+def require_only_schema(connection: Connected, side: Side) -> None:
+    """Before the first of our objects is made in a database: it has none under another name.
+
+    Raises:
+        LedgerError: It has; whoever began anew would not see what the other one knows, and both would work on one
+            table.
+    """
+    found = schemas_elsewhere(connection)
+    if found:
+        raise LedgerError(
+            f"this program keeps its own in schema {' and '.join(found)} of the {side}, and MIGRATION_OWN_SCHEMA names"
+            f" {own_schema(connection)}",
+            where=f"the {side}",
+            state_left="nothing was touched",
+            next_step=how_to_agree(found),
+        )
+
+
+def how_to_agree(found: Collection[str]) -> str:
+    """What is to be done where the setting and the database name different schemas."""
+    return (
+        f"let every process have MIGRATION_OWN_SCHEMA={min(found)}: one schema serves all tables of a database. Only"
+        " where nothing is migrated with it any more (`migration-assets abandon` undoes one) may it be dropped, and"
+        " another one begun"
     )
 
 
-HOW_TO_MOVE = (
-    "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA …;"
-    " views, triggers and keys that use them follow by themselves, texts of functions and applications do not)"
-)
+def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObjectError:
+    """The refusal."""
+    return ForeignObjectError(
+        f"somebody else's objects have names that this program needs: {', '.join(found)}",
+        where=in_own_schema(connection, "schema migration"),
+        state_left="they are as they were, and nothing was made",
+        next_step=how_to_move(connection),
+    )
+
+
+def how_to_move(connection: Connected) -> str:
+    """What is to be done about objects of others that have names of ours."""
+    return in_own_schema(
+        connection,
+        "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA"
+        " …; views, triggers and keys that use them follow by themselves, texts of functions and applications do not);"
+        " or let this program have another schema (MIGRATION_OWN_SCHEMA), as long as nothing was begun",
+    )
 
 
 def is_ours(connection: Connected, name: str) -> bool:
@@ -321,14 +368,13 @@ def drop_own_objects(connection: Connected) -> None:
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
     for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
-        statement = raw_sql(f"DROP {kinds[kind]} migration.{name}")
-        connection.execute(statement)
+        connection.execute(own_sql(connection, f"DROP {kinds[kind]} migration.{name}"))
 
 
 def own_trigger_functions(connection: Connected) -> list[str]:
     """The functions of our triggers that are there, as `to_regprocedure` reads them."""
     return [
-        f"migration.{name}"
+        f"{own_schema(connection)}.{name}"
         for _, name, _, _, comment, text, columns in _places(connection)
         if name in _FUNCTIONS and name.endswith("()") and _is_ours(name, comment, text, columns)
     ]

@@ -67,7 +67,7 @@ def hold_images(base: Connected, repairs: Iterable[int], where: str) -> None:
                 f"of repair {number} the rows as they were before it were removed at {removed_at:%Y-%m-%d %H:%M} UTC:"
                 " they were older than MIGRATION_REPAIR_IMAGE_DAYS",
                 where=where,
-                state_left="nothing was changed; migration.repairs still says how many rows it changed, and when",
+                state_left="nothing was changed; the ledger's table repairs says how many rows it changed, and when",
                 next_step="a validation says whether the week is equal now; what was in it before has no other copy"
                 " here than backups of the base",
             )

@@ -18,7 +18,7 @@ from migration_assets.domain.errors import PartitionError, RetirementError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.introspection import relation_oid
 from migration_assets.postgres.other_sessions import APPLICATION, COMMAND, shown
-from migration_assets.postgres.own_objects import QUARANTINE
+from migration_assets.postgres.own_schema import own_quarantine
 from migration_assets.postgres.partitions import attach
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told
@@ -42,16 +42,12 @@ class Place(StrEnum):
 
 @dataclass(frozen=True)
 class Leaf:
-    """A leaf by its place in the root: its own name, its quarter's partition, its bounds."""
+    """A leaf by its place in the root: its own name, its quarter's partition, its name in quarantine, its bounds."""
 
     table: QualifiedName
     quarter: QualifiedName
+    quarantined: QualifiedName
     bounds: tuple[Any, Any]
-
-    @property
-    def quarantined(self) -> QualifiedName:
-        """Its name in quarantine."""
-        return QualifiedName(QUARANTINE, self.table.name)
 
 
 def place_of(base: Connected, leaf: Leaf) -> Place:
@@ -185,7 +181,7 @@ def make_quarantine(base: Connected) -> None:
     """The schema, where it is missing; in no transaction."""
     # IF NOT EXISTS does not see one that another week is making at this moment, and fails over its name (seen).
     with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema):
-        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(QUARANTINE)))
+        base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(own_quarantine(base))))
 
 
 def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
@@ -194,7 +190,7 @@ def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
     Raises:
         RetirementError: Something of its name is there already.
     """
-    _move(base, leaf.table, QUARANTINE)
+    _move(base, leaf.table, leaf.quarantined.schema)
 
 
 def take_from_quarantine(base: Connected, leaf: Leaf) -> None:

@@ -143,7 +143,7 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
             f"there is no repair {repair_id}" if row is None else f"repair {repair_id} was undone at {row[2]}",
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="the table migration.repairs in the base lists them",
+            next_step="the ledger's table repairs lists them",
         )
     return FiscalWeek.parse(f"{row[0]}|{row[1]}")
 

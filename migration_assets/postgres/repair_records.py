@@ -55,7 +55,7 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
             f"{f' ({name})' if name else ''}. Its rows, or the table, were changed since: a row may be in another week"
             " by now",
             where=where,
-            state_left="nothing was changed; the images of before stay in migration.repaired_rows",
+            state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
             next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on"
             " the side that is in charge",
         ) from None
@@ -109,7 +109,7 @@ def _require_all(found: int, wanted: int, where: str, repair_id: int) -> None:
     raise LedgerError(
         f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows {found:,} are there so",
         where=where,
-        state_left="nothing was changed; the images of before stay in migration.repaired_rows",
+        state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
         next_step="something there changes rows, or keeps them in or out: see its triggers and rules that are ENABLE"
         " ALWAYS or REPLICA; disable those, then run this again",
     )

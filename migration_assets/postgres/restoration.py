@@ -27,6 +27,7 @@ from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.leaf_swap import place_leaf
 from migration_assets.postgres.ledger import SliceRecord, begin_attempt, end_attempt, note_failure, require_slice
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.restorable_columns import as_hashed, loadable_columns
 from migration_assets.postgres.retirement_records import read_retirement
 from migration_assets.postgres.retries import retry_locked
@@ -37,7 +38,6 @@ from migration_assets.postgres.sql_text import table_name
 
 Kind = Literal["restore", "drill"]
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
-_SCRATCH_SCHEMA = "migration"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _load_and_place(
     root = require_table(base, plan.spec.table, "base")
     columns = loadable_columns(plan.week, plan.columns, root)
     bounds = plan.calendar.bound_values(plan.week, root.control_kind(plan.spec.control_column))
-    staging = QualifiedName(_SCRATCH_SCHEMA, record.leaf)
+    staging = QualifiedName(own_schema(base), record.leaf)
     with ExitStack() as stack:
         stack.enter_context(base.transaction(force_rollback=kind == "drill"))
         base.execute("SET LOCAL max_parallel_maintenance_workers = 0")

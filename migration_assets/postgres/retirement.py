@@ -214,8 +214,8 @@ def _on_the_way(call: _Call, base: Connected) -> Leaving:
             f"it is {record.state}, and its retirement {retirement.step if retirement else 'unknown'}",
             where=call.week.key,
             state_left="nothing was touched",
-            next_step="if somebody returned it just now, run this again; else look at migration.retirements and"
-            " migration.archives in the base",
+            next_step="if somebody returned it just now, run this again; else look at the ledger's tables retirements"
+            " and archives",
         )
     return Leaving(record, retirement, archive, leaf_of(base, call.plan, record))
 

@@ -22,7 +22,8 @@ from migration_assets.postgres.cutover.charge import is_abandoned, is_base_in_ch
 from migration_assets.postgres.fingerprints import EVERYTHING, hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import SliceRecord, read_slices
-from migration_assets.postgres.own_objects import QUARANTINE, read_quarantine
+from migration_assets.postgres.own_objects import read_quarantine
+from migration_assets.postgres.own_schema import own_quarantine
 from migration_assets.postgres.preflight.own_schema import examine_quarantine
 from migration_assets.postgres.quarantine import Leaf, Place, place_of
 from migration_assets.postgres.retirement_records import read_retirement
@@ -70,6 +71,7 @@ def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
     return Leaf(
         plan.spec.table.sibling(record.leaf),
         plan.spec.table.sibling(quarter_table_name(plan.spec.table.name, record.week.quarter)),
+        QualifiedName(own_quarantine(base), record.leaf),
         plan.calendar.bound_values(record.week, kind),
     )
 
@@ -153,9 +155,9 @@ def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:
         yield f"{one.evidence}; {one.remedy}"
     seen = read_quarantine(base)
     if seen.missing_right is not None:
-        yield f"GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right}"
+        yield f"GRANT USAGE, CREATE ON SCHEMA {own_quarantine(base)} TO {seen.missing_right}"
     if record.leaf in seen.strangers:
-        yield f"{QUARANTINE}.{record.leaf} is there already, and is no week's: rename it, or move it away"
+        yield f"{own_quarantine(base)}.{record.leaf} is there already, and is no week's: rename it, or move it away"
 
 
 def obstacles_to_drop(

@@ -114,7 +114,7 @@ def _put_back(
             where=archive.week.key,
             state_left="it was rolled back; its rows are in quarantine, as before",
             next_step=f"look at {leaf.quarantined}: put its rows back as they were; or drop it, note the retirement as"
-            " 'dropped' in migration.retirements, and restore the week from its archive",
+            " 'dropped' in the ledger's table retirements, and restore the week from its archive",
         )
     attach_again(base, leaf)
     return found

@@ -22,6 +22,7 @@ from migration_assets.postgres.change_stream.parts import notice_alterations
 from migration_assets.postgres.change_stream.records import StreamStatus, read_stream, set_status
 from migration_assets.postgres.change_stream.subscription import apply_worker, disable
 from migration_assets.postgres.own_objects import ledger_has
+from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, require_row, standby_answers
 
@@ -311,7 +312,7 @@ def count_markers_anew(base: Connected, sender: Connected, relation: str, side: 
 
 def newest_sent(connection: Connected, side: Side) -> int:
     """The number of the newest marker that a side may have sent, of whichever table; 0 before the first."""
-    name = "migration.marker_id" if side == "legacy" else "migration.reverse_marker_id"
+    name = in_own_schema(connection, "migration.marker_id" if side == "legacy" else "migration.reverse_marker_id")
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
     if not require_row(row, "to_regclass")[0]:
         return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.server_identity import (
     bar,
@@ -57,7 +58,9 @@ def _listed(numbers: Sequence[int]) -> str:
 def read_markers(connection: Connected, relation: str, since: int, table: str = "markers") -> set[int]:
     """The numbers of a table's later markers on one side; `table` is `markers`, or `reverse_markers`."""
     rows = connection.execute(
-        sql.SQL("SELECT id FROM {} WHERE relation = %s AND id > %s").format(sql.Identifier("migration", table)),
+        sql.SQL("SELECT id FROM {} WHERE relation = %s AND id > %s").format(
+            sql.Identifier(own_schema(connection), table)
+        ),
         [relation, since],
     )
     return {int(row[0]) for row in rows}

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psycopg
-from psycopg import Connection, errors, sql
+from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import MigrationError, PoolerError, ServerChangedError, SettingsError
+from migration_assets.domain.schema_name import DEFAULT_SCHEMA
+from migration_assets.postgres.own_schema import Connected, OwnConnection, OwnCursor, OwnServerCursor
 from migration_assets.postgres.server_messages import conceal
 
 Side = Literal["legacy", "base"]
-Connected = Connection[tuple[Any, ...]]
 
 # What text output of a value looks like must be the same on both sides and in every session: fingerprints of types
 # without an exact binary form rest on it.
@@ -94,10 +95,16 @@ class Databases:
     base_url: str = field(repr=False)
     doer: Doer | None = None
     """Whom the ledger names for what is done in these sessions."""
+    own_schema: str = DEFAULT_SCHEMA
+    """Where this program keeps what is its own, on both sides."""
 
     def url(self, side: Side) -> str:
         """The connection URL of one side."""
         return self.legacy_url if side == "legacy" else self.base_url
+
+    def connect(self, side: Side, purpose: str, timeouts: Timeouts) -> Connected:
+        """An autocommit session that the caller closes; see `session`, which looks for a standby, too."""
+        return connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema)
 
     @contextmanager
     def session(
@@ -117,7 +124,7 @@ class Databases:
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
             psycopg.Error: Whatever the body raised; its text holds no value of a row.
         """
-        connection = connect(self.url(side), purpose, timeouts or Timeouts(), doer=self.doer)
+        connection = self.connect(side, purpose, timeouts or Timeouts())
         try:
             if not or_standby and is_standby(connection):
                 raise standby_answers(connection, side)
@@ -177,7 +184,13 @@ def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> d
 
 
 def connect(
-    url: str, purpose: str, timeouts: Timeouts, *, replication: bool = False, doer: Doer | None = None
+    url: str,
+    purpose: str,
+    timeouts: Timeouts,
+    *,
+    replication: bool = False,
+    doer: Doer | None = None,
+    own_schema: str = DEFAULT_SCHEMA,
 ) -> Connected:
     """Open one session; see `Databases.session`.
 
@@ -187,9 +200,10 @@ def connect(
         timeouts: Of the session.
         replication: As a walsender of the database, which understands the commands of replication.
         doer: Whom the ledger names for what is done in it.
+        own_schema: What our schema is called there.
     """
     require_readable(url)
-    connection = psycopg.connect(
+    connection = OwnConnection.connect(
         make_conninfo(url, replication="database") if replication else url,
         autocommit=True,
         connect_timeout=10,
@@ -197,7 +211,10 @@ def connect(
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
+        cursor_factory=OwnCursor,
     )
+    connection.server_cursor_factory = OwnServerCursor
+    connection.own_schema = own_schema
     try:
         settings = session_settings(purpose, timeouts, connection.info.server_version)
         if doer is not None:

@@ -1,5 +1,7 @@
 """How names and the server's own texts become SQL; a user's text only ever enters as an identifier or a literal."""
 
+from typing import Any
+
 from psycopg import sql
 
 from migration_assets.domain.table_spec import QualifiedName
@@ -10,6 +12,15 @@ def table_name(table: QualifiedName) -> sql.Identifier:
     return sql.Identifier(table.schema, table.name)
 
 
-def raw_sql(text: str) -> sql.SQL:
+class ServersText(sql.SQL):
+    """SQL that a server's catalogue wrote. It names what is the users', who may have a schema `migration` of theirs."""
+
+    def format(self, *args: Any, **kwargs: Any) -> sql.Composed:
+        """As `SQL.format`; what stands between the arguments stays the server's."""
+        parts = super().format(*args, **kwargs)
+        return sql.Composed(ServersText(part.as_string()) if type(part) is sql.SQL else part for part in parts)  # pyright: ignore[reportArgumentType]
+
+
+def raw_sql(text: str) -> ServersText:
     """SQL that a server's own catalogue functions wrote (expressions, definitions); never a user's text."""
-    return sql.SQL(text)  # pyright: ignore[reportArgumentType]
+    return ServersText(text)  # pyright: ignore[reportArgumentType]

@@ -15,18 +15,19 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.change_stream.legacy_side import GUARD
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.introspection import describe_table
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.refused_changes import RefusedChanges, refused_changes
 from migration_assets.postgres.sessions import Connected, require_row
 
-_MARKERS = ("migration", "markers")
 _RUN_AS_OWNER_SINCE = 160000
 _FULL = "f"
 
 
 @dataclass(frozen=True)
 class LegacySide:
-    """As the legacy's catalogue has it now. `published` maps tables to their filters."""
+    """As the legacy's catalogue has it now. `published` maps tables to their filters; `markers` is one of ours."""
 
+    markers: tuple[str, str]
     actions: dict[str, bool] | None
     published: dict[tuple[str, str], str | None]
     column_lists: tuple[str, ...]
@@ -40,6 +41,7 @@ class LegacySide:
 class BaseSide:
     """As the base's catalogue has it now."""
 
+    markers: tuple[str, str]
     subscription: dict[str, Any] | None
     subscribed: frozenset[tuple[str, str]]
     rights_missing: tuple[str, ...]
@@ -69,6 +71,7 @@ def examine_legacy(legacy: Connected, spec: TableSpec, publication: str) -> Lega
         [GUARD, spec.table.schema, spec.table.name],
     ).fetchone()
     return LegacySide(
+        markers=(own_schema(legacy), "markers"),
         actions=actions,
         published={(row[0], row[1]): row[2] for row in published},
         column_lists=tuple(f"{row[0]}.{row[1]}" for row in published if row[3]),
@@ -99,6 +102,7 @@ def examine_base(base: Connected, spec: TableSpec, subscription: str) -> BaseSid
         " AND indisprimary AND indisvalid AND indimmediate)"
     ).fetchone()
     return BaseSide(
+        markers=(own_schema(base), "markers"),
         subscription=found,
         subscribed=frozenset((row[0], row[1]) for row in subscribed),
         rights_missing=_rights_missing(base, spec, found["oid"]) if found else (),
@@ -221,14 +225,14 @@ def _of_publication(legacy: LegacySide, record: StreamRecord, table: tuple[str, 
     if legacy.actions is None:
         return [Drift(ProblemCode.PUBLICATION_MISSING, "the publication is gone from the legacy")]
     found: list[str] = [f"{name} is not as it was set" for name, as_built in legacy.actions.items() if not as_built]
-    wanted = {table, _MARKERS}
+    wanted = {table, legacy.markers}
     found += [f"{'.'.join(name)} is not published any more" for name in sorted(wanted - legacy.published.keys())]
     found += [f"{'.'.join(name)} is published as well" for name in sorted(legacy.published.keys() - wanted)]
     found += [f"only some columns of {name} are published" for name in legacy.column_lists]
     if table in legacy.published and record.row_filter is not None and legacy.published[table] != record.row_filter:
         found.append(f"the filter is {legacy.published[table] or 'gone'} instead of {record.row_filter}")
-    if _MARKERS in legacy.published and record.relation not in (legacy.published[_MARKERS] or ""):
-        found.append(f"the markers' filter is {legacy.published[_MARKERS] or 'gone'}")
+    if legacy.markers in legacy.published and record.relation not in (legacy.published[legacy.markers] or ""):
+        found.append(f"the markers' filter is {legacy.published[legacy.markers] or 'gone'}")
     return [Drift(ProblemCode.PUBLICATION_ALTERED, what) for what in found]
 
 
@@ -244,5 +248,5 @@ def _of_subscription(base: BaseSide, record: StreamRecord, table: tuple[str, str
         found.append("streaming is parallel, which lets a transaction's end pass a marker")
     if base.subscription["disable_on_error"]:
         found.append("disable_on_error is on, so that every lost connection stops the stream")
-    found += [f"it does not carry {'.'.join(name)}" for name in sorted({table, _MARKERS} - base.subscribed)]
+    found += [f"it does not carry {'.'.join(name)}" for name in sorted({table, base.markers} - base.subscribed)]
     return [Drift(ProblemCode.SUBSCRIPTION_ALTERED, what) for what in found]

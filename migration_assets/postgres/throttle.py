@@ -18,7 +18,7 @@ from migration_assets.postgres.heartbeats import (
     send_heartbeat,
 )
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, connect
+from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets.postgres.stream_health import measure_legacy
 from migration_assets.postgres.stream_samples import has_ledger, latest_sample
 
@@ -168,7 +168,7 @@ class Throttle:
     def _session(self, side: Side) -> Connected:
         session = self._sessions.get(side)
         if session is None or session.closed:
-            session = self._sessions[side] = connect(self._databases.url(side), "throttle", _TIMEOUTS)
+            session = self._sessions[side] = self._databases.connect(side, "throttle", _TIMEOUTS)
         return session
 
     def _judge(self, sample: StreamSample) -> list[str]:

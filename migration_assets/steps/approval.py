@@ -109,7 +109,9 @@ def _observe(
     if given is None and read_stream(base, migration.spec.relation) is not None:
         limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
         sample = observe_stream(migration.databases, migration.spec, limits)
-        found = evaluate(View(sample, thresholds=migration.thresholds)).problems
+        found = evaluate(
+            View(sample, thresholds=migration.thresholds, own_schema=migration.settings.own_schema)
+        ).problems
         stops = [p for p in found if p.severity is Severity.CRITICAL or p.code is _STOPS_AS_A_WARNING]
         problems += [problem.what for problem in stops]
         if sample.legacy_error is not None:

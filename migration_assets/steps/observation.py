@@ -83,7 +83,7 @@ def observe(migration: Migration) -> Observed:
         except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
             sample = replace(sample, base_error=told(error))
     raised = {alert.code: alert.severity for alert in known.alerts}
-    problems = evaluate(View(sample, history, thresholds, raised)).problems
+    problems = evaluate(View(sample, history, thresholds, raised, migration.settings.own_schema)).problems
     return replace(
         known,
         sample=sample,

@@ -160,7 +160,7 @@ def _judge(
     busy = high_change(today, migration.calendar, settings.watch_days)
     thresholds = migration.thresholds.stricter(settings.watch_factor) if busy else migration.thresholds
     before = {alert.code: alert.severity for alert in known}
-    evaluation = evaluate(View(sample, history, thresholds, before))
+    evaluation = evaluate(View(sample, history, thresholds, before, migration.settings.own_schema))
     policy = AlertPolicy(realert=timedelta(minutes=settings.realert_minutes))
     step = advance(known, evaluation, sample.taken_at, relation=sample.relation, policy=policy)
     raised = tuple(

@@ -16,7 +16,7 @@ from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.postgres.ledger_schema import require_ledger
 from migration_assets.postgres.overview import Overview, read_overview
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Timeouts, connect
+from migration_assets.postgres.sessions import Timeouts
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.dashboard import Dashboard, Lost
@@ -71,7 +71,7 @@ class _Looker:
         # Opened anew each time: embedded servers may come back on another port.
         migration = open_migration(self._settings)
         if self._base is None:
-            self._base = connect(migration.databases.base_url, "status", _TIMEOUTS)
+            self._base = migration.databases.connect("base", "status", _TIMEOUTS)
             require_ledger(self._base)
         return read_overview(self._base, migration.spec)
 

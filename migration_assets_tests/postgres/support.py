@@ -22,6 +22,7 @@ from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.ledger import CopyEvidence, SliceRecord, read_slice
 from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.own_schema import OwnConnection, OwnCursor
 from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
 from migration_assets.postgres.reconciliation import Reconciled, reconcile_quarter
 from migration_assets.postgres.repair import Repaired, repair_slice, undo_repair
@@ -85,8 +86,14 @@ class Ground:
     def plan(self) -> StreamPlan:
         return StreamPlan(self.databases, self.spec, self.calendar, self.stream_limits, "test")
 
+    def plain(self, side: Side) -> psycopg.Connection[tuple[Any, ...]]:
+        """A session as anybody has one, in whose statements `migration` is our schema all the same."""
+        session = OwnConnection.connect(self.databases.url(side), autocommit=True, cursor_factory=OwnCursor)
+        session.own_schema = self.databases.own_schema
+        return session
+
     def run(self, side: Side, *statements: LiteralString) -> None:
-        with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
+        with self.plain(side) as connection:
             for statement in statements:
                 connection.execute(statement)
 
@@ -121,7 +128,7 @@ class Ground:
 
     def ask(self, side: Side, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of a query; a percent sign is a plain one when there are no parameters."""
-        with psycopg.connect(self.databases.url(side), autocommit=True) as connection:
+        with self.plain(side) as connection:
             return connection.execute(query, parameters or None).fetchall()
 
     def one(self, side: Side, query: LiteralString, *parameters: object) -> Any:

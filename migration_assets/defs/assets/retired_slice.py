@@ -40,7 +40,7 @@ class RetiredSliceConfig(dg.Config):
         "The week's leaf has left the base: its sign-off stands, its archive was read again, nothing has come since,"
         " the change stream was narrowed at a cut (while the base is in charge: the legacy was seen to hold of"
         " it what the archive does, for a rollback), the leaf was detached without blocking anybody and lies in the"
-        " schema migration_quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
+        " schema of quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
         " dropped. A dry run by default, which leaves an observation with everything that stands in the way, or with"
         " the code that its leaving, and later the drop, asks for (not with MIGRATION_AUTO_RETIRE=true). The asset"
         " restored_slice brings it back."

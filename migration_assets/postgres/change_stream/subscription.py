@@ -8,6 +8,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.change_stream.parts import altering_subscription
 from migration_assets.postgres.change_stream.records import StreamNames
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.sessions import Connected
 
 _LEADER_PID_SINCE = 160000
@@ -96,7 +97,7 @@ def create_subscription(
         sql.SQL(", ").join(options),
     )
     with altering_subscription(base, names.subscription):
-        execute_untold(base, statement, schema="migration")
+        execute_untold(base, statement, schema=own_schema(base))
 
 
 def execute_untold(connection: Connected, statement: sql.Composed, *, schema: str) -> None:

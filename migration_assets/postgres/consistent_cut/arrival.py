@@ -12,6 +12,7 @@ from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.postgres.change_stream.records import StreamRecord
 from migration_assets.postgres.change_stream.subscription import apply_worker, require_enabled
 from migration_assets.postgres.consistent_cut.records import Barrier
+from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.sessions import Connected, require_row
 
 MARKER_TABLE: LiteralString = "migration.markers"
@@ -86,8 +87,11 @@ def _stand_at(holder: Connected, markers: LiteralString, key: Mapping[str, objec
             f"marker {key['marker']} was set once before: the sequence that numbers markers was set back",
             where=str(key["relation"]),
             state_left="nothing was changed; no writer is held",
-            next_step=f"on the side that sends: SELECT setval('{_SEQUENCES[markers]}', n), where n is the highest id of"
-            f" {markers} on the other side; then run this again",
+            next_step=in_own_schema(
+                holder,
+                f"on the side that sends: SELECT setval('{_SEQUENCES[markers]}', n), where n is the highest id of"
+                f" {markers} on the other side; then run this again",
+            ),
         ) from None
 
 

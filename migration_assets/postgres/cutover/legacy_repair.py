@@ -53,7 +53,10 @@ from migration_assets.postgres.true_up.differences import (
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
 
 _NAME_IT = "name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ"
-_LOOK = "look at the images of before (migration.repaired_rows), and change by hand what is still wrong, in the base"
+_LOOK = (
+    "look at the images of before (the ledger's table repaired_rows), and change by hand what is still wrong, in the"
+    " base"
+)
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
             what,
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="the table migration.repairs in the base lists them",
+            next_step="the ledger's table repairs lists them",
         )
     return {FiscalWeek.parse(f"{quarter}|{week}") if week else None: int(one) for quarter, week, one, *_ in rows}
 

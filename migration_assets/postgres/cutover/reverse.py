@@ -46,7 +46,7 @@ def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     """Publication on the base, place for markers on the legacy; nothing of an earlier reverse stream is left.
 
     Raises:
-        ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
+        ForeignObjectError: Our schema on the legacy has something of somebody else's with a name of ours.
     """
     drop_reverse(base, legacy, names)
     with legacy.transaction():
@@ -70,7 +70,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     Whatever an earlier one left behind is cleared away first.
 
     Raises:
-        ForeignObjectError: The legacy's schema migration has something of somebody else's with a name of ours.
+        ForeignObjectError: Our schema on the legacy has something of somebody else's with a name of ours.
         StreamError: The legacy's server reaches another database than the base.
         CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
         psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.

@@ -186,7 +186,7 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
 def _unowned(plan: CutoverPlan, side: SideName) -> CutoverError:
     table = plan.stream.spec.table
     return CutoverError(
-        f"the {side} refuses writes, and nobody noted why: its row in migration.holds is gone",
+        f"the {side} refuses writes, and nobody noted why: its row in our table holds is gone",
         where=plan.relation,
         state_left="nothing was changed",
         next_step=f"see that the other side was never open for writes; then on the {side}: ALTER TABLE {table} DISABLE"

@@ -3,6 +3,7 @@
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.foreign_publications import SUBSCRIBERS_TABLES, followers, foreign_publications
+from migration_assets.postgres.own_schema import in_own_schema, own_schema
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
 
@@ -14,25 +15,26 @@ def examine_foreign_publications(connection: Connected, side: Side) -> list[Find
     found = foreign_publications(connection)
     if not found:
         return [info(code, area, f"no publication of others carries what this program makes in the {side}")]
+    everything, ours = "FOR ALL TABLES", f"FOR TABLES IN SCHEMA {own_schema(connection)}"
     needed = (
-        f"on each of its subscribers run: {SUBSCRIBERS_TABLES} (their subscriptions need no REFRESH, and get no rows of"
-        " them)"
+        f"on each of its subscribers run: {in_own_schema(connection, SUBSCRIBERS_TABLES)} (their subscriptions need no"
+        " REFRESH, and get no rows of them)"
         if side == "legacy"
-        else "its subscribers need every table of the base's schema migration, and every leaf, also while it is loaded:"
-        " nobody can prepare for that"
+        else f"its subscribers need every table of the base's schema {own_schema(connection)}, and every leaf, also"
+        " while it is loaded: nobody can prepare for that"
     )
     return [
         Finding(
             code,
             area,
             Severity.BLOCKING,
-            f"publication {one.name} FOR {'ALL TABLES' if one.all_tables else 'TABLES IN SCHEMA migration'} carries"
-            " this program's own tables: at its first row every subscriber without them stops for good and gets nothing"
-            f" of any table any more. Slots of others: {listed(one.slots) or 'none now'}",
+            f"publication {one.name} {everything if one.all_tables else ours} carries this program's own"
+            " tables: at its first row every subscriber without them stops for good and gets nothing of any table any"
+            f" more. Slots of others: {listed(one.slots) or 'none now'}",
             f"{needed}; or take it apart, in the {side}: {one.apart} Then accept it, where it is still there",
             subject=one.name,
             acceptable=True,
-            definition="FOR ALL TABLES" if one.all_tables else "FOR TABLES IN SCHEMA migration",
+            definition=everything if one.all_tables else ours,
         )
         for one in found
     ]

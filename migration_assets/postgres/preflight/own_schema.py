@@ -8,12 +8,14 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.postgres.own_objects import (
     CREATES,
-    HOW_TO_MOVE,
     OWNS,
-    QUARANTINE,
+    how_to_agree,
+    how_to_move,
     read_own_schema,
     read_quarantine,
+    schemas_elsewhere,
 )
+from migration_assets.postgres.own_schema import own_quarantine, own_schema
 from migration_assets.postgres.preflight.wording import info, listed
 from migration_assets.postgres.sessions import Connected, Side
 from migration_assets.postgres.untrusted import TRUSTED
@@ -41,12 +43,15 @@ _OR_GRANT = "or, where that role is your own team's: GRANT it TO the role that t
 def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
     """Names that collide, owners that are not trusted, the right to make what is missing."""
     area = Area.LEGACY if side == "legacy" else Area.BASE
+    schema = own_schema(connection)
     seen = read_own_schema(connection, side)
     findings: list[Finding] = []
     if seen.collisions:
         evidence = f"somebody else's objects have names that this program needs: {listed(seen.collisions)}"
         evidence += f"; besides them there are: {listed(seen.others)}" if seen.others else ""
-        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, f"in the {side}: {HOW_TO_MOVE}"))
+        findings.append(
+            Finding("own_schema", area, Severity.BLOCKING, evidence, f"in the {side}: {how_to_move(connection)}")
+        )
     if seen.untrusted:
         evidence = "a role that is neither ours nor a superuser could have its statements run as our role: "
         evidence += listed([what for what, _ in seen.untrusted])
@@ -55,12 +60,12 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     for who, may in seen.meddlers:
         evidence = f"{who} is neither our role nor a superuser, and could spoil what this program keeps: {listed(may)}"
-        remedy = f"in the {side}: {_rights_back(who, may)} -- as a superuser; {_OR_GRANT}"
+        remedy = f"in the {side}: {_rights_back(schema, who, may)} -- as a superuser; {_OR_GRANT}"
         subject = f"{who} in the {side}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(may)))
     if seen.missing_right:
-        evidence = f"schema migration is there, and role {seen.missing_right} may not use it, or not create in it"
-        remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA migration TO {seen.missing_right};"
+        evidence = f"schema {schema} is there, and role {seen.missing_right} may not use it, or not create in it"
+        remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA {schema} TO {seen.missing_right};"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     if seen.unreadable:
         evidence = f"a ledger of this program is there, and role {seen.unreadable} may not read it"
@@ -68,48 +73,51 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
             f"ALTER {one.split()[0].upper()} {one.partition(' ')[2]} OWNER TO {seen.unreadable};" for one in seen.made
         )
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
+    if elsewhere := schemas_elsewhere(connection):
+        evidence = f"this program keeps its own in schema {listed(elsewhere)}, too: MIGRATION_OWN_SCHEMA names {schema}"
+        findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, how_to_agree(elsewhere)))
     if findings:
         return findings
     others = f"; it also holds, and keeps as they are: {listed(seen.others)}" if seen.others else ""
-    return [info("own_schema", area, f"nothing in schema migration is in this program's way{others}")]
+    return [info("own_schema", area, f"nothing in schema {schema} is in this program's way{others}")]
 
 
-def _rights_back(who: str, may: Sequence[str]) -> str:
+def _rights_back(schema: str, who: str, may: Sequence[str]) -> str:
     statements: list[str] = []
     if OWNS in may:
-        statements.append("ALTER SCHEMA migration OWNER TO CURRENT_USER;")
+        statements.append(f"ALTER SCHEMA {schema} OWNER TO CURRENT_USER;")
     if CREATES in may:
-        statements.append(f"REVOKE CREATE ON SCHEMA migration FROM {who};")
+        statements.append(f"REVOKE CREATE ON SCHEMA {schema} FROM {who};")
     rights = sorted({one.split()[1].upper() for one in may if one not in {OWNS, CREATES}})
     if rights:
-        statements.append(f"REVOKE {', '.join(rights)} ON ALL TABLES IN SCHEMA migration FROM {who};")
+        statements.append(f"REVOKE {', '.join(rights)} ON ALL TABLES IN SCHEMA {schema} FROM {who};")
     if "UPDATE" in rights:
-        statements.append(f"REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA migration FROM {who};")
+        statements.append(f"REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA {schema} FROM {who};")
     return " ".join(statements)
 
 
 def examine_quarantine(base: Connected) -> list[Finding]:
     """Whether weeks that leave the root are safe where they lie, and can be put there at all."""
-    seen = read_quarantine(base)
+    seen, quarantine = read_quarantine(base), own_quarantine(base)
     findings: list[Finding] = []
     if seen.owner is not None:
-        evidence = f"schema {QUARANTINE} belongs to role {seen.owner}, who may drop the weeks that lie there"
-        remedy = f"in the base: ALTER SCHEMA {QUARANTINE} OWNER TO CURRENT_USER; -- as a superuser; or"
+        evidence = f"schema {quarantine} belongs to role {seen.owner}, who may drop the weeks that lie there"
+        remedy = f"in the base: ALTER SCHEMA {quarantine} OWNER TO CURRENT_USER; -- as a superuser; or"
         remedy += f" GRANT {quote_identifier(seen.owner)} TO the role that this program uses"
-        made_of = f"{QUARANTINE} of {seen.owner}"
+        made_of = f"{quarantine} of {seen.owner}"
         findings.append(
             Finding("quarantine", Area.BASE, Severity.BLOCKING, evidence, remedy, seen.owner, acceptable=True,
                     definition=made_of)
         )  # fmt: skip
     if seen.missing_right is not None:
-        evidence = f"role {seen.missing_right} may not put anything into schema {QUARANTINE}: no week could be retired"
-        remedy = f"in the base: GRANT USAGE, CREATE ON SCHEMA {QUARANTINE} TO {seen.missing_right};"
+        evidence = f"role {seen.missing_right} may not put anything into schema {quarantine}: no week could be retired"
+        remedy = f"in the base: GRANT USAGE, CREATE ON SCHEMA {quarantine} TO {seen.missing_right};"
         findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
     if seen.strangers:
-        evidence = f"in schema {QUARANTINE} lies what no retirement put there: {listed(seen.strangers)}"
+        evidence = f"in schema {quarantine} lies what no retirement put there: {listed(seen.strangers)}"
         remedy = "move it to another schema: a week whose leaf has the same name cannot be retired"
         findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
-    return findings or [info("quarantine", Area.BASE, f"nothing of others is in schema {QUARANTINE}")]
+    return findings or [info("quarantine", Area.BASE, f"nothing of others is in schema {quarantine}")]
 
 
 def examine_owners(base: Connected, legacy: TableDescription) -> list[Finding]:

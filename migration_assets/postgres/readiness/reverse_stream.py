@@ -7,6 +7,7 @@ from psycopg import sql
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import identity_statement
 from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
+from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.own_writes import grant_silence, what_fires
 from migration_assets.postgres.preflight.servers import version_of
 from migration_assets.postgres.preflight.wording import info, judge, listed
@@ -158,7 +159,7 @@ def _rights_in_legacy(sides: Sides) -> Iterator[Finding]:
         "legacy_ownership",
         Area.LEGACY,
         f"{sides.spec.table} belongs to {owner} in the legacy; role {role} has its rights: {_yes(owns)}; CREATE on"
-        f" database {database}: {_yes(creates)}, on schema migration: {_yes(in_schema)}",
+        f" database {database}: {_yes(creates)}, on schema {own_schema(sides.legacy)}: {_yes(in_schema)}",
         good=owns and creates and in_schema,
         remedy=f"in the legacy: GRANT {quote_identifier(owner)} TO {role}; GRANT CREATE ON DATABASE"
         f" {quote_identifier(database)} TO {role}; -- the hold's trigger wants the owner",
