@@ -16,6 +16,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
 from migration_assets.postgres.cutover.work import KeptSession, Work
+from migration_assets.postgres.error_sides import on_side
 from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, Timeouts
@@ -153,7 +154,7 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
         log.warning("the %s could not be undone completely (%s)", work.kind, told(second))
         kind = UnfinishedError
         left, next_step = _released_only(work)
-    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}: {told(error)}"
+    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}{on_side(error)}: {told(error)}"
     return kind(
         f"the {work.kind} stopped at {state or 'an unknown state'}: {what}",
         where=work.plan.relation,
