@@ -361,6 +361,48 @@ def test_rows_that_changed_places_in_a_unique_key_are_put_right_however_many_bat
     assert ground.contents("base") == ground.contents("legacy")
 
 
+# As an extension makes one: with an equality of its own, in no schema that is looked through.
+_NUMBERS: LiteralString = """
+CREATE SCHEMA "My types"; CREATE TYPE "My types".number;
+CREATE FUNCTION number_in(cstring) RETURNS "My types".number LANGUAGE internal IMMUTABLE STRICT AS 'int8in';
+CREATE FUNCTION number_out("My types".number) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int8out';
+CREATE TYPE "My types".number (INPUT = number_in, OUTPUT = number_out, LIKE = bigint);
+CREATE FUNCTION number_eq("My types".number, "My types".number) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT AS 'int8eq';
+CREATE FUNCTION number_lt("My types".number, "My types".number) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT AS 'int8lt';
+CREATE FUNCTION number_cmp("My types".number, "My types".number) RETURNS integer
+    LANGUAGE internal IMMUTABLE STRICT AS 'btint8cmp';
+CREATE OPERATOR "My types".= (LEFTARG = "My types".number, RIGHTARG = "My types".number, FUNCTION = number_eq, MERGES);
+CREATE OPERATOR "My types".< (LEFTARG = "My types".number, RIGHTARG = "My types".number, FUNCTION = number_lt);
+CREATE OPERATOR CLASS "My types".number_ops DEFAULT FOR TYPE "My types".number USING btree AS
+    OPERATOR 1 "My types".<, OPERATOR 3 "My types".=, FUNCTION 1 number_cmp("My types".number, "My types".number);
+CREATE DOMAIN "My types".positive AS "My types".number;
+"""
+
+
+@pytest.mark.parametrize("key_type", ["number", pytest.param("positive", marks=pytest.mark.long)])
+def test_keys_of_a_type_with_an_equality_of_its_own_are_found_repaired_and_taken_back(
+    ground: Ground, key_type: LiteralString
+) -> None:
+    for side in ("legacy", "base"):
+        ground.run(side, _NUMBERS)
+    ground.run(
+        "legacy",
+        f'CREATE TABLE bookings (id "My types".{key_type} PRIMARY KEY, booked_at timestamptz NOT NULL, v integer)',
+        f"INSERT INTO bookings SELECT n::text::\"My types\".{key_type}, '2024-04-02Z', n FROM generate_series(1, 20) n",
+    )
+    ground.streamed()
+    ground.run("base", "UPDATE bookings SET v = -v WHERE v < 5", "DELETE FROM bookings WHERE v > 18")
+    damaged = ground.contents("base")
+    assert {difference.columns for difference in found(ground).sample} == {(), ("v",)}
+    repaired = ground.repair()
+    assert counts(repaired.differences) == (2, 0, 4)
+    ground.assert_same()
+    ground.undo(repaired.repair_id)
+    assert ground.contents("base") == damaged
+
+
 def test_generated_columns_are_computed_again_and_told_among_those_that_differ(ground: Ground) -> None:
     ground.run(
         "legacy",

@@ -18,7 +18,14 @@ from migration_assets.postgres.own_writes import own_writes, what_fires
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
-from migration_assets.postgres.true_up.differences import DifferingKeys, Keys, differing_keys, key_matches, unnested
+from migration_assets.postgres.true_up.differences import (
+    DifferingKeys,
+    Keys,
+    differing_keys,
+    having_keys,
+    key_matches,
+    unnested,
+)
 
 _KEYS_AT_ONCE = 5_000
 
@@ -156,10 +163,7 @@ def _take_out(base: Connected, rows: SliceRows, keys: Keys) -> None:
 def _put_in(legacy: Connected, base: Connected, rows: SliceRows, keys: Keys) -> None:
     with own_writes(base, [rows.target, rows.leaf], side="base", deleting=False):
         for some in chunks(keys):
-            wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
-                sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, some), rows.where
-            )
-            pipe_rows(legacy, base, rows.description, rows.target, wanted, freeze=False)
+            pipe_rows(legacy, base, rows.description, rows.target, having_keys(rows, some), freeze=False)
 
 
 def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:

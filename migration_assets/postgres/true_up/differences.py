@@ -125,8 +125,8 @@ def _compare(legacy: pl.DataFrame, base: pl.DataFrame, key_columns: int) -> Diff
     )
 
 
-def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]], alias: str = "k") -> sql.Composed:
-    """The keys as a table of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
+def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
+    """The keys as a table `k` of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
     columns = rows.key
     arrays = sql.SQL(", ").join(
         sql.SQL("{}::text[]").format(sql.Literal([key[number] for key in keys])) for number in range(len(columns))
@@ -138,18 +138,28 @@ def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]], alias: str = "k")
         )
         for number, column in enumerate(columns, start=1)
     )
-    return sql.SQL("(SELECT {typed} FROM unnest({arrays}) AS texts({texts})) AS {alias}").format(
-        typed=typed, arrays=arrays, texts=texts, alias=sql.Identifier(alias)
+    return sql.SQL("(SELECT {typed} FROM unnest({arrays}) AS texts({texts})) AS k").format(
+        typed=typed, arrays=arrays, texts=texts
     )
 
 
-def key_matches(rows: SliceRows, alias: str = "k") -> sql.Composed:
-    """`t.id = k.__key_1 AND …`, where the table is called `t`."""
+def key_matches(rows: SliceRows, of: Sequence[str] = ("t",)) -> sql.Composed:
+    """`t.id = k.__key_1 AND …`, where the table is called `t` unless `of` says otherwise."""
     return sql.SQL(" AND ").join(
-        sql.SQL("t.{} = {}.{}").format(
-            sql.Identifier(column.name), sql.Identifier(alias), sql.Identifier(f"__key_{number}")
+        sql.SQL("{} {} k.{}").format(
+            sql.Identifier(*of, column.name),
+            raw_sql(rows.description.equality(column.name)),
+            sql.Identifier(f"__key_{number}"),
         )
         for number, column in enumerate(rows.key, start=1)
+    )
+
+
+def having_keys(rows: SliceRows, keys: Keys) -> sql.Composed:
+    """A condition on the table that is copied, which has no other name: the slice's rows of these keys."""
+    of = (rows.description.table.schema, rows.description.table.name)
+    return sql.SQL("EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
+        unnested(rows, keys), key_matches(rows, of), rows.where
     )
 
 
