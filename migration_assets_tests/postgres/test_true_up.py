@@ -171,6 +171,26 @@ def test_a_week_that_has_grown_since_it_was_counted_is_held_in_memory_in_pieces_
     assert sum(len(batch.changed) for batch in batches) == 35
 
 
+def test_an_error_of_the_base_ends_what_the_legacy_does_for_the_comparison(
+    copied: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.run("base", "UPDATE bookings SET guests = -1 WHERE id = 92")
+    with sides(copied) as (legacy, base, rows):
+        compared = compare(legacy, base, rows)
+
+        class Fetching:
+            def __init__(self, cursor: psycopg.ServerCursor[tuple[object, ...]], *_: object) -> None:
+                self.on = cursor.connection
+
+            def through(self, _last: int) -> None:
+                self.on.execute("SELECT pg_sleep(20)" if self.on is legacy else "SELECT 1 / 0")
+
+        monkeypatch.setattr(differences, "_InOrder", Fetching)
+        with pytest.raises(psycopg.errors.DivisionByZero), base.transaction():
+            list(differences.differing_keys(legacy, base, rows, compared))
+        assert legacy.info.transaction_status is psycopg.pq.TransactionStatus.INERROR, "it slept to the end"
+
+
 def test_above_a_share_of_rows_that_differ_all_of_them_are_copied_again_at_once(
     copied: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,10 @@
 """Fingerprints of a slice, bucket by bucket: what is equal is known after one pass over each side."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -15,6 +16,7 @@ from migration_assets.postgres.fingerprints import SEEDS, hash_input, hashed_col
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 
+_Result = TypeVar("_Result")
 _ROWS_A_BUCKET = 1000
 _FEWEST, _MOST = 16, 65_536
 # So many rows are compared one by one in this process's memory, and a bucket is never divided.
@@ -121,16 +123,11 @@ def _buckets_for(expected_rows: int) -> int:
 
 
 def _compare(legacy: Connected, base: Connected, rows: SliceRows, buckets: int) -> Compared:
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
-        future = pool.submit(_fingerprints, legacy, rows.hashed(rows.spec.table, buckets))
-        try:
-            of_base = _fingerprints(base, rows.hashed(rows.target, buckets))
-            of_legacy = future.result()
-        except BaseException:
-            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
-            with suppress(psycopg.Error):
-                legacy.cancel_safe()
-            raise
+    of_legacy, of_base = at_once(
+        legacy,
+        lambda: _fingerprints(legacy, rows.hashed(rows.spec.table, buckets)),
+        lambda: _fingerprints(base, rows.hashed(rows.target, buckets)),
+    )
     differing = {
         bucket: max(of_legacy.get(bucket, EMPTY).rows, of_base.get(bucket, EMPTY).rows)
         for bucket in sorted(of_legacy.keys() | of_base.keys())
@@ -138,6 +135,22 @@ def _compare(legacy: Connected, base: Connected, rows: SliceRows, buckets: int) 
     }
     base_rows = sum(of_base.get(bucket, EMPTY).rows for bucket in differing)
     return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing, base_rows, buckets)
+
+
+def at_once(
+    legacy: Connected, of_legacy: Callable[[], _Result], of_base: Callable[[], _Result]
+) -> tuple[_Result, _Result]:
+    """Ask both sides at the same time; an error of the base, or Ctrl-C, ends what the legacy does."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+        future = pool.submit(of_legacy)
+        try:
+            found = of_base()
+            return future.result(), found
+        except BaseException:
+            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            with suppress(psycopg.Error):
+                legacy.cancel_safe()
+            raise
 
 
 def _fingerprints(connection: Connected, hashed: sql.Composed) -> dict[int, Fingerprint]:

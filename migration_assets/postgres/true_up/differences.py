@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -15,7 +15,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.fingerprints import hash_input
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
-from migration_assets.postgres.true_up.buckets import Compared, SliceRows
+from migration_assets.postgres.true_up.buckets import Compared, SliceRows, at_once
 
 # A key and a hash take some 300 bytes on each side.
 _ROWS_AT_ONCE = 100_000
@@ -55,17 +55,12 @@ def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared
         compared: What is known to differ.
     """
     names = ["b", *(f"k{number}" for number in range(1, len(rows.key) + 1)), "h"]
-    with (
-        legacy.cursor(name=_CURSOR) as of_legacy,
-        base.cursor(name=_CURSOR) as of_base,
-        ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool,
-    ):
+    with legacy.cursor(name=_CURSOR) as of_legacy, base.cursor(name=_CURSOR) as of_base:
         legacy_side = _InOrder(of_legacy, _keys_and_hashes(rows, rows.spec.table, names, compared), names)
         base_side = _InOrder(of_base, _keys_and_hashes(rows, rows.target, names, compared), names)
         for last in _batches(compared.differing):
-            future = pool.submit(legacy_side.through, last)
-            found = base_side.through(last)
-            yield _compare(future.result(), found, len(rows.key))
+            found = at_once(legacy, partial(legacy_side.through, last), partial(base_side.through, last))
+            yield _compare(*found, len(rows.key))
 
 
 def _batches(differing: dict[int, int]) -> Iterator[int]:
