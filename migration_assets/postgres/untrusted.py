@@ -94,7 +94,8 @@ ORDER BY 1
     .replace("_used", _USED)
     .replace("_hot_views", _HOT_VIEWS)
 )
-# Mostly all in the schema is our own, and nobody was granted anything but on the views: that is seen at once.
+# Mostly all in the schema is our own, and nobody was granted anything but on the views: that is seen at once. From our
+# tables to what they use, in this order: the other way round it takes 50 ms, and more in a database with many types.
 ALL_OURS: LiteralString = """
 SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
                    AND (c.relowner <> me.oid OR c.relacl IS NOT NULL AND c.relkind <> 'v'
@@ -102,10 +103,13 @@ SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.rel
    AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner <> me.oid)
    AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                    WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p'))
-   AND NOT EXISTS (SELECT FROM pg_class c, LATERAL _parts part JOIN pg_depend d USING (classid, objid)
-                   WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND d.refobjid >= 16384
-                   AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
-                   AND NOT EXISTS (SELECT FROM pg_proc p WHERE d.refclassid = 'pg_proc'::regclass
-                                   AND p.oid = d.refobjid AND p.proowner = me.oid))
+   AND NOT EXISTS (SELECT FROM (SELECT c.oid FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+                                OFFSET 0) c,
+                   LATERAL (SELECT * FROM _parts one OFFSET 0) part,
+                   LATERAL (SELECT FROM pg_depend d WHERE (d.classid, d.objid) = (part.classid, part.objid)
+                            AND d.refobjid >= 16384
+                            AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+                            AND NOT EXISTS (SELECT FROM pg_proc p WHERE d.refclassid = 'pg_proc'::regclass
+                                            AND p.oid = d.refobjid AND p.proowner = me.oid) OFFSET 0) used)
 FROM pg_namespace n, pg_roles me WHERE n.nspname = 'migration' AND me.rolname = current_user
 """.replace("_parts", _PARTS.replace("_table", "c.oid"))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import LiteralString
@@ -13,6 +14,7 @@ from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.change_stream.records import StreamLock
 from migration_assets.postgres.change_stream.slots import remove_slot
 from migration_assets.postgres.cutover import legacy_repair, recovering, reverse_cut
 from migration_assets.postgres.cutover.legacy_repair import (
@@ -28,7 +30,7 @@ from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.rewriting import before as happens
 from migration_assets_tests.postgres.rewriting import rewrite
-from migration_assets_tests.postgres.support import week
+from migration_assets_tests.postgres.support import wait_for, week
 
 # As an application's own, which was made to fire for replicated rows, too.
 _TRIGGER = """
@@ -72,6 +74,10 @@ _FORGET = "DELETE FROM migration.reverse_markers"
 def look(ground: CutoverGround, *numbers: int) -> list[tuple[int, int, int]]:
     done = repair_legacy(ground.cutover_plan(), [week(number) for number in numbers or range(1, 14)])
     return [counts(one) for one in done if one.differences.rows]
+
+
+def undo_newest(ground: CutoverGround, _: int) -> None:
+    undo_legacy_repair(ground.cutover_plan(), int(ground.one("base", "SELECT max(id) FROM migration.repairs")))
 
 
 def mend(ground: CutoverGround, *numbers: int) -> list[LegacyRepaired]:
@@ -392,3 +398,22 @@ def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
         repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
     ground.equal()
     assert ground.insert("legacy")
+
+
+@pytest.mark.parametrize("work", [look, mend, undo_newest], ids=["look", "repair", "undo"])
+def test_whoever_waits_for_a_slice_keeps_nobody_from_the_stream(
+    ground: CutoverGround, work: Callable[[CutoverGround, int], object]
+) -> None:
+    """A sign-off takes slices, then the stream: the other way round the two would wait for each other."""
+    ground.cut()
+    past_the_hold(ground, "DELETE FROM bookings WHERE id = 30")
+    [repaired] = mend(ground, 5)
+    assert repaired.repair_id is not None
+    record = ground.record(5)
+    stream = StreamLock.STREAM.named(ground.spec.relation)
+    with ThreadPoolExecutor(1) as pool:
+        with ground.holding(f"slice {record.lock_key}"):
+            waiting = pool.submit(work, ground, 5)
+            wait_for(lambda: ground.queue(f"slice {record.lock_key}") == 2, "somebody waits for the slice")
+            assert ground.queue(stream) == 0
+        waiting.result()

@@ -17,7 +17,7 @@ from migration_assets.postgres.session_locks import make_session_locks
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.conftest import Databases as Urls
-from migration_assets_tests.cutover.ground import CutoverGround
+from migration_assets_tests.cutover.ground import SIDES, CutoverGround
 from migration_assets_tests.postgres.support import QUARTER
 
 NAME = "moves_of_bookings"
@@ -88,7 +88,7 @@ def beside(empty: CutoverGround) -> CutoverGround:
 def test_a_whole_life_beside_a_schema_of_our_usual_name_touches_nothing_of_it(beside: CutoverGround) -> None:
     ground = beside
     before = catalogue(ground)
-    theirs = {side: _theirs(ground, side) for side in ("legacy", "base")}
+    theirs = {side: _theirs(ground, side) for side in SIDES}
     assert blocking(run_preflight(ground.databases, ground.spec, ground.calendar, plan=_PLAN)) == []
     ground.open()
     ground.copy(5)
@@ -109,8 +109,8 @@ def test_a_whole_life_beside_a_schema_of_our_usual_name_touches_nothing_of_it(be
     assert ground.back().outcome == "succeeded"
     ground.insert("legacy")
     ground.assert_same(QUARTER)
-    for side, names in theirs.items():
-        assert _theirs(ground, side) == names
+    for side in SIDES:
+        assert _theirs(ground, side) == theirs[side]
     abandon(ground.plan, apply=True)
     before["relations"] = catalogue(ground)["relations"]  # its sequence and its rows moved on
     assert_as_found(ground, before)

@@ -38,7 +38,6 @@ from migration_assets.postgres.pruning import hold_images
 from migration_assets.postgres.repair_records import images_fit, require_no_others, require_put_back
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.applying import chunks, delete_rows
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
@@ -100,7 +99,7 @@ def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bo
         DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
         SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
     """
-    with both_sides(plan) as (base, legacy), slice_locks(base, _records(base, plan, weeks)) as records:
+    with both_sides(plan, lambda base, _: _records(base, plan, weeks)) as (base, legacy, records):
         names = reverse_names(forward_names(base, plan.relation))
         let_reverse_run(legacy, names)  # a repair that died may have left it at rest
         description = same_table(plan.stream, legacy, base)
@@ -123,23 +122,26 @@ def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
             do not go in any more.
         CutoverError, StreamError: As `repair_legacy`.
     """
-    with both_sides(plan) as (base, legacy):
+
+    def undone(base: Connected, legacy: Connected) -> list[SliceRecord]:
+        repairs = _repairs_of(base, legacy, plan, repair_id)
+        return _records(base, plan, [week for week in repairs if week is not None])
+
+    with both_sides(plan, undone) as (base, legacy, records):
         repairs = _repairs_of(base, legacy, plan, repair_id)
         weeks = {week: one for week, one in repairs.items() if week is not None}
-        with slice_locks(base, _records(base, plan, list(weeks))) as records:
-            names = reverse_names(forward_names(base, plan.relation))
-            let_reverse_run(legacy, names)
-            description = same_table(plan.stream, legacy, base)
-            with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
-                before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
-                with images_fit(plan.relation, repair_id):
-                    _put_back(plan, base, cut.legacy, description, before, repairs.get(None))
-                with durably(base):
-                    base.execute(
-                        "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s"
-                        " WHERE id = ANY(%s)",
-                        [transaction_of(cut.legacy), list(repairs.values())],
-                    )
+        names = reverse_names(forward_names(base, plan.relation))
+        let_reverse_run(legacy, names)
+        description = same_table(plan.stream, legacy, base)
+        with reverse_cut(plan, names, PURPOSE, at_rest=True) as cut, writing(plan, cut.legacy):
+            before = [(weeks[r.week], slice_rows(plan.stream, description, r)) for r in records]
+            with images_fit(plan.relation, repair_id):
+                _put_back(plan, base, cut.legacy, description, before, repairs.get(None))
+            with durably(base):
+                base.execute(
+                    "UPDATE migration.repairs SET undone_at = clock_timestamp(), legacy_undo = %s WHERE id = ANY(%s)",
+                    [transaction_of(cut.legacy), list(repairs.values())],
+                )
     return [week.key for week in sorted(weeks)] + (["rows outside all weeks"] if None in repairs else [])
 
 

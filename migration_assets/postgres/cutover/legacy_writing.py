@@ -1,6 +1,6 @@
 """What every repair of the legacy needs: the right to do it, alone; and a transaction that passes the hold."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from psycopg import sql
@@ -11,28 +11,37 @@ from migration_assets.postgres.change_stream.records import stream_lock
 from migration_assets.postgres.cutover.facts import read_cutover_facts
 from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.takeover import alone
+from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.own_writes import own_writes
 from migration_assets.postgres.server_identity import require_same_servers
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
 PURPOSE = "repair-legacy"
+Slices = Callable[[Connected, Connected], Sequence[SliceRecord]]
 ROWS_AT_ONCE = 5_000
 _TIMEOUTS = Timeouts(lock=10_000, statement=0, idle_in_transaction=0)
 
 
 @contextmanager
-def both_sides(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[Connected, Connected]]:
-    """Sessions on base and legacy, while the base is in charge and nobody else works on the cutover or the stream.
+def both_sides(
+    plan: CutoverPlan, slices: Slices = lambda _base, _legacy: (), *, mending: bool = False
+) -> Generator[tuple[Connected, Connected, list[SliceRecord]]]:
+    """Sessions on base and legacy, while the base is in charge and nobody else works on slices, stream or cutover.
+
+    The slices are locked before the stream, as everybody does: who took them the other way round would keep a sign-off
+    from the stream, and be kept by it from the slices.
 
     Args:
         plan: Which table.
+        slices: Which are worked on, asked when no other repair or cutover can begin.
         mending: The reverse stream is made anew, which mends what another server in the place of one has done.
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished.
         ServerChangedError: A server is another one than the stream was built on, or went back.
-        StreamError: Somebody else is at work.
+        SliceBusyError, StreamError: Somebody else is at work.
     """
     databases = plan.stream.databases
     with ExitStack() as stack:
@@ -42,10 +51,11 @@ def both_sides(plan: CutoverPlan, *, mending: bool = False) -> Generator[tuple[C
         stack.enter_context(alone(plan, base, legacy))
         if not mending:
             require_same_servers(base, plan.relation, legacy)
+        records = stack.enter_context(slice_locks(base, slices(base, legacy)))
         # So that the watch sees that somebody has the stream at rest.
         stack.enter_context(stream_lock(base, plan.relation))
         _require_base_in_charge(base, plan)
-        yield base, legacy
+        yield base, legacy, records
 
 
 def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:

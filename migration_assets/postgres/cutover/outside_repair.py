@@ -41,7 +41,7 @@ def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 
         DeletionError: They are many, and nobody confirmed that.
         StreamError: As `repair_legacy`.
     """
-    with both_sides(plan) as (base, legacy):
+    with both_sides(plan) as (base, legacy, _):
         names = reverse_names(forward_names(base, plan.relation))
         let_reverse_run(legacy, names)
         weeks = weeks_of(base, plan)

@@ -25,11 +25,10 @@ from migration_assets.postgres.cutover.reverse import (
 from migration_assets.postgres.cutover.reverse_cut import ReverseCut
 from migration_assets.postgres.cutover.work import forward_names
 from migration_assets.postgres.definitions import filenodes
-from migration_assets.postgres.ledger import read_slices
+from migration_assets.postgres.ledger import SliceRecord, read_slices
 from migration_assets.postgres.runway import attached_leaves, read_partitions
 from migration_assets.postgres.server_identity import look_at_servers, newest_sent, note_pair
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.true_up.slices import same_table
 
@@ -57,43 +56,45 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
         SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
     """
     stream = plan.stream
-    with both_sides(plan, mending=True) as (base, legacy):
+
+    def in_root(base: Connected, _: Connected) -> list[SliceRecord]:
+        leaves = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
+        return [record for record in read_slices(base, plan.relation) if record.week in leaves]
+
+    with both_sides(plan, in_root, mending=True) as (base, legacy, records):
         if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
             return None
-        in_root = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
-        wanted = [record for record in read_slices(base, plan.relation) if record.week in in_root]
-        with slice_locks(base, wanted) as records:
-            description = same_table(stream, legacy, base)
-            former = reverse_names(forward_names(base, plan.relation))
-            # First our own reader, who would come back to the slot as soon as he is ended.
-            drop_subscription(legacy, former.subscription)
-            remove_slot(base, former.slot)
-            drop_reverse(base, legacy, former)
-            # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.
-            forward = fresh_names()
-            rename_stream(base, plan.relation, forward)
-            names = reverse_names(forward)
-            owner = read_cutover_facts(base, plan.relation).cutover or 0
-            # It also lets the new subscription pass.
-            hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
-            publish_reverse(base, legacy, plan, names)
-            url = stream.databases.base_url
-            tables = base_tables(base, stream.spec, [record.week for record in records])
-            before = [filenodes(base, table) for table in tables]
-            with (
-                exported_slot(url, base, names.slot, patience_seconds=plan.patience_seconds) as slot,
-                stream.databases.session("base", f"{_PURPOSE}:snapshot", stream.limits.timeouts()) as reader,
-                stream.databases.session("legacy", f"{_PURPOSE}:rows", stream.limits.timeouts()) as rows,
-                in_snapshot(reader, slot.snapshot, tables),
-            ):
-                if [filenodes(reader, table) for table in tables] != before:
-                    raise _rewritten(plan)
-                cut = ReverseCut(newest_sent(base, "base"), slot.lsn, reader, rows)
-                weeks = repair_at(plan, base, cut, description, records)
-            subscribe_reverse(base, legacy, plan, names, description)
-            with base.transaction():
-                base.execute("SET LOCAL synchronous_commit = on")
-                note_pair(base, legacy, plan.relation, by)
+        description = same_table(stream, legacy, base)
+        former = reverse_names(forward_names(base, plan.relation))
+        # First our own reader, who would come back to the slot as soon as he is ended.
+        drop_subscription(legacy, former.subscription)
+        remove_slot(base, former.slot)
+        drop_reverse(base, legacy, former)
+        # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.
+        forward = fresh_names()
+        rename_stream(base, plan.relation, forward)
+        names = reverse_names(forward)
+        owner = read_cutover_facts(base, plan.relation).cutover or 0
+        # It also lets the new subscription pass.
+        hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
+        publish_reverse(base, legacy, plan, names)
+        url = stream.databases.base_url
+        tables = base_tables(base, stream.spec, [record.week for record in records])
+        before = [filenodes(base, table) for table in tables]
+        with (
+            exported_slot(url, base, names.slot, patience_seconds=plan.patience_seconds) as slot,
+            stream.databases.session("base", f"{_PURPOSE}:snapshot", stream.limits.timeouts()) as reader,
+            stream.databases.session("legacy", f"{_PURPOSE}:rows", stream.limits.timeouts()) as rows,
+            in_snapshot(reader, slot.snapshot, tables),
+        ):
+            if [filenodes(reader, table) for table in tables] != before:
+                raise _rewritten(plan)
+            cut = ReverseCut(newest_sent(base, "base"), slot.lsn, reader, rows)
+            weeks = repair_at(plan, base, cut, description, records)
+        subscribe_reverse(base, legacy, plan, names, description)
+        with base.transaction():
+            base.execute("SET LOCAL synchronous_commit = on")
+            note_pair(base, legacy, plan.relation, by)
     return ReverseRecovered(tuple(weeks), slot.lsn)
 
 
