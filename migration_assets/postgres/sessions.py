@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import MigrationError, PoolerError, ServerChangedError, SettingsError
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
+from migration_assets.postgres.error_sides import mark_side
 from migration_assets.postgres.own_schema import Connected, OwnConnection, OwnCursor, OwnServerCursor
 from migration_assets.postgres.server_messages import conceal
 
@@ -104,7 +105,7 @@ class Databases:
 
     def connect(self, side: Side, purpose: str, timeouts: Timeouts) -> Connected:
         """An autocommit session that the caller closes; see `session`, which looks for a standby, too."""
-        return connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema)
+        return connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema, side=side)
 
     @contextmanager
     def session(
@@ -191,6 +192,7 @@ def connect(
     replication: bool = False,
     doer: Doer | None = None,
     own_schema: str = DEFAULT_SCHEMA,
+    side: str | None = None,
 ) -> Connected:
     """Open one session; see `Databases.session`.
 
@@ -201,20 +203,25 @@ def connect(
         replication: As a walsender of the database, which understands the commands of replication.
         doer: Whom the ledger names for what is done in it.
         own_schema: What our schema is called there.
+        side: Which one it is.
     """
     require_readable(url)
-    connection = OwnConnection.connect(
-        make_conninfo(url, replication="database") if replication else url,
-        autocommit=True,
-        connect_timeout=10,
-        client_encoding="UTF8",
-        keepalives_idle=30,
-        keepalives_interval=10,
-        keepalives_count=3,
-        cursor_factory=OwnCursor,
-    )
+    try:
+        connection = OwnConnection.connect(
+            make_conninfo(url, replication="database") if replication else url,
+            autocommit=True,
+            connect_timeout=10,
+            client_encoding="UTF8",
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            cursor_factory=OwnCursor,
+        )
+    except psycopg.Error as error:
+        mark_side(error, side)
+        raise
     connection.server_cursor_factory = OwnServerCursor
-    connection.own_schema = own_schema
+    connection.own_schema, connection.side = own_schema, side
     try:
         settings = session_settings(purpose, timeouts, connection.info.server_version)
         if doer is not None:
