@@ -26,6 +26,7 @@ from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.error_sides import on_side
 from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.server_messages import clean, told
 from migration_assets.runtime import dagster_environment, keep_files_private, open_migration
@@ -54,13 +55,14 @@ class _Readable(click.Group):
         except MigrationError as error:
             complain(f"{type(error).__name__}: {error}")
         except psycopg.Error as error:
+            said = f"PostgreSQL{on_side(error)}: {told(error)}"
             limit = limit_error(error)
             if limit is not None:
                 complain(f"{type(limit).__name__}: {limit}")
             if (error.sqlstate or _UNREACHABLE[0]).startswith(_UNREACHABLE):
-                complain(f"PostgreSQL: {told(error)}\nNext: see whether both servers run and the URLs are right.")
+                complain(f"{said}\nNext: see whether both servers run and the URLs are right.")
             complain(
-                f"PostgreSQL: {told(error)} (SQLSTATE {error.sqlstate})\nState left: what was committed stays,"
+                f"{said} (SQLSTATE {error.sqlstate})\nState left: what was committed stays,"
                 " everything else was rolled back.\nNext: mend the cause, then run this again."
             )
         except OSError as error:

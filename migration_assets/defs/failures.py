@@ -9,6 +9,7 @@ import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.plain_text import plain
+from migration_assets.postgres.error_sides import on_side
 from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.server_messages import told
 
@@ -31,8 +32,9 @@ def readable_failures() -> Generator[None]:
         # Tried again as often as it was worth it. The error itself is not chained: Dagster would keep all of it, and
         # what the server adds to its first line holds rows. Where it happened holds none.
         raise dg.Failure(
-            description=f"PostgreSQL: {told(error)}\nState left: what was committed stays, everything else was rolled"
-            " back.\nNext: mend the cause, then materialize this again: it goes on from there.",
+            description=f"PostgreSQL{on_side(error)}: {told(error)}\nState left: what was committed stays,"
+            " everything else was rolled back.\nNext: mend the cause, then materialize this again: it goes on from"
+            " there.",
             metadata={
                 "sqlstate": dg.MetadataValue.text(error.sqlstate or "none: the connection itself failed"),
                 "where": dg.MetadataValue.text("".join(traceback.format_tb(error.__traceback__)).strip()),

@@ -6,7 +6,7 @@ from enum import Enum, StrEnum
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import ControlKind
-from migration_assets.domain.table_spec import QualifiedName, quote_identifier, quote_text
+from migration_assets.domain.table_spec import QualifiedName, parse_identifiers, quote_identifier, quote_text
 from migration_assets.domain.user_types import (
     Collation,
     TypeDifference,
@@ -137,6 +137,17 @@ class TableDescription:
     sequence_uses: tuple[SequenceUse, ...] = ()
     unknown_draws: tuple[str, ...] = ()
     comment: str | None = None
+
+    def equality(self, name: str) -> str:
+        """The operator by which a key tells two values of the column apart, in SQL.
+
+        What an extension brings as a type of its own has one beside it, and our search path leads to the system's.
+        """
+        of = self.column(name).base_type
+        for one in self.types:
+            if one.kind == "b" and (of == one.name or of.startswith(f"{one.name}(")):
+                return f"OPERATOR({quote_identifier(parse_identifiers(one.name)[0])}.=)"
+        return "="
 
     def column(self, name: str) -> Column:
         """The column of that exact name.

@@ -43,3 +43,8 @@ class SliceCopy:
     throttle: ThrottleLimits = field(default_factory=ThrottleLimits)
     run_id: str | None = None
     confirmed_deletes: Mapping[FiscalWeek, int] = field(default_factory=dict[FiscalWeek, int])
+
+    @property
+    def waits_for_long(self) -> bool:
+        """Whether it may be held back, in its snapshot, for longer than an idle session is believed to live."""
+        return not self.throttle.off and not 0 < self.throttle.snapshot_seconds < self.limits.idle_timeout_seconds

@@ -3,13 +3,15 @@
 import psycopg
 
 from migration_assets.domain.errors import NoRoomError
+from migration_assets.postgres.error_sides import place, side_of
 from migration_assets.postgres.server_messages import told
 
 _ADVICE = {
     "53100": "free room on the disk of that server, or give it more",
     "53200": "let others on that server end what they do, or give it more memory; where its lock table is full, ALTER"
     " SYSTEM SET max_locks_per_transaction to twice what it is, and restart it",
-    "53300": "free connections on that server or raise its limit (max_connections, or that of the role or database)",
+    "53300": "free connections on that server or raise its limit (max_connections, max_wal_senders, or that of the role"
+    " or database)",
     "53400": "raise the limit of that server, or free what it counts",
 }
 # While connecting there is no code, only the server's words.
@@ -17,6 +19,7 @@ _WORDS = {
     "too many clients": "53300",
     "connection slots": "53300",
     "too many connections": "53300",
+    "requested standby connections exceeds": "53300",
     "out of shared memory": "53200",
 }
 
@@ -34,10 +37,11 @@ def limit_error(error: psycopg.Error, *, where: str = "") -> NoRoomError | None:
     advice = advice_on_limit(error)
     if advice is None:
         return None
+    server = f"the {side}" if (side := side_of(error)) else "a server"
     code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
     return NoRoomError(
-        f"a server has no room left: {told(error)}{code}",
-        where=where,
+        f"{server} has no room left: {told(error)}{code}",
+        where=place(where, error),
         state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
         next_step=f"{advice}, then run this again",
     )

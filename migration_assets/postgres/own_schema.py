@@ -7,27 +7,39 @@ catalogue wrote (`sql_text.raw_sql`), names and values are left alone.
 from collections.abc import Callable
 from typing import Any, cast
 
+import psycopg
 from psycopg import Connection, Cursor, ServerCursor, sql
-from psycopg.abc import Query
+from psycopg.abc import RV, PQGen, Query
 
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA, quarantine_schema, renamed
+from migration_assets.postgres.error_sides import mark_side
 from migration_assets.postgres.sql_text import ServersText
 
 Connected = Connection[tuple[Any, ...]]
 
 
 class OwnConnection(Connection[tuple[Any, ...]]):
-    """A session that knows the name of our schema.
+    """A session that knows the name of our schema, and whose errors know where it is.
 
     Attributes:
         own_schema: The name.
         finds_ours: Whether something of ours was in it when the session began.
         look: Sees that the other side has nothing of ours in another schema.
+        side: `legacy` or `base`, where it is a session of one of them.
     """
 
     own_schema: str = DEFAULT_SCHEMA
     finds_ours: bool = False
     look: Callable[[], None] | None = None
+    side: str | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """All that a session does comes through here."""
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.Error as error:
+            mark_side(error, self.side)
+            raise
 
 
 class _Renaming:
@@ -57,6 +69,11 @@ class OwnServerCursor(_Renaming, ServerCursor[Any]):
 def own_schema(connection: Connection[Any]) -> str:
     """The name of our schema in this session."""
     return connection.own_schema if isinstance(connection, OwnConnection) else DEFAULT_SCHEMA
+
+
+def own_side(connection: Connection[Any]) -> str | None:
+    """`legacy` or `base`, where it is a session of ours with one of them."""
+    return connection.side if isinstance(connection, OwnConnection) else None
 
 
 def own_quarantine(connection: Connection[Any]) -> str:

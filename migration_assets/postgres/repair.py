@@ -28,11 +28,14 @@ from migration_assets.postgres.slice_locks import slice_lock
 from migration_assets.postgres.snapshots import base_tables, hold_tables
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.stream_plan import StreamPlan
-from migration_assets.postgres.true_up.applying import delete_rows, true_up
+from migration_assets.postgres.true_up.applying import chunks, delete_rows, true_up
 from migration_assets.postgres.true_up.buckets import SliceRows
 from migration_assets.postgres.true_up.slices import same_table, slice_rows
 from migration_assets.postgres.validation import examine_slice, prove, require_streaming_state, require_under_cdc
 from migration_assets.postgres.validation_records import Proof, record_proof
+
+# Whole rows, in memory and in one message.
+_IMAGES_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,15 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
     """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
     hold_images(base, [repair_id], str(rows.target))
-    found = base.execute("SELECT key, before FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]).fetchall()
+    keys = [
+        tuple(key)
+        for (key,) in base.execute("SELECT key FROM migration.repaired_rows WHERE repair_id = %s", [repair_id])
+    ]
     root = table_name(rows.target)
     names = [sql.Identifier(column.name) for column in rows.description.copied_columns]
     with own_writes(base, [rows.target, rows.leaf], side="base"), images_fit(str(rows.target), repair_id):
-        if found:
-            delete_rows(base, rows, [tuple(key) for key, _ in found])
+        for some in chunks(keys):
+            delete_rows(base, rows, some)
         base.execute(
             sql.SQL(
                 "INSERT INTO {root} ({names}) OVERRIDING SYSTEM VALUE SELECT {values}"
@@ -169,6 +175,12 @@ def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
                 id=repair_id,
             )
         )
-    images = [before for _, before in found if before is not None]
-    require_put_back(base, rows.spec, rows.description, images, repair_id)
-    require_no_others(base, rows, [tuple(key) for key, _ in found], len(images), repair_id)
+    there = 0
+    with base.cursor("images") as reader:
+        reader.execute(
+            "SELECT before FROM migration.repaired_rows WHERE repair_id = %s AND before IS NOT NULL", [repair_id]
+        )
+        while images := [image for (image,) in reader.fetchmany(_IMAGES_AT_ONCE)]:
+            there += len(images)
+            require_put_back(base, rows.spec, rows.description, images, repair_id)
+    require_no_others(base, rows, keys, there, repair_id)

@@ -12,7 +12,7 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.ledger import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.sql_text import raw_sql, table_name
 from migration_assets.postgres.true_up.buckets import SliceRows
 from migration_assets.postgres.true_up.differences import Keys, key_matches, unnested
 
@@ -79,7 +79,10 @@ def require_put_back(
         " JOIN {table} AS t ON {same} WHERE row({of_image})::text = row({of_row})::text"
     ).format(
         table=table_name(spec.table),
-        same=each("t.{0} = (images.image).{0}", description.base_primary_key(spec.control_column), " AND "),
+        same=sql.SQL(" AND ").join(
+            sql.SQL("t.{0} {1} (images.image).{0}").format(sql.Identifier(name), raw_sql(description.equality(name)))
+            for name in description.base_primary_key(spec.control_column)
+        ),
         of_image=each("(images.image).{}", stored, ", "),
         of_row=each("t.{}", stored, ", "),
     )

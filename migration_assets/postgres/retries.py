@@ -25,6 +25,7 @@ from migration_assets.domain.errors import (
     TableBusyError,
     UnavailableError,
 )
+from migration_assets.postgres.error_sides import place
 from migration_assets.postgres.limits_reached import advice_on_limit, limit_error
 from migration_assets.postgres.server_messages import told
 
@@ -93,7 +94,7 @@ def retry_transient(
     except errors.InsufficientPrivilege as error:
         raise RightsError(
             f"the server does not let our role do this: {told(error)}",
-            where=what,
+            where=place(what, error),
             state_left=_LEFT,
             next_step=_next_right(error),
         ) from error
@@ -105,7 +106,7 @@ def retry_transient(
             raise limit from error
         raise UnavailableError(
             f"{attempts} tries failed, the last one so: {told(error)}",
-            where=what,
+            where=place(what, error),
             state_left=_LEFT,
             next_step=_next_step(error),
         ) from error

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import LedgerError, MigrationError, PoolerError, ServerChangedError, SettingsError
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
+from migration_assets.postgres.error_sides import mark_side
 from migration_assets.postgres.one_schema import FINDS_OURS, require_no_other
 from migration_assets.postgres.own_schema import Connected, OwnConnection, OwnCursor, OwnServerCursor
 from migration_assets.postgres.server_messages import conceal
@@ -107,7 +108,7 @@ class Databases:
 
     def connect(self, side: Side, purpose: str, timeouts: Timeouts) -> Connected:
         """An autocommit session that the caller closes; see `session`, which looks for a standby, too."""
-        connection = connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema)
+        connection = connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema, side=side)
         if not connection.finds_ours:
             try:
                 require_no_other(connection, side)
@@ -212,6 +213,7 @@ def connect(
     replication: bool = False,
     doer: Doer | None = None,
     own_schema: str = DEFAULT_SCHEMA,
+    side: str | None = None,
 ) -> OwnConnection:
     """Open one session; see `Databases.session`.
 
@@ -222,20 +224,25 @@ def connect(
         replication: As a walsender of the database, which understands the commands of replication.
         doer: Whom the ledger names for what is done in it.
         own_schema: What our schema is called there.
+        side: Which one it is.
     """
     require_readable(url)
-    connection = OwnConnection.connect(
-        make_conninfo(url, replication="database") if replication else url,
-        autocommit=True,
-        connect_timeout=10,
-        client_encoding="UTF8",
-        keepalives_idle=30,
-        keepalives_interval=10,
-        keepalives_count=3,
-        cursor_factory=OwnCursor,
-    )
+    try:
+        connection = OwnConnection.connect(
+            make_conninfo(url, replication="database") if replication else url,
+            autocommit=True,
+            connect_timeout=10,
+            client_encoding="UTF8",
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            cursor_factory=OwnCursor,
+        )
+    except psycopg.Error as error:
+        mark_side(error, side)
+        raise
     connection.server_cursor_factory = OwnServerCursor
-    connection.own_schema = own_schema
+    connection.own_schema, connection.side = own_schema, side
     try:
         settings = session_settings(purpose, timeouts, connection.info.server_version)
         if doer is not None:

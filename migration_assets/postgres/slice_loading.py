@@ -96,6 +96,10 @@ def load_slice(
         columns = hashed_columns(description)
 
         _bound_resources(legacy, base, copy.limits)
+        if copy.waits_for_long:
+            # Held back behind the last row, both are idle.
+            allow_waiting(base, copy.limits)
+            allow_waiting(legacy, copy.limits)
         base.execute(
             sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
                 table_name(staging),
@@ -143,7 +147,7 @@ def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> 
 
 
 def allow_waiting(connection: Connected, limits: CopyLimits) -> None:
-    """For the rest of the transaction: one side may wait, idle, for the other's index build or fingerprint."""
+    """For the rest of the transaction: one side may wait, idle, for the other's index build, or both for a throttle."""
     connection.execute(
         "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
     )

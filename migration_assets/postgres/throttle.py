@@ -104,7 +104,7 @@ class Throttle:
                 raise ThrottleError(
                     f"held back for {waited:,.0f} s: {'; '.join(reasons)}",
                     where=self._relation,
-                    state_left="nothing of the slice is in the base; others are as they were",
+                    state_left="the week is in the base as it was",
                     next_step="run it again when the load is over, or raise MIGRATION_THROTTLE_*",
                 )
             if in_snapshot and 0 < self._limits.snapshot_seconds <= self._waited_in_snapshot + waited:
@@ -112,7 +112,7 @@ class Throttle:
                     f"held back for {self._waited_in_snapshot + waited:,.0f} s in one snapshot of the legacy:"
                     f" {'; '.join(reasons)}",
                     where=self._relation,
-                    state_left="the snapshot is closed; nothing of the slice is in the base; others are as they were",
+                    state_left="the snapshot is closed; the week is in the base as it was",
                     next_step="run it again in calmer hours, or raise MIGRATION_THROTTLE_*; with a higher"
                     " MIGRATION_THROTTLE_SNAPSHOT_SECONDS it waits longer in its snapshot, and VACUUM cleans up later",
                 )

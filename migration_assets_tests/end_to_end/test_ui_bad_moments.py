@@ -125,7 +125,9 @@ def test_a_storage_that_restarts_loses_no_week(web: Web, pair: EmbeddedServers) 
     with one_works_and_one_waits(web, pair, *weeks) as runs:
         pair.kill("base")
         pair.start()
-    for week, run in zip(weeks, runs, strict=True):
-        if ended(web, run) != "SUCCESS":
-            succeeded(web, web.launch("migrated_slice", week, CHECKS))
+    working, waiting = runs
+    if ended(web, working) != "SUCCESS":
+        # What it did not get to tell the storage was lost with it.
+        succeeded(web, web.launch("migrated_slice", weeks[0], CHECKS))
+    succeeded(web, waiting)
     assert equal(pair, *weeks)

@@ -100,6 +100,7 @@ def test_a_step_that_finds_no_place_ends_readably_and_the_next_one_does_the_work
         for error in refusals:
             assert isinstance(error, MigrationError)
             assert re.search("free connections|lock table|release-writes", error.next_step), f"{name}: {error}"
+            assert f"the {side}" in f"{error.where} {error.what} {error.state_left}", f"{name}: {error}"
         return result
 
     try_all("copy", lambda: copy_week(migration, week(1)), as_before)

@@ -64,6 +64,7 @@ def test_a_copy_that_finds_no_room_leaves_nothing_and_the_next_one_completes(
         with pytest.raises(NoRoomError, match="No space left on device") as full:
             ground.copy()
         assert "free" in full.value.next_step
+        assert full.value.where == "copy of FY25-Q2|W01, the base"
         assert (ground.base_state(), ground.staging()) == (before, [])
         assert ground.attempts() == [("copy", "failed")]
         assert sum(path.stat().st_size for path in disk.folder.rglob("*") if path.is_file()) == 0
@@ -78,7 +79,7 @@ def test_a_live_copy_that_finds_no_room_leaves_the_week_under_cdc(streamed: Grou
     streamed.drain()
     before = streamed.base_state()
     with leaves_on(servers, streamed, megabytes=2) as disk:
-        with pytest.raises(NoRoomError, match="No space left on device"):
+        with pytest.raises(NoRoomError, match=r"the base has no room left: .*No space left on device"):
             streamed.copy()
         assert (streamed.base_state(), streamed.staging()) == (before, [])
         streamed.run("legacy", "UPDATE bookings SET guests = 7 WHERE id > 1")

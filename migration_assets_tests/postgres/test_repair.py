@@ -1,6 +1,7 @@
 """A repair mends exactly what differs and can be taken back, whatever the rows are made of."""
 
 import threading
+import tracemalloc
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, LiteralString
@@ -12,6 +13,7 @@ from psycopg import sql
 from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres import repair as of_slices
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
@@ -127,6 +129,25 @@ _MEDDLERS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("BEFORE INSERT", "IF NEW.id = 1 THEN RETURN NULL; END IF; RETURN NEW"),
     ("BEFORE DELETE", "IF OLD.id = 4 THEN RETURN NULL; END IF; RETURN OLD"),
 )
+
+
+def test_an_undo_holds_some_rows_at_once_however_many_it_puts_back(
+    streamed: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_slices, "_IMAGES_AT_ONCE", 2)
+    in_week: LiteralString = "WHERE booked_at < '2024-04-08Z'"
+    streamed.run("base", f"UPDATE bookings SET note = repeat('x', 200000) {in_week}")
+    size = streamed.one("base", f"SELECT sum(length(note)) FROM bookings {in_week}")
+    damaged = streamed.contents("base")
+    repaired = streamed.repair()
+    tracemalloc.start()
+    try:
+        streamed.undo(repaired.repair_id)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 2
+    assert streamed.contents("base") == damaged
 
 
 def test_an_undo_that_something_changes_on_its_way_in_is_none(damaged: Ground) -> None:

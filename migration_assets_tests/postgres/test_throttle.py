@@ -7,15 +7,18 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import LiteralString
 
 import psycopg
 import pytest
 
+from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres import throttle as of_copies
 from migration_assets.postgres.bulk_copy import copy_slice
-from migration_assets.postgres.copy_plan import SliceCopy
+from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
 from migration_assets.postgres.stream_samples import store_sample
 from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
@@ -164,6 +167,54 @@ def test_a_copy_that_waits_for_long_lets_its_snapshot_of_the_legacy_go_and_begin
     [(_, given_up), (succeeded, _)] = ground.ask("base", tried)
     assert succeeded == "succeeded"
     assert re.search(r"held back for \d+ s in one snapshot of the legacy: 3 active sessions", given_up)
+
+
+def test_a_copy_that_waits_in_its_snapshot_is_not_taken_for_a_dead_one(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_copies, "_LOOK_SECONDS", 0.1)
+    ground.fill().open()
+    plan = SliceCopy(
+        SPEC, ground.calendar, week(1), CopyLimits(idle_timeout_seconds=1, attempts=1),
+        throttle=ThrottleLimits(legacy_active_sessions=1),
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        came: list[ExitStack] = []
+
+        def all_rows_are_there(_rows: int, _bytes: int) -> None:
+            came.append(stack.enter_context(at_work(ground)))
+            time.sleep(0.1)  # its last look is an old one
+
+        copying = pool.submit(copy_slice, ground.databases, plan, all_rows_are_there)
+        since = " AND state = 'idle in transaction' AND state_change < clock_timestamp() - interval '1.2 s'"
+        wait_for(lambda: copying.done() or ground.one("legacy", _OPEN + since), "it waits for longer than others may")
+        came[0].close()
+        assert copying.result(patience(30)).base.rows == 70
+    assert ground.contents("base", 1) == ground.contents("legacy", 1)
+
+
+@pytest.mark.parametrize("limits", [ThrottleLimits(patience_seconds=0.1), ThrottleLimits(snapshot_seconds=0.1)])
+def test_a_copy_that_gives_up_says_that_the_week_is_as_it_was(
+    ground: Ground, limits: ThrottleLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_copies, "_LOOK_SECONDS", 0.1)
+    ground.fill(91).open()
+    ground.copy()
+    before = ground.base_state()
+    plan = SliceCopy(
+        SPEC, ground.calendar, week(1), CopyLimits(attempts=1), throttle=replace(limits, legacy_active_sessions=1)
+    )
+    with ExitStack() as stack:
+
+        def all_rows_are_there(_rows: int, _bytes: int) -> None:
+            stack.enter_context(at_work(ground))
+            time.sleep(0.1)  # its last look is an old one
+
+        with pytest.raises(MigrationError) as given_up:
+            copy_slice(ground.databases, plan, all_rows_are_there)
+    assert "the week is in the base as it was" in given_up.value.state_left
+    assert (ground.base_state(), ground.staging()) == (before, [])
+    assert ground.one("base", "SELECT count(*) FROM migration.session_locks") == 0
 
 
 def test_between_two_looks_it_costs_nothing(ground: Ground) -> None:

@@ -12,7 +12,7 @@ from psycopg import sql
 from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.true_up import applying, differences
+from migration_assets.postgres.true_up import applying, buckets, differences
 from migration_assets.postgres.true_up.applying import TruedUp, true_up
 from migration_assets.postgres.true_up.buckets import SliceRows, compare
 from migration_assets.postgres.true_up.differences import look
@@ -150,6 +150,45 @@ def test_more_rows_than_one_batch_and_one_chunk_hold(copied: Ground, monkeypatch
     assert sum(expected) > 40
     assert counts(made_true(copied).differences) == expected
     assert copied.contents("base", 1) == copied.contents("legacy", 1)
+
+
+def test_a_week_that_has_grown_since_it_was_counted_is_held_in_memory_in_pieces_all_the_same(
+    copied: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_FULLEST", 3)
+    monkeypatch.setattr(buckets, "_ROWS_A_BUCKET", 1)
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 5)
+    copied.run(
+        "base",
+        "UPDATE migration.slices SET legacy_rows = 1, base_rows = 1 WHERE week = 'W01'",
+        f"UPDATE bookings SET guests = -1 WHERE id % 2 = 0 AND {_IN_WEEK}",
+    )
+    with sides(copied) as (legacy, base, rows):
+        compared = compare(legacy, base, rows)
+        batches = list(differences.differing_keys(legacy, base, rows, compared))
+    assert len(compared.differing) > 16, "as many buckets as one row was worth"
+    assert len(batches) > 5
+    assert sum(len(batch.changed) for batch in batches) == 35
+
+
+def test_an_error_of_the_base_ends_what_the_legacy_does_for_the_comparison(
+    copied: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.run("base", "UPDATE bookings SET guests = -1 WHERE id = 92")
+    with sides(copied) as (legacy, base, rows):
+        compared = compare(legacy, base, rows)
+
+        class Fetching:
+            def __init__(self, cursor: psycopg.ServerCursor[tuple[object, ...]], *_: object) -> None:
+                self.on = cursor.connection
+
+            def through(self, _last: int) -> None:
+                self.on.execute("SELECT pg_sleep(20)" if self.on is legacy else "SELECT 1 / 0")
+
+        monkeypatch.setattr(differences, "_InOrder", Fetching)
+        with pytest.raises(psycopg.errors.DivisionByZero), base.transaction():
+            list(differences.differing_keys(legacy, base, rows, compared))
+        assert legacy.info.transaction_status is psycopg.pq.TransactionStatus.INERROR, "it slept to the end"
 
 
 def test_above_a_share_of_rows_that_differ_all_of_them_are_copied_again_at_once(
@@ -312,6 +351,76 @@ def test_keys_that_are_equal_as_numbers_and_differ_as_texts_are_put_right(ground
     ground.run("base", "UPDATE bookings SET id = id * 1.00 WHERE v <= 10")
     assert counts(made_true(ground).differences) == (10, 10, 0)
     assert ground.contents("base") == ground.contents("legacy")
+
+
+@pytest.mark.parametrize("recopy_percent", [100, 0])
+def test_rows_that_changed_places_in_a_unique_key_are_put_right_however_many_batches_they_are_in(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, recopy_percent: int
+) -> None:
+    monkeypatch.setattr(differences, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(applying, "_KEYS_AT_ONCE", 2)
+    ground.run(
+        "legacy",
+        "CREATE TABLE bookings (id numeric PRIMARY KEY, booked_at timestamptz NOT NULL, seat integer,"
+        " UNIQUE (seat, booked_at))",
+        "INSERT INTO bookings SELECT n + 0.0, '2024-04-02Z', n FROM generate_series(1, 120) n",
+    )
+    ground.open()
+    ground.copy(1)
+    # Each of half of the seats went to the next one; and keys that are equal, and other texts, fall into other batches.
+    ground.run(
+        "base",
+        "UPDATE bookings SET seat = -seat WHERE id <= 60",
+        "UPDATE bookings SET seat = 1 - seat WHERE seat BETWEEN -59 AND -1",
+        "UPDATE bookings SET seat = 1 WHERE seat = -60",
+        "UPDATE bookings SET id = id * 1.00 WHERE id > 100",
+        "DELETE FROM bookings WHERE id BETWEEN 11 AND 13",
+        "INSERT INTO bookings SELECT id + 200, booked_at, seat - 200 FROM bookings WHERE id < 5",
+    )
+    assert counts(made_true(ground, recopy_percent=recopy_percent).differences) == (23, 24, 57)
+    assert ground.contents("base") == ground.contents("legacy")
+
+
+# As an extension makes one: with an equality of its own, in no schema that is looked through.
+_NUMBERS: LiteralString = """
+CREATE SCHEMA "My types"; CREATE TYPE "My types".number;
+CREATE FUNCTION number_in(cstring) RETURNS "My types".number LANGUAGE internal IMMUTABLE STRICT AS 'int8in';
+CREATE FUNCTION number_out("My types".number) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int8out';
+CREATE TYPE "My types".number (INPUT = number_in, OUTPUT = number_out, LIKE = bigint);
+CREATE FUNCTION number_eq("My types".number, "My types".number) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT AS 'int8eq';
+CREATE FUNCTION number_lt("My types".number, "My types".number) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT AS 'int8lt';
+CREATE FUNCTION number_cmp("My types".number, "My types".number) RETURNS integer
+    LANGUAGE internal IMMUTABLE STRICT AS 'btint8cmp';
+CREATE OPERATOR "My types".= (LEFTARG = "My types".number, RIGHTARG = "My types".number, FUNCTION = number_eq, MERGES);
+CREATE OPERATOR "My types".< (LEFTARG = "My types".number, RIGHTARG = "My types".number, FUNCTION = number_lt);
+CREATE OPERATOR CLASS "My types".number_ops DEFAULT FOR TYPE "My types".number USING btree AS
+    OPERATOR 1 "My types".<, OPERATOR 3 "My types".=, FUNCTION 1 number_cmp("My types".number, "My types".number);
+CREATE DOMAIN "My types".positive AS "My types".number;
+"""
+
+
+@pytest.mark.parametrize("key_type", ["number", pytest.param("positive", marks=pytest.mark.long)])
+def test_keys_of_a_type_with_an_equality_of_its_own_are_found_repaired_and_taken_back(
+    ground: Ground, key_type: LiteralString
+) -> None:
+    for side in ("legacy", "base"):
+        ground.run(side, _NUMBERS)
+    ground.run(
+        "legacy",
+        f'CREATE TABLE bookings (id "My types".{key_type} PRIMARY KEY, booked_at timestamptz NOT NULL, v integer)',
+        f"INSERT INTO bookings SELECT n::text::\"My types\".{key_type}, '2024-04-02Z', n FROM generate_series(1, 20) n",
+    )
+    ground.streamed()
+    ground.run("base", "UPDATE bookings SET v = -v WHERE v < 5", "DELETE FROM bookings WHERE v > 18")
+    damaged = ground.contents("base")
+    assert {difference.columns for difference in found(ground).sample} == {(), ("v",)}
+    repaired = ground.repair()
+    assert counts(repaired.differences) == (2, 0, 4)
+    ground.assert_same()
+    ground.undo(repaired.repair_id)
+    assert ground.contents("base") == damaged
 
 
 def test_generated_columns_are_computed_again_and_told_among_those_that_differ(ground: Ground) -> None:

@@ -13,6 +13,7 @@ from psycopg import errors, sql
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.definitions import filenodes
 from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
+from migration_assets.postgres.own_schema import own_side
 from migration_assets.postgres.retries import is_transient, wait_until
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
@@ -131,7 +132,7 @@ def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: f
     """
     # Its own patience bounds the wait, and it is idle in a transaction by design.
     never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
-    with _closing(connect(url, "slot", never, replication=True)) as replication:
+    with _closing(connect(url, "slot", never, replication=True, side=own_side(legacy))) as replication:
         replication.execute("SET wal_sender_timeout = 0")
         made = _create(replication, legacy, slot, patience_seconds)
         require_session(legacy, replication, slot, made)

@@ -17,6 +17,7 @@ from migration_assets.postgres.sessions import Connected
 # The steps give up by themselves a little earlier; the watchdog is for those that hang.
 _STEPS = 0.9
 _WATCHDOG = 0.95
+_AGAIN_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +27,7 @@ class Deadline:
     def __init__(self, seconds: float, release: Callable[[], bool]) -> None:
         self._seconds, self._release = seconds, release
         self._started = time.monotonic()
-        self._expired = threading.Event()
+        self._expired, self._stopped = threading.Event(), threading.Event()
         self._sessions: list[Connected] = []
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -40,6 +41,7 @@ class Deadline:
 
     def stop(self) -> None:
         """Nobody is held any more, or the other side is open."""
+        self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -102,11 +104,9 @@ class Deadline:
                 self._sessions.remove(connection)
 
     def _expire(self) -> None:
-        try:
-            released = self._release()
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
-            log.critical("the timeout is over and the writes could not be released: %s", told(error))
-            released = False
+        while (released := self._try_release()) is None:
+            if self._stopped.wait(_AGAIN_SECONDS):
+                return
         if not released:
             return
         self._expired.set()
@@ -116,6 +116,13 @@ class Deadline:
                 # Not a cancel request: a server that stands still would never answer it.
                 with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
+
+    def _try_release(self) -> bool | None:
+        try:
+            return self._release()
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+            log.critical("the timeout is over and the writes could not be released yet: %s", told(error))
+            return None
 
 
 def _limit(connection: Connected, seconds: float) -> None:

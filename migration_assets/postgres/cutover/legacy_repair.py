@@ -45,6 +45,7 @@ from migration_assets.postgres.true_up.differences import (
     DifferingKeys,
     Keys,
     differing_keys,
+    having_keys,
     key_matches,
     look,
     unnested,
@@ -208,7 +209,7 @@ def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, fo
             for keys in chunks(batch.extra + batch.changed):
                 delete_rows(cut.legacy, rows, keys)
         for rows, keys in coming:
-            pipe_rows(cut.base, cut.legacy, description, rows.target, _those(rows, keys), freeze=False)
+            pipe_rows(cut.base, cut.legacy, description, rows.target, having_keys(rows, keys), freeze=False)
         for _, keys in coming:
             require_once(plan, cut.legacy, description, keys, _NAME_IT)
     except errors.UniqueViolation as error:
@@ -263,12 +264,6 @@ def _images(legacy: Connected, rows: SliceRows, keys: Sequence[tuple[str, ...]])
         )
     )
     return [(list(key), str(image)) for key, image in found]
-
-
-def _those(rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
-    return sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
-        sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
-    )
 
 
 def _meddled(plan: CutoverPlan, week: FiscalWeek) -> CutoverError:

@@ -119,7 +119,9 @@ def require_once(
     names = description.base_primary_key(plan.stream.spec.control_column)
     texts = [sql.Identifier(f"text_{number}") for number in range(len(names))]
     these = sql.SQL(" AND ").join(
-        sql.SQL("t.{} = k.{}::{}").format(sql.Identifier(name), text, raw_sql(description.column(name).type_name))
+        sql.SQL("t.{} {} k.{}::{}").format(
+            sql.Identifier(name), raw_sql(description.equality(name)), text, raw_sql(description.column(name).type_name)
+        )
         for name, text in zip(names, texts, strict=True)
     )
     for columns in deferrable:
@@ -134,7 +136,12 @@ def require_once(
             texts=sql.SQL(", ").join(texts),
             table=table_name(description.table),
             these=these,
-            same=sql.SQL(" AND ").join(sql.SQL("t.{c} = other.{c}").format(c=sql.Identifier(one)) for one in columns),
+            same=sql.SQL(" AND ").join(
+                sql.SQL("t.{c} {equals} other.{c}").format(
+                    c=sql.Identifier(one), equals=raw_sql(description.equality(one))
+                )
+                for one in columns
+            ),
         )
         row = legacy.execute(statement).fetchone()
         if require_row(row, "EXISTS")[0]:

@@ -294,7 +294,7 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
 def _work(
     plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, legacy: Connected, kept: KeptSession
 ) -> Work:
-    deadline = Deadline(plan.timeout_seconds, lambda: release_source(plan, kind, cutover, kept=kept))
+    deadline = Deadline(plan.timeout_seconds, lambda: release_source(plan, kind, cutover, spare=[kept]))
     return Work(plan, cutover, kind, base, legacy, forward_names(base, plan.relation), deadline, kept=kept)
 
 

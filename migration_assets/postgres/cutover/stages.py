@@ -130,6 +130,8 @@ def _near(work: Work, seconds: float) -> None:
 
 def _held(work: Work) -> None:
     side = work.kind.source
+    if work.kept is not None:
+        work.kept.require_alive(side)
     hold(
         work.source,
         work.plan.stream,

@@ -1,12 +1,13 @@
 """Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did."""
 
 import logging
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
+from migration_assets.domain.errors import MigrationError
 from migration_assets.postgres.change_stream.records import StreamStatus
 from migration_assets.postgres.change_stream.running import go_on, require_stream
 from migration_assets.postgres.cutover.forward import drop_forward
@@ -15,6 +16,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.records import bar_stream, durably, enter, finish, note_released, read_cutover
 from migration_assets.postgres.cutover.reverse import drop_reverse, let_reverse_run
 from migration_assets.postgres.cutover.work import KeptSession, Work
+from migration_assets.postgres.error_sides import on_side
 from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, Timeouts
@@ -49,32 +51,50 @@ def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connect
 
 
 def release_source(
-    plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, kept: KeptSession | None = None
+    plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, spare: Sequence[KeptSession] = ()
 ) -> bool:
     """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
 
-    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, `kept` does.
+    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, one of
+    `spare` does.
     """
 
     def once(source: Connected) -> bool:
         return release(source, plan.stream, cutover, looked=looked)
 
-    return _on_source(plan, kind, once, kept)
+    return _on_source(plan, kind, once, spare)
 
 
 def _on_source(
-    plan: CutoverPlan, kind: CutoverKind, call: Callable[[Connected], bool], kept: KeptSession | None
+    plan: CutoverPlan, kind: CutoverKind, call: Callable[[Connected], bool], spare: Sequence[KeptSession]
 ) -> bool:
-    try:
-        with releasing_session(plan, kind) as source:
-            return call(source)
-    except psycopg.OperationalError as error:
-        if kept is None or advice_on_limit(error) is None:
-            raise
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(releasing_session(plan, kind))
+        except (psycopg.OperationalError, MigrationError) as error:
+            # Whatever keeps it out: one that is in already needs no leave to enter.
+            refused = error
+        else:
+            try:
+                return call(source)
+            except psycopg.OperationalError as error:
+                if advice_on_limit(error) is None:
+                    raise
+                refused = error
+    for kept in spare:
         log.warning("the %s takes no further session (%s): its writes are released by one that is open", kind.source,
-                    told(error))  # fmt: skip
-        with kept.alone:
-            return call(kept.session)
+                    told(refused))  # fmt: skip
+        try:
+            with kept.alone:
+                return call(kept.session)
+        except psycopg.OperationalError as error:
+            log.warning("nor does that one do: %s", told(error))
+    raise refused
+
+
+def _spare(work: Work) -> list[KeptSession]:
+    """For the steps' own thread: its own session on the source, too, in case that the kept one was ended."""
+    return [*([work.kept] if work.kept else []), KeptSession(work.source)]
 
 
 def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
@@ -94,7 +114,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
             raise CutoverError("the other side accepts writes already", where=work.plan.relation)
         looked = True
     downtime = work.deadline.elapsed_ms if work.deadline.started else None
-    released = release_source(work.plan, work.kind, work.id, looked=looked, kept=work.kept)
+    released = release_source(work.plan, work.kind, work.id, looked=looked, spare=_spare(work))
     work.deadline.stop()
     text = named(error) if error is not None else None
     now = read_cutover(work.base, work.id)
@@ -134,7 +154,7 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
         log.warning("the %s could not be undone completely (%s)", work.kind, told(second))
         kind = UnfinishedError
         left, next_step = _released_only(work)
-    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}: {told(error)}"
+    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}{on_side(error)}: {told(error)}"
     return kind(
         f"the {work.kind} stopped at {state or 'an unknown state'}: {what}",
         where=work.plan.relation,
@@ -147,8 +167,8 @@ def _released_only(work: Work) -> tuple[str, str]:
     """At least the writes: that needs the source alone."""
     again = "run `migration-assets release-writes` (or this again) when both servers answer"
     try:
-        release_source(work.plan, work.kind, work.id, kept=work.kept)
-        free = _on_source(work.plan, work.kind, lambda source: is_open(source, work.plan.stream), work.kept)
+        release_source(work.plan, work.kind, work.id, spare=_spare(work))
+        free = _on_source(work.plan, work.kind, lambda source: is_open(source, work.plan.stream), _spare(work))
     except (psycopg.Error, CutoverError) as error:
         return f"the {work.kind.source} could not be asked to release its writes ({told(error)})", again
     work.deadline.stop()

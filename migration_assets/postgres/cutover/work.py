@@ -5,7 +5,9 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
+import psycopg
+
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState, SideName
 from migration_assets.postgres.change_stream.records import (
     StreamLock,
     StreamNames,
@@ -19,6 +21,7 @@ from migration_assets.postgres.cutover.plan import CutoverPlan
 from migration_assets.postgres.cutover.reverse import reverse_names
 from migration_assets.postgres.definitions import Files
 from migration_assets.postgres.ledger import SliceRecord, read_slices
+from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.postgres.slice_locks import slice_locks
 from migration_assets.postgres.validation_records import Proof
@@ -31,11 +34,29 @@ _STREAM_LOCK_MS = 60_000
 class KeptSession:
     """A session that was opened before writes were held; one thread at a time uses it.
 
-    Applications whose writes wait, and try again, take all connections that a server has left.
+    Applications whose writes wait, and try again, take all connections that a server has left; or somebody keeps them
+    out by letting nobody in.
     """
 
     session: Connected
     alone: threading.Lock = field(default_factory=threading.Lock)
+
+    def require_alive(self, side: SideName) -> None:
+        """Before anybody is held.
+
+        Raises:
+            CutoverError: Somebody ended it, or the network did.
+        """
+        try:
+            with self.alone:
+                self.session.execute("SELECT 1")
+        except psycopg.OperationalError as error:
+            raise CutoverError(
+                f"the session that would let the {side}'s writes go again was ended: {told(error)}",
+                where=f"the {side}",
+                next_step=f"see what ends idle sessions on the {side}, a person or the network between; then run this"
+                " again",
+            ) from error
 
 
 @dataclass(frozen=True)

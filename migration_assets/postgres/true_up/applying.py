@@ -18,7 +18,14 @@ from migration_assets.postgres.own_writes import own_writes, what_fires
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.postgres.true_up.buckets import Compared, SliceRows, compare
-from migration_assets.postgres.true_up.differences import DifferingKeys, Keys, differing_keys, key_matches, unnested
+from migration_assets.postgres.true_up.differences import (
+    DifferingKeys,
+    Keys,
+    differing_keys,
+    having_keys,
+    key_matches,
+    unnested,
+)
 
 _KEYS_AT_ONCE = 5_000
 
@@ -78,12 +85,7 @@ def true_up(
                 _keep_images(base, rows, batch, repair_id)
         _copy_again(legacy, base, rows, compared)
     else:
-        differences = Differences()
-        for batch in differing_keys(legacy, base, rows, compared):
-            if repair_id is not None:
-                _keep_images(base, rows, batch, repair_id)
-            _apply(legacy, base, rows, batch)
-            differences = batch.added_to(differences)
+        differences = _key_by_key(legacy, base, rows, compared, repair_id)
     now = take_fingerprint(base, rows.target, rows.columns, rows.where)
     if now != compared.legacy:
         raise SliceMismatchError(
@@ -127,17 +129,41 @@ def _copy_again(legacy: Connected, base: Connected, rows: SliceRows, compared: C
         pipe_rows(legacy, base, rows.description, rows.target, rows.where, freeze=False)
 
 
-def _apply(legacy: Connected, base: Connected, rows: SliceRows, batch: DifferingKeys) -> None:
-    going = batch.extra + batch.changed
-    with own_writes(base, [rows.target, rows.leaf], side="base", deleting=bool(going)):
-        # First out, then in: keys that are equal as values may differ as texts (1.0 and 1.00).
-        for keys in chunks(going):
-            delete_rows(base, rows, keys)
-        for keys in chunks(batch.missing + batch.changed):
-            wanted = sql.SQL("({}) IN (SELECT * FROM {}) AND {}").format(
-                sql.SQL(", ").join(sql.Identifier(column.name) for column in rows.key), unnested(rows, keys), rows.where
-            )
-            pipe_rows(legacy, base, rows.description, rows.target, wanted, freeze=False)
+def _key_by_key(
+    legacy: Connected, base: Connected, rows: SliceRows, compared: Compared, repair_id: int | None
+) -> Differences:
+    """First out, then in, over all batches: what comes may be equal, in a unique key, to what goes in another one.
+
+    Keys that are equal as values may differ as texts as well (1.0 and 1.00). What is to come is not kept until then,
+    since memory is bounded, unless one batch was all: it is what is missing once the others are out.
+    """
+    differences = Differences()
+    coming: Keys | None = None
+    for batch in differing_keys(legacy, base, rows, compared):
+        if repair_id is not None:
+            _keep_images(base, rows, batch, repair_id)
+        _take_out(base, rows, batch.extra + batch.changed)
+        coming = None if differences.rows else batch.missing + batch.changed
+        differences = batch.added_to(differences)
+    if coming is not None:
+        _put_in(legacy, base, rows, coming)
+    else:
+        for batch in differing_keys(legacy, base, rows, compared):
+            _put_in(legacy, base, rows, batch.missing)
+    return differences
+
+
+def _take_out(base: Connected, rows: SliceRows, keys: Keys) -> None:
+    if keys:
+        with own_writes(base, [rows.target, rows.leaf], side="base"):
+            for some in chunks(keys):
+                delete_rows(base, rows, some)
+
+
+def _put_in(legacy: Connected, base: Connected, rows: SliceRows, keys: Keys) -> None:
+    with own_writes(base, [rows.target, rows.leaf], side="base", deleting=False):
+        for some in chunks(keys):
+            pipe_rows(legacy, base, rows.description, rows.target, having_keys(rows, some), freeze=False)
 
 
 def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:

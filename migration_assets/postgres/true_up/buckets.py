@@ -1,9 +1,10 @@
 """Fingerprints of a slice, bucket by bucket: what is equal is known after one pass over each side."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -15,8 +16,11 @@ from migration_assets.postgres.fingerprints import SEEDS, hash_input, hashed_col
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 
+_Result = TypeVar("_Result")
 _ROWS_A_BUCKET = 1000
 _FEWEST, _MOST = 16, 65_536
+# So many rows are compared one by one in this process's memory, and a bucket is never divided.
+_FULLEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,7 @@ class SliceRows:
         """All columns that count."""
         return hashed_columns(self.description)
 
-    @property
-    def buckets(self) -> int:
-        """A power of two, so that a bucket of a real week holds about a thousand rows."""
-        wanted = max(_FEWEST, min(_MOST, self.expected_rows // _ROWS_A_BUCKET))
-        return 1 << (wanted - 1).bit_length()
-
-    def hashed(self, table: QualifiedName) -> sql.Composed:
+    def hashed(self, table: QualifiedName, buckets: int) -> sql.Composed:
         """A sub-query: every row's hash `h`, bucket `b` and key columns, as text, `k1`, `k2`…."""
         keys = sql.SQL(", ").join(
             sql.SQL("format('%s', {}) AS {}").format(sql.Identifier(column.name), sql.Identifier(f"k{number}"))
@@ -73,7 +71,7 @@ class SliceRows:
         ).format(
             hash=row_hash(self.columns),
             key=sql.SQL(", ").join(hash_input(column) for column in self.key),
-            mask=sql.Literal(self.buckets - 1),
+            mask=sql.Literal(buckets - 1),
             keys=keys,
             table=table_name(table),
             where=self.where,
@@ -84,13 +82,15 @@ class SliceRows:
 class Compared:
     """Both fingerprints, and of the buckets that differ how many rows the fuller side has.
 
-    `base_rows` is how many rows the base has in these buckets: no more than that can be too many.
+    `base_rows` is how many rows the base has in these buckets: no more than that can be too many. `buckets` is how many
+    there are in all, a power of two.
     """
 
     legacy: Fingerprint
     base: Fingerprint
     differing: dict[int, int]
     base_rows: int
+    buckets: int
 
     @property
     def differing_rows(self) -> int:
@@ -104,30 +104,59 @@ class Compared:
 
 
 def compare(legacy: Connected, base: Connected, rows: SliceRows) -> Compared:
-    """One pass over each side, at the same time, each in its session's snapshot or transaction."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
-        future = pool.submit(_fingerprints, legacy, rows, rows.spec.table)
-        try:
-            of_base = _fingerprints(base, rows, rows.target)
-            of_legacy = future.result()
-        except BaseException:
-            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
-            with suppress(psycopg.Error):
-                legacy.cancel_safe()
-            raise
+    """One pass over each side, at the same time, each in its session's snapshot or transaction.
+
+    A second one where they differ, and the slice has grown so much since the ledger counted it that a bucket is full.
+    """
+    found = _compare(legacy, base, rows, _buckets_for(rows.expected_rows))
+    if max(found.differing.values(), default=0) > _FULLEST:
+        needed = _buckets_for(max(found.legacy.rows, found.base.rows))
+        if needed > found.buckets:
+            return _compare(legacy, base, rows, needed)
+    return found
+
+
+def _buckets_for(expected_rows: int) -> int:
+    """A power of two, so that a bucket of a real week holds about a thousand rows."""
+    wanted = max(_FEWEST, min(_MOST, expected_rows // _ROWS_A_BUCKET))
+    return 1 << (wanted - 1).bit_length()
+
+
+def _compare(legacy: Connected, base: Connected, rows: SliceRows, buckets: int) -> Compared:
+    of_legacy, of_base = at_once(
+        legacy,
+        lambda: _fingerprints(legacy, rows.hashed(rows.spec.table, buckets)),
+        lambda: _fingerprints(base, rows.hashed(rows.target, buckets)),
+    )
     differing = {
         bucket: max(of_legacy.get(bucket, EMPTY).rows, of_base.get(bucket, EMPTY).rows)
         for bucket in sorted(of_legacy.keys() | of_base.keys())
         if of_legacy.get(bucket, EMPTY) != of_base.get(bucket, EMPTY)
     }
     base_rows = sum(of_base.get(bucket, EMPTY).rows for bucket in differing)
-    return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing, base_rows)
+    return Compared(sum(of_legacy.values(), EMPTY), sum(of_base.values(), EMPTY), differing, base_rows, buckets)
 
 
-def _fingerprints(connection: Connected, rows: SliceRows, table: QualifiedName) -> dict[int, Fingerprint]:
+def at_once(
+    legacy: Connected, of_legacy: Callable[[], _Result], of_base: Callable[[], _Result]
+) -> tuple[_Result, _Result]:
+    """Ask both sides at the same time; an error of the base, or Ctrl-C, ends what the legacy does."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+        future = pool.submit(of_legacy)
+        try:
+            found = of_base()
+            return future.result(), found
+        except BaseException:
+            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            with suppress(psycopg.Error):
+                legacy.cancel_safe()
+            raise
+
+
+def _fingerprints(connection: Connected, hashed: sql.Composed) -> dict[int, Fingerprint]:
     found = connection.execute(
         sql.SQL(
             "SELECT b, count(*), sum(hashtextextended(h, {a})), sum(hashtextextended(h, {b})) FROM {hashed} GROUP BY b"
-        ).format(a=SEEDS[0], b=SEEDS[1], hashed=rows.hashed(table))
+        ).format(a=SEEDS[0], b=SEEDS[1], hashed=hashed)
     )
     return {int(bucket): Fingerprint.from_row(*sums) for bucket, *sums in found}

@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -15,7 +15,7 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.fingerprints import hash_input
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
-from migration_assets.postgres.true_up.buckets import Compared, SliceRows
+from migration_assets.postgres.true_up.buckets import Compared, SliceRows, at_once
 
 # A key and a hash take some 300 bytes on each side.
 _ROWS_AT_ONCE = 100_000
@@ -55,17 +55,12 @@ def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared
         compared: What is known to differ.
     """
     names = ["b", *(f"k{number}" for number in range(1, len(rows.key) + 1)), "h"]
-    with (
-        legacy.cursor(name=_CURSOR) as of_legacy,
-        base.cursor(name=_CURSOR) as of_base,
-        ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool,
-    ):
+    with legacy.cursor(name=_CURSOR) as of_legacy, base.cursor(name=_CURSOR) as of_base:
         legacy_side = _InOrder(of_legacy, _keys_and_hashes(rows, rows.spec.table, names, compared), names)
         base_side = _InOrder(of_base, _keys_and_hashes(rows, rows.target, names, compared), names)
         for last in _batches(compared.differing):
-            future = pool.submit(legacy_side.through, last)
-            found = base_side.through(last)
-            yield _compare(future.result(), found, len(rows.key))
+            found = at_once(legacy, partial(legacy_side.through, last), partial(base_side.through, last))
+            yield _compare(*found, len(rows.key))
 
 
 def _batches(differing: dict[int, int]) -> Iterator[int]:
@@ -84,7 +79,7 @@ def _batches(differing: dict[int, int]) -> Iterator[int]:
 def _keys_and_hashes(rows: SliceRows, table: QualifiedName, names: Sequence[str], compared: Compared) -> sql.Composed:
     return sql.SQL("SELECT {names} FROM {hashed} WHERE b = ANY ({buckets}) ORDER BY b").format(
         names=sql.SQL(", ").join(sql.Identifier(name) for name in names),
-        hashed=rows.hashed(table),
+        hashed=rows.hashed(table, compared.buckets),
         buckets=sql.Literal(list(compared.differing)),
     )
 
@@ -125,8 +120,8 @@ def _compare(legacy: pl.DataFrame, base: pl.DataFrame, key_columns: int) -> Diff
     )
 
 
-def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]], alias: str = "k") -> sql.Composed:
-    """The keys as a table of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
+def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
+    """The keys as a table `k` of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
     columns = rows.key
     arrays = sql.SQL(", ").join(
         sql.SQL("{}::text[]").format(sql.Literal([key[number] for key in keys])) for number in range(len(columns))
@@ -138,18 +133,28 @@ def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]], alias: str = "k")
         )
         for number, column in enumerate(columns, start=1)
     )
-    return sql.SQL("(SELECT {typed} FROM unnest({arrays}) AS texts({texts})) AS {alias}").format(
-        typed=typed, arrays=arrays, texts=texts, alias=sql.Identifier(alias)
+    return sql.SQL("(SELECT {typed} FROM unnest({arrays}) AS texts({texts})) AS k").format(
+        typed=typed, arrays=arrays, texts=texts
     )
 
 
-def key_matches(rows: SliceRows, alias: str = "k") -> sql.Composed:
-    """`t.id = k.__key_1 AND …`, where the table is called `t`."""
+def key_matches(rows: SliceRows, of: Sequence[str] = ("t",)) -> sql.Composed:
+    """`t.id = k.__key_1 AND …`, where the table is called `t` unless `of` says otherwise."""
     return sql.SQL(" AND ").join(
-        sql.SQL("t.{} = {}.{}").format(
-            sql.Identifier(column.name), sql.Identifier(alias), sql.Identifier(f"__key_{number}")
+        sql.SQL("{} {} k.{}").format(
+            sql.Identifier(*of, column.name),
+            raw_sql(rows.description.equality(column.name)),
+            sql.Identifier(f"__key_{number}"),
         )
         for number, column in enumerate(rows.key, start=1)
+    )
+
+
+def having_keys(rows: SliceRows, keys: Keys) -> sql.Composed:
+    """A condition on the table that is copied, which has no other name: the slice's rows of these keys."""
+    of = (rows.description.table.schema, rows.description.table.name)
+    return sql.SQL("EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
+        unnested(rows, keys), key_matches(rows, of), rows.where
     )
 
 
