@@ -30,11 +30,10 @@ WHERE c.relname IN ('markers', 'session_locks') AND c.relkind = 'r'
 # A name that nobody has: whoever makes a schema of it waits for another who does until that one's transaction ends. Not
 # an advisory lock, which anybody who may connect can hold.
 _ONE_AT_A_TIME: LiteralString = "CREATE SCHEMA migration_assets_begins; DROP SCHEMA migration_assets_begins"
-# Every session asks it: without the right to use a schema nothing may be looked for in it.
+# Every session asks it. Not by to_regclass, which is refused to whoever may not use the schema.
 FINDS_OURS: LiteralString = """
-SELECT CASE WHEN has_schema_privilege(to_regnamespace('migration')::oid, 'USAGE') THEN EXISTS (
-    SELECT FROM pg_attribute WHERE attrelid = to_regclass('migration.session_locks') AND attname = 'backend_start'
-) ELSE false END
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attname = 'backend_start' AND attrelid = (
+    SELECT oid FROM pg_class WHERE relname = 'session_locks' AND relnamespace = to_regnamespace('migration')::oid))
 """
 """Mostly enough to know that the setting names the schema in use."""
 _RENAMED: LiteralString = """
