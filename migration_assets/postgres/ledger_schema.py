@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from psycopg import errors
 
 from migration_assets.domain.errors import LedgerError
+from migration_assets.postgres.one_schema import begin_alone
 from migration_assets.postgres.own_objects import (
     foreign_object,
     ledger_steps,
     ledger_version,
     read_own_schema,
-    require_only_schema,
 )
-from migration_assets.postgres.own_schema import in_own_schema, own_sql
+from migration_assets.postgres.own_schema import in_own_schema, look_across, own_sql
 from migration_assets.postgres.sessions import Connected
 
 
@@ -25,6 +25,7 @@ def ensure_ledger(connection: Connected) -> int:
     Raises:
         LedgerError: The ledger was written by a newer version of this program, or an older one is at work.
         ForeignObjectError: Something of somebody else's has a name that the ledger needs.
+        LedgerError: On this side or the other one this program keeps its own in another schema.
     """
     steps = ledger_steps()
     if _known_version(connection, len(steps)) == len(steps):
@@ -55,8 +56,6 @@ def require_ledger(connection: Connected) -> None:
     version = _known_version(connection, newest)
     if version == newest:
         return
-    if not version:
-        require_only_schema(connection, "base")
     raise LedgerError(
         f"the ledger has version {version}, and this program reads version {newest}" if version
         else "the base has no ledger yet: nothing was migrated to it",
@@ -85,7 +84,8 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
         if collisions:
             raise foreign_object(connection, collisions)
         if _known_version(connection, len(steps)) == 0:
-            require_only_schema(connection, "base")
+            look_across(connection)
+            begin_alone(connection, "base")
         connection.execute("CREATE SCHEMA IF NOT EXISTS migration")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migration.schema_versions ("

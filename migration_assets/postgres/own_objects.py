@@ -12,7 +12,8 @@ from importlib.resources import files
 from typing import Any, LiteralString
 from weakref import WeakSet
 
-from migration_assets.domain.errors import ForeignObjectError, LedgerError
+from migration_assets.domain.errors import ForeignObjectError
+from migration_assets.postgres.one_schema import EVERYWHERE, require_not_renamed
 from migration_assets.postgres.own_schema import in_own_schema, own_quarantine, own_schema, own_sql
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
@@ -39,11 +40,10 @@ SESSION_LOCKS: LiteralString = (
 )
 # By name: the columns that every version of it has had. A sequence has those of its row.
 _TABLES: Mapping[str, Mapping[str, str]] = {
-    "markers": {"relation": "text", "id": "integer", "kind": "text", "sent_at": "timestamp with time zone"},
+    **EVERYWHERE,
     "reverse_markers": {"relation": "text", "id": "bigint", "sent_at": "timestamp with time zone"},
     "holds": {"relation": "text", "owner": "bigint", "opener": "bigint", "opening": "boolean"},
     "hold_token": {"token": "text"},
-    "session_locks": {"id": "bigint", "name": "text", "shared": "boolean", "pid": "integer", "role": "oid"},
     "marker_id": {"last_value": "bigint", "log_cnt": "bigint", "is_called": "boolean"},
     "schema_versions": {"version": "integer", "upgraded_at": "timestamp with time zone"},
 }
@@ -120,16 +120,6 @@ NAMES_OF_HOLDS = frozenset({"holds", "hold_token", "refuse_writes()", "refuse_ro
 _LISTED = frozenset({"table", "view", "materialized view", "sequence", "foreign table", "function"})
 
 
-# By their columns and their key, so that no copy of one counts. Nobody who is not trusted can pretend to be us.
-_ELSEWHERE: LiteralString = """
-SELECT n.nspname::text, c.relname::text,
-       (SELECT json_object_agg(a.attname, format_type(a.atttypid, NULL)) FROM pg_attribute a
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname IN ('markers', 'session_locks') AND c.relkind = 'r' AND n.nspname <> 'migration'
-  AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-  AND c.relowner IN (SELECT oid FROM trusted) ORDER BY 1
-"""
 _VERSIONS_ARE_OURS: LiteralString = """
 SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
@@ -184,11 +174,15 @@ def require_trusted(connection: Connected) -> None:
 
     Raises:
         ForeignObjectError: A role that is not ours could have them run; says through what.
+        LedgerError: Somebody has renamed the schema.
     """
     if connection in _LOOKED:
         return
     ours = connection.execute(ALL_OURS).fetchone()
-    found = [] if ours and ours[0] else _untrusted(connection)
+    found: list[tuple[str, str]] = []
+    if ours is None or not ours[0]:
+        require_not_renamed(connection)
+        found = _untrusted(connection)
     if found:
         raise ForeignObjectError(
             "a role that is neither ours nor a superuser could have its statements run as our role: "
@@ -296,39 +290,6 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     ]
     if found:
         raise foreign_object(connection, found)
-
-
-def schemas_elsewhere(connection: Connected) -> list[str]:
-    """Other schemas of the database in which this program keeps its own, by another setting."""
-    found = connection.execute(TRUSTED + _ELSEWHERE).fetchall()
-    return list(dict.fromkeys(schema for schema, name, columns in found if _TABLES[name].items() <= columns.items()))
-
-
-def require_only_schema(connection: Connected, side: Side) -> None:
-    """Before the first of our objects is made in a database: it has none under another name.
-
-    Raises:
-        LedgerError: It has; whoever began anew would not see what the other one knows, and both would work on one
-            table.
-    """
-    found = schemas_elsewhere(connection)
-    if found:
-        raise LedgerError(
-            f"this program keeps its own in schema {' and '.join(found)} of the {side}, and MIGRATION_OWN_SCHEMA names"
-            f" {own_schema(connection)}",
-            where=f"the {side}",
-            state_left="nothing was touched",
-            next_step=how_to_agree(found),
-        )
-
-
-def how_to_agree(found: Collection[str]) -> str:
-    """What is to be done where the setting and the database name different schemas."""
-    return (
-        f"let every process have MIGRATION_OWN_SCHEMA={min(found)}: one schema serves all tables of a database. Only"
-        " where nothing is migrated with it any more (`migration-assets abandon` undoes one) may it be dropped, and"
-        " another one begun"
-    )
 
 
 def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObjectError:

@@ -4,6 +4,7 @@
 catalogue wrote (`sql_text.raw_sql`), names and values are left alone.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg
@@ -22,10 +23,14 @@ class OwnConnection(Connection[tuple[Any, ...]]):
 
     Attributes:
         own_schema: The name.
+        finds_ours: Whether something of ours was in it when the session began.
+        look: Sees that the other side has nothing of ours in another schema.
         side: `legacy` or `base`, where it is a session of one of them.
     """
 
     own_schema: str = DEFAULT_SCHEMA
+    finds_ours: bool = False
+    look: Callable[[], None] | None = None
     side: str | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
@@ -74,6 +79,16 @@ def own_side(connection: Connection[Any]) -> str | None:
 def own_quarantine(connection: Connection[Any]) -> str:
     """The name of the schema in which leaves lie that have left the root."""
     return quarantine_schema(own_schema(connection))
+
+
+def look_across(connection: Connection[Any]) -> None:
+    """Before the first of our objects is made on one side: the other one has none in another schema.
+
+    Raises:
+        LedgerError: It has.
+    """
+    if isinstance(connection, OwnConnection) and connection.look is not None:
+        connection.look()
 
 
 def in_own_schema(connection: Connection[Any], text: str) -> str:

@@ -14,12 +14,12 @@ import psycopg
 from psycopg import errors, pq, sql
 
 from migration_assets.domain.errors import MigrationError
+from migration_assets.postgres.one_schema import begin_alone
 from migration_assets.postgres.other_sessions import APPLICATION
 from migration_assets.postgres.own_objects import (
     SESSION_LOCKS,
     TAG,
     require_no_collision,
-    require_only_schema,
     require_trusted,
 )
 from migration_assets.postgres.sessions import Connected, require_row
@@ -194,7 +194,7 @@ def make_session_locks(legacy: Connected) -> None:
     while True:
         # Of two who make it at once one fails, IF NOT EXISTS or not, and finds it made.
         with suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema), legacy.transaction():
-            require_only_schema(legacy, "legacy")
+            begin_alone(legacy, "legacy")
             legacy.execute("CREATE SCHEMA IF NOT EXISTS migration")
             require_no_collision(legacy, {"session_locks"})
             legacy.execute("CREATE UNLOGGED TABLE IF NOT EXISTS " + SESSION_LOCKS)

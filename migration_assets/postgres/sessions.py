@@ -1,5 +1,6 @@
 """Opening sessions on the legacy and the base with everything set on purpose that changes what they see or may do."""
 
+import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.doer import Doer
-from migration_assets.domain.errors import MigrationError, PoolerError, ServerChangedError, SettingsError
+from migration_assets.domain.errors import LedgerError, MigrationError, PoolerError, ServerChangedError, SettingsError
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
 from migration_assets.postgres.error_sides import mark_side
+from migration_assets.postgres.one_schema import FINDS_OURS, require_no_other
 from migration_assets.postgres.own_schema import Connected, OwnConnection, OwnCursor, OwnServerCursor
 from migration_assets.postgres.server_messages import conceal
 
+log = logging.getLogger(__name__)
 Side = Literal["legacy", "base"]
 
 # What text output of a value looks like must be the same on both sides and in every session: fingerprints of types
@@ -105,7 +108,24 @@ class Databases:
 
     def connect(self, side: Side, purpose: str, timeouts: Timeouts) -> Connected:
         """An autocommit session that the caller closes; see `session`, which looks for a standby, too."""
-        return connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema, side=side)
+        connection = connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema, side=side)
+        if not connection.finds_ours:
+            try:
+                require_no_other(connection, side)
+            except BaseException:
+                connection.close()
+                raise
+        if side == "base":
+            connection.look = self._look_at_legacy
+        return connection
+
+    def _look_at_legacy(self) -> None:
+        try:
+            self.connect("legacy", "first look", Timeouts()).close()
+        except LedgerError:
+            raise
+        except (psycopg.Error, MigrationError):
+            log.info("the legacy could not be looked at")  # which whatever needs it says, and why
 
     @contextmanager
     def session(
@@ -121,6 +141,7 @@ class Databases:
 
         Raises:
             SettingsError: The URL cannot be read, or leads to a pooler.
+            LedgerError: This program keeps its own there in another schema than the setting names.
             ServerChangedError: A standby answers.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
             psycopg.Error: Whatever the body raised; its text holds no value of a row.
@@ -193,7 +214,7 @@ def connect(
     doer: Doer | None = None,
     own_schema: str = DEFAULT_SCHEMA,
     side: str | None = None,
-) -> Connected:
+) -> OwnConnection:
     """Open one session; see `Databases.session`.
 
     Args:
@@ -226,15 +247,18 @@ def connect(
         settings = session_settings(purpose, timeouts, connection.info.server_version)
         if doer is not None:
             settings["migration_assets.doer"] = doer.as_json()
-        prepare_session(connection, settings)
+        connection.finds_ours = prepare_session(connection, settings)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
+def prepare_session(connection: Connected, settings: Mapping[str, str]) -> bool:
     """Give a new session its settings, in one message to the server.
+
+    Returns:
+        Whether something of ours is in the schema that is ours by the setting.
 
     Raises:
         SettingsError: A pooler stands between, and nothing was set; or its role is set to fire no triggers, and may not
@@ -247,7 +271,9 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
     ]
     try:
         direct = _NO_POOLER.format(sql.Literal(connection.info.backend_pid))
-        connection.execute(sql.SQL("; ").join([direct, *statements, OWN_ROLE, _FIRE_TRIGGERS]))
+        cursor = connection.execute(
+            sql.SQL("; ").join([direct, *statements, OWN_ROLE, _FIRE_TRIGGERS, sql.SQL(FINDS_OURS)])
+        )
     except (errors.DivisionByZero, errors.ProtocolViolation):  # the latter of one that lends single statements
         raise PoolerError(
             "a pooler answers in place of the server: the session's process is not the one that it was told of",
@@ -264,6 +290,9 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> None:
             next_step="the role is set to another value than origin: ALTER ROLE … RESET session_replication_role (or"
             " ALTER DATABASE …), since our own guards are triggers",
         ) from None
+    while cursor.nextset():
+        pass
+    return bool(require_row(cursor.fetchone(), "a session's first message")[0])
 
 
 def require_readable(url: str) -> None:

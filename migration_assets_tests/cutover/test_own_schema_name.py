@@ -1,24 +1,29 @@
 """Our schema under another name, beside a schema `migration` of somebody else that nothing may touch."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import LiteralString
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from migration_assets.cli import main
 from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.findings import blocking
 from migration_assets.domain.schema_name import RESERVED, renamed, schema_flaw
 from migration_assets.postgres.abandon import abandon
-from migration_assets.postgres.ledger_schema import ensure_ledger, require_ledger
+from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.preflight import PreflightPlan, run_preflight
 from migration_assets.postgres.session_locks import make_session_locks
-from migration_assets.postgres.sessions import Databases, Side
+from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
+from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround
-from migration_assets_tests.postgres.support import QUARTER
+from migration_assets_tests.postgres.support import QUARTER, wait_for
 
 NAME = "moves_of_bookings"
 _PLAN = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))
@@ -77,7 +82,7 @@ def empty(databases: Urls) -> CutoverGround:
 def beside(empty: CutoverGround) -> CutoverGround:
     """Both sides have a schema `migration` of somebody else, which the table uses; ours has another name."""
     ground = _renaming(empty)
-    for side in ("legacy", "base"):
+    for side in SIDES:
         _do(ground, side, *_THEIRS)
     ground.fill(182)
     _do(ground, "legacy", *_ON_THE_TABLE)
@@ -111,34 +116,131 @@ def test_a_whole_life_beside_a_schema_of_our_usual_name_touches_nothing_of_it(be
     ground.assert_same(QUARTER)
     for side in SIDES:
         assert _theirs(ground, side) == theirs[side]
+        # Whoever forgets the setting does not take what is theirs for ours.
+        forgetful = replace(ground.databases, own_schema="migration")
+        with pytest.raises(LedgerError, match=f"in schema {NAME} of the {side}"), forgetful.session(side, "test"):
+            pass
     abandon(ground.plan, apply=True)
     before["relations"] = catalogue(ground)["relations"]  # its sequence and its rows moved on
     assert_as_found(ground, before)
     assert _theirs(ground, "legacy") == theirs["legacy"]
 
 
-def test_a_process_with_another_setting_does_not_begin_anew(empty: CutoverGround) -> None:
+def _refused(ground: CutoverGround, command: str) -> str:
+    """What a person with another setting reads, who types that."""
+    environment = {
+        "MIGRATION_LEGACY_URL": ground.databases.legacy_url,
+        "MIGRATION_BASE_URL": ground.databases.base_url,
+        "MIGRATION_TABLE": "public.bookings",
+        "MIGRATION_OWN_SCHEMA": NAME,
+        "COLUMNS": "1000",
+    }
+    done = CliRunner().invoke(main, command.split(), env=environment)
+    assert done.exit_code == 2, (command, done.output)
+    return done.stderr
+
+
+def test_a_process_with_another_setting_is_refused_whatever_it_wants(empty: CutoverGround) -> None:
     ground = empty
     ground.fill(91)
     ground.streamed()
     other = _renaming(ground)
-    for use in (ensure_ledger, require_ledger):
+    for side in SIDES:
+        elsewhere = rf"schema migration of the {side}, and MIGRATION_OWN_SCHEMA names {NAME}"
+        with pytest.raises(LedgerError, match=elsewhere), other.databases.session(side, "test", or_standby=True):
+            pass
+        with pytest.raises(LedgerError, match=elsewhere):
+            other.databases.connect(side, "test", Timeouts())
+    ground.cut()
+    # It would be told that nobody holds writes, that there is nothing to abandon, or how to drop a slot that is in use.
+    for command in ("status", "release-writes", "hold-again", "stream status", "stream recover --by Ada", "abandon",
+                    "abandon --legacy-only", "validate FY25-Q2 W01", "repair FY25-Q2 W01", "rollback"):  # fmt: skip
+        said = _refused(ground, command)
+        assert "MIGRATION_OWN_SCHEMA=migration" in said, command
+        assert "nothing was touched" in said, command
+    for side in SIDES:
+        assert ground.one(side, "SELECT to_regnamespace(%s) IS NULL", NAME)
+    assert ground.charge() == "base"
+
+
+def test_a_ledger_under_another_name_is_not_begun_beside_a_known_legacy(empty: CutoverGround, clones: Clones) -> None:
+    ground = empty
+    ground.fill(91)
+    ground.streamed()
+    with clones.empty() as fresh:
+        other = replace(ground, databases=Databases(ground.databases.legacy_url, fresh.base_url, own_schema=NAME))
         with (
             other.databases.session("base", "test") as base,
-            pytest.raises(LedgerError, match=rf"schema migration of the base, and MIGRATION_OWN_SCHEMA names {NAME}"),
+            pytest.raises(LedgerError, match="schema migration of the legacy"),
         ):
-            use(base)
-    found = blocking(run_preflight(other.databases, other.spec, other.calendar, plan=_PLAN))
-    found = [one for one in found if one.code == "own_schema"]
-    assert len(found) == 2
-    assert all("MIGRATION_OWN_SCHEMA=migration" in one.remedy for one in found)
+            ensure_ledger(base)
+        assert "schema migration of the legacy" in _refused(other, "preflight")
+        assert other.one("base", "SELECT to_regnamespace(%s) IS NULL", NAME)
+        away = replace(other.databases, legacy_url="host=127.0.0.1 port=1 dbname=away")
+        with away.session("base", "test") as base:  # what cannot be reached stops nobody here
+            assert ensure_ledger(base)
+
+
+@pytest.mark.parametrize(("side", "begin"), [("base", ensure_ledger), ("legacy", make_session_locks)])
+def test_of_two_settings_that_begin_at_the_same_moment_one_is_refused(
+    empty: CutoverGround, side: Side, begin: Callable[[Connected], object]
+) -> None:
+    other = _renaming(empty)
     with (
-        other.databases.session("legacy", "test") as legacy,
-        pytest.raises(LedgerError, match="schema migration of the legacy"),
+        empty.databases.session(side, "first") as first,
+        other.databases.session(side, "second") as second,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with first.transaction():
+            begin(first)
+            late = pool.submit(begin, second)
+            waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+            wait_for(lambda: late.done() or empty.one(side, waits, second.info.backend_pid), "the second waits")
+        with pytest.raises(LedgerError, match=f"schema migration of the {side}"):
+            late.result()
+    assert empty.one(side, "SELECT to_regnamespace(%s) IS NULL", NAME)
+
+
+def test_a_schema_in_the_way_of_the_beginning_is_named(empty: CutoverGround) -> None:
+    empty.run("legacy", "CREATE SCHEMA migration_assets_begins")
+    with (
+        empty.databases.session("legacy", "test") as legacy,
+        pytest.raises(LedgerError, match="migration_assets_begins is there"),
     ):
         make_session_locks(legacy)
-    for side in ("legacy", "base"):
-        assert ground.one(side, "SELECT to_regnamespace(%s) IS NULL", NAME)
+
+
+def test_preflight_names_a_second_schema_like_ours(empty: CutoverGround) -> None:
+    ground = empty
+    ground.fill(91)
+    ground.open()
+    ground.run("base", "CREATE SCHEMA brought", "CREATE TABLE brought.markers (LIKE migration.markers INCLUDING ALL)")
+    found = blocking(run_preflight(ground.databases, ground.spec, ground.calendar, plan=_PLAN))
+    (one,) = [one for one in found if one.code == "own_schema"]
+    assert "keeps its own in schema brought, too" in one.evidence
+    assert "may it be dropped" in one.remedy
+
+
+def test_a_schema_that_somebody_renamed_is_renamed_back(empty: CutoverGround) -> None:
+    ground = empty
+    ground.fill(91)
+    ground.streamed()
+    ground.cut()
+    for side in SIDES:
+        _do(ground, side, "ALTER SCHEMA migration RENAME TO moves_of_bookings")
+    for side in SIDES:
+        with (
+            _renaming(ground).databases.session(side, "test") as session,
+            pytest.raises(LedgerError, match="functions in it go on calling it migration") as refused,
+        ):
+            make_session_locks(session)
+        assert f"ALTER SCHEMA {NAME} RENAME TO migration;" in str(refused.value)
+    assert "was renamed" in _refused(ground, "rollback")
+    assert "was renamed" in _refused(ground, "release-writes")
+    assert "was renamed" in _refused(ground, "repair-legacy FY25-Q2")
+    for side in SIDES:
+        _do(ground, side, "ALTER SCHEMA moves_of_bookings RENAME TO migration")
+    assert ground.back().outcome == "succeeded"
 
 
 def test_a_schema_that_a_stranger_made_like_ours_stops_nobody(empty: CutoverGround) -> None:

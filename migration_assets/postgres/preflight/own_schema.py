@@ -6,14 +6,13 @@ from typing import LiteralString
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.one_schema import how_to_agree, our_schemas
 from migration_assets.postgres.own_objects import (
     CREATES,
     OWNS,
-    how_to_agree,
     how_to_move,
     read_own_schema,
     read_quarantine,
-    schemas_elsewhere,
 )
 from migration_assets.postgres.own_schema import own_quarantine, own_schema
 from migration_assets.postgres.preflight.wording import info, listed
@@ -73,7 +72,7 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
             f"ALTER {one.split()[0].upper()} {one.partition(' ')[2]} OWNER TO {seen.unreadable};" for one in seen.made
         )
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
-    if elsewhere := schemas_elsewhere(connection):
+    if elsewhere := [one for one in our_schemas(connection) if one != schema]:
         evidence = f"this program keeps its own in schema {listed(elsewhere)}, too: MIGRATION_OWN_SCHEMA names {schema}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, how_to_agree(elsewhere)))
     if findings:
