@@ -19,6 +19,7 @@ from benchmarks.archive_peers import by_duckdb, by_python
 from benchmarks.lab import Lab, open_lab
 from benchmarks.lab_names import SPEC
 from migration_assets.archive.arrow_schema import to_stored
+from migration_assets.archive.export import export_query, profile_slice
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.store import open_store
 from migration_assets.archive.verification import verify_archive
@@ -29,7 +30,6 @@ from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.portable_method import PORTABLE_METHOD
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.export import export_query, profile_slice
 from migration_assets.postgres.sessions import Timeouts, require_row
 
 _LIMITS = WriteLimits(512_000_000, 100_000, 64_000_000)

@@ -17,8 +17,8 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.embedded.binaries import locate
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Databases, Side, Timeouts, require_row
 
 _NEVER = Timeouts(lock=0, statement=0, idle_in_transaction=0)

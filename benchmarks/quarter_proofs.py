@@ -21,11 +21,11 @@ from benchmarks.lab import client_program
 from benchmarks.lab_names import SPEC
 from benchmarks.streams import QUARTER, Ground
 from benchmarks.writer_stalls import legacy_rows
+from migration_assets.copying.weeks import validate_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sessions import Side, require_row
-from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.weeks import validate_week
+from migration_assets.proof.reconciling import reconcile_quarter
 
 _COMPARES_SINCE = (0, 13)
 

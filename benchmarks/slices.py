@@ -13,9 +13,9 @@ from benchmarks.contenders import Contender, Run
 from benchmarks.lab import Lab
 from benchmarks.lab_names import MAINTENANCE_WORK_MEM_MB, SPEC
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.postgres.ledger import read_slices
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.partitions import ensure_quarter
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.slices import read_slices
+from migration_assets.quarters.partitions import ensure_quarter
 
 _QUARTERS = tuple(FiscalQuarter.parse(key) for key in ("FY24-Q3", "FY24-Q4", "FY25-Q1", "FY25-Q2"))
 """Where the bookings lie that `create_bookings` makes: all of them."""

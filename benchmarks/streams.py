@@ -19,17 +19,17 @@ from benchmarks.changes import Load
 from benchmarks.clients import run_pipe
 from benchmarks.lab import Lab, client_program
 from benchmarks.lab_names import SPEC
+from migration_assets.copying.weeks import copy_week
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.postgres.change_stream.subscription import legacy_conninfo
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.heartbeats import newest_arrived, send_heartbeat
 from migration_assets.postgres.sessions import Connected, Databases, require_row
+from migration_assets.preflight.examination import examine
+from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.examination import examine
-from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
-from migration_assets.steps.weeks import copy_week
+from migration_assets.stream.heartbeats import newest_arrived, send_heartbeat
+from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.stream.subscription import legacy_conninfo
 
 QUARTER = FiscalQuarter.parse("FY25-Q2")
 OURS, PEER = "ours", "native"

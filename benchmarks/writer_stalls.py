@@ -10,14 +10,15 @@ from psycopg import sql
 
 from benchmarks.changes import load_process
 from benchmarks.streams import QUARTER, Ground, wait_until
+from migration_assets.copying.weeks import validate_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.heartbeats import has_arrived, send_heartbeat
-from migration_assets.postgres.ledger import read_slice
+from migration_assets.ledger.slices import read_slice
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
-from migration_assets.postgres.true_up.buckets import compare
-from migration_assets.postgres.true_up.slices import same_table, slice_rows
-from migration_assets.steps.weeks import validate_week
+from migration_assets.stream.buckets import compare
+from migration_assets.stream.heartbeats import has_arrived, send_heartbeat
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.slice_rows import same_table, slice_rows
 
 _RATE = 200.0  # single-row transactions a second, of four writers together
 _NEVER = Timeouts(lock=0, statement=0, idle_in_transaction=0)
@@ -110,7 +111,7 @@ def _both(ground: Ground, stack: ExitStack) -> tuple[Connected, Connected]:
 
 def _read_week(ground: Ground, legacy: Connected, base: Connected, week: FiscalWeek) -> bool:
     """The comparison that a validation makes, in whatever the sessions happen to see."""
-    plan = ground.migration.stream_plan()
+    plan = StreamPlan.of(ground.migration)
     record = read_slice(base, plan.relation, week)
     assert record is not None
     return compare(legacy, base, slice_rows(plan, same_table(plan, legacy, base), record)).equal

@@ -29,9 +29,9 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.error_sides import on_side
 from migration_assets.postgres.limits_reached import limit_error
 from migration_assets.postgres.server_messages import clean, told
+from migration_assets.preflight.examination import examine
 from migration_assets.runtime import dagster_environment, keep_files_private, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
-from migration_assets.steps.examination import examine
 from migration_assets.terminal.figures import gigabytes
 from migration_assets.terminal.findings import print_findings
 from migration_assets.terminal.output import complain, console
@@ -196,8 +196,8 @@ def preflight(everything: bool) -> None:
               type=click.Choice(["signed-off", "archived", "decommissioned"]))  # fmt: skip
 def demo(rows: int, seed: int, rate: float, until: str) -> None:
     """Move FY25-Q2 of a made-up legacy on the embedded servers, under live traffic."""
-    from migration_assets.terminal.demo import run_demo  # noqa: PLC0415  Dagster takes seconds to import
-    from migration_assets.terminal.demo_summary import Chapter, Story  # noqa: PLC0415
+    from migration_assets.demo.story import run_demo  # noqa: PLC0415  Dagster takes seconds to import
+    from migration_assets.demo.summary import Chapter, Story  # noqa: PLC0415
 
     embedded = _embedded()
     if not run_demo(console, load_settings(), embedded, Story(rows, seed, rate, Chapter(until))):

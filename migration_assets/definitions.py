@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from migration_assets.defs.archive_checks import drilled_lately, nothing_came_late
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.cutover_readiness import cutover_readiness
 from migration_assets.defs.assets.decommissioned_legacy import decommissioned_legacy
@@ -17,16 +16,17 @@ from migration_assets.defs.assets.restored_slice import restored_slice
 from migration_assets.defs.assets.retired_slice import retired_slice
 from migration_assets.defs.assets.sign_off import sign_off
 from migration_assets.defs.assets.validated_slice import validated_slice
-from migration_assets.defs.checks import lag_within_threshold, still_stands, stream_is_healthy
-from migration_assets.defs.cutover_checks import reverse_stream_is_healthy, writes_are_accepted
-from migration_assets.defs.jobs import JOBS
-from migration_assets.defs.quarter_opener import quarter_opener
+from migration_assets.defs.automation.quarter_opener import quarter_opener
+from migration_assets.defs.automation.retention import retention
+from migration_assets.defs.automation.run_failures import run_failure_alert
+from migration_assets.defs.automation.schedules import ongoing_validation
+from migration_assets.defs.automation.sensors import change_stream_monitor
+from migration_assets.defs.checks.archives import drilled_lately, nothing_came_late
+from migration_assets.defs.checks.cutover import reverse_stream_is_healthy, writes_are_accepted
+from migration_assets.defs.checks.runway import no_gap_no_overlap, runway_is_sufficient
+from migration_assets.defs.checks.slices import lag_within_threshold, still_stands, stream_is_healthy
+from migration_assets.defs.jobs.of_assets import JOBS
 from migration_assets.defs.resources import MIGRATION, MIGRATION_SOURCE, migration_resource, source_resource
-from migration_assets.defs.retention import retention
-from migration_assets.defs.run_failures import run_failure_alert
-from migration_assets.defs.runway_checks import no_gap_no_overlap, runway_is_sufficient
-from migration_assets.defs.schedules import ongoing_validation
-from migration_assets.defs.sensors import change_stream_monitor
 from migration_assets.runtime import Migration
 
 

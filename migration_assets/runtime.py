@@ -9,21 +9,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.doer import USER_TAGS, Doer
 from migration_assets.domain.errors import SettingsError
-from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import RunwayPolicy
 from migration_assets.domain.stream_thresholds import StreamThresholds
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.embedded.privileges import server_user
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
-from migration_assets.postgres.throttle import ThrottleLimits
 from migration_assets.settings import STORAGE_URL, MigrationSettings
+
+# Places of Dagster for what reads much of the legacy: one a week.
+LEGACY_READ_POOL = "legacy_read"
+# One at a time: each works on as many weeks at once as the other pool has places.
+MANY_WEEKS_POOL = "many_weeks"
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,6 @@ class Migration:
         return self.settings.as_of or (AS_OF if self.settings.embedded else datetime.now(UTC))
 
     @property
-    def limits(self) -> CopyLimits:
-        """Timeouts, patience and tries of a copy."""
-        return CopyLimits(
-            lock_timeout_ms=self.settings.lock_timeout_ms,
-            lock_patience_seconds=self.settings.lock_patience_seconds,
-            copy_timeout_seconds=self.settings.copy_timeout_seconds,
-            idle_timeout_seconds=self.settings.idle_timeout_seconds,
-            maintenance_work_mem_mb=self.settings.maintenance_work_mem_mb,
-            index_workers=self.settings.index_workers,
-            attempts=self.settings.retry_attempts,
-        )
-
-    @property
     def thresholds(self) -> StreamThresholds:
         """Where a figure of the stream becomes a problem, on an ordinary day."""
         return StreamThresholds(
@@ -76,65 +64,9 @@ class Migration:
         )
 
     @property
-    def throttle_limits(self) -> ThrottleLimits:
-        """Above which bulk copies wait."""
-        return ThrottleLimits(
-            lag_seconds=self.settings.throttle_lag_seconds,
-            retained_wal_gb=self.settings.throttle_retained_wal_gb,
-            legacy_active_sessions=self.settings.throttle_legacy_active_sessions,
-            patience_seconds=self.settings.throttle_patience_seconds,
-            snapshot_seconds=self.settings.throttle_snapshot_seconds,
-        )
-
-    def copy_of(
-        self, week: FiscalWeek, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
-    ) -> SliceCopy:
-        """The plan of one slice's copy."""
-        return SliceCopy(
-            self.spec,
-            self.calendar,
-            week,
-            self.limits,
-            self.stream_limits,
-            self.throttle_limits,
-            run_id,
-            confirmed_deletes or {},
-        )
-
-    @property
-    def stream_limits(self) -> StreamLimits:
-        """How patient and how gentle cuts and true-ups are."""
-        return StreamLimits(
-            cut_lock_timeout_ms=self.settings.cut_lock_timeout_ms,
-            cut_patience_seconds=self.settings.cut_patience_seconds,
-            stream_patience_seconds=self.settings.stream_patience_seconds,
-            statement_seconds=self.settings.copy_timeout_seconds,
-            parallel=self.settings.weeks_at_once,
-            attempts=self.settings.retry_attempts,
-            join_rows=self.settings.join_rows,
-            recopy_percent=self.settings.recopy_percent,
-            deletions=DeletionLimit(self.settings.delete_limit_percent, self.settings.delete_limit_rows),
-        )
-
-    @property
     def runway_policy(self) -> RunwayPolicy:
         """How early quarters are open, and how many always are."""
         return RunwayPolicy(days=self.settings.runway_days, quarters=self.settings.runway_quarters)
-
-    def stream_plan(
-        self, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
-    ) -> StreamPlan:
-        """The plan of any work on the change stream."""
-        url = self.settings.legacy_url_for_base
-        return StreamPlan(
-            self.databases,
-            self.spec,
-            self.calendar,
-            self.stream_limits,
-            run_id,
-            url.get_secret_value() if url else None,
-            confirmed_deletes or {},
-        )
 
 
 def keep_files_private(settings: MigrationSettings) -> None:

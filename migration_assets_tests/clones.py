@@ -14,13 +14,13 @@ from psycopg import sql
 
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.parts import note_publication
-from migration_assets.postgres.change_stream.records import names_of, stream_names
-from migration_assets.postgres.change_stream.slots import create_slot, drop_slot
-from migration_assets.postgres.change_stream.subscription import create_subscription, drop_subscription, legacy_conninfo
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.server_identity import note_pair
+from migration_assets.ledger.stream import names_of, stream_names
+from migration_assets.ledger.stream_parts import note_publication
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases, Side
+from migration_assets.stream.servers import note_pair
+from migration_assets.stream.slots import create_slot, drop_slot
+from migration_assets.stream.subscription import create_subscription, drop_subscription, legacy_conninfo
 from migration_assets_tests.postgres.support import SPEC, Ground
 
 _SIDES: tuple[Side, Side] = ("legacy", "base")

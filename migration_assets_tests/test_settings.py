@@ -11,9 +11,8 @@ from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.session_places import needed
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.sessions import Databases
-from migration_assets.runtime import Migration
 from migration_assets.settings import MigrationSettings, load_settings
+from migration_assets.stream.plan import StreamLimits
 
 _SECRET = "s3cr3t"
 _URL = "postgresql://u:pw@host:5432/db"
@@ -275,4 +274,4 @@ def test_limits_of_sessions_let_fewer_weeks_run_at_once_and_refuse_where_not_eve
 
 def open_limits(settings: MigrationSettings) -> int:
     """How many weeks a step on many of them works on at once."""
-    return Migration(settings, Databases("", "")).stream_limits.parallel
+    return StreamLimits.of(settings).parallel

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from migration_assets.copying.throttle import ThrottleLimits
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.stream_thresholds import StreamThresholds
-from migration_assets.postgres.throttle import ThrottleLimits
 from migration_assets.runtime import open_migration
 from migration_assets.settings import load_settings
 
@@ -78,4 +78,4 @@ def test_the_settings_become_thresholds_and_limits(tmp_path: Path) -> None:
     )  # fmt: skip
     migration = open_migration(settings)
     assert migration.thresholds == replace(StreamThresholds(), lag_warning_seconds=3)
-    assert migration.throttle_limits == ThrottleLimits(lag_seconds=4, patience_seconds=5, snapshot_seconds=6)
+    assert ThrottleLimits.of(settings) == ThrottleLimits(lag_seconds=4, patience_seconds=5, snapshot_seconds=6)

@@ -50,7 +50,7 @@ def to_stored(batch: pa.RecordBatch, columns: Sequence[StoredColumn]) -> pa.Reco
         raise ArchiveError(
             f"the columns {batch.schema.names} arrived, not {[column.name for column in columns]}",
             state_left="nothing was written",
-            next_step="report this: it cannot happen",
+            next_step="report this: it is a fault of this program",
         )
     arrived: Any = batch
     arrays = [_stored(array, column) for array, column in zip(arrived.columns, columns, strict=True)]

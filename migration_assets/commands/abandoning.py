@@ -4,9 +4,9 @@ from functools import partial
 
 import click
 
+from migration_assets.abandon.step import Abandoned, abandon_migration, clean_legacy
 from migration_assets.commands.confirming import asks, confirm, typed
 from migration_assets.commands.opening import opened
-from migration_assets.steps.abandon import Abandoned, abandon_migration, clean_legacy
 from migration_assets.terminal.output import say
 
 _IDENTITIES = {"default": "d", "nothing": "n", "full": "f"}

@@ -3,7 +3,7 @@
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.steps.acceptance import accept_finding, accepted, withdraw
+from migration_assets.readiness.accepting import accept_finding, accepted, withdraw
 from migration_assets.terminal.findings import print_acceptances
 from migration_assets.terminal.output import console, say
 

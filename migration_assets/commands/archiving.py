@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from migration_assets.archive.adopting import adopt_archive
+from migration_assets.archive.archiving import Archived, archive_week, reread_archive
+from migration_assets.archive.querying import ask, export, refresh_catalogue
 from migration_assets.commands.confirming import asks, confirm, in_one_line, typed
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import parse_weeks
@@ -19,11 +22,8 @@ from migration_assets.domain.errors import (
     SliceStateError,
 )
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.steps.adopting import adopt_archive
-from migration_assets.steps.archiving import Archived, archive_week, reread_archive
-from migration_assets.steps.querying import ask, export, refresh_catalogue
-from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import bring_back, retire_week, told
+from migration_assets.retirement.restoring import drill_week
+from migration_assets.retirement.retiring import bring_back, retire_week, told
 from migration_assets.terminal.answers import print_answer, print_plan
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.week_progress import WeekByWeek

@@ -8,9 +8,9 @@ import click
 from migration_assets.commands.confirming import asks, confirm, typed
 from migration_assets.commands.opening import opened
 from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.readiness import step as steps
+from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.runtime import Migration
-from migration_assets.steps import cutover as steps
-from migration_assets.steps.readiness import examine_cutover
 from migration_assets.terminal.cutover import cutover_progress, print_cutover, print_cutovers, print_reverse
 from migration_assets.terminal.output import console, say
 

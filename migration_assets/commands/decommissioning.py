@@ -7,9 +7,9 @@ import click
 
 from migration_assets.commands.confirming import asks, confirm, typed
 from migration_assets.commands.opening import opened
+from migration_assets.decommission.step import Decommissioning, call_off_decommission
+from migration_assets.decommission.step import decommission as make_inactive
 from migration_assets.domain.decommission_state import Scope
-from migration_assets.steps.decommission import Decommissioning, call_off_decommission
-from migration_assets.steps.decommission import decommission as make_inactive
 from migration_assets.terminal.output import say
 
 

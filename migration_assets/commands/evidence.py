@@ -7,7 +7,7 @@ import click
 
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import parse_quarter
-from migration_assets.steps.evidence import verify_evidence, write_packs
+from migration_assets.evidence.writing import verify_evidence, write_packs
 from migration_assets.terminal.output import console, say
 
 _SHOWN = 20

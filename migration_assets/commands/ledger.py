@@ -3,7 +3,7 @@
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.steps.ledger import upgrade_ledger
+from migration_assets.ledger.upgrading import upgrade_ledger
 from migration_assets.terminal.output import say
 
 

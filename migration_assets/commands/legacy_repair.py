@@ -6,8 +6,8 @@ import click
 
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import confirm_deletes, parse_weeks
+from migration_assets.cutover import repairing_legacy as steps
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.steps import legacy_repair as steps
 from migration_assets.terminal.differences import differences_table
 from migration_assets.terminal.output import console, say
 

@@ -5,12 +5,12 @@ from datetime import timedelta
 import click
 
 from migration_assets.commands.opening import opened
-from migration_assets.postgres.ledger_schema import require_ledger
-from migration_assets.postgres.overview import read_overview
-from migration_assets.postgres.own_objects import ledger_version
+from migration_assets.ledger.own_objects import ledger_version
+from migration_assets.ledger.schema import require_ledger
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.status import status_page
 from migration_assets.terminal.watching import watch_base
+from migration_assets.watch.overview import read_overview
 
 
 @click.command()

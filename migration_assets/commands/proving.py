@@ -8,13 +8,14 @@ import click
 
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import confirm_deletes, parse_quarter, parse_weeks
+from migration_assets.copying.weeks import repair_week, undo_repair, validate_week
 from migration_assets.domain.errors import CutError, MigrationError, SliceBusyError, SliceMismatchError, SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.sign_off import SignOffRefusedError
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.proof.reconciling import reconcile_quarter
 from migration_assets.runtime import Migration
-from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.weeks import repair_week, undo_repair, validate_week
+from migration_assets.stream.plan import StreamLimits
 from migration_assets.terminal.differences import differences_table, missing_list, reconciled_page, week_line
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.week_progress import WeekByWeek
@@ -119,7 +120,8 @@ def _repair(migration: Migration, week: FiscalWeek, *, do_it: bool, confirmed: d
         return 0
     console.print(differences_table(week.key, done.differences))
     extra = done.differences.extra
-    if not do_it and migration.stream_limits.deletions.asks(extra, legacy=done.legacy.rows, base=done.base.rows):
+    limit = StreamLimits.of(migration.settings).deletions
+    if not do_it and limit.asks(extra, legacy=done.legacy.rows, base=done.base.rows):
         say(f"{extra:,} rows would be deleted: --apply asks for --confirm-deletes '{week.key}={extra}', too.", "yellow")
     if do_it:
         say(f"Repaired (repair {done.repair_id}); `migration-assets repair --undo {done.repair_id}` takes it back.")

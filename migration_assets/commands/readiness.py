@@ -6,8 +6,8 @@ import click
 
 from migration_assets.commands.opening import opened
 from migration_assets.domain.cutover_state import CutoverKind
-from migration_assets.steps.cutover import give_code_for
-from migration_assets.steps.readiness import examine_cutover
+from migration_assets.readiness.readiness import examine_cutover
+from migration_assets.readiness.step import give_code_for
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.readiness import print_readiness
 

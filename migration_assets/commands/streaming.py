@@ -6,15 +6,16 @@ import click
 
 from migration_assets.commands.opening import opened
 from migration_assets.commands.periods import confirm_deletes, parse_quarter
+from migration_assets.cutover.recovering import ReverseRecovered
+from migration_assets.cutover.recovery import recover_stream
 from migration_assets.domain.errors import SettingsError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.cutover.recovering import ReverseRecovered
-from migration_assets.steps.observation import observe
-from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream, start_stream
-from migration_assets.steps.watching import send_test_alert
+from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
 from migration_assets.terminal.joining import print_joined, weeks_progress
 from migration_assets.terminal.output import console, say
 from migration_assets.terminal.stream_health import health_page
+from migration_assets.watch.observation import observe
+from migration_assets.watch.watching import send_test_alert
 
 
 @click.group()

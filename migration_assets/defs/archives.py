@@ -2,10 +2,10 @@
 
 import dagster as dg
 
+from migration_assets.archive.archiving import Archived
 from migration_assets.defs.metadata import Metadata
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.stored_columns import Storage
-from migration_assets.steps.archiving import Archived
 
 _CHECK = "archive_matches"
 _MB = 1e6

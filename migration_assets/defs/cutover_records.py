@@ -12,8 +12,8 @@ from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.proofs import table
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.domain.cutover_timeline import steps_of
+from migration_assets.readiness.step import CutoverRecord, OnState, release_writes
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import CutoverRecord, OnState, release_writes
 
 # Launched by the daemon's run retries or an op's retry policy, whatever a deployment sets.
 _RETRY = "dagster/retry_number"

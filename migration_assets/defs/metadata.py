@@ -4,8 +4,8 @@ import dagster as dg
 
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.postgres.ledger import CopyEvidence
-from migration_assets.postgres.legacy_slices import SliceMeasure
+from migration_assets.ledger.slices import CopyEvidence
+from migration_assets.quarters.legacy_weeks import SliceMeasure
 
 Metadata = dict[str, dg.MetadataValue]
 _MB = 1e6

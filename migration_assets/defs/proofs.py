@@ -7,7 +7,7 @@ import dagster as dg
 from migration_assets.defs.metadata import Metadata, fingerprint_metadata
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.postgres.consistent_cut.records import CutRecord
+from migration_assets.ledger.cuts import CutRecord
 
 ROW_COUNT, CHECKSUM = "row_count_matches", "checksum_matches"
 

@@ -104,5 +104,5 @@ def require_transition(before: CutoverState, after: CutoverState, *, opened: boo
         f"{before} may not become {after}" + (" after the target accepted writes" if opened else ""),
         where=where,
         state_left="nothing was changed by this",
-        next_step="report this: it cannot happen",
+        next_step="report this: it is a fault of this program",
     )

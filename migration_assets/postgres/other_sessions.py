@@ -3,9 +3,13 @@
 Statements of others hold their data, and everybody chooses the name of his application himself.
 """
 
+from collections.abc import Sequence
 from typing import LiteralString
 
 from psycopg import sql
+
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.own_schema import Connected
 
 APPLICATION_NAME: LiteralString = (
     "coalesce(nullif(regexp_replace(a.application_name, '[^[:alnum:] _.:/#+=,|()-]+', '?', 'g'), ''), 'unnamed')"
@@ -34,3 +38,33 @@ def shown(who: str, user: str, application: str, state: str, age: float | None, 
     """One session for a list of them; `age` of its transaction in seconds, None where our role may not see it."""
     old = "of unknown age" if age is None else f"{age:,.1f} s old"
     return f"{who} ({user}, {application}, {state or '?'}), {old}: {command}"
+
+
+def writers_of(
+    connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
+) -> Sequence[str]:
+    """The same of any table, also of a partition alone."""
+    rows = connection.execute(
+        sql.SQL(
+            "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"
+            " coalesce(a.usename::text, p.owner::text, '?'), {application}, coalesce(a.state, ''),"
+            " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
+            " {command}"
+            " FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)"
+            # A prepared transaction has no backend; what it locks has the lock on its number in common.
+            " LEFT JOIN pg_locks x ON k.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
+            "  AND x.virtualtransaction = k.virtualtransaction"
+            " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
+            " WHERE k.locktype = 'relation' AND k.granted AND k.relation = to_regclass(%(table)s)"
+            " AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND k.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
+            " 'AccessExclusiveLock') AND k.pid IS DISTINCT FROM pg_backend_pid()"
+            # Who is not in pg_read_all_stats sees no age: such a writer counts as young, else no cut was ever tried.
+            " AND coalesce(a.xact_start, p.prepared, clock_timestamp())"
+            "  <= clock_timestamp() - %(age)s * interval '1 ms'"
+            " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"
+            "      OR a.query LIKE '%%to prevent wraparound%%') ORDER BY age DESC NULLS FIRST LIMIT 5"
+        ).format(application=APPLICATION, command=COMMAND),
+        {"table": str(table), "age": older_than_ms, "vacuum": sees_autovacuum},
+    )
+    return [shown(*row) for row in rows]

@@ -17,6 +17,11 @@ from migration_assets.postgres.sql_text import ServersText
 
 Connected = Connection[tuple[Any, ...]]
 
+ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers", "session_locks")
+"""Tables that this program makes in the legacy; any other one in the schema is of whoever had the schema before."""
+ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
+"""Functions of the triggers that we put on tables of others; the same holds for them."""
+
 
 class OwnConnection(Connection[tuple[Any, ...]]):
     """A session that knows the name of our schema, and whose errors know where it is.

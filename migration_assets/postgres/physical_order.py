@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.introspection import relation_oid
+from migration_assets.postgres.catalogue import relation_oid
 from migration_assets.postgres.sessions import Connected, require_row
 
 _BRIN_PAGES_PER_RANGE = 128

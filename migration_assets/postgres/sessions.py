@@ -338,5 +338,5 @@ def uncounted(connection: Connected) -> None:
 def require_row(row: tuple[Any, ...] | None, what: str) -> tuple[Any, ...]:
     """The row of a query that always returns one."""
     if row is None:
-        raise MigrationError(f"{what} returned no row", next_step="report this: it cannot happen")
+        raise MigrationError(f"{what} returned no row", next_step="report this: it is a fault of this program")
     return row

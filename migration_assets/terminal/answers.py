@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migration_assets.steps.querying import Asked
+from migration_assets.archive.querying import Asked
 
 
 def print_answer(console: Console, asked: Asked) -> None:

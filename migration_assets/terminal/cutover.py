@@ -10,11 +10,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from migration_assets.cutover.reverse_health import ReverseHealth
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.domain.cutover_timeline import steps_of
-from migration_assets.postgres.cutover.records import CutoverRecord
-from migration_assets.postgres.cutover.reverse_health import ReverseHealth
-from migration_assets.steps.cutover import OnState
+from migration_assets.ledger.cutovers import CutoverRecord
+from migration_assets.readiness.step import OnState
 from migration_assets.terminal.figures import count, duration, gigabytes, milliseconds
 
 _LOOKS_A_SECOND = 5

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from migration_assets.domain.cutover_sample import CutoverSample, ReverseSample
-from migration_assets.steps.observation import Observed
 from migration_assets.terminal.figures import count, duration, gigabytes
+from migration_assets.watch.observation import Observed
 
 
 def measured(value: str | None, limits: str = "") -> Text:

@@ -3,8 +3,8 @@
 from rich.text import Text
 
 from migration_assets.domain.cutover_sample import CutoverSample, ReverseSample, UnderWay
-from migration_assets.postgres.overview import Overview
 from migration_assets.terminal.figures import duration, gigabytes
+from migration_assets.watch.overview import Overview
 
 _LOOK = "`migration-assets stream status`"
 _OLD_LOOK_SECONDS = 300.0

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.postgres.ledger import SliceRecord
-from migration_assets.postgres.overview import Overview, quantile
+from migration_assets.ledger.slices import SliceRecord
 from migration_assets.terminal.figures import count, duration, milliseconds, sparkline
 from migration_assets.terminal.marks import Seen, differs, failed, mark_of
 from migration_assets.terminal.status import EMPTY, failure_text, proof_text
 from migration_assets.terminal.stream_line import costs_line, stream_line
 from migration_assets.terminal.week_grid import week_grid
+from migration_assets.watch.overview import Overview, quantile
 
 _WRONG, _AT_WORK, _ALERTS, _CUTS = 4, 6, 4, 5
 # Lines that everything but the grid's rows and the lists needs: the cuts' table may fall off.

@@ -12,9 +12,9 @@ from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.sign_off import Missing
-from migration_assets.postgres.consistent_cut.records import CutRecord
-from migration_assets.postgres.reconciliation import Reconciled
+from migration_assets.ledger.cuts import CutRecord
 from migration_assets.postgres.sessions import Side
+from migration_assets.proof.reconciliation import Reconciled
 from migration_assets.terminal.figures import count, milliseconds
 
 _STYLES = {Kind.MISSING: "red", Kind.EXTRA: "magenta", Kind.CHANGED: "yellow"}

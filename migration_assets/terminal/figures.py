@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from migration_assets.postgres.ledger import SliceRecord
+from migration_assets.ledger.slices import SliceRecord
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = "_.-=+*#%"

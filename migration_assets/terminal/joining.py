@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from migration_assets.postgres.change_stream.joining import Joined
-from migration_assets.postgres.change_stream.weeks import OnWeek
-from migration_assets.postgres.true_up.applying import TruedUp
+from migration_assets.stream.joining import Joined
+from migration_assets.stream.true_up import TruedUp
+from migration_assets.stream.true_up_weeks import OnWeek
 from migration_assets.terminal.figures import count, duration, milliseconds
 
 

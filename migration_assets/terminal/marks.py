@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.freshness import Freshness, LastValidation
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.ledger import SliceRecord
-from migration_assets.postgres.overview import Overview
-from migration_assets.postgres.sign_offs import last_validation
+from migration_assets.ledger.slices import SliceRecord
+from migration_assets.proof.sign_offs import last_validation
+from migration_assets.watch.overview import Overview
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from rich.text import Text
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.freshness import Freshness, instant_text
 from migration_assets.domain.slice_state import SliceState
+from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.activity import Activity
-from migration_assets.postgres.ledger import SliceRecord
-from migration_assets.postgres.overview import Overview, Signature
 from migration_assets.terminal.figures import count, duration, gigabytes, megabytes_per_second
 from migration_assets.terminal.marks import STATES, Seen, differs, failed, mark_of
 from migration_assets.terminal.stream_line import costs_line, stream_line
+from migration_assets.watch.overview import Overview, Signature
 
 EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
 # Columns that a terminal must be this wide for; the proof is folded before anything else is.

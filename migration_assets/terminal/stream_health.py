@@ -11,9 +11,9 @@ from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.domain.stream_watch import Problem
-from migration_assets.steps.observation import Observed
 from migration_assets.terminal.cutover_health import cutover_figures, measured
 from migration_assets.terminal.figures import count, duration, gigabytes
+from migration_assets.watch.observation import Observed
 
 _STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow"}
 _UNKNOWN = Text("not known", "dim")

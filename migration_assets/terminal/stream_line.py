@@ -2,10 +2,10 @@
 
 from rich.text import Text
 
-from migration_assets.postgres.change_stream.records import StreamStatus
-from migration_assets.postgres.overview import CutCosts, Overview
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.terminal.cutover_line import cutover_line
 from migration_assets.terminal.figures import count, duration, gigabytes, milliseconds
+from migration_assets.watch.overview import CutCosts, Overview
 
 _RESUME = "`migration-assets stream resume`"
 _OLD_LOOK_SECONDS = 300.0

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 import dagster as dg
 
-from migration_assets.defs.labels import LEGACY_READ_POOL, MANY_WEEKS_POOL
 from migration_assets.domain.errors import MigrationError
-from migration_assets.runtime import project_folder
+from migration_assets.runtime import LEGACY_READ_POOL, MANY_WEEKS_POOL, project_folder
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.leashed import GOODBYE_SECONDS
 from migration_assets.terminal.output import console

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.live import Live
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.postgres.ledger_schema import require_ledger
-from migration_assets.postgres.overview import Overview, read_overview
+from migration_assets.ledger.schema import require_ledger
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.dashboard import Dashboard, Lost
+from migration_assets.watch.overview import Overview, read_overview
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
 # A base that is frozen neither answers nor breaks the connection.

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.ledger import SliceRecord
-from migration_assets.postgres.overview import Overview
+from migration_assets.ledger.slices import SliceRecord
 from migration_assets.terminal.figures import count
 from migration_assets.terminal.marks import DIFFERS, FAILED, STALE, STATES, WORKING, Seen, mark_of
 from migration_assets.terminal.status import states_summary
+from migration_assets.watch.overview import Overview
 
 _FULL_FIGURES_FROM = 96
 

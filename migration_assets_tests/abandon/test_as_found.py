@@ -8,19 +8,19 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from migration_assets.abandon.abandon import abandon, clean_legacy
+from migration_assets.cutover.holds import hold, release
+from migration_assets.cutover.machine import roll_back
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.reverse import prepare_reverse, reverse_names
+from migration_assets.cutover.watching import release_writes
 from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError
 from migration_assets.domain.errors import SignOffError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.abandon import abandon, clean_legacy
-from migration_assets.postgres.change_stream.records import StreamLock, StreamNames, stream_lock
-from migration_assets.postgres.cutover.holds import hold, release
-from migration_assets.postgres.cutover.machine import roll_back
-from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
-from migration_assets.postgres.cutover.watching import release_writes
-from migration_assets.postgres.session_locks import make_session_locks
+from migration_assets.ledger.session_locks import make_session_locks
+from migration_assets.ledger.stream import StreamLock, StreamNames, stream_lock
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.sign_offs import read_sign_off, record_sign_off
+from migration_assets.proof.sign_offs import read_sign_off, record_sign_off
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.postgres.support import QUARTER, Ground
 

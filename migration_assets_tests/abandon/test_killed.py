@@ -8,8 +8,8 @@ from random import SystemRandom
 
 import pytest
 
-from migration_assets.postgres.abandon import abandon
-from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.abandon.abandon import abandon
+from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.crashes.trap import Point, Trap, points_of, read_log
 from migration_assets_tests.freezes import patience

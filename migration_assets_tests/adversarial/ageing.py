@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from migration_assets.archive.archiving import archive_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.retiring import bring_back
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.retirement.retiring import bring_back
 from migration_assets_tests.adversarial.life import Life
 from migration_assets_tests.adversarial.mob import Mob
 from migration_assets_tests.adversarial.strangers import VANDALS, WRITERS, late_in

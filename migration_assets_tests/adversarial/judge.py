@@ -8,7 +8,7 @@ from hashlib import sha256
 from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.cutover.reverse import reverse_arrived, send_reverse_marker
+from migration_assets.stream.heartbeats import reverse_arrived, send_reverse_marker
 from migration_assets_tests.adversarial.applications import World
 from migration_assets_tests.adversarial.table import CALENDAR, FIXED, row_text, session
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from migration_assets.alerts.notify import Delivery, send
+from migration_assets.watch.notify import Delivery, send
 from migration_assets_tests.alerts.webhook import Webhook, webhook
 
 

@@ -10,16 +10,15 @@ import duckdb
 from psycopg import IsolationLevel, sql
 from pyarrow import parquet
 
-from migration_assets.archive import portable
+from migration_assets.archive import export, portable
 from migration_assets.archive.arrow_schema import parquet_schema, to_stored
 from migration_assets.archive.csv_rows import csv_chunks
+from migration_assets.archive.export import SliceProfile, export_query, profile_slice
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres import export
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.export import SliceProfile, export_query, profile_slice
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected
 
 THINGS = QualifiedName("public", "things")

@@ -17,7 +17,9 @@ from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.archive.arrow_schema import to_stored
+from migration_assets.archive.export import export_query, profile_slice
 from migration_assets.archive.hot_side import HotSide
+from migration_assets.archive.hot_view import ensure_hot_view
 from migration_assets.archive.manifest import Manifest
 from migration_assets.archive.query_engine import Engine, query_engine
 from migration_assets.archive.store import ArchiveStore, open_store
@@ -26,11 +28,9 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.stored_columns import StoredColumn, stored_columns
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.export import export_query, profile_slice
-from migration_assets.postgres.hot_view import ensure_hot_view
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Timeouts, canonical_options, connect
 from migration_assets_tests.archive import support
 from migration_assets_tests.archive.every_type import EVERY_TYPE, TYPES, UNFIT

@@ -9,11 +9,11 @@ from psycopg import sql
 
 from migration_assets.archive import portable
 from migration_assets.archive.csv_rows import csv_chunks
+from migration_assets.archive.export import profile_slice
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.stored_columns import Storage
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.export import profile_slice
-from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
 from migration_assets_tests.archive.every_type import EVERY_TYPE, TYPES, UNFIT
 from migration_assets_tests.archive.journey import BACK, THINGS, archive, contents, duck, put_back, raw, require_exact

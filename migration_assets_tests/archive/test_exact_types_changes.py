@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from migration_assets.archive import portable
+from migration_assets.archive.export import portable_fingerprint, profile_slice
 from migration_assets.archive.sql_values import text_expressions
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.portable_method import PORTABLE_METHOD
 from migration_assets.domain.stored_columns import Storage, StoredColumn
-from migration_assets.postgres.export import portable_fingerprint, profile_slice
-from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
 from migration_assets_tests.archive.every_type import EVERY_TYPE
 from migration_assets_tests.archive.journey import THINGS, archive, duck, raw

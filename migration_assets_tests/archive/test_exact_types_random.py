@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from migration_assets.postgres.export import portable_fingerprint
+from migration_assets.archive.export import portable_fingerprint
 from migration_assets.postgres.sessions import Connected, Databases
 from migration_assets_tests.archive.journey import BACK, THINGS, raw, require_exact
 from migration_assets_tests.conftest import Databases as Urls

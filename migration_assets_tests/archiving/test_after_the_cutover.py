@@ -9,36 +9,42 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
+from migration_assets.abandon.step import abandon_migration
+from migration_assets.archive.archiving import archive_week
+from migration_assets.copying.weeks import (
+    copy_week,
+    repair_week,
+    undo_repair,
+    validate_week,
+    verify_week,
+)
+from migration_assets.cutover.machine import cut_over
+from migration_assets.cutover.reverse_health import look_at_reverse
 from migration_assets.definitions import build_defs
+from migration_assets.defs.automation.schedules import ongoing_validation
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
-from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.domain.cutover_state import BaseInChargeError
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.leaf_names import leaf_name
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.cutover.machine import cut_over
-from migration_assets.postgres.cutover.reverse_health import look_at_reverse
-from migration_assets.postgres.overview import read_overview
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.evidence.approval import sign_off_quarter, sign_off_state
+from migration_assets.ledger.retirements import Step
 from migration_assets.postgres.sessions import Databases
+from migration_assets.preflight.examination import examine
+from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.quarters.opening import open_quarter
+from migration_assets.quarters.outlook import look_ahead, see_runway
+from migration_assets.readiness.readiness import examine_cutover
+from migration_assets.readiness.step import cutover_plan, roll_back
+from migration_assets.retirement.policy import due_weeks
+from migration_assets.retirement.restoring import drill_week, restore_week
+from migration_assets.retirement.retiring import late_in, retire_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.abandon import abandon_migration
-from migration_assets.steps.approval import sign_off_quarter, sign_off_state
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.cutover import cutover_plan, roll_back
-from migration_assets.steps.examination import examine
-from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.readiness import examine_cutover
-from migration_assets.steps.restoring import drill_week, restore_week
-from migration_assets.steps.retention import due_weeks
-from migration_assets.steps.retiring import late_in, retire_week
-from migration_assets.steps.runway import look_ahead, see_runway
-from migration_assets.steps.streaming import start_stream
-from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week, verify_week
+from migration_assets.stream.streaming import start_stream
 from migration_assets.terminal.marks import Seen
+from migration_assets.watch.overview import read_overview
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 from migration_assets_tests.confirming import code_for_abandon, code_for_rollback, let_leave

@@ -10,7 +10,7 @@ from migration_assets.definitions import build_defs
 from migration_assets.defs.partitions import partition_key, register_quarters
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.archives import read_archive
+from migration_assets.ledger.archives import read_archive
 from migration_assets.runtime import Migration
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import change_one, on, state_of

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week
+from migration_assets.archive.querying import refresh_catalogue
 from migration_assets.archive.store_local import LocalStore
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.postgres.archives import read_archives
+from migration_assets.ledger.archives import read_archives
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.querying import refresh_catalogue
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 
 pytestmark = pytest.mark.long

@@ -8,15 +8,15 @@ import dagster as dg
 import psycopg
 import pytest
 
+from migration_assets.archive.archiving import archive_week
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.domain.confirmation import ConfirmationError, digest_of
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.retirement import Retired
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
+from migration_assets.retirement.machine import Retired
+from migration_assets.retirement.retiring import bring_back, retire_week, told
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.retiring import bring_back, retire_week, told
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 from migration_assets_tests.confirming import code_in, code_to_retire, let_leave

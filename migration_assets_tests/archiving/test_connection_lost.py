@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from migration_assets.archive import archiving
+from migration_assets.archive.archiving import archive_week, reread_archive
 from migration_assets.domain.errors import ConnectionLostError
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.runtime import Migration
-from migration_assets.steps import archiving
-from migration_assets.steps.archiving import archive_week, reread_archive
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
 

@@ -12,15 +12,15 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week, reread_archive
+from migration_assets.archive.ledger_identity import adopt, read_archive_writer
 from migration_assets.cli import main
+from migration_assets.demo.archive import clear_archive
 from migration_assets.domain.archive_writer import ForeignArchiveError, LedgerIdentity
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.ledger_identity import adopt, read_archive_writer
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, reread_archive
-from migration_assets.terminal.demo_archive import clear_archive
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.defs.conftest import migration_of

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from migration_assets.archive.archiving import archive_week, reread_archive
 from migration_assets.domain.errors import ArchiveError
+from migration_assets.retirement.restoring import drill_week
+from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, reread_archive
-from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import retire_week
 from migration_assets_tests.archiving.conftest import LATER, WEEKS
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of
 from migration_assets_tests.postgres.support import wait_for

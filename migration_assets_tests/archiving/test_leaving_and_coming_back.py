@@ -8,16 +8,16 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week, reread_archive
+from migration_assets.archive.querying import ask
+from migration_assets.copying.weeks import validate_week
+from migration_assets.demo.equality import compare_everything, drain
 from migration_assets.domain.errors import ArchiveError, RestoreError, RetirementError, SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.archives import read_archive
+from migration_assets.ledger.archives import read_archive
+from migration_assets.retirement.restoring import drill_week, restore_week
+from migration_assets.retirement.retiring import bring_back, late_in, retire_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, reread_archive
-from migration_assets.steps.querying import ask
-from migration_assets.steps.restoring import drill_week, restore_week
-from migration_assets.steps.retiring import bring_back, late_in, retire_week
-from migration_assets.steps.weeks import validate_week
-from migration_assets.terminal.demo_equality import compare_everything, drain
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.confirming import let_leave
 

@@ -18,11 +18,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pyarrow import parquet
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week
+from migration_assets.archive.querying import (
+    ask,
+    engine_of,
+    export,
+    refresh_catalogue,
+)
 from migration_assets.domain.errors import ArchiveError, RestoreError
+from migration_assets.retirement.restoring import drill_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.querying import ask, engine_of, export, refresh_catalogue
-from migration_assets.steps.restoring import drill_week
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on
 from migration_assets_tests.confirming import let_leave

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from migration_assets.archive.archiving import archive_week, reread_archive
 from migration_assets.domain.errors import ArchiveError, SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.retirement.restoring import drill_week, restore_week
+from migration_assets.retirement.retiring import bring_back, retire_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week, reread_archive
-from migration_assets.steps.restoring import drill_week, restore_week
-from migration_assets.steps.retiring import bring_back, retire_week
 from migration_assets_tests.archiving.conftest import WEEKS
 
 Step = Callable[[Migration, FiscalWeek], object]

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from migration_assets.defs.acceptance import accept_finding
+from migration_assets.defs.jobs.acceptance import accept_finding
 from migration_assets.domain.errors import PreflightError
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.postgres.preflight_records import record_preflight, require_preflight
+from migration_assets.ledger.preflights import record_preflight, require_preflight
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 
 _FINDINGS = [

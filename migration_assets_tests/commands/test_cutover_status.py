@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from psycopg import sql
 
-from migration_assets.postgres.cutover.machine import cut_over
-from migration_assets.steps.cutover import cutover_plan
+from migration_assets.cutover.machine import cut_over
+from migration_assets.readiness.step import cutover_plan
 from migration_assets.terminal.dashboard import Dashboard
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import wait_for

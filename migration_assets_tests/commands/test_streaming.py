@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from psycopg import sql
 
-from migration_assets.postgres.change_stream.subscription import apply_worker
+from migration_assets.stream.subscription import apply_worker
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.terminal.live_quarter import LiveQuarter

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.ledger import read_slices
+from migration_assets.ledger.slices import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.runtime import Migration
 from migration_assets_tests.convergence.table import CALENDAR, COLUMNS

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from random import Random
 
+from migration_assets.copying.weeks import (
+    copy_week,
+    repair_week,
+    undo_repair,
+    validate_week,
+)
 from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import SliceBusyError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.steps.examination import examine
-from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
-from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week
+from migration_assets.preflight.examination import examine
+from migration_assets.quarters.opening import open_quarter
+from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.damage import DAMAGES, Expected, Vandal
 from migration_assets_tests.convergence.judge import Judge
 from migration_assets_tests.convergence.table import CALENDAR, MIGRATED

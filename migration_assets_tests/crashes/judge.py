@@ -14,12 +14,12 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
+from migration_assets.copying.weeks import repair_week, validate_week
 from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.runtime import Migration
-from migration_assets.steps.streaming import resume_stream, start_stream
-from migration_assets.steps.weeks import repair_week, validate_week
+from migration_assets.stream.streaming import resume_stream, start_stream
 from migration_assets_tests.convergence.comparison import UNDER_CDC, drain, states
 from migration_assets_tests.convergence.table import CALENDAR, COLUMNS, PROBE_ID
 from migration_assets_tests.convergence.workload import writing

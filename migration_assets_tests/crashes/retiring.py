@@ -13,9 +13,9 @@ from random import Random, SystemRandom
 
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.retirement_checks import late_bookings
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
 from migration_assets.postgres.sessions import Databases
+from migration_assets.retirement.checks import late_bookings
 from migration_assets_tests.crashes.child import Ended, Nursery, Task
 from migration_assets_tests.crashes.retiring_child import LEAVING, NUMBER, retiring_nursery
 from migration_assets_tests.crashes.steps import crash_migration

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
-from migration_assets.postgres.retirement import retire_slice
-from migration_assets.postgres.returning import return_slice
+from migration_assets.retirement.machine import retire_slice
+from migration_assets.retirement.returning import return_slice
 from migration_assets.runtime import Migration
+from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.crashes.child import Nursery, nursery, serve
 from migration_assets_tests.crashes.steps import STEPS, Step
 from migration_assets_tests.postgres.retiring import GRACE, NOW, trust
@@ -22,7 +23,7 @@ NUMBER = 5
 def _retire(quarantine: timedelta, now: datetime) -> Callable[[Migration], object]:
     return lambda migration: (
         retire_slice(
-            migration.stream_plan("test"),
+            StreamPlan.of(migration, "test"),
             week(NUMBER),
             reread=trust,
             now=now,
@@ -38,7 +39,7 @@ LEAVING: dict[str, Step] = {
     "retire at once": Step(_retire(timedelta(), NOW), "archived"),
     "drop": Step(_retire(GRACE, NOW + GRACE), "quarantined"),
     "return": Step(
-        lambda migration: return_slice(migration.stream_plan("test"), week(NUMBER), now=NOW).equal, "quarantined"
+        lambda migration: return_slice(StreamPlan.of(migration, "test"), week(NUMBER), now=NOW).equal, "quarantined"
     ),
 }
 

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from migration_assets.copying.weeks import (
+    copy_week,
+    repair_week,
+    undo_repair,
+    validate_week,
+)
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.ledger.stream import StreamStatus
+from migration_assets.proof.reconciling import reconcile_quarter
 from migration_assets.runtime import Migration, open_migration
-from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.streaming import pause_stream, resume_stream, start_stream
-from migration_assets.steps.weeks import copy_week, repair_week, undo_repair, validate_week
+from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.table import MIGRATED, settings_of
 
 QUARTER = MIGRATED[0]

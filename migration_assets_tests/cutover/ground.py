@@ -8,17 +8,17 @@ from typing import LiteralString
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from migration_assets.cutover.machine import cut_over, roll_back
+from migration_assets.cutover.plan import CutoverPlan, Switch
+from migration_assets.cutover.watching import HeldWrites, release_writes, writes_held
 from migration_assets.domain.cutover_state import CutoverState, SideName
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
-from migration_assets.postgres.change_stream.records import StreamLock
-from migration_assets.postgres.cutover.facts import in_charge
-from migration_assets.postgres.cutover.machine import cut_over, roll_back
-from migration_assets.postgres.cutover.plan import CutoverPlan, Switch
-from migration_assets.postgres.cutover.records import CutoverRecord, read_cutovers
-from migration_assets.postgres.cutover.watching import HeldWrites, release_writes, writes_held
-from migration_assets.postgres.evidence_chain import verify_chain
-from migration_assets.postgres.fence_functions import let_through
+from migration_assets.ledger.chain import verify_chain
+from migration_assets.ledger.cutover_facts import in_charge
+from migration_assets.ledger.cutovers import CutoverRecord, read_cutovers
+from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Databases
+from migration_assets.quarters.fence_functions import let_through
 from migration_assets_tests.postgres.support import Ground
 
 Before = Callable[[CutoverState, Callable[[], object]], None]

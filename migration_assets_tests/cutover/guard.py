@@ -12,7 +12,7 @@ from migration_assets.domain.stream_watch import Problem
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.watching import Watched, watch_stream
+from migration_assets.watch.watching import Watched, watch_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 
 

@@ -15,9 +15,8 @@ from psycopg import errors, sql
 
 from migration_assets.definitions import build_defs
 from migration_assets.domain.cutover_state import CutoverState, SideName
-from migration_assets.runtime import Migration, open_migration
-from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.cutover import (
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.readiness.step import (
     CutoverRecord,
     cutovers,
     release_writes,
@@ -25,6 +24,7 @@ from migration_assets.steps.cutover import (
     side_in_charge,
     writes_held,
 )
+from migration_assets.runtime import Migration, open_migration
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -12,9 +12,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from migration_assets.domain.cutover_state import CutoverError, CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Databases
-from migration_assets.steps.cutover import roll_back
+from migration_assets.readiness.step import roll_back
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import Before, CutoverGround, failing
 from migration_assets_tests.cutover.ordeal import settle_down

@@ -7,16 +7,16 @@ from typing import LiteralString
 
 import pytest
 
+from migration_assets.cutover.accounting import look_again, weeks_of
+from migration_assets.cutover.left_weeks import AsFound
+from migration_assets.cutover.outside_repair import repair_outside
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_view import View
 from migration_assets.domain.stream_watch import evaluate
-from migration_assets.postgres.archives import ArchiveRecord
-from migration_assets.postgres.cutover.accounting import look_again, weeks_of
-from migration_assets.postgres.cutover.left_weeks import AsFound
-from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets.postgres.stream_health import Ahead, LookLimits, observe_stream
+from migration_assets.ledger.archives import ArchiveRecord
+from migration_assets.watch.look import Ahead, LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.retiring import Departure, sign

@@ -9,8 +9,8 @@ from psycopg import sql
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
-from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.stream.holding import hold_stream, resume_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import look, migration

@@ -4,11 +4,11 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from migration_assets.cutover.reverse_health import look_at_reverse
 from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, CutoverState, SideName
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.postgres.change_stream.holding import resume_stream
-from migration_assets.postgres.change_stream.records import StreamStatus
-from migration_assets.postgres.cutover.reverse_health import look_at_reverse
+from migration_assets.ledger.stream import StreamStatus
+from migration_assets.stream.holding import resume_stream
 from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround, noted
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import patience

@@ -9,7 +9,7 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from migration_assets.domain.cutover_state import CutoverState
-from migration_assets.steps.cutover import ReverseHealth, reverse_problems
+from migration_assets.readiness.step import ReverseHealth, reverse_problems
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.postgres.support import wait_for
 

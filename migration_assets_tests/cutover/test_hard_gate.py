@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from migration_assets.copying import copying as bulk_copy
 from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, CutoverKind
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.postgres import bulk_copy
-from migration_assets.postgres.change_stream.holding import resume_stream
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.change_stream.records import StreamLock
-from migration_assets.postgres.cutover.charge import keep_legacy_in_charge
-from migration_assets.postgres.cutover.records import begin
+from migration_assets.ledger.charge import keep_legacy_in_charge
+from migration_assets.ledger.cutovers import begin
+from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Timeouts
+from migration_assets.stream.holding import resume_stream
+from migration_assets.stream.joining import start_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, wait_for

@@ -12,17 +12,17 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from migration_assets.cutover import holds, stages
+from migration_assets.cutover.legacy_repair import repair_legacy
+from migration_assets.cutover.watching import hold_again
+from migration_assets.cutover.work import Work
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.cutover import holds, stages
-from migration_assets.postgres.cutover.legacy_repair import repair_legacy
-from migration_assets.postgres.cutover.watching import hold_again
-from migration_assets.postgres.cutover.work import Work
-from migration_assets.postgres.fence_functions import let_through
-from migration_assets.postgres.fences import gaps
 from migration_assets.postgres.sessions import Side
+from migration_assets.quarters.fence_functions import let_through
+from migration_assets.quarters.fences import gaps
 from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround
 from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down

@@ -17,9 +17,9 @@ import pytest
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import SettingsError
 from migration_assets.postgres.sessions import Databases
+from migration_assets.readiness.step import cutover_plan
 from migration_assets.runtime import Migration
 from migration_assets.settings import SECRETS, load_settings
-from migration_assets.steps.cutover import cutover_plan
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import wait_for
 

@@ -7,7 +7,12 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.postgres.cutover.left_weeks import AsFound, LeftWeek, is_unchanged, read_left
+from migration_assets.cutover.left_weeks import (
+    AsFound,
+    LeftWeek,
+    is_unchanged,
+    read_left,
+)
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
 from migration_assets_tests.postgres.support import Ground

@@ -10,21 +10,17 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from migration_assets.cutover import legacy_repair, recovering, reverse_cut
+from migration_assets.cutover.legacy_repair import LegacyRepaired, repair_legacy, undo_legacy_repair
+from migration_assets.cutover.outside_repair import repair_outside
+from migration_assets.cutover.recovering import recover_reverse
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.records import StreamLock
-from migration_assets.postgres.change_stream.slots import remove_slot
-from migration_assets.postgres.cutover import legacy_repair, recovering, reverse_cut
-from migration_assets.postgres.cutover.legacy_repair import (
-    LegacyRepaired,
-    repair_legacy,
-    undo_legacy_repair,
-)
-from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets.postgres.cutover.recovering import recover_reverse
+from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Databases
+from migration_assets.stream.slots import remove_slot
 from migration_assets_tests.conftest import Databases as Made
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down

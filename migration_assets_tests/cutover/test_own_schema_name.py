@@ -10,15 +10,15 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from migration_assets.abandon.abandon import abandon
 from migration_assets.cli import main
 from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.findings import blocking
 from migration_assets.domain.schema_name import RESERVED, renamed, schema_flaw
-from migration_assets.postgres.abandon import abandon
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.preflight import PreflightPlan, run_preflight
-from migration_assets.postgres.session_locks import make_session_locks
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.session_locks import make_session_locks
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.preflight import PreflightPlan, run_preflight
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases as Urls

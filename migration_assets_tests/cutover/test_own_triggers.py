@@ -1,8 +1,8 @@
 """While writes are held our own triggers fire for streams, too: they are no finding, and what looks like them is."""
 
 from migration_assets.domain.findings import Severity
-from migration_assets.postgres.fences import HOLD_ROWS
-from migration_assets.postgres.preflight.other_writers import examine_both
+from migration_assets.preflight.other_writers import examine_both
+from migration_assets.quarters.fences import HOLD_ROWS
 from migration_assets_tests.cutover.ground import CutoverGround
 
 

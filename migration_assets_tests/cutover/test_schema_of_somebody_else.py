@@ -2,8 +2,8 @@
 
 import pytest
 
+from migration_assets.abandon.abandon import abandon
 from migration_assets.domain.errors import MigrationError
-from migration_assets.postgres.abandon import abandon
 from migration_assets_tests.cutover.ground import CutoverGround
 
 _BODY = "SELECT prosrc FROM pg_proc WHERE oid = 'migration.refuse_writes()'::regprocedure"

@@ -13,14 +13,14 @@ from random import Random, SystemRandom
 import psycopg
 import pytest
 
+from migration_assets.cutover import stages
+from migration_assets.cutover.plan import Switch
+from migration_assets.cutover.work import Work
 from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverState
 from migration_assets.domain.errors import MigrationError
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets.postgres.cutover import stages
-from migration_assets.postgres.cutover.plan import Switch
-from migration_assets.postgres.cutover.work import Work
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.cutover.kills import accepts, stage
 from migration_assets_tests.cutover.ordeal import settle_down

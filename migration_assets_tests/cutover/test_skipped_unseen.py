@@ -8,12 +8,12 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from migration_assets.cutover.reverse_health import measure_reverse
 from migration_assets.domain.cutover_state import CutoverError, SideName
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.postgres.cutover.reverse_health import measure_reverse
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_health import observe_stream
+from migration_assets.watch.look import observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.test_altered_stream import on, without_worker
 from migration_assets_tests.postgres.support import wait_for

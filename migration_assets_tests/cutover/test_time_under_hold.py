@@ -7,16 +7,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from migration_assets.cutover import comparing, stages
+from migration_assets.cutover.comparing import to_compare
+from migration_assets.cutover.counted import require_counted
+from migration_assets.cutover.estimate import estimate_comparison
+from migration_assets.cutover.reverse import NEAR_BYTES, reverse_distance
+from migration_assets.cutover.work import Work
 from migration_assets.domain.cutover_state import CutoverError, CutoverState
-from migration_assets.postgres import validation
-from migration_assets.postgres.cutover import comparing, stages
-from migration_assets.postgres.cutover.comparing import to_compare
-from migration_assets.postgres.cutover.counted import require_counted
-from migration_assets.postgres.cutover.estimate import estimate_comparison
-from migration_assets.postgres.cutover.reverse import NEAR_BYTES, reverse_distance
-from migration_assets.postgres.cutover.work import Work
+from migration_assets.ledger.proofs import Proof
 from migration_assets.postgres.sessions import Connected, require_row
-from migration_assets.postgres.validation_records import Proof
+from migration_assets.proof import validation
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.postgres.support import wait_for

@@ -4,7 +4,7 @@ from random import SystemRandom
 
 import pytest
 
-from migration_assets.postgres.cutover import reverse
+from migration_assets.cutover import reverse
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal

@@ -13,9 +13,9 @@ from migration_assets.domain.errors import StreamError
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
-from migration_assets.postgres.cutover.records import cutover_lock
+from migration_assets.ledger.cutovers import cutover_lock
 from migration_assets.postgres.sessions import Databases
+from migration_assets.stream.holding import hold_stream, resume_stream
 from migration_assets_tests.alerts.webhook import webhook
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import run_child

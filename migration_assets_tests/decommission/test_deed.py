@@ -7,16 +7,16 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from migration_assets.cutover.legacy_repair import repair_legacy
+from migration_assets.cutover.outside_repair import repair_outside
+from migration_assets.decommission import machine
+from migration_assets.decommission.machine import call_off_decommission
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.decommission_state import DecommissionError, DecommissionState
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.postgres.cutover.legacy_repair import repair_legacy
-from migration_assets.postgres.cutover.outside_repair import repair_outside
-from migration_assets.postgres.decommission import machine
-from migration_assets.postgres.decommission.machine import call_off_decommission
-from migration_assets.postgres.evidence_chain import read_chain, verify_chain
+from migration_assets.ledger.chain import read_chain, verify_chain
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.kills import settle_down

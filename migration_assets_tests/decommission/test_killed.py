@@ -9,8 +9,8 @@ from random import SystemRandom
 
 import pytest
 
+from migration_assets.decommission.machine import call_off_decommission
 from migration_assets.domain.decommission_state import DecommissionState, Scope
-from migration_assets.postgres.decommission.machine import call_off_decommission
 from migration_assets_tests.crashes.trap import Point, Trap, points_of, read_log
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down
@@ -99,10 +99,10 @@ def test_killed_anywhere_the_next_run_finishes_it(
 
 def _rebuild_reverse(ground: CutoverGround) -> None:
     """A cutover's reverse stream again, as if it had never been severed."""
-    from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names, start_reverse  # noqa: PLC0415
-    from migration_assets.postgres.cutover.work import forward_names  # noqa: PLC0415
-    from migration_assets.postgres.introspection import require_table  # noqa: PLC0415
-    from migration_assets.postgres.server_identity import count_markers_anew  # noqa: PLC0415
+    from migration_assets.cutover.reverse import prepare_reverse, reverse_names, start_reverse  # noqa: PLC0415
+    from migration_assets.cutover.work import forward_names  # noqa: PLC0415
+    from migration_assets.postgres.catalogue import require_table  # noqa: PLC0415
+    from migration_assets.stream.servers import count_markers_anew  # noqa: PLC0415
 
     plan = ground.cutover_plan()
     with ground.databases.session("base", "test") as base, ground.databases.session("legacy", "test") as legacy:

@@ -13,7 +13,7 @@ from migration_assets.defs.assets.decommissioned_legacy import DecommissionConfi
 from migration_assets.defs.assets.legacy_cutover import LegacyCutoverConfig
 from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
 from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
-from migration_assets.defs.legacy_repair import LegacyRepairConfig
+from migration_assets.defs.jobs.legacy_repair import LegacyRepairConfig
 from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 

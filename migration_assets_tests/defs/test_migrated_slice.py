@@ -9,8 +9,8 @@ from migration_assets.defs.partitions import register_quarters
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.embedded.bookings import create_bookings
-from migration_assets.postgres.ledger import read_slice
-from migration_assets.postgres.preflight_records import record_preflight
+from migration_assets.ledger.preflights import record_preflight
+from migration_assets.ledger.slices import read_slice
 from migration_assets.runtime import open_migration
 from migration_assets_tests.defs.conftest import QUARTER, WEEK, Project, check_results, failure_text
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from migration_assets.copying.weeks import copy_week, repair_week, validate_week
 from migration_assets.domain.errors import SliceMismatchError
-from migration_assets.steps.quarters import reconcile_quarter
-from migration_assets.steps.streaming import pause_stream
-from migration_assets.steps.weeks import copy_week, repair_week, validate_week
+from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.stream.streaming import pause_stream
 from migration_assets_tests.defs.conftest import LEAF, QUARTER, WEEK, Project, check_results, failure_text
 
 ADA = {"approved_by": "Ada Lovelace", "note": "seen with my own eyes"}

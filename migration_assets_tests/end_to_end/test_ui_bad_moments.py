@@ -13,8 +13,8 @@ from psycopg import sql
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.ledger.slices import read_slice
 from migration_assets.postgres.activity import current_activity
-from migration_assets.postgres.ledger import read_slice
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.end_to_end.web import ENDED, Web, running_ui
 from migration_assets_tests.pairs import running_pair

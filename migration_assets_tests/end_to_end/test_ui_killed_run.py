@@ -8,8 +8,8 @@ from psycopg import sql
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.ledger.slices import SliceRecord, read_slice
 from migration_assets.postgres.activity import current_activity
-from migration_assets.postgres.ledger import SliceRecord, read_slice
 from migration_assets.postgres.sessions import Connected, Databases, application_name
 from migration_assets_tests.end_to_end.web import Web
 

@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+from migration_assets.archive.archiving import archive_week
 from migration_assets.domain.stream_sample import StreamSample
-from migration_assets.postgres.stream_samples import store_sample
+from migration_assets.ledger.samples import store_sample
+from migration_assets.retirement.restoring import drill_week
+from migration_assets.retirement.retiring import bring_back
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import bring_back
 from migration_assets_tests.archiving.conftest import WEEKS, with_settings
 from migration_assets_tests.confirming import let_leave
 

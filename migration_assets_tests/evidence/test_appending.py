@@ -6,8 +6,14 @@ import psycopg
 import pytest
 
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
-from migration_assets.postgres.evidence_chain import append, append_row, begin_chain, hold_chain, verify_chain
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.ledger.chain import (
+    append,
+    append_row,
+    begin_chain,
+    hold_chain,
+    verify_chain,
+)
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.postgres.support import SPEC, Ground, at_once
 

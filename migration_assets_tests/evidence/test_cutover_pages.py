@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from migration_assets.cutover.machine import cut_over, roll_back
 from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.domain.evidence_chain import Break
 from migration_assets.domain.evidence_cutover import CutoverFacts, DecommissionFacts, StepTimes
@@ -16,10 +17,9 @@ from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.evidence.cutovers import standing
 from migration_assets.evidence.document import document
 from migration_assets.evidence.verdict import Level, answer
-from migration_assets.postgres.cutover.machine import cut_over, roll_back
+from migration_assets.evidence.writing import verify_evidence, write_packs
+from migration_assets.readiness.step import cutover_plan
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import cutover_plan
-from migration_assets.steps.evidence import verify_evidence, write_packs
 from migration_assets_tests.defs.conftest import keep_only_the_quarter
 from migration_assets_tests.evidence.test_pages import EVIL, Q2, TAGS, Strict, pack
 

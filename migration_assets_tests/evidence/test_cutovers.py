@@ -8,12 +8,13 @@ from typing import LiteralString
 
 import pytest
 
+from migration_assets.cutover import machine
 from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.cutover import machine, records
-from migration_assets.postgres.cutover.records import finish
-from migration_assets.postgres.evidence_chain import append_row, begin_chain, verify_chain
+from migration_assets.ledger import cutovers as records
+from migration_assets.ledger.chain import append_row, begin_chain, verify_chain
+from migration_assets.ledger.cutovers import finish
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.cutover.ground import CutoverGround, failing, ground_of

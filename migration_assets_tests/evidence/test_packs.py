@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from migration_assets.cli import main
+from migration_assets.copying.weeks import copy_week, validate_week
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.evidence_chain import EvidenceError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.postgres.evidence_chain import read_chain
+from migration_assets.evidence import writing as evidence
+from migration_assets.evidence.writing import verify_evidence, write_packs
+from migration_assets.ledger.chain import read_chain
 from migration_assets.runtime import Migration
-from migration_assets.steps import evidence
-from migration_assets.steps.evidence import verify_evidence, write_packs
-from migration_assets.steps.weeks import copy_week, validate_week
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS
 from migration_assets_tests.evidence.story import tell
 

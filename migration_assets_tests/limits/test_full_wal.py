@@ -15,9 +15,9 @@ from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_thresholds import StreamThresholds
 from migration_assets.domain.stream_watch import evaluate
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_health import observe_stream
+from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.watch.look import observe_stream
 from migration_assets_tests.limits.small_disks import SmallDisk, small_disk
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.small_stream import QUICK

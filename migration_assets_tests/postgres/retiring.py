@@ -12,20 +12,25 @@ from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.archives import ArchiveEvidence, ArchiveRecord, read_archive, record_archive
-from migration_assets.postgres.definitions import table_states
-from migration_assets.postgres.ledger import read_slice
-from migration_assets.postgres.retirement import Retired, retire_slice
-from migration_assets.postgres.retirement_checks import of_table
-from migration_assets.postgres.retirement_records import Retirement, read_retirement
-from migration_assets.postgres.returning import Returned, return_slice
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.ledger.archives import (
+    ArchiveEvidence,
+    ArchiveRecord,
+    read_archive,
+    record_archive,
+)
+from migration_assets.ledger.definitions import table_states
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.retirements import Retirement, read_retirement
+from migration_assets.ledger.slices import read_slice
 from migration_assets.postgres.sessions import Connected, Databases
-from migration_assets.postgres.slice_locks import slice_lock
-from migration_assets.postgres.stream_drift import examine_base, examine_legacy, find_drifts
-from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.retirement.checks import of_table
+from migration_assets.retirement.machine import Retired, retire_slice
+from migration_assets.retirement.returning import Returned, return_slice
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.watch.drift import examine_base, examine_legacy, find_drifts
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 

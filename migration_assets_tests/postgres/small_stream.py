@@ -12,24 +12,24 @@ from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.legacy_side import (
-    create_publication,
-    prepare_legacy,
-    published_filter,
-    row_filter,
-)
-from migration_assets.postgres.change_stream.records import (
+from migration_assets.ledger.stream import (
     StreamNames,
     StreamStatus,
     begin_stream,
     set_status,
     stream_names,
 )
-from migration_assets.postgres.change_stream.subscription import create_subscription, legacy_conninfo
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.server_identity import note_pair
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.stream.legacy_side import (
+    create_publication,
+    prepare_legacy,
+    published_filter,
+    row_filter,
+)
+from migration_assets.stream.servers import note_pair
+from migration_assets.stream.subscription import create_subscription, legacy_conninfo
+from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
 
 QUICK = LookLimits(heartbeat_seconds=0.4)

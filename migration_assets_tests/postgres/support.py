@@ -11,26 +11,26 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
+from migration_assets.copying.copying import copy_slice
+from migration_assets.copying.verifying import Verified, verify_slice
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.bulk_copy import copy_slice
-from migration_assets.postgres.change_stream.joining import Joined, start_stream
-from migration_assets.postgres.change_stream.records import StreamRecord
-from migration_assets.postgres.change_stream.running import require_stream
-from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger import CopyEvidence, SliceRecord, read_slice
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.session_locks import session_lock
+from migration_assets.ledger.slices import CopyEvidence, SliceRecord, read_slice
+from migration_assets.ledger.stream import StreamRecord
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.own_schema import OwnConnection, OwnCursor
-from migration_assets.postgres.partitions import OpenedQuarter, ensure_quarter
-from migration_assets.postgres.reconciliation import Reconciled, reconcile_quarter
-from migration_assets.postgres.repair import Repaired, repair_slice, undo_repair
-from migration_assets.postgres.session_locks import session_lock
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
-from migration_assets.postgres.stream_plan import StreamLimits, StreamPlan
-from migration_assets.postgres.validation import Validated, validate_slice
-from migration_assets.postgres.verification import Verified, verify_slice
+from migration_assets.proof.reconciliation import Reconciled, reconcile_quarter
+from migration_assets.proof.repair import Repaired, repair_slice, undo_repair
+from migration_assets.proof.validation import Validated, validate_slice
+from migration_assets.quarters.partitions import OpenedQuarter, ensure_quarter
+from migration_assets.stream.joining import Joined, start_stream
+from migration_assets.stream.plan import StreamLimits, StreamPlan
+from migration_assets.stream.running import require_stream
 from migration_assets_tests.freezes import patience
 
 QUARTER = FiscalQuarter(2025, 2)

@@ -12,9 +12,9 @@ from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.postgres.table_features import read_features
+from migration_assets.preflight.table_features import read_features
 from migration_assets_tests.postgres.support import Ground
 
 _NASTY = TableSpec(QualifiedName("Old Stuff", 'Book "ings" 100%'), "On Day")

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from migration_assets.copying import loading as slice_loading
+from migration_assets.copying.copy_plan import CopyLimits
 from migration_assets.domain.errors import (
     MigrationError,
     PartitionError,
@@ -20,10 +22,8 @@ from migration_assets.domain.errors import (
     TableSpecError,
 )
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres import slice_loading
-from migration_assets.postgres.copy_plan import CopyLimits
-from migration_assets.postgres.ledger import CopyEvidence
-from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.slices import CopyEvidence
 from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
 

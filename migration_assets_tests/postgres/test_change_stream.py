@@ -14,18 +14,18 @@ from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError, StreamError, UnavailableError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.change_stream.legacy_side import row_filter
-from migration_assets.postgres.change_stream.slots import (
+from migration_assets.postgres.catalogue import require_table
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Timeouts, connect
+from migration_assets.stream.joining import start_stream
+from migration_assets.stream.legacy_side import row_filter
+from migration_assets.stream.slots import (
     create_slot,
     drop_slot,
     exported_slot,
     has_failover_slots,
     require_session,
 )
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.retries import retry_transient
-from migration_assets.postgres.sessions import Timeouts, connect
 from migration_assets_tests.postgres.support import BOOKINGS, CALENDAR, QUARTER, SPEC, Ground, wait_for, week
 
 # Out of line on both sides: 32 kB that do not compress.

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from migration_assets.domain.confirmation import ConfirmationError, Deed
-from migration_assets.postgres.confirmations import Confirmation, give_code
-from migration_assets.postgres.ledger_schema import ensure_ledger
+from migration_assets.ledger.confirmations import Confirmation, give_code
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets_tests.postgres.support import Ground, wait_for
 
 _DEED = Deed("public.bookings", "abandon", "", "look again")

@@ -11,12 +11,12 @@ import pytest
 
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
-from migration_assets.postgres.change_stream.records import StreamLock
-from migration_assets.postgres.change_stream.subscription import apply_worker
-from migration_assets.postgres.consistent_cut import arrival
-from migration_assets.postgres.consistent_cut.arrival import MARKER_TABLE, marker_gate
-from migration_assets.postgres.consistent_cut.cut import paired_snapshots, paused_stream
+from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Connected
+from migration_assets.stream import arrival
+from migration_assets.stream.arrival import MARKER_TABLE, marker_gate
+from migration_assets.stream.cut import paired_snapshots, paused_stream
+from migration_assets.stream.subscription import apply_worker
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, wait_for
@@ -352,7 +352,7 @@ def test_a_server_that_ends_idle_sessions_does_not_end_those_that_keep_the_strea
 def test_a_slot_that_is_lost_is_told_as_a_worker_that_does_not_come(
     streamed: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("migration_assets.postgres.consistent_cut.arrival._WORKER_MAY_BE_AWAY", 2.0)
+    monkeypatch.setattr("migration_assets.stream.arrival._WORKER_MAY_BE_AWAY", 2.0)
     slot = streamed.stream_record().slot
     with paused_stream(streamed.plan, "test"):
         idle = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s"

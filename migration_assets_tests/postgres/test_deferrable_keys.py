@@ -8,9 +8,9 @@ import pytest
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_watch import evaluate
-from migration_assets.postgres.introspection import require_table
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.preflight.conftest import Patient

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from migration_assets.copying.copy_plan import SliceCopy
+from migration_assets.copying.copying import copy_slice
 from migration_assets.domain.deletions import DeletionLimit
 from migration_assets.domain.errors import DeletionError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.bulk_copy import copy_slice
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.copy_plan import SliceCopy
-from migration_assets.postgres.repair import repair_slice
+from migration_assets.proof.repair import repair_slice
+from migration_assets.stream.joining import start_stream
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 Confirmed = dict[FiscalWeek, int]

@@ -6,13 +6,18 @@ from typing import Any
 import pytest
 from psycopg import IsolationLevel, sql
 
+from migration_assets.archive.export import (
+    ColumnStatistics,
+    export_query,
+    portable_fingerprint,
+    profile_slice,
+)
 from migration_assets.domain.fingerprint import EMPTY
 from migration_assets.domain.stored_columns import Storage, stored_columns
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.export import ColumnStatistics, export_query, portable_fingerprint, profile_slice
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected, Databases
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.support import Ground

@@ -12,6 +12,7 @@ from psycopg import sql
 from migration_assets.domain.fingerprint import EMPTY, METHOD, Fingerprint
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import (
     EVERYTHING,
     fingerprint_query,
@@ -19,7 +20,6 @@ from migration_assets.postgres.fingerprints import (
     in_range,
     take_fingerprint,
 )
-from migration_assets.postgres.introspection import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
 from migration_assets_tests.postgres.support import CALENDAR, QUARTER, week
 

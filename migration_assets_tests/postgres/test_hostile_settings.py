@@ -9,15 +9,15 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week
 from migration_assets.domain.errors import SettingsError, StreamError, TableSpecError
 from migration_assets.domain.findings import Area, Severity
+from migration_assets.ledger.definitions import require_all_rows
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.change_stream.slots import exported_slot
-from migration_assets.postgres.definitions import require_all_rows
 from migration_assets.postgres.sessions import Side, Timeouts, connect, require_row, session_settings
 from migration_assets.postgres.snapshots import export_snapshot
-from migration_assets.postgres.worker_settings import examine_applying, examine_sending
-from migration_assets.steps.archiving import archive_week
+from migration_assets.stream.slots import exported_slot
+from migration_assets.stream.worker_settings import examine_applying, examine_sending
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.postgres.support import Ground, week

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from migration_assets.archive.hot_view import ensure_hot_view
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.stored_columns import stored_columns
-from migration_assets.postgres.hot_view import ensure_hot_view
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.session_locks import take_turn_at_partitions
+from migration_assets.ledger.session_locks import take_turn_at_partitions
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.support import SPEC, Ground

@@ -7,7 +7,7 @@ import pytest
 
 from migration_assets.domain.table_description import Drawn
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.introspection import describe_table
+from migration_assets.postgres.catalogue import describe_table
 from migration_assets_tests.postgres.support import Ground
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from migration_assets.domain.errors import CutError, SliceBusyError, SliceMismatchError, StreamError
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.change_stream.records import StreamLock
-from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.stream import StreamLock
+from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.stream.joining import start_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once

@@ -10,8 +10,8 @@ import pytest
 from migration_assets.domain.errors import DeletionError, SliceMismatchError, StreamError
 from migration_assets.domain.fingerprint import EMPTY
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.change_stream.holding import resume_stream
-from migration_assets.postgres.change_stream.joining import start_stream
+from migration_assets.stream.holding import resume_stream
+from migration_assets.stream.joining import start_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from migration_assets.copying.copy_plan import CopyLimits
 from migration_assets.domain.errors import PartitionError, UnavailableError
-from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets_tests.freezes import freezes, patience
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, phases, wait_for
 
 if TYPE_CHECKING:
-    from migration_assets.postgres.ledger import CopyEvidence
+    from migration_assets.ledger.slices import CopyEvidence
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from migration_assets.domain.errors import (
     StreamError,
 )
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.ledger.locks import slice_lock
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, week
 

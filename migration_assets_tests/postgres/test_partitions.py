@@ -9,10 +9,10 @@ import pytest
 from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.partitions import OpenedQuarter, attach, ensure_quarter
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Timeouts
+from migration_assets.quarters.partitions import OpenedQuarter, attach, ensure_quarter
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, at_once
 
 

@@ -9,10 +9,11 @@ import pytest
 from migration_assets.domain.errors import CutError, RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres import leaving, retirement
-from migration_assets.postgres.change_stream import releasing
-from migration_assets.postgres.retirement_checks import late_bookings
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
+from migration_assets.retirement import leaving
+from migration_assets.retirement import machine as retirement
+from migration_assets.retirement.checks import late_bookings
+from migration_assets.stream import releasing
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import Departure
 from migration_assets_tests.postgres.support import QUARTER, week

@@ -13,8 +13,8 @@ from psycopg import sql
 from migration_assets.domain.errors import LedgerError, SliceMismatchError
 from migration_assets.domain.slice_state import SliceState
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.postgres import repair as of_slices
-from migration_assets.postgres.true_up.applying import TruedUp, true_up
+from migration_assets.proof import repair as of_slices
+from migration_assets.stream.true_up import TruedUp, true_up
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for
@@ -367,7 +367,7 @@ def test_a_repair_whose_pause_was_lost_does_not_write_over_what_came_since(
             damaged.drain()
         return true_up(*arguments, **more)
 
-    monkeypatch.setattr("migration_assets.postgres.repair.true_up", lose_the_pause)
+    monkeypatch.setattr("migration_assets.proof.repair.true_up", lose_the_pause)
     with pytest.raises(psycopg.OperationalError):
         damaged.repair()
     others[0].join(patience(30))

@@ -10,7 +10,7 @@ import pytest
 
 from migration_assets.domain.errors import RetirementError, SliceBusyError
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.retiring import Departure, leaf

@@ -8,8 +8,8 @@ import pytest
 
 from migration_assets.domain.errors import PartitionError, RestoreError, RetirementError
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres import leaving
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
+from migration_assets.retirement import leaving
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.retiring import GRACE, NOW, Departure, leaf
 from migration_assets_tests.postgres.support import wait_for

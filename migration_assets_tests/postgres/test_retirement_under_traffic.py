@@ -8,8 +8,8 @@ import pytest
 
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.slice_state import SliceState
-from migration_assets.postgres.retirement_checks import late_bookings
-from migration_assets.postgres.retirement_records import Step
+from migration_assets.ledger.retirements import Step
+from migration_assets.retirement.checks import late_bookings
 from migration_assets_tests.postgres.resting import ROWS, writing
 from migration_assets_tests.postgres.retiring import Departure
 from migration_assets_tests.postgres.support import Ground, week

@@ -9,23 +9,26 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from migration_assets.archive import archiving
+from migration_assets.copying import copying as bulk_copy
+from migration_assets.copying import loading as slice_loading
+from migration_assets.cutover import comparing
+from migration_assets.cutover.comparing import compare_sides, to_compare
+from migration_assets.cutover.deadline import Deadline
+from migration_assets.cutover.plan import CutoverPlan
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.sign_off import SignOffRefusedError
-from migration_assets.postgres import bulk_copy, reconciliation, repair, slice_loading, validation
-from migration_assets.postgres.change_stream import joining, slots, weeks
-from migration_assets.postgres.cutover import comparing
-from migration_assets.postgres.cutover.comparing import compare_sides, to_compare
-from migration_assets.postgres.cutover.deadline import Deadline
-from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.definitions import altered_since, table_states
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.ledger import read_slices
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.ledger.definitions import altered_since, table_states
+from migration_assets.ledger.slices import read_slices
+from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Side
-from migration_assets.postgres.sign_offs import read_week_facts
-from migration_assets.steps import archiving
-from migration_assets.steps.approval import sign_off_quarter
+from migration_assets.proof import reconciliation, repair, validation
+from migration_assets.proof.sign_offs import read_week_facts
+from migration_assets.stream import joining, slots
+from migration_assets.stream import true_up_weeks as weeks
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.postgres.rewriting import REWRITES, before, rewrite

@@ -12,8 +12,8 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarte
 from migration_assets.domain.runway import RunwayPolicy, find_needs, measure_runway
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.partition_flaws import Flaw, find_flaws
-from migration_assets.postgres.runway import Partition, attached_leaves, read_places
+from migration_assets.quarters.flaws import Flaw, find_flaws
+from migration_assets.quarters.runway import Partition, attached_leaves, read_places
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, SPEC, Ground, week
 
 

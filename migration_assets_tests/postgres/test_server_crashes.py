@@ -7,10 +7,10 @@ from collections.abc import Generator
 import psycopg
 import pytest
 
+from migration_assets.copying.copy_plan import CopyLimits
 from migration_assets.domain.errors import UnavailableError
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets.postgres.copy_plan import CopyLimits
-from migration_assets.postgres.ledger import CopyEvidence
+from migration_assets.ledger.slices import CopyEvidence
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.pairs import quick_pair

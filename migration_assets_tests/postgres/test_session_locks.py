@@ -12,14 +12,19 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import ForeignObjectError, LedgerError, SliceBusyError, StreamError
-from migration_assets.postgres import ledger_schema
-from migration_assets.postgres.change_stream.claims import end_holders
-from migration_assets.postgres.change_stream.records import StreamLock, stream_lock
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.own_objects import ledger_steps
-from migration_assets.postgres.session_locks import holder_pids, make_session_locks, session_lock, take_turn_at_objects
+from migration_assets.ledger import schema as ledger_schema
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.own_objects import ledger_steps
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.session_locks import (
+    holder_pids,
+    make_session_locks,
+    session_lock,
+    take_turn_at_objects,
+)
+from migration_assets.ledger.stream import StreamLock, stream_lock
 from migration_assets.postgres.sessions import Connected
-from migration_assets.postgres.slice_locks import slice_lock
+from migration_assets.stream.claims import end_holders
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for

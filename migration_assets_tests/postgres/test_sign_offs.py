@@ -14,17 +14,22 @@ from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.domain.sign_off_evidence import verify
 from migration_assets.domain.stream_sample import StreamSample
-from migration_assets.postgres.change_stream.records import stream_lock, stream_names
+from migration_assets.evidence import approval
+from migration_assets.evidence.approval import (
+    SignedOff,
+    SignOffState,
+    sign_off_quarter,
+    sign_off_state,
+)
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.stream import stream_lock, stream_names
 from migration_assets.postgres.leaf_changes import changes_by_leaf
-from migration_assets.postgres.ledger_schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.sign_offs import last_validation
-from migration_assets.postgres.slice_locks import slice_lock
-from migration_assets.postgres.stream_health import observe_stream
+from migration_assets.proof.sign_offs import last_validation
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps import approval
-from migration_assets.steps.approval import SignedOff, SignOffState, sign_off_quarter, sign_off_state
+from migration_assets.watch.look import observe_stream
 from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_once, wait_for
 
 # As validations, a reconciliation and an activation leave the ledger; parameters are the stream's names.

@@ -14,11 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 from migration_assets.domain.errors import DeletionError, StreamError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.change_stream.records import StreamStatus
-from migration_assets.postgres.preflight import PreflightPlan, run_preflight
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Side
+from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.stream.joining import start_stream
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
 
 

@@ -12,12 +12,12 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres import ledger_schema
-from migration_assets.postgres.change_stream.records import StreamStatus, set_status, stream_lock
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.own_objects import ledger_steps
+from migration_assets.ledger import schema as ledger_schema
+from migration_assets.ledger.own_objects import ledger_steps
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.stream import StreamStatus, set_status, stream_lock
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.small_stream import PATIENT, QUICK, SmallStream, lasting_stream, small_stream

@@ -14,14 +14,19 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from migration_assets.copying import throttle as of_copies
+from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
+from migration_assets.copying.copying import copy_slice
+from migration_assets.copying.throttle import (
+    Throttle,
+    ThrottleError,
+    ThrottleLimits,
+    throttle,
+)
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.stream_sample import StreamSample
-from migration_assets.postgres import throttle as of_copies
-from migration_assets.postgres.bulk_copy import copy_slice
-from migration_assets.postgres.copy_plan import CopyLimits, SliceCopy
+from migration_assets.ledger.samples import store_sample
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_samples import store_sample
-from migration_assets.postgres.throttle import Throttle, ThrottleError, ThrottleLimits, throttle
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.small_stream import SmallStream, small_stream
 from migration_assets_tests.postgres.support import SPEC, Ground, wait_for, week

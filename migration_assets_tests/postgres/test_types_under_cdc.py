@@ -9,10 +9,10 @@ from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_watch import evaluate
-from migration_assets.postgres.introspection import require_table
-from migration_assets.postgres.readiness.sides import Sides
-from migration_assets.postgres.readiness.structure import examine_structure
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.postgres.catalogue import require_table
+from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.structure import examine_structure
+from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.postgres.support import CALENDAR, Ground
 
 

@@ -14,11 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 from migration_assets.domain.errors import CutError, SliceMismatchError, StreamError, TableSpecError
 from migration_assets.domain.findings import Area, Severity, blocking
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.holding import hold_stream, resume_stream
-from migration_assets.postgres.ledger_schema import ensure_ledger
-from migration_assets.postgres.preflight import PreflightPlan, run_preflight
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.steps.examination import examine
+from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.examination import examine
+from migration_assets.stream.holding import hold_stream, resume_stream
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for
 from migration_assets_tests.servers.drill import migration

@@ -10,8 +10,8 @@ from psycopg.conninfo import make_conninfo
 from migration_assets.domain.definitions import TableState
 from migration_assets.domain.findings import Acceptance, Finding, Severity, blocking, with_acceptances
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.definitions import table_states
-from migration_assets.postgres.preflight.other_writers import examine_both
+from migration_assets.ledger.definitions import table_states
+from migration_assets.preflight.other_writers import examine_both
 from migration_assets_tests.cutover.strangers import stranger
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.terminal.live_quarter import LiveQuarter

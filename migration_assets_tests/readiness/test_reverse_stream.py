@@ -1,8 +1,8 @@
 """What the reverse stream will need, and a sequence that other tables draw from; what rights it needs: `weak_roles`."""
 
 from migration_assets.domain.findings import Severity
-from migration_assets.postgres.readiness.reverse_stream import examine_reverse
-from migration_assets.postgres.readiness.sequences import examine_sequences
+from migration_assets.readiness.reverse_stream import examine_reverse
+from migration_assets.readiness.sequences import examine_sequences
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong
 from migration_assets_tests.terminal.live_quarter import LiveQuarter

@@ -1,7 +1,7 @@
 """What runs where a rule or a trigger writes to another table belongs to what was accepted of that rule or trigger."""
 
-from migration_assets.postgres.preflight.other_writers import examine_other_writers
 from migration_assets.postgres.sessions import Connected
+from migration_assets.preflight.other_writers import examine_other_writers
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 
 _TRIGGER, _RULE = ("always_trigger", "tr"), ("redirecting_rule", "aside")

@@ -8,24 +8,25 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from migration_assets.archive.archiving import archive_week
+from migration_assets.cutover.cutover_planning import cutover_plan
+from migration_assets.cutover.machine import cut_over
+from migration_assets.cutover.recovery import recover_stream
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Finding
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode, StreamSample
 from migration_assets.domain.stream_watch import Problem, evaluate
 from migration_assets.embedded.cluster import Cluster
-from migration_assets.postgres.cutover.machine import cut_over
-from migration_assets.postgres.preflight import PreflightPlan, run_preflight
-from migration_assets.postgres.preflight_records import record_preflight
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.ledger.preflights import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.postgres.stream_health import LookLimits, observe_stream
+from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.cutover_planning import cutover_plan
-from migration_assets.steps.retiring import retire_week
-from migration_assets.steps.streaming import recover_stream, resume_stream, start_stream
+from migration_assets.stream.streaming import resume_stream, start_stream
+from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
 from migration_assets_tests.servers.standbys import Spare

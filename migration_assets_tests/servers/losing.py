@@ -16,19 +16,20 @@ from typing import LiteralString
 import psycopg
 from pydantic import SecretStr
 
+from migration_assets.abandon.step import abandon_migration
+from migration_assets.archive.archiving import archive_week
+from migration_assets.cutover.recovery import recover_stream
+from migration_assets.cutover.repairing_legacy import repair_legacy
 from migration_assets.domain.errors import MigrationError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.change_stream.records import StreamStatus
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.postgres.stream_plan import StreamPlan
+from migration_assets.retirement.retiring import bring_back, retire_week
 from migration_assets.runtime import Migration
-from migration_assets.steps.abandon import abandon_migration
-from migration_assets.steps.approval import sign_off_quarter
-from migration_assets.steps.archiving import archive_week
-from migration_assets.steps.legacy_repair import repair_legacy
-from migration_assets.steps.retiring import bring_back, retire_week
-from migration_assets.steps.streaming import pause_stream, recover_stream, resume_stream
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.streaming import pause_stream, resume_stream
 from migration_assets_tests.confirming import code_for_abandon, code_to_retire, let_leave
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.decommission.deed import close_legacy

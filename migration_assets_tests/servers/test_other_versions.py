@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
+from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.postgres.sessions import Databases
-from migration_assets.steps.approval import sign_off_quarter
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import look, migration

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from migration_assets.steps.interrupts import Interrupted, interruptible
+from migration_assets.postgres.interrupts import Interrupted, interruptible
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

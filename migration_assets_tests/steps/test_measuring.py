@@ -5,8 +5,8 @@ import logging
 import psycopg
 import pytest
 
+from migration_assets.copying.weeks import measure_week
 from migration_assets.postgres.sessions import Databases
-from migration_assets.steps.weeks import measure_week
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.defs.conftest import migration_of
@@ -37,7 +37,7 @@ def test_a_lock_on_the_legacy_costs_time_and_no_week(databases: Urls, exact: boo
     with psycopg.connect(ground.databases.legacy_url) as holder:
         holder.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
         releases = _Releases(holder, "measuring of FY25-Q2|W05: try 1 of 3 failed")
-        log = logging.getLogger("migration_assets.steps.weeks")
+        log = logging.getLogger("migration_assets.copying.weeks")
         log.addHandler(releases)
         try:
             measure = measure_week(migration, week(5), exact=exact)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from migration_assets.cli import main
 from migration_assets.domain.findings import Severity
 from migration_assets.postgres.sessions import Databases
-from migration_assets.steps.private_files import examine_files
+from migration_assets.preflight.private_files import examine_files
 from migration_assets_tests.cutover.guard import migration_of
 
 _WRITE = """

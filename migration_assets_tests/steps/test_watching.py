@@ -14,12 +14,12 @@ from migration_assets.domain.alerting import Event, dump_alerts, load_alerts
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_thresholds import Severity
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres import stream_samples
+from migration_assets.ledger import samples as stream_samples
+from migration_assets.ledger.samples import watch_lease
 from migration_assets.postgres.sessions import Databases
-from migration_assets.postgres.stream_samples import watch_lease
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.watching import Watched, send_test_alert, watch_stream
+from migration_assets.watch.watching import Watched, send_test_alert, watch_stream
 from migration_assets_tests.alerts.webhook import Webhook, webhook
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.small_stream import SmallStream, lasting_stream

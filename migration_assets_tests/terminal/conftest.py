@@ -6,8 +6,8 @@ from collections.abc import Generator
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.overview import Overview, read_overview
 from migration_assets.postgres.sessions import Databases
+from migration_assets.watch.overview import Overview, read_overview
 from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground
 
 _HISTORY = """

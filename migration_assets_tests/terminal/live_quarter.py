@@ -9,13 +9,13 @@ from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
 from migration_assets.cli import main
-from migration_assets.postgres.overview import Overview, read_overview
+from migration_assets.copying.weeks import copy_week
+from migration_assets.preflight.examination import examine
+from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.steps.examination import examine
-from migration_assets.steps.opening import open_quarter
-from migration_assets.steps.streaming import start_stream
-from migration_assets.steps.weeks import copy_week
+from migration_assets.stream.streaming import start_stream
+from migration_assets.watch.overview import Overview, read_overview
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground
 

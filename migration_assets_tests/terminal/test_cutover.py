@@ -9,7 +9,7 @@ from rich.console import Console
 
 from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverKind, CutoverState
 from migration_assets.domain.cutover_timeline import steps_of
-from migration_assets.postgres.cutover.records import CutoverRecord
+from migration_assets.ledger.cutovers import CutoverRecord
 from migration_assets.terminal.cutover import cutover_progress, print_cutover, print_cutovers
 
 AT = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

@@ -11,15 +11,15 @@ from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import FOLLOW, KINDS, MANY_WEEKS_POOL, OWNERS
+from migration_assets.defs.labels import FOLLOW, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of, quarter_of_its_weeks
 from migration_assets.defs.proofs import table
-from migration_assets.postgres.change_stream.joining import Joined
-from migration_assets.postgres.true_up.applying import TruedUp
-from migration_assets.runtime import Migration
-from migration_assets.steps.deletions import confirmed_deletions
-from migration_assets.steps.streaming import start_stream
+from migration_assets.proof.deletions import confirmed_deletions
+from migration_assets.runtime import MANY_WEEKS_POOL, Migration
+from migration_assets.stream.joining import Joined
+from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.true_up import TruedUp
 
 _COUNTS = ("missing", "extra", "changed")
 

@@ -10,9 +10,9 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
 from migration_assets.domain.cutover_state import CutoverKind
 from migration_assets.domain.findings import Finding, Severity
+from migration_assets.readiness.readiness import examine_cutover
+from migration_assets.readiness.step import give_code_for
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import give_code_for
-from migration_assets.steps.readiness import examine_cutover
 
 _NAME = "cutover_readiness"
 _CHECK = "ready_for_cutover"

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from migration_assets.decommission.step import Decommissioning, decommission
 from migration_assets.defs.assets.legacy_cutover import legacy_cutover
 from migration_assets.defs.confirmations import CODE
 from migration_assets.defs.failures import readable_failures
@@ -16,7 +17,6 @@ from migration_assets.defs.proofs import table
 from migration_assets.domain.decommission_state import Scope
 from migration_assets.domain.plain_text import for_chat
 from migration_assets.runtime import Migration
-from migration_assets.steps.decommission import Decommissioning, decommission
 
 
 class DecommissionScope(Enum):

@@ -11,8 +11,8 @@ from migration_assets.defs.confirmations import CODE
 from migration_assets.defs.cutover_records import record_metadata, refuse_retries, result_of, told_states
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import CUT_OVER, KINDS, OWNERS
+from migration_assets.readiness.step import NotReadyError, cut_over
 from migration_assets.runtime import Migration
-from migration_assets.steps.cutover import NotReadyError, cut_over
 
 
 class LegacyCutoverConfig(dg.Config):

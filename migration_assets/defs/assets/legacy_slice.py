@@ -4,13 +4,13 @@ from typing import Any
 
 import dagster as dg
 
+from migration_assets.copying.weeks import measure_week
 from migration_assets.defs.assets.quarter_partitions import quarter_partitions
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import KINDS, LEGACY_READ_POOL, OWNERS, PREPARE
+from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.metadata import measure_metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
-from migration_assets.runtime import Migration
-from migration_assets.steps.weeks import measure_week
+from migration_assets.runtime import LEGACY_READ_POOL, Migration
 
 
 class LegacySliceConfig(dg.Config):

@@ -7,19 +7,19 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from migration_assets.copying.weeks import copy_week, verify_week
 from migration_assets.defs.assets.legacy_slice import legacy_slice
 from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import KINDS, LEGACY_READ_POOL, MIGRATE, OWNERS
+from migration_assets.defs.labels import KINDS, MIGRATE, OWNERS
 from migration_assets.defs.metadata import Metadata, copy_metadata, fingerprint_metadata
 from migration_assets.defs.partitions import fiscal_weeks, week_of
 from migration_assets.defs.progress import observed_progress
 from migration_assets.defs.proofs import CHECKSUM, ROW_COUNT, equality_results
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.runtime import Migration
-from migration_assets.steps.deletions import confirmed_deletions
-from migration_assets.steps.weeks import copy_week, verify_week
+from migration_assets.proof.deletions import confirmed_deletions
+from migration_assets.runtime import LEGACY_READ_POOL, Migration
 
 _NAME = "migrated_slice"
 _CHECKS = {

@@ -6,6 +6,8 @@ from typing import Any
 
 import dagster as dg
 
+from migration_assets.archive.archiving import Archived, archive_week, reread_archive
+from migration_assets.archive.querying import refresh_catalogue
 from migration_assets.defs.archives import archive_metadata, archive_result, failed_archive_result
 from migration_assets.defs.assets.sign_off import sign_off
 from migration_assets.defs.assets.validated_slice import validated_slice
@@ -14,8 +16,6 @@ from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, OWNERS
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.runtime import Migration
-from migration_assets.steps.archiving import Archived, archive_week, reread_archive
-from migration_assets.steps.querying import refresh_catalogue
 
 _NAME = "parquet_archive"
 

@@ -9,8 +9,8 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.domain.findings import Finding, Severity, blocking, worst_first
+from migration_assets.preflight.examination import examine
 from migration_assets.runtime import Migration
-from migration_assets.steps.examination import examine
 
 _NAME = "preflight"
 _CHECKS = {

@@ -9,8 +9,8 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import KINDS, OWNERS, PREPARE
 from migration_assets.defs.metadata import schema_metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of
+from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration
-from migration_assets.steps.opening import open_quarter
 
 
 @dg.asset(

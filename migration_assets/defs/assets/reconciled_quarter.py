@@ -8,13 +8,13 @@ import dagster as dg
 
 from migration_assets.defs.assets.validated_slice import validated_slice
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import FOLLOW, KINDS, MANY_WEEKS_POOL, OWNERS
+from migration_assets.defs.labels import FOLLOW, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of, quarter_of_its_weeks
 from migration_assets.defs.proofs import proof_metadata, table
-from migration_assets.postgres.reconciliation import Reconciled
-from migration_assets.runtime import Migration
-from migration_assets.steps.quarters import reconcile_quarter
+from migration_assets.proof.reconciliation import Reconciled
+from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.runtime import MANY_WEEKS_POOL, Migration
 
 _NAME = "reconciled_quarter"
 _CHECKS = {

@@ -12,9 +12,9 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, week_of
+from migration_assets.retirement.restoring import drill_week
+from migration_assets.retirement.retiring import Back, bring_back
 from migration_assets.runtime import Migration
-from migration_assets.steps.restoring import drill_week
-from migration_assets.steps.retiring import Back, bring_back
 
 
 class RestoreAction(Enum):

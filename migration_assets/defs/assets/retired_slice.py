@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from migration_assets.archive.querying import refresh_catalogue
 from migration_assets.defs.assets.parquet_archive import parquet_archive
 from migration_assets.defs.confirmations import CODES
 from migration_assets.defs.failures import readable_failures
@@ -13,10 +14,9 @@ from migration_assets.defs.labels import ARCHIVE, ARCHIVE_POOL, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, week_of
 from migration_assets.domain.plain_text import for_chat
-from migration_assets.postgres.retirement import Retired
+from migration_assets.retirement.machine import Retired
+from migration_assets.retirement.retiring import retire_week, told
 from migration_assets.runtime import Migration
-from migration_assets.steps.querying import refresh_catalogue
-from migration_assets.steps.retiring import retire_week, told
 
 
 class RetiredSliceConfig(dg.Config):

@@ -8,8 +8,8 @@ from migration_assets.defs.assets.reconciled_quarter import reconciled_quarter
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.labels import APPROVE, KINDS, OWNERS
 from migration_assets.defs.partitions import fiscal_quarters, quarter_of
+from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.runtime import Migration
-from migration_assets.steps.approval import sign_off_quarter
 
 
 class SignOffConfig(dg.Config):

@@ -8,21 +8,21 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from migration_assets.copying.weeks import repair_week, validate_week
 from migration_assets.defs.assets.change_stream import change_stream
 from migration_assets.defs.assets.migrated_slice import migrated_slice
 from migration_assets.defs.confirmations import CODE_OF_REFUSAL, CONFIRM, confirmed
 from migration_assets.defs.failures import readable_failures
-from migration_assets.defs.labels import FOLLOW, KINDS, LEGACY_READ_POOL, OWNERS
+from migration_assets.defs.labels import FOLLOW, KINDS, OWNERS
 from migration_assets.defs.metadata import Metadata
 from migration_assets.defs.partitions import fiscal_weeks, quarter_of_its_weeks, week_of
 from migration_assets.defs.proofs import CHECKSUM, ROW_COUNT, equality_results, proof_metadata
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.postgres.repair import Repaired
-from migration_assets.runtime import Migration
-from migration_assets.steps.deletions import confirmed_deletions
-from migration_assets.steps.weeks import repair_week, validate_week
+from migration_assets.proof.deletions import confirmed_deletions
+from migration_assets.proof.repair import Repaired
+from migration_assets.runtime import LEGACY_READ_POOL, Migration
 
 _NAME = "validated_slice"
 _ALONE = " Runs with every validation and repair, never alone."

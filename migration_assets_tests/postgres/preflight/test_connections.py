@@ -11,22 +11,22 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.reverse import prepare_reverse, reverse_names
 from migration_assets.domain.errors import MigrationError, StreamError
 from migration_assets.domain.findings import Severity, blocking
-from migration_assets.postgres.change_stream.joining import start_stream
-from migration_assets.postgres.change_stream.records import StreamNames
-from migration_assets.postgres.change_stream.way import require_way
-from migration_assets.postgres.cutover.plan import CutoverPlan
-from migration_assets.postgres.cutover.reverse import prepare_reverse, reverse_names
-from migration_assets.postgres.preflight.addresses import (
+from migration_assets.ledger.stream import StreamNames
+from migration_assets.postgres.sessions import Databases, Side, Timeouts, connect
+from migration_assets.preflight.addresses import (
     ServersAddress,
     examine_encryption_between,
     examine_files,
     judge_encryption,
 )
-from migration_assets.postgres.preflight.standbys import examine_standbys
-from migration_assets.postgres.sessions import Databases, Side, Timeouts, connect
-from migration_assets.steps.examination import examine
+from migration_assets.preflight.examination import examine
+from migration_assets.preflight.standbys import examine_standbys
+from migration_assets.stream.joining import start_stream
+from migration_assets.stream.way import require_way
 from migration_assets_tests.postgres.preflight.conftest import Patient, catalogue_counts
 from migration_assets_tests.postgres.support import QUARTER, Ground
 from migration_assets_tests.servers.drill import migration

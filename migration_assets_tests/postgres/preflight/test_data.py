@@ -6,7 +6,7 @@ import pytest
 
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
-from migration_assets.postgres.preflight.data import calendar_span
+from migration_assets.preflight.data import calendar_span
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 

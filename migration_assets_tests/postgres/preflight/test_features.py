@@ -8,9 +8,9 @@ import pytest
 
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.table_features import BY_KIND, FEATURES, matrix
-from migration_assets.postgres.preflight.not_carried import judge_features
 from migration_assets.postgres.sessions import Side
-from migration_assets.postgres.table_features import Hanging, read_features
+from migration_assets.preflight.not_carried import judge_features
+from migration_assets.preflight.table_features import Hanging, read_features
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 _ROOT = Path(__file__).resolve().parents[3]

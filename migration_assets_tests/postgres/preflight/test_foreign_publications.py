@@ -13,7 +13,7 @@ from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_watch import evaluate
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.stream_health import observe_stream
+from migration_assets.watch.look import observe_stream
 from migration_assets_tests.postgres.preflight.conftest import Patient
 from migration_assets_tests.postgres.support import wait_for
 

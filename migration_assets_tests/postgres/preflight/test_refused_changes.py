@@ -10,8 +10,8 @@ from migration_assets.domain.findings import Severity
 from migration_assets.domain.stream_rules import View
 from migration_assets.domain.stream_sample import ProblemCode
 from migration_assets.domain.stream_watch import evaluate
-from migration_assets.postgres.change_stream import legacy_side
-from migration_assets.postgres.stream_health import observe_stream
+from migration_assets.stream import legacy_side
+from migration_assets.watch.look import observe_stream
 from migration_assets_tests.postgres.preflight.conftest import Patient
 from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import Ground

@@ -13,8 +13,8 @@ from psycopg import errors, sql
 from migration_assets.domain.findings import Severity
 from migration_assets.domain.session_places import SessionLimits, needed, weeks_at_once
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.preflight.servers import examine_version
 from migration_assets.postgres.sessions import Connected
+from migration_assets.preflight.servers import examine_version
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.preflight.conftest import Findings, Patient
 
@@ -111,7 +111,7 @@ def test_only_minor_versions_that_were_proven_pass_as_legacy(patient: Patient, m
             def pretended(_: Connected, version: int = version) -> tuple[int, int]:
                 return divmod(version, 10_000)
 
-            monkeypatch.setattr("migration_assets.postgres.preflight.servers.version_of", pretended)
+            monkeypatch.setattr("migration_assets.preflight.servers.version_of", pretended)
             found[version] = examine_version(legacy, "legacy")[0].severity
     assert found == expected
 

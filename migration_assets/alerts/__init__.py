@@ -1,1 +1,0 @@
-"""Telling people: the only place that knows the channels."""

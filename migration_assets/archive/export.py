@@ -1,0 +1,184 @@
+"""What a slice holds before it leaves PostgreSQL: its types, fingerprints and figures, and the query that reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from migration_assets.archive.expressions import (
+    canonical,
+    exported,
+    row_digest,
+    unfit_condition,
+)
+from migration_assets.domain.column_statistics import RANGED, ColumnStatistics
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.stored_columns import StoredColumn, stored_columns
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.postgres.fingerprints import SEEDS, hashed_columns, row_hash
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+
+# 60 bits each: what fits a bigint on both sides without a sign. The MD5 is m.
+_SUMS = sql.SQL(
+    "sum(('x' || substr(m, 1, 15))::bit(60)::bigint) AS a, sum(('x' || substr(m, 18))::bit(60)::bigint) AS b"
+)
+
+
+@dataclass(frozen=True)
+class SliceProfile:
+    """A slice as one snapshot shows it.
+
+    Attributes:
+        columns: How each is kept; TEXT where the slice holds a value that its exact type cannot carry.
+        native: As `postgres/fingerprints.py` takes it, over all columns.
+        portable: As DuckDB can take it, too: `PORTABLE_METHOD`.
+        statistics: By column name.
+    """
+
+    columns: tuple[StoredColumn, ...]
+    native: Fingerprint
+    portable: Fingerprint
+    statistics: Mapping[str, ColumnStatistics]
+
+
+def profile_slice(connection: Connected, table: QualifiedName, description: TableDescription) -> SliceProfile:
+    """Read the table once; twice where a value does not fit its column's exact type, which is rare.
+
+    Args:
+        connection: From `sessions.connect`, whose settings make text output the same everywhere; the transaction's
+            snapshot decides what is seen.
+        table: The leaf.
+        description: Of the base's table; the leaf may have its columns in another order.
+    """
+    profile, unfit = _measure(connection, table, description, stored_columns(description))
+    if unfit:
+        profile, _ = _measure(connection, table, description, stored_columns(description, unfit))
+    return profile
+
+
+def portable_fingerprint(connection: Connected, table: QualifiedName, columns: Sequence[StoredColumn]) -> Fingerprint:
+    """The fingerprint that `archive/portable.py` takes of the same rows in Parquet.
+
+    Args:
+        connection: From `sessions.connect`.
+        table: The leaf, or a table that was restored.
+        columns: As the archive keeps them.
+    """
+    query = sql.SQL("SELECT count(*), {} FROM (SELECT {} AS m FROM (SELECT {} FROM {} OFFSET 0) t OFFSET 0) r").format(
+        _SUMS,
+        row_digest(columns, _names(columns), utf8=_is_utf8(connection)),
+        _numbered(columns),
+        table_name(table),
+    )
+    return Fingerprint.from_row(*require_row(connection.execute(query).fetchone(), "a portable fingerprint"))
+
+
+def export_query(table: QualifiedName, columns: Sequence[StoredColumn], order_by: Sequence[str]) -> sql.Composed:
+    """The query that ADBC reads: values that it carries exactly, for `archive/arrow_schema.to_stored`.
+
+    Args:
+        table: The leaf.
+        columns: Of the slice's profile.
+        order_by: Names of columns: neighbours in time are neighbours in the file.
+    """
+    values = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(exported(column), sql.Identifier(column.name)) for column in columns
+    )
+    if not order_by:
+        return sql.SQL("SELECT {} FROM {}").format(values, table_name(table))
+    # Qualified: a bare name would mean the output column, which may be text by now and would sort as text.
+    keys = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in order_by)
+    return sql.SQL("SELECT {} FROM {} AS t ORDER BY {}").format(values, table_name(table), keys)
+
+
+def _is_utf8(connection: Connected) -> bool:
+    return connection.info.parameter_status("server_encoding") == "UTF8"
+
+
+def _names(columns: Sequence[StoredColumn]) -> list[sql.Identifier]:
+    return [sql.Identifier(f"t{number}") for number in range(len(columns))]
+
+
+def _numbered(columns: Sequence[StoredColumn]) -> sql.Composed:
+    """Each value once, in the innermost query: whoever is above may use it several times."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(canonical(column), name)
+        for column, name in zip(columns, _names(columns), strict=True)
+    )
+
+
+def _measure(
+    connection: Connected, table: QualifiedName, description: TableDescription, columns: tuple[StoredColumn, ...]
+) -> tuple[SliceProfile, set[str]]:
+    """The profile, and the names of those columns whose exact type cannot carry a value of theirs."""
+    hashed = hashed_columns(description)
+    ranged = [column for column in columns if column.storage in RANGED]
+    unfit = {c.name: condition for c in columns if (condition := unfit_condition(c)) is not None}
+    inner = [
+        sql.SQL("{} AS h").format(row_hash(hashed)),
+        _numbered(columns),
+        *(sql.SQL("{} AS {}").format(sql.Identifier(c.name), sql.Identifier(f"v{n}")) for n, c in enumerate(ranged)),
+        *(sql.SQL("{} AS {}").format(flag, sql.Identifier(f"f{n}")) for n, flag in enumerate(unfit.values())),
+    ]
+    values = [sql.Identifier(f"v{number}") for number in range(len(ranged))]
+    figures = [sql.SQL("count({})::text").format(name) for name in _names(columns)]
+    figures += [sql.SQL("min({})::text").format(name) for name in values]
+    figures += [sql.SQL("max({})::text").format(name) for name in values]
+    figures += [sql.SQL("bool_or({})::text").format(sql.Identifier(f"f{n}")) for n in range(len(unfit))]
+    query = sql.SQL(
+        # Arrays, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from pulling a query up, which
+        # would compute its values as often as they are used; parallel plans stay possible.
+        "SELECT count(*), sum(hashtextextended(h, {s})), sum(hashtextextended(h, {t})), {sums}, ARRAY[{figures}]"
+        " FROM (SELECT *, {digest} AS m FROM (SELECT {inner} FROM {table} OFFSET 0) AS t OFFSET 0) AS r"
+    ).format(
+        s=SEEDS[0],
+        t=SEEDS[1],
+        sums=_SUMS,
+        figures=sql.SQL(", ").join(figures),
+        digest=row_digest(columns, _names(columns), utf8=_is_utf8(connection)),
+        inner=sql.SQL(", ").join(inner),
+        table=table_name(table),
+    )
+    row = require_row(connection.execute(query).fetchone(), "the profile of a slice")
+    found = _Figures(row[5])
+    statistics = _statistics(int(row[0]), columns, ranged, found)
+    names = {name for name in unfit if found.next() == "true"}
+    profile = SliceProfile(
+        columns=columns,
+        native=Fingerprint.from_row(row[0], row[1], row[2]),
+        portable=Fingerprint.from_row(row[0], row[3], row[4]),
+        statistics=statistics,
+    )
+    return profile, names
+
+
+class _Figures:
+    """The figures of a profile, one after the other."""
+
+    def __init__(self, values: Sequence[str | None]) -> None:
+        self._values = iter(values)
+
+    def next(self) -> str | None:
+        return next(self._values)
+
+    def take(self, number: int) -> list[str | None]:
+        return [self.next() for _ in range(number)]
+
+
+def _statistics(
+    rows: int, columns: Sequence[StoredColumn], ranged: Sequence[StoredColumn], found: _Figures
+) -> dict[str, ColumnStatistics]:
+    counts = found.take(len(columns))
+    ranges: dict[str, Any] = dict(
+        zip([c.name for c in ranged], zip(found.take(len(ranged)), found.take(len(ranged)), strict=True), strict=True)
+    )
+    return {
+        column.name: ColumnStatistics(rows - int(count or 0), *ranges.get(column.name, ()))
+        for column, count in zip(columns, counts, strict=True)
+    }
+
+
+__all__ = ["ColumnStatistics", "SliceProfile", "export_query", "portable_fingerprint", "profile_slice"]

@@ -1,0 +1,206 @@
+"""Loads the rows of a slice into a new table of the base and proves that they arrived; puts nothing in place yet."""
+
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel, sql
+
+from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
+from migration_assets.domain.definitions import Definitions
+from migration_assets.domain.errors import SliceMismatchError, TableSpecError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.table_description import TableDescription, column_differences
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.ledger.definitions import require_all_rows, seen_definitions
+from migration_assets.postgres.catalogue import require_table
+from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
+from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
+from migration_assets.postgres.sessions import Connected, announce, require_row
+from migration_assets.postgres.snapshots import hold_tables
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.quarters.base_table import add_keys_and_indexes, like_root
+
+
+@dataclass
+class Clock:
+    """Seconds of each phase, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        """Add the body's seconds to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A table with the slice's rows and all indexes, equal to the legacy at its snapshot; not committed yet."""
+
+    description: TableDescription
+    staging: QualifiedName
+    bounds: tuple[Any, Any]
+    indexes: int
+    piped: Piped
+    legacy: Fingerprint
+    base: Fingerprint
+    definitions: Definitions
+    lsn: str
+    snapshot_at: datetime
+
+
+def load_slice(
+    legacy: Connected,
+    base: Connected,
+    copy: SliceCopy,
+    staging: QualifiedName,
+    clock: Clock,
+    on_progress: Progress | None,
+) -> Loaded:
+    """Copy the slice out of one snapshot of the legacy into a new table, index it, compare both sides.
+
+    Args:
+        legacy: A session without a transaction; its transaction ends with the call.
+        base: In the transaction that will put the table in place.
+        copy: What and how.
+        staging: The name of the new table.
+        clock: Gets the seconds of each phase.
+        on_progress: Told rows and bytes while they flow.
+
+    Raises:
+        SliceMismatchError: The rows that arrived are not those that were read.
+        TableSpecError: The two tables' columns differ.
+    """
+    spec, week = copy.spec, copy.week
+    legacy.isolation_level = IsolationLevel.REPEATABLE_READ
+    legacy.read_only = True
+    with legacy.transaction():
+        hold_tables(legacy, [spec.table])
+        require_all_rows(legacy, spec.table, "legacy")
+        description = require_table(legacy, spec.table, "legacy")
+        _require_same_columns(description, require_table(base, spec.table, "base"))
+        lsn, snapshot_at = _snapshot_position(legacy)
+        bounds = copy.calendar.bound_values(week, description.control_kind(spec.control_column))
+        where = in_range(spec.control_column, bounds)
+        columns = hashed_columns(description)
+
+        _bound_resources(legacy, base, copy.limits)
+        if copy.waits_for_long:
+            # Held back behind the last row, both are idle.
+            allow_waiting(base, copy.limits)
+            allow_waiting(legacy, copy.limits)
+        base.execute(
+            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT slice_bounds CHECK ({} AND {} IS NOT NULL))").format(
+                table_name(staging),
+                like_root(spec),
+                where,
+                sql.Identifier(spec.control_column),
+            )
+        )
+        announce(base, f"{week.key}:copy")
+        announce(legacy, f"{week.key}:copy")
+        with clock.phase("copy"):
+            piped = pipe_rows(legacy, base, description, staging, where, on_progress)
+
+        allow_waiting(base, copy.limits)
+        allow_waiting(legacy, copy.limits)
+        announce(base, f"{week.key}:index")
+        announce(legacy, f"{week.key}:fingerprint")
+        # The legacy reads its rows a second time, in the same snapshot, while the base builds indexes.
+        with _meanwhile(
+            legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
+        ) as legacy_fingerprint:
+            with clock.phase("indexes"):
+                # Described only now: hours may have passed since the copy began.
+                root = require_table(base, spec.table, "base")
+                indexes = add_keys_and_indexes(base, staging, root, spec)
+            announce(base, f"{week.key}:fingerprint")
+            with clock.phase("base fingerprint"):
+                of_base = take_fingerprint(base, staging, columns)
+            of_legacy = legacy_fingerprint()
+        _require_equal(of_legacy, of_base, piped, week)
+        definitions = seen_definitions(legacy, base, spec.table, [staging])[staging]
+        return Loaded(
+            description, staging, bounds, indexes, piped, of_legacy, of_base, definitions, lsn, snapshot_at
+        )  # fmt: skip
+
+
+def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> None:
+    """One backend a slice on the legacy, so that the number of slices is the load; the same for indexes by default."""
+    legacy.execute("SELECT set_config('max_parallel_workers_per_gather', '0', true)")
+    base.execute(
+        "SELECT set_config('max_parallel_workers_per_gather', '0', true),"
+        " set_config('max_parallel_maintenance_workers', %s, true), set_config('maintenance_work_mem', %s, true)",
+        [str(limits.index_workers), f"{limits.maintenance_work_mem_mb}MB"],
+    )
+
+
+def allow_waiting(connection: Connected, limits: CopyLimits) -> None:
+    """For the rest of the transaction: one side may wait, idle, for the other's index build, or both for a throttle."""
+    connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
+    )
+
+
+@contextmanager
+def _meanwhile(
+    connection: Connected, call: Callable[[], Fingerprint], clock: Clock, phase: str
+) -> Generator[Callable[[], Fingerprint]]:
+    """Run `call` on its own connection beside the body; an error in the body cancels it on the server."""
+
+    def timed() -> Fingerprint:
+        with clock.phase(phase):
+            return call()
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
+        future = pool.submit(timed)
+        try:
+            yield future.result
+        except BaseException:
+            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            with suppress(psycopg.Error):
+                connection.cancel_safe()
+            raise
+
+
+def _snapshot_position(legacy: Connected) -> tuple[str, datetime]:
+    row = legacy.execute(
+        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+        " ELSE pg_current_wal_insert_lsn() END)::text, clock_timestamp()"
+    ).fetchone()
+    lsn, at = require_row(row, "the snapshot's position")
+    return str(lsn), at
+
+
+def _require_same_columns(legacy: TableDescription, base: TableDescription) -> None:
+    differences = column_differences(legacy, base)
+    if differences:
+        raise TableSpecError(
+            "the tables differ, and a binary copy between different types would change values: "
+            + "; ".join(differences),
+            where=str(legacy.table),
+            state_left="nothing was changed",
+            next_step="alter the base's table so that it matches, then run the slice again",
+        )
+
+
+def _require_equal(legacy: Fingerprint, base: Fingerprint, piped: Piped, week: FiscalWeek) -> None:
+    if legacy != base or piped.rows != base.rows:
+        raise SliceMismatchError(
+            legacy,
+            base,
+            where=week.key,
+            state_left="the copy was rolled back; the base is as before",
+            next_step="look for triggers on the base that change rows, then run the slice again",
+        )

@@ -1,0 +1,185 @@
+"""Accounts for every row that no compared week holds: none may be left behind when the writes move, on either side.
+
+A row lies in a week that is compared (or whose proof still stands), in a week that left the base and whose archive is
+what the legacy has of it, or it stops the cutover or rollback by name. Counted under hold, when nobody writes; looked
+at before that as well, so that nobody is held in vain.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from migration_assets.cutover.left_weeks import (
+    AsFound,
+    LeftWeek,
+    has_left,
+    left_weeks,
+    read_left,
+    unchanged,
+)
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind, SideName
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.postgres.sessions import Connected
+from migration_assets.quarters.runway import attached_leaves, read_partitions
+from migration_assets.retirement.checks import how_to_take_in
+from migration_assets.stream.uncovered import (
+    Found,
+    count_in,
+    places_without,
+    remedy_of,
+)
+
+
+@dataclass(frozen=True)
+class Unaccounted:
+    """Rows that would be left behind: what they are, and what to do about them."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Weeks:
+    """The table's weeks by who answers for their rows; what is in neither answers for none.
+
+    `compared`: they have a leaf, or should; `left`: they left the base.
+    """
+
+    compared: tuple[SliceRecord, ...]
+    left: tuple[LeftWeek, ...]
+
+
+def weeks_of(base: Connected, plan: CutoverPlan) -> Weeks:
+    """As the ledger and the base's partitions say."""
+    known = read_slices(base, plan.relation)
+    in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
+    compared = tuple(record for record in known if record.under_cdc or record.week in in_root)
+    gone = [record for record in known if has_left(record) and record not in compared]
+    return Weeks(compared, tuple(left_weeks(base, plan.relation, gone)))
+
+
+def look_again(
+    legacy: Connected,
+    plan: CutoverPlan,
+    weeks: Weeks,
+    before: Mapping[int, AsFound],
+    *,
+    before_each: Callable[[], object],
+) -> tuple[dict[int, AsFound], float]:
+    """Look on the legacy at the weeks that left the base; those that may have changed since `before` are read again.
+
+    Returns:
+        What was found, by the week's lock; and how long the looking took, in seconds, without what was read again: so
+        long as it will take when nobody writes.
+    """
+    known = [
+        one
+        for week in weeks.left
+        if (one := before.get(week.record.lock_key)) is not None and one.week.archive_id == week.archive_id
+    ]
+    began = time.monotonic()
+    same = unchanged(legacy, plan.stream, known, before_each=before_each)
+    seconds = time.monotonic() - began
+    found: dict[int, AsFound] = {}
+    for week in weeks.left:
+        key = week.record.lock_key
+        if key not in same:
+            before_each()
+        found[key] = before[key] if key in same else read_left(legacy, plan.stream, week)
+    return found, seconds
+
+
+def find_unaccounted(
+    base: Connected,
+    legacy: Connected,
+    plan: CutoverPlan,
+    kind: CutoverKind,
+    weeks: Weeks,
+    left: Iterable[AsFound],
+    description: TableDescription,
+) -> list[Unaccounted]:
+    """Everything that no week answers for, and weeks that left with something else than the legacy has now.
+
+    `description` is of the table, which both sides have alike.
+    """
+    return [
+        *outside_of_base(base, plan, kind, weeks, description),
+        *outside_of_legacy(legacy, plan, kind, weeks, description),
+        *(Unaccounted(one.wrong, _to_take_in(kind, one)) for one in left if one.wrong),
+    ]
+
+
+def outside_of_base(
+    base: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
+) -> list[Unaccounted]:
+    """Rows of the base in no leaf that is compared: in partitions that somebody made by hand."""
+    return list(_outside(base, plan, kind, "base", weeks.compared, description))
+
+
+def outside_of_legacy(
+    legacy: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
+) -> Iterator[Unaccounted]:
+    """Rows of the legacy for which there is no week at all; cheap where an index begins with the control column."""
+    records = (*weeks.compared, *(week.record for week in weeks.left))
+    yield from _outside(legacy, plan, kind, "legacy", records, description)
+
+
+def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccounted]) -> None:
+    """Stop where rows would be left behind.
+
+    Raises:
+        CutoverError: Names all of them, with what to do.
+    """
+    if found:
+        raise CutoverError(
+            f"rows would be left behind by the {kind}: " + "; ".join(one.what for one in found),
+            where=plan.relation,
+            next_step="; ".join(dict.fromkeys(one.remedy for one in found)) + "; then run this again",
+        )
+
+
+def _outside(
+    connection: Connected,
+    plan: CutoverPlan,
+    kind: CutoverKind,
+    side: SideName,
+    records: Iterable[SliceRecord],
+    description: TableDescription,
+) -> Iterator[Unaccounted]:
+    spec = plan.stream.spec
+    control = description.control_kind(spec.control_column)
+    places = places_without(plan.stream.calendar.bound_values(record.week, control) for record in records)
+    with connection.transaction():
+        # Where an index begins with the control column it is used, however few pages the table has.
+        connection.execute("SET LOCAL enable_seqscan = off")
+        found = count_in(connection, spec, places)
+    for one in found:
+        on = f" on the {side}" + (f" ({', '.join(one.tables)})" if side == "base" else "")
+        yield Unaccounted(f"{one}{on}", _remedy(plan, kind, side, one))
+
+
+def _remedy(plan: CutoverPlan, kind: CutoverKind, side: SideName, one: Found) -> str:
+    spec, tables = plan.stream.spec, ", ".join(one.tables)
+    if side == "base" and kind is CutoverKind.CUTOVER:
+        return (
+            f"{tables} is none of our leaves: take it out of {spec.table} (ALTER TABLE … DETACH PARTITION {tables}), or"
+            " delete its rows"
+        )
+    if side == "base":
+        return (
+            f"{tables} is none of our leaves: keep its rows aside (CREATE TABLE … AS TABLE {tables}), delete them"
+            f" there, drop it, open their quarter (materialize quarter_partitions), and insert them into {spec.table}"
+        )
+    if kind is CutoverKind.CUTOVER:
+        return remedy_of(spec, one.place)
+    return "`migration-assets repair-legacy --outside` shows these rows, and takes them off the legacy"
+
+
+def _to_take_in(kind: CutoverKind, one: AsFound) -> str:
+    record = one.week.record
+    if kind is CutoverKind.CUTOVER:
+        return f"{record.week.key}: {how_to_take_in(record)}"
+    key = f"{record.week.quarter.key} {record.week.name}"
+    return f"`migration-assets restore {key}`, then `migration-assets repair-legacy {key}`"

@@ -1,0 +1,130 @@
+"""How long the comparison under hold will take, and the refusal of what cannot end in time, before anybody is held."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.domain.comparison_time import Estimate, Rehearsed, Week, estimate
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.ledger.slices import SliceRecord
+from migration_assets.postgres.sessions import Connected
+
+# The rest is for draining, the sequences, the reverse stream, and for being wrong.
+SHARE = 0.7
+# A cut's own clock begins when both snapshots are open; whoever shares the cut was compared beside the others.
+_MEASURED = """
+WITH last AS (
+    SELECT DISTINCT ON (quarter, week) quarter, week, marker, greatest(legacy_rows, base_rows) AS rows
+    FROM migration.validations
+    WHERE relation = %(relation)s AND purpose IN ('validate', 'reconcile') AND marker IS NOT NULL
+    ORDER BY quarter, week, id DESC
+), cut AS (
+    SELECT v.marker, extract(epoch FROM max(v.validated_at) - min(c.taken_at))::float8 AS seconds,
+           count(*) AS weeks, sum(greatest(v.legacy_rows, v.base_rows))::float8 AS rows
+    FROM migration.validations v JOIN migration.cuts c USING (relation, marker)
+    WHERE v.relation = %(relation)s AND v.marker IN (SELECT marker FROM last) GROUP BY v.marker
+)
+SELECT l.quarter, l.week, l.rows,
+       c.seconds * least(c.weeks, %(parallel)s)
+       * CASE WHEN c.rows > 0 THEN l.rows / c.rows ELSE 1.0 / c.weeks END
+FROM last l JOIN cut c USING (marker)
+"""
+_REHEARSED = """
+SELECT compared_weeks, compared_rows,
+       extract(epoch FROM (timeline #>> '{compared,finished}')::timestamptz
+                        - (timeline #>> '{compared,started}')::timestamptz)::float8
+FROM migration.cutovers
+WHERE relation = %s AND compared_weeks > 0 AND timeline #>> '{compared,finished}' IS NOT NULL
+ORDER BY id DESC LIMIT 1
+"""
+_LIVE = """
+SELECT relname, n_live_tup FROM pg_stat_all_tables WHERE schemaname = %s AND relname = ANY(%s)
+"""
+
+
+def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[SliceRecord]) -> Estimate:
+    """From what earlier comparisons took: the ledger knows of each, and how many rows it had."""
+    parallel = plan.stream.limits.parallel
+    measured = {
+        (str(quarter), str(name)): (int(rows), float(seconds))
+        for quarter, name, rows, seconds in base.execute(
+            _MEASURED, {"relation": plan.relation, "parallel": parallel}
+        ).fetchall()
+    }
+    leaves = [record.leaf for record in records]
+    live = {str(leaf): int(rows) for leaf, rows in base.execute(_LIVE, [plan.stream.spec.table.schema, leaves])}
+    weeks = [
+        Week(
+            record.week.key,
+            max(record.base.rows if record.base else 0, live.get(record.leaf, 0)),
+            *measured.get((record.week.quarter.key, record.week.name), (None, None)),
+        )
+        for record in records
+    ]
+    row = base.execute(_REHEARSED, [plan.relation]).fetchone()
+    rehearsed = Rehearsed(int(row[0]), int(row[1]), float(row[2])) if row else None
+    return estimate(weeks, parallel=parallel, rehearsed=rehearsed)
+
+
+def in_time(found: Estimate, plan: CutoverPlan) -> bool:
+    """Whether it very likely ends within the timeout."""
+    return found.seconds <= SHARE * plan.timeout_seconds
+
+
+def told(found: Estimate) -> str:
+    """What is compared, how long that takes, and how that is known."""
+    return (
+        f"comparing {found.weeks} weeks with {found.rows:,} rows while no side accepts writes would take about"
+        f" {found.seconds:,.1f} s (from {found.basis})"
+    )
+
+
+def ways_out(found: Estimate, plan: CutoverPlan, kind: CutoverKind) -> str:
+    """What to do where it takes too long."""
+    raised = f"raise MIGRATION_CUTOVER_TIMEOUT_SECONDS to {found.seconds / SHARE + 1:.0f} or more"
+    return raised + (_FEWER if plan.compare_all else _CALMER[kind])
+
+
+def require_time(
+    base: Connected, plan: CutoverPlan, kind: CutoverKind, records: Sequence[SliceRecord], *, besides: float = 0.0
+) -> Estimate:
+    """Refuse a comparison that would very likely not end within the timeout.
+
+    Args:
+        base: Its ledger knows what earlier ones took.
+        plan: With the timeout.
+        kind: For the ways out.
+        records: What will be compared.
+        besides: What the look at weeks that left the base takes, seconds, as it was measured.
+
+    Raises:
+        CutoverError: Names the estimate, and the ways out. Nothing is held.
+    """
+    found = estimate_comparison(base, plan, records)
+    if besides:
+        found = replace(
+            found,
+            seconds=found.seconds + besides,
+            basis=f"{found.basis}, and {besides:,.1f} s for the weeks that left the base, as measured just now",
+        )
+    if in_time(found, plan):
+        return found
+    raise CutoverError(
+        f"{told(found)}, over {SHARE:.0%} of the timeout of {plan.timeout_seconds:g} s",
+        where=plan.relation,
+        state_left="nothing was held",
+        next_step=ways_out(found, plan, kind),
+    )
+
+
+_FEWER = (
+    "; or set MIGRATION_CUTOVER_COMPARE_ALL=false: then only weeks that changed since they were last compared are"
+    " compared, and before a cutover those are validated once more while everybody writes"
+)
+_CALMER = {
+    CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: those that changed since their validation"
+    " are compared, and those that another apply worker had proven, or that were proven while our role could not see"
+    " who alters the subscription (`migration-assets preflight`: alterations_right)",
+    CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and that must be seen before the legacy"
+    " accepts writes again",
+}

@@ -1,0 +1,181 @@
+"""Weeks that left the base: whether the legacy still has of each what its archive holds, exactly and cheaply.
+
+Each is read in full once, while everybody writes, in a snapshot of its own. Later it is enough to look for what came
+after that snapshot. A change makes a new version of its row, whose `xmin` is the transaction that made it; and a row
+version that was there before is gone only by an update or a delete. So nothing was changed where no row's `xmin` is at
+or behind the snapshot's oldest running transaction, and as many rows are there as then:
+
+- Everything from the oldest running transaction on counts as new, also what the snapshot saw already. So running,
+  prepared and sub-transactions need no look of their own: a sub-transaction's number is higher than its parent's.
+- Freezing leaves `xmin` as it was, and VACUUM removes only versions that nobody sees. The number of a very old row,
+  from before a wraparound, may be taken for a new one; never the other way round.
+- What makes the rows' versions anew (a rewrite, CLUSTER, VACUUM FULL, TRUNCATE) makes a new file, which is noticed.
+
+Where any of this is in doubt, the week is read in full again.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.ledger.archives import ArchiveRecord, read_archives
+from migration_assets.ledger.slices import SliceRecord
+from migration_assets.postgres.catalogue import require_table
+from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.snapshots import hold_tables
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.retirement.brought import difference
+from migration_assets.stream.plan import StreamPlan
+
+_MOMENT_SECONDS = 1.0
+# Numbers of transactions that lie further apart than this cannot be compared by their age.
+_COMPARABLE = 2**30
+# Of a heap without children alone: what is said above holds for nothing else.
+_FILE = """
+SELECT CASE WHEN c.relkind = 'r' AND a.amname = 'heap' AND NOT c.relhassubclass THEN pg_relation_filenode(c.oid) END,
+       pg_snapshot_xmin(pg_current_snapshot())::text
+FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = to_regclass(%s)
+"""
+
+
+@dataclass(frozen=True)
+class LeftWeek:
+    """A week that has no leaf any more, and its archive; None where there is none."""
+
+    record: SliceRecord
+    archive: ArchiveRecord | None
+
+    @property
+    def archive_id(self) -> int | None:
+        """Of an archive that was made anew it is another."""
+        return self.archive.id if self.archive else None
+
+
+@dataclass(frozen=True)
+class AsFound:
+    """What the legacy had of such a week in one snapshot.
+
+    Attributes:
+        week: Which.
+        legacy: Its fingerprint.
+        description: The table, as it was.
+        file: The table's file; None where only reading it all tells whether anything changed.
+        horizon: The oldest transaction that ran at the snapshot; its number with the epoch.
+    """
+
+    week: LeftWeek
+    legacy: Fingerprint
+    description: TableDescription
+    file: int | None
+    horizon: str
+
+    @property
+    def wrong(self) -> str | None:
+        """What is not as the archive says; None where the legacy has exactly that."""
+        return why_not_archived(self.week, self.legacy)
+
+
+def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
+    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    key, archive = week.record.week.key, week.archive
+    if archive is None and not legacy.rows:
+        return None
+    if archive is None:
+        return f"{key} has left the base without an archive, and the legacy has {legacy.rows:,} rows of it"
+    if archive.method != METHOD:
+        return f"{key}: its archive was fingerprinted by method {archive.method}, not {METHOD}"
+    if archive.native != legacy:
+        return f"{key}: the legacy has {difference(legacy, archive.native)} the archive"
+    return None
+
+
+def has_left(record: SliceRecord) -> bool:
+    """Whether the week is done with: its rows are in its archive, wherever its leaf is."""
+    return record.state is SliceState.RETIRED or record.released_at is not None
+
+
+def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -> list[LeftWeek]:
+    """With their archives."""
+    archives = {archive.week: archive for archive in read_archives(base, relation)}
+    return [LeftWeek(record, archives.get(record.week)) for record in records]
+
+
+def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
+    """Read all that the legacy has of the week, in a snapshot of its own."""
+    with _looking(legacy, plan) as (description, file, horizon):
+        found = take_fingerprint(
+            legacy, plan.spec.table, hashed_columns(description), _range(plan, description, week.record)
+        )
+    return AsFound(week, found, description, file, horizon)
+
+
+def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
+    """Whether the week is known to be as it was then; reads the rows' versions, and none of their values."""
+    return bool(unchanged(legacy, plan, [before], before_each=lambda: None))
+
+
+def unchanged(
+    legacy: Connected, plan: StreamPlan, before: Iterable[AsFound], *, before_each: Callable[[], object]
+) -> set[int]:
+    """Those of the weeks that are known to be as they were then, by their lock's key; see `is_unchanged`.
+
+    Many in one transaction, since its beginning takes longer than the look at a small week; but no longer than a
+    moment, since whoever wants to alter the table waits for it, and the writers behind him.
+    """
+    todo = list(before)
+    same: set[int] = set()
+    while todo:
+        with _looking(legacy, plan) as (description, file, horizon):
+            until = time.monotonic() + _MOMENT_SECONDS
+            while todo:
+                before_each()
+                one = todo.pop()
+                if _is_same(legacy, plan, one, description, file, horizon):
+                    same.add(one.week.record.lock_key)
+                if time.monotonic() > until:
+                    break
+    return same
+
+
+def _is_same(
+    legacy: Connected, plan: StreamPlan, before: AsFound, description: TableDescription, file: int | None, horizon: str
+) -> bool:
+    if before.file is None or file != before.file or description != before.description:
+        return False
+    if int(horizon) - int(before.horizon) > _COMPARABLE:
+        return False
+    row = legacy.execute(
+        sql.SQL("SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age({}::xid8::xid)) FROM {} WHERE {}").format(
+            sql.Literal(before.horizon), table_name(plan.spec.table), _range(plan, description, before.week.record)
+        )
+    ).fetchone()
+    rows, newer = require_row(row, "a count")
+    return bool(rows == before.legacy.rows and not newer)
+
+
+def state_of_file(legacy: Connected, plan: StreamPlan) -> tuple[int | None, str]:
+    """The table's file, and the oldest transaction that runs now: see `AsFound`."""
+    with _looking(legacy, plan) as (_, file, horizon):
+        return file, horizon
+
+
+@contextmanager
+def _looking(legacy: Connected, plan: StreamPlan) -> Generator[tuple[TableDescription, int | None, str]]:
+    """One snapshot, opened when the table can no more be rewritten under it; the table, its file, the horizon."""
+    with legacy.transaction():
+        legacy.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        hold_tables(legacy, [plan.spec.table])
+        file, horizon = require_row(legacy.execute(_FILE, [str(plan.spec.table)]).fetchone(), "the table's file")
+        yield require_table(legacy, plan.spec.table, "legacy"), file, str(horizon)
+
+
+def _range(plan: StreamPlan, description: TableDescription, record: SliceRecord) -> sql.Composed:
+    kind = description.control_kind(plan.spec.control_column)
+    return in_range(plan.spec.control_column, plan.calendar.bound_values(record.week, kind))

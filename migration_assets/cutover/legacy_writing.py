@@ -1,0 +1,154 @@
+"""What every repair of the legacy needs: the right to do it, alone; and a transaction that passes the hold."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from psycopg import sql
+
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.takeover import alone
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.table_description import TableDescription
+from migration_assets.ledger.cutover_facts import read_cutover_facts
+from migration_assets.ledger.locks import slice_locks
+from migration_assets.ledger.slices import SliceRecord
+from migration_assets.ledger.stream import stream_lock
+from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sql_text import raw_sql, table_name
+from migration_assets.quarters.own_writes import own_writes
+from migration_assets.stream.servers import require_same_servers
+
+PURPOSE = "repair-legacy"
+Slices = Callable[[Connected, Connected], Sequence[SliceRecord]]
+ROWS_AT_ONCE = 5_000
+_TIMEOUTS = Timeouts(lock=10_000, statement=0, idle_in_transaction=0)
+
+
+@contextmanager
+def both_sides(
+    plan: CutoverPlan, slices: Slices = lambda _base, _legacy: (), *, mending: bool = False
+) -> Generator[tuple[Connected, Connected, list[SliceRecord]]]:
+    """Sessions on base and legacy, while the base is in charge and nobody else works on slices, stream or cutover.
+
+    The slices are locked before the stream, as everybody does: who took them the other way round would keep a sign-off
+    from the stream, and be kept by it from the slices.
+
+    Args:
+        plan: Which table.
+        slices: Which are worked on, asked when no other repair or cutover can begin.
+        mending: The reverse stream is made anew, which mends what another server in the place of one has done.
+
+    Raises:
+        CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished.
+        ServerChangedError: A server is another one than the stream was built on, or went back.
+        SliceBusyError, StreamError: Somebody else is at work.
+    """
+    databases = plan.stream.databases
+    with ExitStack() as stack:
+        base = stack.enter_context(databases.session("base", PURPOSE, _TIMEOUTS))
+        _require_base_in_charge(base, plan)
+        legacy = stack.enter_context(databases.session("legacy", PURPOSE, _TIMEOUTS))
+        stack.enter_context(alone(plan, base, legacy))
+        if not mending:
+            require_same_servers(base, plan.relation, legacy)
+        records = stack.enter_context(slice_locks(base, slices(base, legacy)))
+        # So that the watch sees that somebody has the stream at rest.
+        stack.enter_context(stream_lock(base, plan.relation))
+        _require_base_in_charge(base, plan)
+        yield base, legacy, records
+
+
+def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
+    facts = read_cutover_facts(base, plan.relation)
+    if facts.in_charge == "legacy":
+        what = "the legacy is in charge: its rows are the truth"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
+    elif facts.decommissioned is not None:
+        what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
+    elif facts.under_way is not None:
+        what = f"{facts.under_way.name} is not finished"
+        then = "let it end; where its process died: `migration-assets release-writes`; then run this again"
+    else:
+        return
+    raise CutoverError(what, where=plan.relation, state_left="nothing was changed", next_step=then)
+
+
+@contextmanager
+def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
+    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger.
+
+    Raises:
+        TriggersFireError: Our role may not keep triggers from firing, and there are some.
+    """
+    table = plan.stream.spec.table
+    with legacy.transaction():
+        legacy.execute("SET LOCAL synchronous_commit = on")
+        # Readers go on. Whoever writes past the hold waits.
+        legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
+        with own_writes(legacy, [table], side="legacy"):
+            yield
+
+
+def transaction_of(legacy: Connected) -> str:
+    """The number of the session's transaction."""
+    return str(require_row(legacy.execute("SELECT pg_current_xact_id()::text").fetchone(), "a transaction")[0])
+
+
+def require_once(
+    plan: CutoverPlan, legacy: Connected, description: TableDescription, keys: Sequence[tuple[str, ...]], next_step: str
+) -> None:
+    """After rows were put in: none has a unique key that another row has, where the server itself does not look.
+
+    What checks a deferrable key at last is a trigger, which fires for us as little as for an apply worker.
+
+    Args:
+        plan: Which table.
+        legacy: In the transaction that put them in.
+        description: The legacy's table.
+        keys: Of these rows: the texts of the base's primary key, as the ledger keeps them.
+        next_step: For the error.
+
+    Raises:
+        CutoverError: One has; names the key and no value.
+    """
+    deferrable = [index.key_columns for index in description.indexes if index.unique and index.deferrable]
+    if description.primary_key_deferral:
+        deferrable.append(description.primary_key)
+    if not keys or not deferrable:
+        return
+    names = description.base_primary_key(plan.stream.spec.control_column)
+    texts = [sql.Identifier(f"text_{number}") for number in range(len(names))]
+    these = sql.SQL(" AND ").join(
+        sql.SQL("t.{} {} k.{}::{}").format(
+            sql.Identifier(name), raw_sql(description.equality(name)), text, raw_sql(description.column(name).type_name)
+        )
+        for name, text in zip(names, texts, strict=True)
+    )
+    for columns in deferrable:
+        statement = sql.SQL(
+            "SELECT EXISTS (SELECT FROM unnest({arrays}) AS k({texts}) JOIN {table} AS t ON {these}"
+            " JOIN {table} AS other ON {same} AND other.ctid <> t.ctid)"
+        ).format(
+            # No parameters: a column's name may have a percent sign.
+            arrays=sql.SQL(", ").join(
+                sql.SQL("{}::text[]").format(sql.Literal(list(part))) for part in zip(*keys, strict=True)
+            ),
+            texts=sql.SQL(", ").join(texts),
+            table=table_name(description.table),
+            these=these,
+            same=sql.SQL(" AND ").join(
+                sql.SQL("t.{c} {equals} other.{c}").format(
+                    c=sql.Identifier(one), equals=raw_sql(description.equality(one))
+                )
+                for one in columns
+            ),
+        )
+        row = legacy.execute(statement).fetchone()
+        if require_row(row, "EXISTS")[0]:
+            raise CutoverError(
+                "a row that was to be put in has a key that another row of the legacy has:"
+                f" ({', '.join(columns)}), which is deferrable",
+                where=plan.relation,
+                state_left="nothing was changed",
+                next_step=next_step,
+            )

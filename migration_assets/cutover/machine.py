@@ -1,0 +1,312 @@
+"""Runs a cutover or a rollback from its first state to its last; finishes or undoes one whose process died."""
+
+import logging
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import psycopg
+
+from migration_assets.cutover.broken_keys import note_broken_keys
+from migration_assets.cutover.deadline import Deadline
+from migration_assets.cutover.decommissioned import give_way, require_not_decommissioned
+from migration_assets.cutover.forward import follow_again
+from migration_assets.cutover.holds import follow_hold
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.revalidating import revalidate
+from migration_assets.cutover.reverse import drop_reverse
+from migration_assets.cutover.stages import STAGES, let_writes_in
+from migration_assets.cutover.takeover import alone
+from migration_assets.cutover.undoing import (
+    UnfinishedError,
+    give_up,
+    release_source,
+    releasing_session,
+    undo,
+    was_opened,
+)
+from migration_assets.cutover.work import (
+    KeptSession,
+    Work,
+    forward_names,
+    long_session,
+    stream_to_ourselves,
+)
+from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState
+from migration_assets.domain.errors import MigrationError
+from migration_assets.ledger.cutover_facts import in_charge
+from migration_assets.ledger.cutovers import (
+    CutoverRecord,
+    bar_stream,
+    begin,
+    enter,
+    finish,
+    note_released,
+    read_cutover,
+    unfinished_cutover,
+)
+from migration_assets.ledger.stream import begin_stream, stream_lock
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Connected
+from migration_assets.stream.joining import start_stream
+from migration_assets.stream.legacy_side import drop_publication
+from migration_assets.stream.servers import require_same_servers
+from migration_assets.stream.slots import drop_slot
+from migration_assets.stream.subscription import drop_subscription
+
+log = logging.getLogger(__name__)
+
+
+def cut_over(plan: CutoverPlan, *, approved_by: str, rehearse: bool = True) -> CutoverRecord:
+    """Move the writes to the base; or, as a rehearsal, do everything but that and go back.
+
+    Where an earlier one died, it is finished or undone first; one that turns out to be finished is the result.
+
+    Raises:
+        CutoverError: It stopped; says where, and which side accepts writes.
+        StreamError, SliceBusyError: Somebody works on the stream or a week, or the stream does not run.
+    """
+    return _run(plan, CutoverKind.CUTOVER, approved_by=approved_by, rehearse=rehearse)
+
+
+def roll_back(plan: CutoverPlan, *, approved_by: str) -> CutoverRecord:
+    """Move the writes back to the legacy, with all that was written to the base; then the base follows again.
+
+    Where only telling the applications failed, the record's `error` says so: there is nothing to go back to.
+
+    Raises:
+        CutoverError: It stopped; says where, and which side accepts writes.
+    """
+    return _run(plan, CutoverKind.ROLLBACK, approved_by=approved_by, rehearse=False)
+
+
+def settle(plan: CutoverPlan) -> CutoverRecord | None:
+    """Finish or undo what a dead process left, or one that does not answer; None where there is nothing.
+
+    Raises:
+        StreamError: Its process lives, and its time is not over.
+        psycopg.Error: A server is away.
+    """
+    with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
+        return _settle(plan, base, legacy)
+
+
+def _settle(plan: CutoverPlan, base: Connected, legacy: Connected) -> CutoverRecord | None:
+    left = unfinished_cutover(base, plan.relation)
+    if left is None:
+        return None
+    source = legacy if left.kind is CutoverKind.CUTOVER else base
+    work = _work(plan, left.id, left.kind, base, legacy, KeptSession(source))
+    if was_opened(work):
+        log.warning("%s %d was left at %s with the %s open; it is finished now", left.kind, left.id, left.state,
+                    left.kind.target)  # fmt: skip
+        note_released(base, left.id, None, opened=True)
+        return _finish(work)
+    log.warning("%s %d was left at %s; it is undone now", left.kind, left.id, left.state)
+    with stream_lock(base, plan.relation):
+        undo(work, "aborted", CutoverError("its process died"))
+    return read_cutover(base, left.id)
+
+
+def _run(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bool) -> CutoverRecord:
+    if not approved_by.strip():
+        raise CutoverError("nobody approved it", where=plan.relation, next_step="say who does: approved_by")
+    try:
+        return _run_once(plan, kind, approved_by=approved_by, rehearse=rehearse)
+    except UnfinishedError as error:
+        # A server was lost for a while, with the sessions: what they could not undo, new ones may.
+        left = _settle_later(plan)
+        if left is None:
+            raise
+        if left.opened_at is not None and left.kind is kind:
+            return left
+        raise CutoverError(
+            error.what,
+            where=plan.relation,
+            state_left=f"writes go on on the {kind.source}; everything else was undone",
+            next_step="see the error, then run this again",
+        ) from error
+
+
+def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
+    """What became of it, or None where it cannot be settled now."""
+    try:
+        return retry_transient(
+            lambda: settle(plan), what="settling the cutover", attempts=plan.stream.limits.attempts, log=log
+        )
+    except (psycopg.Error, MigrationError) as error:
+        log.warning("the cutover could not be settled: %s", told(error))
+        return None
+
+
+def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bool) -> CutoverRecord:
+    with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
+        give_way(base, legacy, plan.relation, kind)
+        settled = _settle(plan, base, legacy)
+        charge = in_charge(base, plan.relation)
+        if charge != kind.source:
+            if settled is not None and settled.kind is kind and not rehearse:
+                return settled
+            raise CutoverError(
+                f"the {charge} is in charge already",
+                where=plan.relation,
+                state_left="nothing was changed",
+                next_step="nothing, or the other direction",
+            )
+        require_same_servers(base, plan.relation, legacy)
+        if kind is CutoverKind.CUTOVER and not plan.compare_all:
+            revalidate(plan, base, legacy)
+        work = _through(plan, kind, base, legacy, approved_by=approved_by, rehearse=rehearse)
+        if rehearse:
+            return read_cutover(base, work.id)
+        try:
+            return _finish(work)
+        except psycopg.Error as error:
+            raise UnfinishedError(
+                f"the {kind.target} is open, and a server was lost before the {kind} was done: {told(error)}",
+                where=plan.relation,
+                state_left=f"the {kind.target} accepts writes",
+                next_step="run this again: it finishes what is left, and calls the hook again",
+            ) from error
+
+
+def _through(
+    plan: CutoverPlan, kind: CutoverKind, base: Connected, legacy: Connected, *, approved_by: str, rehearse: bool
+) -> Work:
+    """All states up to the open target; or, for a rehearsal, back from the last one before that."""
+    with ExitStack() as stack:
+        stack.enter_context(stream_to_ourselves(base, plan))
+        kept = KeptSession(stack.enter_context(releasing_session(plan, kind)))
+        cutover = begin(
+            base,
+            plan.relation,
+            kind,
+            rehearse=rehearse,
+            approved_by=approved_by,
+            run_id=plan.stream.run_id,
+            timeout_seconds=plan.timeout_seconds,
+            on_begin=plan.on_begin,
+        )
+        work = _work(plan, cutover, kind, base, legacy, kept)
+        stack.callback(work.deadline.stop)
+        stack.enter_context(work.deadline.watched(base))
+        stack.enter_context(work.deadline.watched(legacy))
+        try:
+            for state in BEFORE_OPEN:
+                if state is not CutoverState.BEGUN:
+                    enter(base, cutover, state)
+                work.tell(state)
+                STAGES[state](work)
+            if rehearse:
+                undo(work, "rehearsed")
+                return work
+            enter(base, cutover, CutoverState.OPEN)
+            work.tell(CutoverState.OPEN)
+            let_writes_in(work)
+        except BaseException as error:
+            if not _is_open(work):
+                raise give_up(work, error) from error
+            log.warning("the %s is open, which an error hid (%s)", kind.target, told(error))
+        return work
+
+
+def _is_open(work: Work) -> bool:
+    try:
+        opened = was_opened(work)
+        if opened:
+            note_released(work.base, work.id, work.deadline.elapsed_ms, opened=True)
+    except psycopg.Error:
+        return False  # `give_up` releases nothing that is marked as about to be opened
+    return opened
+
+
+def _finish(work: Work) -> CutoverRecord:
+    """From the open target on: tell the applications, put the other stream away. Goes forward only; may be repeated."""
+    plan, base = work.plan, work.base
+    state = read_cutover(base, work.id).state
+    if state in BEFORE_OPEN:
+        # A dead process had opened the target, and not noted that it would.
+        for skipped in (*BEFORE_OPEN[BEFORE_OPEN.index(state) + 1 :], CutoverState.OPEN):
+            enter(base, work.id, skipped)
+    if read_cutover(base, work.id).state is not CutoverState.DONE:
+        enter(base, work.id, CutoverState.SWITCHED)
+        work.tell(CutoverState.SWITCHED)
+        failed = _switch(work)
+        if failed is not None and work.kind is CutoverKind.CUTOVER:
+            return _go_back(work, failed)
+        enter(base, work.id, CutoverState.DONE, error=failed)
+    # Not before: applications wait for the switch.
+    follow_hold(base, plan.stream)
+    work.tell(CutoverState.DONE)
+    if work.kind is CutoverKind.CUTOVER:
+        drop_subscription(base, work.forward.subscription)
+        drop_slot(work.legacy, work.forward.slot)
+        drop_publication(work.legacy, work.forward.publication)
+    else:
+        drop_reverse(base, work.legacy, work.reverse)
+        if not follow_again(work):
+            with base.transaction():
+                bar_stream(base, work.id, barred=False)
+                begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
+            # With the quarters that were opened meanwhile, whose bookings are on both sides.
+            start_stream(plan.stream, None, rebuild=True, whole_root=True)
+        note_broken_keys(work, after=True)
+    finish(base, work.id, "succeeded")
+    return read_cutover(base, work.id)
+
+
+def _switch(work: Work) -> str | None:
+    """Call the team's own switch; what went wrong."""
+    if work.plan.switch is None:
+        return None
+    try:
+        work.plan.switch(work.kind.target, work.id)
+    except Exception as error:  # noqa: BLE001 - it is the team's own
+        return str(error) if isinstance(error, CutoverError) else f"the hook failed: {type(error).__name__}"
+    return None
+
+
+def _go_back(work: Work, failed: str) -> CutoverRecord:
+    """The applications could not be told: everything goes back to the legacy, with what was written to the base.
+
+    Raises:
+        CutoverError: Always: says whether that succeeded.
+    """
+    base = work.base
+    base.execute("UPDATE migration.cutovers SET error = %s WHERE id = %s", [failed, work.id])
+    finish(base, work.id, "aborted")
+    approved_by = read_cutover(base, work.id).approved_by
+    try:
+        # Nobody need confirm it: it is a part of the cutover that failed.
+        plan = replace(work.plan, on_begin=None)
+        back = _through(plan, CutoverKind.ROLLBACK, base, work.legacy, approved_by=approved_by, rehearse=False)
+        _finish(back)
+    except (CutoverError, psycopg.Error) as error:
+        raise CutoverError(
+            f"the applications could not be switched ({failed}), and the way back failed: {told(error)}",
+            where=work.plan.relation,
+            state_left=getattr(error, "state_left", "") or "see `writes_held`",
+            next_step="mend the hook and run it by hand, or run the rollback",
+        ) from error
+    raise CutoverError(
+        f"the applications could not be switched: {failed}",
+        where=work.plan.relation,
+        state_left="writes go on on the legacy, with all that was written to the base; the base follows again",
+        next_step="mend the hook, then run this again",
+    )
+
+
+def _work(
+    plan: CutoverPlan, cutover: int, kind: CutoverKind, base: Connected, legacy: Connected, kept: KeptSession
+) -> Work:
+    deadline = Deadline(plan.timeout_seconds, lambda: release_source(plan, kind, cutover, spare=[kept]))
+    return Work(plan, cutover, kind, base, legacy, forward_names(base, plan.relation), deadline, kept=kept)
+
+
+@contextmanager
+def _sessions(plan: CutoverPlan) -> Generator[tuple[Connected, Connected]]:
+    with plan.stream.databases.session("base", "cutover", long_session()) as base:
+        require_not_decommissioned(base, plan.relation)
+        with plan.stream.databases.session("legacy", "cutover", long_session()) as legacy:
+            yield base, legacy

@@ -1,0 +1,165 @@
+"""The part of a look at the stream that is about cutovers: who is in charge, who refuses writes, the reverse stream."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import psycopg
+
+from migration_assets.cutover.reverse import reverse_names
+from migration_assets.cutover.reverse_health import look_from_legacy, measure_reverse, slot_of_reverse
+from migration_assets.cutover.writes import (
+    HeldWrites,
+    SideWrites,
+    find_held,
+    find_held_alone,
+    read_writes,
+)
+from migration_assets.domain.cutover_sample import CutoverSample, HeldSample, ReverseSample
+from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.ledger.cutover_facts import CutoverFacts, read_cutover_facts
+from migration_assets.ledger.stream import (
+    StreamNames,
+    names_of,
+    read_stream,
+    stream_names,
+)
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Connected, Side
+from migration_assets.quarters.fences import unguarded_tables
+from migration_assets.quarters.runway import lost_leaves
+from migration_assets.stream.heartbeats import send_reverse_marker
+
+_Read = TypeVar("_Read")
+_SHOWN = 3
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SidesAsked:
+    """The two sessions of a look; None where the side is away. `errors` is why, by side, also of one that was lost."""
+
+    base: Connected | None
+    legacy: Connected | None
+    errors: dict[Side, str] = field(default_factory=dict[Side, str])
+
+    def ask(self, side: Side, read: Callable[[Connected], _Read]) -> _Read | None:
+        """What the side says, or None where it cannot be asked (any more)."""
+        connection = self.base if side == "base" else self.legacy
+        if connection is None or side in self.errors:
+            return None
+        try:
+            return read(connection)
+        except psycopg.Error as error:
+            self.errors[side] = told(error)
+            log.info("the %s could not be asked: %s", side, told(error))
+            return None
+
+
+def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | None, *, seconds: float) -> CutoverSample:
+    """Look at what a cutover leaves; waits for at most `seconds`, for a marker of the reverse stream.
+
+    Args:
+        asked: The look's sessions; what goes wrong with one is noted there.
+        spec: Which table.
+        facts: As the look found them at its beginning; None where the base could not be asked.
+        seconds: For the marker.
+    """
+    of_base = asked.ask("base", lambda base: read_writes(base, spec))
+    of_legacy = asked.ask("legacy", lambda legacy: read_writes(legacy, spec))
+    reverse: ReverseSample | None = None
+    if facts is not None and facts.in_charge == "base" and facts.decommissioned is None:
+        reverse = _reverse(asked, spec.relation, seconds)
+    unguarded: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    if reverse is not None:
+        unguarded = asked.ask("base", lambda base: unguarded_tables(base, spec.table)) or ()
+        lost = asked.ask("base", lambda base: lost_leaves(base, spec)) or ()
+    now = asked.ask("base", lambda base: read_cutover_facts(base, spec.relation))
+    if facts is None or of_base is None or now is None:
+        return _without_base(asked.errors.get("base", ""), of_legacy)
+    in_charge = of_base if facts.in_charge == "base" else of_legacy
+    return CutoverSample(
+        in_charge=facts.in_charge,
+        since=facts.since,
+        cutover=facts.cutover,
+        approved_by=facts.approved_by,
+        under_way=facts.under_way,
+        stream_barred=facts.stream_barred,
+        accepts=None if in_charge is None else not in_charge.refuses,
+        held=_sample(find_held(facts, of_base, of_legacy)),
+        legacy_accepts=None if of_legacy is None else of_legacy.exists and bool(of_legacy.gaps),
+        legacy_gaps="; ".join(of_legacy.gaps) if of_legacy is not None else "",
+        unguarded=_shortened(unguarded, ", "),
+        lost_leaves=_shortened(lost, "; "),
+        reverse=reverse,
+        decommissioned=facts.decommissioned,
+        changed=now != facts,
+        ledger=facts.ledger,
+    )
+
+
+def _shortened(found: Sequence[str], between: str) -> str:
+    first, more = found[:_SHOWN], len(found) - _SHOWN
+    return between.join(first) + (f" and {more} more" if more > 0 else "")
+
+
+def _without_base(error: str, of_legacy: SideWrites | None) -> CutoverSample:
+    if of_legacy is None:
+        return CutoverSample(in_charge=None)
+    held = find_held_alone(of_legacy, error)
+    return CutoverSample(
+        in_charge=None, accepts=held is None, held=_sample(held), legacy_accepts=bool(of_legacy.gaps), ledger=False
+    )
+
+
+def _sample(held: HeldWrites | None) -> HeldSample | None:
+    return None if held is None else HeldSample(held.side, held.seconds, held.what, held.next_step)
+
+
+def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample | None:
+    names = asked.ask("base", lambda base: _names(base, relation))
+    if names is None:
+        return None
+    seen = asked.ask("base", lambda base: slot_of_reverse(base, names))
+    found = asked.ask("legacy", lambda legacy: look_from_legacy(legacy, names))
+    if seen is not None and found is None and seen.slot_exists and not seen.slot_active:
+        seen = _mark_absence(asked, relation, seen)
+    if seen is None or found is None or asked.base is None or asked.legacy is None:
+        return seen
+    seen = replace(seen, **found)
+    try:
+        return measure_reverse(asked.base, asked.legacy, relation, seen, seconds=seconds)
+    except psycopg.Error as error:
+        log.info("the reverse stream's lag could not be measured: %s", told(error))
+        lost: Side | None = "base" if asked.base.broken else "legacy" if asked.legacy.broken else None
+        if lost is not None:
+            asked.errors[lost] = told(error)
+            return seen
+        return replace(seen, marker_error=told(error))
+    except ServerChangedError as error:  # a standby answers, which the look tells of
+        return replace(seen, marker_error=error.what)
+
+
+def _mark_absence(asked: SidesAsked, relation: str, seen: ReverseSample) -> ReverseSample:
+    """Whoever moves the slot onwards while nobody fetches anything moves it past a marker, and so is found out.
+
+    A base that takes no marker (its disk is full) is there all the same.
+    """
+    if asked.base is None or "base" in asked.errors:
+        return seen
+    try:
+        send_reverse_marker(asked.base, relation)
+    except psycopg.Error as error:
+        log.info("no marker could be left for the legacy, which is away: %s", told(error))
+        if not asked.base.broken:
+            return replace(seen, marker_error=told(error))
+        asked.errors["base"] = told(error)
+    return seen
+
+
+def _names(base: Connected, relation: str) -> StreamNames:
+    stream = read_stream(base, relation)
+    return reverse_names(names_of(stream) if stream else stream_names(base, relation))

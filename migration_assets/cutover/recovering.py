@@ -1,0 +1,116 @@
+"""A server changed while the base is in charge: the reverse stream begins anew, and the legacy is made as the base is.
+
+The legacy's rows become those of the base in the new slot's snapshot, in one transaction; what the legacy had and the
+base has not is kept as a repair's images. Whatever dies, the same call again begins from there.
+"""
+
+from dataclasses import dataclass
+
+from migration_assets.cutover.holds import hold
+from migration_assets.cutover.legacy_repair import LegacyRepaired, repair_at
+from migration_assets.cutover.legacy_writing import both_sides
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.reverse import (
+    drop_reverse,
+    publish_reverse,
+    reverse_names,
+    reverse_worker,
+    subscribe_reverse,
+)
+from migration_assets.cutover.reverse_cut import ReverseCut
+from migration_assets.cutover.work import forward_names
+from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.ledger.cutover_facts import read_cutover_facts
+from migration_assets.ledger.definitions import filenodes
+from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.stream import fresh_names, rename_stream
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.snapshots import base_tables, in_snapshot
+from migration_assets.quarters.runway import attached_leaves, read_partitions
+from migration_assets.stream.servers import look_at_servers, newest_sent, note_pair
+from migration_assets.stream.slice_rows import same_table
+from migration_assets.stream.slots import exported_slot, remove_slot
+from migration_assets.stream.subscription import drop_subscription
+
+_PURPOSE = "recover"
+
+
+@dataclass(frozen=True)
+class ReverseRecovered:
+    """The legacy follows again from `lsn` of the base on; `weeks` are all that have a leaf."""
+
+    weeks: tuple[LegacyRepaired, ...]
+    lsn: str
+
+
+def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
+    """Let the legacy follow the base anew; None where both servers are as they were, and so is the stream.
+
+    Args:
+        plan: Which table.
+        by: The person who says that these are the servers from now on.
+
+    Raises:
+        CutoverError: The legacy is in charge or decommissioned, or something on it changes rows on their way in.
+        DeletionError: Many rows of a week would be deleted on the legacy, and nobody confirmed that.
+        SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
+    """
+    stream = plan.stream
+
+    def in_root(base: Connected, _: Connected) -> list[SliceRecord]:
+        leaves = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
+        return [record for record in read_slices(base, plan.relation) if record.week in leaves]
+
+    with both_sides(plan, in_root, mending=True) as (base, legacy, records):
+        if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
+            return None
+        description = same_table(stream, legacy, base)
+        former = reverse_names(forward_names(base, plan.relation))
+        # First our own reader, who would come back to the slot as soon as he is ended.
+        drop_subscription(legacy, former.subscription)
+        remove_slot(base, former.slot)
+        drop_reverse(base, legacy, former)
+        # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.
+        forward = fresh_names()
+        rename_stream(base, plan.relation, forward)
+        names = reverse_names(forward)
+        owner = read_cutover_facts(base, plan.relation).cutover or 0
+        # It also lets the new subscription pass.
+        hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
+        publish_reverse(base, legacy, plan, names)
+        url = stream.databases.base_url
+        tables = base_tables(base, stream.spec, [record.week for record in records])
+        before = [filenodes(base, table) for table in tables]
+        with (
+            exported_slot(url, base, names.slot, patience_seconds=plan.patience_seconds) as slot,
+            stream.databases.session("base", f"{_PURPOSE}:snapshot", stream.limits.timeouts()) as reader,
+            stream.databases.session("legacy", f"{_PURPOSE}:rows", stream.limits.timeouts()) as rows,
+            in_snapshot(reader, slot.snapshot, tables),
+        ):
+            if [filenodes(reader, table) for table in tables] != before:
+                raise _rewritten(plan)
+            cut = ReverseCut(newest_sent(base, "base"), slot.lsn, reader, rows)
+            weeks = repair_at(plan, base, cut, description, records)
+        subscribe_reverse(base, legacy, plan, names, description)
+        with base.transaction():
+            base.execute("SET LOCAL synchronous_commit = on")
+            note_pair(base, legacy, plan.relation, by)
+    return ReverseRecovered(tuple(weeks), slot.lsn)
+
+
+def _rewritten(plan: CutoverPlan) -> CutoverError:
+    return CutoverError(
+        "a table of the base was rewritten while the slot was made, whose snapshot would show it empty",
+        where=plan.relation,
+        state_left="the base is in charge and accepts writes; the legacy is as it was, and does not follow yet",
+        next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the base end, then run this again",
+    )
+
+
+def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
+    """Whether slot and subscription are there, and all WAL that the slot needs."""
+    names = reverse_names(forward_names(base, plan.relation))
+    kept = base.execute(
+        "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'", [names.slot]
+    )
+    return kept.fetchone() is not None and reverse_worker(legacy, names) is not None

@@ -1,0 +1,193 @@
+"""Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did."""
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+
+from migration_assets.cutover.forward import drop_forward
+from migration_assets.cutover.holds import (
+    follow_hold,
+    is_open,
+    may_open,
+    read_hold,
+    release,
+)
+from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.reverse import drop_reverse, let_reverse_run
+from migration_assets.cutover.work import KeptSession, Work
+from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
+from migration_assets.domain.errors import MigrationError
+from migration_assets.ledger.cutovers import (
+    bar_stream,
+    durably,
+    enter,
+    finish,
+    note_released,
+    read_cutover,
+)
+from migration_assets.ledger.stream import StreamStatus
+from migration_assets.postgres.error_sides import on_side
+from migration_assets.postgres.limits_reached import advice_on_limit
+from migration_assets.postgres.server_messages import named, told
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.stream.running import go_on, require_stream
+
+log = logging.getLogger(__name__)
+
+
+class UnfinishedError(CutoverError):
+    """It stopped, and could not be undone completely with the sessions that it had; new ones may succeed."""
+
+
+def was_opened(work: Work) -> bool:
+    """Whether the target accepts writes, or did: the servers themselves are asked, not what a dead process meant to do.
+
+    Raises:
+        psycopg.Error: One of them cannot be asked.
+    """
+    if read_cutover(work.base, work.id).opened_at is not None:
+        return True
+    held = read_hold(work.source, work.plan.relation)
+    if held is None or held.owner != work.id or not held.opening:
+        return False
+    return is_open(work.target, work.plan.stream)
+
+
+@contextmanager
+def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connected]:
+    """On the source, for letting its writes go."""
+    timeouts = Timeouts(lock=plan.stream.limits.cut_lock_timeout_ms, statement=20_000, idle_in_transaction=10_000)
+    with plan.stream.databases.session(kind.source, "cutover:release", timeouts) as source:
+        yield source
+
+
+def release_source(
+    plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, spare: Sequence[KeptSession] = ()
+) -> bool:
+    """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
+
+    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, one of
+    `spare` does.
+    """
+
+    def once(source: Connected) -> bool:
+        return release(source, plan.stream, cutover, looked=looked)
+
+    return _on_source(plan, kind, once, spare)
+
+
+def _on_source(
+    plan: CutoverPlan, kind: CutoverKind, call: Callable[[Connected], bool], spare: Sequence[KeptSession]
+) -> bool:
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(releasing_session(plan, kind))
+        except (psycopg.OperationalError, MigrationError) as error:
+            # Whatever keeps it out: one that is in already needs no leave to enter.
+            refused = error
+        else:
+            try:
+                return call(source)
+            except psycopg.OperationalError as error:
+                if advice_on_limit(error) is None:
+                    raise
+                refused = error
+    for kept in spare:
+        log.warning("the %s takes no further session (%s): its writes are released by one that is open", kind.source,
+                    told(refused))  # fmt: skip
+        try:
+            with kept.alone:
+                return call(kept.session)
+        except psycopg.OperationalError as error:
+            log.warning("nor does that one do: %s", told(error))
+    raise refused
+
+
+def _spare(work: Work) -> list[KeptSession]:
+    """For the steps' own thread: its own session on the source, too, in case that the kept one was ended."""
+    return [*([work.kept] if work.kept else []), KeptSession(work.source)]
+
+
+def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
+    """Writes first, then the rest in reverse order; safe to repeat. The target was never opened.
+
+    Raises:
+        CutoverError: The target was opened after all.
+        psycopg.Error: A server is away; whoever comes next goes on here.
+    """
+    work.tell(CutoverState.UNDOING)
+    held = read_hold(work.source, work.plan.relation)
+    looked = False
+    if held is not None and held.owner == work.id and held.opening:
+        # Whoever was about to open the target, and may wake up late, loses the right to; then it is looked at.
+        may_open(work.target, work.plan.stream, None)
+        if was_opened(work):
+            raise CutoverError("the other side accepts writes already", where=work.plan.relation)
+        looked = True
+    downtime = work.deadline.elapsed_ms if work.deadline.started else None
+    released = release_source(work.plan, work.kind, work.id, looked=looked, spare=_spare(work))
+    work.deadline.stop()
+    text = named(error) if error is not None else None
+    now = read_cutover(work.base, work.id)
+    enter(work.base, work.id, CutoverState.UNDOING, error=text)
+    if released or now.held_at is not None:
+        note_released(work.base, work.id, downtime, opened=False)
+    if work.kind is CutoverKind.CUTOVER:
+        drop_reverse(work.base, work.legacy, work.reverse)
+        with work.base.transaction():
+            bar_stream(work.base, work.id, barred=False)
+            stream = require_stream(work.base, work.plan.relation)
+            if now.stream_barred and stream.status is StreamStatus.HELD:
+                go_on(work.base, stream)
+        # As it was found: a base that refused writes before, since a rollback, goes on doing so.
+        release(work.base, work.plan.stream, work.id, looked=True)
+    else:
+        let_reverse_run(work.legacy, work.reverse)
+        drop_forward(work)
+    may_open(work.target, work.plan.stream, None)
+    follow_hold(work.base, work.plan.stream)
+    with durably(work.base):
+        enter(work.base, work.id, CutoverState.UNDONE)
+        finish(work.base, work.id, outcome)
+    work.tell(CutoverState.UNDONE)
+
+
+def give_up(work: Work, error: BaseException) -> CutoverError:
+    """Undo after a failure; the error to raise says where it stopped and what is left."""
+    state, kind = None, CutoverError
+    try:
+        state = read_cutover(work.base, work.id).state
+        undo(work, "aborted", error)
+        left = f"writes go on on the {work.kind.source}; everything else was undone"
+        advice = advice_on_limit(error) if isinstance(error, psycopg.Error) else None
+        next_step = getattr(error, "next_step", "") or f"{advice or 'see the error'}, then run this again"
+    except (psycopg.Error, CutoverError) as second:
+        log.warning("the %s could not be undone completely (%s)", work.kind, told(second))
+        kind = UnfinishedError
+        left, next_step = _released_only(work)
+    what = error.what if isinstance(error, CutoverError) else f"{type(error).__name__}{on_side(error)}: {told(error)}"
+    return kind(
+        f"the {work.kind} stopped at {state or 'an unknown state'}: {what}",
+        where=work.plan.relation,
+        state_left=left,
+        next_step=next_step,
+    )
+
+
+def _released_only(work: Work) -> tuple[str, str]:
+    """At least the writes: that needs the source alone."""
+    again = "run `migration-assets release-writes` (or this again) when both servers answer"
+    try:
+        release_source(work.plan, work.kind, work.id, spare=_spare(work))
+        free = _on_source(work.plan, work.kind, lambda source: is_open(source, work.plan.stream), _spare(work))
+    except (psycopg.Error, CutoverError) as error:
+        return f"the {work.kind.source} could not be asked to release its writes ({told(error)})", again
+    work.deadline.stop()
+    if free:
+        return f"writes go on on the {work.kind.source}; the rest is not undone yet", again
+    return (
+        f"the {work.kind.source} refuses writes: it is not known whether the {work.kind.target} accepts them already",
+        again,
+    )

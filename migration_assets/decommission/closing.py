@@ -1,0 +1,163 @@
+"""Closes the legacy for everybody but us and the table's owner; keeps what is needed to open it again.
+
+The data stays as it is. Grants and settings change in one transaction, so that a person never finds half of it.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, LiteralString
+
+from psycopg import errors, sql
+
+from migration_assets.decommission.scope import OBJECTS, other_sessions
+from migration_assets.domain.decommission_state import DecommissionError, Scope
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import raw_sql
+
+# kind, object, column or NULL, grantee, privilege, with grant option
+_GRANTS: LiteralString = """
+, acls AS (
+    SELECT o.kind, o.oid, NULL::text AS name, c.relacl AS acl, c.relowner FROM objects o JOIN pg_class c USING (oid)
+    UNION ALL SELECT o.kind, o.oid, quote_ident(a.attname), a.attacl, c.relowner FROM objects o
+    JOIN pg_class c USING (oid) JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE o.kind = 'TABLE'
+)
+SELECT l.kind, l.oid::regclass::text, l.name, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
+       g.privilege_type, g.is_grantable
+FROM acls l CROSS JOIN aclexplode(l.acl) g LEFT JOIN pg_roles r ON r.oid = g.grantee
+WHERE g.grantee <> l.relowner ORDER BY 1 DESC, 2, 3 NULLS FIRST, 4, 5
+"""
+_CONNECTS = """
+SELECT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END, g.is_grantable, r.rolname = session_user
+FROM pg_database d CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) g
+LEFT JOIN pg_roles r ON r.oid = g.grantee
+WHERE d.datname = current_database() AND g.privilege_type = 'CONNECT' ORDER BY 1
+"""
+_DATABASE = """
+SELECT quote_ident(d.datname), pg_get_userbyid(d.datdba)::text, d.datacl::text[],
+       (SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c
+        WHERE s.setdatabase = d.oid AND s.setrole = 0 AND starts_with(c, 'default_transaction_read_only='))
+FROM pg_database d WHERE d.datname = current_database()
+"""
+_STILL_READ = """
+SELECT r.rolname::text FROM pg_roles r
+WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname <> session_user AND has_table_privilege(r.oid, %s, 'SELECT')
+ORDER BY 1
+"""
+_VIEWS = """
+SELECT DISTINCT w.ev_class::regclass::text FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND d.refobjid = to_regclass(%s)::oid AND w.ev_class <> d.refobjid ORDER BY 1
+"""
+
+
+def former_grants(legacy: Connected, spec: TableSpec, scope: Scope) -> dict[str, Any]:
+    """What will be taken away, and under `reopen` the statements that give it back."""
+    grants = _grants(legacy, spec)
+    reopen: list[str] = []
+    former: dict[str, Any] = {}
+    if scope == "database":
+        name, owner, acl, setting = _database(legacy)
+        former["database"] = {"name": name, "owner": owner, "acl": acl, "read_only": setting}
+        value = setting.partition("=")[2] if setting else None
+        reopen.append("SET default_transaction_read_only = off;")  # else not even a DBA's session may change it
+        reopen.append(f"ALTER DATABASE {name} " + (f"SET default_transaction_read_only = {value};" if value
+                      else "RESET default_transaction_read_only;"))  # fmt: skip
+        for who, grantable, _ in legacy.execute(_CONNECTS.encode()):
+            reopen.append(f"GRANT CONNECT ON DATABASE {name} TO {who}{_option(grantable)};")
+    for kind, name, column, who, privilege, grantable in grants:
+        what = f"{privilege} ({column})" if column else privilege
+        reopen.append(f"GRANT {what} ON {kind} {name} TO {who}{_option(grantable)};")
+    former["grants"] = [
+        {"on": f"{kind} {name}", "column": column, "to": who, "privilege": privilege, "grantable": grantable}
+        for kind, name, column, who, privilege, grantable in grants
+    ]
+    return {**former, "reopen": reopen}
+
+
+def close(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
+    """Take every privilege away; of the database also CONNECT and writing. Safe to repeat.
+
+    Returns:
+        Sessions of others that could not be ended.
+
+    Raises:
+        DecommissionError: Some grant could not be taken away; nothing was.
+    """
+    with legacy.transaction():
+        legacy.execute("SET LOCAL synchronous_commit = on")
+        _revoke_grants(legacy, spec)
+        if scope == "database":
+            _close_database(legacy)
+    if scope == "table":
+        return []
+    for pid, _ in other_sessions(legacy):
+        # One of a superuser, or of a role that we are no member of: it is listed.
+        with suppress(errors.InsufficientPrivilege):
+            legacy.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    return [who for _, who in other_sessions(legacy)]
+
+
+def still_open(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
+    """Ways to the rows that are left, which a person should know of."""
+    if scope == "database":
+        return ["superusers can still connect"]
+    roles = [str(row[0]) for row in legacy.execute(_STILL_READ, [str(spec.table)])]
+    views = [str(row[0]) for row in legacy.execute(_VIEWS, [str(spec.table)])]
+    found = ["superusers can still read the table"]
+    if roles:
+        found.append(f"so can, as its owner or by a membership: {', '.join(roles)}")
+    if views:
+        found.append(f"views read it with their owner's rights, whoever may read them: {', '.join(views)}")
+    return found
+
+
+def would_close(former: Mapping[str, Any], scope: Scope) -> list[str]:
+    """What `close` is going to do, for a dry run."""
+    grants = {(str(one["on"]), str(one["to"])) for one in former["grants"]}
+    steps = [f"revoke all privileges on {on} from {to}" for on, to in sorted(grants)]
+    if scope == "database":
+        name = former["database"]["name"]
+        steps += [f"revoke CONNECT on database {name} from PUBLIC and every role but ours",
+                  f"make database {name} read-only (default_transaction_read_only)",
+                  "end sessions that are left"]  # fmt: skip
+    return steps
+
+
+def _grants(legacy: Connected, spec: TableSpec) -> list[tuple[Any, ...]]:
+    return legacy.execute(OBJECTS + _GRANTS, {"table": str(spec.table)}).fetchall()
+
+
+def _revoke_grants(legacy: Connected, spec: TableSpec) -> None:
+    for kind, name, who in sorted({(str(row[0]), str(row[1]), str(row[3])) for row in _grants(legacy, spec)}):
+        # All three are the server's own texts, quoted by it.
+        legacy.execute(raw_sql(f"REVOKE ALL PRIVILEGES ON {kind} {name} FROM {who} CASCADE"))
+    stays = _grants(legacy, spec)
+    if stays:
+        raise DecommissionError(
+            f"{stays[0][4]} on {stays[0][1]} could not be taken from {stays[0][3]}",
+            where=spec.relation,
+            state_left="no privilege was taken away; a rollback is refused already",
+            next_step="take it away as whoever granted it, then run this again: it goes on",
+        )
+
+
+def _close_database(legacy: Connected) -> None:
+    name = raw_sql(_database(legacy)[0])
+    connects = legacy.execute(_CONNECTS.encode()).fetchall()
+    if not any(ours for _, _, ours in connects):
+        # Else the next run of ours would stand before a closed door.
+        legacy.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO SESSION_USER").format(name))
+    for who, _, ours in connects:
+        if not ours:
+            legacy.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {} CASCADE").format(name, raw_sql(str(who))))
+    legacy.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+
+
+def _database(legacy: Connected) -> tuple[Any, ...]:
+    return require_row(legacy.execute(_DATABASE.encode()).fetchone(), "the database")
+
+
+def _option(grantable: bool) -> str:
+    return " WITH GRANT OPTION" if grantable else ""

@@ -1,0 +1,1 @@
+"""Jobs: of assets, and deeds that are no asset."""

@@ -1,0 +1,130 @@
+"""The sign-off of a quarter: a named person approves what the ledger proves, or is told what is missing."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+
+import psycopg
+
+from migration_assets.domain.definitions import TableState
+from migration_assets.domain.errors import ServerChangedError
+from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.sign_off_evidence import SignedOff
+from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.stream_watch import evaluate
+from migration_assets.ledger.definitions import table_states
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.side_in_charge import require_legacy
+from migration_assets.ledger.stream import read_stream
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.proof.sign_offs import (
+    SignOffState,
+    hold_quarter,
+    read_sign_off,
+    record_sign_off,
+)
+from migration_assets.runtime import Migration
+from migration_assets.stream.servers import require_same_servers, require_servers
+from migration_assets.watch.look import LookLimits, observe_stream
+
+__all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
+
+# One look cannot tell a worker that is down from one that restarts, which is why the alert begins as a warning; the
+# gate does not take that risk.
+_STOPS_AS_A_WARNING = ProblemCode.WORKER_DOWN
+log = logging.getLogger(__name__)
+
+
+def sign_off_quarter(
+    migration: Migration,
+    quarter: FiscalQuarter,
+    approved_by: str,
+    note: str = "",
+    *,
+    run_id: str | None = None,
+    stream_problems: Sequence[str] | None = None,
+) -> SignedOff:
+    """Sign the quarter off, if everything is proven; signing again adds a new signature and takes none away.
+
+    Args:
+        migration: Which migration.
+        quarter: Which quarter.
+        approved_by: The person who approves.
+        note: What that person adds.
+        run_id: Noted in the ledger.
+        stream_problems: As somebody observed them; by default the stream is looked at here and now.
+
+    Raises:
+        SignOffRefusedError: A SignOffError that lists every single thing that is missing.
+        SliceBusyError: Somebody works on one of the weeks.
+        StreamError: Somebody works on the stream.
+        BaseInChargeError: The base is in charge: a signature says that it equals the legacy, which decides no more.
+    """
+    require_legacy(
+        migration,
+        "a sign-off says that a quarter equals the legacy, which follows now; those given before the cutover stand, and"
+        " weeks that are over are archived without one",
+    )
+    spec = migration.spec
+
+    def once() -> SignedOff:
+        with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
+            ensure_ledger(base)
+            require_servers(migration.databases, base, spec.relation)
+            with hold_quarter(base, spec, quarter):
+                legacy_version, legacy_table, found = _observe(migration, base, stream_problems)
+                require_same_servers(base, spec.relation)  # as the look found them
+                return record_sign_off(
+                    base,
+                    spec,
+                    quarter,
+                    approved_by=approved_by,
+                    note=note,
+                    max_age=timedelta(hours=migration.settings.validation_max_age_hours),
+                    versions=(version("migration-assets"), legacy_version),
+                    problems=found,
+                    legacy_table=legacy_table,
+                    run_id=run_id,
+                )
+
+    return retry_transient(once, what=f"sign-off of {quarter.key}", attempts=migration.settings.retry_attempts, log=log)
+
+
+def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState:
+    """The newest sign-off, whether it stands, and if not, why."""
+    with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
+        ensure_ledger(base)
+        return read_sign_off(base, migration.spec, quarter)
+
+
+def _observe(
+    migration: Migration, base: Connected, given: Sequence[str] | None
+) -> tuple[str, TableState | None, list[str]]:
+    """The legacy's version and table, and what stops the stream now; a legacy that cannot be reached does so, too.
+
+    The ledger's own status is for the gate to judge. Other warnings do not stop a sign-off: the lag of the moment
+    says nothing about a cut.
+    """
+    problems = list(given or ())
+    if given is None and read_stream(base, migration.spec.relation) is not None:
+        limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
+        sample = observe_stream(migration.databases, migration.spec, limits)
+        found = evaluate(
+            View(sample, thresholds=migration.thresholds, own_schema=migration.settings.own_schema)
+        ).problems
+        stops = [p for p in found if p.severity is Severity.CRITICAL or p.code is _STOPS_AS_A_WARNING]
+        problems += [problem.what for problem in stops]
+        if sample.legacy_error is not None:
+            return "", None, problems
+    try:
+        with migration.databases.session("legacy", "sign-off") as legacy:
+            row = legacy.execute("SELECT current_setting('server_version')").fetchone()
+            table = table_states(legacy, [migration.spec.table]).get(migration.spec.table)
+    except (psycopg.OperationalError, ServerChangedError) as error:
+        return "", None, [*problems, f"the legacy cannot be asked: {told(error)}"]
+    return str(require_row(row, "the legacy's version")[0]), table, problems

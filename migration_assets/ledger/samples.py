@@ -1,0 +1,122 @@
+"""The ledger's memory of the watch: samples of the stream, and the alerts that are open."""
+
+import secrets
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.alerting import Alert, alert_from
+from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.postgres.sessions import Connected
+
+# A watcher that stands still is replaced after this. One that sends for longer may be joined by another, who tells it
+# again.
+LEASE_SECONDS = 120.0
+_ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_looks", "sent_at", "sent_severity",
+          "cleared_at")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AgedSample:
+    """A sample, and how long ago the base took it in, by the base's own clock."""
+
+    sample: StreamSample
+    age_seconds: float
+
+
+def store_sample(base: Connected, sample: StreamSample) -> None:
+    """Keep a sample; of two with the same time the first one stays."""
+    base.execute(
+        "INSERT INTO migration.stream_samples (relation, taken_at, sample) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        [sample.relation, sample.taken_at, Jsonb(sample.to_json())],
+    )
+
+
+def prune_samples(base: Connected, relation: str, days: float) -> int:
+    """Delete samples that are older; returns how many."""
+    return base.execute(
+        "DELETE FROM migration.stream_samples"
+        " WHERE relation = %s AND stored_at < clock_timestamp() - %s * interval '1 day'",
+        [relation, days],
+    ).rowcount
+
+
+def read_samples(base: Connected, relation: str, *, limit: int) -> list[StreamSample]:
+    """The last `limit` samples, oldest first."""
+    rows = base.execute(
+        "SELECT sample FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT %s",
+        [relation, limit],
+    ).fetchall()
+    return [StreamSample.from_json(row[0]) for row in reversed(rows)]
+
+
+def latest_sample(base: Connected, relation: str) -> AgedSample | None:
+    """The newest sample that the base took in."""
+    row = base.execute(
+        "SELECT sample, extract(epoch FROM clock_timestamp() - stored_at)::float8"
+        " FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT 1",
+        [relation],
+    ).fetchone()
+    return None if row is None else AgedSample(StreamSample.from_json(row[0]), float(row[1]))
+
+
+@contextmanager
+def watch_lease(base: Connected, relation: str) -> Generator[bool]:
+    """Whether this watcher is the one that judges and tells now; never waits.
+
+    A row, and no advisory lock: that one anybody who may connect could take, and nobody would be told anything.
+    """
+    token = secrets.token_hex(8)
+    mine = base.execute(
+        "INSERT INTO migration.watchers AS w (relation, token, pid, backend_start, until)"
+        " SELECT %(relation)s, %(token)s, pid, backend_start, clock_timestamp() + %(lease)s * interval '1 second'"
+        " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        " ON CONFLICT (relation) DO UPDATE SET token = excluded.token, pid = excluded.pid,"
+        " backend_start = excluded.backend_start, until = excluded.until"
+        # Of another role's session it cannot be seen since when it is there.
+        " WHERE w.until < clock_timestamp() OR NOT EXISTS (SELECT FROM pg_stat_activity a"
+        " WHERE a.pid = w.pid AND coalesce(a.backend_start = w.backend_start, true))",
+        {"relation": relation, "token": token, "lease": LEASE_SECONDS},
+    ).rowcount
+    try:
+        yield bool(mine)
+    finally:
+        if mine and not base.closed and not base.broken:
+            base.execute("DELETE FROM migration.watchers WHERE relation = %s AND token = %s", [relation, token])
+
+
+def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
+    """Those that are not past, by code."""
+    with base.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT * FROM migration.alerts WHERE relation = %s AND cleared_at IS NULL ORDER BY code", [relation]
+        )
+        return tuple(alert_from({name: row[name] for name in _ALERT}) for row in cursor)
+
+
+def save_alerts(base: Connected, relation: str, alerts: Iterable[Alert]) -> None:
+    """Write alerts over the open ones of the same codes; those that are past are closed."""
+    rows: Sequence[dict[str, object]] = [
+        {"relation": relation, **{name: getattr(alert, name) for name in _ALERT}} for alert in alerts
+    ]
+    past = [row for row in rows if row["cleared_at"] is not None]
+    with base.transaction(), base.cursor() as cursor:
+        # All as open: a row that is past has no place in the partial index, and would not meet the open one.
+        cursor.executemany(
+            "INSERT INTO migration.alerts (relation, code, severity, what, next_step, since, seen_at, good_looks,"
+            " sent_at, sent_severity) VALUES (%(relation)s, %(code)s, %(severity)s, %(what)s, %(next_step)s,"
+            " %(since)s, %(seen_at)s, %(good_looks)s, %(sent_at)s, %(sent_severity)s)"
+            " ON CONFLICT (relation, code) WHERE cleared_at IS NULL DO UPDATE SET severity = excluded.severity,"
+            " what = excluded.what, next_step = excluded.next_step, since = excluded.since,"
+            " seen_at = excluded.seen_at, good_looks = excluded.good_looks, sent_at = excluded.sent_at,"
+            " sent_severity = excluded.sent_severity",
+            rows,
+        )
+        cursor.executemany(
+            "UPDATE migration.alerts SET cleared_at = %(cleared_at)s"
+            " WHERE relation = %(relation)s AND code = %(code)s AND cleared_at IS NULL",
+            past,
+        )

@@ -1,0 +1,223 @@
+"""What the ledger knows of the change stream: its names, its status, and the locks that order work on it."""
+
+import hashlib
+import secrets
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from psycopg import errors, sql
+from psycopg.rows import dict_row
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.ledger.session_locks import session_lock
+from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.sessions import Connected, require_row
+
+
+class StreamLock(StrEnum):
+    """What a run holds for itself: work on the stream, the choice of weeks under CDC, a cutover or rollback."""
+
+    STREAM = "stream"
+    START = "start"
+    CUTOVER = "cutover"
+
+    def named(self, key: str) -> str:
+        """Its name in the table of locks: on the base by table, on the legacy by the stream's slot."""
+        return f"{self.value} {key}"
+
+
+class StreamStatus(StrEnum):
+    """What the ledger says the stream is; whether it really runs is for `stream_health` to see.
+
+    `activating` and `joining` are intents: a step that was begun and not finished, which a rebuild mends. `paused` is
+    a step's: the stream rests exactly at a marker, and where that step died the next one enables it. `held` is a
+    person's pause, which nobody but a person ends.
+    """
+
+    ACTIVATING = "activating"
+    LIVE = "live"
+    PAUSED = "paused"
+    HELD = "held"
+    JOINING = "joining"
+
+
+@dataclass(frozen=True)
+class StreamNames:
+    """The names of the three parts; slots are the whole server's, so that a name says whose it is."""
+
+    publication: str
+    slot: str
+    subscription: str
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One table's stream. `exact_since_*` is the position from which all its slices equal the legacy."""
+
+    relation: str
+    publication: str
+    slot: str
+    subscription: str
+    status: StreamStatus
+    reason: str | None
+    row_filter: str | None
+    former_identity: str | None
+    exact_since_marker: int | None
+    exact_since_lsn: str | None
+    exact_since: datetime | None
+    status_since: datetime
+    created_at: datetime
+
+
+def names_of(stream: StreamRecord) -> StreamNames:
+    """The names that the ledger keeps."""
+    return StreamNames(stream.publication, stream.slot, stream.subscription)
+
+
+def stream_names(base: Connected, relation: str) -> StreamNames:
+    """Names that no other migration has: of this table, this database and this server."""
+    row = base.execute(
+        "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()"
+    ).fetchone()
+    digest = hashlib.sha256(f"{require_row(row, 'the base')[0]}/{relation}".encode()).hexdigest()[:12]
+    name = f"migration_assets_{digest}"
+    return StreamNames(name, name, name)
+
+
+def fresh_names() -> StreamNames:
+    """Names that nobody ever had."""
+    name = f"migration_assets_{secrets.token_hex(6)}"
+    return StreamNames(name, name, name)
+
+
+def rename_stream(base: Connected, relation: str, names: StreamNames) -> None:
+    """Its parts are called so from now on; there are none of the old names any more."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute(
+            "UPDATE migration.streams SET publication = %s, slot = %s, subscription = %s WHERE relation = %s",
+            [names.publication, names.slot, names.subscription, relation],
+        )
+
+
+def read_stream(base: Connected, relation: str) -> StreamRecord | None:
+    """The stream of the table, or None where none was ever begun."""
+    with base.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute("SELECT * FROM migration.streams WHERE relation = %s", [relation]).fetchone()
+    return None if row is None else _record(row)
+
+
+def _record(row: dict[str, Any]) -> StreamRecord:
+    fields: dict[str, Any] = {**row, "status": StreamStatus(row["status"])}
+    return StreamRecord(**fields)
+
+
+def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str) -> None:
+    """Intent before the deed: status `activating`, whatever the stream was before."""
+    with nobody_at_work(base, relation):
+        base.execute(
+            "INSERT INTO migration.streams (relation, publication, slot, subscription, status, reason)"
+            " VALUES (%(relation)s, %(publication)s, %(slot)s, %(subscription)s, 'activating', %(reason)s)"
+            " ON CONFLICT (relation) DO UPDATE SET status = 'activating', reason = %(reason)s,"
+            " status_since = clock_timestamp()",
+            {"relation": relation, "reason": reason, "publication": names.publication, "slot": names.slot,
+             "subscription": names.subscription},
+        )  # fmt: skip
+
+
+def newest_marker(base: Connected) -> int:
+    """The highest number of all markers that the base has; 0 where it has none."""
+    row = base.execute("SELECT coalesce(max(id), 0) FROM migration.markers").fetchone()
+    return int(require_row(row, "the newest marker")[0])
+
+
+@contextmanager
+def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
+    """A transaction that may change what `keep_at_rest` relies on.
+
+    Raises:
+        StreamError: A step whose own lock on the stream was lost is still at work; names it.
+    """
+    try:
+        with base.transaction():
+            base.execute("SET LOCAL lock_timeout = '5s'")
+            yield
+    except errors.LockNotAvailable:
+        found = base.execute(
+            sql.SQL(
+                "SELECT DISTINCT a.pid, {application} FROM pg_locks k JOIN pg_stat_activity a USING (pid)"
+                " WHERE k.relation = 'migration.streams'::regclass AND k.mode = 'RowShareLock' AND k.granted"
+                " AND a.pid <> pg_backend_pid()"
+            ).format(application=APPLICATION)
+        ).fetchall()
+        who = ", ".join(f"backend {pid} ({application})" for pid, application in found) or "another session"
+        raise StreamError(
+            f"a step is still at work on the resting stream: {who}",
+            where=relation,
+            state_left="nothing was changed by this run",
+            next_step="let it end, or end it (SELECT pg_terminate_backend(pid)), then run this again",
+        ) from None
+
+
+def set_status(base: Connected, relation: str, status: StreamStatus, reason: str | None = None) -> None:
+    """Note a new status, durably: on a base that commits asynchronously by default, too."""
+    with base.transaction():
+        base.execute("SET LOCAL synchronous_commit = on")
+        base.execute(
+            "UPDATE migration.streams SET status = %s, reason = %s, status_since = clock_timestamp()"
+            " WHERE relation = %s",
+            [status, reason, relation],
+        )
+
+
+def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
+    """Until the caller's transaction ends, nobody lets a stream go on that the caller's step has brought to rest.
+
+    Every transaction that makes rows true must ask: the stream's lock is another session's and may be lost unnoticed,
+    and whoever comes next takes the step for dead.
+
+    Args:
+        base: In the transaction that changes rows.
+        stream: As read after the step noted its intent.
+
+    Raises:
+        StreamError: Somebody did let it go on; what was read at the cut is no longer what the base stands at.
+    """
+    row = base.execute(
+        "SELECT 1 FROM migration.streams WHERE relation = %s AND status = %s AND status_since = %s FOR SHARE",
+        [stream.relation, stream.status, stream.status_since],
+    ).fetchone()
+    if row is None:
+        raise StreamError(
+            "the session that kept the stream at rest was lost, and somebody let it go on",
+            where=stream.relation,
+            state_left="this step's rows are rolled back; the base is as the stream left it",
+            next_step="run this again",
+        )
+
+
+def stream_lock(
+    base: Connected, relation: str, *, shared: bool = False, lock: StreamLock = StreamLock.STREAM
+) -> AbstractContextManager[None]:
+    """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
+
+    Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both comes
+    START, held by whoever decides which weeks are under CDC, from the first look on.
+
+    Raises:
+        StreamError: Somebody else holds it; says who.
+    """
+
+    def refuse(who: str) -> StreamError:
+        return StreamError(
+            f"the change stream is being worked on by {who}",
+            where=relation,
+            state_left="nothing was changed by this run",
+            next_step="wait for the other run, or end it, then run this again",
+        )
+
+    return session_lock(base, lock.named(relation), refuse, shared=shared)

@@ -1,6 +1,0 @@
-"""Examines both databases before anything is moved; changes nothing in either."""
-
-from migration_assets.postgres.preflight.plan import PreflightPlan
-from migration_assets.postgres.preflight.run import run_preflight
-
-__all__ = ["PreflightPlan", "run_preflight"]

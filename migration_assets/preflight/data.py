@@ -1,0 +1,208 @@
+"""Examines the values of the control column: what has no week, and what lies ahead of the plan."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import errors, sql
+
+from migration_assets.domain.errors import CalendarError
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
+from migration_assets.domain.fiscal_periods import FIRST_LABEL_YEAR, LAST_LABEL_YEAR, QUARTERS_PER_YEAR
+from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.postgres.physical_order import PhysicalOrder
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.preflight.plan import Subject
+from migration_assets.preflight.wording import info, judge, milliseconds
+
+_COUNT_CAP = 100_000
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Rows that meet one condition; `examples` are keys and values as text."""
+
+    rows: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        # Counting stops above the cap where an index is used: the figure is to be read, not to be exact.
+        return f"more than {_COUNT_CAP:,} rows" if self.rows > _COUNT_CAP else f"{self.rows:,} rows"
+
+    @property
+    def shown(self) -> str:
+        """The count with examples."""
+        return f"{self} (e.g. {'; '.join(self.examples)})" if self.examples else str(self)
+
+
+def calendar_span(calendar: FiscalCalendar) -> tuple[FiscalQuarter, FiscalQuarter]:
+    """The first and the last quarter that the calendar can express."""
+
+    def fits(quarter: FiscalQuarter) -> bool:
+        try:
+            calendar.bounds(quarter)
+        except CalendarError:
+            return False
+        return True
+
+    first = FiscalQuarter(FIRST_LABEL_YEAR, 1).ordinal
+    last = FiscalQuarter(LAST_LABEL_YEAR, QUARTERS_PER_YEAR).ordinal
+    upward = (FiscalQuarter.from_ordinal(number) for number in range(first, last + 1))
+    downward = (FiscalQuarter.from_ordinal(number) for number in range(last, first - 1, -1))
+    return next(filter(fits, upward)), next(filter(fits, downward))
+
+
+def examine_data(legacy: Connected, subject: Subject, order: PhysicalOrder) -> list[Finding]:
+    """Count what has no week. By index where one begins with the control column, else in one scan of the table."""
+    conditions = _conditions(subject)
+    start = time.perf_counter()
+    try:
+        with legacy.transaction(force_rollback=True):
+            legacy.execute(
+                "SELECT set_config('statement_timeout', %s, true)", [milliseconds(subject.plan.scan_seconds)]
+            )
+            if order.control_index is not None:
+                # The statistics may not know the few odd values that are looked for here.
+                legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
+                counted = {name: _by_index(legacy, subject, where) for name, where in conditions.items()}
+                how = f"by index {order.control_index}"
+            else:
+                counted = _by_scan(legacy, subject, conditions)
+                how = f"by a full scan of {order.pages:,} pages"
+    except errors.QueryCanceled:
+        return [
+            judge(
+                "control_values",
+                Area.DATA,
+                f"not examined: reading {subject.spec.control_column} took longer than {subject.plan.scan_seconds:g} s",
+                good=False,
+                remedy=_index_statement(subject) + " -- then this takes milliseconds",
+                severity=Severity.WARNING,
+            )
+        ]
+    how += f" in {time.perf_counter() - start:.2f} s"
+    return _findings(subject, counted, how)
+
+
+def _conditions(subject: Subject) -> dict[str, sql.Composable]:
+    calendar = subject.calendar
+    kind = subject.description.control_kind(subject.spec.control_column)
+    first, last = calendar_span(calendar)
+    now = calendar.quarter_of(subject.plan.as_of)
+    year_ahead = FiscalQuarter.from_ordinal(min(now.ordinal + QUARTERS_PER_YEAR, last.ordinal))
+    column = sql.Identifier(subject.spec.control_column)
+
+    def start(quarter: FiscalQuarter) -> sql.Literal:
+        return sql.Literal(calendar.bound_values(quarter, kind)[0])
+
+    def end(quarter: FiscalQuarter) -> sql.Literal:
+        return sql.Literal(calendar.bound_values(quarter, kind)[1])
+
+    def where(text: str, **values: sql.Composable) -> sql.Composed:
+        return sql.SQL(text).format(c=column, **values)  # pyright: ignore[reportArgumentType]
+
+    return {
+        "null": where("{c} IS NULL"),
+        "infinite": where("{c} IN ('infinity', '-infinity')"),
+        "before": where("{c} < {x} AND {c} > '-infinity'", x=start(first)),
+        "beyond": where("{c} >= {x} AND {c} < 'infinity'", x=end(last)),
+        "ahead": where("{c} >= {x} AND {c} < {y}", x=end(now), y=end(last)),
+        "far_ahead": where("{c} >= {x} AND {c} < {y}", x=end(year_ahead), y=end(last)),
+    }
+
+
+def _key_text(subject: Subject) -> sql.Composable:
+    names = dict.fromkeys((*subject.description.primary_key, subject.spec.control_column))
+    parts = [sql.SQL("{} || {}::text").format(sql.Literal(f"{name}="), sql.Identifier(name)) for name in names]
+    return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(parts))
+
+
+def _table(subject: Subject) -> sql.Identifier:
+    return table_name(subject.spec.table)
+
+
+def _by_index(legacy: Connected, subject: Subject, where: sql.Composable) -> _Counted:
+    count = sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE {} LIMIT {}) AS capped").format(
+        _table(subject), where, sql.Literal(_COUNT_CAP + 1)
+    )
+    rows = int(require_row(legacy.execute(count).fetchone(), "a count")[0])
+    if not rows:
+        return _Counted(0, ())
+    examples = sql.SQL("SELECT {} FROM {} WHERE {} LIMIT {}").format(
+        _key_text(subject), _table(subject), where, sql.Literal(_EXAMPLES)
+    )
+    return _Counted(rows, tuple(row[0] for row in legacy.execute(examples)))
+
+
+def _by_scan(legacy: Connected, subject: Subject, conditions: dict[str, sql.Composable]) -> dict[str, _Counted]:
+    # One pass for everything; the smallest key as text is an example that costs no memory.
+    parts = sql.SQL(", ").join(
+        sql.SQL("count(*) FILTER (WHERE {w}), min({key}) FILTER (WHERE {w})").format(w=where, key=_key_text(subject))
+        for where in conditions.values()
+    )
+    query = sql.SQL("SELECT {} FROM {}").format(parts, _table(subject))
+    row: tuple[Any, ...] = require_row(legacy.execute(query).fetchone(), "the counts")
+    pairs = zip(row[::2], row[1::2], strict=True)
+    return {
+        name: _Counted(int(rows), (example,) if example else ())
+        for name, (rows, example) in zip(conditions, pairs, strict=True)
+    }
+
+
+def _findings(subject: Subject, counted: dict[str, _Counted], how: str) -> list[Finding]:
+    name, table = quote_identifier(subject.spec.control_column), subject.spec.table
+    declared = subject.description.column(subject.spec.control_column).not_null
+    nulls, infinite, before, beyond = (counted[key] for key in ("null", "infinite", "before", "beyond"))
+    first, last = calendar_span(subject.calendar)
+    now = subject.calendar.quarter_of(subject.plan.as_of)
+    findings = [
+        judge(
+            "control_nulls",
+            Area.DATA,
+            f"{nulls.shown} where {name} is NULL, {how}; it is {'' if declared else 'not '}declared NOT NULL",
+            good=declared and not nulls.rows,
+            remedy=(f"give the rows with {name} IS NULL a time, or delete them; then " if nulls.rows else "")
+            + f"ALTER TABLE {table} ADD CONSTRAINT control_not_null CHECK ({name} IS NOT NULL) NOT VALID; ALTER TABLE"
+            f" {table} VALIDATE CONSTRAINT control_not_null; ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL;",
+            severity=Severity.BLOCKING if nulls.rows else Severity.WARNING,
+        ),
+        judge(
+            "control_infinities",
+            Area.DATA,
+            f"{infinite.shown} where {name} is infinite, {how}",
+            good=not infinite.rows,
+            remedy=f"give the rows WHERE {name} IN ('infinity', '-infinity') a real time, or delete them: no week can"
+            " be theirs",
+        ),
+        judge(
+            "outside_calendar",
+            Area.DATA,
+            f"{before.shown} before {first.key}, {beyond.shown} after {last.key}, {how}: the calendar ends there",
+            good=not before.rows and not beyond.rows,
+            remedy=f"give these rows a real {name}, or delete them: no week can be theirs",
+        ),
+    ]
+    ahead, far = counted["ahead"], counted["far_ahead"]
+    return [*findings, _ahead(ahead, far, f"after {now.key}, the quarter of {subject.plan.as_of:%Y-%m-%d}, {how}")]
+
+
+def _ahead(ahead: _Counted, far: _Counted, where: str) -> Finding:
+    if not ahead.rows:
+        return info("rows_ahead", Area.DATA, f"0 rows {where}")
+    evidence = f"{ahead.shown} {where}; more than four quarters ahead: {far.shown}"
+    return judge(
+        "rows_ahead",
+        Area.DATA,
+        evidence,
+        good=not far.rows,
+        remedy="open the quarters of these rows too (materialize quarter_partitions for each), or correct the rows",
+        severity=Severity.WARNING,
+    )
+
+
+def _index_statement(subject: Subject) -> str:
+    column = quote_identifier(subject.spec.control_column)
+    return f"CREATE INDEX CONCURRENTLY ON {subject.spec.table} ({column});"

@@ -1,0 +1,176 @@
+"""Finds what writes to the table, or changes what is written, beside applications and our own stream.
+
+A stream's worker skips ordinary triggers and every rule; it meets triggers that are ENABLE ALWAYS or ENABLE REPLICA.
+What another subscription brings comes to one side past all of them, and is refused where writes are held.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from psycopg.conninfo import conninfo_to_dict
+
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_spec import TableSpec, quote_identifier
+from migration_assets.postgres.called_functions import bodies, functions_of
+from migration_assets.postgres.own_schema import ON_TABLES
+from migration_assets.postgres.sessions import Connected, Side, require_row
+from migration_assets.preflight.wording import info
+from migration_assets.quarters.fences import OUR_TRIGGERS, fence_of_base
+from migration_assets.stream.legacy_side import GUARD
+
+_AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
+_TABLES = """
+WITH tables AS (
+    SELECT r.oid FROM (SELECT to_regclass(%(table)s)::oid AS oid) r WHERE r.oid IS NOT NULL
+    UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(%(table)s)) p
+)
+"""
+_SUBSCRIPTIONS = """
+SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.srrelid::regclass::text),
+       concat_ws('|', s.oid, s.subenabled, pg_get_userbyid(s.subowner), s.subslotname, s.subpublications, _origin,
+                 string_agg(r.srrelid::regclass::text, ',' ORDER BY r.srrelid::regclass::text))
+FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscription s ON s.oid = r.srsubid
+WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY s.oid ORDER BY 1
+"""
+# Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
+# Statements' triggers fire for no worker, and a key's own only where a superuser has enabled them so.
+_TRIGGERS = """
+SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
+       pg_get_triggerdef(g.oid), _called
+FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid
+WHERE g.tgenabled IN ('A', 'R') AND g.tgtype & 1 = 1
+  AND NOT EXISTS (SELECT FROM pg_trigger p WHERE p.oid = g.tgparentid AND p.tgenabled IN ('A', 'R'))
+  AND NOT (g.tgname = ANY(%(triggers)s::text[]) AND g.tgfoid IN (
+      SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'migration' AND p.proname = ANY(%(functions)s::text[])))
+ORDER BY 3 DESC, 2, 1
+""".replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
+_RULES = """
+SELECT w.rulename::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), pg_get_ruledef(w.oid),
+       w.ev_enabled::text, _called
+FROM tables t JOIN pg_rewrite w ON w.ev_class = t.oid
+WHERE w.ev_enabled <> 'D' ORDER BY 3 DESC, 2, 1
+""".replace("_called", bodies(functions_of("pg_rewrite", "w.oid"), rules="SELECT w.oid"))
+_ORIGIN_SINCE = 160000
+_FIRES = {"A": "ALWAYS", "R": "REPLICA"}
+
+
+def examine_both(legacy: Connected, base: Connected | None, spec: TableSpec) -> list[Finding]:
+    """Of the legacy, and of the base where it answers and has the table; our own streams go by the ledger's names."""
+    if base is None:
+        return examine_other_writers(legacy, spec, "legacy")
+    fence = fence_of_base(base, spec.table)
+    return [
+        *examine_other_writers(legacy, spec, "legacy", ours=(fence.slot,)),
+        *examine_other_writers(base, spec, "base", ours=(fence.subscription,)),
+    ]
+
+
+def examine_other_writers(
+    connection: Connected, spec: TableSpec, side: Side, *, ours: tuple[str, ...] = ()
+) -> list[Finding]:
+    """One finding for each of them, which blocks until a person accepts it by its name.
+
+    Args:
+        connection: The side.
+        spec: The table; where it is partitioned, its partitions too.
+        side: Which.
+        ours: Names of our own subscriptions.
+    """
+    asked = {
+        "table": str(spec.table),
+        "ours": list(ours),
+        "triggers": [GUARD, *OUR_TRIGGERS],
+        "functions": list(ON_TABLES),
+    }
+    found = [
+        *_subscriptions(connection, spec, side, asked),
+        *_triggers(connection, side, asked),
+        *_rules(connection, side, asked),
+    ]
+    if found:
+        return found
+    evidence = f"on the {side} no other subscription feeds the table, no trigger fires for streams, no rule is on it"
+    return [info(_code("other_writers", side), _AREA[side], evidence)]
+
+
+def _code(code: str, side: Side) -> str:
+    return code if side == "legacy" else f"{code}_in_base"
+
+
+def _blocking(code: str, side: Side, subject: str, evidence: str, remedy: str, *made_of: str) -> Finding:
+    return Finding(
+        _code(code, side), _AREA[side], Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(made_of)
+    )
+
+
+def _subscriptions(
+    connection: Connected, spec: TableSpec, side: Side, asked: Mapping[str, object]
+) -> Iterator[Finding]:
+    origins = connection.info.server_version >= _ORIGIN_SINCE
+    subscriptions = _SUBSCRIPTIONS.replace("_origin", "s.suborigin" if origins else "NULL")
+    publishers = _publishers(connection)
+    for name, enabled, owner, table, made_of in connection.execute((_TABLES + subscriptions).encode(), asked):
+        other = "the base is in charge" if side == "legacy" else "the legacy is in charge, or a rollback holds writes"
+        yield _blocking(
+            "other_subscription",
+            side,
+            name,
+            f"subscription {name} of {owner}{'' if enabled else ', disabled now,'} writes to {table} on the {side}."
+            f" While {other}, it is refused there and stands, with its slot keeping WAL on its publisher"
+            + (
+                "" if side == "legacy"
+                else "; and what it wrote to a base in charge does not go back to the legacy: no rollback would find it"
+            ),
+            f"let it write to the side in charge alone, or end it before: ALTER SUBSCRIPTION {quote_identifier(name)}"
+            f" DISABLE; on the {side}, or take {spec.table} out of its publication and REFRESH it",
+            made_of,
+            publishers.get(name, ""),
+        )  # fmt: skip
+
+
+def _publishers(connection: Connected) -> dict[str, str]:
+    """Where each subscription's rows come from, as far as our role may see it; no user and no password."""
+    row = connection.execute("SELECT has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'SELECT')")
+    if not require_row(row.fetchone(), "a privilege")[0]:
+        return {}
+    found = connection.execute(
+        "SELECT subname::text, subconninfo FROM pg_subscription"
+        " WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return {
+        name: str([conninfo_to_dict(info).get(part) for part in ("host", "hostaddr", "port", "dbname")])
+        for name, info in found
+    }
+
+
+def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
+    stream = "the reverse stream, after a cutover," if side == "legacy" else "the change stream"
+    for name, table, is_root, enabled, definition, called in connection.execute(_TABLES + _TRIGGERS, asked).fetchall():
+        yield _blocking(
+            "always_trigger",
+            side,
+            name if is_root else f"{name} on {table}",
+            f"trigger {name} of {table} on the {side} is ENABLE {_FIRES[enabled]} ({definition}): it fires also for"
+            f" every row that {stream} brings, which it may change, refuse, or act on a second time: the sides differ",
+            f"on the {side}: ALTER TABLE {table} ENABLE TRIGGER {quote_identifier(name)}; -- it fires for applications"
+            " alone then",
+            enabled,
+            definition,
+            called or "",
+        )
+
+
+def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> Iterator[Finding]:
+    for name, table, is_root, definition, enabled, called in connection.execute(_TABLES + _RULES, asked).fetchall():
+        yield _blocking(
+            "redirecting_rule",
+            side,
+            name if is_root else f"{name} on {table}",
+            f"rule {name} rewrites statements on {table} of the {side} ({definition}); neither streams nor COPY meet"
+            " it, so that rows come there without what it does",
+            f"give its task to a trigger, or to the application; then on the {side}: DROP RULE"
+            f" {quote_identifier(name)} ON {table};",
+            enabled,
+            definition,
+            called or "",
+        )

@@ -1,0 +1,144 @@
+"""Examines what the two roles may do."""
+
+from migration_assets.domain.findings import Area, Finding, Severity
+from migration_assets.domain.table_spec import QualifiedName, quote_identifier
+from migration_assets.ledger.stream_parts import may_see_subscription
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.preflight.servers import version_of
+from migration_assets.preflight.wording import judge
+
+_SUBSCRIPTION_ROLE_SINCE = 16
+
+
+def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Finding]:
+    """Read, replicate, own: the last for REPLICA IDENTITY FULL and the publication."""
+    row = legacy.execute(
+        "SELECT current_user::text, r.rolsuper, r.rolreplication,"
+        " ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname IN ('rds_superuser', 'rds_replication')"
+        "       AND pg_has_role(g.oid, 'USAGE')),"
+        " current_database()::text, has_database_privilege(current_database(), 'CREATE'),"
+        " has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'),"
+        " pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text, row_security_active(c.oid)"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles r"
+        " WHERE n.nspname = %s AND c.relname = %s AND r.rolname = current_user",
+        [table.schema, table.name],
+    ).fetchone()
+    (user, superuser, replication, managed, database, create, usage, select, owns, owner, hidden) = require_row(
+        row, "the rights on the table"
+    )
+    role = quote_identifier(user)
+    may_replicate = superuser or replication or bool(managed)
+    by = "superuser" if superuser else "REPLICATION attribute" if replication else ", ".join(managed) or "nothing"
+    return [
+        judge(
+            "read_right",
+            Area.LEGACY,
+            f"role {role}: USAGE on schema {table.schema} {_yes(usage)}, SELECT on {table} {_yes(select)}",
+            good=usage and select,
+            remedy=f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role};"
+            f" GRANT SELECT ON {table} TO {role};",
+        ),
+        judge(
+            "row_security",
+            Area.LEGACY,
+            f"row security {'hides rows' if hidden else 'hides nothing'} from role {role}",
+            good=not hidden,
+            remedy=f"ALTER ROLE {role} BYPASSRLS; -- else the copy misses rows in silence",
+        ),
+        judge(
+            "replication_right",
+            Area.LEGACY,
+            f"role {role} may replicate by: {by}",
+            good=may_replicate,
+            remedy=f"ALTER ROLE {role} REPLICATION; -- on RDS: GRANT rds_replication TO {role};",
+        ),
+        judge(
+            "table_ownership",
+            Area.LEGACY,
+            f"{table} belongs to {owner}; role {role} has its rights: {_yes(owns)}",
+            good=owns,
+            remedy=f"GRANT {quote_identifier(owner)} TO {role};"
+            " -- REPLICA IDENTITY FULL and the publication want the owner",
+        ),
+        judge(
+            "create_right",
+            Area.LEGACY,
+            f"role {role}: CREATE on database {database} {_yes(create)}",
+            good=create,
+            remedy=f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {role};"
+            " -- for the publication and the marker table",
+        ),
+    ]
+
+
+def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
+    """Create tables, create a subscription."""
+    row = base.execute(
+        "SELECT current_user::text, r.rolsuper, current_database()::text,"
+        " has_database_privilege(current_database(), 'CREATE'),"
+        " (SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace n WHERE n.nspname = %s),"
+        " (SELECT pg_has_role(g.oid, 'USAGE') FROM pg_roles g WHERE g.rolname = 'pg_create_subscription'),"
+        " EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'rds_superuser' AND pg_has_role(g.oid, 'USAGE'))"
+        " FROM pg_roles r WHERE r.rolname = current_user",
+        [table.schema],
+    ).fetchone()
+    user, superuser, database, create, in_schema, subscriber, managed = require_row(row, "the rights in the base")
+    role, schema = quote_identifier(user), quote_identifier(table.schema)
+    schema_text = "does not exist and will be made" if in_schema is None else f"CREATE {_yes(in_schema)}"
+    has_role = version_of(base)[0] >= _SUBSCRIPTION_ROLE_SINCE
+    by = "superuser" if superuser else "rds_superuser" if managed else "pg_create_subscription" if subscriber else ""
+    return [
+        judge(
+            "base_rights",
+            Area.BASE,
+            f"role {role}: CREATE on database {database} {_yes(create)}; schema {schema} {schema_text}",
+            good=create and in_schema is not False,
+            remedy=f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {role};"
+            + (f" GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};" if in_schema is not None else ""),
+        ),
+        judge(
+            "subscription_right",
+            Area.BASE,
+            f"role {role} may create a subscription by: {by or 'nothing'}",
+            good=bool(by),
+            remedy=f"GRANT pg_create_subscription TO {role};" if has_role else f"ALTER ROLE {role} SUPERUSER;",
+            severity=Severity.BLOCKING,
+        ),
+        judge(
+            "alterations_right",
+            Area.BASE,
+            f"role {role} sees when somebody else alters the subscription: {_yes(may_see_subscription(base))}",
+            good=may_see_subscription(base),
+            remedy=f"GRANT SELECT (xmin) ON pg_catalog.pg_subscription TO {role}; -- else a change that was skipped by"
+            " ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found by the next validation only;"
+            " and MIGRATION_CUTOVER_COMPARE_ALL=false compares every week under hold all the same",
+            severity=Severity.WARNING,
+        ),
+    ]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+_FOR_STREAMS = """
+SELECT v.statement FROM pg_roles r, LATERAL (VALUES
+    (r.rolreplication, format('ALTER ROLE %I NOREPLICATION;', r.rolname)),
+    (EXISTS (SELECT FROM pg_auth_members m
+             WHERE m.member = r.oid AND m.roleid = to_regrole('pg_create_subscription')),
+     format('REVOKE pg_create_subscription FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) g
+             WHERE a.attrelid = 'pg_subscription'::regclass AND a.attname = 'xmin' AND g.grantee = r.oid),
+     format('REVOKE SELECT (xmin) ON pg_catalog.pg_subscription FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.roleid = to_regrole('pg_read_all_stats')),
+     format('REVOKE pg_read_all_stats FROM %I;', r.rolname)),
+    (EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) g WHERE p.pronamespace = 'pg_catalog'::regnamespace
+             AND p.proname = 'pg_log_standby_snapshot' AND g.grantee = r.oid),
+     format('REVOKE EXECUTE ON FUNCTION pg_catalog.pg_log_standby_snapshot() FROM %I;', r.rolname))
+) AS v(there, statement) WHERE r.rolname = current_user AND NOT r.rolsuper AND v.there
+"""
+
+
+def rights_for_streams(base: Connected) -> list[str]:
+    """The statements that take from our role what it had for streams and cutovers alone; none of a superuser's."""
+    return [str(statement) for (statement,) in base.execute(_FOR_STREAMS)]

@@ -1,0 +1,1 @@
+"""Whether both sides are equal: validation, repair, reconciliation, and the sign-off that rests on them."""

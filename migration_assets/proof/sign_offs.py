@@ -1,0 +1,250 @@
+"""Sign-offs in the ledger: the facts one is decided on, read at one moment, its row, and whether it still stands."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from migration_assets.domain.definitions import Definitions, TableState
+from migration_assets.domain.evidence_chain import ChainKind
+from migration_assets.domain.fingerprint import METHOD
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.freshness import LastValidation, changes_since
+from migration_assets.domain.sign_off import (
+    Approval,
+    CutFacts,
+    QuarterFacts,
+    ReconciliationFacts,
+    StreamFacts,
+    Versions,
+    WeekFacts,
+)
+from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
+from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.ledger.chain import append_row, hold_chain
+from migration_assets.ledger.definitions import altered_since
+from migration_assets.ledger.locks import slice_locks
+from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.stream import read_stream, stream_lock
+from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.sessions import Connected, require_row
+
+
+@dataclass(frozen=True)
+class SignOffState:
+    """A quarter's newest sign-off, None where nobody signed, and every reason for which it is void."""
+
+    signed: SignedOff | None
+    void: tuple[str, ...]
+
+    @property
+    def stands(self) -> bool:
+        """Whether the quarter is signed off now."""
+        return self.signed is not None and not self.void
+
+
+@contextmanager
+def hold_quarter(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> Generator[None]:
+    """Hold all of the quarter's slices and, shared, the stream: no copy, repair, join or pause runs meanwhile.
+
+    Raises:
+        SliceBusyError: Somebody works on one of the slices.
+        StreamError: Somebody works on the stream.
+    """
+    with (
+        slice_locks(base, read_slices(base, spec.relation, quarter)),
+        stream_lock(base, spec.relation, shared=True),
+    ):
+        yield
+
+
+def record_sign_off(
+    base: Connected,
+    spec: TableSpec,
+    quarter: FiscalQuarter,
+    *,
+    approved_by: str,
+    note: str,
+    max_age: timedelta,
+    versions: tuple[str, str],
+    problems: Sequence[str],
+    legacy_table: TableState | None = None,
+    run_id: str | None = None,
+) -> SignedOff:
+    """Read, decide, and sign in one transaction; the caller holds the quarter.
+
+    Args:
+        base: A session on the base.
+        spec: The table.
+        quarter: Which quarter.
+        approved_by: Who approves.
+        note: What that person adds.
+        max_age: How old a proof may be.
+        versions: Of this package and of the legacy's server.
+        problems: The stream's, as observed a moment ago.
+        legacy_table: What the legacy's table is now; None where nobody could look, which is one of the problems then.
+        run_id: Noted in the ledger.
+
+    Raises:
+        SignOffRefusedError: Lists everything that is missing.
+        psycopg.errors.SerializationFailure: A slice was changed at this moment by somebody who held no lock.
+    """
+    with _one_snapshot(base):
+        # First of all: in this snapshot the chain's newest record must be the newest one.
+        hold_chain(base)
+        # A signature is not to be lost, also on a base that commits asynchronously by default.
+        base.execute("SET LOCAL synchronous_commit = on")
+        facts = _read_facts(base, spec, quarter, versions, problems, legacy_table)
+        row = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")
+        approval = Approval(approved_by.strip(), note, row[0], max_age)
+        evidence, sha256 = sign(facts, approval)
+        row = base.execute(
+            "INSERT INTO migration.sign_offs"
+            " (relation, quarter, approved_by, note, evidence, sha256, run_id, signed_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+            [spec.relation, quarter.key, approval.approved_by, note, Jsonb(evidence), sha256, run_id, approval.at],
+        ).fetchone()
+        number = int(require_row(row, "a new sign-off")[0])
+        _sign_slices(base, spec, facts.weeks)
+        append_row(base, spec.relation, ChainKind.SIGN_OFF, number)
+    return SignedOff(number, spec.relation, quarter, approval.approved_by, note, evidence, sha256, run_id, approval.at)
+
+
+def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -> None:
+    for facts in weeks:
+        if facts.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED}:
+            continue  # signed before, and nothing happened since
+        require_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
+        base.execute(
+            "UPDATE migration.slices SET state = 'signed_off', updated_at = clock_timestamp()"
+            " WHERE relation = %s AND quarter = %s AND week = %s",
+            [spec.relation, facts.week.quarter.key, facts.week.name],
+        )
+
+
+def read_sign_off(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> SignOffState:
+    """The quarter's newest sign-off, and whether it still stands."""
+    with _one_snapshot(base), base.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            "SELECT id, approved_by, note, evidence, sha256, run_id, signed_at FROM migration.sign_offs"
+            " WHERE relation = %s AND quarter = %s ORDER BY id DESC LIMIT 1",
+            [spec.relation, quarter.key],
+        ).fetchone()
+        if row is None:
+            return SignOffState(None, ())
+        if not isinstance(row["evidence"], dict):
+            row["evidence"] = {}  # an edit made it something else, which its hash tells
+        signed = SignedOff(relation=spec.relation, quarter=quarter, **row)
+        return SignOffState(signed, tuple(why_void(signed, read_week_facts(base, spec, quarter))))
+
+
+@contextmanager
+def _one_snapshot(base: Connected) -> Generator[None]:
+    with base.transaction():
+        base.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def _read_facts(
+    base: Connected,
+    spec: TableSpec,
+    quarter: FiscalQuarter,
+    versions: tuple[str, str],
+    problems: Sequence[str],
+    legacy_table: TableState | None,
+) -> QuarterFacts:
+    weeks = read_week_facts(base, spec, quarter, legacy_table)
+    reconciliation = _read_reconciliation(base, spec, quarter, legacy_table)
+    markers = {facts.marker for facts in weeks} | {reconciliation.marker if reconciliation else None}
+    stream = read_stream(base, spec.relation)
+    package, legacy = versions
+    server = require_row(base.execute("SELECT current_setting('server_version')").fetchone(), "the base's version")
+    return QuarterFacts(
+        relation=spec.relation,
+        quarter=quarter,
+        weeks=weeks,
+        reconciliation=reconciliation,
+        stream=stream
+        and StreamFacts(
+            stream.publication, stream.slot, stream.subscription, stream.status.value, stream.reason,
+            stream.exact_since_marker, stream.exact_since_lsn, stream.exact_since,
+        ),
+        problems=tuple(problems),
+        cuts=_read_cuts(base, spec, [marker for marker in markers if marker is not None]),
+        versions=Versions(package, legacy, str(server[0]), METHOD),
+    )  # fmt: skip
+
+
+def read_week_facts(
+    base: Connected, spec: TableSpec, quarter: FiscalQuarter, legacy_table: TableState | None = None
+) -> tuple[WeekFacts, ...]:
+    """What the ledger holds of the quarter's weeks now, oldest first.
+
+    Without `legacy_table`, what the legacy's table is now, only the base's own tables tell whether they were altered.
+    """
+    records = read_slices(base, spec.relation, quarter)
+    counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
+    altered = altered_since(base, spec, [(r.week, r.leaf, r.definitions) for r in records], legacy_table)
+    return tuple(
+        WeekFacts(
+            record.week, record.leaf, record.lower_bound, record.upper_bound, record.state, record.method,
+            record.legacy, record.base, record.validated_marker, record.validated_lsn,
+            last_validation(record, counted.get(record.leaf), altered.get(record.week)), record.definitions,
+        )
+        for record in records
+    )  # fmt: skip
+
+
+def last_validation(record: SliceRecord, changes_now: int | None = None, altered: str | None = None) -> LastValidation:
+    """What the ledger says of the slice's last validation.
+
+    Args:
+        record: The slice.
+        changes_now: The leaf's in `changes_by_leaf`.
+        altered: The week's in `altered_since`.
+    """
+    return LastValidation(
+        record.validated_at,
+        record.validated_equal,
+        record.changed_at,
+        changes_since(record.validated_changes, changes_now),
+        altered,
+    )
+
+
+def _read_reconciliation(
+    base: Connected, spec: TableSpec, quarter: FiscalQuarter, legacy_table: TableState | None
+) -> ReconciliationFacts | None:
+    with base.cursor(row_factory=class_row(ReconciliationFacts)) as cursor:
+        newest = cursor.execute(
+            "SELECT r.marker, r.lsn, r.equal, r.duplicate_keys, r.reconciled_at AS at, c.taken_at AS cut_at"
+            " FROM migration.reconciliations r LEFT JOIN migration.cuts c USING (relation, marker)"
+            " WHERE r.relation = %s AND r.quarter = %s ORDER BY r.id DESC LIMIT 1",
+            [spec.relation, quarter.key],
+        ).fetchone()
+    if newest is None:
+        return None
+    rows = base.execute(
+        "SELECT v.week, s.leaf, v.definitions FROM migration.validations v JOIN migration.slices s"
+        " USING (relation, quarter, week) WHERE v.relation = %s AND v.quarter = %s AND v.marker = %s"
+        " AND v.purpose = 'reconcile' AND s.state <> 'retired'",
+        [spec.relation, quarter.key, newest.marker],
+    )
+    proven = [(FiscalWeek.parse(f"{quarter.key}|{w}"), leaf, Definitions.from_json(kept)) for w, leaf, kept in rows]
+    altered = altered_since(base, spec, proven, legacy_table)
+    what = "; ".join(f"{week.name}: {why}" for week, why in sorted(altered.items()))
+    return replace(newest, altered=what or None)
+
+
+def _read_cuts(base: Connected, spec: TableSpec, markers: Sequence[int]) -> tuple[CutFacts, ...]:
+    with base.cursor(row_factory=class_row(CutFacts)) as cursor:
+        cursor.execute(
+            "SELECT marker, lsn, taken_at AS at, tries, writers_held_ms, longest_try_ms, apply_held_ms"
+            " FROM migration.cuts WHERE relation = %s AND marker = ANY(%s)",
+            [spec.relation, list(markers)],
+        )
+        return tuple(cursor)

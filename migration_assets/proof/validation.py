@@ -1,0 +1,160 @@
+"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from migration_assets.domain.definitions import Definitions
+from migration_assets.domain.differences import Differences
+from migration_assets.domain.errors import SliceMismatchError, SliceStateError
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.ledger.cuts import CutRecord
+from migration_assets.ledger.definitions import seen_definitions
+from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.proofs import (
+    Proof,
+    Purpose,
+    changes_of,
+    record_proof,
+)
+from migration_assets.ledger.slices import (
+    SliceRecord,
+    begin_attempt,
+    end_attempt,
+    note_failure,
+    read_slice,
+)
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.stream.barred import require_not_barred
+from migration_assets.stream.buckets import SliceRows, compare
+from migration_assets.stream.cut import paired_snapshots
+from migration_assets.stream.differences import look
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.slice_rows import require_unaltered, slice_rows, table_before_cut
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Both fingerprints at one cut: equal, or `validate_slice` would have raised."""
+
+    week: FiscalWeek
+    legacy: Fingerprint
+    base: Fingerprint
+    cut: CutRecord
+
+
+def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
+    """Compare both sides at a cut without pausing the stream; the ledger notes the result either way.
+
+    Raises:
+        SliceMismatchError: They differ; carries the differing keys. The slice's state is `streaming` again.
+        SliceStateError: The slice is not under CDC.
+        SliceBusyError: Somebody works on it.
+        StreamError: The stream does not run.
+        CutError: No moment for a cut.
+    """
+    proof, cut = examine_slice(plan, week, "validate")
+    if not proof.equal:
+        raise SliceMismatchError(
+            proof.legacy,
+            proof.base,
+            where=week.key,
+            state_left="the base is as it was found; the ledger notes the difference",
+            next_step="job `repair_slices` (or `migration-assets repair`) shows and then repairs it; or materialize"
+            " migrated_slice for this week, which replaces its leaf",
+            differences=proof.differences,
+        )
+    return Validated(week, proof.legacy, proof.base, cut)
+
+
+def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple[Proof, CutRecord]:
+    """As `validate_slice`, but a difference is a result."""
+    with ExitStack() as stack:
+        ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", Timeouts(lock=5_000)))
+        # While the slice is locked nobody swaps its leaf, whose frozen rows an older snapshot would see.
+        record = stack.enter_context(slice_lock(ledger, require_under_cdc(ledger, plan, week)))
+        require_streaming_state(record)
+        attempt = begin_attempt(ledger, record, "validate", plan.run_id)
+        try:
+            description = table_before_cut(plan, ledger, f"{week.key}:{purpose}")
+            seen = changes_of(ledger, record)
+            with paired_snapshots(plan, f"{week.key}:{purpose}", [week]) as pair:
+                rows = slice_rows(plan, description, record)
+                proof = prove(pair.legacy, pair.base, rows, lsn=pair.record.lsn, marker=pair.record.marker)
+                if not proof.equal:
+                    require_unaltered(plan, pair.legacy, pair.base, description, week.key)
+                cut = pair.record
+            with ledger.transaction():
+                record_proof(ledger, record, proof, purpose, plan.run_id, seen=seen)
+                end_attempt(
+                    ledger,
+                    attempt,
+                    "succeeded" if proof.equal else "mismatch",
+                    error=None if proof.equal else str(proof.differences),
+                    legacy=proof.legacy,
+                    base=proof.base,
+                )
+        except BaseException as error:
+            note_failure(ledger, attempt, error)
+            raise
+    return proof, cut
+
+
+def prove(
+    legacy: Connected,
+    base: Connected,
+    rows: SliceRows,
+    *,
+    lsn: str,
+    marker: int | None,
+    definitions: Definitions | None = None,
+) -> Proof:
+    """Compare in both sessions' snapshots; the rows are looked for only where something differs.
+
+    Args:
+        legacy: In whose snapshot the legacy's rows are.
+        base: In whose snapshot the base's are.
+        rows: The slice.
+        lsn: Of the cut.
+        marker: Of the cut.
+        definitions: As `seen_definitions` saw them in the same snapshots; None to look now.
+    """
+    definitions = definitions or seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
+    compared = compare(legacy, base, rows)
+    found = Differences() if compared.equal else look(legacy, base, rows, compared)
+    return Proof(compared.legacy, compared.base, lsn, marker, definitions, found)
+
+
+def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:
+    """The slice's record, of a state in which it follows the legacy.
+
+    Raises:
+        SliceStateError: It does not.
+        StreamError: A cutover has the stream, or the base is in charge.
+    """
+    require_not_barred(base, plan.relation)
+    record = read_slice(base, plan.relation, week)
+    if record is None:
+        raise SliceStateError(
+            "the quarter is not open in the base",
+            where=week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize quarter_partitions for {week.quarter.key}",
+        )
+    require_streaming_state(record)
+    return record
+
+
+def require_streaming_state(record: SliceRecord) -> None:
+    """Refuse a slice that does not follow the legacy.
+
+    Raises:
+        SliceStateError: Says what it is instead.
+    """
+    if not record.under_cdc:
+        raise SliceStateError(
+            f"the slice is {record.state}, not under CDC; an exact comparison needs the stream",
+            where=record.week.key,
+            state_left="nothing was touched",
+            next_step=f"materialize change_stream for {record.week.quarter.key} first",
+        )

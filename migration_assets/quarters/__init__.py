@@ -1,0 +1,1 @@
+"""Quarters and weeks as partitions of the root: made, fenced, opened ahead, looked after."""

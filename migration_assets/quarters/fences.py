@@ -1,0 +1,391 @@
+"""The triggers that refuse writes while a side is held, and those that keep TRUNCATE from a base in charge.
+
+Belongs here: which tables have which triggers, what their functions say, who passes. When a side is held, and by whom:
+`cutover/holds.py`.
+
+What reaches whom, and why there are several:
+- A statement's trigger fires for the table that the statement names, and for no other: a writer who names a leaf
+  never meets the root's. So the root has it, and every partition of it. It refuses every client.
+- An apply worker of PostgreSQL fires triggers for rows alone. So the legacy, and every leaf, has one of these; it
+  refuses every worker but that of our own subscription. Its rows reach leaves, whatever table they were sent to.
+- All of them are ENABLE ALWAYS: `session_replication_role = replica` skips the others.
+Partitions are fenced one by one, before the root is held and while writers go on: each is locked for a moment alone.
+Only who names a partition is refused from then on. The hold itself locks nothing but the root.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from psycopg import errors, sql
+
+from migration_assets.domain.table_spec import QualifiedName
+from migration_assets.ledger.own_objects import ledger_has
+from migration_assets.ledger.session_locks import take_turn_at_partitions
+from migration_assets.postgres.other_sessions import writers_of
+from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.sessions import Connected, Side, require_row
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.quarters.fence_functions import bodies
+
+HOLD = "migration_assets_hold"
+HOLD_ROWS = "migration_assets_hold_rows"
+BASE_GUARD = "migration_assets_no_base_truncate"
+OUR_TRIGGERS = (HOLD, HOLD_ROWS, BASE_GUARD)
+# A process that is frozen while it has a table locked holds up its writers for no longer than this.
+FROZEN_MS = 2_000
+# Behind a writer of this age a try would only hold up the others.
+HOPELESS_MS = 3_000.0
+
+# A row for each trigger that should be there: whether it fires always, and is as this version of the program makes it.
+_STATES = """
+WITH tables AS (
+    SELECT c.oid, c.relkind, c.oid = r.oid AS is_root, n.nspname, c.relname
+    FROM (SELECT to_regclass(%(table)s)::oid AS oid) r
+    CROSS JOIN LATERAL (SELECT r.oid AS relid UNION SELECT p.relid::oid FROM pg_partition_tree(r.oid) p) one
+    JOIN pg_class c ON c.oid = one.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+)
+SELECT t.nspname, t.relname, t.is_root, t.relkind = 'r', w.name, g.tgenabled::text,
+       coalesce(g.tgtype = w.kind AND g.tgattr::text = '' AND (g.tgqual IS NULL) = (w.name <> %(rows)s)
+                AND g.tgnargs = w.count AND g.tgfoid = to_regproc(w.call) AND p.prosrc = w.body
+                AND (w.args IS NULL OR g.tgargs = (
+                    SELECT string_agg(convert_to(a.value, getdatabaseencoding()) || '\\x00'::bytea, '' ORDER BY a.place)
+                    FROM unnest(w.args) WITH ORDINALITY AS a (value, place))), false)
+FROM tables t
+JOIN LATERAL (VALUES
+    (%(hold)s, 62, 'migration.refuse_writes', %(refuse_writes)s, 3, %(hold_args)s::text[]),
+    (%(rows)s, 29, 'migration.refuse_rows', %(refuse_rows)s, 3, %(hold_args)s::text[]),
+    (%(guard)s, 34, 'migration.refuse_base_truncate', %(refuse_base_truncate)s, 1, %(guard_args)s::text[])
+) AS w (name, kind, call, body, count, args)
+  ON (w.name <> %(rows)s OR t.relkind = 'r') AND (w.name <> %(guard)s OR %(side)s = 'base')
+LEFT JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgname = w.name
+LEFT JOIN pg_proc p ON p.oid = g.tgfoid
+ORDER BY t.is_root DESC, t.nspname, t.relname
+"""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Whom a hold lets pass on one side, and where.
+
+    Attributes:
+        side: Which.
+        root: The table that applications name.
+        subscription: Whose apply worker passes: of the stream that comes to this side.
+        slot: Of the stream that leaves the base: while it is there, no TRUNCATE may be. Of the base alone.
+        lock_timeout_ms: Of one try to lock a table.
+    """
+
+    side: Side
+    root: QualifiedName
+    subscription: str
+    slot: str = ""
+    lock_timeout_ms: int = 100
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    table: QualifiedName
+    is_root: bool
+    is_leaf: bool
+    name: str
+    enabled: str | None
+    current: bool
+
+    def is_as(self, wanted: str) -> bool:
+        """Whether nothing need be done for it to be in that state: `A`lways or `D`isabled, where it may be missing."""
+        if wanted == "D" and self.name != BASE_GUARD:
+            return self.enabled in {None, "D"}
+        return self.enabled == "A" and self.current
+
+
+def fence_of_base(base: Connected, root: QualifiedName, lock_timeout_ms: int = 100) -> Fence:
+    """As the ledger names the streams; without a stream nobody's worker passes."""
+    found = (
+        base.execute("SELECT subscription, slot FROM migration.streams WHERE relation = %s", [str(root)]).fetchone()
+        if ledger_has(base, "streams")
+        else None
+    )
+    subscription, slot = found or ("", "")
+    return Fence("base", root, subscription, f"{slot}_back", lock_timeout_ms)
+
+
+def is_made(connection: Connected, fence: Fence) -> bool:
+    """Whether the table that has the root's name has all its triggers, so that they need only be enabled."""
+    return all(one.current for one in _read(connection, fence) if one.is_root)
+
+
+def fence_table(connection: Connected, fence: Fence, *, made: bool) -> None:
+    """From the caller's commit on the table that has the root's name refuses everybody; it is locked already.
+
+    Args:
+        connection: In the transaction that has it locked: what is not done here holds nobody.
+        fence: Whom it lets pass.
+        made: As `is_made` said before the lock.
+    """
+    is_leaf = fence.side == "legacy"
+    statements = (
+        _enabling(fence.root, _names(fence, is_leaf)) if made else _statements(fence, fence.root, is_leaf=is_leaf)
+    )
+    connection.execute(statements)
+
+
+def fence_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -> None:
+    """From now on no partition takes a row but through the root; whoever wrote to one of them has ended.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: A writer stayed for longer. Some partitions are fenced: see `sync_partitions`.
+    """
+    for table, is_leaf, _ in _differing(base, fence, "A"):
+        _change(base, fence, table, _statements(fence, table, is_leaf=is_leaf), patience_seconds)
+
+
+def sync_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -> None:
+    """Each partition as the root is: fenced while that is held, else free. Safe to repeat.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: A writer was in the way for longer.
+    """
+    if is_held(base, fence.root):
+        return fence_partitions(base, fence, patience_seconds=patience_seconds)
+    with base.transaction():
+        # Whoever makes a partition now saw the root held, and fences it; afterwards nobody does.
+        take_turn_at_partitions(base)
+    for table, is_leaf, triggers in _differing(base, fence, "D"):
+        if BASE_GUARD in triggers:
+            free = sql.SQL("; ").join([_statements(fence, table, is_leaf=is_leaf), _disabling(table, is_leaf=is_leaf)])
+        else:
+            free = _disable(table, triggers)
+        _change(base, fence, table, free, patience_seconds)
+    return None
+
+
+def follow_root(base: Connected, table: QualifiedName) -> None:
+    """Give a new partition what its root has of ours; in the transaction that attaches it."""
+    row = base.execute(
+        "SELECT n.nspname, r.relname, c.relkind = 'r', EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid"
+        " AND t.tgname = %s) FROM pg_class c JOIN pg_class r ON r.oid = pg_partition_root(c.oid)"
+        " JOIN pg_namespace n ON n.oid = r.relnamespace WHERE c.oid = to_regclass(%s)",
+        [BASE_GUARD, str(table)],
+    ).fetchone()
+    schema, name, is_leaf, has_guard = require_row(row, "the root")
+    if not has_guard:
+        return  # no cutover was ever begun
+    root = QualifiedName(schema, name)
+    base.execute(_statements(fence_of_base(base, root), table, is_leaf=is_leaf))
+    if not is_held(base, root):
+        base.execute(_disabling(table, is_leaf=is_leaf))
+
+
+def free_table(connection: Connected, table: QualifiedName) -> None:
+    """From the caller's commit on the table takes writes by its own name; it is locked already. Nothing is dropped.
+
+    DROP would wait for readers, and they for it.
+    """
+    rows = connection.execute(
+        "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = ANY(%s)",
+        [str(table), [HOLD, HOLD_ROWS]],
+    ).fetchall()
+    if rows:
+        connection.execute(_disable(table, [str(row[0]) for row in rows]))
+
+
+def is_held(connection: Connected, table: QualifiedName) -> bool:
+    """Whether who writes to the table in the ordinary way is refused; whether everybody is, say its `gaps`."""
+    row = connection.execute(
+        "SELECT tgenabled::text, tgnargs < 3 FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s",
+        [str(table), HOLD],
+    ).fetchone()
+    enabled, is_old = row or ("D", False)
+    if enabled != "O" or is_old:
+        return enabled in {"A", "O"}
+    # Somebody enabled all triggers: this one refuses only what is noted as held.
+    noted = connection.execute("SELECT FROM migration.holds WHERE relation = %s", [str(table)])
+    return noted.fetchone() is not None
+
+
+def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
+    """What is missing for nobody to be able to write to the table; empty where it holds everybody.
+
+    Needs no right on anything but the catalogue.
+    """
+    row = connection.execute(
+        "SELECT c.relkind, (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1),"
+        " ARRAY(SELECT i.inhrelid::regclass::text FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'"
+        "       ORDER BY 1)"
+        " FROM pg_class c WHERE c.oid = to_regclass(%s)",
+        [str(table)],
+    ).fetchone()
+    if row is None:
+        return (f"{table} is not there",)
+    kind, parent, children = row
+    found = [f"{table} inherits from {parent}, through which it can be written to"] if parent else []
+    found += [f"{child} inherits from {table}, whose rows include those written to it" for child in children]
+    states = _read(connection, Fence("base" if kind == "p" else "legacy", table, ""), any_arguments=True)
+    found += [
+        f"trigger {one.name} of {one.table} {_flaw(one)}"
+        for one in states
+        if one.name != BASE_GUARD and not one.is_as("A")
+    ]
+    return tuple(found)
+
+
+def guard_root(base: Connected, fence: Fence) -> None:
+    """No TRUNCATE of the root any more; its partitions: `sync_partitions`. In the caller's transaction.
+
+    A hold that stands stays; one that somebody only seemed to begin, by enabling all triggers, ends.
+    """
+    lock_writers_out(base, fence.root, fence.lock_timeout_ms)
+    if not is_held(base, fence.root):
+        free_table(base, fence.root)
+    base.execute(sql.SQL("; ").join([_guarding(fence, fence.root), _enabling(fence.root, [BASE_GUARD])]))
+
+
+def unguarded_tables(base: Connected, root: QualifiedName) -> tuple[str, ...]:
+    """Tables of the base of which a TRUNCATE would be taken although no stream carries it to the legacy."""
+    states = _read(base, Fence("base", root, ""), any_arguments=True)
+    return tuple(str(one.table) for one in states if one.name == BASE_GUARD and not one.is_as("A"))
+
+
+def drop_triggers(connection: Connected, table: QualifiedName) -> None:
+    """All of them, on every partition, in the caller's transaction."""
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname, t.tgname FROM (SELECT to_regclass(%s)::oid AS oid) r"
+        " CROSS JOIN LATERAL (SELECT r.oid AS relid UNION SELECT p.relid::oid FROM pg_partition_tree(r.oid) p) one"
+        " JOIN pg_trigger t ON t.tgrelid = one.relid JOIN pg_class c ON c.oid = one.relid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY(%s)",
+        [str(table), list(OUR_TRIGGERS)],
+    ).fetchall()
+    for schema, name, trigger in rows:
+        connection.execute(
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger), sql.Identifier(schema, name))
+        )
+
+
+def _flaw(trigger: _Trigger) -> str:
+    if trigger.enabled is None:
+        return "is not there"
+    if trigger.enabled != "A":
+        return "does not fire always"
+    return "is not as this version of the program makes it"
+
+
+def _read(connection: Connected, fence: Fence, *, any_arguments: bool = False) -> list[_Trigger]:
+    rows = connection.execute(
+        _STATES,
+        {
+            "table": str(fence.root),
+            "side": fence.side,
+            "hold": HOLD,
+            "rows": HOLD_ROWS,
+            "guard": BASE_GUARD,
+            "hold_args": None if any_arguments else _arguments(fence),
+            "guard_args": None if any_arguments else [fence.slot],
+            **bodies(connection),
+        },
+    ).fetchall()
+    return [
+        _Trigger(QualifiedName(schema, table), is_root, is_leaf, name, enabled, current)
+        for schema, table, is_root, is_leaf, name, enabled, current in rows
+    ]
+
+
+def _arguments(fence: Fence) -> list[str]:
+    return [fence.side, str(fence.root), fence.subscription]
+
+
+def _differing(base: Connected, fence: Fence, wanted: str) -> list[tuple[QualifiedName, bool, list[str]]]:
+    """Partitions with triggers that are in another state, each with whether it is a leaf."""
+    found: dict[QualifiedName, tuple[QualifiedName, bool, list[str]]] = {}
+    for one in _read(base, fence):
+        if not one.is_root and not one.is_as(wanted):
+            found.setdefault(one.table, (one.table, one.is_leaf, []))[2].append(one.name)
+    return list(found.values())
+
+
+def _statements(fence: Fence, table: QualifiedName, *, is_leaf: bool) -> sql.Composed:
+    """What makes the table refuse everybody; `is_leaf` also where it is no partition, and has rows of its own."""
+    name = table_name(table)
+    arguments = sql.SQL(", ").join(sql.Literal(one) for one in _arguments(fence))
+    parts = [
+        sql.SQL(
+            "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_writes({})"
+        ).format(sql.Identifier(HOLD), name, arguments)
+    ]
+    if is_leaf:
+        # AFTER: a trigger BEFORE it would lock every row that is updated a second time, also while it is disabled.
+        # Only sessions with that setting (every apply worker has it) pay for the function's call.
+        parts.append(
+            sql.SQL(
+                "CREATE OR REPLACE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW"
+                " WHEN (pg_catalog.current_setting('session_replication_role') = 'replica')"
+                " EXECUTE FUNCTION migration.refuse_rows({})"
+            ).format(sql.Identifier(HOLD_ROWS), name, arguments)
+        )
+    if fence.side == "base":
+        parts.append(_guarding(fence, table))
+    return sql.SQL("; ").join([*parts, _enabling(table, _names(fence, is_leaf))])
+
+
+def _names(fence: Fence, is_leaf: bool) -> list[str]:
+    return [HOLD, *([HOLD_ROWS] if is_leaf else []), *([BASE_GUARD] if fence.side == "base" else [])]
+
+
+def _guarding(fence: Fence, table: QualifiedName) -> sql.Composed:
+    return sql.SQL(
+        "CREATE OR REPLACE TRIGGER {} BEFORE TRUNCATE ON {}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_base_truncate({})"
+    ).format(sql.Identifier(BASE_GUARD), table_name(table), sql.Literal(fence.slot))
+
+
+def _enabling(table: QualifiedName, triggers: Sequence[str]) -> sql.Composed:
+    enabling = sql.SQL(", ").join(sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(one)) for one in triggers)
+    return sql.SQL("ALTER TABLE ONLY {} {}").format(table_name(table), enabling)
+
+
+def _disable(table: QualifiedName, triggers: Sequence[str]) -> sql.Composed:
+    disabling = sql.SQL(", ").join(sql.SQL("DISABLE TRIGGER {}").format(sql.Identifier(one)) for one in triggers)
+    return sql.SQL("ALTER TABLE ONLY {} {}").format(table_name(table), disabling)
+
+
+def _disabling(table: QualifiedName, *, is_leaf: bool) -> sql.Composed:
+    return _disable(table, [HOLD, HOLD_ROWS] if is_leaf else [HOLD])
+
+
+def _change(
+    base: Connected, fence: Fence, table: QualifiedName, statements: sql.Composed, patience_seconds: float
+) -> None:
+    """In a short transaction of its own: writers of this one partition wait, for one lock's `lock_timeout` at most."""
+    with suppress(errors.LockNotAvailable), base.transaction():  # mostly nobody is in the way
+        lock_writers_out(base, table, fence.lock_timeout_ms, wait=False)
+        base.execute(statements)
+        return
+
+    def once() -> None:
+        if writers_of(base, table, older_than_ms=HOPELESS_MS, sees_autovacuum=False):
+            raise errors.LockNotAvailable("a writer has been open for long")
+        with base.transaction():
+            lock_writers_out(base, table, fence.lock_timeout_ms)
+            base.execute(statements)
+
+    retry_locked(once, patience_seconds=patience_seconds)
+
+
+def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_ms: int, *, wait: bool = True) -> None:
+    """Until the caller's transaction ends nobody writes to this one table; who did has ended.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: Not within the timeout, or at once where it may not `wait`.
+    """
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true),"
+        " set_config('idle_in_transaction_session_timeout', %s, true)",
+        [f"{lock_timeout_ms}ms", f"{FROZEN_MS}ms"],
+    )
+    row = connection.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
+    if row and row[0]:
+        # An autovacuum in the way is only sent away when this time is over.
+        connection.execute("SET LOCAL deadlock_timeout = '20ms'")
+    statement = sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE {}")
+    connection.execute(statement.format(table_name(table), sql.SQL("" if wait else "NOWAIT")))

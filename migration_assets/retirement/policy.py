@@ -1,0 +1,124 @@
+"""What retention asks for now: which weeks are to be archived, archived anew, or to leave the base."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.retention import RetentionPolicy
+from migration_assets.domain.slice_state import SliceState
+from migration_assets.ledger.archives import ArchiveRecord, read_archives
+from migration_assets.ledger.charge import is_abandoned, is_base_in_charge
+from migration_assets.ledger.definitions import altered_since
+from migration_assets.ledger.retirements import Retirement, is_over, read_retirement
+from migration_assets.ledger.retirements import Step as RetirementStep
+from migration_assets.ledger.schema import ensure_ledger, has_ledger
+from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.sessions import Connected
+from migration_assets.runtime import Migration
+
+
+class Step(Enum):
+    """What is to be done with a week."""
+
+    ARCHIVE = "archive"
+    RETIRE = "retire"
+
+
+@dataclass(frozen=True)
+class DueWeek:
+    """One week that is due, for what, and why."""
+
+    week: FiscalWeek
+    step: Step
+    why: str
+
+
+@dataclass(frozen=True)
+class Due:
+    """All that is due, oldest first; `why_nothing` says what was looked at where nothing is."""
+
+    weeks: tuple[DueWeek, ...]
+    why_nothing: str
+
+
+def retention_policy(migration: Migration) -> RetentionPolicy:
+    """How many quarters stay, by the settings."""
+    return RetentionPolicy(migration.calendar, migration.settings.retention_quarters)
+
+
+def due_weeks(migration: Migration) -> Due:
+    """Ask the ledger. Retiring is asked for only where the settings allow that it happens by itself."""
+    relation = migration.spec.relation
+    policy, now = retention_policy(migration), migration.now()
+    oldest = policy.oldest_kept(now)
+    with migration.databases.session("base", "retention") as base:
+        if not has_ledger(base):
+            return Due((), "nothing is due: nothing was migrated yet")
+        ensure_ledger(base)
+        own, abandoned = is_base_in_charge(base, relation), is_abandoned(base, relation)
+        records = [record for record in read_slices(base, relation) if policy.is_due(record.week, now)]
+        retires = migration.settings.auto_retire and not abandoned
+        weeks = tuple(_due(base, migration, records, now, unsigned=own, retires=retires))
+    left = [record for record in records if record.state in {SliceState.ARCHIVED, SliceState.RETIRED}]
+    if abandoned and left:
+        why = f"{len(left)} older weeks stay where they are, since nobody follows the legacy, which is in charge"
+        return Due(weeks, f"nothing is due: {oldest} and later stay; {why}")
+    waiting = sum(record.state not in {SliceState.ARCHIVED, SliceState.RETIRED} for record in records)
+    return Due(
+        weeks,
+        f"nothing is due: {oldest} and later stay; of {len(records)} older weeks {waiting} are not signed off yet",
+    )
+
+
+def _due(
+    base: Connected,
+    migration: Migration,
+    records: list[SliceRecord],
+    now: datetime,
+    *,
+    unsigned: bool,
+    retires: bool,
+) -> Iterator[DueWeek]:
+    spec = migration.spec
+    archives = {archive.week: archive for archive in read_archives(base, spec.relation)}
+    counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
+    proofs = [(r.week, r.leaf, archives[r.week].definitions) for r in records if r.week in archives]
+    altered = altered_since(base, spec, proofs, None)
+    for record in records:
+        changes = counted.get(record.leaf, 0)
+        why = _why_archive(record, archives.get(record.week), changes, altered.get(record.week), unsigned=unsigned)
+        if why is not None:
+            yield DueWeek(record.week, Step.ARCHIVE, why)
+        elif retires:
+            retirement = read_retirement(base, spec.relation, record.week)
+            if (why := _why_retire(record, retirement, now)) is not None:
+                yield DueWeek(record.week, Step.RETIRE, why)
+
+
+def _why_archive(
+    record: SliceRecord, archive: ArchiveRecord | None, changes: int, altered: str | None, *, unsigned: bool
+) -> str | None:
+    if record.state is SliceState.SIGNED_OFF:
+        return "signed off and old enough"
+    if unsigned and record.state not in {SliceState.ARCHIVED, SliceState.RETIRED}:
+        return "old enough, and the base is in charge"
+    if record.state is SliceState.ARCHIVED and archive is not None and changes > archive.leaf_changes:
+        # The server's counters are a hint; the archive's own fingerprint decides when it is to leave.
+        return f"{changes - archive.leaf_changes} row changes since its archive {archive.id}"
+    if record.state is SliceState.ARCHIVED and archive is not None and altered:
+        return f"{altered} since its archive {archive.id}"
+    return None
+
+
+def _why_retire(record: SliceRecord, retirement: Retirement | None, now: datetime) -> str | None:
+    if record.state is SliceState.ARCHIVED:
+        return "archived and old enough"
+    if record.state is SliceState.RETIRED and retirement is not None:
+        if retirement.step is RetirementStep.DETACHING:
+            return "its leaving was interrupted"
+        if is_over(retirement.step, retirement.drop_after, now):
+            return "its quarantine is over"
+    return None

@@ -1,0 +1,91 @@
+"""A person stops the stream for a while, and lets it go on."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from migration_assets.ledger.stream import (
+    StreamLock,
+    StreamRecord,
+    StreamStatus,
+    set_status,
+    stream_lock,
+)
+from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.stream.barred import require_not_barred
+from migration_assets.stream.claims import claimed
+from migration_assets.stream.joining import start_stream
+from migration_assets.stream.legacy_side import prepare_legacy
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.running import go_on, require_running, require_stream
+from migration_assets.stream.servers import require_servers
+from migration_assets.stream.subscription import apply_worker, disable
+
+# Somebody who types a command wants an answer.
+_TIMEOUTS = Timeouts(lock=30_000)
+
+
+def hold_stream(plan: StreamPlan, reason: str) -> str:
+    """Stop the stream until a person resumes it; the legacy keeps its WAL meanwhile.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        StreamError: It does not run, somebody works on it, a cutover has it, or the base is in charge.
+    """
+    with plan.databases.session("base", "hold", _TIMEOUTS) as base, _alone_with_stream(base, plan):
+        record = require_stream(base, plan.relation)
+        if record.status is StreamStatus.HELD:
+            return f"the stream was held already ({record.reason})"
+        record = require_running(base, plan.relation)
+        with base.transaction():
+            set_status(base, plan.relation, StreamStatus.HELD, reason)
+            disable(base, record.subscription)
+    return "the stream is held; `migration-assets stream resume` lets it go on; until then the legacy keeps its WAL"
+
+
+def resume_stream(plan: StreamPlan) -> str:
+    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that never was.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        StreamError: There is no stream, its subscription is gone, its first activation was never finished, a cutover
+            has it, or the base is in charge.
+        ServerChangedError: A server is another one, or went back; the stream stands.
+    """
+    with plan.databases.session("base", "resume", _TIMEOUTS) as base, _alone_with_stream(base, plan):
+        record = require_stream(base, plan.relation)
+        if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
+            # The legacy may have become another server while the stream stood, and nobody looked.
+            require_servers(plan.databases, base, plan.relation)
+            _guard_again(plan, base, record)
+            worker = apply_worker(base, record.subscription)
+            if record.status is StreamStatus.LIVE and worker is not None and worker.enabled:
+                return "the stream runs already"
+            go_on(base, record)
+            was = record.status if record.status is not StreamStatus.LIVE else "disabled by hand"
+            return f"the stream goes on (it was {was}{f': {record.reason}' if record.reason else ''})"
+    # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
+    done = start_stream(plan, None, rebuild=True)
+    return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
+
+
+@contextmanager
+def _alone_with_stream(base: Connected, plan: StreamPlan) -> Generator[None]:
+    """Hold the stream's lock. A cutover is refused before the wait and after it: one may have begun meanwhile."""
+    require_not_barred(base, plan.relation)
+    with stream_lock(base, plan.relation):
+        require_not_barred(base, plan.relation)
+        yield
+
+
+def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> None:
+    """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
+    timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
+    with (
+        plan.databases.session("legacy", "resume", timeouts) as legacy,
+        claimed(legacy, stream.slot, holder=base, lock=StreamLock.STREAM),
+    ):
+        prepare_legacy(legacy, plan.spec, stream.publication, patience_seconds=plan.limits.cut_patience_seconds)

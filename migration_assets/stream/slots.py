@@ -1,0 +1,257 @@
+"""The replication slot, and the snapshot of the legacy at which it begins."""
+
+import logging
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg import errors, sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.ledger.definitions import filenodes
+from migration_assets.postgres.other_sessions import APPLICATION, COMMAND
+from migration_assets.postgres.own_schema import own_side
+from migration_assets.postgres.retries import is_transient, wait_until
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Connected, Timeouts, connect, require_row
+from migration_assets.postgres.snapshots import in_snapshot
+from migration_assets.stream.plan import StreamPlan
+
+# Within the server: an ended reader is back within some milliseconds, and a wait for his end looks every 100 ms only.
+_TAKE_AWAY: LiteralString = """
+DO $$ DECLARE until timestamptz := clock_timestamp() + interval '1 s'; BEGIN
+    LOOP
+        BEGIN
+            PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot};
+            RETURN;
+        EXCEPTION
+            WHEN undefined_object THEN RETURN;
+            WHEN object_in_use THEN
+                IF clock_timestamp() > until THEN RAISE; END IF;
+                PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots
+                WHERE slot_name = {slot} AND active_pid IS NOT NULL;
+                PERFORM pg_sleep(0.001);
+        END;
+    END LOOP;
+END $$
+"""
+log = logging.getLogger(__name__)
+
+_FAILOVER_SINCE = 170000
+_SLOT_FREE_SECONDS = 20.0
+
+
+def has_failover_slots(publisher: Connected) -> bool:
+    """Whether the server can hand its slots on to a standby, where the standby asks for them."""
+    return publisher.info.server_version >= _FAILOVER_SINCE
+
+
+def create_slot(publisher: Connected, slot: str) -> None:
+    """A slot that begins now, without a snapshot to look at; one that outlives a failover where the server can."""
+    failover = sql.SQL(", failover => true" if has_failover_slots(publisher) else "")
+    publisher.execute(
+        sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{})").format(sql.Literal(slot), failover)
+    )
+
+
+@dataclass(frozen=True)
+class SlotSnapshot:
+    """Everything committed before `lsn` is in the snapshot; everything after it will come through the slot."""
+
+    snapshot: str
+    lsn: str
+
+
+@contextmanager
+def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotSnapshot]:
+    """As `exported_slot`, where the snapshot shows the table as it is: nobody rewrote it before it could be locked.
+
+    The command that makes a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
+    ever. So the table's files before it and under the lock afterwards must be the same, or the slot is made again. The
+    table stays locked in ACCESS SHARE mode for as long as the body runs.
+
+    Raises:
+        StreamError: As `exported_slot`; or the table was rewritten again and again.
+        TableBusyError: Somebody is altering it, or waits to do so.
+    """
+    for _ in range(plan.limits.attempts):
+        drop_slot(legacy, slot)
+        before = filenodes(legacy, plan.spec.table)
+        with (
+            exported_slot(
+                plan.databases.legacy_url, legacy, slot, patience_seconds=plan.limits.stream_patience_seconds
+            ) as made,
+            plan.databases.session("legacy", "slot:hold", plan.limits.timeouts()) as holder,
+            in_snapshot(holder, made.snapshot, [plan.spec.table]),
+        ):
+            if filenodes(holder, plan.spec.table) == before:
+                yield made
+                return
+        log.warning("%s was rewritten while slot %s was made; the slot is made again", plan.spec.table, slot)
+    drop_slot(legacy, slot)
+    raise StreamError(
+        f"the legacy's table was rewritten every time that a slot was made, {plan.limits.attempts} times:"
+        " the slot's snapshot would show it empty",
+        where=plan.relation,
+        state_left="no slot was left behind; nothing was changed",
+        next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the legacy's table end, then run this again",
+    )
+
+
+@contextmanager
+def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
+    """No slot keeps WAL for a body that failed, perhaps until a person has decided something: none goes on with it.
+
+    Args:
+        legacy: The session that claimed the slot, in no transaction. Where a later run has ended it, the slot is that
+            run's, and stays.
+        slot: Its name.
+    """
+    try:
+        yield
+    except BaseException:
+        try:
+            drop_slot(legacy, slot)
+        except psycopg.Error as error:
+            log.warning("slot %s stays, and keeps WAL until the next try drops it (%s)", slot, told(error))
+        raise
+
+
+@contextmanager
+def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: float) -> Generator[SlotSnapshot]:
+    """Create the slot and keep its snapshot importable for as long as the body runs. The slot stays.
+
+    The server first waits for every transaction that writes anywhere in the database; writers are not held.
+
+    Raises:
+        StreamError: Patience ended before the oldest of them did, and names it; no slot is left. Or the server refused.
+        psycopg.OperationalError: The server cannot be reached, or went away.
+    """
+    # Its own patience bounds the wait, and it is idle in a transaction by design.
+    never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
+    with _closing(connect(url, "slot", never, replication=True, side=own_side(legacy))) as replication:
+        replication.execute("SET wal_sender_timeout = 0")
+        made = _create(replication, legacy, slot, patience_seconds)
+        require_session(legacy, replication, slot, made)
+        yield made
+
+
+@contextmanager
+def _closing(connection: Connected) -> Generator[Connected]:
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _create(replication: Connected, legacy: Connected, slot: str, patience_seconds: float) -> SlotSnapshot:
+    options = sql.SQL("SNAPSHOT 'export', FAILOVER" if has_failover_slots(legacy) else "SNAPSHOT 'export'")
+    created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(sql.Identifier(slot), options)
+    # A walsender does not keep to statement_timeout.
+    watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
+    watchdog.start()
+    try:
+        row = replication.execute(created).fetchone()
+    except errors.QueryCanceled:
+        raise StreamError(
+            f"the slot could not begin within {patience_seconds:g} s: a transaction that writes is still open."
+            f" The oldest: {_oldest_writer(legacy)}",
+            where=slot,
+            state_left="no slot was left behind; writers were never held",
+            next_step="let that transaction end, or end it, then run this again",
+        ) from None
+    except psycopg.Error as error:
+        if is_transient(error):
+            raise
+        raise StreamError(
+            f"the legacy refused the slot: {told(error)}",
+            where=slot,
+            state_left="no slot was left behind; writers were never held",
+            next_step="see `migration-assets preflight` and the legacy's server log, then run this again",
+        ) from error
+    finally:
+        watchdog.cancel()
+    _, lsn, snapshot, _ = require_row(row, "a new slot")
+    return SlotSnapshot(str(snapshot), str(lsn))
+
+
+def require_session(legacy: Connected, replication: Connected, slot: str, made: SlotSnapshot) -> None:
+    """The slot is made by a session of its own, also where ours was ended before: then it is nobody's, and goes.
+
+    Whoever ends ours from here on finds the slot, and drops it. Where somebody else has made one of that name since,
+    it begins later, and stays.
+
+    Raises:
+        psycopg.OperationalError: Ours is gone; the slot, too.
+    """
+    try:
+        legacy.execute("SELECT 1")
+    except psycopg.OperationalError:
+        ours = sql.SQL(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE slot_name = {} AND NOT active AND confirmed_flush_lsn = {}"
+        ).format(sql.Literal(slot), sql.Literal(made.lsn))
+        replication.execute(ours)
+        raise
+
+
+def _oldest_writer(legacy: Connected) -> str:
+    row = legacy.execute(
+        sql.SQL(
+            "SELECT a.pid, a.usename::text, {application},"
+            " extract(epoch FROM clock_timestamp() - a.xact_start)::float8, {command}"
+            " FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL ORDER BY a.xact_start LIMIT 1"
+        ).format(application=APPLICATION, command=COMMAND)
+    ).fetchone()
+    if row is None:
+        prepared = legacy.execute("SELECT gid, prepared::text FROM pg_prepared_xacts ORDER BY prepared LIMIT 1")
+        found = prepared.fetchone()
+        return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
+    pid, user, application, age, command = row
+    # Who is not in pg_read_all_stats sees of others no more than that they are there.
+    old = "of unknown age" if age is None else f"{age:,.0f} s old"
+    return f"backend {pid} ({user}, {application}), {old}: {command}"
+
+
+def drop_slot(legacy: Connected, slot: str) -> None:
+    """Gone afterwards, also where it was not there; a walsender that still reads it is ended first.
+
+    Raises:
+        psycopg.errors.ObjectInUse: It is in use by somebody who comes back at once.
+    """
+    legacy.execute(
+        "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND active_pid IS NOT NULL",
+        [slot],
+    )
+    # Asked for only where it is: who may not have slots has none to drop.
+    with suppress(errors.UndefinedObject):
+        legacy.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
+        )
+
+
+def remove_slot(legacy: Connected, slot: str) -> None:
+    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+
+    Raises:
+        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+    """
+
+    def gone() -> bool:
+        try:
+            legacy.execute(sql.SQL(_TAKE_AWAY).format(slot=sql.Literal(slot)))
+        except errors.ObjectInUse:
+            return False
+        return True
+
+    if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
+        raise StreamError(
+            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            where=slot,
+            state_left="the slot is there, and so is all that would have been taken away after it",
+            next_step="drop that subscription on its own database, then run this again",
+        )

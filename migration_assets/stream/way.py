@@ -1,0 +1,158 @@
+"""Whether one side's server reaches the very database that we reach as the other side: asked before a stream begins.
+
+The URL with which the servers reach each other may be another one than ours, and the same text may mean another place
+on another host. PostgreSQL does not say whom a subscription reaches, and one that follows a copy of the legacy looks
+well for as long as nobody compares.
+"""
+
+import secrets
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import Rollback, sql
+
+from migration_assets.domain.errors import StreamError
+from migration_assets.postgres.sessions import Connected, Side
+from migration_assets.stream.subscription import execute_untold, legacy_conninfo
+
+_PREFIX = "migration_assets_way"
+_UNDEFINED_OBJECT = "42704"
+_POLL_SECONDS = 0.0005
+_TRIES = 10
+_PARAMETER_RIGHTS_SINCE = 150000
+_LEFT_BEHIND = r"""
+SELECT pubname::text FROM pg_publication WHERE pubname ~ '^migration_assets_way_\d+_[0-9a-f]+$'
+AND split_part(pubname, '_', 4)::int NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
+"""
+
+# A walsender of the database, and none of another one of the same server.
+_ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+
+
+def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
+    """The subscriber's server reaches the publisher's database, and no other, whatever that is a copy of.
+
+    Not asked where our role may not keep the answer out of that server's log, see `may_ask_untold`.
+
+    An empty publication of a name that nobody ever had is made in the publisher for it: it is there or not.
+
+    Args:
+        publisher: In no transaction; it has claimed the legacy where it is the legacy.
+        subscriber: In no transaction.
+        url: The publisher as the subscriber's server sees it.
+        to: Which side the publisher is.
+
+    Raises:
+        StreamError: It reaches another database.
+        psycopg.Error: It reaches none, or may not subscribe; the message holds no password.
+    """
+    drop_left_behind(publisher)
+    if not may_ask_untold(subscriber):
+        return
+    mark = f"{_PREFIX}_{publisher.info.backend_pid}_{secrets.token_hex(6)}"
+    publisher.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(mark)))
+    try:
+        there = finds_publication(subscriber, legacy_conninfo(publisher, url, mark), mark)
+    finally:
+        if not publisher.closed:
+            publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(mark)))
+    if not there:
+        reader = "base" if to == "legacy" else "legacy"
+        raise StreamError(
+            f"the {reader}'s server reaches another database than MIGRATION_{to.upper()}_URL leads to: a publication"
+            " that was just made is not there",
+            where=f"MIGRATION_{to.upper()}_URL_FOR_{reader.upper()}",
+            state_left="nothing was changed",
+            next_step=f"set MIGRATION_{to.upper()}_URL_FOR_{reader.upper()} to the {to} as the {reader}'s host reaches"
+            " it (localhost is that host itself), and the same database; then run this again",
+        )
+
+
+def drop_left_behind(publisher: Connected) -> None:
+    """Whoever was killed while he asked left an empty publication: it goes, unless its session lives."""
+    for (left,) in publisher.execute(_LEFT_BEHIND).fetchall():
+        publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(left)))
+
+
+def finds_publication(subscriber: Connected, conninfo: str, publication: str) -> bool:
+    """Let the subscriber's server connect, in a transaction that is rolled back; whether it finds a publication there.
+
+    Args:
+        subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
+        conninfo: How its server reaches the publisher.
+        publication: Of the publisher.
+
+    Raises:
+        psycopg.Error: It does not reach it, or may not subscribe.
+    """
+    name = f"{_PREFIX}_{secrets.token_hex(6)}"
+    statement = sql.SQL(
+        "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {}"
+        " WITH (connect = true, create_slot = false, slot_name = NONE, enabled = false, copy_data = false)"
+    ).format(sql.Identifier(name), sql.Literal(conninfo), sql.Identifier(publication))
+    with _warnings(subscriber) as seen, subscriber.transaction():
+        # A role may be set to hear of no warnings. The server's log must not have it: with the warning it would tell
+        # the whole statement, and so the password.
+        subscriber.execute("SET LOCAL client_min_messages = 'warning'")
+        subscriber.execute("SET LOCAL log_min_messages = 'error'")
+        subscriber.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        execute_untold(subscriber, statement, schema=name)
+        raise Rollback
+    return _UNDEFINED_OBJECT not in seen
+
+
+def may_ask_untold(subscriber: Connected) -> bool:
+    """Whether our role may keep a warning out of the server's log, with which the password would be in there."""
+    row = subscriber.execute(
+        "SELECT has_parameter_privilege('log_min_messages', 'SET')"
+        if subscriber.info.server_version >= _PARAMETER_RIGHTS_SINCE
+        else "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
+    """As `require_way`, and nothing is made anywhere: whether the subscriber's connection was seen on the publisher.
+
+    It lives for some milliseconds. So a yes is sure, and a no is nearly so: it is looked for several times.
+
+    Args:
+        publisher: May be read only.
+        subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
+        url: The publisher as the subscriber's server sees it.
+
+    Raises:
+        psycopg.Error: The subscriber's server reaches nobody, or may not subscribe.
+    """
+    for _ in range(_TRIES):
+        mark = f"{_PREFIX}_{secrets.token_hex(6)}"
+        conninfo = legacy_conninfo(publisher, url, mark)
+        with ThreadPoolExecutor(1, thread_name_prefix="way") as pool:
+            trying = pool.submit(finds_publication, subscriber, conninfo, mark)
+            while not trying.done():
+                row = publisher.execute(_ARRIVED, [mark]).fetchone()
+                if row is not None:
+                    trying.result()
+                    return True
+                time.sleep(_POLL_SECONDS)
+            trying.result()
+    return False
+
+
+@contextmanager
+def _warnings(connection: Connected) -> Generator[list[str]]:
+    """The codes of the warnings that the server sends meanwhile."""
+    seen: list[str] = []
+
+    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING" and diagnostic.sqlstate:
+            seen.append(diagnostic.sqlstate)
+
+    connection.add_notice_handler(note)
+    try:
+        yield seen
+    finally:
+        connection.remove_notice_handler(note)

@@ -1,0 +1,207 @@
+"""One watch over the change stream: looked at, judged, kept, and told to people where that is due."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from migration_assets.domain.alerting import Alert, AlertPolicy, Event, Message, advance, mark_sent
+from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
+from migration_assets.domain.stream_rules import View
+from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.stream_thresholds import Severity, high_change
+from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.ledger.pruning import prune_ledger
+from migration_assets.ledger.samples import (
+    open_alerts,
+    prune_samples,
+    read_samples,
+    save_alerts,
+    store_sample,
+    watch_lease,
+)
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Connected
+from migration_assets.runtime import Migration
+from migration_assets.watch.legacy_reading import note_legacy_reads
+from migration_assets.watch.look import Ahead, LookLimits, observe_stream
+from migration_assets.watch.notify import Delivery, Kind, send
+
+_HISTORY = 100
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one watch saw and did.
+
+    Attributes:
+        sample: The look.
+        problems: What is wrong now.
+        open: Every open alert afterwards; hand it to the next watch as `remembered`.
+        raised: Alerts that are new, or worse than they were.
+        cleared: Alerts that have ended.
+        messages: What was due to be told.
+        sent: What became of it, channel by channel; empty where no channels are set.
+        stored: Whether the ledger has the sample and the alerts.
+        note: Why not, or what else is unusual; None on an ordinary watch.
+        high_change: `month end` or `quarter end` where the thresholds were stricter.
+        idle: There is nothing to watch; `note` says why.
+    """
+
+    sample: StreamSample
+    problems: tuple[Problem, ...] = ()
+    open: tuple[Alert, ...] = ()
+    raised: tuple[Alert, ...] = ()
+    cleared: tuple[Alert, ...] = ()
+    messages: tuple[Message, ...] = ()
+    sent: tuple[Delivery, ...] = ()
+    stored: bool = False
+    note: str | None = None
+    high_change: str | None = None
+    idle: bool = False
+
+
+def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begun: bool = True) -> Watched:
+    """Look once, and tell whom it may concern.
+
+    Where there is no stream, a legacy that refuses writes is told of all the same.
+
+    Args:
+        migration: Which migration.
+        remembered: The open alerts after the last watch: while the base is away, only they say what was told already.
+        begun: Whether a stream is known of; else a base that is away is none of ours to tell of.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+    """
+    limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
+    sample = observe_stream(migration.databases, migration.spec, limits, Ahead(migration.calendar, migration.now()))
+    idle = _idle(sample, remembered, begun=begun)
+    if idle is not None:
+        return Watched(sample, note=idle, idle=True)
+    standby: str | None = None
+    if sample.base_error is None and (sample.cutover is None or sample.cutover.ledger):
+        try:
+            with migration.databases.session("base", "watch") as base:
+                return _watch_with_ledger(migration, base, sample, remembered)
+        except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
+            sample = replace(sample, base_error=told(error))
+        except ServerChangedError as error:  # a standby; the look says so, too
+            standby = error.what
+    why = standby or ("the base has no ledger" if sample.base_error is None else "the base cannot be asked")
+    log.warning("%s, and this look is not stored%s", why, f": {sample.base_error}" if sample.base_error else "")
+    note = f"{why}: neither the look nor its alerts could be stored"
+    judged = replace(_judge(migration, sample, (), tuple(remembered)), note=note)
+    return _tell(migration, judged)
+
+
+def _idle(sample: StreamSample, remembered: Sequence[Alert], *, begun: bool) -> str | None:
+    """Why there is nothing to watch, where that is so."""
+    cutover = sample.cutover
+    known = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
+    if known or (cutover is not None and cutover.worth_watching):
+        return None
+    if sample.base_error is None:
+        return "no change stream was begun yet" if sample.status is None else None
+    return None if begun else f"the base is away, and no stream was seen so far: {sample.base_error}"
+
+
+def _watch_with_ledger(
+    migration: Migration, base: Connected, sample: StreamSample, remembered: Sequence[Alert]
+) -> Watched:
+    ensure_ledger(base)
+    relation = sample.relation
+    with watch_lease(base, relation) as mine:
+        history = read_samples(base, relation, limit=_HISTORY)
+        known = {alert.code: alert for alert in open_alerts(base, relation)}
+        # What was seen while nothing could be stored; the rest of what is remembered the ledger knows better.
+        last = history[-1].taken_at if history else None
+        known.update({alert.code: alert for alert in remembered if last is None or alert.seen_at > last})
+        judged = _judge(migration, sample, history, tuple(known.values()))
+        if not mine:
+            note = "another watch is at work, and tells what is to be told"
+            return Watched(sample, judged.problems, tuple(known.values()), note=note, high_change=judged.high_change)
+        store_sample(base, sample)
+        save_alerts(base, relation, (*judged.open, *judged.cleared))
+        watched = replace(_tell(migration, judged), stored=True)
+        try:
+            save_alerts(base, relation, watched.open)
+        except psycopg.Error as error:
+            log.warning("alerts were sent, and that could not be stored: %s", told(error))
+            return replace(watched, note="alerts were sent, and that could not be stored: they may be sent again")
+        # Last: whoever is to be told of something need not wait for it, nor go without where it fails.
+        note = _prune(migration, base)
+        note_legacy_reads(migration)
+    return replace(watched, note=note)
+
+
+def _prune(migration: Migration, base: Connected) -> str | None:
+    """Why it could not be done; the next watch tries again."""
+    relation, settings = migration.spec.relation, migration.settings
+    try:
+        prune_samples(base, relation, settings.sample_days)
+        prune_ledger(base, relation, record_days=settings.record_days, image_days=settings.repair_image_days)
+    except psycopg.Error as error:
+        log.warning("what is old could not be removed from the ledger: %s", told(error))
+        return f"what is old could not be removed from the ledger: {told(error)}"
+    return None
+
+
+def _judge(
+    migration: Migration, sample: StreamSample, history: Sequence[StreamSample], known: tuple[Alert, ...]
+) -> Watched:
+    """Everything but telling: `messages` are due, and `open` does not have them as sent."""
+    settings = migration.settings
+    today = migration.now().astimezone(migration.calendar.zone).date()
+    busy = high_change(today, migration.calendar, settings.watch_days)
+    thresholds = migration.thresholds.stricter(settings.watch_factor) if busy else migration.thresholds
+    before = {alert.code: alert.severity for alert in known}
+    evaluation = evaluate(View(sample, history, thresholds, before, migration.settings.own_schema))
+    policy = AlertPolicy(realert=timedelta(minutes=settings.realert_minutes))
+    step = advance(known, evaluation, sample.taken_at, relation=sample.relation, policy=policy)
+    raised = tuple(
+        alert
+        for alert in step.open
+        if alert.code not in before or (alert.severity, before[alert.code]) == (Severity.CRITICAL, Severity.WARNING)
+    )
+    return Watched(sample, evaluation.problems, step.open, raised, step.cleared, step.messages, (), high_change=busy)
+
+
+def _tell(migration: Migration, judged: Watched) -> Watched:
+    """Send what is due; what no channel took is due again at the next watch."""
+    urls = _channels(migration)
+    sent: list[Delivery] = []
+    told: list[Message] = []
+    for message in judged.messages:
+        log.log(
+            logging.INFO if message.event is Event.CLEARED else logging.WARNING, "%s: %s", message.title, message.body
+        )
+        deliveries = send(urls, message.title, message.body, _kind(message))
+        sent.extend(deliveries)
+        if not urls or any(delivery.delivered for delivery in deliveries):
+            told.append(message)
+    return replace(judged, open=mark_sent(judged.open, told, judged.sample.taken_at), sent=tuple(sent))
+
+
+def _kind(message: Message) -> Kind:
+    if message.event is Event.CLEARED:
+        return "success"
+    return "failure" if message.alert.severity is Severity.CRITICAL else "warning"
+
+
+def _channels(migration: Migration) -> tuple[str, ...]:
+    return tuple(url.get_secret_value() for url in migration.settings.alert_urls)
+
+
+def send_test_alert(migration: Migration) -> tuple[Delivery, ...]:
+    """A text to every channel, to see that it arrives; empty where MIGRATION_ALERT_URLS is not set."""
+    return send(
+        _channels(migration),
+        f"[TEST] change stream of {migration.spec.relation}",
+        f"A test of migration_assets' alerts, sent {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC. Nothing is wrong.",
+        "info",
+    )
