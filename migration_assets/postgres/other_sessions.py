@@ -43,7 +43,14 @@ def shown(who: str, user: str, application: str, state: str, age: float | None, 
 def writers_of(
     connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
 ) -> Sequence[str]:
-    """The same of any table, also of a partition alone."""
+    """Who holds a lock on the table that its writers take, for how long, with what command; the oldest first.
+
+    Args:
+        connection: Where the table is.
+        table: It, or a partition alone.
+        older_than_ms: Younger ones are left out.
+        sees_autovacuum: Whether the server's own maintenance counts.
+    """
     rows = connection.execute(
         sql.SQL(
             "SELECT coalesce('backend ' || a.pid, 'prepared transaction ' || quote_literal(p.gid), 'a backend'),"

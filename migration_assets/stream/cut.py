@@ -11,7 +11,7 @@ Term by term (proven in 52 randomized runs before this project began):
    a snapshot is opened there and the worker goes on (validation), or the subscription is disabled and the worker ends
    with the marker (pause): the stream then rests at the marker for as long as it takes.
 
-Here: the two ways to use a cut: look at both sides there, or let the stream rest there.
+This module has the two ways to use a cut: look at both sides there, or let the stream rest there.
 """
 
 import logging

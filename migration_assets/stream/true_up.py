@@ -5,7 +5,7 @@ side. Where all agree, that was all. Only the rows of differing buckets are then
 in one more pass over each side and batches of bounded size. Whole rows travel where they differ, by their keys; where
 a large share does, all rows of the slice travel again by one COPY, which costs less.
 
-Here: brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction of the base.
+This module brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction.
 """
 
 from collections.abc import Iterator
