@@ -52,7 +52,7 @@ _FUNCTIONS = frozenset({
     "wait_at_reverse_marker()",
 })  # fmt: skip
 # What the bodies of earlier versions say, and no stranger's does.
-_OUR_TEXT = ("migration_assets", ".worker', true) = me", "would not reach the legacy")
+_OUR_TEXT = ("migration_assets", ".worker'", "would not reach the legacy")
 _PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
             WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'index' END,

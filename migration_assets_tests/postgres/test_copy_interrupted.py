@@ -17,7 +17,6 @@ _PROCESS = """
 import os, signal
 # Whoever runs the tests in the background has SIGINT ignored, and every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from migration_assets.postgres.copy_plan import CopyLimits
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.postgres.support import Ground
 Ground(Databases(os.environ["TEST_LEGACY"], os.environ["TEST_BASE"])).copy(1)
