@@ -18,12 +18,12 @@ from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.fences import HOLD, HOLD_ROWS
+from migration_assets.stream.legacy_load import OUR_SLOTS
 from migration_assets.stream.legacy_side import GUARD, drop_publication, replica_identity
 from migration_assets.stream.servers import read_identity
 from migration_assets.stream.way import drop_left_behind
 
 PREFIX = "migration_assets_"
-_LIKE = "migration\\_assets\\_%"
 _WORDS = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL"}
 
 
@@ -98,7 +98,7 @@ def publications_of(legacy: Connected, spec: TableSpec) -> list[str]:
         "  OR (r.prrelid = to_regclass('migration.markers')"
         # The filter as the server prints it has the relation as a literal.
         "      AND position(quote_literal(%(relation)s) IN pg_get_expr(r.prqual, r.prrelid)) > 0)) ORDER BY 1",
-        {"ours": _LIKE, "table": str(spec.table), "relation": spec.relation},
+        {"ours": OUR_SLOTS, "table": str(spec.table), "relation": spec.relation},
     )
     return [str(row[0]) for row in rows]
 
@@ -108,7 +108,7 @@ def orphaned_slots(legacy: Connected) -> list[str]:
     rows = legacy.execute(
         "SELECT slot_name::text FROM pg_replication_slots s WHERE slot_name LIKE %s AND database = current_database()"
         " AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.slot_name) ORDER BY 1",
-        [_LIKE],
+        [OUR_SLOTS],
     )
     return [str(row[0]) for row in rows]
 

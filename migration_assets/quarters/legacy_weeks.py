@@ -15,10 +15,9 @@ from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
-# What Python's dates and the calendar can express, with a year of margin. Rows outside are preflight's to find.
+# Where there is an index; else it makes no difference.
 BY_INDEX = "SELECT set_config('enable_seqscan', 'off', true)"
-
-
+# What Python's dates and the calendar can express, with a year of margin. Rows outside are preflight's to find.
 _YEARS = (2, 9998)
 
 

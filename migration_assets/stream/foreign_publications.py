@@ -13,8 +13,8 @@ from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.own_objects import HOLDS, MARKERS, REVERSE_MARKERS
 from migration_assets.postgres.other_sessions import APPLICATION_NAME
 from migration_assets.postgres.sessions import Connected
+from migration_assets.stream.legacy_load import OUR_SLOTS
 
-_OURS: LiteralString = "migration\\_assets\\_%"
 # What a subscriber of all of the legacy's tables must have. It gets the rows of none of them: they are not subscribed.
 SUBSCRIBERS_TABLES: LiteralString = (
     "CREATE SCHEMA IF NOT EXISTS migration; "
@@ -122,7 +122,7 @@ def foreign_publications(connection: Connected) -> list[ForeignPublication]:
 
 def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
     """Everybody who is sent the table's changes, but for our own streams and for publications of everything."""
-    asked = {"table": str(table), "ours": _OURS}
+    asked = {"table": str(table), "ours": OUR_SLOTS}
     found = [
         Follower(name, f"publication {name}", not via_root, _slots(connection, name))
         for name, via_root in connection.execute(_OF_THE_TABLE, asked).fetchall()
@@ -135,10 +135,10 @@ def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
 
 def _slots(connection: Connected, publication: str) -> tuple[str, ...]:
     """Slots of others that may follow it, with their readers."""
-    slots = connection.execute(_SLOTS, {"publication": publication, "ours": _OURS}).fetchall()
+    slots = connection.execute(_SLOTS, {"publication": publication, "ours": OUR_SLOTS}).fetchall()
     return tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
 
 
 def slots_at_risk(connection: Connected) -> Mapping[str, str | None]:
     """Where each logical slot of others stands, while some publication carries our tables; none without one."""
-    return dict(connection.execute(_POSITIONS, {"ours": _OURS}).fetchall())
+    return dict(connection.execute(_POSITIONS, {"ours": OUR_SLOTS}).fetchall())

@@ -34,8 +34,6 @@ from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.true_up import TruedUp
 from migration_assets.stream.true_up_weeks import OnWeek, true_up_weeks
 
-# Where there is an index; else it makes no difference.
-
 
 def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
     """Whether the slice comes under CDC with its quarter: copied, opened ahead, or returned to the base."""

@@ -1,14 +1,15 @@
 """What the legacy keeps for the stream's slot, and how busy it is: the part of a look that costs one statement."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg.rows import dict_row
 
 from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.postgres.sessions import Connected
 
-OUR_SLOTS = "migration\\_assets\\_%"
+OUR_SLOTS: LiteralString = "migration\\_assets\\_%"
+"""For LIKE: how the names of our slots, publications and subscriptions begin, where the exact one is not known."""
 _LEGACY = """
 SELECT r.slot_name IS NOT NULL AS slot_exists, r.active AS slot_active, r.wal_status, r.safe_wal_size AS safe_wal_bytes,
        pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)::bigint AS retained_wal_bytes,

@@ -59,7 +59,6 @@ from migration_assets.watch.drift import (
 _TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
 _POLL_SECONDS = 0.02
 _SIDES: tuple[Side, Side] = ("base", "legacy")
-# Of a base that is away the slot's exact name is not known; all of ours begin so.
 _Read = TypeVar("_Read")
 log = logging.getLogger(__name__)
 
