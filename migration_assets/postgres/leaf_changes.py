@@ -1,12 +1,12 @@
 """How much a leaf was changed, by the server's own statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.sessions import Connected
 
 
-def changes_by_leaf(base: Connected, root: QualifiedName, leaves: Sequence[str]) -> dict[str, int]:
+def changes_by_leaf(base: Connected, root: QualifiedName, leaves: Collection[str]) -> dict[str, int]:
     """Leaf → row changes it has seen since it was made, or since the server's last crash; seconds late.
 
     Leaves lie in the schema of their root; one that is not there is not in the answer.

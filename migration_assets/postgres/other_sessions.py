@@ -9,7 +9,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.own_schema import Connected
+from migration_assets.postgres.sessions import Connected
 
 APPLICATION_NAME: LiteralString = (
     "coalesce(nullif(regexp_replace(a.application_name, '[^[:alnum:] _.:/#+=,|()-]+', '?', 'g'), ''), 'unnamed')"

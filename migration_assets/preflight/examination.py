@@ -15,8 +15,9 @@ from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.side_in_charge import require_legacy
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import uncounted
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
 from migration_assets.preflight.private_files import examine_files
+from migration_assets.preflight.run import run_preflight
 from migration_assets.quarters.legacy_weeks import held_quarters
 from migration_assets.runtime import Migration
 

@@ -23,7 +23,7 @@ from migration_assets.ledger.acceptances import read_acceptances
 from migration_assets.ledger.charge import base_in_charge_since
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.preflight.wording import error_text, info
-from migration_assets.readiness import examine_readiness
+from migration_assets.readiness.run import examine_readiness
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.runtime import Migration
 from migration_assets.stream.plan import StreamPlan

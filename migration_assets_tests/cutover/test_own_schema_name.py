@@ -18,7 +18,8 @@ from migration_assets.domain.schema_name import RESERVED, renamed, schema_flaw
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.session_locks import make_session_locks
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases as Urls

@@ -16,7 +16,8 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Side
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets.stream.holding import hold_stream, resume_stream
 from migration_assets.stream.joining import start_stream
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week

@@ -16,8 +16,9 @@ from migration_assets.domain.findings import Area, Severity, blocking
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.preflight import PreflightPlan, run_preflight
 from migration_assets.preflight.examination import examine
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets.stream.holding import hold_stream, resume_stream
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for

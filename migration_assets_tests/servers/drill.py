@@ -21,7 +21,8 @@ from migration_assets.embedded.cluster import Cluster
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.ledger.preflights import record_preflight
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings

@@ -18,7 +18,8 @@ from migration_assets.embedded.cluster import Cluster
 from migration_assets.embedded.privileges import own, server_user
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets_tests.postgres.support import CALENDAR, SPEC
 from migration_assets_tests.servers.versions import installed, new_cluster
 

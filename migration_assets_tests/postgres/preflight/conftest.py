@@ -9,7 +9,8 @@ import pytest
 
 from migration_assets.domain.findings import Finding, Severity, blocking
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.preflight import PreflightPlan, run_preflight
+from migration_assets.preflight.plan import PreflightPlan
+from migration_assets.preflight.run import run_preflight
 from migration_assets_tests.postgres.support import BOOKINGS, Ground
 
 PLAN = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))
