@@ -18,17 +18,16 @@ from rich.table import Table
 from benchmarks.archive_peers import by_duckdb, by_python
 from benchmarks.lab import Lab, open_lab
 from benchmarks.lab_names import SPEC
-from migration_assets.archive.arrow_schema import to_stored
 from migration_assets.archive.export import export_query, profile_slice
 from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.ownership import ArchiveWriter, LedgerIdentity
+from migration_assets.archive.parts import to_stored
 from migration_assets.archive.store import open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import WriteLimits, write_slice
-from migration_assets.domain.archive_writer import ArchiveWriter, LedgerIdentity
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.fingerprint import METHOD
+from migration_assets.domain.fingerprint import METHOD, PORTABLE_METHOD
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.portable_method import PORTABLE_METHOD
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.sessions import Timeouts, require_row
 

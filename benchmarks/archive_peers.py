@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.archive.hot_side import load_reader
+from migration_assets.archive.hot_rows import load_reader
 from migration_assets.domain.table_spec import QualifiedName
 
 _FETCH = 50_000

@@ -14,8 +14,8 @@ from benchmarks.lab_names import SPEC
 from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.embedded.binaries import locate
 from migration_assets.embedded.bookings import create_bookings
+from migration_assets.embedded.processes import locate
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint

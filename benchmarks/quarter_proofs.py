@@ -25,7 +25,7 @@ from migration_assets.copying.weeks import validate_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sessions import Side, require_row
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 
 _COMPARES_SINCE = (0, 13)
 

@@ -6,10 +6,9 @@ import sys
 import time
 
 from benchmarks.lab_names import SPEC
-from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
 from migration_assets.copying.copying import copy_slice
-from migration_assets.domain.fiscal_calendar import FiscalCalendar
-from migration_assets.domain.fiscal_periods import FiscalWeek
+from migration_assets.copying.throttle import CopyLimits, SliceCopy
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.postgres.sessions import Databases
 
 

@@ -23,12 +23,12 @@ from migration_assets.copying.weeks import copy_week
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sessions import Connected, Databases, require_row
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.stream.heartbeats import newest_arrived, send_heartbeat
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
 from migration_assets.stream.subscription import legacy_conninfo
 
 QUARTER = FiscalQuarter.parse("FY25-Q2")

@@ -15,10 +15,9 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.slices import read_slice
 from migration_assets.postgres.sessions import Connected, Timeouts, require_row
 from migration_assets.postgres.sql_text import table_name
-from migration_assets.stream.buckets import compare
+from migration_assets.stream.buckets import compare, same_table, slice_rows
 from migration_assets.stream.heartbeats import has_arrived, send_heartbeat
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.slice_rows import same_table, slice_rows
 
 _RATE = 200.0  # single-row transactions a second, of four writers together
 _NEVER = Timeouts(lock=0, statement=0, idle_in_transaction=0)

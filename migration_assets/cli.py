@@ -11,30 +11,23 @@ import click
 import psycopg
 from rich.table import Table
 
-from migration_assets.commands.abandoning import abandon
-from migration_assets.commands.acceptance import accept
-from migration_assets.commands.archiving import adopt_archive_of, archive, query, restore, retire
-from migration_assets.commands.cutover import cutover, cutovers, hold_again, release_writes, rollback
-from migration_assets.commands.decommissioning import decommission
-from migration_assets.commands.evidence import evidence
-from migration_assets.commands.ledger import ledger
-from migration_assets.commands.legacy_repair import repair_legacy
-from migration_assets.commands.looking import status
-from migration_assets.commands.proving import repair, sign_off, validate
-from migration_assets.commands.readiness import readiness
-from migration_assets.commands.streaming import alert, stream
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.error_sides import on_side
-from migration_assets.postgres.limits_reached import limit_error
-from migration_assets.postgres.server_messages import clean, told
-from migration_assets.preflight.examination import examine
+from migration_assets.postgres.server_messages import clean, limit_error, on_side, told
+from migration_assets.preflight.run import examine
 from migration_assets.runtime import dagster_environment, keep_files_private, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
+from migration_assets.terminal.archive import adopt_archive_of, archive, query, restore, retire
+from migration_assets.terminal.cutover import cutover, cutovers, hold_again, release_writes, rollback
+from migration_assets.terminal.dashboard import status
+from migration_assets.terminal.decommission import abandon, decommission
+from migration_assets.terminal.evidence import evidence, ledger
 from migration_assets.terminal.figures import gigabytes
-from migration_assets.terminal.findings import print_findings
 from migration_assets.terminal.output import complain, console
+from migration_assets.terminal.proof import repair, repair_legacy, sign_off, validate
+from migration_assets.terminal.readiness import accept, print_findings, readiness
+from migration_assets.terminal.stream import alert, stream
 
 # No connection, nobody who may log in, a server that ends. A statement that is cancelled, or finds no room, is none.
 _UNREACHABLE = ("08", "28", "57P")

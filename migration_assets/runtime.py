@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from migration_assets.domain.doer import USER_TAGS, Doer
 from migration_assets.domain.errors import SettingsError
+from migration_assets.domain.evidence_chain import USER_TAGS, Doer
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import RunwayPolicy
-from migration_assets.domain.stream_thresholds import StreamThresholds
+from migration_assets.domain.samples import StreamThresholds
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.embedded.bookings import AS_OF
-from migration_assets.embedded.privileges import server_user
+from migration_assets.embedded.processes import server_user
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.settings import STORAGE_URL, MigrationSettings

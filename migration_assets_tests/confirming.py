@@ -2,13 +2,13 @@
 
 import re
 
-from migration_assets.abandon.step import abandon_migration
-from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.abandon.abandon import abandon_migration
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.states import CutoverKind
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.readiness.step import give_code_for, preview_rollback
-from migration_assets.retirement.machine import Retired
+from migration_assets.retirement.leaving import Retired
 from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration_assets.embedded.privileges import own, server_user
+from migration_assets.embedded.processes import own, server_user
 from migration_assets_tests.postgres.support import wait_for
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")

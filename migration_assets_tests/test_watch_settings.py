@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from migration_assets.copying.throttle import ThrottleLimits
 from migration_assets.domain.errors import SettingsError
-from migration_assets.domain.stream_thresholds import StreamThresholds
+from migration_assets.domain.samples import StreamThresholds
 from migration_assets.runtime import open_migration
 from migration_assets.settings import load_settings
 

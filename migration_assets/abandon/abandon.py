@@ -2,32 +2,34 @@
 
 Belongs here: which steps there are, and their order. Intent is in the ledger before the first, the stream's row goes
 after the last: killed anywhere, the same call goes on where it stopped.
+
+The step that gives a migration up; by default it only says what it would do.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psycopg
 
-from migration_assets.abandon.base import (
+from migration_assets.abandon.sides import (
     REASON,
+    Remains,
     clear_leftovers,
+    examine_remains,
     followed_weeks,
     forget_stream,
     give_up,
-    leftovers_of_cutovers,
-    require_no_cutover,
-)
-from migration_assets.abandon.legacy import (
-    Remains,
-    examine_remains,
     identity_text,
+    leftovers_of_cutovers,
     orphaned_slots,
     own_numbers,
     publications_of,
     remove_markers,
     remove_publication,
+    require_no_cutover,
     reverse_subscriptions,
     unmark_table,
 )
@@ -35,19 +37,15 @@ from migration_assets.cutover.holds import read_hold
 from migration_assets.domain.confirmation import CodeOfSeen, Deed, GivenCode
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.ledger.locks import slice_locks
+from migration_assets.ledger.confirmations import Confirmation, examined_sides, give_code
 from migration_assets.ledger.own_objects import is_ours
 from migration_assets.ledger.schema import ensure_ledger, has_ledger
-from migration_assets.ledger.slices import SliceRecord
-from migration_assets.ledger.stream import (
-    StreamLock,
-    read_stream,
-    stream_lock,
-    stream_names,
-)
+from migration_assets.ledger.slices import SliceRecord, slice_locks
+from migration_assets.ledger.stream import StreamLock, read_stream, stream_lock, stream_names
 from migration_assets.postgres.own_schema import own_schema
-from migration_assets.postgres.retries import retry_locked
+from migration_assets.postgres.retries import retry_locked, retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.runtime import Migration
 from migration_assets.stream.claims import claimed, end_holders
 from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.slots import remove_slot
@@ -229,7 +227,7 @@ def _markers_note(schema: str, users: tuple[str, ...]) -> str | None:
     return f"schema {schema} stays on the legacy, for {', '.join(users)}" if users else None
 
 
-def clean_legacy(
+def clean(
     plan: StreamPlan,
     *,
     apply: bool,
@@ -358,3 +356,70 @@ def _require_base_gone(plan: StreamPlan) -> None:
             state_left="nothing was changed",
             next_step="run this without --legacy-only: it takes the subscription away, and knows the former identity",
         )
+
+
+__all__ = ["Abandoned", "abandon_migration", "clean_legacy"]
+
+log = logging.getLogger(__name__)
+
+
+def abandon_migration(
+    migration: Migration,
+    *,
+    apply: bool = False,
+    confirm: str = "",
+    run_id: str | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Abandoned:
+    """See `postgres.abandon.abandon`; tried again from its beginning where a server was lost for a moment.
+
+    A dry run gives the code that the deed asks for, as `confirm`; what a run that died has begun goes on without one.
+
+    Raises:
+        ConfirmationError: The code is missing or not good; nothing was touched.
+    """
+    relation = migration.spec.relation
+    examined = partial(examined_sides, relation=relation)
+    confirmation = Confirmation(_deed(relation), examined, confirm)
+    done = retry_transient(
+        lambda: abandon(StreamPlan.of(migration, run_id), apply=apply, on_begin=confirmation.spend, on_step=on_step),
+        what=f"abandoning {relation}",
+        attempts=migration.settings.retry_attempts if apply else 1,
+        log=log,
+    )
+    if apply:
+        return done
+    with migration.databases.session("base", "abandon:code") as base:
+        ensure_ledger(base)
+        return replace(done, confirmation=give_code(base, _deed(relation), examined, run_id=run_id))
+
+
+def _deed(relation: str) -> Deed:
+    how = (
+        "`migration-assets abandon` says what would be done, and gives one; then"
+        " `migration-assets abandon --yes --confirm CODE`"
+    )
+    return Deed(relation, "abandon", "", how)
+
+
+def clean_legacy(
+    migration: Migration,
+    *,
+    apply: bool = False,
+    confirm: str = "",
+    name: str | None = None,
+    former_identity: str | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Abandoned:
+    """The legacy alone, for a base that is gone, and the ledger of codes with it; see `postgres.abandon`.
+
+    So the code of its dry run says what that saw.
+    """
+    return clean(
+        StreamPlan.of(migration),
+        apply=apply,
+        confirm=confirm,
+        name=name,
+        former_identity=former_identity,
+        on_step=on_step,
+    )

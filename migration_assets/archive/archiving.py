@@ -1,4 +1,9 @@
-"""A week into Parquet, and read again: PostgreSQL on one side, files on the other, and the ledger in between."""
+"""A week into Parquet, and read again: PostgreSQL on one side, files on the other, and the ledger in between.
+
+How long ago it was last seen that an archive can be brought back.
+
+After a base was moved by dump and restore, upgraded or failed over: its archive is its own again, by name.
+"""
 
 import logging
 import time
@@ -7,35 +12,39 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from migration_assets.archive.arrow_schema import to_stored
 from migration_assets.archive.export import export_query, profile_slice
-from migration_assets.archive.layout import new_generation, slice_folder
-from migration_assets.archive.ledger_identity import read_archive_writer
-from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.ownership import require_own
+from migration_assets.archive.manifest import Manifest, new_generation, slice_folder, table_folder
+from migration_assets.archive.ownership import (
+    ArchiveWriter,
+    LedgerIdentity,
+    adopt,
+    claim,
+    read_archive_writer,
+    read_owner,
+    require_own,
+    signers,
+)
+from migration_assets.archive.parts import to_stored
 from migration_assets.archive.store import open_store, same_place
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
 from migration_assets.archive.writer import Progress, WriteLimits, write_slice
-from migration_assets.copying.copy_plan import CopyLimits
-from migration_assets.domain.archive_writer import ArchiveWriter
+from migration_assets.copying.throttle import CopyLimits
 from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import ArchiveError, SliceStateError
-from migration_assets.domain.fingerprint import METHOD
+from migration_assets.domain.fingerprint import METHOD, PORTABLE_METHOD
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.freshness import instant_text
-from migration_assets.domain.portable_method import PORTABLE_METHOD
-from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.states import SliceState, instant_text, require_slice_transition
 from migration_assets.ledger.archives import (
     ArchiveEvidence,
     ArchiveRecord,
+    read_trials,
     record_archive,
     record_reread,
     require_archive,
 )
 from migration_assets.ledger.charge import is_base_in_charge
 from migration_assets.ledger.definitions import require_all_rows, table_states
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import (
     SliceRecord,
@@ -43,10 +52,10 @@ from migration_assets.ledger.slices import (
     end_attempt,
     note_failure,
     require_slice,
+    slice_lock,
 )
 from migration_assets.postgres.arrow_stream import arrow_stream
-from migration_assets.postgres.catalogue import require_table
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf, require_table
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.snapshots import base_tables, begin_reading
@@ -102,7 +111,7 @@ def archive_week(
                 own = is_base_in_charge(base, record.relation)
                 if own:
                     _require_over(migration, record)
-                require_transition(record.state, SliceState.ARCHIVED, where=week.key, base_in_charge=own)
+                require_slice_transition(record.state, SliceState.ARCHIVED, where=week.key, base_in_charge=own)
                 if record.state is SliceState.RETIRED:
                     raise _has_left(week)
                 writer = read_archive_writer(base, record.relation)
@@ -298,3 +307,90 @@ def _has_left(week: FiscalWeek) -> SliceStateError:
         state_left="nothing was touched",
         next_step="to read the files again use the job verify_archives; to bring the week back, restore_slices",
     )
+
+
+_SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The newest occasion on which the archive's rows were seen to come back: `what` it was, and how it ended.
+
+    `age_days` by the clock of the settings, 0 for what lies in its future; `drills` counts all of them.
+    """
+
+    what: str
+    equal: bool
+    error: str | None
+    age_days: float
+    drills: int
+
+
+def last_trial(migration: Migration, week: FiscalWeek) -> Trial | None:
+    """The newest drill or restore of the week's archive, or its making; None where there is no archive."""
+    with migration.databases.session("base", f"{week.key}:drills") as base:
+        ensure_ledger(base)
+        found = read_trials(base, migration.spec.relation, week)
+    if not found:
+        return None
+    newest = found[-1]
+    return Trial(
+        newest.kind,
+        newest.equal,
+        newest.error,
+        max(0.0, (migration.now() - newest.at).total_seconds() / _SECONDS_A_DAY),
+        sum(trial.kind == "drill" for trial in found),
+    )
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """Where the place is, and the ledgers that this one says it was before; none where it was its own already."""
+
+    where: str
+    ledgers: tuple[str, ...]
+
+
+def adopt_archive(migration: Migration, by: str) -> Adopted:
+    """From now on this base writes the archive, and the one that did must not: it is refused from here on.
+
+    What the other wrote is this ledger's own as far as this ledger knows it. Nothing else changes: no file of a week is
+    touched.
+
+    Args:
+        migration: Whose archive.
+        by: Who says that this base has taken the place of the other.
+
+    Raises:
+        ArchiveError: The place is another migration's, or the store says no.
+    """
+    store, relation = archive_store(migration), migration.spec.relation
+    where = store.url_of(table_folder(relation))
+    with migration.databases.session("base", "adopt-archive") as base:
+        ensure_ledger(base)
+        writer = read_archive_writer(base, relation)
+        found = set(signers(store, relation))
+        try:
+            found.update([owner] if (owner := read_owner(store, relation)) is not None else [])
+        except ArchiveError as error:  # a file that says nothing is replaced
+            log.warning("%s", error.what)
+        strangers = [one for one in found if not _same_ledger(one, writer.identity)]
+        if strangers:
+            raise ArchiveError(
+                f"archives of another ledger lie there: {', '.join(sorted(strangers))}",
+                where=where,
+                state_left="nothing was changed",
+                next_step="give this base a place of its own: MIGRATION_ARCHIVE_URL",
+            )
+        others = tuple(sorted(found - {str(writer.identity)} - writer.before))
+        with base.transaction():
+            adopt(base, relation, writer.identity, (str(writer.identity), *others), by)
+            claim(store, relation, writer)
+    return Adopted(where, others)
+
+
+def _same_ledger(text: str, identity: LedgerIdentity) -> bool:
+    try:
+        return LedgerIdentity.parse(text).ledger == identity.ledger
+    except ValueError:
+        return False

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import duckdb
 
-from migration_assets.archive.layout import slice_folder
-from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.quoting import identifier, literal
+from migration_assets.archive.columns import StoredColumn, numbered_name
+from migration_assets.archive.manifest import Manifest, slice_folder
 from migration_assets.archive.shown_values import as_shown, shown_type
+from migration_assets.archive.sql_values import identifier, literal
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.stored_columns import StoredColumn, numbered_name
 
 QUARTER, WEEK = "fiscal_quarter", "fiscal_week"
 

@@ -4,20 +4,35 @@ All but the list of files also stands in every Parquet file's key-value metadata
 anywhere says what it belongs to, and a manifest cannot be changed without contradicting its files.
 
 Format 2 says which ledger wrote the archive, and has a digest of every file's footer; format 1 has neither.
+
+Where an archive's files lie below the store's root: names only, nothing is opened here.
+
+    <table>/fiscal_quarter=FY24-Q3/fiscal_week=W05/part-<generation>-00000.parquet
+    <table>/fiscal_quarter=FY24-Q3/fiscal_week=W05/manifest.json
+    <table>/.staging/FY24-Q3-W05/<generation>/part-<generation>-00000.parquet
+
+Staging lies beside the weeks, on the same disk, so that moving a file is a rename; its name starts with a dot, which
+Spark, Arrow and others leave out. A generation is one try at archiving a week: its files never overwrite another's.
+
+Manifests that were read before, by their SHA-256: who knows which one is in force need not fetch it again.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
-from migration_assets.domain.column_statistics import ColumnStatistics
+from migration_assets.archive.columns import ColumnStatistics, StoredColumn
 from migration_assets.domain.errors import ArchiveError, CalendarError
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.fiscal_periods import FiscalWeek
-from migration_assets.domain.stored_columns import StoredColumn
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 
 FORMAT = 2
 _FIRST_FORMAT = 1
@@ -241,3 +256,106 @@ def _unreadable(where: str, why: str) -> ArchiveError:
         state_left="the Parquet files were not touched",
         next_step="archive the week again while it is in the base; else take the manifest from a backup of the archive",
     )
+
+
+MANIFEST = "manifest.json"
+PART_SUFFIX = ".parquet"
+# File systems allow 255 bytes in a name. A table's name with every byte escaped may have three times 131.
+_LONGEST_NAME = 200
+_HASH_DIGITS = 16
+_GENERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PART = re.compile(rf"part-{_GENERATION.pattern}-[0-9]{{5,}}{re.escape(PART_SUFFIX)}")
+# Capitals are escaped too: some file systems take "Bookings" and "bookings" for the same.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_.")
+
+
+def table_folder(relation: str) -> str:
+    """A table's folder, another one for every table: `public.amenity_bookings`; odd bytes become `%` and two digits."""
+    escaped = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in relation.encode())
+    if len(escaped) > _LONGEST_NAME:
+        digest = hashlib.sha256(relation.encode()).hexdigest()[:_HASH_DIGITS]
+        escaped = f"{escaped[: _LONGEST_NAME - _HASH_DIGITS - 1]}~{digest}"
+    # Only an impossible relation starts with a dot; `..` must never leave the root.
+    return "%2E" + escaped[1:] if escaped.startswith(".") else escaped
+
+
+def slice_folder(relation: str, week: FiscalWeek) -> str:
+    """A week's folder: `public.amenity_bookings/fiscal_quarter=FY24-Q3/fiscal_week=W05`."""
+    return f"{table_folder(relation)}/fiscal_quarter={week.quarter.key}/fiscal_week={week.name}"
+
+
+def staging_of_week(relation: str, week: FiscalWeek) -> str:
+    """Where all tries at archiving a week write first: whatever is found there later is of a dead one."""
+    return f"{table_folder(relation)}/.staging/{week.quarter.key}-{week.name}"
+
+
+def staging_folder(relation: str, week: FiscalWeek, generation: str) -> str:
+    """Where one try writes."""
+    return f"{staging_of_week(relation, week)}/{_checked(generation)}"
+
+
+def part_name(generation: str, number: int) -> str:
+    """`part-<generation>-00000.parquet`."""
+    return f"part-{_checked(generation)}-{number:05d}{PART_SUFFIX}"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is called as this program calls those that it writes."""
+    return _PART.fullmatch(name) is not None
+
+
+def new_generation(now: datetime) -> str:
+    """A name that no other try has; they sort by time: `20261122T151500-3fa9c1`."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _checked(generation: str) -> str:
+    if _GENERATION.fullmatch(generation) is None:
+        raise ArchiveError(f"{generation!r} cannot name a generation of files", state_left="nothing was written")
+    return generation
+
+
+log = logging.getLogger(__name__)
+_SUFFIX = ".json"
+
+
+class ManifestShelf:
+    """A local folder of copies; losing it costs reads and nothing else. One process at a time writes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, sha256: str) -> Manifest | None:
+        """The manifest whose bytes have this SHA-256; None where there is no such copy, or it was changed."""
+        try:
+            data = self._at(sha256).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        try:
+            return Manifest.from_bytes(data)
+        except ArchiveError:
+            return None  # of another version of this program
+
+    def put(self, manifest: Manifest) -> None:
+        """Keep a copy; where that cannot be, it is read from the archive again next time."""
+        target = self._at(manifest.sha256)
+        aside = target.with_suffix(".part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(manifest.to_bytes())
+            aside.replace(target)
+        except OSError as error:
+            log.warning("a manifest cannot be kept in %s: %s", self._folder, error.strerror)
+
+    def keep_only(self, sha256s: Collection[str]) -> None:
+        """Drop the copies of all others."""
+        kept = {f"{sha256}{_SUFFIX}" for sha256 in sha256s}
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+
+    def _at(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}{_SUFFIX}"

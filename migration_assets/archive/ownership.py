@@ -3,24 +3,137 @@
 Reading is everybody's. Before a week's files are replaced, the place and all that lies in the week's folder must be of
 the ledger on whose behalf that is done: a copy of the base has the same settings, and must not touch the only copy of a
 week that has left production.
+
+Which ledger wrote an archive, and which files are therefore its own to replace. Pure.
+
+A copy of the base has a copy of the ledger, with the same number in it, and the same settings. What tells it from the
+one that it was copied from is where it lies: another database, another server, or another timeline of the same one.
+
+Which ledger this one is, and what it was before its base was moved: see `archive/ownership.py`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from migration_assets.archive.footers import MAGIC, read_footer
-from migration_assets.archive.layout import MANIFEST, PART_SUFFIX, slice_folder, table_folder
-from migration_assets.archive.manifest import HEAD_KEY, Manifest
-from migration_assets.archive.reading import read_manifest
+from migration_assets.archive.manifest import HEAD_KEY, MANIFEST, PART_SUFFIX, Manifest, slice_folder, table_folder
+from migration_assets.archive.parts import MAGIC, read_footer
 from migration_assets.archive.store_base import ArchiveStore
-from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError
+from migration_assets.archive.verification import read_manifest
 from migration_assets.domain.errors import ArchiveError, CalendarError
-from migration_assets.domain.fiscal_periods import FiscalWeek
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.stream.servers import known_servers, read_identity
+
+_ADOPT = (
+    "give this base a place of its own: MIGRATION_ARCHIVE_URL. Only where this base has taken the place of the other,"
+    " which must never write there again: `migration-assets adopt-archive --by NAME`"
+)
+_MOVE_ASIDE = (
+    "it may be the only copy of these rows: find out what it is; then move the week's folder to where no archive is"
+    " looked for, by hand, keep it, and archive the week again"
+)
+
+
+class ForeignArchiveError(ArchiveError):
+    """An archive lies there that this ledger did not write: it is never replaced, and nothing of it is deleted."""
+
+
+@dataclass(frozen=True)
+class LedgerIdentity:
+    """A ledger's own number and the database that it lies in; as a text `number/system identifier/oid/timeline`."""
+
+    ledger: str
+    system_identifier: str
+    database_oid: int
+    timeline: int
+
+    def __str__(self) -> str:
+        return f"{self.ledger}/{self.system_identifier}/{self.database_oid}/{self.timeline}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError where it is no such text."""
+        ledger, system, oid, timeline = text.split("/")
+        return cls(ledger, system, int(oid), int(timeline))
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return f"database {self.database_oid}, timeline {self.timeline}, of server {self.system_identifier}"
+
+
+@dataclass(frozen=True)
+class ArchiveWriter:
+    """On whose behalf files are written.
+
+    Attributes:
+        identity: The ledger's, now.
+        before: What it was before its base was moved: a person said so by name.
+        manifests: SHA-256 of every manifest that this ledger recorded.
+        owns_unsigned: Whether manifests that do not say who wrote them (format 1) may be its own: its base is the
+            one that the ledger has known since the stream began.
+    """
+
+    identity: LedgerIdentity
+    before: frozenset[str] = frozenset()
+    manifests: frozenset[str] = field(default_factory=frozenset[str], repr=False)
+    owns_unsigned: bool = True
+
+    def is_self(self, ledger: str) -> bool:
+        """Whether it is this ledger, now or before its move."""
+        return ledger == str(self.identity) or ledger in self.before
+
+    def wrote(self, ledger: str | None, sha256: str) -> bool:
+        """Whether an archive in force is its own.
+
+        One that it wrote before a move counts only where the ledger knows it: what the other base wrote after it had
+        been copied is not in this ledger. What it wrote itself may be of a try that died before the ledger noted it.
+        """
+        if ledger == str(self.identity):
+            return True
+        mine = self.owns_unsigned if ledger is None else ledger in self.before
+        return mine and sha256 in self.manifests
+
+    def refusal(self, ledger: str | None, where: str, *, has_place: bool = False) -> ForeignArchiveError:
+        """Why nothing is written beside what that ledger wrote.
+
+        Args:
+            ledger: Who wrote it; None where it does not say.
+            where: The file or folder.
+            has_place: The place is the writer's own already: to adopt it once more would change nothing.
+        """
+        if ledger is None:
+            found = "an archive lies there that does not say which ledger wrote it, and this one does not know it"
+        else:
+            found = f"what lies there was written by {self._told(ledger)}"
+        return ForeignArchiveError(
+            found,
+            where=where,
+            state_left="nothing was written, replaced or deleted there",
+            next_step=_MOVE_ASIDE if has_place else _ADOPT,
+        )
+
+    def _told(self, ledger: str) -> str:
+        try:
+            other = LedgerIdentity.parse(ledger)
+        except ValueError:
+            return "somebody else's ledger"
+        if other.ledger != self.identity.ledger:
+            return f"another ledger ({other.place})"
+        if self.is_self(ledger):
+            return f"the base that this one was copied from ({other.place}), after it was copied"
+        return (
+            f"the ledger that this one is a copy of: there the base is {other.place}, and here it is"
+            f" {self.identity.place}"
+        )
+
 
 OWNER = "ledger.json"
 _QUARTER, _WEEK = "fiscal_quarter=", "fiscal_week="
@@ -151,3 +264,45 @@ def _is_whole(manifest: bytes) -> bool:
 
 
 __all__ = ["OWNER", "ForeignArchiveError", "claim", "read_owner", "require_own", "signers"]
+
+
+def read_archive_writer(base: Connected, relation: str) -> ArchiveWriter:
+    """On whose behalf this base's archives are written.
+
+    Args:
+        base: The ledger must be of this version.
+        relation: Whose archives.
+
+    Raises:
+        ServerChangedError: A standby answers.
+    """
+    number = require_row(base.execute("SELECT id::text FROM migration.ledger_identity").fetchone(), "the identity")[0]
+    server = read_identity(base, "base")
+    identity = LedgerIdentity(number, server.system_identifier, server.database_oid, server.timeline)
+    adopted = base.execute(
+        "SELECT adopted FROM migration.archive_adoptions WHERE relation = %s AND adopter = %s",
+        [relation, str(identity)],
+    )
+    before = frozenset(str(row[0]) for row in adopted)
+    recorded = base.execute("SELECT manifest_sha256 FROM migration.archives WHERE relation = %s", [relation])
+    known = known_servers(base, relation).get("base")
+    then = known.identity if known else server
+    same = (then.system_identifier, then.database_oid, then.timeline) == (
+        server.system_identifier, server.database_oid, server.timeline,
+    )  # fmt: skip
+    return ArchiveWriter(identity, before, frozenset(str(row[0]) for row in recorded), same or bool(before))
+
+
+def adopt(base: Connected, relation: str, adopter: LedgerIdentity, adopted: Iterable[str], by: str) -> None:
+    """Note that this ledger was these before, and what they were; in the caller's transaction, where there is one."""
+    known = list(adopted)
+    earlier = base.execute(
+        "SELECT DISTINCT adopted FROM migration.archive_adoptions WHERE relation = %s AND adopter = ANY(%s)",
+        [relation, known],
+    )
+    for one in dict.fromkeys([*known, *(str(row[0]) for row in earlier)]):
+        base.execute(
+            "INSERT INTO migration.archive_adoptions (relation, adopted, adopter, adopted_by) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [relation, one, str(adopter), by],
+        )

@@ -1,24 +1,109 @@
-"""Writes rows into Parquet files of bounded size, each hashed while it is written. Knows no staging and no proof."""
+"""Writes rows into Parquet files of bounded size, each hashed while it is written. Knows no staging and no proof.
+
+Batches of any size become row groups within bounds of rows and of bytes, in the same order, copying nothing.
+
+The Arrow types of an archive, and how ADBC's batches become exactly these.
+
+The last bytes of a Parquet file: its footer says where each column's values lie, how many, and between which bounds.
+
+Another file, or one that was written anew, has another footer, even of the same size: its digest is read in one go,
+where a digest of all bytes would take as long as the file is large.
+"""
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from migration_assets.archive.footers import footer_in
-from migration_assets.archive.layout import part_name
-from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest
-from migration_assets.archive.row_groups import row_groups
+from migration_assets.archive.columns import Storage, StoredColumn
+from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest, part_name
 from migration_assets.archive.store_base import ArchiveStore, Output
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+
+
+def row_groups(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, most_rows: int, most_bytes: int
+) -> Iterator[pa.Table]:
+    """Tables to be written as one row group each; none for no rows.
+
+    Bytes are those in memory. A single row that is larger than `most_bytes` gets a row group of its own.
+    """
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        for piece in _pieces(batch, most_rows, most_bytes):
+            if waiting and (rows + piece.num_rows > most_rows or size + piece.nbytes > most_bytes):
+                yield pa.Table.from_batches(waiting, schema)
+                waiting, rows, size = [], 0, 0
+            waiting.append(piece)
+            rows += piece.num_rows
+            size += piece.nbytes
+    if waiting:
+        yield pa.Table.from_batches(waiting, schema)
+
+
+def _pieces(batch: pa.RecordBatch, most_rows: int, most_bytes: int) -> Iterator[pa.RecordBatch]:
+    if batch.num_rows == 0:
+        return
+    if batch.num_rows > 1 and (batch.num_rows > most_rows or batch.nbytes > most_bytes):
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half), most_rows, most_bytes)
+        yield from _pieces(batch.slice(half), most_rows, most_bytes)
+    else:
+        yield batch
+
+
+MAGIC = b"PAR1"
+_TAIL = 8  # four bytes of length, four of magic
+
+
+def footer_in(end: bytes) -> bytes:
+    """The footer with its length and magic, out of the last bytes of a file.
+
+    Raises:
+        ValueError: They do not end as a Parquet file does, or do not reach back to where the footer begins.
+    """
+    if end[-len(MAGIC) :] != MAGIC:
+        raise ValueError("it does not end as a Parquet file does")
+    size = int.from_bytes(end[-_TAIL : -len(MAGIC)], "little") + _TAIL
+    if size > len(end):
+        raise ValueError("its footer is said to be longer than what there is")
+    return end[-size:]
+
+
+def read_footer(file: pa.NativeFile, size: int) -> bytes:
+    """Of an open file of so many bytes, with its length and magic.
+
+    Raises:
+        ValueError: It has no footer.
+        OSError: It cannot be read.
+    """
+    if size < _TAIL:
+        raise ValueError("it is too short for a footer")
+    file.seek(size - _TAIL)
+    tail = file.read(_TAIL)
+    length = min(int.from_bytes(tail[: -len(MAGIC)], "little") + _TAIL, size)
+    file.seek(size - length)
+    return footer_in(file.read(length))
+
+
+def footer_sha256(file: pa.NativeFile, size: int) -> str:
+    """Of an open file of so many bytes, hexadecimal.
+
+    Raises:
+        ValueError: It has no footer.
+        OSError: It cannot be read.
+    """
+    return hashlib.sha256(read_footer(file, size)).hexdigest()
+
 
 Progress = Callable[[int, int], None]
 """Called with the rows and the bytes written so far."""
@@ -219,3 +304,132 @@ def _sorting(manifest: Manifest, schema: pa.Schema) -> list[parquet.SortingColum
             break
         declared.append(parquet.SortingColumn(schema.get_field_index(name)))
     return declared
+
+
+_Array: TypeAlias = "pa.Array[Any]"
+# Microseconds since 1970: what PostgreSQL's first moment means when `postgres/export_expressions.py` sends it, and
+# DuckDB's -infinity.
+_EARLIEST = -210_866_803_200_000_000
+_MINUS_INFINITY = -(2**63 - 1)
+_INTEGERS: dict[int, pa.DataType] = {2: pa.int16(), 4: pa.int32(), 8: pa.int64()}
+_SIMPLE: dict[Storage, pa.DataType] = {
+    Storage.BOOLEAN: pa.bool_(),
+    Storage.TEXT: pa.string(),
+    Storage.JSON: pa.json_(),
+    Storage.BYTES: pa.binary(),
+    Storage.UUID: pa.uuid(),
+    Storage.DATE: pa.date32(),
+    Storage.TIMESTAMP: pa.timestamp("us"),
+    Storage.TIMESTAMPTZ: pa.timestamp("us", "UTC"),
+}
+
+
+def parquet_schema(columns: Sequence[StoredColumn]) -> pa.Schema:
+    """Fields that may all be NULL: PostgreSQL 18 knows a NOT NULL that was never validated.
+
+    Each field's metadata says its type in PostgreSQL, `postgresql.type`; `postgresql.labels` are an enum's, in JSON.
+    """
+    return pa.schema([pa.field(column.name, _type(column), metadata=_metadata(column)) for column in columns])
+
+
+def to_stored(batch: pa.RecordBatch, columns: Sequence[StoredColumn]) -> pa.RecordBatch:
+    """The batch in exactly `parquet_schema(columns)`.
+
+    Args:
+        batch: From `postgres/arrow_stream.py`, of the query that `postgres/export.py` made of the same columns.
+        columns: Of the slice's profile.
+
+    Raises:
+        ArchiveError: The batch has other columns, or a value that does not fit; names the column.
+    """
+    if batch.schema.names != [column.name for column in columns]:
+        raise ArchiveError(
+            f"the columns {batch.schema.names} arrived, not {[column.name for column in columns]}",
+            state_left="nothing was written",
+            next_step="report this: it is a fault of this program",
+        )
+    arrived: Any = batch
+    arrays = [_stored(array, column) for array, column in zip(arrived.columns, columns, strict=True)]
+    arrow: Any = pa
+    return arrow.record_batch(arrays, schema=parquet_schema(columns))
+
+
+def _type(column: StoredColumn) -> pa.DataType:
+    match column.storage:
+        case Storage.INTEGER:
+            return _INTEGERS[column.width]
+        case Storage.FLOAT:
+            return pa.float32() if column.width == 4 else pa.float64()  # noqa: PLR2004
+        case Storage.DECIMAL:
+            return pa.decimal128(column.precision, column.scale)
+        case Storage.LIST:
+            item = (
+                _INTEGERS[column.width]
+                if column.element is Storage.INTEGER
+                else _SIMPLE[column.element or Storage.TEXT]
+            )
+            return pa.list_(item)
+        case _:
+            return _SIMPLE[column.storage]
+
+
+def _metadata(column: StoredColumn) -> dict[str, str]:
+    metadata = {"postgresql.type": column.type_name}
+    if column.labels:
+        metadata["postgresql.labels"] = json.dumps(column.labels, ensure_ascii=False)
+    return metadata
+
+
+def _stored(array: _Array, column: StoredColumn) -> _Array:
+    plain: _Array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    try:
+        stored = _CONVERSIONS.get(column.storage, _as_it_is)(plain, _type(column))
+    except pa.ArrowException as error:
+        # Arrow's error may quote the value, which is a person's.
+        raise ArchiveError(
+            f"a value of column {column.name!r} does not fit {column.storage.value} ({type(error).__name__})",
+            state_left="nothing was written",
+            next_step="report this with the column's type",
+        ) from None
+    if stored.type != _type(column):
+        raise ArchiveError(
+            f"column {column.name!r} arrived as {array.type}, which is not {_type(column)}",
+            state_left="nothing was written",
+            next_step="report this with the column's type",
+        )
+    return stored
+
+
+def _as_it_is(array: _Array, _: pa.DataType) -> _Array:
+    return array
+
+
+def _in_extension(array: _Array, target: pa.DataType) -> _Array:
+    extension: Any = pa.ExtensionArray
+    return extension.from_storage(target, array)
+
+
+def _viewed(array: _Array, target: pa.DataType) -> _Array:
+    return array.view(target)
+
+
+def _cast(array: _Array, target: pa.DataType) -> _Array:
+    return array.cast(target, safe=True)
+
+
+def _with_infinity(array: _Array, target: pa.DataType) -> _Array:
+    """The last moment already is DuckDB's infinity."""
+    micros = array.view(pa.int64())
+    compute: Any = pc
+    return compute.if_else(compute.equal(micros, _EARLIEST), _MINUS_INFINITY, micros).view(target)
+
+
+_CONVERSIONS: dict[Storage, Callable[[_Array, pa.DataType], _Array]] = {
+    Storage.DECIMAL: _cast,
+    Storage.JSON: _in_extension,
+    Storage.UUID: _in_extension,
+    Storage.DATE: _viewed,
+    Storage.TIMESTAMP: _with_infinity,
+    Storage.TIMESTAMPTZ: _with_infinity,
+    Storage.LIST: _cast,
+}

@@ -3,14 +3,47 @@
 A column has the one of DuckDB's types that compares as PostgreSQL's does; where there is none it is PostgreSQL's own
 text, and compares as such. The base's rows arrive as they would be stored (`postgres/hot_view.py`), so that the same
 expressions make the same values of rows on either side. What a type cannot show is NULL.
+
+What became of an enum's labels since rows were written with them. Pure.
+
+PostgreSQL renames labels and adds some; it drops none, and moves none.
 """
 
 import re
+from collections.abc import Sequence
 
-from migration_assets.archive.quoting import literal
-from migration_assets.archive.sql_values import day_text, moment_text
-from migration_assets.domain.enum_labels import renamed_labels
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.archive.columns import Storage, StoredColumn
+from migration_assets.archive.sql_values import day_text, literal, moment_text
+
+
+def renamed_labels(then: Sequence[str], now: Sequence[str]) -> dict[str, str] | None:
+    """Every label of then and its name now; None where that cannot be told, or the type is another one by now.
+
+    Args:
+        then: The labels in their order, as the rows were written.
+        now: As they are.
+    """
+    names: dict[str, str] = {}
+    kept = [label for label in then if label in now]
+    if kept != [label for label in now if label in then]:
+        return None  # one was renamed to what another one had been called, or the type was made anew
+    for old, new in zip(_between(then, kept), _between(now, kept), strict=True):
+        if old and len(old) != len(new):
+            return None
+        names.update(zip(old, new, strict=False))
+    return names | {label: label for label in kept}
+
+
+def _between(labels: Sequence[str], kept: Sequence[str]) -> list[list[str]]:
+    """The labels before, between and behind those that are on both sides."""
+    gaps: list[list[str]] = [[]]
+    for label in labels:
+        if label in kept:
+            gaps.append([])
+        else:
+            gaps[-1].append(label)
+    return gaps
+
 
 _INTEGERS = {2: "SMALLINT", 4: "INTEGER", 8: "BIGINT"}
 _SIMPLE = {

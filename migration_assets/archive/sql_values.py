@@ -1,9 +1,32 @@
-"""The text of a value in DuckDB's SQL, as PostgreSQL writes it: what COPY parses to exactly the same value."""
+"""The text of a value in DuckDB's SQL, as PostgreSQL writes it: what COPY parses to exactly the same value.
 
-from collections.abc import Callable, Sequence
+The portable fingerprint as DuckDB takes it: `domain/fingerprint.py` says of what.
 
-from migration_assets.archive.quoting import identifier
-from migration_assets.domain.stored_columns import Storage, StoredColumn, numbered_name
+An archived slice as CSV that PostgreSQL's COPY reads, piece by piece.
+
+Names and texts as DuckDB reads them in SQL.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import duckdb
+import pyarrow.csv as pa_csv
+
+from migration_assets.archive.columns import Storage, StoredColumn, numbered_name
+from migration_assets.domain.errors import ArchiveError
+from migration_assets.domain.fingerprint import Fingerprint
+
+
+def identifier(name: str) -> str:
+    """`"name"`."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """`'text'`."""
+    return "'" + text.replace("'", "''") + "'"
+
 
 # What PostgreSQL quotes in an array's text; \v is not in RE2's \s.
 _AWKWARD = r'[{}",\\\s\v]'
@@ -103,3 +126,131 @@ _TEXTS: dict[Storage, Callable[[StoredColumn, str], str]] = {
     Storage.TIMESTAMPTZ: lambda _, name: moment_text(name),
     Storage.LIST: _list_text,
 }
+
+
+# PostgreSQL counts from 2000.
+_EPOCH_MICROS = 946_684_800_000_000
+# As PostgreSQL sends it, whatever bits a computed one has.
+_NAN = {4: "7fc00000", 8: "7ff8000000000000"}
+_MIDDLE = {
+    Storage.DATE: "DATE '2000-01-01'",
+    Storage.TIMESTAMP: "TIMESTAMP '2000-01-01 00:00:00'",
+    Storage.TIMESTAMPTZ: "TIMESTAMPTZ '2000-01-01 00:00:00+00'",
+}
+
+
+def portable_fingerprint(
+    connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
+) -> Fingerprint:
+    """The fingerprint of the relation's rows.
+
+    Args:
+        connection: Able to read the relation.
+        relation_sql: What can stand behind FROM, `read_parquet([…])`; gives exactly the stored columns, in order.
+        columns: As the archive keeps them.
+
+    Raises:
+        duckdb.Error: The relation cannot be read.
+    """
+    relation, names = numbered(relation_sql, columns)
+    parts = ", ".join(_framed(column, name) for column, name in zip(columns, names, strict=True))
+    row = connection.execute(
+        "SELECT count(*), sum(('0x' || m[1:15])::BIGINT), sum(('0x' || m[18:32])::BIGINT)"
+        f" FROM (SELECT md5(concat({parts})) AS m FROM {relation})"
+    ).fetchone()
+    assert row is not None  # noqa: S101
+    return Fingerprint.from_row(*row)
+
+
+def _framed(column: StoredColumn, name: str) -> str:
+    match column.storage:
+        case Storage.TEXT | Storage.JSON:
+            return f"strlen({name}::VARCHAR), ':', {name}::VARCHAR"
+        case Storage.LIST:
+            text = text_expression(column, name)
+            return f"strlen({text}), ':', {text}"
+        case Storage.BYTES:
+            return f"octet_length({name}), ':', md5({name})"
+        case _:
+            return f"{_plain(column, name)}, ','"
+
+
+def _plain(column: StoredColumn, name: str) -> str:
+    match column.storage:
+        case Storage.BOOLEAN:
+            return f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
+        case Storage.FLOAT:
+            return f"CASE WHEN isnan({name}) THEN '{_NAN[column.width]}' ELSE {_hex(name)} END"
+        case Storage.DATE:
+            days = f"({name} - DATE '2000-01-01')::INTEGER"
+            return _or_infinite(name, _MIDDLE[column.storage], _hex(days), digits=8)
+        case Storage.TIMESTAMP | Storage.TIMESTAMPTZ:
+            middle = (
+                f"'2000-01-01 00:00:00+00'::{'TIMESTAMPTZ' if column.storage is Storage.TIMESTAMPTZ else 'TIMESTAMP'}"
+            )
+            return _or_infinite(name, middle, _hex(f"(epoch_us({name}) - {_EPOCH_MICROS})"), digits=16)
+        case _:
+            return text_expression(column, name)
+
+
+def _hex(value: str) -> str:
+    """The bits, as PostgreSQL sends them."""
+    return f"lower(hex({value}::BIT::BLOB))"
+
+
+def _or_infinite(name: str, middle: str, finite: str, *, digits: int) -> str:
+    latest, earliest = "7" + "f" * (digits - 1), "8" + "0" * (digits - 1)
+    return (
+        f"CASE WHEN isinf({name}) THEN CASE WHEN {name} > {middle} THEN '{latest}' ELSE '{earliest}' END"
+        f" ELSE {finite} END"
+    )
+
+
+# A value may have megabytes, so that few rows are in memory at a time.
+_ROWS = 128
+
+
+def csv_chunks(
+    connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
+) -> Iterator[bytes]:
+    """For `COPY … (the columns that are not generated) FROM STDIN (FORMAT csv)`: NULL is nothing, '' is "".
+
+    Args:
+        connection: Able to read the relation; busy until the last chunk was taken.
+        relation_sql: What can stand behind FROM; gives exactly the columns, generated ones too.
+        columns: Of the relation.
+
+    Raises:
+        ArchiveError: The relation cannot be read, perhaps half-way.
+    """
+    try:
+        yield from _chunks(connection, relation_sql, columns)
+    except duckdb.Error as error:
+        raise ArchiveError(
+            f"DuckDB cannot read the files: {str(error).strip().partition(chr(10))[0]}",
+            state_left="everything was rolled back; the base and the archive are as before",
+            next_step="`migration-assets archive QUARTER --reread` says which file it is; bring it back",
+        ) from None
+
+
+def _chunks(
+    connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
+) -> Iterator[bytes]:
+    relation, names = numbered(relation_sql, columns)
+    values = [
+        f"{text_expression(column, name)} AS {name}"
+        for column, name in zip(columns, names, strict=True)
+        if not column.generated
+    ]
+    # DuckDB reads ahead until so much is buffered, and does not count the bytes of texts: gigabytes of them (seen).
+    connection.execute("SET streaming_buffer_size = '1KiB'")
+    reader = connection.execute(f"SELECT {', '.join(values)} FROM {relation}").to_arrow_reader(_ROWS)
+    # Quoting whatever is not NULL: PostgreSQL takes an empty field without quotes for NULL.
+    options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    buffer = io.BytesIO()
+    with pa_csv.CSVWriter(buffer, reader.schema, write_options=options) as writer:
+        for batch in reader:
+            writer.write_batch(batch)  # pyright: ignore[reportUnknownMemberType]
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()

@@ -2,30 +2,80 @@
 
 Nothing is believed: every file is hashed again, its own metadata compared, and its rows are read by DuckDB, which did
 not write them. What is wrong is named, with the file.
+
+Finding an archived week: its manifest, and its files as something that DuckDB can select from.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from pyarrow import parquet
 
-from migration_assets.archive.arrow_schema import parquet_schema
-from migration_assets.archive.footers import footer_sha256
-from migration_assets.archive.layout import PART_SUFFIX, slice_folder
-from migration_assets.archive.manifest import HEAD_KEY, ArchivedFile, Manifest, differences
-from migration_assets.archive.parts import control_text
-from migration_assets.archive.portable import portable_fingerprint
-from migration_assets.archive.reading import read_manifest, slice_relation
-from migration_assets.archive.sql_values import numbered
+from migration_assets.archive.columns import Storage
+from migration_assets.archive.manifest import (
+    HEAD_KEY,
+    MANIFEST,
+    PART_SUFFIX,
+    ArchivedFile,
+    Manifest,
+    differences,
+    slice_folder,
+)
+from migration_assets.archive.parts import control_text, footer_sha256, parquet_schema
+from migration_assets.archive.sql_values import literal, numbered, portable_fingerprint
 from migration_assets.archive.store_base import ArchiveStore
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.fiscal_periods import FiscalWeek
-from migration_assets.domain.portable_method import PORTABLE_METHOD
-from migration_assets.domain.stored_columns import Storage
+from migration_assets.domain.fingerprint import PORTABLE_METHOD, Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+
+
+def read_manifest(store: ArchiveStore, relation: str, week: FiscalWeek) -> tuple[Manifest, str]:
+    """The manifest of a week's archive, and the SHA-256 of its bytes, to be compared with what the ledger knows.
+
+    Raises:
+        ArchiveError: There is none, it cannot be read, or it is another week's.
+    """
+    path = f"{slice_folder(relation, week)}/{MANIFEST}"
+    if not store.exists(path):
+        raise ArchiveError(
+            "there is no manifest",
+            where=store.url_of(path),
+            state_left="nothing was touched",
+            next_step=f"archive {week} again while it is in the base; else bring the file back from a backup",
+        )
+    data = store.read(path)
+    manifest = Manifest.from_bytes(data, where=store.url_of(path))
+    if (manifest.relation, manifest.week) != (relation, week):
+        raise ArchiveError(
+            f"the manifest is that of {manifest.relation} {manifest.week}",
+            where=store.url_of(path),
+            state_left="nothing was touched",
+            next_step=f"somebody moved files: bring those of {relation} {week} back, or archive the week again",
+        )
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def slice_relation(store: ArchiveStore, manifest: Manifest, *, folder: str | None = None) -> str:
+    """`read_parquet([…])` over the manifest's files, whatever else lies there, with exactly the stored columns.
+
+    Args:
+        store: Where the files are; the connection is to be one of its own.
+        manifest: With its files.
+        folder: Where they lie now, when not in the week's folder.
+    """
+    home = slice_folder(manifest.relation, manifest.week) if folder is None else folder
+    return parquet_relation(store, (f"{home}/{file.name}" for file in manifest.files))
+
+
+def parquet_relation(store: ArchiveStore, paths: Iterable[str]) -> str:
+    """Of one file or several of the same schema; the folders' names add no columns."""
+    names = ", ".join(literal(store.duckdb_path(path)) for path in paths)
+    return f"read_parquet([{names}], hive_partitioning = false)"
+
 
 _SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
 

@@ -10,22 +10,20 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from migration_assets.archive.arrow_schema import parquet_schema
-from migration_assets.archive.layout import (
+from migration_assets.archive.manifest import (
     MANIFEST,
+    ArchivedFile,
+    Manifest,
     is_part,
     part_name,
     slice_folder,
     staging_folder,
     staging_of_week,
 )
-from migration_assets.archive.manifest import ArchivedFile, Manifest
-from migration_assets.archive.ownership import require_own
-from migration_assets.archive.parts import Progress, WriteLimits, write_parts
-from migration_assets.archive.reading import read_manifest
+from migration_assets.archive.ownership import ArchiveWriter, ForeignArchiveError, require_own
+from migration_assets.archive.parts import Progress, WriteLimits, parquet_schema, write_parts
 from migration_assets.archive.store_base import ArchiveStore
-from migration_assets.archive.verification import verify_archive
-from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError
+from migration_assets.archive.verification import read_manifest, verify_archive
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 
 __all__ = ["Progress", "WriteLimits", "read_manifest", "write_slice"]

@@ -8,15 +8,12 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from migration_assets.copying.copy_plan import SliceCopy
-from migration_assets.copying.leaf_swap import swap_leaf
-from migration_assets.copying.loading import Clock, load_slice
-from migration_assets.copying.throttle import Throttle, throttle
+from migration_assets.copying.loading import Clock, load_slice, swap_leaf
+from migration_assets.copying.throttle import SliceCopy, Throttle, throttle
 from migration_assets.domain.errors import PartitionError, SliceMismatchError
-from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.states import SliceState, require_slice_transition
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.charge import keep_legacy_in_charge
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.proofs import Proof, record_proof
 from migration_assets.ledger.slices import (
     CopyEvidence,
@@ -26,6 +23,7 @@ from migration_assets.ledger.slices import (
     note_failure,
     read_slice,
     record_copy,
+    slice_lock,
 )
 from migration_assets.ledger.stream import keep_at_rest, stream_lock
 from migration_assets.postgres.copy_stream import Progress
@@ -34,11 +32,10 @@ from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.sql_text import table_name
-from migration_assets.stream.barred import require_not_barred
+from migration_assets.stream.buckets import slice_rows
 from migration_assets.stream.cut import paused_stream
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.running import require_running
-from migration_assets.stream.slice_rows import slice_rows
+from migration_assets.stream.running import require_not_barred, require_running
 from migration_assets.stream.true_up import true_up
 
 log = logging.getLogger(__name__)
@@ -78,7 +75,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             # A slice under CDC stays under it.
             live = record.under_cdc
             then = SliceState.STREAMING if live else SliceState.COPIED
-            require_transition(record.state, then, where=copy.week.key)
+            require_slice_transition(record.state, then, where=copy.week.key)
             if live:
                 # Now, and not after hours of copying.
                 with stream_lock(base, copy.spec.relation, shared=True):

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.slices import (
     SliceRecord,
     begin_attempt,
@@ -15,6 +14,7 @@ from migration_assets.ledger.slices import (
     note_failure,
     read_slice,
     record_verification,
+    slice_lock,
 )
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint

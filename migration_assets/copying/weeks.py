@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
 from migration_assets.copying.copying import copy_slice
+from migration_assets.copying.throttle import CopyLimits, SliceCopy
 from migration_assets.copying.verifying import Verified, verify_slice
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.ledger.charge import require_legacy
 from migration_assets.ledger.preflights import require_preflight
 from migration_assets.ledger.schema import ensure_ledger
-from migration_assets.ledger.side_in_charge import require_legacy
 from migration_assets.ledger.slices import CopyEvidence
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.copy_stream import Progress
@@ -20,8 +20,8 @@ from migration_assets.proof.repair import Repaired, repair_slice
 from migration_assets.proof.validation import Validated, validate_slice
 from migration_assets.quarters.legacy_weeks import SliceMeasure, estimate_rows, measure_slice
 from migration_assets.runtime import Migration
-from migration_assets.stream.barred import require_not_barred
 from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.running import require_not_barred
 
 NOTHING_TO_COMPARE = "there is nothing to validate against, the legacy follows"
 log = logging.getLogger(__name__)

@@ -2,6 +2,8 @@
 
 So the base follows again at once, and no row need be looked at. Where that was not possible (a slot that could not
 begin in time, or whose process died before the weeks were compared) the stream is rebuilt, which trues up every week.
+
+Counts, around a rollback, the rows of the legacy that break its foreign keys: the way back is checked by none.
 """
 
 import logging
@@ -10,22 +12,12 @@ import psycopg
 
 from migration_assets.cutover.work import Work, stream_to_ourselves
 from migration_assets.domain.errors import MigrationError
-from migration_assets.ledger.cutovers import (
-    bar_stream,
-    durably,
-    note_forward_start,
-    read_forward_start,
-)
+from migration_assets.ledger.cutovers import bar_stream, durably, note_forward_start, read_forward_start
 from migration_assets.ledger.proofs import record_proof
-from migration_assets.ledger.stream import (
-    StreamStatus,
-    newest_marker,
-    nobody_at_work,
-    read_stream,
-    set_status,
-)
+from migration_assets.ledger.stream import StreamStatus, newest_marker, nobody_at_work, read_stream, set_status
 from migration_assets.ledger.stream_parts import note_publication
 from migration_assets.postgres.catalogue import require_table
+from migration_assets.postgres.foreign_keys import count_orphans, note_orphans, read_foreign_keys
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import require_row
@@ -41,12 +33,7 @@ from migration_assets.stream.legacy_side import (
 )
 from migration_assets.stream.servers import count_markers_anew
 from migration_assets.stream.slots import create_slot, drop_slot, has_failover_slots
-from migration_assets.stream.subscription import (
-    apply_worker,
-    create_subscription,
-    drop_subscription,
-    legacy_conninfo,
-)
+from migration_assets.stream.subscription import apply_worker, create_subscription, drop_subscription, legacy_conninfo
 
 # A rollback is the way out: it does not wait long for what only makes it more comfortable.
 SLOT_SECONDS = 10.0
@@ -165,3 +152,23 @@ def follow_again(work: Work) -> bool:
     marker = send_heartbeat(work.legacy, plan.relation)
     wait_until(lambda: has_arrived(base, plan.relation, marker), seconds=plan.lag_seconds)
     return not _would_send_again(work)
+
+
+# One key's counting may take so long; nobody is held meanwhile.
+SECONDS = 30.0
+
+
+def note_broken_keys(work: Work, *, after: bool) -> None:
+    """Into the ledger, key by key. A rollback is the way out: what cannot be counted does not stop it."""
+    try:
+        keys = read_foreign_keys(work.legacy, work.plan.stream.spec.table)
+        found = count_orphans(work.legacy, keys, seconds=SECONDS)
+        note_orphans(work.base, work.id, found, after=after)
+    except psycopg.Error as error:
+        if work.legacy.broken or work.base.broken:
+            raise
+        log.warning("the legacy's foreign keys could not be looked at: %s", told(error))
+        return
+    for one in found:
+        if one.rows:
+            log.warning("rows of the legacy point nowhere, which its foreign key does not notice: %s", one)

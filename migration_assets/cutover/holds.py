@@ -14,10 +14,10 @@ from datetime import datetime
 
 import psycopg
 
-from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.domain.states import CutoverError, SideName
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.session_locks import take_turn_at_partitions
-from migration_assets.postgres.other_sessions import writers_of
+from migration_assets.postgres.activity import writers_of
 from migration_assets.postgres.retries import is_lock_timeout, retry_locked
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row

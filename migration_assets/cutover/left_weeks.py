@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.archives import ArchiveRecord, read_archives
 from migration_assets.ledger.slices import SliceRecord
@@ -31,7 +31,7 @@ from migration_assets.postgres.fingerprints import hashed_columns, in_range, tak
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.snapshots import hold_tables
 from migration_assets.postgres.sql_text import table_name
-from migration_assets.retirement.brought import difference
+from migration_assets.retirement.checks import difference
 from migration_assets.stream.plan import StreamPlan
 
 _MOMENT_SECONDS = 1.0

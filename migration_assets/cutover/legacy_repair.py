@@ -5,40 +5,46 @@ legacy's own, a writer who passed the hold), the weeks' rows are made those of t
 The rows are on the legacy and the ledger is on the base, and no commit spans both: the images of before, with the
 number of the legacy's transaction, are in the ledger before that transaction ends, and whether it ended well the legacy
 itself says, whoever dies in between.
+
+The step that makes the legacy's rows those of the base, while the base is in charge.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from psycopg import RawCursor, errors, sql
 
+from migration_assets.cutover import legacy_writing
 from migration_assets.cutover.legacy_writing import (
     PURPOSE,
     ROWS_AT_ONCE,
+    OutsideRepaired,
     both_sides,
     require_once,
     transaction_of,
     writing,
 )
-from migration_assets.cutover.plan import CutoverPlan
+from migration_assets.cutover.plan import CutoverPlan, cutover_plan
 from migration_assets.cutover.reverse import let_reverse_run, reverse_names
 from migration_assets.cutover.reverse_cut import ReverseCut, reverse_cut
 from migration_assets.cutover.work import forward_names
-from migration_assets.domain.cutover_state import CutoverError
-from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import LedgerError
-from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fingerprint import Differences, Fingerprint, Kind
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.states import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.cutovers import durably
-from migration_assets.ledger.pruning import hold_images
+from migration_assets.ledger.schema import hold_images, prepare_ledger
 from migration_assets.ledger.slices import SliceRecord, require_slice
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.fingerprints import take_fingerprint
+from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.runway import attached_leaves, read_partitions
-from migration_assets.stream.buckets import Compared, SliceRows, compare
+from migration_assets.runtime import Migration
+from migration_assets.stream.buckets import Compared, SliceRows, compare, same_table, slice_rows
 from migration_assets.stream.differences import (
     DifferingKeys,
     Keys,
@@ -48,8 +54,8 @@ from migration_assets.stream.differences import (
     look,
     unnested,
 )
+from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.repair_records import images_fit, require_no_others, require_put_back
-from migration_assets.stream.slice_rows import same_table, slice_rows
 from migration_assets.stream.true_up import chunks, delete_rows
 
 _NAME_IT = "name that week, too: a dry run over the whole quarter (W01-W13) shows which rows differ"
@@ -88,7 +94,7 @@ class _Found:
         return sum(len(batch.of(kind)) for batch in self.batches)
 
 
-def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bool = True) -> list[LegacyRepaired]:
+def repair_after_base(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bool = True) -> list[LegacyRepaired]:
     """Make the weeks' rows on the legacy those of the base, all in one transaction; a dry run only says what differs.
 
     Name all weeks that differ at once: a row that is in another week on the legacy is taken out of that one first.
@@ -109,7 +115,7 @@ def repair_legacy(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bo
             return repair_at(plan, base, cut, description, records)
 
 
-def undo_legacy_repair(plan: CutoverPlan, repair_id: int) -> list[str]:
+def put_back(plan: CutoverPlan, repair_id: int) -> list[str]:
     """Put back on the legacy what a repair changed there, in all weeks that were repaired in the same transaction.
 
     They differ then as they did before, and a look says so.
@@ -367,3 +373,51 @@ def _keys_of(base: Connected, repair_id: int) -> tuple[Keys, int]:
     )
     keys = found.fetchall()
     return [tuple(key) for key, _ in keys], sum(1 for _, there in keys if there)
+
+
+__all__ = ["LegacyRepaired", "OutsideRepaired", "repair_legacy", "repair_outside", "undo_legacy_repair"]
+
+log = logging.getLogger(__name__)
+
+
+def repair_legacy(
+    migration: Migration,
+    weeks: Sequence[FiscalWeek],
+    *,
+    dry_run: bool = True,
+    run_id: str | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
+) -> list[LegacyRepaired]:
+    """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
+    prepare_ledger(migration, "repair-legacy")
+    plan = replace(cutover_plan(migration, run_id), stream=StreamPlan.of(migration, run_id, confirmed_deletes))
+    return retry_transient(
+        lambda: repair_after_base(plan, weeks, dry_run=dry_run),
+        what="repair of the legacy",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def repair_outside(
+    migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
+) -> OutsideRepaired:
+    """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
+    prepare_ledger(migration, "repair-legacy")
+    return retry_transient(
+        lambda: legacy_writing.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed),
+        what="repair of the legacy's rows outside",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
+    """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
+    prepare_ledger(migration, "repair-legacy")
+    return retry_transient(
+        lambda: put_back(cutover_plan(migration, run_id), repair_id),
+        what=f"undoing of repair {repair_id}",
+        attempts=1,
+        log=log,
+    )

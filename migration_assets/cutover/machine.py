@@ -1,4 +1,7 @@
-"""Runs a cutover or a rollback from its first state to its last; finishes or undoes one whose process died."""
+"""Runs a cutover or a rollback from its first state to its last; finishes or undoes one whose process died.
+
+What a cutover and a rollback ask first: whether the legacy is one that they may touch at all.
+"""
 
 import logging
 from collections.abc import Generator
@@ -7,34 +10,25 @@ from dataclasses import replace
 
 import psycopg
 
-from migration_assets.cutover.broken_keys import note_broken_keys
-from migration_assets.cutover.deadline import Deadline
-from migration_assets.cutover.decommissioned import give_way, require_not_decommissioned
-from migration_assets.cutover.forward import follow_again
+from migration_assets.cutover.comparing import revalidate
+from migration_assets.cutover.forward import follow_again, note_broken_keys
 from migration_assets.cutover.holds import follow_hold
 from migration_assets.cutover.plan import CutoverPlan
-from migration_assets.cutover.revalidating import revalidate
-from migration_assets.cutover.reverse import drop_reverse
+from migration_assets.cutover.reverse import drop_reverse, let_reverse_run, reverse_names
 from migration_assets.cutover.stages import STAGES, let_writes_in
-from migration_assets.cutover.takeover import alone
 from migration_assets.cutover.undoing import (
     UnfinishedError,
+    alone,
     give_up,
     release_source,
     releasing_session,
     undo,
     was_opened,
 )
-from migration_assets.cutover.work import (
-    KeptSession,
-    Work,
-    forward_names,
-    long_session,
-    stream_to_ourselves,
-)
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState
+from migration_assets.cutover.work import Deadline, KeptSession, Work, forward_names, long_session, stream_to_ourselves
 from migration_assets.domain.errors import MigrationError
-from migration_assets.ledger.cutover_facts import in_charge
+from migration_assets.domain.states import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState
+from migration_assets.ledger.charge import in_charge
 from migration_assets.ledger.cutovers import (
     CutoverRecord,
     bar_stream,
@@ -45,15 +39,49 @@ from migration_assets.ledger.cutovers import (
     read_cutover,
     unfinished_cutover,
 )
+from migration_assets.ledger.decommissions import call_off, read_decommission
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.stream import begin_stream, stream_lock
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets.stream.legacy_side import drop_publication
 from migration_assets.stream.servers import require_same_servers
 from migration_assets.stream.slots import drop_slot
 from migration_assets.stream.subscription import drop_subscription
+
+
+def require_not_decommissioned(base: Connected, relation: str) -> None:
+    """Asked before the legacy is, which may be gone altogether.
+
+    Raises:
+        CutoverError: The legacy was decommissioned, or that is under way and cannot be undone any more.
+    """
+    ensure_ledger(base)
+    record = read_decommission(base, relation)
+    if record is not None and record.state.final:
+        raise CutoverError(
+            f"the legacy was decommissioned, approved by {record.approved_by}: there is no way back",
+            where=relation,
+            state_left="the base is in charge; nothing was changed",
+            next_step="nothing; the legacy's data is where it was, and a DBA can open it for reading:"
+            " `migration-assets decommission` prints the statements",
+        )
+
+
+def give_way(base: Connected, legacy: Connected, relation: str, kind: CutoverKind) -> None:
+    """Under the cutover's lock: a decommissioning that died before it closed anything is called off by a rollback.
+
+    Raises:
+        CutoverError: It has closed the legacy.
+    """
+    require_not_decommissioned(base, relation)
+    if kind is CutoverKind.ROLLBACK and read_decommission(base, relation) is not None:
+        # The stream first: a row that is left is seen by whoever comes next.
+        let_reverse_run(legacy, reverse_names(forward_names(base, relation)))
+        call_off(base, relation)
+
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +278,7 @@ def _finish(work: Work) -> CutoverRecord:
                 bar_stream(base, work.id, barred=False)
                 begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
             # With the quarters that were opened meanwhile, whose bookings are on both sides.
-            start_stream(plan.stream, None, rebuild=True, whole_root=True)
+            join_stream(plan.stream, None, rebuild=True, whole_root=True)
         note_broken_keys(work, after=True)
     finish(base, work.id, "succeeded")
     return read_cutover(base, work.id)

@@ -1,10 +1,34 @@
-"""Which cutover is meant, and how patient and how careful it is."""
+"""Which cutover is meant, and how patient and how careful it is.
 
-from collections.abc import Callable
+The settings as the plan of a cutover, for whoever does one, looks at one, or asks whether one would succeed.
+
+The team's own switch of its applications: a command, a webhook, or both.
+
+When each state of a cutover began and how long it took, as the ledger's timeline tells it.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState, SideName
+from pydantic import SecretStr
+
+from migration_assets.domain.states import CutoverError, CutoverKind, CutoverState, SideName
 from migration_assets.postgres.sessions import Connected
+from migration_assets.runtime import Migration
 from migration_assets.stream.plan import StreamPlan
 
 Switch = Callable[[SideName, int], None]
@@ -41,3 +65,161 @@ class CutoverPlan:
     def relation(self) -> str:
         """The table's key in the ledger."""
         return self.stream.relation
+
+
+def switch(migration: Migration, to: SideName, cutover: int) -> None:
+    """Tell the applications where their writes go, as the settings say.
+
+    Raises:
+        CutoverError: They could not be told.
+    """
+    settings = migration.settings
+    told: dict[str, object] = {"relation": migration.spec.relation, "to": to, "cutover": cutover}
+    if settings.cutover_hook_command is not None:
+        _command(
+            settings.cutover_hook_command,
+            told,
+            to,
+            settings.cutover_hook_timeout_seconds,
+            settings.environment_without_secrets(),
+        )
+    if settings.cutover_hook_url is not None:
+        body = json.dumps(told).encode()
+        headers = {"Content-Type": "application/json", **_signed(settings.cutover_hook_secret, body)}
+        _webhook(
+            settings.cutover_hook_url,
+            body,
+            headers,
+            settings.cutover_hook_timeout_seconds,
+            past_proxies=settings.cutover_hook_is_local,
+        )
+
+
+def _command(
+    command: SecretStr, told: dict[str, object], to: SideName, seconds: float, environment: Mapping[str, str]
+) -> None:
+    """What it prints is thrown away: only its author knows whether secrets are in it."""
+    try:
+        words = [word.replace("{to}", to) for word in shlex.split(command.get_secret_value())]
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            # A group of its own: what it started is killed with it, and nobody's Ctrl-C ends it halfway.
+            start_new_session=True,
+            # Ours keeps files private, and what a hook writes is often for others: the usual one.
+            umask=0o022,
+        )
+    except (OSError, ValueError) as error:
+        raise _failed(f"the hook's command cannot be run: {type(error).__name__}") from None
+    try:
+        process.communicate(json.dumps(told).encode(), timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise _failed(f"the hook's command did not end within {seconds:g} s and was killed") from None
+    finally:
+        if process.returncode is None:
+            _kill(process)
+    if process.returncode:
+        raise _failed(f"the hook's command ended with code {process.returncode}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+
+
+def _signed(secret: SecretStr | None, body: bytes) -> dict[str, str]:
+    """Who knows the secret can tell that the call is ours, unchanged, and of now."""
+    if secret is None:
+        return {}
+    at = str(int(time.time()))
+    signature = hmac.new(secret.get_secret_value().encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"X-Migration-Timestamp": at, "X-Migration-Signature": f"sha256={signature}"}
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Whoever answers does not choose who else is told."""
+
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
+        return None
+
+
+def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: float, *, past_proxies: bool) -> None:
+    """Neither the URL nor the answer is shown: both may hold secrets."""
+    failed: list[str] = []
+
+    def post() -> None:
+        try:
+            request = Request(url.get_secret_value(), body, dict(headers))  # noqa: S310 - the team's own URL
+            # A proxy of the environment has no business with what stays on this machine, where it is not encrypted.
+            direct = [ProxyHandler({})] if past_proxies else []
+            with build_opener(_NoRedirect, *direct).open(request, timeout=seconds):
+                pass
+        except HTTPError as error:
+            failed.append(f"the hook's address answered with status {error.code}")
+        except (URLError, HTTPException, OSError, ValueError) as error:
+            failed.append(f"the hook's address cannot be called: {type(error).__name__}")
+
+    # Its own timeout begins anew with every byte that arrives.
+    thread = threading.Thread(target=post, daemon=True, name="cutover-hook")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _failed(f"the hook's address did not answer within {seconds:g} s")
+    if failed:
+        raise _failed(failed[0])
+
+
+def _failed(what: str) -> CutoverError:
+    return CutoverError(what, next_step="run the hook by hand and see its own output")
+
+
+def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan:
+    """The settings as a plan."""
+    settings = migration.settings
+    url = settings.base_url_for_legacy
+    hooked = settings.cutover_hook_command is not None or settings.cutover_hook_url is not None
+    return CutoverPlan(
+        StreamPlan.of(migration, run_id),
+        timeout_seconds=settings.cutover_timeout_seconds,
+        lag_seconds=settings.cutover_lag_seconds,
+        patience_seconds=settings.cutover_patience_seconds,
+        sequence_margin=settings.cutover_sequence_margin,
+        compare_all=settings.cutover_compare_all,
+        switch=(lambda to, cutover: switch(migration, to, cutover)) if hooked else None,
+        base_url_for_legacy=url.get_secret_value() if url else None,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One state of the machine; `finished` is None while it is under way. Times by the base's clock."""
+
+    state: CutoverState
+    started: datetime
+    finished: datetime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """None while it is under way."""
+        return None if self.finished is None else (self.finished - self.started).total_seconds()
+
+
+def steps_of(timeline: Mapping[str, Mapping[str, str]]) -> tuple[Step, ...]:
+    """The states in the order in which they were reached; jsonb keeps none."""
+    steps = [
+        Step(CutoverState(state), datetime.fromisoformat(times["started"]), _time(times.get("finished")))
+        for state, times in timeline.items()
+        if "started" in times
+    ]
+    order = list(CutoverState)
+    return tuple(sorted(steps, key=lambda step: (step.started, order.index(step.state))))
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

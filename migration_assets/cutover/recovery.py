@@ -1,23 +1,134 @@
-"""After a failover, a restore or a move of a server: the stream of the side that follows is begun anew."""
+"""After a failover, a restore or a move of a server: the stream of the side that follows is begun anew.
+
+A server changed while the base is in charge: the reverse stream begins anew, and the legacy is made as the base is.
+
+The legacy's rows become those of the base in the new slot's snapshot, in one transaction; what the legacy had and the
+base has not is kept as a repair's images. Whatever dies, the same call again begins from there.
+"""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from migration_assets.cutover.cutover_planning import cutover_plan
-from migration_assets.cutover.recovering import ReverseRecovered, recover_reverse
+from migration_assets.cutover.holds import hold
+from migration_assets.cutover.legacy_repair import LegacyRepaired, repair_at
+from migration_assets.cutover.legacy_writing import both_sides
+from migration_assets.cutover.plan import CutoverPlan, cutover_plan
+from migration_assets.cutover.reverse import (
+    drop_reverse,
+    publish_reverse,
+    reverse_names,
+    reverse_worker,
+    subscribe_reverse,
+)
+from migration_assets.cutover.reverse_cut import ReverseCut
+from migration_assets.cutover.work import forward_names
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.ledger.charge import is_base_in_charge
+from migration_assets.domain.states import CutoverError
+from migration_assets.ledger.charge import is_base_in_charge, read_cutover_facts
+from migration_assets.ledger.definitions import filenodes
 from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.stream import fresh_names, rename_stream
 from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.snapshots import base_tables, in_snapshot
+from migration_assets.quarters.runway import attached_leaves, read_partitions
 from migration_assets.runtime import Migration
 from migration_assets.stream import joining
-from migration_assets.stream.barred import require_not_barred
+from migration_assets.stream.buckets import same_table
 from migration_assets.stream.joining import Joined
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.servers import look_at_servers
-from migration_assets.stream.true_up_weeks import OnWeek
+from migration_assets.stream.running import require_not_barred
+from migration_assets.stream.servers import look_at_servers, newest_sent, note_pair
+from migration_assets.stream.slots import exported_slot, remove_slot
+from migration_assets.stream.subscription import drop_subscription
+from migration_assets.stream.true_up import OnWeek
+
+_PURPOSE = "recover"
+
+
+@dataclass(frozen=True)
+class ReverseRecovered:
+    """The legacy follows again from `lsn` of the base on; `weeks` are all that have a leaf."""
+
+    weeks: tuple[LegacyRepaired, ...]
+    lsn: str
+
+
+def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
+    """Let the legacy follow the base anew; None where both servers are as they were, and so is the stream.
+
+    Args:
+        plan: Which table.
+        by: The person who says that these are the servers from now on.
+
+    Raises:
+        CutoverError: The legacy is in charge or decommissioned, or something on it changes rows on their way in.
+        DeletionError: Many rows of a week would be deleted on the legacy, and nobody confirmed that.
+        SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
+    """
+    stream = plan.stream
+
+    def in_root(base: Connected, _: Connected) -> list[SliceRecord]:
+        leaves = attached_leaves(stream.spec.table, read_partitions(base, stream.spec.table))
+        return [record for record in read_slices(base, plan.relation) if record.week in leaves]
+
+    with both_sides(plan, in_root, mending=True) as (base, legacy, records):
+        if not look_at_servers(base, plan.relation, legacy) and _may_go_on(base, legacy, plan):
+            return None
+        description = same_table(stream, legacy, base)
+        former = reverse_names(forward_names(base, plan.relation))
+        # First our own reader, who would come back to the slot as soon as he is ended.
+        drop_subscription(legacy, former.subscription)
+        remove_slot(base, former.slot)
+        drop_reverse(base, legacy, former)
+        # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.
+        forward = fresh_names()
+        rename_stream(base, plan.relation, forward)
+        names = reverse_names(forward)
+        owner = read_cutover_facts(base, plan.relation).cutover or 0
+        # It also lets the new subscription pass.
+        hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
+        publish_reverse(base, legacy, plan, names)
+        url = stream.databases.base_url
+        tables = base_tables(base, stream.spec, [record.week for record in records])
+        before = [filenodes(base, table) for table in tables]
+        with (
+            exported_slot(url, base, names.slot, patience_seconds=plan.patience_seconds) as slot,
+            stream.databases.session("base", f"{_PURPOSE}:snapshot", stream.limits.timeouts()) as reader,
+            stream.databases.session("legacy", f"{_PURPOSE}:rows", stream.limits.timeouts()) as rows,
+            in_snapshot(reader, slot.snapshot, tables),
+        ):
+            if [filenodes(reader, table) for table in tables] != before:
+                raise _rewritten(plan)
+            cut = ReverseCut(newest_sent(base, "base"), slot.lsn, reader, rows)
+            weeks = repair_at(plan, base, cut, description, records)
+        subscribe_reverse(base, legacy, plan, names, description)
+        with base.transaction():
+            base.execute("SET LOCAL synchronous_commit = on")
+            note_pair(base, legacy, plan.relation, by)
+    return ReverseRecovered(tuple(weeks), slot.lsn)
+
+
+def _rewritten(plan: CutoverPlan) -> CutoverError:
+    return CutoverError(
+        "a table of the base was rewritten while the slot was made, whose snapshot would show it empty",
+        where=plan.relation,
+        state_left="the base is in charge and accepts writes; the legacy is as it was, and does not follow yet",
+        next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the base end, then run this again",
+    )
+
+
+def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
+    """Whether slot and subscription are there, and all WAL that the slot needs."""
+    names = reverse_names(forward_names(base, plan.relation))
+    kept = base.execute(
+        "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'", [names.slot]
+    )
+    return kept.fetchone() is not None and reverse_worker(legacy, names) is not None
+
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +175,7 @@ def recover_stream(
             with migration.databases.session("legacy", "recover") as legacy:
                 if not look_at_servers(base, relation, legacy):
                     return None
-        return joining.start_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week)
+        return joining.join_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week)
 
     return retry_transient(
         once,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from psycopg import errors, sql
 
 from migration_assets.cutover.plan import CutoverPlan
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.states import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
 from migration_assets.ledger.session_locks import take_turn_at_objects

@@ -19,7 +19,7 @@ from psycopg import errors, sql
 
 from migration_assets.cutover.plan import CutoverPlan
 from migration_assets.cutover.reverse import let_reverse_run, rest, reverse_worker
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.states import CutoverError
 from migration_assets.ledger.session_locks import lock_until_session_ends, make_session_locks
 from migration_assets.ledger.stream import StreamNames
 from migration_assets.postgres.retries import is_lock_timeout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.states import CutoverError
 from migration_assets.domain.table_description import Drawn, SequenceUse, TableDescription
 from migration_assets.domain.table_spec import QualifiedName, parse_identifiers
 from migration_assets.postgres.server_messages import told

@@ -1,4 +1,10 @@
-"""Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did."""
+"""Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did.
+
+Whoever takes over from a run ends its sessions first, on both sides: a process that was frozen may wake up late.
+
+The base's lock says who is alive. A run that still holds writes after its timeout does not answer: its own watchdog
+would have released them. Only then is it ended without being asked.
+"""
 
 import logging
 from collections.abc import Callable, Generator, Sequence
@@ -7,31 +13,28 @@ from contextlib import ExitStack, contextmanager
 import psycopg
 
 from migration_assets.cutover.forward import drop_forward
-from migration_assets.cutover.holds import (
-    follow_hold,
-    is_open,
-    may_open,
-    read_hold,
-    release,
-)
+from migration_assets.cutover.holds import follow_hold, is_open, is_overdue, may_open, read_hold, release
 from migration_assets.cutover.plan import CutoverPlan
-from migration_assets.cutover.reverse import drop_reverse, let_reverse_run
+from migration_assets.cutover.reverse import drop_reverse, let_reverse_run, reverse_names
+from migration_assets.cutover.reverse_cut import end_reverse_cuts
 from migration_assets.cutover.work import KeptSession, Work
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind, CutoverState
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.states import CutoverError, CutoverKind, CutoverState
+from migration_assets.ledger.charge import read_cutover_facts
 from migration_assets.ledger.cutovers import (
     bar_stream,
+    cutover_lock,
     durably,
     enter,
     finish,
     note_released,
     read_cutover,
 )
-from migration_assets.ledger.stream import StreamStatus
-from migration_assets.postgres.error_sides import on_side
-from migration_assets.postgres.limits_reached import advice_on_limit
-from migration_assets.postgres.server_messages import named, told
+from migration_assets.ledger.session_locks import has_session_locks
+from migration_assets.ledger.stream import StreamLock, StreamStatus, names_of, read_stream
+from migration_assets.postgres.server_messages import advice_on_limit, named, on_side, told
 from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.stream.claims import claimed, end_holders
 from migration_assets.stream.running import go_on, require_stream
 
 log = logging.getLogger(__name__)
@@ -191,3 +194,42 @@ def _released_only(work: Work) -> tuple[str, str]:
         f"the {work.kind.source} refuses writes: it is not known whether the {work.kind.target} accepts them already",
         again,
     )
+
+
+@contextmanager
+def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[None]:
+    """Nobody else works on the cutover, on either side; one that does not answer any more is ended for it.
+
+    Raises:
+        StreamError: Somebody does; says who.
+    """
+    relation = plan.relation
+    limit = _overdue_after(plan, base, legacy)
+    if limit is not None:
+        # Who came later is at work on what that one left.
+        pids = end_holders(base, StreamLock.CUTOVER.named(relation), older_than_seconds=limit)
+        if pids:
+            log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
+    with cutover_lock(base, relation):
+        stream = read_stream(base, relation)
+        if stream is None and not has_session_locks(legacy):
+            # No run of ours ever worked on that legacy, or it was cleaned: whoever only finds that leaves it so.
+            yield
+            return
+        # Two bases may have the same legacy: the slot's name says which one it is.
+        key = stream.slot if stream is not None else relation
+        with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
+            if stream is not None:
+                end_reverse_cuts(legacy, reverse_names(names_of(stream)))
+            yield
+
+
+def _overdue_after(plan: CutoverPlan, base: Connected, legacy: Connected) -> float | None:
+    """Its own timeout, seconds, where what is under way holds writes for longer than that allows; else None."""
+    left = read_cutover_facts(base, plan.relation).under_way
+    if left is None or left.opened:
+        return None
+    source = base if CutoverKind(left.kind).source == "base" else legacy
+    held = read_hold(source, plan.relation)
+    overdue = is_overdue(held, left.id, left.timeout_seconds) and not is_open(source, plan.stream)
+    return left.timeout_seconds if overdue else None

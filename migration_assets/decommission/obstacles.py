@@ -1,22 +1,52 @@
-"""What stands in the way of the decommissioning, as far as the two databases tell: all of it at once."""
+"""What stands in the way of the decommissioning, as far as the two databases tell: all of it at once.
 
-from collections.abc import Iterator
+Which legacy is decommissioned, and after how much time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
+from migration_assets.cutover.observing import look_at_reverse
+from migration_assets.cutover.plan import CutoverPlan
 from migration_assets.cutover.reverse import reverse_names
-from migration_assets.cutover.reverse_health import look_at_reverse
 from migration_assets.cutover.work import forward_names
-from migration_assets.decommission.plan import DecommissionPlan
-from migration_assets.decommission.scope import scope_obstacles
-from migration_assets.domain.decommission_state import Obstacle, Scope
-from migration_assets.domain.legacy_reads import APART, ReadWatch
+from migration_assets.decommission.closing import scope_obstacles
+from migration_assets.domain.states import Obstacle, Scope
+from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.cutovers import CutoverRecord, unfinished_cutover
 from migration_assets.ledger.decommissions import current_cutover, read_decommission, seconds_since
 from migration_assets.postgres.foreign_keys import read_foreign_keys
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sessions import Connected
 from migration_assets.quarters.fences import gaps
-from migration_assets.watch.reads import look_for_reads
+from migration_assets.watch.legacy_reads import APART, ReadWatch, look_for_reads
+
+
+@dataclass(frozen=True)
+class DecommissionPlan:
+    """One table's. `quiet_days` 0: whether anybody reads the legacy is not asked.
+
+    `accept_stale`: the reverse stream need not be whole; for one that cannot be mended any more. `on_begin` is called
+    with the session on the base in the transaction that begins it; what it raises ends it, and it never began.
+    """
+
+    cutover: CutoverPlan
+    window_days: float
+    quiet_days: float
+    accept_stale: bool = False
+    on_begin: Callable[[Connected], None] | None = None
+
+    @property
+    def relation(self) -> str:
+        """The table's key in the ledger."""
+        return self.cutover.relation
+
+    @property
+    def spec(self) -> TableSpec:
+        """Table and control column."""
+        return self.cutover.stream.spec
+
 
 _DAY = 86_400.0
 

@@ -9,27 +9,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from migration_assets.archive.archiving import reread_archive
-from migration_assets.cutover.cutover_planning import cutover_plan
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.decommission import machine
-from migration_assets.decommission.closing import former_grants, would_close
-from migration_assets.decommission.obstacles import find_obstacles
-from migration_assets.decommission.plan import DecommissionPlan
-from migration_assets.decommission.scope import choose_scope
+from migration_assets.decommission.closing import choose_scope, former_grants, would_close
+from migration_assets.decommission.obstacles import DecommissionPlan, find_obstacles
 from migration_assets.domain.confirmation import Deed, GivenCode
-from migration_assets.domain.decommission_state import DecommissionState, Obstacle, Scope
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import DecommissionState, Obstacle, Scope, SliceState
 from migration_assets.evidence.writing import verify_evidence
 from migration_assets.ledger.archives import read_archives
 from migration_assets.ledger.chain import read_chain
-from migration_assets.ledger.confirmations import Confirmation, Examined, give_code
+from migration_assets.ledger.confirmations import Confirmation, Examined, examined_sides, give_code
 from migration_assets.ledger.decommissions import DecommissionRecord, current_cutover, read_decommission
-from migration_assets.ledger.examined_sides import examined_sides
-from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.schema import ensure_ledger, prepare_ledger
 from migration_assets.ledger.slices import read_slices
-from migration_assets.ledger.upgrading import prepare_ledger
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.preflight.rights import rights_for_streams

@@ -1,11 +1,42 @@
-"""Archives, retirements and restores as Dagster shows them."""
+"""One week in Parquet, proven equal by another engine.
+
+One archived week, out of the base.
+
+One retired week, back in the base, proven equal to what was archived.
+
+Archives, retirements and restores as Dagster shows them.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from migration_assets.archive.archiving import Archived
-from migration_assets.defs.metadata import Metadata
+from migration_assets.archive.archiving import Archived, archive_week, reread_archive
+from migration_assets.archive.columns import Storage
+from migration_assets.archive.querying import refresh_catalogue
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.partitions import (
+    ARCHIVE,
+    ARCHIVE_POOL,
+    KINDS,
+    OWNERS,
+    fiscal_weeks,
+    partition_key,
+    quarter_of_its_weeks,
+    week_of,
+)
+from migration_assets.defs.proofs import sign_off, validated_slice
+from migration_assets.defs.resources import CODES
+from migration_assets.defs.shown import Metadata
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.stored_columns import Storage
+from migration_assets.domain.plain_text import for_chat
+from migration_assets.retirement.leaving import Retired
+from migration_assets.retirement.restoring import drill_week
+from migration_assets.retirement.retiring import Back, bring_back, retire_week, told
+from migration_assets.runtime import Migration
 
 _CHECK = "archive_matches"
 _MB = 1e6
@@ -77,4 +108,203 @@ def _ways_out(done: Archived) -> set[str]:
         column.name
         for column in done.manifest.columns
         if column.storage is Storage.TEXT and not column.is_text_type and not column.labels
+    }
+
+
+_NAME = "parquet_archive"
+
+
+class ArchiveAction(Enum):
+    """What a materialization does."""
+
+    ARCHIVE = "archive"
+    REREAD = "reread"
+
+
+class ParquetArchiveConfig(dg.Config):
+    """Whether to archive the week, or only to read its files again."""
+
+    action: ArchiveAction = ArchiveAction.ARCHIVE
+
+
+@dg.asset(
+    name=_NAME,
+    group_name=ARCHIVE,
+    owners=OWNERS,
+    kinds={"parquet", "duckdb"},
+    pool=ARCHIVE_POOL,
+    partitions_def=fiscal_weeks,
+    deps=[validated_slice, dg.AssetDep(sign_off, partition_mapping=quarter_of_its_weeks)],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "archive_matches",
+            asset=_NAME,
+            partitions_def=fiscal_weeks,
+            description=(
+                "DuckDB read the files again, and its fingerprint over all columns is PostgreSQL's over the leaf; every"
+                " file has the SHA-256 that the manifest says, and the manifest is the one that the ledger knows."
+                " Runs with every archive and with the job verify_archives, never alone."
+            ),
+        )
+    ],
+    description=(
+        "The signed-off week was read in one snapshot of its leaf and written as Parquet with a manifest: aside,"
+        " fsynced, read again by DuckDB, proven equal, and only then put in place of an older archive. A late booking"
+        " makes it stale: materialize it again. While the base is in charge, a week that is over needs no sign-off."
+        " With action REREAD (job verify_archives) the files are only read again;"
+        " a byte that changed fails the partition."
+    ),
+)
+def parquet_archive(
+    context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Archive or read again; what is not equal is a failed check and a failed partition."""
+    with readable_failures():
+        try:
+            done = _do(context, config, migration)
+        except ArchiveError as error:
+            # Before the Failure: a check that fails after a materialization would leave the partition green.
+            yield failed_archive_result(_NAME, error)
+            raise
+    yield dg.MaterializeResult(metadata=archive_metadata(done), check_results=[archive_result(_NAME, done)])
+
+
+def _do(context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migration: Migration) -> Archived:
+    week, run_id = week_of(context), context.run.run_id
+    if config.action is ArchiveAction.REREAD:
+        return reread_archive(migration, week, run_id=run_id)
+    done = archive_week(migration, week, run_id=run_id)
+    refresh_catalogue(migration)
+    return done
+
+
+class RetiredSliceConfig(dg.Config):
+    """Whether the week really leaves."""
+
+    dry_run: bool = True
+    """Only say what would be done, and what stands in the way."""
+
+    confirm: str = Field(default="", description=CODES + " None is asked for with MIGRATION_AUTO_RETIRE=true.")
+
+
+@dg.asset(
+    group_name=ARCHIVE,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=ARCHIVE_POOL,
+    partitions_def=fiscal_weeks,
+    deps=[parquet_archive],
+    output_required=False,
+    description=(
+        "The week's leaf has left the base: its sign-off stands, its archive was read again, nothing has come since,"
+        " the change stream was narrowed at a cut (while the base is in charge: the legacy was seen to hold of"
+        " it what the archive does, for a rollback), the leaf was detached without blocking anybody and lies in the"
+        " schema of quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
+        " dropped. A dry run by default, which leaves an observation with everything that stands in the way, or with"
+        " the code that its leaving, and later the drop, asks for (not with MIGRATION_AUTO_RETIRE=true). The asset"
+        " restored_slice brings it back."
+    ),
+)
+def retired_slice(
+    context: dg.AssetExecutionContext, config: RetiredSliceConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Let it leave, as far as that is due; or say what stands in the way."""
+    week = week_of(context)
+    with readable_failures():
+        done = retire_week(migration, week, dry_run=config.dry_run, confirm=config.confirm, run_id=context.run.run_id)
+    if config.dry_run:
+        # No materialization: a week that is still there must not look as if it had left.
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=context.asset_key,
+                partition=partition_key(week),
+                description="; ".join(done.obstacles) or "nothing stands in the way",
+                metadata=_retired_metadata(done),
+            )
+        )
+        return
+    refresh_catalogue(migration)
+    yield dg.MaterializeResult(metadata=_retired_metadata(done))
+
+
+def _retired_metadata(done: Retired) -> Metadata:
+    metadata: Metadata = {
+        "result": dg.MetadataValue.text(told(done)),
+        "step": dg.MetadataValue.text(done.step.value if done.step else "in the root"),
+        "leaf": dg.MetadataValue.text(str(done.leaf) if done.leaf else "dropped"),
+        "bytes": dg.MetadataValue.int(done.bytes),
+        "obstacles": dg.MetadataValue.md("\n".join(f"- {for_chat(one)}" for one in done.obstacles) or "none"),
+    }
+    if done.archive is not None:
+        metadata["archive"] = dg.MetadataValue.text(done.archive.location)
+        metadata["dagster/row_count"] = dg.MetadataValue.int(done.archive.native.rows)
+    if done.confirmation is not None:
+        metadata["confirm"] = dg.MetadataValue.text(str(done.confirmation))
+    if done.drop_after is not None:
+        metadata["drop_after"] = dg.MetadataValue.timestamp(done.drop_after)
+    if done.cut is not None:
+        metadata["released_at_marker"] = dg.MetadataValue.int(done.cut.marker)
+        metadata["writers_held_ms"] = dg.MetadataValue.float(round(done.cut.writers_held_ms, 3))
+    return metadata
+
+
+class RestoreAction(Enum):
+    """What a run does."""
+
+    RESTORE = "restore"
+    DRILL = "drill"
+
+
+class RestoredSliceConfig(dg.Config):
+    """Whether the week comes back, or only proves that it could."""
+
+    action: RestoreAction = RestoreAction.RESTORE
+
+
+@dg.asset(
+    group_name=ARCHIVE,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=ARCHIVE_POOL,
+    partitions_def=fiscal_weeks,
+    deps=[parquet_archive, retired_slice],
+    output_required=False,
+    description=(
+        "A retired week is an attached leaf again: taken out of quarantine, or loaded from its Parquet files, and equal"
+        " to what was archived by fingerprint. The change stream does not cover it: materialize change_stream for its"
+        " quarter where the legacy may still change it. With action DRILL (job restore_drill) the files are loaded into"
+        " a scratch table, compared and dropped: the run leaves an observation, and the base as it was."
+    ),
+)
+def restored_slice(
+    context: dg.AssetExecutionContext, config: RestoredSliceConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Restore, or only try it."""
+    week = week_of(context)
+    with readable_failures():
+        if config.action is RestoreAction.RESTORE:
+            back = bring_back(migration, week, run_id=context.run.run_id)
+            metadata = _restored_metadata(back)
+        else:
+            done = drill_week(migration, week, run_id=context.run.run_id)
+            metadata = _restored_metadata(Back(week, "drill", done.fingerprint, done.seconds))
+            context.log_event(
+                dg.AssetObservation(
+                    asset_key=parquet_archive.key,
+                    partition=partition_key(week),
+                    description="restored into a scratch table, compared, dropped",
+                    metadata=metadata,
+                )
+            )
+            return
+    yield dg.MaterializeResult(metadata=metadata)
+
+
+def _restored_metadata(back: Back) -> Metadata:
+    return {
+        "result": dg.MetadataValue.text(f"{back.fingerprint}, from {back.source}, in {back.seconds:,.1f} s"),
+        "dagster/row_count": dg.MetadataValue.int(back.fingerprint.rows),
+        "checksum": dg.MetadataValue.text(back.fingerprint.checksum),
+        "from": dg.MetadataValue.text(back.source),
+        "seconds": dg.MetadataValue.float(round(back.seconds, 3)),
     }

@@ -9,9 +9,7 @@ import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.plain_text import plain
-from migration_assets.postgres.error_sides import on_side
-from migration_assets.postgres.limits_reached import limit_error
-from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.server_messages import limit_error, on_side, told
 
 
 @contextmanager

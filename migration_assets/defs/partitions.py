@@ -1,4 +1,7 @@
-"""The two partitionings, and how their keys become the domain's quarters and weeks."""
+"""The two partitionings, and how their keys become the domain's quarters and weeks.
+
+What all assets have in common in the UI.
+"""
 
 from collections.abc import Iterable
 
@@ -43,3 +46,14 @@ def register_quarters(instance: dg.DagsterInstance, quarters: Iterable[FiscalQua
     if missing:
         instance.add_dynamic_partitions(QUARTERS_NAME, [quarter.key for quarter in missing])
     return missing
+
+
+OWNERS = ["team:data-platform"]
+KINDS = {"postgres"}
+PREPARE = "1_prepare"
+MIGRATE = "2_migrate"
+FOLLOW = "3_follow"
+APPROVE = "4_approve"
+ARCHIVE = "5_archive"
+ARCHIVE_POOL = "archive"
+CUT_OVER = "6_cut_over"

@@ -1,90 +1,286 @@
-"""A comparison of both sides in Dagster: check results, differing keys (never values), and what its cut cost."""
+"""One week, proven equal to the legacy at a consistent cut, while everybody goes on writing.
 
-from collections.abc import Iterable, Mapping
+A whole quarter compared at one cut.
+
+A named person's approval of a quarter.
+"""
+
+import time
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from migration_assets.defs.metadata import Metadata, fingerprint_metadata
-from migration_assets.domain.differences import Differences
+from migration_assets.copying.weeks import repair_week, validate_week
+from migration_assets.defs.change_stream import change_stream
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.partitions import (
+    APPROVE,
+    FOLLOW,
+    KINDS,
+    OWNERS,
+    fiscal_quarters,
+    fiscal_weeks,
+    quarter_of,
+    quarter_of_its_weeks,
+    week_of,
+)
+from migration_assets.defs.resources import CODE_OF_REFUSAL, CONFIRM, confirmed
+from migration_assets.defs.shown import CHECKSUM, ROW_COUNT, Metadata, equality_results, proof_metadata, table
+from migration_assets.defs.slices import migrated_slice
+from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.ledger.cuts import CutRecord
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.evidence.approval import sign_off_quarter
+from migration_assets.proof.deletions import confirmed_deletions
+from migration_assets.proof.reconciliation import Reconciled, reconcile_quarter
+from migration_assets.proof.repair import Repaired
+from migration_assets.runtime import LEGACY_READ_POOL, MANY_WEEKS_POOL, Migration
 
-ROW_COUNT, CHECKSUM = "row_count_matches", "checksum_matches"
+_VALIDATED_NAME = "validated_slice"
+_ALONE = " Runs with every validation and repair, never alone."
+_VALIDATED_CHECKS = {
+    ROW_COUNT: "At the cut the base held as many rows of the week as the legacy." + _ALONE,
+    CHECKSUM: "At the cut all columns of these rows agreed; where not, the keys that differ are listed." + _ALONE,
+}
 
 
-def table(columns: Iterable[str], rows: Iterable[Mapping[str, str | int | float]]) -> dg.TableMetadataValue:
-    """A table with these columns, also where it has no rows."""
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord(dict(row)) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+class ValidationAction(Enum):
+    """What a materialization does."""
+
+    VALIDATE = "validate"
+    REPAIR = "repair"
+
+
+class ValidatedSliceConfig(dg.Config):
+    """Whether to compare only, or to mend what differs and then compare."""
+
+    action: ValidationAction = ValidationAction.VALIDATE
+    dry_run: bool = True
+    """Of a repair: only say what it would do."""
+    confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
+    confirm: str = Field(default="", description=CODE_OF_REFUSAL)
+
+
+@dg.asset(
+    name=_VALIDATED_NAME,
+    group_name=FOLLOW,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=LEGACY_READ_POOL,
+    partitions_def=fiscal_weeks,
+    deps=[dg.AssetDep(change_stream, partition_mapping=quarter_of_its_weeks), migrated_slice],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset=_VALIDATED_NAME, description=text, partitions_def=fiscal_weeks)
+        for name, text in _VALIDATED_CHECKS.items()
+    ],
+    description=(
+        "Legacy and base held the same rows of the week at one position of the stream, which ran on; the legacy's"
+        " writers waited for milliseconds. A week that differs fails and lists the keys: the job repair_slices shows"
+        " and then mends them. Safe at any time, as often as wanted; the schedule ongoing_validation does it in"
+        " rotation."
+    ),
+)
+def validated_slice(
+    context: dg.AssetExecutionContext, config: ValidatedSliceConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Validate, or repair and validate; a mismatch is a failed check and a failed partition."""
+    week, run_id = week_of(context), context.run.run_id
+    with readable_failures():
+        try:
+            repaired = _repair(migration, week, run_id, config) if config.action is ValidationAction.REPAIR else {}
+            metadata, legacy, base = _validate(migration, week, run_id)
+        except SliceMismatchError as mismatch:
+            # Before the Failure: a check that fails after a materialization would leave the partition green.
+            yield from equality_results(_VALIDATED_NAME, mismatch.legacy, mismatch.base, mismatch.differences)
+            raise
+    yield dg.MaterializeResult(
+        metadata=metadata | repaired, check_results=equality_results(_VALIDATED_NAME, legacy, base)
     )
 
 
-def equality_results(
-    asset: str, legacy: Fingerprint, base: Fingerprint, differences: Differences | None = None
-) -> list[dg.AssetCheckResult]:
-    """Both checks of a week. Rows that differ fail the checksum's, whatever the sums say."""
-    known = differences or Differences()
-    passed = {ROW_COUNT: legacy.rows == base.rows, CHECKSUM: legacy.same_checksums(base) and not known.rows}
-    metadata = {
-        **fingerprint_metadata(legacy, base),
-        "row_difference": dg.MetadataValue.int(base.rows - legacy.rows),
-        **(difference_metadata(known) if known.rows else {}),
+def _validate(migration: Migration, week: FiscalWeek, run_id: str) -> tuple[Metadata, Fingerprint, Fingerprint]:
+    started = time.monotonic()
+    done = validate_week(migration, week, run_id=run_id)
+    seconds = time.monotonic() - started
+    metadata = proof_metadata(done.cut, done.legacy, done.base, what="validated", seconds=seconds)
+    return metadata, done.legacy, done.base
+
+
+def _repair(migration: Migration, week: FiscalWeek, run_id: str, config: ValidatedSliceConfig) -> Metadata:
+    rows = {} if config.dry_run else confirmed(config.confirm_deletes)
+    with confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
+        done = repair_week(migration, week, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=allowed)
+    if config.dry_run and done.differences.rows:
+        # No success: the week was just seen to differ, and a run that succeeds would take the red from its partition.
+        raise SliceMismatchError(
+            done.legacy,
+            done.base,
+            where=week.key,
+            state_left="nothing was changed: it was a dry run",
+            next_step="job repair_slices with dry_run: false mends these rows, keeping what was there before",
+            differences=done.differences,
+        )
+    return _repair_metadata(done)
+
+
+def _repair_metadata(done: Repaired) -> Metadata:
+    found, number = done.differences, done.repair_id
+    did = f"repair {number}: {found}" if number is not None else "nothing was to be repaired"
+    return {
+        "repair": dg.MetadataValue.text(did),
+        "repaired_missing": dg.MetadataValue.int(found.missing),
+        "repaired_extra": dg.MetadataValue.int(found.extra),
+        "repaired_changed": dg.MetadataValue.int(found.changed),
+        "repair_apply_held_ms": dg.MetadataValue.float(round(done.cut.apply_held_ms, 3)),
     }
+
+
+_NAME = "reconciled_quarter"
+_CHECKS = {
+    "every_week_matches": "All 13 weeks held the same rows on both sides at one cut.",
+    "no_key_is_twice": "No key of the legacy is in two rows of the base, in one week or in two.",
+}
+
+
+@dg.asset(
+    name=_NAME,
+    group_name=FOLLOW,
+    owners=OWNERS,
+    kinds=KINDS,
+    pool=MANY_WEEKS_POOL,
+    partitions_def=fiscal_quarters,
+    deps=[dg.AssetDep(validated_slice, partition_mapping=quarter_of_its_weeks)],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset=_NAME, description=text, partitions_def=fiscal_quarters)
+        for name, text in _CHECKS.items()
+    ],
+    description=(
+        "All 13 weeks equalled the legacy at ONE position of the stream, which ran on, and no key was there twice:"
+        " nothing was lost, doubled or left between two weeks. A quarter that differs fails and says which weeks."
+    ),
+)
+def reconciled_quarter(
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Compare; a difference is a failed check and a failed partition."""
+    started = time.monotonic()
+    with readable_failures():
+        done = reconcile_quarter(migration, quarter_of(context), run_id=context.run.run_id)
+    results, metadata = _results(done), _metadata(done, time.monotonic() - started)
+    if not done.equal:
+        yield from results
+        raise dg.Failure(description=_difference(done), metadata={"weeks": metadata["weeks"]}, allow_retries=False)
+    yield dg.MaterializeResult(metadata=metadata, check_results=results)
+
+
+def _results(done: Reconciled) -> list[dg.AssetCheckResult]:
+    differing = [week.name for week, proof in done.weeks if not proof.equal]
     return [
         dg.AssetCheckResult(
-            check_name=name,
-            asset_key=asset,
-            passed=passed[name],
-            description=f"Legacy: {legacy}. Base: {base}.",
-            metadata=metadata,
-        )
-        for name in (ROW_COUNT, CHECKSUM)
+            check_name="every_week_matches",
+            asset_key=_NAME,
+            passed=not differing,
+            description=f"Differing: {', '.join(differing)}." if differing else "13 of 13 are equal.",
+            metadata={"differing_weeks": dg.MetadataValue.int(len(differing)), "weeks": _weeks(done)},
+        ),
+        dg.AssetCheckResult(
+            check_name="no_key_is_twice",
+            asset_key=_NAME,
+            passed=not done.duplicates,
+            metadata={
+                # At most the first twenty are looked for.
+                "keys_found_twice": dg.MetadataValue.int(len(done.duplicates)),
+                "keys": table(
+                    ("key", "control_values"),
+                    ({"key": one.key, "control_values": ", ".join(one.control_values)} for one in done.duplicates),
+                ),
+            },
+        ),
     ]
 
 
-def difference_metadata(differences: Differences) -> Metadata:
-    """Counts by kind, and the keys of a sample with the columns that differ."""
+def _metadata(done: Reconciled, seconds: float) -> Metadata:
     return {
-        "missing": dg.MetadataValue.int(differences.missing),
-        "extra": dg.MetadataValue.int(differences.extra),
-        "changed": dg.MetadataValue.int(differences.changed),
-        "differing_keys": table(
-            ("kind", "key", "columns"),
-            (
-                {
-                    "kind": one.kind.value,
-                    "key": ", ".join(f"{name}={text}" for name, text in one.key.items()),
-                    "columns": ", ".join(one.columns),
-                }
-                for one in differences.sample
+        **proof_metadata(done.cut, done.legacy, done.base, what="reconciled", seconds=seconds),
+        "weeks": _weeks(done),
+    }
+
+
+def _weeks(done: Reconciled) -> dg.TableMetadataValue:
+    columns = ("week", "equal", "legacy_rows", "base_rows", "missing", "extra", "changed")
+    return table(
+        columns,
+        (
+            dict(
+                zip(
+                    columns,
+                    (week.name, "yes" if proof.equal else "NO", proof.legacy.rows, proof.base.rows,
+                     proof.differences.missing, proof.differences.extra, proof.differences.changed),
+                    strict=True,
+                )
+            )
+            for week, proof in done.weeks
+        ),
+    )  # fmt: skip
+
+
+def _difference(done: Reconciled) -> str:
+    weeks = [f"{week.name} ({proof.differences})" for week, proof in done.weeks if not proof.equal]
+    keys = [f"{one.key} at {' and '.join(one.control_values)}" for one in done.duplicates]
+    what = "; ".join([
+        *([f"differing weeks: {', '.join(weeks)}"] if weeks else []),
+        *([f"keys that are there twice: {', '.join(keys)}"] if keys else []),
+    ])  # fmt: skip
+    return (
+        f"{done.quarter.key}: {what}\nState left: the base is as it was found; the ledger notes the differences.\n"
+        "Next: job repair_slices for these weeks, first as a dry run; then this again."
+    )
+
+
+class SignOffConfig(dg.Config):
+    """Who approves, and what that person adds."""
+
+    approved_by: str
+    """The person's name."""
+
+    note: str = ""
+    """Anything that belongs to the approval."""
+
+
+@dg.asset(
+    group_name=APPROVE,
+    owners=OWNERS,
+    kinds=KINDS,
+    partitions_def=fiscal_quarters,
+    deps=[reconciled_quarter],
+    description=(
+        "A named person approved what the ledger proves: 13 weeks validated since we last changed them, the quarter"
+        " reconciled, the stream healthy. Refuses otherwise, and lists everything that is missing. The evidence is"
+        " kept with its SHA-256. A later copy, repair or failed validation makes it void: its check still_stands, which"
+        " can be run alone, says so. While the base is in charge nobody can sign: what was signed before stands."
+    ),
+)
+def sign_off(
+    context: dg.AssetExecutionContext, config: SignOffConfig, migration: dg.ResourceParam[Migration]
+) -> dg.MaterializeResult[Any]:
+    """Sign, or refuse."""
+    with readable_failures():
+        signed = sign_off_quarter(
+            migration, quarter_of(context), config.approved_by, config.note, run_id=context.run.run_id
+        )
+    return dg.MaterializeResult(
+        metadata={
+            "result": dg.MetadataValue.text(
+                f"signed off by {signed.approved_by} at {signed.signed_at:%Y-%m-%d %H:%M:%S} UTC"
             ),
-        ),
-        "keys_shown": dg.MetadataValue.text(f"{len(differences.sample):,} of {differences.rows:,}"),
-    }
-
-
-def proof_metadata(cut: CutRecord, legacy: Fingerprint, base: Fingerprint, *, what: str, seconds: float) -> Metadata:
-    """Equality at a cut, and what the cut cost writers and stream; numbers, so that they plot over the partitions."""
-    return {
-        "result": dg.MetadataValue.text(
-            f"{what} at {cut.taken_at:%Y-%m-%d %H:%M:%S} UTC, marker {cut.marker}, LSN {cut.lsn}: {legacy.rows:,} rows"
-        ),
-        "rows": dg.MetadataValue.int(base.rows),
-        **cut_metadata(cut),
-        "seconds": dg.MetadataValue.float(round(seconds, 3)),
-        **fingerprint_metadata(legacy, base),
-    }
-
-
-def cut_metadata(cut: CutRecord) -> Metadata:
-    """See the ledger's comments on migration.cuts."""
-    return {
-        "marker": dg.MetadataValue.int(cut.marker),
-        "lsn": dg.MetadataValue.text(cut.lsn),
-        "tries": dg.MetadataValue.int(cut.tries),
-        "writers_held_ms": dg.MetadataValue.float(round(cut.writers_held_ms, 3)),
-        "longest_try_ms": dg.MetadataValue.float(round(cut.longest_try_ms, 3)),
-        "reached_ms": dg.MetadataValue.float(round(cut.reached_ms, 3)),
-        "apply_held_ms": dg.MetadataValue.float(round(cut.apply_held_ms, 3)),
-    }
+            "approved_by": dg.MetadataValue.text(signed.approved_by),
+            "note": dg.MetadataValue.text(signed.note or "none"),
+            "signed_at": dg.MetadataValue.timestamp(signed.signed_at),
+            "sha256": dg.MetadataValue.text(signed.sha256),
+            "evidence": dg.MetadataValue.json(signed.evidence),
+            "sign_off_id": dg.MetadataValue.int(signed.id),
+        }
+    )

@@ -1,9 +1,15 @@
-"""What assets, schedules and sensors are given to work with."""
+"""What assets, schedules and sensors are given to work with.
 
+What a person confirms in the launchpad before many rows are deleted.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dagster as dg
 
+from migration_assets.domain.confirmation import parse_confirmations
+from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.runtime import Migration, launched_by, open_migration
 from migration_assets.settings import load_settings
 
@@ -46,3 +52,26 @@ def source_resource(migration: Migration | None) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(
         resource_fn=lambda _: MigrationSource(migration), description="Opens the migration inside a tick."
     )
+
+
+CODE = (
+    "The code that a dry run shows, typed back: good once, for 15 minutes, as long as what was looked at is the same."
+)
+CODES = CODE + " Several may stand there, between blanks or commas: each week takes its own."
+CONFIRM = (
+    'Of these weeks so many rows may be deleted, as the refusal says: {"FY25-Q2|W05": 70}; only with the code that it'
+    " shows, as `confirm`."
+)
+CODE_OF_REFUSAL = (
+    "The code that the refusal showed, for the number in confirm_deletes: good once, for 15 minutes. Several may stand"
+    " there, between blanks or commas."
+)
+
+
+def confirmed(config: Mapping[str, int]) -> dict[FiscalWeek, int]:
+    """Keys of weeks and rows as the launchpad has them.
+
+    Raises:
+        CalendarError: A key is no week.
+    """
+    return parse_confirmations(f"{week}={rows}" for week, rows in config.items())

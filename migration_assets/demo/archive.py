@@ -9,14 +9,11 @@ from psycopg import sql
 from rich.console import Console
 
 from migration_assets.archive.archiving import archive_store
-from migration_assets.archive.layout import table_folder
-from migration_assets.archive.ledger_identity import read_archive_writer
-from migration_assets.archive.ownership import read_owner
+from migration_assets.archive.manifest import table_folder
+from migration_assets.archive.ownership import read_archive_writer, read_owner
 from migration_assets.archive.querying import ask
-from migration_assets.demo.cdc import CdcStory, approve
-from migration_assets.demo.copying import copy_weeks
-from migration_assets.demo.equality import FullComparison, compare_everything, drain
-from migration_assets.demo.worker import materialize, run_job, tick
+from migration_assets.demo.cdc import CdcStory, FullComparison, approve, compare_everything, drain
+from migration_assets.demo.copying import copy_weeks, materialize, run_job, tick
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import WEEKS_PER_QUARTER, FiscalQuarter, FiscalWeek
 from migration_assets.ledger.archives import read_archives

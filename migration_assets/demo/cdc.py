@@ -1,22 +1,154 @@
-"""The demo's second half: the change stream, exact validation under live traffic, a fault, its repair, the sign-off."""
+"""The demo's second half: the change stream, exact validation under live traffic, a fault, its repair, the sign-off.
 
+The demo's last word: both sides read whole and compared row by row, without a fingerprint anywhere.
+
+Watches the stream in the background while the demo goes on: the lag, measured by heartbeats.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import zip_longest
+from types import TracebackType
+from typing import Any, Self
 
 from psycopg import sql
 from rich.console import Console
 
 from migration_assets.defs.runs import RunOutcome
-from migration_assets.demo.equality import FullComparison
-from migration_assets.demo.watch import StreamWatch, applied_changes
-from migration_assets.demo.worker import materialize, run_job
-from migration_assets.domain.errors import MigrationError
+from migration_assets.demo.copying import materialize, run_job
+from migration_assets.domain.errors import MigrationError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.postgres.catalogue import require_table
+from migration_assets.domain.table_spec import TableSpec
+from migration_assets.ledger.slices import read_slices
+from migration_assets.postgres.catalogue import changes_by_leaf, require_table
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.retries import wait_until
+from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
+from migration_assets.readiness.step import side_in_charge
 from migration_assets.runtime import Migration
+from migration_assets.stream.heartbeats import has_arrived, reverse_arrived, send_heartbeat, send_reverse_marker
+from migration_assets.watch.watching import watch_stream
+
+_DRAIN_SECONDS = 900.0  # on a machine without time for it, too: what stands still for good is told by the watch
+
+
+@dataclass(frozen=True)
+class FullComparison:
+    """Rows read on both sides, and of those that differ how many and the first."""
+
+    rows: int
+    differing: int
+    first: str
+
+
+def drain(migration: Migration) -> None:
+    """Until a marker that is written now, where writes belong, is on the other side, and so everything before it.
+
+    Raises:
+        StreamError: It did not arrive.
+    """
+    relation, side = migration.spec.relation, side_in_charge(migration)
+    with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
+        marker = send_heartbeat(legacy, relation) if side == "legacy" else send_reverse_marker(base, relation)
+
+        def arrived() -> bool:
+            if side == "legacy":
+                return has_arrived(base, relation, marker)
+            return reverse_arrived(legacy, relation, marker)
+
+        if not wait_until(arrived, seconds=_DRAIN_SECONDS):
+            raise StreamError(f"the stream did not drain within {_DRAIN_SECONDS:g} s", where=relation)
+
+
+def compare_everything(migration: Migration, period: FiscalQuarter | FiscalWeek) -> FullComparison:
+    """Every row of the quarter or week, all columns as text, in the order of the base's primary key, side by side."""
+    with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
+        statement = _everything(migration, legacy, period)
+        rows = differing = 0
+        first = ""
+        for one, other in zip_longest(_lines(legacy, statement), _lines(base, statement)):
+            rows += 1
+            if one != other:
+                differing += 1
+                first = first or f"legacy {one!r}, base {other!r}"
+    return FullComparison(rows, differing, first)
+
+
+def _everything(migration: Migration, legacy: Connected, period: FiscalQuarter | FiscalWeek) -> sql.Composed:
+    spec = migration.spec
+    description = require_table(legacy, spec.table, "legacy")
+    bounds = migration.calendar.bound_values(period, description.control_kind(spec.control_column))
+    return sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY {}) TO STDOUT").format(
+        sql.SQL(", ").join(sql.Identifier(column.name) for column in description.columns),
+        table_name(spec.table),
+        in_range(spec.control_column, bounds),
+        sql.SQL(", ").join(sql.Identifier(name) for name in description.base_primary_key(spec.control_column)),
+    )
+
+
+def _lines(connection: Connected, statement: sql.Composed) -> Iterator[bytes]:
+    """COPY sends one message a row."""
+    with connection.cursor().copy(statement) as copy:
+        for message in copy:
+            yield bytes(message)
+
+
+_EVERY_SECONDS = 0.5
+
+
+class StreamWatch:
+    """A context manager; `lags` are seconds, in the order of their measurement. The ledger keeps the samples."""
+
+    def __init__(self, migration: Migration) -> None:
+        self.lags: list[float] = []
+        self.alerts: list[str] = []
+        self._migration = migration
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="stream watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        # Alerts are told at the end; a log line in the middle of a progress bar is hard to read.
+        logging.getLogger("migration_assets").setLevel(logging.ERROR)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(_EVERY_SECONDS):
+                watched = watch_stream(self._migration)
+                if watched.sample.lag_seconds is not None:
+                    self.lags.append(watched.sample.lag_seconds)
+                self.alerts += [f"{alert.code}: {alert.what}" for alert in watched.raised]
+        except BaseException as error:  # noqa: BLE001 - raised where the watch is left
+            self._error = error
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of them do not exceed; 0.0 for none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+
+
+def applied_changes(base: Connected, spec: TableSpec) -> int:
+    """Row changes that all leaves together have seen; the difference of two looks is what came in between."""
+    leaves = [record.leaf for record in read_slices(base, spec.relation)]
+    return sum(changes_by_leaf(base, spec.table, leaves).values())
+
 
 _DAMAGED_WEEK = 5
 _REPAIR: dict[str, Any] = {"validated_slice": {"action": "REPAIR", "dry_run": False}}

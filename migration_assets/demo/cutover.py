@@ -16,12 +16,10 @@ from rich.console import Console
 
 from migration_assets.decommission import step as steps
 from migration_assets.demo.archive import NEXT
-from migration_assets.demo.cdc import CdcStory, approve
-from migration_assets.demo.copying import copy_weeks
-from migration_assets.demo.equality import FullComparison, compare_everything
-from migration_assets.demo.worker import materialize, run_plain
-from migration_assets.domain.cutover_state import CutoverError, CutoverKind
+from migration_assets.demo.cdc import CdcStory, FullComparison, approve, compare_everything
+from migration_assets.demo.copying import copy_weeks, materialize, run_plain
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.states import CutoverError, CutoverKind
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.readiness.readiness import examine_cutover

@@ -25,8 +25,8 @@ from migration_assets.demo.archive import (
     clear_archive,
     tell_archive,
 )
-from migration_assets.demo.cdc import tell_cdc
-from migration_assets.demo.copying import copy_weeks
+from migration_assets.demo.cdc import applied_changes, compare_everything, drain, tell_cdc
+from migration_assets.demo.copying import copy_weeks, materialize, prepare, ready
 from migration_assets.demo.cutover import (
     CutoverTale,
     bring_in_rest,
@@ -34,32 +34,27 @@ from migration_assets.demo.cutover import (
     decommission,
     hook_command,
 )
-from migration_assets.demo.equality import compare_everything, drain
 from migration_assets.demo.summary import (
     Chapter,
     Story,
     print_farewell,
     summarize,
 )
-from migration_assets.demo.watch import applied_changes
-from migration_assets.demo.worker import materialize, prepare, ready
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.embedded.switch import Switch, point
-from migration_assets.embedded.traffic import start_traffic_process, stop_traffic_process
-from migration_assets.embedded.traffic_stats import TrafficPlan
+from migration_assets.embedded.traffic import TrafficPlan, start_traffic_process, stop_traffic_process
 from migration_assets.evidence.writing import verify_evidence, write_packs
-from migration_assets.ledger.cuts import read_cuts
 from migration_assets.ledger.preflights import latest_preflight
+from migration_assets.ledger.proofs import read_cuts
 from migration_assets.ledger.slices import read_slices
 from migration_assets.runtime import Migration, dagster_environment, open_migration, project_folder
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
-from migration_assets.terminal.findings import print_findings
+from migration_assets.terminal.readiness import print_findings
 from migration_assets.terminal.status import status_page
-from migration_assets.terminal.ui import size_pool
-from migration_assets.terminal.ui_lock import take_ui_lock
+from migration_assets.terminal.ui import size_pool, take_ui_lock
 from migration_assets.watch.overview import read_overview
 
 QUARTER = FiscalQuarter(2025, 2)

@@ -12,12 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from migration_assets.demo.archive import OLD, ArchiveStory
-from migration_assets.demo.cdc import CdcStory
+from migration_assets.demo.cdc import CdcStory, percentile
 from migration_assets.demo.cutover import CutoverStory
-from migration_assets.demo.watch import percentile
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.embedded.traffic_stats import TrafficStats
-from migration_assets.ledger.cuts import CutKind, CutRecord
+from migration_assets.embedded.traffic import TrafficStats
+from migration_assets.ledger.proofs import CutKind, CutRecord
 from migration_assets.ledger.slices import SliceRecord
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.figures import gigabytes, megabytes_per_second

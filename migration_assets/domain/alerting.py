@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.domain.stream_watch import Evaluation, Problem
 
 _TIMES = ("since", "seen_at", "sent_at", "cleared_at")

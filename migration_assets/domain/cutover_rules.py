@@ -6,9 +6,7 @@ And what a cutover means for the rules of the change stream: while the base is i
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from migration_assets.domain.cutover_sample import CutoverSample, ReverseSample, UnderWay
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import CutoverSample, ProblemCode, ReverseSample, Severity, StreamSample, UnderWay
 from migration_assets.domain.stream_view import UNKNOWN, Rule, Unknown, Verdict, View, growth, size_text
 
 _Bad: TypeAlias = tuple[Severity, str] | tuple[Severity, str, str]

@@ -1,7 +1,6 @@
 """The tree of errors: each says what happened, where, what state is left, and what to do next."""
 
-from migration_assets.domain.differences import Differences
-from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fingerprint import Differences, Fingerprint
 
 
 class MigrationError(Exception):

@@ -1,7 +1,27 @@
-"""The fingerprint of a set of rows: how many there are, and two checksums that ignore their order."""
+"""The fingerprint of a set of rows: how many there are, and two checksums that ignore their order.
 
+Which rows of a slice differ between legacy and base.
+
+The fingerprint that PostgreSQL and DuckDB compute alike: what both must do, to the byte. Pure.
+
+A row becomes one UTF-8 text, column after column, in the order of the archive:
+
+- INTEGER, DECIMAL, BOOLEAN (`t`, `f`), UUID: the value's text; FLOAT, DATE, TIMESTAMP, TIMESTAMPTZ: the bytes that
+  PostgreSQL sends, as hexadecimal digits, so that -0 and the infinities are exact, and NaN is one value whatever its
+  bits are. Then a comma. NULL is the comma
+  alone; no such text is empty or holds a comma.
+- TEXT, JSON, LIST: length in bytes, a colon, PostgreSQL's text. NULL is the colon alone.
+- BYTES: length, a colon, the MD5 of the bytes: their digits would take twice the room, which PostgreSQL's limit of 1 GB
+  for a text leaves only to half of all values. NULL is the colon alone.
+
+So every text can be read back in one way only: no value can move from a column to its neighbour unseen. The row's hash
+is the MD5 of that text; the sums are those of its first and of its last 15 hexadecimal digits, as integers.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import Self
 
 METHOD = "image-v2"
@@ -48,3 +68,46 @@ class Fingerprint:
 
 
 EMPTY = Fingerprint(0, 0, 0)
+
+
+class Kind(StrEnum):
+    """What is wrong in the base: a row is `missing`, there is one too many (`extra`), or it has other contents."""
+
+    MISSING = "missing"
+    EXTRA = "extra"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row; `key` maps the columns of the base's primary key to their text.
+
+    `columns` names those that differ, for `changed` rows alone. Values stay out: they may be personal data, and this
+    is shown in pages and logs.
+    """
+
+    kind: Kind
+    key: Mapping[str, str]
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Counts by kind, and a sample of the rows. A row whose control column differs is one missing and one extra."""
+
+    missing: int = 0
+    extra: int = 0
+    changed: int = 0
+    sample: tuple[Difference, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """All kinds together."""
+        return self.missing + self.extra + self.changed
+
+    def __str__(self) -> str:
+        return f"{self.missing:,} missing, {self.extra:,} extra, {self.changed:,} changed"
+
+
+PORTABLE_METHOD = "portable-v1"
+"""Name of the method; a manifest keeps fingerprints for years, so that whoever changes the method changes the name."""

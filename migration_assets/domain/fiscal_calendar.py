@@ -3,22 +3,225 @@
 A quarter is three calendar months and has 13 weeks always: W01..W12 are 7 days, W13 takes the remainder: 6 to 8 days,
 or 5 in the quarter February to April of a common year (89 days), which only fiscal years that start in February, May,
 August or November have. Everything is half-open, so weeks and quarters tile the time without gap or overlap.
+
+Fiscal quarters and weeks as labels: keys, order, successors. Which days they cover is the calendar's business.
+
+Midnights of a time zone as instants, whatever the zone's clocks did. The zone's rules are the only data read.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
-from zoneinfo import ZoneInfo
+from typing import Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from migration_assets.domain.errors import CalendarError
-from migration_assets.domain.fiscal_periods import (
-    WEEK_NAMES,
-    WEEKS_PER_QUARTER,
-    FiscalQuarter,
-    FiscalWeek,
-    require_int,
-)
-from migration_assets.domain.time_zones import as_utc, first_midnight, load_zone, outside_years
+
+QUARTERS_PER_YEAR = 4
+WEEKS_PER_QUARTER = 13
+WEEK_NAMES = tuple(f"W{number:02d}" for number in range(1, WEEKS_PER_QUARTER + 1))
+"""("W01", ..., "W13"): the names are the same in every quarter, so they can be static partition keys."""
+
+FIRST_LABEL_YEAR, LAST_LABEL_YEAR = 1, 9999
+# A label of two digits means the one year of this century-long span that ends with them. Years outside are written
+# with four digits and years inside never are, so every quarter has exactly one key.
+FIRST_SHORT_YEAR, LAST_SHORT_YEAR = 1970, 2069
+
+_QUARTER_KEY = re.compile(r"FY([0-9]{4}|[0-9]{2})-Q([1-4])")
+
+
+def require_int(value: object, lowest: int, highest: int, name: str) -> None:
+    """Raise CalendarError unless `value` is a whole number (no bool, no float) in lowest..highest."""
+    if type(value) is not int or not lowest <= value <= highest:
+        raise CalendarError(f"{name} must be a whole number in {lowest}..{highest}, not {value!r}")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class FiscalQuarter:
+    """One fiscal quarter by its label, in chronological order; CalendarError when it cannot exist.
+
+    Attributes:
+        fiscal_year: The year in the label (2025 for FY25), 1..9999: not always a year the quarter lies in.
+        number: 1..4.
+    """
+
+    fiscal_year: int
+    number: int
+
+    def __post_init__(self) -> None:
+        require_int(self.fiscal_year, FIRST_LABEL_YEAR, LAST_LABEL_YEAR, "The fiscal year of a quarter")
+        require_int(self.number, 1, QUARTERS_PER_YEAR, "The number of a fiscal quarter")
+
+    def __str__(self) -> str:
+        return self.key
+
+    @property
+    def key(self) -> str:
+        """`FY25-Q2`; label years outside 1970..2069 have four digits: `FY2125-Q1`."""
+        short = FIRST_SHORT_YEAR <= self.fiscal_year <= LAST_SHORT_YEAR
+        year = f"{self.fiscal_year % 100:02d}" if short else f"{self.fiscal_year:04d}"
+        return f"FY{year}-Q{self.number}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """The quarter that has exactly this key; CalendarError for any other spelling."""
+        match = _QUARTER_KEY.fullmatch(key)
+        if match is None:
+            raise CalendarError(
+                f"{key!r} is not a fiscal quarter",
+                next_step="Write it like FY25-Q2: FY, two digits (four outside 1970..2069), -Q and 1 to 4.",
+            )
+        digits, number = match.groups()
+        year = int(digits)
+        if len(digits) == len("25"):
+            century = FIRST_SHORT_YEAR // 100 * 100
+            year += century if century + year >= FIRST_SHORT_YEAR else century + 100
+        quarter = cls(year, int(number))
+        if quarter.key != key:
+            raise CalendarError(
+                f"{key!r} is not how this fiscal quarter is written",
+                next_step=f"Write {quarter.key}: a quarter has one key, with two digits in 1970..2069.",
+            )
+        return quarter
+
+    @property
+    def ordinal(self) -> int:
+        """Quarters since the label year 0: consecutive quarters have consecutive ordinals."""
+        return self.fiscal_year * QUARTERS_PER_YEAR + self.number - 1
+
+    @classmethod
+    def from_ordinal(cls, ordinal: int) -> Self:
+        """The inverse of `ordinal`; CalendarError outside the label years 1..9999."""
+        return cls(ordinal // QUARTERS_PER_YEAR, ordinal % QUARTERS_PER_YEAR + 1)
+
+    @property
+    def previous(self) -> Self:
+        """The quarter before; CalendarError before FY0001-Q1."""
+        return self.from_ordinal(self.ordinal - 1)
+
+    @property
+    def next(self) -> Self:
+        """The quarter after; CalendarError after FY9999-Q4."""
+        return self.from_ordinal(self.ordinal + 1)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class FiscalWeek:
+    """One slice's label, in chronological order; CalendarError when it cannot exist.
+
+    Attributes:
+        quarter: The fiscal quarter the week belongs to; a week never spans two.
+        number: 1..13.
+    """
+
+    quarter: FiscalQuarter
+    number: int
+
+    def __post_init__(self) -> None:
+        _require_quarter(self.quarter)
+        require_int(self.number, 1, WEEKS_PER_QUARTER, "The number of a fiscal week")
+
+    def __str__(self) -> str:
+        return self.key
+
+    @property
+    def name(self) -> str:
+        """`W05`: the week's key within its quarter."""
+        return WEEK_NAMES[self.number - 1]
+
+    @property
+    def key(self) -> str:
+        """`FY25-Q2|W05`: the same text as Dagster's key of the partition (quarter, week)."""
+        return f"{self.quarter.key}|{self.name}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """The week that has exactly this key; CalendarError for any other spelling."""
+        quarter_key, separator, name = key.partition("|")
+        if not separator or name not in WEEK_NAMES:
+            raise CalendarError(
+                f"{key!r} is not a fiscal week",
+                next_step="Write it like FY25-Q2|W05: the quarter, a bar, and W01 to W13.",
+            )
+        return cls(FiscalQuarter.parse(quarter_key), WEEK_NAMES.index(name) + 1)
+
+    @property
+    def previous(self) -> Self:
+        """The week before, W13 of the previous quarter before W01; CalendarError before FY0001-Q1|W01."""
+        if self.number == 1:
+            return type(self)(self.quarter.previous, WEEKS_PER_QUARTER)
+        return type(self)(self.quarter, self.number - 1)
+
+    @property
+    def next(self) -> Self:
+        """The week after, W01 of the next quarter after W13; CalendarError after FY9999-Q4|W13."""
+        if self.number == WEEKS_PER_QUARTER:
+            return type(self)(self.quarter.next, 1)
+        return type(self)(self.quarter, self.number + 1)
+
+
+def _require_quarter(value: object) -> None:
+    if not isinstance(value, FiscalQuarter):
+        raise CalendarError(f"The quarter of a fiscal week must be a FiscalQuarter, not {value!r}")
+
+
+# zoneinfo opens these, but they mean something else on every machine, or count leap seconds as PostgreSQL does not.
+_UNPORTABLE_ZONES = ("localtime", "posixrules", "Factory", "right/", "posix/")
+_SECOND = timedelta(seconds=1)
+
+
+def load_zone(name: object) -> ZoneInfo:
+    """The zone of this IANA name (kept in memory by zoneinfo after the first use); CalendarError for any other."""
+    advice = "Use an IANA name such as UTC or America/New_York."
+    if not isinstance(name, str) or name.startswith(_UNPORTABLE_ZONES):
+        raise CalendarError(f"{name!r} is not a time zone", next_step=advice)
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder such as "America" gives an OSError
+        raise CalendarError(f"{name!r} is not a time zone", next_step=advice) from error
+
+
+def first_midnight(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant at which the zone's clock shows `day` 00:00 or later, in UTC.
+
+    So the first one where a clock set back shows midnight twice, and the end of the gap where it was set forward over
+    midnight. A day that never was (Apia, 2011-12-30) gets the same instant as the day after it and is empty. "First
+    instant at or after" cannot decrease from one day to the next, whatever a zone did.
+    """
+    midnight = datetime.combine(day, time.min)
+    try:
+        after = midnight.replace(tzinfo=zone).astimezone(UTC)
+        if after.astimezone(zone).replace(tzinfo=None) == midnight:
+            return after
+        # In a gap fold=0 counts with the offset before it and so lands after it, fold=1 the other way round. The change
+        # of the clock lies between: halve. (Not always at fold=0: Toronto went from 23:30 to 00:30 in 1919.)
+        before = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC)
+        while (seconds := (after - before) // _SECOND) > 1:
+            middle = before + seconds // 2 * _SECOND
+            if middle.astimezone(zone).replace(tzinfo=None) < midnight:
+                before = middle
+            else:
+                after = middle
+    except OverflowError as error:
+        raise outside_years(day) from error
+    return after
+
+
+def as_utc(instant: datetime) -> datetime:
+    """The same instant in UTC; CalendarError for a naive datetime."""
+    if instant.utcoffset() is None:
+        raise CalendarError(f"{instant!r} has no time zone", next_step="Pass an instant: a datetime with a tzinfo.")
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise outside_years(instant) from error
+
+
+def outside_years(what: object) -> CalendarError:
+    """The error for what Python's dates cannot hold."""
+    return CalendarError(f"{what} is outside of the years 1..9999 that the calendar covers")
+
 
 __all__ = [
     "WEEKS_PER_QUARTER",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import Severity
 
 # Critical when only this part of the wanted days is left.
 CRITICAL_PART = 0.25

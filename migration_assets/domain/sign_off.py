@@ -8,8 +8,7 @@ from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.domain.freshness import Freshness, LastValidation, instant_text, span_text
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import Freshness, LastValidation, SliceState, instant_text, span_text
 
 _LIVE = "live"
 _VALIDATE = "materialize validated_slice for this week"

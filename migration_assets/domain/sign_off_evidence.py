@@ -15,7 +15,6 @@ from typing import Any, cast
 
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
-from migration_assets.domain.freshness import instant_text
 from migration_assets.domain.sign_off import (
     Approval,
     CutFacts,
@@ -26,7 +25,7 @@ from migration_assets.domain.sign_off import (
     WeekFacts,
     missing,
 )
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState, instant_text
 
 FORMAT = "migration_assets sign-off, version 1"
 # What comes after a sign-off rests on it and does not end it.

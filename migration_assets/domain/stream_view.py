@@ -1,12 +1,15 @@
-"""What a rule over looks at the stream sees and may answer, and what several rules measure alike. Pure."""
+"""What a rule over looks at the stream sees and may answer, and what several rules measure alike. Pure.
+
+How long there is room for the WAL that the legacy keeps for the slot. Pure.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeAlias
 
+from migration_assets.domain.samples import ProblemCode, Severity, StreamSample, StreamThresholds
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
 
 # A raised alert stays until the figure is below this part of its threshold.
 CLEAR_BELOW = 0.8
@@ -59,3 +62,30 @@ def growth(view: View, count: Callable[[StreamSample], int | None]) -> int | Non
 def size_text(count: int) -> str:
     """E.g. `1.2 GB`."""
     return f"{count / 1e9:,.1f} GB" if count >= 10**8 else f"{count / 1e6:,.1f} MB"
+
+
+_GROWTH_SPAN = timedelta(minutes=15)
+_SHORTEST_SPAN = timedelta(seconds=30)
+
+
+def minutes_of_room(sample: StreamSample, history: Sequence[StreamSample], disk_gb: float | None) -> float | None:
+    """Until the slot's limit, or else the legacy's disk, is reached at the growth of the last quarter of an hour.
+
+    Infinite where the WAL kept does not grow; None where there is no limit, or too little history to tell.
+    """
+    kept = sample.retained_wal_bytes
+    room = sample.safe_wal_bytes
+    if room is None and disk_gb is not None and kept is not None:
+        room = disk_gb * 1e9 - kept
+    earlier = [
+        s
+        for s in history
+        if s.retained_wal_bytes is not None and _SHORTEST_SPAN <= sample.taken_at - s.taken_at <= _GROWTH_SPAN
+    ]
+    if room is None or kept is None or not earlier:
+        return None
+    grown = kept - (earlier[0].retained_wal_bytes or 0)
+    if grown <= 0:
+        return float("inf")
+    seconds = (sample.taken_at - earlier[0].taken_at).total_seconds()
+    return max(room, 0.0) / (grown / seconds) / 60

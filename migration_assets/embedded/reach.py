@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.embedded.binaries import Binaries, package_folders, package_version
-from migration_assets.embedded.privileges import ServerUser, own
-from migration_assets.embedded.processes import run
+from migration_assets.embedded.processes import Binaries, ServerUser, own, package_folders, package_version, run
 
 # Survives a reboot, unlike /tmp, and is open to every user.
 _SHARED_PLACE = Path("/var/tmp")  # noqa: S108 - the owner and mode of each folder of ours below it are checked

@@ -6,32 +6,251 @@ Belongs here: the loop, the process and its two helpers. The connection stands i
 does in `traffic_changes`, plan and statistics in `traffic_stats`.
 
     python -m migration_assets.embedded.traffic --url-env NAME --rate 200 --seed 7 --seconds 60 --stats-file PATH
+
+One writer of live traffic: its connection to the side that the switch names, and what became of each transaction.
+
+What live traffic is asked to do and what it did: plain data, no I/O.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import psycopg
+import tenacity
 
-from migration_assets.domain.errors import EmbeddedServerError, MigrationError
+from migration_assets.domain.errors import EmbeddedServerError, MigrationError, SettingsError
 from migration_assets.embedded.bookings import AS_OF, FIRST_BOOKED
 from migration_assets.embedded.switch import Switch
-from migration_assets.embedded.traffic_stats import TrafficPlan, TrafficStats
-from migration_assets.embedded.traffic_writer import Writer
+from migration_assets.embedded.traffic_changes import Changes, is_usable
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
     from types import FrameType
+
+
+@dataclass(frozen=True)
+class TrafficPlan:
+    """How to write.
+
+    Attributes:
+        rate: Transactions per second; 0 = as fast as one connection can.
+        seed: Equal seeds draw equal decisions.
+        as_of: Upper end of booked_at, exclusive, aware: the traffic's present.
+        first: Lower end of booked_at, inclusive, aware; older rows are left alone.
+
+    Raises:
+        SettingsError: A negative rate, a naive time or an empty range.
+    """
+
+    rate: float = 200.0
+    seed: int = 7
+    as_of: datetime = AS_OF
+    first: datetime = FIRST_BOOKED
+
+    def __post_init__(self) -> None:
+        if self.rate < 0 or self.as_of.tzinfo is None or self.first.tzinfo is None or self.first >= self.as_of:
+            raise SettingsError(
+                f"Cannot write {self.rate} transactions/s from {self.first} to {self.as_of}",
+                where="traffic plan",
+                state_left="nothing was written",
+                next_step="Give a rate >= 0 and two times with a time zone, the first one earlier.",
+            )
+
+
+@dataclass
+class TrafficStats:
+    """What was committed, by kind; no row change is in two kinds.
+
+    Attributes:
+        inserts: New rows with an id of the sequence.
+        updates: Small columns changed, of any row.
+        updates_toast_unchanged: The same of rows whose notes lie out of line and stay as they are.
+        updates_notes: Notes changed.
+        deletes: Rows deleted.
+        reinserts: Formerly deleted ids that came back with other contents, often in another week.
+        moved_week: booked_at changed to another week of the same quarter.
+        moved_quarter: booked_at changed to another quarter.
+        transactions: Committed transactions.
+        rollbacks: Transactions rolled back on purpose; nothing of them is counted elsewhere.
+        savepoint_rollbacks: Parts rolled back inside committed transactions.
+        lost_connections: Connections that broke; each was opened anew.
+        in_doubt: Transactions whose COMMIT was sent but not answered: perhaps committed, and not counted elsewhere.
+        refused: Transactions that a held side refused (SQLSTATE 25006) and that were tried again, nothing lost.
+        longest_refusal_ms: The longest time from a refusal to the next commit: what a cutover cost the applications.
+        switches: How often the applications followed their switch to the other side.
+        on_base: Those of `transactions` that the base committed.
+        errors: Transactions that failed otherwise; the server rolled them back.
+        last_error: The latest failure, one line without secrets.
+        seconds: Run time so far.
+    """
+
+    inserts: int = 0
+    updates: int = 0
+    updates_toast_unchanged: int = 0
+    updates_notes: int = 0
+    deletes: int = 0
+    reinserts: int = 0
+    moved_week: int = 0
+    moved_quarter: int = 0
+    transactions: int = 0
+    rollbacks: int = 0
+    savepoint_rollbacks: int = 0
+    lost_connections: int = 0
+    in_doubt: int = 0
+    refused: int = 0
+    longest_refusal_ms: float = 0.0
+    switches: int = 0
+    on_base: int = 0
+    errors: int = 0
+    last_error: str = ""
+    seconds: float = 0.0
+
+    def add(self, counts: Counter[str]) -> None:
+        """Add one transaction's counts by field name."""
+        for name, count in counts.items():
+            setattr(self, name, getattr(self, name) + count)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> TrafficStats:
+        """The inverse of `to_json`."""
+        return cls(**json.loads(line))
+
+
+APPLICATION_NAME: Final = "demo traffic"
+_AFTER_ERROR: Final = 0.1  # seconds: a server in trouble must not be hammered
+_AFTER_REFUSAL: Final = 0.01  # until a side that is held, or the other one, is tried
+
+
+class Writer:
+    """Connected to the side that the switch names, from the start.
+
+    Raises:
+        EmbeddedServerError: The first connection failed.
+    """
+
+    def __init__(self, switch: Switch, plan: TrafficPlan) -> None:
+        self.stats = TrafficStats()
+        self._changes = Changes(plan.seed, plan.first, plan.as_of)
+        self._switch, self._side = switch, switch.side()
+        self._refused_at: float | None = None
+        try:
+            self._connection: psycopg.Connection[Any] | None = _connect(switch.urls[self._side])
+        except psycopg.OperationalError as error:
+            raise EmbeddedServerError(
+                f"Cannot connect: {_one_line(error)}",
+                where="live traffic",
+                state_left="nothing was written",
+                next_step="Start the legacy, or correct its URL.",
+            ) from None
+
+    def close(self) -> None:
+        """Leave; what was committed stays."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def write(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> float:
+        """One transaction, where the switch says; a lost connection is opened anew first, for as long as it takes.
+
+        Args:
+            stop: Asked while the server is away.
+            waiting: Called while the server is away.
+
+        Returns:
+            Seconds to leave the server alone now: more than 0 after a failure.
+        """
+        connection = self._connected(stop, waiting)
+        if connection is None:
+            return 0.0
+        try:
+            committed = self._changes.transact(connection)
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            return self._refused(error)
+        except psycopg.Error as error:
+            return self._failed(connection, error)
+        self.stats.add(committed)
+        if committed["transactions"]:
+            self.stats.on_base += self._side == "base"
+            if self._refused_at is not None:
+                waited = round((time.monotonic() - self._refused_at) * 1000, 1)
+                self.stats.longest_refusal_ms = max(self.stats.longest_refusal_ms, waited)
+                self._refused_at = None
+        return 0.0
+
+    def _connected(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> psycopg.Connection[Any] | None:
+        """On the side that the switch names now; None when `stop()` came first."""
+        side = self._switch.side()
+        if side != self._side:
+            self.close()
+            self._side = side
+            self.stats.switches += 1
+        if self._connection is None:
+            self._connection = _reconnect(self._switch.urls[side], stop, waiting)
+        return self._connection
+
+    def _refused(self, error: psycopg.Error) -> float:
+        """A side that takes no writes: a standby, or one that a cutover holds."""
+        self.stats.last_error = _one_line(error)
+        if self._switch.path is None:
+            self.stats.errors += 1
+            return _AFTER_ERROR
+        self.stats.refused += 1
+        self._refused_at = self._refused_at or time.monotonic()
+        return _AFTER_REFUSAL
+
+    def _failed(self, connection: psycopg.Connection[Any], error: psycopg.Error) -> float:
+        self.stats.last_error = _one_line(error)
+        if is_usable(connection):
+            self.stats.errors += 1
+            return _AFTER_ERROR
+        self.close()
+        self.stats.lost_connections += 1
+        self.stats.in_doubt += self._changes.at_commit
+        return 0.0
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    """An autocommit connection that cannot wait for ever nor be left idle in a transaction."""
+    connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=5)
+    connection.execute("SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'")
+    return connection
+
+
+def _reconnect(url: str, stop: Callable[[], bool], waiting: Callable[[], None]) -> psycopg.Connection[Any] | None:
+    """Try until the server is back; None when `stop()` came first."""
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(psycopg.OperationalError),
+        wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
+        before_sleep=lambda _: waiting(),
+        stop=lambda _: stop(),
+    )
+    try:
+        return attempts(_connect, url)
+    except tenacity.RetryError:
+        return None
+
+
+def _one_line(error: psycopg.Error) -> str:
+    """The error's class and first line: libpq names host and role there, never a password."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
 
 __all__ = ["Switch", "TrafficPlan", "TrafficStats", "run_traffic", "start_traffic_process", "stop_traffic_process"]
 

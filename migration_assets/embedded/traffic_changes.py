@@ -3,6 +3,12 @@
 Belongs here: which rows are touched, how, and what is counted. Does not: connecting, pacing, processes (`traffic`).
 The kinds are those that break careless change capture: TOAST left unchanged, ids that come back, rows that change their
 week or quarter, parts of transactions that never happened.
+
+The SQL of live traffic. Rows are found by index: the next id from a random number on.
+
+Rows that were booked before the traffic's range are left alone.
+
+The fiscal weeks that live traffic moves bookings between, in the demo's calendar: quarters of 13 weeks, in UTC.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import base64
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +26,76 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
-from migration_assets.embedded import traffic_statements as statements
-from migration_assets.embedded.traffic_weeks import fiscal_week, weeks_between
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+BOUNDS: Final = "SELECT min(id), max(id) FROM public.amenity_bookings WHERE booked_at >= %(since)s"
+SMALL_UPDATE: Final = """
+    UPDATE public.amenity_bookings SET status = %(status)s, guests = %(guests)s, price = %(price)s, updated_at = now()
+    WHERE id = (SELECT id FROM public.amenity_bookings
+                WHERE id >= %(id)s AND booked_at >= %(since)s ORDER BY id LIMIT 1)"""
+TOAST_UNCHANGED: Final = """
+    UPDATE public.amenity_bookings SET status = %(status)s, guests = %(guests)s, price = %(price)s, updated_at = now()
+    WHERE id = (SELECT id FROM public.amenity_bookings
+                WHERE id >= %(id)s AND id < %(id)s + 2000 AND booked_at >= %(since)s
+                AND octet_length(notes) > 4000 ORDER BY id LIMIT 1)"""
+NOTES_UPDATE: Final = """
+    UPDATE public.amenity_bookings SET notes = %(notes)s, updated_at = now()
+    WHERE id = (SELECT id FROM public.amenity_bookings
+                WHERE id >= %(id)s AND booked_at >= %(since)s
+                AND notes IS DISTINCT FROM %(notes)s::text ORDER BY id LIMIT 1)"""
+DELETE: Final = """
+    DELETE FROM public.amenity_bookings
+    WHERE id = (SELECT id FROM public.amenity_bookings
+                WHERE id >= %(id)s AND booked_at >= %(since)s ORDER BY id LIMIT 1) RETURNING id"""
+LOCK_ONE: Final = """
+    SELECT id, booked_at FROM public.amenity_bookings WHERE id >= %(id)s AND booked_at >= %(since)s
+    ORDER BY id LIMIT 1 FOR NO KEY UPDATE"""
+MOVE: Final = "UPDATE public.amenity_bookings SET booked_at = %(booked_at)s, updated_at = now() WHERE id = %(id)s"
+INSERT: Final = """
+    INSERT INTO public.amenity_bookings (id, booked_at, amenity, resident_id, property_id, unit, status, starts_at,
+        ends_at, guests, price, discount, contact_email, notes, metadata, tags, access_code, is_recurring, channel,
+        created_by)
+    VALUES (coalesce(%(id)s::bigint, nextval('public.amenity_bookings_id_seq')), %(booked_at)s, %(amenity)s,
+        %(resident_id)s, %(property_id)s, %(unit)s, %(status)s, %(starts_at)s, %(ends_at)s, %(guests)s, %(price)s,
+        %(discount)s::text::numeric, %(contact_email)s, %(notes)s, %(metadata)s, %(tags)s, %(access_code)s,
+        %(is_recurring)s, %(channel)s, 'live-traffic')
+    ON CONFLICT DO NOTHING"""
+
+
+_LAST_WEEK: Final = 12
+
+
+@dataclass(frozen=True)
+class Week:
+    """A fiscal week, cut to the traffic's range: UTC, [lower, upper)."""
+
+    quarter: date
+    number: int
+    lower: datetime
+    upper: datetime
+
+
+def fiscal_week(moment: datetime) -> tuple[date, int]:
+    """The first day of the quarter and the week's number, 0 to 12, of a UTC time, in the demo's calendar."""
+    quarter = date(moment.year, moment.month - (moment.month - 1) % 3, 1)
+    return quarter, min((moment.date() - quarter).days // 7, _LAST_WEEK)
+
+
+def weeks_between(first: datetime, as_of: datetime) -> list[Week]:
+    """The fiscal weeks of [first, as_of), cut to it."""
+    found: list[Week] = []
+    lower = first
+    while lower < as_of:
+        quarter, number = fiscal_week(lower)
+        upper = lower.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        while upper < as_of and fiscal_week(upper) == (quarter, number):
+            upper += timedelta(days=1)
+        found.append(Week(quarter, number, lower, min(upper, as_of)))
+        lower = upper
+    return found
+
 
 _BOUNDS_EVERY: Final = 500  # transactions between two looks at the lowest and highest id
 _POOL_SIZE: Final = 1000  # deleted ids remembered for a return
@@ -83,7 +154,7 @@ class Changes:
         """
         self.at_commit = False
         if self._begun % _BOUNDS_EVERY == 0:
-            bounds = connection.execute(statements.BOUNDS, {"since": self._first}).fetchone()
+            bounds = connection.execute(BOUNDS, {"since": self._first}).fetchone()
             self._low, self._high = (bounds[0] or 0, bounds[1] or 0) if bounds else (0, 0)
         self._begun += 1
         work = Work(deleted_ids=list(self._deleted_ids[-_POOL_SIZE:]))
@@ -124,7 +195,7 @@ class Changes:
         recent = self._chance(0.8)
         first = max(self._first, self._as_of - timedelta(hours=6)) if recent else self._first
         booked_at = self._between(first, self._as_of)
-        connection.execute(statements.INSERT, self._booking(booked_at, None))
+        connection.execute(INSERT, self._booking(booked_at, None))
         work.counts["inserts"] += 1
         return True
 
@@ -132,29 +203,27 @@ class Changes:
         if not work.deleted_ids:
             return False
         id_ = work.deleted_ids.pop(self._random.randrange(len(work.deleted_ids)))
-        done = connection.execute(
-            statements.INSERT, self._booking(self._between(self._first, self._as_of), id_)
-        ).rowcount
+        done = connection.execute(INSERT, self._booking(self._between(self._first, self._as_of), id_)).rowcount
         work.counts["reinserts"] += done
         return done > 0
 
     def _update(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        done = connection.execute(statements.SMALL_UPDATE, self._small_values()).rowcount
+        done = connection.execute(SMALL_UPDATE, self._small_values()).rowcount
         work.counts["updates"] += done
         return done > 0
 
     def _update_toast_unchanged(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        done = connection.execute(statements.TOAST_UNCHANGED, self._small_values()).rowcount
+        done = connection.execute(TOAST_UNCHANGED, self._small_values()).rowcount
         work.counts["updates_toast_unchanged"] += done
         return done > 0
 
     def _update_notes(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        done = connection.execute(statements.NOTES_UPDATE, {**self._somewhere(), "notes": self._notes()}).rowcount
+        done = connection.execute(NOTES_UPDATE, {**self._somewhere(), "notes": self._notes()}).rowcount
         work.counts["updates_notes"] += done
         return done > 0
 
     def _delete(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        row = connection.execute(statements.DELETE, self._somewhere()).fetchone()
+        row = connection.execute(DELETE, self._somewhere()).fetchone()
         if row is None:
             return False
         work.deleted_ids.append(row[0])
@@ -162,7 +231,7 @@ class Changes:
         return True
 
     def _move(self, connection: psycopg.Connection[Any], work: Work, kind: str) -> bool:
-        row = connection.execute(statements.LOCK_ONE, self._somewhere()).fetchone()
+        row = connection.execute(LOCK_ONE, self._somewhere()).fetchone()
         if row is None:
             return False
         quarter, number = fiscal_week(row[1].astimezone(UTC))
@@ -176,7 +245,7 @@ class Changes:
         if not targets:
             return False
         week = self._random.choice(targets)
-        connection.execute(statements.MOVE, {"id": row[0], "booked_at": self._between(week.lower, week.upper)})
+        connection.execute(MOVE, {"id": row[0], "booked_at": self._between(week.lower, week.upper)})
         work.counts[kind] += 1
         return True
 

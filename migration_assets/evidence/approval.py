@@ -10,14 +10,12 @@ import psycopg
 from migration_assets.domain.definitions import TableState
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.domain.sign_off_evidence import SignedOff
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.domain.stream_watch import evaluate
+from migration_assets.domain.stream_watch import View, evaluate
+from migration_assets.ledger.charge import require_legacy
 from migration_assets.ledger.definitions import table_states
 from migration_assets.ledger.schema import ensure_ledger
-from migration_assets.ledger.side_in_charge import require_legacy
 from migration_assets.ledger.stream import read_stream
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_messages import told

@@ -1,27 +1,263 @@
-"""One evidence pack as one HTML file: the answer first, then who signed, weeks, plots, cutovers, the words."""
+"""One evidence pack as one HTML file: the answer first, then who signed, weeks, plots, cutovers, the words.
+
+What the words of a pack mean, for readers who know neither PostgreSQL nor this program.
+
+How a pack looks, on a screen and on paper; no font, picture or script from anywhere else.
+
+The sentence at the top of a pack: is it proven, and what is missing where it is not.
+"""
 
 import json
+from dataclasses import dataclass
+from enum import StrEnum
 from html.parser import HTMLParser
 
 from migration_assets.domain.evidence_chain import EvidenceError, Head
-from migration_assets.domain.evidence_cutover import last_opened
-from migration_assets.domain.evidence_pack import PackFacts, QuarterEvidence
-from migration_assets.evidence.cutovers import cutovers_section, standing
-from migration_assets.evidence.glossary import glossary
-from migration_assets.evidence.markup import Markup, element, joined, page
+from migration_assets.evidence.markup import Markup, count, element, instant, joined, listed, page
+from migration_assets.evidence.pack import PackFacts, QuarterEvidence, Verdict, last_opened
 from migration_assets.evidence.plots import plots
-from migration_assets.evidence.style import STYLE
 from migration_assets.evidence.tables import (
     archives_table,
+    cutovers_section,
     departures_table,
     facts_table,
     quarters_table,
     reconciliations_table,
     signatures_table,
+    standing,
     weeks_table,
 )
-from migration_assets.evidence.verdict import answer
-from migration_assets.evidence.wording import count, instant
+
+_WORDS: tuple[tuple[str, str], ...] = (
+    ("old database (legacy)", "The database that the table came from. It stays in use until the applications move."),
+    ("new database (base)", "The database that the table is moved to, where it is divided into fiscal weeks."),
+    ("fiscal quarter, fiscal week", (
+        "A quarter of the company's year, FY25-Q2, and one of its 13 weeks, W01 to W13."
+        " Twelve weeks have seven days, the last one has the rest. Each week is moved, compared and archived by itself."
+    )),
+    ("row", "One entry of the table, for instance one booking."),
+    ("checksum, fingerprint", (
+        "A number that is computed from every byte of every row of a week. Two sets of rows that"
+        " differ in a single letter have different numbers; the order of the rows does not matter. Together with the"
+        " count of rows it is the fingerprint. Both databases compute it by themselves, each from its own rows."
+    )),
+    ("compared, validated", (
+        "Both databases were read at exactly the same point of the table's history, while everybody"
+        " went on working, and their fingerprints were the same."
+    )),
+    ("marker", (
+        "The number of that point. Whatever was written before it is in both databases, nothing after it is in"
+        " what was compared."
+    )),
+    ("reconciled", "All 13 weeks of a quarter were compared at one single point, and no key was there twice."),
+    ("change stream, lag", (
+        "Every change in the old database is carried to the new one at once. The lag is how many"
+        " seconds that takes."
+    )),
+    ("signed off", (
+        "A named person approved a quarter. The program allows that only where every week was compared"
+        " recently and was the same, and keeps exactly what was approved, with a SHA-256 over it."
+    )),
+    ("does not stand any more", (
+        "Somebody changed rows of the quarter after it was signed, other than by the change"
+        " stream. It has to be compared and signed again."
+    )),
+    ("mended, repair", "Rows that differed were made the same again. Each repair is kept and can be taken back."),
+    ("archive", (
+        "A week written to files in a common format (Parquet), read again by a second program (DuckDB), which"
+        " computed the same checksum from the files as PostgreSQL from its rows."
+    )),
+    ("left the table, retired", (
+        "After its archive was proven, a week can leave the new database's table; it is kept"
+        " aside for some days first, and can be brought back."
+    )),
+    ("cutover, rehearsal", (
+        "The moment at which the applications move to the new database: for a short while nobody can write, the last"
+        " changes are brought over, both databases are compared once more, and the new one is opened. A rehearsal does"
+        " all of that but the opening, and goes back."
+    )),
+    ("rollback", (
+        "The same in the other direction. It stays possible because from the cutover on every change in the new"
+        " database is carried to the old one (the stream is turned round), until the old one is decommissioned."
+    )),
+    ("decommissioned", (
+        "The old database was closed to the applications for good, after its last fingerprint was taken. Its rows are"
+        " not deleted."
+    )),
+    ("SHA-256", "A seal over a text: 64 characters. Nobody knows a way to change the text and keep the seal."),
+    ("chain of records", (
+        "Every signature, comparison, archive and departure is a record, whose seal also covers the"
+        " seal of the record before it. Changing an old record breaks all that follow. The last seal is on this page:"
+        " with it, even a chain that somebody wrote anew from the beginning is found."
+    )),
+)  # fmt: skip
+
+
+def glossary() -> Markup:
+    """All words."""
+    entries = [part for word, meaning in _WORDS for part in (element("dt", word), element("dd", meaning))]
+    return element("section", element("h2", "Words"), element("dl", *entries), id="words")
+
+
+STYLE = """
+:root { --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de; --blue: #0550ae; --good: #116329; --bad: #a40e26; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: var(--ink);
+       margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 1240px; background: #fff; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .2rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+p { max-width: 75ch; margin: .4rem 0; }
+.sub, figcaption, .hint { color: var(--soft); }
+.answer { border-left: 8px solid; padding: .9rem 1.2rem; margin: 1.4rem 0; background: #f6f8fa; }
+.answer p { font-size: 1.1rem; max-width: 80ch; }
+.answer .word { font-weight: 700; font-size: 1.35rem; margin: 0; }
+.good { border-color: var(--good); } .good .word { color: var(--good); }
+.open { border-color: #9a6700; } .open .word { color: #9a6700; }
+.bad { border-color: var(--bad); } .bad .word { color: var(--bad); }
+.wide { overflow-x: auto; margin: .6rem 0 1rem; }
+table { border-collapse: collapse; font-size: .84rem; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .55rem; border-bottom: 1px solid var(--rule); }
+thead th { font-weight: 600; background: #f6f8fa; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
+tbody tr:last-child td { border-bottom: 2px solid var(--rule); }
+.wide thead th { white-space: normal; }
+.wide td:first-child { white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+code { font: .78rem/1.35 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+td code { display: inline-block; min-width: 16ch; max-width: 17ch; }
+.facts { width: auto; } .facts th { font-weight: 600; white-space: nowrap; } .facts code { max-width: none; }
+.place { overflow-wrap: anywhere; display: inline-block; min-width: 14ch; }
+.yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: .5rem 2rem; }
+figure { margin: 0; break-inside: avoid; } figcaption { font-size: .85rem; } .empty { color: var(--soft); }
+svg { width: 100%; height: auto; } .steps { max-width: 760px; margin-top: 1.2rem; }
+.grid { stroke: #e4e8ec; } .axis { stroke: var(--soft); } .limit { stroke: var(--bad); stroke-dasharray: 6 4; }
+.bar, .dot { fill: var(--blue); } .line { fill: none; stroke: var(--blue); stroke-width: 1.6; }
+.tick { font-size: 11.5px; fill: var(--soft); } .label { font-size: 12.5px; fill: var(--ink); }
+dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; max-width: 80ch; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print {
+  body { padding: 0; max-width: none; font-size: 10.5pt; } a { color: inherit; text-decoration: none; }
+  .wide { overflow: visible; } table { font-size: 7.6pt; } code { font-size: 6.8pt; }
+  thead { display: table-header-group; } tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .answer, thead th { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .figures { grid-template-columns: 1fr 1fr; }
+}
+"""
+
+
+_SHOWN = 6
+
+
+class Level(StrEnum):
+    """How the sentence is to be read at a glance."""
+
+    GOOD = "good"
+    OPEN = "open"
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The word, the sentence, and what it rests on or what is missing, one thing a line."""
+
+    level: Level
+    word: str
+    sentence: str
+    details: tuple[str, ...] = ()
+
+
+def answer(facts: PackFacts) -> Answer:
+    """Is what this page is about proven? A chain that does not hold comes before everything else."""
+    if facts.breaks:
+        return Answer(
+            Level.BAD,
+            "The record is broken",
+            "The records behind this page were changed after they were made. Nothing on it can be relied upon until"
+            " it is known what happened.",
+            tuple(str(one) for one in facts.breaks[:_SHOWN]),
+        )
+    if facts.quarter is not None and len(facts.quarters) == 1:
+        return _of_quarter(facts.quarters[0])
+    return _of_all(facts)
+
+
+def _of_quarter(quarter: QuarterEvidence) -> Answer:
+    name, signature = quarter.quarter.key, quarter.signature
+    match quarter.verdict:
+        case Verdict.PROVEN if signature is not None:
+            return Answer(
+                Level.GOOD,
+                "Proven",
+                f"All {len(quarter.weeks)} weeks of {name}, {count(quarter.legacy.rows, 'row')} in total, were the same"
+                f" in the old and the new database, to the last byte, when {signature.approved_by} signed on"
+                f" {instant(signature.signed_at)}; nothing since then has taken that back.",
+            )
+        case Verdict.VOID if signature is not None:
+            return Answer(
+                Level.BAD,
+                "No longer proven",
+                f"{name} was signed by {signature.approved_by} on {instant(signature.signed_at)}, and that signature"
+                " does not stand any more. It has to be proven and signed again.",
+                quarter.void[:_SHOWN],
+            )
+        case Verdict.EMPTY:
+            return Answer(
+                Level.OPEN, "Nothing to prove yet", f"{name} is open in the new database and holds no rows yet."
+            )
+        case _:
+            return Answer(
+                Level.OPEN,
+                "Not proven yet",
+                f"Nobody has signed {name} off yet. What was compared until now is below.",
+                _lacking(quarter),
+            )
+
+
+def _lacking(quarter: QuarterEvidence) -> tuple[str, ...]:
+    never = [week.week.name for week in quarter.weeks if week.compared_at is None]
+    differ = [week.week.name for week in quarter.weeks if week.compared_at is not None and not week.equal]
+    lines: list[str] = []
+    if never:
+        lines.append(f"never compared exactly: {listed(never)}")
+    if differ:
+        lines.append(f"different at the last comparison: {listed(differ)}")
+    if not quarter.reconciliations:
+        lines.append("the quarter as a whole was never compared at one moment")
+    return tuple(lines)
+
+
+def _of_all(facts: PackFacts) -> Answer:
+    by: dict[Verdict, list[QuarterEvidence]] = {verdict: [] for verdict in Verdict}
+    for quarter in facts.quarters:
+        by[quarter.verdict].append(quarter)
+    held = len(facts.quarters) - len(by[Verdict.EMPTY])
+    proven = by[Verdict.PROVEN]
+    rows = sum(quarter.legacy.rows for quarter in proven)
+    unmoved = [quarter.key for quarter in facts.unmoved]
+    if held and len(proven) == held and not unmoved:
+        these = "The one quarter that holds rows was" if held == 1 else f"All {held} quarters that hold rows were"
+        return Answer(
+            Level.GOOD,
+            "Proven",
+            f"{these} found the same in the old and the new database, to the last byte, and signed off by a named"
+            f" person: {count(rows, 'row')} in total; no signature has been taken back since.",
+            ("the old database could not be asked whether it holds quarters besides these",)
+            if facts.held is None and facts.decommission is None
+            else (),
+        )
+    details = [f"{quarter.quarter.key} is {quarter.verdict}" for quarter in [*by[Verdict.VOID], *by[Verdict.OPEN]]]
+    details += [f"{name} is in the old database alone: it was not moved yet" for name in unmoved]
+    if len(details) > _SHOWN:
+        details = [*details[: _SHOWN - 1], f"and {len(details) - _SHOWN + 1} more, in the table below"]
+    return Answer(
+        Level.BAD if by[Verdict.VOID] else Level.OPEN,
+        "No longer proven as a whole" if by[Verdict.VOID] else "Not proven as a whole yet",
+        f"{len(proven)} of {count(held + len(unmoved), 'quarter')} that hold rows are proven and signed off"
+        f" ({count(rows, 'row')}); the others are not.",
+        tuple(details),
+    )
+
 
 _HEAD = "migration-assets-evidence-head"
 # Nothing is fetched, and nothing runs, whatever a value might turn out to be.

@@ -1,5 +1,9 @@
-"""HTML and SVG as a tree of text: whatever is not markup already is escaped, so that no value can become any."""
+"""HTML and SVG as a tree of text: whatever is not markup already is escaped, so that no value can become any.
 
+Figures and times as an auditor reads them: every one with its unit, every time in UTC.
+"""
+
+from datetime import UTC, datetime, timedelta
 from html import escape
 
 
@@ -43,3 +47,52 @@ def page(title: str, style: str, head: Markup, *body: Markup) -> str:
         "head", Markup('<meta charset="utf-8">'), head, element("title", title), Markup(f"<style>{style}</style>")
     )
     return f'<!DOCTYPE html>\n<html lang="en">{start}{element("body", *body)}</html>\n'
+
+
+_KILO, _MEGA, _GIGA, _TERA = 1e3, 1e6, 1e9, 1e12
+_SECOND, _MINUTE, _HOUR, _DAY = 1.0, 60.0, 3600.0, 86_400.0
+NOTHING = "-"
+
+
+def instant(moment: datetime | None) -> str:
+    """`2024-06-24 12:00:31 UTC`."""
+    return NOTHING if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `1,204 rows`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def size(number: int) -> str:
+    """Bytes, decimal."""
+    for unit, factor in (("TB", _TERA), ("GB", _GIGA), ("MB", _MEGA), ("kB", _KILO)):
+        if number >= factor:
+            return f"{number / factor:,.1f} {unit}"
+    return f"{number} bytes"
+
+
+def span(length: timedelta) -> str:
+    """`12 seconds`, `3.5 hours`, `4 days`."""
+    seconds = abs(length.total_seconds())
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} seconds" if round(seconds) != 1 else "1 second"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} minutes"
+    number, unit = (seconds / _HOUR, "hours") if seconds < 2 * _DAY else (seconds / _DAY, "days")
+    return f"{f'{number:.1f}'.removesuffix('.0')} {unit}"
+
+
+def milliseconds(value: float) -> str:
+    """`5.7 ms`, `1,204 ms`."""
+    return f"{value:,.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004
+
+
+def state(name: str) -> str:
+    """`signed off`."""
+    return name.replace("_", " ")
+
+
+def listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""

@@ -15,12 +15,11 @@ import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.evidence_chain import Break, ChainKind, ChainRecord, EvidenceError, Head, head_of
-from migration_assets.domain.evidence_pack import PackFacts
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.evidence.document import document, head_in
+from migration_assets.domain.states import SliceState
+from migration_assets.evidence.document import Answer, answer, document, head_in
 from migration_assets.evidence.facts import read_pack_facts
-from migration_assets.evidence.verdict import Answer, answer
+from migration_assets.evidence.pack import PackFacts
 from migration_assets.ledger.chain import append, begin_chain, verify_chain
 from migration_assets.ledger.schema import ensure_ledger, require_ledger
 from migration_assets.ledger.slices import read_slices

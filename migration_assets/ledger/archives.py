@@ -12,7 +12,7 @@ from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.states import SliceState, require_slice_transition
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.chain import append_row
 from migration_assets.ledger.definitions import table_states
@@ -140,7 +140,7 @@ def record_archive(
     Raises:
         SliceStateError: The slice is not signed off.
     """
-    require_transition(record.state, SliceState.ARCHIVED, where=record.week.key, base_in_charge=base_in_charge)
+    require_slice_transition(record.state, SliceState.ARCHIVED, where=record.week.key, base_in_charge=base_in_charge)
     key = [record.relation, record.week.quarter.key, record.week.name]
     base.execute(
         "UPDATE migration.archives SET superseded_at = clock_timestamp()"

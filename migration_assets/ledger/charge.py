@@ -2,16 +2,103 @@
 
 While the base is in charge the legacy's rows are the older ones. Nothing may bring them into the base then: whoever
 could asks here before it touches anything, and again, with a fence, in the transaction that would put them in place.
+
+The gate of every step that rests on the legacy's being the truth, and what to say where it does not.
+
+What the ledger says of cutovers at one moment: for those who look, and for those who must not act.
 """
 
+import logging
+from dataclasses import dataclass
 from datetime import datetime
 
-from migration_assets.domain.cutover_state import BaseInChargeError
-from migration_assets.domain.freshness import instant_text
-from migration_assets.ledger.cutover_facts import CutoverFacts, read_cutover_facts
-from migration_assets.ledger.session_locks import holder_pids
+from psycopg import sql
+
+from migration_assets.domain.samples import UnderWay
+from migration_assets.domain.states import BaseInChargeError, CutoverKind, SideName, instant_text
+from migration_assets.ledger.own_objects import require_trusted
+from migration_assets.ledger.session_locks import holder_or_null, holder_pids
 from migration_assets.ledger.stream import StreamLock, read_stream
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.retries import retry_transient
+from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.runtime import Migration
+
+_FACTS = sql.SQL("""
+SELECT o.kind, o.opened_at, o.id, o.approved_by, u.id, u.kind, u.state, u.opened_at IS NOT NULL,
+       (u.timeline #>> '{{begun,timeout_seconds}}')::float8,
+       {holder},
+       EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s AND stream_barred),
+       EXISTS (SELECT FROM migration.cutovers WHERE relation = %(relation)s)
+FROM (SELECT) one
+LEFT JOIN LATERAL (SELECT * FROM migration.cutovers WHERE relation = %(relation)s AND opened_at IS NOT NULL
+                   ORDER BY id DESC LIMIT 1) o ON true
+LEFT JOIN migration.cutovers u ON u.relation = %(relation)s AND u.outcome = 'running'
+""")
+_DECOMMISSIONED = """
+SELECT coalesce(finished_at, started_at) FROM migration.decommissions
+WHERE relation = %s AND state IN ('closed', 'severed', 'done')
+"""
+
+
+@dataclass(frozen=True)
+class CutoverFacts:
+    """Who is in charge since when, and what is not finished; times by the base's clock.
+
+    Attributes:
+        ledger: Whether the base has a ledger that could know.
+        known: Whether any cutover of the table was ever begun.
+        in_charge: The side that writes belong to.
+        since: Since when, by which `cutover`, approved by whom; None where none was ever done.
+        under_way: One that is not finished; `pid` is never the caller's own session.
+        stream_barred: The change stream must not go on.
+        decommissioned: Since when the legacy is closed for good.
+    """
+
+    ledger: bool = False
+    known: bool = False
+    in_charge: SideName = "legacy"
+    since: datetime | None = None
+    cutover: int | None = None
+    approved_by: str | None = None
+    under_way: UnderWay | None = None
+    stream_barred: bool = False
+    decommissioned: datetime | None = None
+
+
+def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
+    """Also of a base without a ledger, or with an older one. Changes nothing, waits for nobody."""
+    there = base.execute(
+        "SELECT to_regclass('migration.cutovers') IS NOT NULL, to_regclass('migration.decommissions') IS NOT NULL"
+    ).fetchone()
+    cutovers, decommissions = require_row(there, "to_regclass")
+    if not cutovers:
+        return CutoverFacts()
+    require_trusted(base)
+    row = require_row(
+        base.execute(
+            _FACTS.format(holder=holder_or_null(base)),
+            {"relation": relation, "lock": StreamLock.CUTOVER.named(relation)},
+        ).fetchone(),
+        "the cutovers",
+    )
+    kind, since, cutover, approved_by, left, left_kind, state, opened, timeout, pid, barred, known = row
+    closed = base.execute(_DECOMMISSIONED, [relation]).fetchone() if decommissions else None
+    return CutoverFacts(
+        ledger=True,
+        known=known,
+        in_charge=CutoverKind(kind).target if kind else "legacy",
+        since=since,
+        cutover=cutover,
+        approved_by=approved_by,
+        under_way=UnderWay(left, left_kind, state, pid, opened, timeout) if left is not None else None,
+        stream_barred=barred,
+        decommissioned=closed[0] if closed else None,
+    )
+
+
+def in_charge(base: Connected, relation: str) -> SideName:
+    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
+    return read_cutover_facts(base, relation).in_charge
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
@@ -87,3 +174,35 @@ def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
         else "nothing where that is meant to be. `migration-assets repair-legacy QUARTER WEEK` mends the legacy after"
         " the base; `migration-assets rollback` shows the way back to the legacy",
     )
+
+
+log = logging.getLogger(__name__)
+
+
+def require_legacy(migration: Migration, what: str) -> None:
+    """Refuse while the base is in charge, before the legacy is asked for anything: it may be gone.
+
+    Args:
+        migration: Which.
+        what: What is not done then, and why; follows a colon.
+
+    Raises:
+        BaseInChargeError: The base is in charge; nothing was touched.
+    """
+
+    def once() -> None:
+        with migration.databases.session("base", "charge") as base:
+            require_legacy_in_charge(base, migration.spec.relation, what)
+
+    retry_transient(once, what="who is in charge", attempts=migration.settings.retry_attempts, log=log)
+
+
+def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:
+    """Why no week is compared with the legacy now, and whether that is well; None where the stream follows it."""
+    with migration.databases.session("base", "charge") as base:
+        since = base_in_charge_since(base, migration.spec.relation)
+        if since is not None:
+            return f"the base is in charge since {instant_text(since)}: bookings come to the base alone", True
+        if is_abandoned(base, migration.spec.relation):
+            return "nobody follows the legacy: what it has got by now is not known here", False
+    return None

@@ -1,4 +1,7 @@
-"""Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for."""
+"""Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for.
+
+What the code for moving the writes is bound to: the sides as they are, and what was moved between them.
+"""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -7,16 +10,10 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from migration_assets.domain.confirmation import (
-    GOOD_FOR,
-    Deed,
-    GivenCode,
-    changed,
-    codes_in,
-    digest_of,
-    new_code,
-)
-from migration_assets.domain.freshness import instant_text
+from migration_assets.domain.confirmation import GOOD_FOR, Deed, GivenCode, changed, codes_in, digest_of, new_code
+from migration_assets.domain.states import SliceState, instant_text
+from migration_assets.ledger.charge import read_cutover_facts
+from migration_assets.ledger.slices import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 
 Examined = Callable[[Connected], Mapping[str, Any]]
@@ -144,3 +141,21 @@ class Confirmation:
             return "nobody was given this confirmation code"
         subject = "this confirmation code was" if len(others) == 1 else "these confirmation codes were"
         return f"{subject} given for: {', '.join(others)}"
+
+
+def examined_sides(base: Connected, relation: str) -> dict[str, Any]:
+    """Who is in charge since which cutover, which servers these are, and which weeks are where."""
+    facts = read_cutover_facts(base, relation)
+    servers = base.execute(
+        "SELECT side, system_identifier, timeline, database_oid::text FROM migration.servers WHERE relation = %s"
+        " ORDER BY side",
+        [relation],
+    ).fetchall()
+    weeks = {one.week.key: one.state is SliceState.RETIRED for one in read_slices(base, relation)
+             if one.state is not SliceState.ABSENT}  # fmt: skip
+    return {
+        "the side in charge": facts.in_charge,
+        "the last cutover": facts.cutover,
+        "the servers": [list(row) for row in servers],
+        "the weeks": weeks,
+    }

@@ -10,9 +10,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from migration_assets.domain.confirmation import GivenCode
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState, require_transition
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.evidence_chain import ChainKind
+from migration_assets.domain.states import CutoverKind, CutoverState, require_cutover_transition
 from migration_assets.ledger.chain import append_row
 from migration_assets.ledger.session_locks import session_lock
 from migration_assets.ledger.stream import StreamLock
@@ -132,7 +132,7 @@ def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | No
             "SELECT state, opened_at IS NOT NULL, relation FROM migration.cutovers WHERE id = %s FOR UPDATE", [cutover]
         ).fetchone()
         before, opened, relation = require_row(row, "the cutover")
-        require_transition(CutoverState(before), state, opened=bool(opened), where=str(relation))
+        require_cutover_transition(CutoverState(before), state, opened=bool(opened), where=str(relation))
         base.execute(
             "UPDATE migration.cutovers SET state = %(state)s, error = coalesce(%(error)s, error),"
             " timeline = timeline || CASE WHEN state = %(state)s THEN '{}' ELSE jsonb_build_object("

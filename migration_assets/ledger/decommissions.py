@@ -8,10 +8,10 @@ from typing import Any
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from migration_assets.domain.decommission_state import DecommissionError, DecommissionState, Scope
 from migration_assets.domain.evidence_chain import ChainKind
+from migration_assets.domain.states import DecommissionError, DecommissionState, Scope
 from migration_assets.ledger.chain import append_row
-from migration_assets.ledger.cutover_facts import read_cutover_facts
+from migration_assets.ledger.charge import read_cutover_facts
 from migration_assets.ledger.cutovers import CutoverRecord, durably, read_cutover
 from migration_assets.postgres.sessions import Connected, require_row
 

@@ -8,9 +8,9 @@ from migration_assets.domain.errors import TableSpecError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_identifier
 from migration_assets.ledger.stream_parts import alterations
-from migration_assets.postgres.called_functions import bodies, functions_of
 from migration_assets.postgres.own_schema import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side
+from migration_assets.postgres.untrusted import bodies, functions_of
 
 # Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
 # that was restored, may be compared. Columns that were dropped count: they are a definition that changed. Triggers that

@@ -13,8 +13,14 @@ from typing import Any, LiteralString
 from weakref import WeakSet
 
 from migration_assets.domain.errors import ForeignObjectError
-from migration_assets.postgres.one_schema import EVERYWHERE, require_not_renamed
-from migration_assets.postgres.own_schema import in_own_schema, own_quarantine, own_schema, own_sql
+from migration_assets.postgres.own_schema import (
+    EVERYWHERE,
+    in_own_schema,
+    own_quarantine,
+    own_schema,
+    own_sql,
+    require_not_renamed,
+)
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
 

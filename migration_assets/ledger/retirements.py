@@ -12,7 +12,7 @@ from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.states import SliceState, require_slice_transition
 from migration_assets.ledger.archives import ArchiveRecord
 from migration_assets.ledger.chain import append_row
 from migration_assets.ledger.slices import SliceRecord
@@ -96,7 +96,7 @@ def begin_retirement(
     Raises:
         SliceStateError: The slice is not archived any more.
     """
-    require_transition(record.state, SliceState.RETIRED, where=record.week.key)
+    require_slice_transition(record.state, SliceState.RETIRED, where=record.week.key)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         if on_begin is not None:
@@ -157,7 +157,7 @@ def note_returned(
     run_id: str | None,
 ) -> None:
     """The leaf is in the root again, the slice archived and not under CDC; in the transaction that attaches it."""
-    require_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
+    require_slice_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
     base.execute(
         "UPDATE migration.retirements SET step = 'returned', returned_at = %s WHERE id = %s", [now, retirement.id]
     )

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from migration_assets.domain.alerting import Alert, alert_from
-from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.samples import StreamSample
 from migration_assets.postgres.sessions import Connected
 
 # A watcher that stands still is replaced after this. One that sends for longer may be joined by another, who tells it

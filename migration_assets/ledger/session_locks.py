@@ -20,8 +20,8 @@ from migration_assets.ledger.own_objects import (
     require_no_collision,
     require_trusted,
 )
-from migration_assets.postgres.one_schema import begin_alone
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.activity import APPLICATION
+from migration_assets.postgres.own_schema import begin_alone
 from migration_assets.postgres.sessions import Connected, require_row
 
 # Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the

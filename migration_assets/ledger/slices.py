@@ -1,7 +1,11 @@
-"""The ledger: what the base holds of each slice, and every try at it. The authority for every gate."""
+"""The ledger: what the base holds of each slice, and every try at it. The authority for every gate.
+
+One worker a slice: a lock on the base, which goes when its session goes.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -12,11 +16,11 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from migration_assets.domain.definitions import Definitions
-from migration_assets.domain.errors import SliceStateError
+from migration_assets.domain.errors import SliceBusyError, SliceStateError
 from migration_assets.domain.fingerprint import METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.ledger.session_locks import is_held
+from migration_assets.domain.states import SliceState
+from migration_assets.ledger.session_locks import is_held, session_lock
 from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, require_row
 
@@ -264,3 +268,51 @@ def record_verification(connection: Connected, record: SliceRecord, base: Finger
         " base_sum_a = %s, base_sum_b = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
         [equal, *fingerprint_columns(base), record.lock_key],
     )
+
+
+@contextmanager
+def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRecord]:
+    """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
+
+    Yields:
+        The slice as the ledger has it now: whoever held the lock before may have changed what `record` says.
+
+    Raises:
+        SliceBusyError: Another session holds it; says which.
+    """
+    with _locked(connection, record):
+        yield read_slice(connection, record.relation, record.week) or record
+
+
+@contextmanager
+def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
+    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
+
+    Args:
+        connection: Whose session holds them.
+        records: Slices of one table.
+
+    Yields:
+        The slices as the ledger has them now, oldest first.
+
+    Raises:
+        SliceBusyError: Somebody works on one of them; none is held then.
+    """
+    with ExitStack() as held:
+        ordered = sorted(records, key=lambda record: record.lock_key)
+        for record in ordered:
+            held.enter_context(_locked(connection, record))
+        known = {one.lock_key: one for one in read_slices(connection, ordered[0].relation)} if ordered else {}
+        yield sorted((known.get(one.lock_key, one) for one in ordered), key=lambda record: record.week)
+
+
+def _locked(connection: Connected, record: SliceRecord) -> AbstractContextManager[None]:
+    def refuse(who: str) -> SliceBusyError:
+        return SliceBusyError(
+            f"the slice is being worked on by {who}",
+            where=record.week.key,
+            state_left="nothing was changed by this run",
+            next_step="wait for the other run, or end it, then run this slice again",
+        )
+
+    return session_lock(connection, f"slice {record.lock_key}", refuse)

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.ledger.session_locks import session_lock
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.sessions import Connected, require_row
 
 

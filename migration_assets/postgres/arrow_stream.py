@@ -17,9 +17,8 @@ from psycopg.pq import Conninfo
 
 from migration_assets.domain.errors import ArchiveError, ConnectionLostError, TableBusyError
 from migration_assets.domain.table_spec import QualifiedName
-from migration_assets.postgres.limits_reached import advice_on_limit
 from migration_assets.postgres.retries import is_transient
-from migration_assets.postgres.server_messages import told_by_driver
+from migration_assets.postgres.server_messages import advice_on_limit, told_by_driver
 from migration_assets.postgres.sessions import OWN_ROLE, Timeouts, require_readable, session_settings
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 

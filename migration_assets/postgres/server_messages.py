@@ -2,13 +2,17 @@
 
 PostgreSQL's messages quote values at their end, and so do the lines below them: DETAIL has whole rows, CONTEXT a line
 of a COPY. Errors are kept in the ledger and in Dagster's event log, and go out as alerts and to terminals.
+
+Which of the two servers an error is of: the error itself does not say so, and a step has sessions on both.
+
+A server has no disk, memory, lock or connection left: what is said of it, and what somebody does about it.
 """
 
 import re
 
 import psycopg
 
-from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.errors import MigrationError, NoRoomError
 from migration_assets.domain.plain_text import UNPRINTABLE
 
 LONGEST = 1000
@@ -124,3 +128,70 @@ def _without_values(error: psycopg.Error) -> str:
     where = ", ".join(f"{what} {name}" for what, name in names if name)
     shown = shown_message(said) or type(error).__name__
     return f"{shown}{f' ({where})' if where else ''}; the server's log has the rest"
+
+
+_SIDE = "migration_assets_side"
+
+
+def mark_side(error: psycopg.Error, side: str | None) -> None:
+    """Note the side whose session raised the error; the first note stays."""
+    if side is not None and side_of(error) is None:
+        setattr(error, _SIDE, side)
+
+
+def side_of(error: BaseException) -> str | None:
+    """`legacy` or `base`; None where the session was of neither, or the error is no server's."""
+    return getattr(error, _SIDE, None)
+
+
+def on_side(error: BaseException) -> str:
+    """For the middle of a sentence: ` on the legacy`, or nothing."""
+    side = side_of(error)
+    return f" on the {side}" if side else ""
+
+
+def place(where: str, error: BaseException) -> str:
+    """What an error of ours has as `where`: the step or slice, and the side, as far as they are known."""
+    side = side_of(error)
+    return f"{where}, the {side}" if where and side else where or (f"the {side}" if side else "")
+
+
+_ADVICE = {
+    "53100": "free room on the disk of that server, or give it more",
+    "53200": "let others on that server end what they do, or give it more memory; where its lock table is full, ALTER"
+    " SYSTEM SET max_locks_per_transaction to twice what it is, and restart it",
+    "53300": "free connections on that server or raise its limit (max_connections, max_wal_senders, or that of the role"
+    " or database)",
+    "53400": "raise the limit of that server, or free what it counts",
+}
+# While connecting there is no code, only the server's words.
+_WORDS = {
+    "too many clients": "53300",
+    "connection slots": "53300",
+    "too many connections": "53300",
+    "requested standby connections exceeds": "53300",
+    "out of shared memory": "53200",
+}
+
+
+def advice_on_limit(error: psycopg.Error) -> str | None:
+    """What somebody does about a limit that a server has reached; None of any other error."""
+    if error.sqlstate:
+        return _ADVICE.get(error.sqlstate)
+    said = str(error)
+    return next((_ADVICE[code] for words, code in _WORDS.items() if words in said), None)
+
+
+def limit_error(error: psycopg.Error, *, where: str = "") -> NoRoomError | None:
+    """The error as a readable one, where a limit was reached; None of any other error."""
+    advice = advice_on_limit(error)
+    if advice is None:
+        return None
+    server = f"the {side}" if (side := side_of(error)) else "a server"
+    code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
+    return NoRoomError(
+        f"{server} has no room left: {told(error)}{code}",
+        where=place(where, error),
+        state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
+        next_step=f"{advice}, then run this again",
+    )

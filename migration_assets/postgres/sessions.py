@@ -10,13 +10,18 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import LedgerError, MigrationError, PoolerError, ServerChangedError, SettingsError
+from migration_assets.domain.evidence_chain import Doer
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
-from migration_assets.postgres.error_sides import mark_side
-from migration_assets.postgres.one_schema import FINDS_OURS, require_no_other
-from migration_assets.postgres.own_schema import Connected, OwnConnection, OwnCursor, OwnServerCursor
-from migration_assets.postgres.server_messages import conceal
+from migration_assets.postgres.own_schema import (
+    FINDS_OURS,
+    Connected,
+    OwnConnection,
+    OwnCursor,
+    OwnServerCursor,
+    require_no_other,
+)
+from migration_assets.postgres.server_messages import conceal, mark_side
 
 log = logging.getLogger(__name__)
 Side = Literal["legacy", "base"]

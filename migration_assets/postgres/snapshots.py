@@ -18,9 +18,8 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import TableBusyError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
-from migration_assets.domain.table_spec import QualifiedName, TableSpec
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, leaf_name, quarter_table_name
+from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 

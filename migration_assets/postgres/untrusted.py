@@ -1,4 +1,11 @@
-"""How it is seen in the catalogue whether a role that is not ours could have its statements run as our role."""
+"""How it is seen in the catalogue whether a role that is not ours could have its statements run as our role.
+
+What is run when a trigger, a rule or a default calls a function: that function, and all that it leads to in turn.
+
+A function's body is only text to the catalogue. Its words are looked up among the names of functions, operators, views,
+tables and domains that there are, so that one may be taken in which only has the name of a variable; what a text puts
+together at run time is not found. Casts are called without a word, and so all of those that somebody made count.
+"""
 
 from typing import LiteralString
 
@@ -115,3 +122,157 @@ SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.rel
                                             AND p.oid = d.refobjid AND p.proowner = me.oid) OFFSET 0) used)
 FROM pg_namespace n, pg_roles me WHERE n.nspname = 'migration' AND me.rolname = current_user
 """.replace("_parts", _PARTS.replace("_table", "c.oid")).replace("_named", NAMED_IN_BODY)
+
+
+_NAMED_BY: LiteralString = (
+    "SELECT CASE d.refclassid WHEN 'pg_operator'::regclass"
+    " THEN (SELECT o.oprcode::oid FROM pg_operator o WHERE o.oid = d.refobjid) ELSE d.refobjid END"
+    " FROM pg_depend d WHERE d.classid = '_catalogue'::regclass AND d.objid = _object"
+    " AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)"
+)
+_CALLS: LiteralString = (
+    "EXISTS (SELECT FROM pg_depend d WHERE d.classid = '_catalogue'::regclass AND d.objid = _object"
+    " AND d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass))"
+)
+
+
+def _calls(catalogue: LiteralString, oid: LiteralString) -> LiteralString:
+    return _CALLS.replace("_catalogue", catalogue).replace("_object", oid)
+
+
+# Of a table counts what runs when somebody writes to it: defaults, checks and indexes that call a function, domains,
+# policies, triggers and rules but ours. What a partition has from its root is told of the root alone: one more
+# partition changes nothing.
+_TEXT: LiteralString = (
+    """
+CASE c.kind
+WHEN 'function' THEN pg_get_functiondef(c.oid)
+WHEN 'domain' THEN (SELECT concat_ws(E'\\n', format_type(t.typbasetype, NULL),
+        (SELECT string_agg(pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.conname) FROM pg_constraint k
+         WHERE k.contypid = t.oid)) FROM pg_type t WHERE t.oid = c.oid)
+WHEN 'rule' THEN pg_get_ruledef(c.oid)
+WHEN 'view' THEN pg_get_viewdef(c.oid)
+ELSE (SELECT concat_ws(E'\\n',
+        (SELECT string_agg(pg_get_expr(a.adbin, a.adrelid), E'\\n' ORDER BY a.adnum) FROM pg_attrdef a
+         WHERE a.adrelid = r.oid AND NOT r.relispartition AND _default_calls),
+        (SELECT string_agg(pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.conname) FROM pg_constraint k
+         WHERE k.conrelid = r.oid AND k.contype IN ('c', 'x') AND k.coninhcount = 0 AND _constraint_calls),
+        (SELECT string_agg(concat_ws(' ', pg_get_expr(i.indexprs, r.oid), pg_get_expr(i.indpred, r.oid)), E'\\n'
+                           ORDER BY i.indexrelid)
+         FROM pg_index i WHERE i.indrelid = r.oid AND _index_calls
+               AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)),
+        (SELECT string_agg(format_type(a.atttypid, NULL), E'\\n' ORDER BY a.attnum)
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'd' AND NOT r.relispartition),
+        CASE WHEN r.relrowsecurity THEN concat_ws(' ', 'row security', r.relforcerowsecurity) END,
+        (SELECT string_agg(concat_ws('|', y.polpermissive, y.polcmd, y.polroles::regrole[]::text,
+                                     pg_get_expr(y.polqual, r.oid), pg_get_expr(y.polwithcheck, r.oid)), E'\\n'
+                           ORDER BY y.polname)
+         FROM pg_policy y WHERE y.polrelid = r.oid),
+        (SELECT string_agg(concat_ws(' ', g.tgenabled, pg_get_triggerdef(g.oid)), E'\\n' ORDER BY g.tgname)
+         FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+         WHERE g.tgrelid = r.oid AND NOT g.tgisinternal
+               AND NOT EXISTS (SELECT FROM pg_trigger o WHERE o.oid = g.tgparentid AND o.tgenabled = g.tgenabled)
+               AND p.pronamespace IS DISTINCT FROM to_regnamespace('migration')),
+        (SELECT string_agg(concat_ws(' ', w.ev_enabled, pg_get_ruledef(w.oid)), E'\\n' ORDER BY w.rulename)
+         FROM pg_rewrite w WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN'))
+      FROM pg_class r WHERE r.oid = c.oid)
+END
+""".replace("_default_calls", _calls("pg_attrdef", "a.oid"))
+    .replace("_constraint_calls", _calls("pg_constraint", "k.oid"))
+    .replace("_index_calls", _calls("pg_class", "i.indexrelid"))
+)
+# A table that is only read runs nothing. Its name comes last, after that of its schema.
+_WRITING: LiteralString = (
+    r"\m(?:insert\s+into|update|delete\s+from|merge\s+into|copy)\s+(?:only\M\s*)?\(?\s*"
+    r'(?:[^\s.(;"]+\s*\.\s*|"[^"]+"\s*\.\s*)?(?:([^\s.(;")]+)|"([^"]+)")'
+)
+# A comment may stand between two words; what looks like one in a text is no reason to leave out what follows.
+_UNCOMMENTED: LiteralString = r"b.body || ' ' || regexp_replace(b.body, '--[^\n]*|/\*.*?\*/', ' ', 'g')"
+# The server folds ASCII letters alone; any other may be a part of a name, whatever the collation says of it.
+_WORDS: LiteralString = """
+SELECT lower(m[1] COLLATE "C"), false FROM regexp_matches(b.body, '((?:[[:alnum:]_$]|[^\\x01-\\x7f])+)', 'g') m
+UNION SELECT replace(m[1], '""', '"'), false FROM regexp_matches(b.body, '"(([^"]|"")+)"', 'g') m
+UNION SELECT m[1], false FROM regexp_matches(b.body, '[-+*/<>=~!@#%%^&|`?]+', 'g') m
+UNION SELECT coalesce(m[2], lower(m[1] COLLATE "C")), true FROM regexp_matches(_uncommented, '_writing', 'gi') m
+UNION SELECT coalesce(m[1], lower(m[2] COLLATE "C")), true
+    FROM regexp_matches(_uncommented, '\\mtruncate\\s+([^;]+)', 'gi') t,
+         regexp_matches(t[1], '"([^"]+)"|([^\\s.,;"]+)', 'g') m
+"""
+_MEANT: LiteralString = """
+SELECT 'function' AS kind, f.oid FROM pg_proc f
+WHERE f.proname = w.word::name AND f.oid >= 16384 AND f.prokind <> 'a'
+UNION ALL
+SELECT 'function', part.oid FROM pg_proc f JOIN pg_aggregate a ON a.aggfnoid = f.oid,
+       unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn,
+                    a.aggmfinalfn]::oid[]) part(oid)
+WHERE f.proname = w.word::name AND part.oid >= 16384
+UNION ALL
+SELECT 'function', o.oprcode FROM pg_operator o WHERE o.oprname = w.word::name AND o.oprcode >= 16384
+UNION ALL
+SELECT CASE WHEN w.written THEN 'table' ELSE 'view' END, r.oid FROM pg_class r
+WHERE r.relname = w.word::name AND r.oid >= 16384
+      AND (r.relkind IN ('v', 'm') OR w.written AND r.relkind IN ('r', 'p', 'f'))
+      AND r.relpersistence <> 't' AND r.relnamespace IS DISTINCT FROM to_regnamespace('migration')
+UNION ALL
+SELECT 'domain', t.oid FROM pg_type t WHERE t.typname = w.word::name AND t.oid >= 16384 AND t.typtype = 'd'
+"""
+# Partitions and heirs; what points there with a key that follows; what a view is written through to.
+_FOLLOWED: LiteralString = """
+SELECT 'table', i.inhrelid FROM pg_inherits i WHERE c.kind = 'table' AND i.inhparent = c.oid
+UNION ALL
+SELECT 'table', k.conrelid FROM pg_constraint k
+WHERE c.kind = 'table' AND k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
+      AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))
+UNION ALL
+SELECT 'table', d.refobjid FROM pg_rewrite v JOIN pg_depend d
+ON d.classid = 'pg_rewrite'::regclass AND d.objid = v.oid AND d.refclassid = 'pg_class'::regclass
+WHERE c.kind = 'table' AND v.ev_class = c.oid AND v.rulename = '_RETURN' AND d.refobjid <> c.oid
+      AND d.refobjid >= 16384
+"""
+_BODIES: LiteralString = """(
+    WITH RECURSIVE roots(oid) AS (_roots), called(kind, oid) AS (
+        SELECT * FROM (
+            SELECT 'function'::text, f.oid FROM pg_proc f WHERE f.oid >= 16384 AND f.prokind <> 'a'
+                AND (f.oid IN (SELECT r.oid FROM roots r)
+                     OR EXISTS (SELECT FROM roots r WHERE r.oid >= 16384)
+                        AND f.oid IN (SELECT t.castfunc FROM pg_cast t))
+            UNION ALL SELECT 'rule', x.oid FROM (_rules) AS x(oid)) AS first
+        UNION
+        SELECT n.kind, n.oid
+        FROM called c,
+             LATERAL (SELECT _text AS body) b,
+             LATERAL (
+                 SELECT m.kind, m.oid FROM (_words) AS w(word, written), LATERAL (_meant) AS m
+                 UNION ALL _followed
+             ) AS n
+    )
+    SELECT string_agg(DISTINCT concat_ws('|', b.body, pg_get_userbyid(p.proowner)), E'\\n')
+    FROM called c LEFT JOIN pg_proc p ON c.kind = 'function' AND p.oid = c.oid, LATERAL (SELECT _text AS body) b
+    WHERE b.body <> ''
+)"""
+
+
+def functions_of(catalogue: LiteralString, oid: LiteralString) -> LiteralString:
+    """A query for `bodies`: the functions that one object of a catalogue names, such as a trigger of pg_trigger."""
+    return _NAMED_BY.replace("_catalogue", catalogue).replace("_object", oid)
+
+
+def bodies(roots: LiteralString, *, rules: LiteralString = "SELECT NULL::oid WHERE false") -> LiteralString:
+    """An SQL expression: the definitions and owners of functions and of what these call; NULL where there are none.
+
+    Args:
+        roots: A query of the functions' oids, which may name columns of the query around it. The system's own functions
+            are left out.
+        rules: A query of rules' oids, whose statements count as a function's do.
+    """
+    return (
+        _BODIES.replace("_words", _WORDS)
+        .replace("_meant", _MEANT)
+        .replace("_followed", _FOLLOWED)
+        .replace("_text", _TEXT)
+        .replace("_uncommented", _UNCOMMENTED)
+        .replace("_writing", _WRITING)
+        .replace("_rules", rules)
+        .replace("_roots", roots)
+    )

@@ -13,11 +13,10 @@ from migration_assets.ledger.own_objects import (
     read_own_schema,
     read_quarantine,
 )
-from migration_assets.postgres.one_schema import how_to_agree, our_schemas
-from migration_assets.postgres.own_schema import own_quarantine, own_schema
+from migration_assets.postgres.own_schema import how_to_agree, our_schemas, own_quarantine, own_schema
 from migration_assets.postgres.sessions import Connected, Side
 from migration_assets.postgres.untrusted import TRUSTED
-from migration_assets.preflight.wording import info, listed
+from migration_assets.preflight.plan import info, listed
 
 # Their owner may give them defaults, checks and triggers that run as our role with every row that we load. Other types,
 # such as enums, run nothing.

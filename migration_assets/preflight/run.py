@@ -1,48 +1,70 @@
-"""Runs every check in order; what one check cannot do never keeps the others from running."""
+"""Runs every check in order; what one check cannot do never keeps the others from running.
 
-from collections.abc import Callable
+One preflight of a migration: examined, and kept in the ledger where the next steps look for it.
+
+Whether others of this machine may read what is nobody else's: files with passwords, folders with rows.
+"""
+
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import psycopg
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.errors import MigrationError, PoolerError, SettingsError, TableSpecError
-from migration_assets.domain.findings import Area, Finding, Severity, worst_first
-from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.archive.archiving import archive_store
+from migration_assets.archive.store import LocalStore
+from migration_assets.domain.errors import (
+    ArchiveError,
+    ForeignObjectError,
+    MigrationError,
+    PoolerError,
+    ServerChangedError,
+    SettingsError,
+    TableSpecError,
+)
+from migration_assets.domain.findings import (
+    Acceptance,
+    Area,
+    Finding,
+    Severity,
+    blocking,
+    with_acceptances,
+    worst_first,
+)
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
+from migration_assets.ledger.charge import require_legacy
+from migration_assets.ledger.own_objects import ledger_version, may_read_ledger
+from migration_assets.ledger.preflights import read_acceptances, record_preflight
+from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
 from migration_assets.preflight import (
     data,
-    foreign_publications,
     meaning,
-    not_carried,
     other_writers,
     own_schema,
-    probe,
-    publication,
-    rehearsal,
-    requisites,
     rights,
-    runway,
-    server_pair,
     servers,
-    standbys,
     table,
+    table_features,
     ways,
-    whereabouts,
     window,
 )
-from migration_assets.preflight.addresses import encryption_remedy, examine_encryption, examine_hosts
-from migration_assets.preflight.plan import PreflightPlan, Subject
-from migration_assets.preflight.quarter_choice import choose_quarter
-from migration_assets.preflight.speed import measured_speed, sample_speed
-from migration_assets.preflight.wording import error_text, info, judge
-from migration_assets.stream.worker_settings import examine_applying, examine_sending
+from migration_assets.preflight.plan import PreflightPlan, Subject, error_text, info, judge
+from migration_assets.preflight.ways import encryption_remedy, examine_encryption, examine_hosts
+from migration_assets.preflight.window import choose_quarter, measured_speed, sample_speed
+from migration_assets.quarters.legacy_weeks import held_quarters
+from migration_assets.runtime import Migration
+from migration_assets.stream.way import examine_applying, examine_sending
 
 _TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
@@ -73,11 +95,11 @@ def run_preflight(
             run.check("version", Area.LEGACY, lambda: servers.examine_version(legacy, "legacy"))
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
             run.check("walsender_settings", Area.LEGACY, lambda: examine_sending(legacy, "legacy"))
-            run.check("standbys", Area.LEGACY, lambda: standbys.examine_standbys(legacy, "legacy"))
+            run.check("standbys", Area.LEGACY, lambda: ways.examine_standbys(legacy, "legacy"))
             run.check(
                 "foreign_publication",
                 Area.LEGACY,
-                lambda: foreign_publications.examine_foreign_publications(legacy, "legacy"),
+                lambda: other_writers.examine_foreign_publications(legacy, "legacy"),
             )
             run.check("own_schema", Area.LEGACY, lambda: own_schema.examine_own_schema(legacy, "legacy"))
             run.check("connections", Area.LEGACY, lambda: servers.examine_connections(legacy, "legacy", plan))
@@ -85,24 +107,24 @@ def run_preflight(
             run.check("version", Area.BASE, lambda: servers.examine_version(base, "base"))
             run.check("base_server", Area.BASE, lambda: servers.examine_base_server(base))
             run.check("apply_worker_settings", Area.BASE, lambda: examine_applying(base, "base"))
-            run.check("standbys", Area.BASE, lambda: standbys.examine_standbys(base, "base"))
+            run.check("standbys", Area.BASE, lambda: ways.examine_standbys(base, "base"))
             run.check(
                 "foreign_publication_in_base",
                 Area.BASE,
-                lambda: foreign_publications.examine_foreign_publications(base, "base"),
+                lambda: other_writers.examine_foreign_publications(base, "base"),
             )
             run.check("own_schema", Area.BASE, lambda: own_schema.examine_own_schema(base, "base"))
             run.check("quarantine", Area.BASE, lambda: own_schema.examine_quarantine(base))
             run.check("connections", Area.BASE, lambda: servers.examine_connections(base, "base", plan))
             run.check("base_rights", Area.BASE, lambda: rights.examine_base_rights(base, spec.table))
         if legacy is not None and base is not None:
-            run.check("two_databases", Area.BASE, lambda: whereabouts.examine_two_databases(legacy, base))
+            run.check("two_databases", Area.BASE, lambda: ways.examine_two_databases(legacy, base))
             for side, session in both.items():
-                known = partial(whereabouts.examine_known_server, base, spec.relation, side, session or base)
+                known = partial(ways.examine_known_server, base, spec.relation, side, session or base)
                 run.check("known_server", _AREA[side], known)
             run.check("way_to_legacy", Area.BASE, lambda: ways.examine_ways(legacy, base, databases, plan))
-            run.check("server_pair", Area.BASE, lambda: server_pair.compare_servers(legacy, base))
-            run.check("fingerprint_probe", Area.BASE, lambda: probe.examine_probe(legacy, base))
+            run.check("server_pair", Area.BASE, lambda: servers.compare_servers(legacy, base))
+            run.check("fingerprint_probe", Area.BASE, lambda: meaning.examine_probe(legacy, base))
         if legacy is not None:
             description = run.describe(legacy, spec)
             if description is not None:
@@ -115,27 +137,27 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     base_major = servers.version_of(base)[0] if base is not None else None
     run.check("legacy_rights", Area.LEGACY, lambda: rights.examine_legacy_rights(legacy, spec.table))
     run.check("table", Area.TABLE, lambda: table.examine_table(description, spec, base_major))
-    run.check("not_carried", Area.TABLE, lambda: not_carried.examine_not_carried(legacy, spec.table))
-    run.check("replica_identity", Area.TABLE, lambda: publication.examine_publication(legacy, spec, description))
+    run.check("not_carried", Area.TABLE, lambda: table_features.examine_not_carried(legacy, spec.table))
+    run.check("replica_identity", Area.TABLE, lambda: rights.examine_publication(legacy, spec, description))
     run.check("other_writers", Area.TABLE, lambda: other_writers.examine_both(legacy, base, spec))
-    run.check("follower", Area.LEGACY, lambda: foreign_publications.examine_followers(legacy, "legacy", spec))
+    run.check("follower", Area.LEGACY, lambda: other_writers.examine_followers(legacy, "legacy", spec))
     if base is not None:
-        run.check("follower_in_base", Area.BASE, lambda: foreign_publications.examine_followers(base, "base", spec))
+        run.check("follower_in_base", Area.BASE, lambda: other_writers.examine_followers(base, "base", spec))
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:
         return  # nothing that follows makes sense; finding `control_column` says why
-    run.check("row_hash", Area.LEGACY, lambda: [rehearsal.examine_legacy_hash(legacy, description)])
+    run.check("row_hash", Area.LEGACY, lambda: [table.examine_legacy_hash(legacy, description)])
     run.check("control_values", Area.DATA, lambda: _examine_rows(run, legacy, base, subject))
     if base is None:
         return
-    run.check("updates_refused", Area.BASE, lambda: publication.examine_refused_changes(base, "base", spec))
+    run.check("updates_refused", Area.BASE, lambda: rights.examine_refused_changes(base, "base", spec))
     run.check("base_owner", Area.BASE, lambda: own_schema.examine_owners(base, description))
     before = len(run.findings)
-    run.check("types", Area.BASE, lambda: requisites.examine_types(base, description))
-    run.check("collations", Area.BASE, lambda: requisites.examine_collations(base, description))
+    run.check("types", Area.BASE, lambda: servers.examine_types(base, description))
+    run.check("collations", Area.BASE, lambda: servers.examine_collations(base, description))
     run.check("type_meaning", Area.BASE, lambda: meaning.examine_values(legacy, base, description))
-    run.check("base_table", Area.BASE, lambda: rehearsal.examine_base_table(base, subject))
+    run.check("base_table", Area.BASE, lambda: table.examine_base_table(base, subject))
     run.check("ddl_rehearsal", Area.BASE, lambda: [_rehearse(run, before, base, subject)])
 
 
@@ -143,9 +165,9 @@ def _rehearse(run: "_Run", before: int, base: Connected, subject: Subject) -> Fi
     causes = [f.code for f in run.findings[before:] if f.severity is Severity.BLOCKING]
     causes += [] if subject.description.primary_key else ["primary_key"]
     if causes:
-        return rehearsal.not_rehearsed(causes)
+        return table.not_rehearsed(causes)
     quarter = subject.plan.quarter or subject.calendar.quarter_of(subject.plan.as_of)
-    return rehearsal.rehearse(base, subject, quarter)
+    return table.rehearse(base, subject, quarter)
 
 
 def _examine_rows(run: "_Run", legacy: Connected, base: Connected | None, subject: Subject) -> list[Finding]:
@@ -155,7 +177,7 @@ def _examine_rows(run: "_Run", legacy: Connected, base: Connected | None, subjec
         run.check(
             "beyond_last_partition",
             Area.DATA,
-            lambda: runway.examine_runway(legacy, base, subject, order),
+            lambda: data.examine_runway(legacy, base, subject, order),
             severity=Severity.WARNING,
         )
     run.check("sizes", Area.WINDOW, lambda: window.examine_sizes(legacy, subject, order))
@@ -255,3 +277,112 @@ def _without_password(text: str, url: str) -> str:
     # psycopg leaves it out; a proxy's or a plug-in's message may not.
     password = conninfo_to_dict(url).get("password")
     return text.replace(str(password), "***") if password else text
+
+
+_CODE = "private_files"
+
+
+def examine_files(migration: Migration) -> list[Finding]:
+    """What this program writes is private; `.env`, files of secrets and folders that were there before may not be.
+
+    A folder that others may only go through, to a name that they know, is no finding.
+
+    Raises:
+        SettingsError: `.env` cannot be read.
+    """
+    settings = migration.settings
+    open_to_others = [*_open(settings.files_with_secrets()), *_open([settings.var, *_archive(migration)])]
+    if not open_to_others:
+        return [Finding(_CODE, Area.FILES, Severity.INFO, "no other user may read secrets, archives or var")]
+    names = ", ".join(map(str, open_to_others))
+    remedy = f"chmod o-rw {shlex.join(map(str, open_to_others))}"
+    return [Finding(_CODE, Area.FILES, Severity.WARNING, f"every user of this machine may read {names}", remedy)]
+
+
+def _archive(migration: Migration) -> Iterator[Path]:
+    """The folder of the archive, where it is one."""
+    try:
+        store = archive_store(migration)
+    except ArchiveError:
+        return  # whoever archives, or asks, is told what is wrong with the URL
+    if isinstance(store, LocalStore):
+        yield store.root
+
+
+def _open(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue  # not there, or not to be seen
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            yield path
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All findings, and the quarters that the legacy holds: none where something blocks."""
+
+    findings: list[Finding]
+    quarters: list[FiscalQuarter]
+
+
+def examine(migration: Migration, run_id: str | None = None) -> Examined:
+    """Run preflight; changes nothing but the ledger, which it creates where it may.
+
+    Raises:
+        LedgerError: The ledger is newer than this program.
+        BaseInChargeError: The base is in charge; the last preflight stays what it was, for the time after a rollback.
+    """
+    _require_something_to_migrate(migration)
+    spec, calendar, settings = migration.spec, migration.calendar, migration.settings
+    for_base, for_legacy = settings.legacy_url_for_base, settings.base_url_for_legacy
+    plan = PreflightPlan(
+        parallel_copies=settings.weeks_at_once,
+        wanted_copies=settings.parallel_copies,
+        window_hours=settings.window_hours,
+        target_gb_per_hour=settings.target_gb_per_hour,
+        as_of=migration.now(),
+        legacy_url_for_base=for_base.get_secret_value() if for_base else None,
+        base_url_for_legacy=for_legacy.get_secret_value() if for_legacy else None,
+    )
+    findings = [*run_preflight(migration.databases, spec, calendar, plan=plan), *examine_files(migration)]
+    findings = worst_first(with_acceptances(findings, _record(migration, findings, run_id)))
+    if blocking(findings):
+        return Examined(findings, [])
+    with migration.databases.session("legacy", "preflight") as legacy:
+        uncounted(legacy)
+        description = require_table(legacy, spec.table, "legacy")
+        quarters = held_quarters(legacy, description, spec, calendar)
+    return Examined(findings, quarters)
+
+
+def _require_something_to_migrate(migration: Migration) -> None:
+    try:
+        with migration.databases.session("base", "preflight") as base:
+            if not may_read_ledger(base) or not ledger_version(base):
+                return  # a finding says so; or tables that are named like the ledger's may be somebody else's
+        require_legacy(migration, "there is nothing to migrate from the legacy any more")
+    except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
+        return  # a base that is away, a standby, and a ledger that is not ours are findings
+
+
+def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:
+    """Keep the findings in the ledger; blocking ones must get there if at all possible: they are the gate.
+
+    Returns:
+        What persons have accepted. The findings are kept as they were found: an acceptance can be taken back.
+    """
+    # A ledger is made in no database that is not the base.
+    nowhere = {("reachable", Area.BASE), ("two_databases", Area.BASE)}
+    if any((finding.code, finding.area) in nowhere for finding in blocking(findings)):
+        return []
+    try:
+        with migration.databases.session("base", "preflight") as base:
+            ensure_ledger(base)
+            record_preflight(base, migration.spec.relation, findings, run_id)
+            return read_acceptances(base, migration.spec.relation)
+    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError, ServerChangedError):
+        if not blocking(findings):
+            raise  # else a finding says so already, and nothing can be written to such a base anyway
+        return []

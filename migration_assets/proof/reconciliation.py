@@ -1,5 +1,9 @@
-"""Compares a whole quarter at one cut, and looks for keys that the base has twice."""
+"""Compares a whole quarter at one cut, and looks for keys that the base has twice.
 
+The steps on one quarter, each behind its gate.
+"""
+
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,22 +16,23 @@ from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.chain import append_row
-from migration_assets.ledger.cuts import CutRecord
+from migration_assets.ledger.charge import require_legacy
 from migration_assets.ledger.definitions import seen_definitions
-from migration_assets.ledger.locks import slice_locks
-from migration_assets.ledger.proofs import Proof, changes_of, record_proof
+from migration_assets.ledger.proofs import CutRecord, Proof, changes_of, record_proof
 from migration_assets.ledger.schema import ensure_ledger
-from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.postgres.fingerprints import in_range
+from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.proof.validation import prove, require_streaming_state
-from migration_assets.stream.barred import require_not_barred
+from migration_assets.runtime import Migration
+from migration_assets.stream.buckets import require_unaltered, slice_rows, table_before_cut
 from migration_assets.stream.cut import PairedSnapshots, paired_snapshots
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.shared_out import Taken, share_out
-from migration_assets.stream.slice_rows import require_unaltered, slice_rows, table_before_cut
+from migration_assets.stream.running import require_not_barred
+from migration_assets.stream.true_up import Taken, share_out
 
 _SHOWN = 20
 
@@ -65,7 +70,7 @@ class Reconciled:
         return sum((proof.base for _, proof in self.weeks), EMPTY)
 
 
-def reconcile_quarter(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
+def reconcile(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     """Compare all weeks at one cut, several at a time, without pausing the stream; the ledger notes the result.
 
     Raises:
@@ -178,3 +183,17 @@ def _duplicates(
         )
     )
     return [DuplicateKey(str(text), tuple(values)) for text, values in found]
+
+
+log = logging.getLogger(__name__)
+
+
+def reconcile_quarter(migration: Migration, quarter: FiscalQuarter, *, run_id: str | None = None) -> Reconciled:
+    """Compare all weeks at one cut; see `reconciliation.reconcile_quarter`. A difference is a result, not an error."""
+    require_legacy(migration, "there is nothing to reconcile with, the legacy follows")
+    return retry_transient(
+        lambda: reconcile(StreamPlan.of(migration, run_id), quarter),
+        what=f"reconciliation of {quarter.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )

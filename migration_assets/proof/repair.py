@@ -6,19 +6,17 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import LedgerError
-from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fingerprint import Differences, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.ledger.cuts import CutRecord, time_held
-from migration_assets.ledger.locks import slice_lock
-from migration_assets.ledger.proofs import Proof, record_proof
-from migration_assets.ledger.pruning import hold_images
+from migration_assets.ledger.proofs import CutRecord, Proof, record_proof, time_held
+from migration_assets.ledger.schema import hold_images
 from migration_assets.ledger.slices import (
     SliceRecord,
     begin_attempt,
     end_attempt,
     note_failure,
+    slice_lock,
 )
 from migration_assets.ledger.stream import keep_at_rest
 from migration_assets.postgres.sessions import Connected
@@ -31,7 +29,7 @@ from migration_assets.proof.validation import (
     require_under_cdc,
 )
 from migration_assets.quarters.own_writes import own_writes
-from migration_assets.stream.buckets import SliceRows
+from migration_assets.stream.buckets import SliceRows, same_table, slice_rows
 from migration_assets.stream.cut import paused_stream
 from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.repair_records import (
@@ -41,7 +39,6 @@ from migration_assets.stream.repair_records import (
     require_no_others,
     require_put_back,
 )
-from migration_assets.stream.slice_rows import same_table, slice_rows
 from migration_assets.stream.true_up import chunks, delete_rows, true_up
 
 # Whole rows, in memory and in one message.

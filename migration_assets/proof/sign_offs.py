@@ -12,7 +12,6 @@ from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.evidence_chain import ChainKind
 from migration_assets.domain.fingerprint import METHOD
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.freshness import LastValidation, changes_since
 from migration_assets.domain.sign_off import (
     Approval,
     CutFacts,
@@ -23,14 +22,13 @@ from migration_assets.domain.sign_off import (
     WeekFacts,
 )
 from migration_assets.domain.sign_off_evidence import SignedOff, sign, why_void
-from migration_assets.domain.slice_state import SliceState, require_transition
+from migration_assets.domain.states import LastValidation, SliceState, changes_since, require_slice_transition
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.chain import append_row, hold_chain
 from migration_assets.ledger.definitions import altered_since
-from migration_assets.ledger.locks import slice_locks
-from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.ledger.stream import read_stream, stream_lock
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf
 from migration_assets.postgres.sessions import Connected, require_row
 
 
@@ -118,7 +116,7 @@ def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -
     for facts in weeks:
         if facts.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED}:
             continue  # signed before, and nothing happened since
-        require_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
+        require_slice_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
         base.execute(
             "UPDATE migration.slices SET state = 'signed_off', updated_at = clock_timestamp()"
             " WHERE relation = %s AND quarter = %s AND week = %s",

@@ -1,36 +1,26 @@
-"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing."""
+"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing.
 
+Whose turn it is to be validated: oldest proof first, as many weeks as the budget of rows allows. Pure.
+"""
+
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from migration_assets.domain.definitions import Definitions
-from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import SliceMismatchError, SliceStateError
-from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fingerprint import Differences, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.ledger.cuts import CutRecord
 from migration_assets.ledger.definitions import seen_definitions
-from migration_assets.ledger.locks import slice_lock
-from migration_assets.ledger.proofs import (
-    Proof,
-    Purpose,
-    changes_of,
-    record_proof,
-)
-from migration_assets.ledger.slices import (
-    SliceRecord,
-    begin_attempt,
-    end_attempt,
-    note_failure,
-    read_slice,
-)
+from migration_assets.ledger.proofs import CutRecord, Proof, Purpose, changes_of, record_proof
+from migration_assets.ledger.slices import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice, slice_lock
 from migration_assets.postgres.sessions import Connected, Timeouts
-from migration_assets.stream.barred import require_not_barred
-from migration_assets.stream.buckets import SliceRows, compare
+from migration_assets.stream.buckets import SliceRows, compare, require_unaltered, slice_rows, table_before_cut
 from migration_assets.stream.cut import paired_snapshots
 from migration_assets.stream.differences import look
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.slice_rows import require_unaltered, slice_rows, table_before_cut
+from migration_assets.stream.running import require_not_barred
 
 
 @dataclass(frozen=True)
@@ -158,3 +148,35 @@ def require_streaming_state(record: SliceRecord) -> None:
             state_left="nothing was touched",
             next_step=f"materialize change_stream for {record.week.quarter.key} first",
         )
+
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A week under CDC; `busy` where somebody works on it now, or a run for it is on its way."""
+
+    week: FiscalWeek
+    rows: int
+    validated_at: datetime | None
+    busy: bool = False
+
+
+def next_in_turn(candidates: Iterable[Candidate], *, budget_rows: int) -> list[FiscalWeek]:
+    """The weeks to validate now, never validated ones first.
+
+    The order is kept to: a week that does not fit is waited for and not passed by smaller ones. One that is larger
+    than the whole budget has a turn of its own, or it would never have one.
+    """
+    waiting = sorted(
+        (one for one in candidates if not one.busy), key=lambda one: (one.validated_at or _NEVER, one.week)
+    )
+    chosen: list[FiscalWeek] = []
+    left = budget_rows
+    for one in waiting:
+        if chosen and one.rows > left:
+            break
+        chosen.append(one.week)
+        left -= one.rows
+    return chosen

@@ -6,9 +6,8 @@ import psycopg
 from psycopg import sql
 
 from migration_assets.domain.errors import PartitionError
-from migration_assets.domain.leaf_names import MAX_IDENTIFIER_BYTES
 from migration_assets.domain.table_description import Column, Drawn, Index, TableDescription, column_differences
-from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_identifiers
+from migration_assets.domain.table_spec import MAX_IDENTIFIER_BYTES, QualifiedName, TableSpec, parse_identifiers
 from migration_assets.domain.user_types import UserType
 from migration_assets.postgres.catalogue import describe_table
 from migration_assets.postgres.server_messages import told

@@ -22,7 +22,7 @@ from psycopg import errors, sql
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.own_objects import ledger_has
 from migration_assets.ledger.session_locks import take_turn_at_partitions
-from migration_assets.postgres.other_sessions import writers_of
+from migration_assets.postgres.activity import writers_of
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.sql_text import table_name

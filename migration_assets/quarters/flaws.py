@@ -4,10 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.domain.leaf_names import leaf_name, parse_leaf_name, parse_quarter_table_name, quarter_table_name
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.domain.stream_thresholds import Severity
-from migration_assets.domain.table_spec import TableSpec
+from migration_assets.domain.samples import Severity
+from migration_assets.domain.states import SliceState
+from migration_assets.domain.table_spec import (
+    TableSpec,
+    leaf_name,
+    parse_leaf_name,
+    parse_quarter_table_name,
+    quarter_table_name,
+)
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.postgres.catalogue import describe_table
 from migration_assets.postgres.sessions import Connected

@@ -8,10 +8,9 @@ from psycopg import errors, sql
 
 from migration_assets.domain.errors import PartitionError
 from migration_assets.domain.fiscal_calendar import ControlKind, FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.domain.leaf_names import leaf_name, quarter_table_name
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, leaf_name, quarter_table_name
 from migration_assets.ledger.session_locks import take_turn_at_partitions
 from migration_assets.ledger.slices import read_slices, register_slices
 from migration_assets.postgres.server_messages import told

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.leaf_names import parse_leaf_name, quarter_table_name
 from migration_assets.domain.runway import Places
-from migration_assets.domain.slice_state import SliceState, require_transition
-from migration_assets.domain.stream_sample import Drift, ProblemCode
-from migration_assets.domain.table_spec import QualifiedName, TableSpec
+from migration_assets.domain.samples import Drift, ProblemCode
+from migration_assets.domain.states import SliceState, require_slice_transition
+from migration_assets.domain.table_spec import QualifiedName, TableSpec, parse_leaf_name, quarter_table_name
 from migration_assets.ledger.charge import is_base_in_charge
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.ledger.stream import read_stream
@@ -196,7 +195,7 @@ def note_lost_rows(
     lost = [record for record in read_slices(base, spec.relation, quarter) if record.under_cdc and record.leaf in made]
     for record in lost:
         if record.state is not SliceState.STREAMING:
-            require_transition(record.state, SliceState.STREAMING, where=record.week.key)
+            require_slice_transition(record.state, SliceState.STREAMING, where=record.week.key)
         base.execute(
             "UPDATE migration.slices SET state = %s, validated_equal = false, changed_at = statement_timestamp(),"
             " updated_at = clock_timestamp() WHERE lock_key = %s",

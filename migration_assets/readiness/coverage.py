@@ -1,20 +1,78 @@
-"""Examines whether every quarter that holds rows is signed off, and whether that still stands and is fresh."""
+"""Examines whether every quarter that holds rows is signed off, and whether that still stands and is fresh.
+
+Examines whether the legacy holds rows that no week of the base has: before, between, beyond, NULL, infinite.
+
+What ANALYZE last saw of the control column: all that is known of it where reading would take too long.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
 
 from psycopg import errors, sql
 
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.freshness import Freshness
+from migration_assets.domain.fiscal_calendar import ControlKind, FiscalQuarter
+from migration_assets.domain.states import Freshness, SliceState
+from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.ledger.definitions import altered_since, table_states
 from migration_assets.ledger.slices import SliceRecord, read_slices
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf
+from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import require_row
-from migration_assets.preflight.wording import info, listed, milliseconds
+from migration_assets.postgres.sql_text import raw_sql
+from migration_assets.preflight.plan import info, listed, milliseconds
 from migration_assets.proof.sign_offs import last_validation, read_sign_off
 from migration_assets.quarters.legacy_weeks import held_quarters
 from migration_assets.quarters.runway import attached_leaves, read_partitions
-from migration_assets.readiness.known_values import values_in_statistics
-from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.rules import Sides
+from migration_assets.stream.uncovered import Place, count_in, places_without, remedy_of
+
+_TYPES = {ControlKind.TIMESTAMPTZ: "timestamptz", ControlKind.TIMESTAMP: "timestamp", ControlKind.DATE: "date"}
+
+
+def sampled_values(sides: Sides, condition: sql.Composable) -> tuple[int, int]:
+    """How many values ANALYZE kept of the legacy's column, and how many of them meet `condition` on `v`."""
+    kind = sides.of_legacy.control_kind(sides.spec.control_column)
+    row = sides.legacy.execute(
+        sql.SQL(
+            "SELECT count(*), count(*) FILTER (WHERE {condition}) FROM pg_stats s,"
+            " unnest(coalesce(s.histogram_bounds::text::{type}[], '{{}}')"
+            " || coalesce(s.most_common_vals::text::{type}[], '{{}}')) AS v"
+            " WHERE s.schemaname = {schema} AND s.tablename = {table} AND s.attname = {column}"
+        ).format(
+            condition=condition,
+            type=raw_sql(_TYPES[kind]),
+            schema=sql.Literal(sides.spec.table.schema),
+            table=sql.Literal(sides.spec.table.name),
+            column=sql.Literal(sides.spec.control_column),
+        )
+    ).fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+def values_in_statistics(sides: Sides) -> list[datetime]:
+    """Finite values that ANALYZE kept, as instants of the calendar's zone."""
+    kind = sides.of_legacy.control_kind(sides.spec.control_column)
+    rows = sides.legacy.execute(
+        sql.SQL(
+            "SELECT v FROM pg_stats s, unnest(coalesce(s.histogram_bounds::text::{type}[], '{{}}')"
+            " || coalesce(s.most_common_vals::text::{type}[], '{{}}')) AS v"
+            " WHERE s.schemaname = {schema} AND s.tablename = {table} AND s.attname = {column}"
+            " AND v > '0002-01-01' AND v < '9998-01-01'"
+        ).format(
+            type=raw_sql(_TYPES[kind]),
+            schema=sql.Literal(sides.spec.table.schema),
+            table=sql.Literal(sides.spec.table.name),
+            column=sql.Literal(sides.spec.control_column),
+        )
+    ).fetchall()
+    return [_instant(row[0], sides) for row in rows]
+
+
+def _instant(value: date, sides: Sides) -> datetime:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=sides.calendar.zone)
+    return datetime.combine(value, time(), tzinfo=sides.calendar.zone)
 
 
 def examine_sign_offs(sides: Sides) -> list[Finding]:
@@ -103,3 +161,75 @@ def _fresh(sides: Sides, quarter: FiscalQuarter, records: list[SliceRecord]) -> 
     evidence = f"{quarter.key}: {len(stale)} of {len(covered)} weeks under CDC are not fresh: {listed(stale)}"
     remedy = f"migration-assets validate {quarter.key} (or the schedule ongoing_validation)"
     return [Finding("weeks_fresh", Area.DATA, Severity.BLOCKING, evidence, remedy)]
+
+
+_CODE = "rows_outside"
+
+
+def covered(record: SliceRecord) -> bool:
+    """Whether the slice's rows are accounted for: followed, or left the stream with an archive."""
+    left = record.state is SliceState.ARCHIVED and record.released_at is not None
+    return record.under_cdc or left or record.state is SliceState.RETIRED
+
+
+def examine_outside(sides: Sides) -> list[Finding]:
+    """Exact where an index begins with the control column; else an estimate, which says so."""
+    weeks = [record.week for record in read_slices(sides.base, sides.spec.relation) if covered(record)]
+    if not weeks:
+        remedy = "bring the quarters under CDC: materialize migrated_slice, then change_stream"
+        return [Finding(_CODE, Area.DATA, Severity.BLOCKING, "no week is under CDC, archived or retired", remedy)]
+    kind = sides.of_legacy.control_kind(sides.spec.control_column)
+    places = places_without(sides.calendar.bound_values(week, kind) for week in weeks)
+    order = read_physical_order(sides.legacy, sides.spec.table, sides.spec.control_column)
+    if order.control_index is None:
+        return _estimated(sides, places)
+    try:
+        with sides.legacy.transaction(force_rollback=True):
+            sides.legacy.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('enable_seqscan', 'off', true)",
+                [milliseconds(sides.plan.scan_seconds)],
+            )
+            found = count_in(sides.legacy, sides.spec, places)
+    except errors.QueryCanceled:
+        remedy = f"raise the time for it, or find out why index {order.control_index} does not help"
+        evidence = f"not known: counting took longer than {sides.plan.scan_seconds:g} s"
+        return [Finding(_CODE, Area.DATA, Severity.BLOCKING, evidence, remedy)]
+    by = f"exactly, by index {order.control_index}"
+    findings = [
+        Finding(
+            _CODE,
+            Area.DATA,
+            Severity.BLOCKING,
+            f"{one} (counted {by})",
+            remedy_of(sides.spec, one.place),
+        )
+        for one in found
+    ]
+    return findings or [info(_CODE, Area.DATA, f"every row lies in a week of the base (counted {by})")]
+
+
+def _estimated(sides: Sides, places: Iterable[Place]) -> list[Finding]:
+    column = quote_identifier(sides.spec.control_column)
+    index = f"CREATE INDEX CONCURRENTLY ON {sides.spec.table} ({column}); -- then they are counted exactly"
+    kept, seen = 0, list[tuple[Place, int]]()
+    for place in places:
+        kept, hits = sampled_values(sides, place.condition)
+        if hits:
+            seen.append((place, hits))
+    basis = f"an estimate by statistics, since no index begins with {column}"
+    if not kept:
+        evidence = f"not known: no index begins with {column}, and the legacy's table was never analyzed"
+        return [Finding(_CODE, Area.DATA, Severity.BLOCKING, evidence, f"ANALYZE {sides.spec.table}; or {index}")]
+    if seen:
+        return [
+            Finding(
+                _CODE,
+                Area.DATA,
+                Severity.BLOCKING,
+                f"rows {place.name}: {hits} of the {kept} values that ANALYZE kept ({basis})",
+                remedy_of(sides.spec, place),
+            )
+            for place, hits in seen
+        ]
+    evidence = f"none of the {kept} values that ANALYZE kept lies outside ({basis}: a few rows may)"
+    return [Finding(_CODE, Area.DATA, Severity.WARNING, evidence, index)]

@@ -1,33 +1,144 @@
-"""Readiness for the cutover, for whoever asks: the databases, the stream, and what came late."""
+"""Readiness for the cutover, for whoever asks: the databases, the stream, and what came late.
+
+Runs every examination; what one of them cannot do is a finding, and never keeps the others from running.
+
+A person accepts a finding that blocks, or takes that back.
+"""
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import psycopg
 
 from migration_assets.cutover.comparing import to_compare
-from migration_assets.cutover.cutover_planning import cutover_plan
-from migration_assets.cutover.estimate import (
-    estimate_comparison,
-    in_time,
-    told,
-    ways_out,
-)
-from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.cutover.estimate import estimate_comparison, in_time, told, ways_out
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.domain.errors import MigrationError, ServerChangedError
-from migration_assets.domain.findings import Area, Finding, Severity, blocking, with_acceptances, worst_first
-from migration_assets.domain.freshness import instant_text
-from migration_assets.domain.readiness import ReadinessPlan, stream_findings
-from migration_assets.ledger.acceptances import read_acceptances
+from migration_assets.domain.findings import (
+    Acceptance,
+    Area,
+    Finding,
+    Severity,
+    blocking,
+    with_acceptances,
+    worst_first,
+)
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.states import CutoverKind, instant_text
+from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.charge import base_in_charge_since
-from migration_assets.ledger.schema import ensure_ledger
-from migration_assets.preflight.wording import error_text, info
-from migration_assets.readiness.run import examine_readiness
+from migration_assets.ledger.preflights import (
+    latest_preflight,
+    read_acceptances,
+    record_acceptance,
+    withdraw_acceptance,
+)
+from migration_assets.ledger.schema import ensure_ledger, require_ledger
+from migration_assets.postgres.catalogue import require_table
+from migration_assets.postgres.sessions import Databases, Timeouts, uncounted
+from migration_assets.preflight.other_writers import examine_both, examine_followers, examine_foreign_publications
+from migration_assets.preflight.own_schema import examine_own_schema
+from migration_assets.preflight.plan import error_text, info
+from migration_assets.preflight.rights import examine_refused_changes
+from migration_assets.preflight.servers import compare_servers
+from migration_assets.readiness import coverage, reverse_stream, rights, servers, structure
+from migration_assets.readiness.rules import ReadinessPlan, Sides, stream_findings
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.runtime import Migration
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.watch.observation import observe
+from migration_assets.watch.watching import observe
+
+Examination = Callable[[Sides], list[Finding]]
+_TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
+
+
+def _server_pair(sides: Sides) -> list[Finding]:
+    # Its time zone is that of our own sessions' server default; `server_settings` looks at the applications'.
+    return [one for one in compare_servers(sides.legacy, sides.base) if one.code != "time_zone"]
+
+
+def _refused_changes(sides: Sides) -> list[Finding]:
+    return [
+        *examine_refused_changes(sides.legacy, "legacy", sides.spec),
+        *examine_refused_changes(sides.base, "base", sides.spec),
+    ]
+
+
+def _own_schemas(sides: Sides) -> list[Finding]:
+    return [*examine_own_schema(sides.legacy, "legacy"), *examine_own_schema(sides.base, "base")]
+
+
+def _foreign_publications(sides: Sides) -> list[Finding]:
+    return [
+        *examine_foreign_publications(sides.legacy, "legacy"),
+        *examine_foreign_publications(sides.base, "base"),
+        *examine_followers(sides.legacy, "legacy", sides.spec),
+        *examine_followers(sides.base, "base", sides.spec),
+    ]
+
+
+EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
+    "sign_offs": (Area.DATA, coverage.examine_sign_offs),
+    "rows_outside": (Area.DATA, coverage.examine_outside),
+    "sequences": (Area.TABLE, structure.examine_sequences),
+    "structure": (Area.TABLE, structure.examine_structure),
+    "other_writers": (Area.TABLE, lambda sides: examine_both(sides.legacy, sides.base, sides.spec)),
+    "updates_refused": (Area.TABLE, _refused_changes),
+    "foreign_publication": (Area.LEGACY, _foreign_publications),
+    "own_schema": (Area.LEGACY, _own_schemas),
+    "grants": (Area.BASE, rights.examine_grants),
+    "reverse_stream": (Area.BASE, reverse_stream.examine_reverse),
+    "statistics": (Area.BASE, structure.examine_statistics),
+    "activity": (Area.BASE, servers.examine_activity),
+    "settings": (Area.BASE, servers.examine_settings),
+    "lock_table": (Area.BASE, servers.examine_lock_table),
+    "server_pair": (Area.BASE, _server_pair),
+    "extensions": (Area.BASE, structure.examine_extensions),
+}
+
+
+def examine_readiness(
+    databases: Databases, spec: TableSpec, calendar: FiscalCalendar, plan: ReadinessPlan
+) -> list[Finding]:
+    """Everything but the stream and late bookings, which are looked at elsewhere. Changes nothing.
+
+    Never raises for what it finds, nor for a side that is away: that is the blocking finding `reachable`.
+    """
+    findings: list[Finding] = []
+    try:
+        with (
+            databases.session("legacy", "readiness", _TIMEOUTS) as legacy,
+            databases.session("base", "readiness", _TIMEOUTS) as base,
+        ):
+            for connection in (legacy, base):
+                connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")
+            uncounted(legacy)
+            of_legacy = require_table(legacy, spec.table, "legacy")
+            of_base = require_table(base, spec.table, "base")
+            sides = Sides(legacy, base, spec, calendar, plan, of_legacy, of_base)
+            for code, (area, examine) in EXAMINATIONS.items():
+                findings += _attempted(code, area, examine, sides)
+    except (psycopg.OperationalError, MigrationError) as error:
+        remedy = (
+            error.next_step
+            if isinstance(error, MigrationError) and error.next_step
+            else "see `migration-assets preflight`"
+        )
+        findings.append(Finding("reachable", Area.BASE, Severity.BLOCKING, error_text(error), remedy))
+    return findings
+
+
+def _attempted(code: str, area: Area, examine: Examination, sides: Sides) -> list[Finding]:
+    try:
+        return examine(sides)
+    except (psycopg.Error, MigrationError, ValueError) as error:
+        if sides.legacy.broken or sides.base.broken:
+            raise
+        evidence = f"could not be examined: {error_text(error)}"
+        return [Finding(code, area, Severity.BLOCKING, evidence, "mend what the message says, then look again")]
+
 
 log = logging.getLogger(__name__)
 
@@ -123,3 +234,72 @@ def _late(migration: Migration) -> list[Finding]:
         )
         for one in late
     ]
+
+
+class AcceptanceError(MigrationError):
+    """What was to be accepted is no finding that can be accepted; nothing was changed."""
+
+
+def accept_finding(
+    migration: Migration, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
+) -> None:
+    """Go on in spite of this one finding about this one thing, from now on, as long as it stays what it was then.
+
+    Args:
+        migration: Which migration.
+        code: The finding's code, e.g. `incoming_foreign_key`.
+        subject: The name of the thing, as the finding prints it.
+        by: Who answers for it.
+        reason: Why it may be so.
+        run_id: Noted in the chain of evidence.
+
+    Raises:
+        AcceptanceError: Neither the newest preflight nor readiness has such a finding; lists those that they have.
+    """
+    if not by.strip() or not reason.strip():
+        raise AcceptanceError("a name and a reason are needed", state_left="nothing was changed", next_step="give both")
+    relation = migration.spec.relation
+    with migration.databases.session("base", "accept") as base:
+        ensure_ledger(base)
+        latest = latest_preflight(base, relation)
+    offered = _offered(latest[1] if latest else [])
+    if (code, subject) not in offered:
+        offered |= _offered(examine_cutover(migration).findings)
+    if (code, subject) not in offered:
+        listed = "; ".join(f"{one} {about}" for one, about in offered) or "nothing at present"
+        raise AcceptanceError(
+            f"no finding {code} about {subject} waits to be accepted. What does: {listed}",
+            where=relation,
+            state_left="nothing was changed",
+            next_step="run `migration-assets preflight` and `migration-assets readiness`, and copy code and name",
+        )
+    with migration.databases.session("base", "accept") as base:
+        record_acceptance(base, relation, offered[code, subject], by=by.strip(), reason=reason.strip(), run_id=run_id)
+
+
+def withdraw(migration: Migration, code: str, subject: str) -> None:
+    """Take an acceptance back: from the next look on the finding blocks again.
+
+    Raises:
+        AcceptanceError: It was never accepted.
+    """
+    with migration.databases.session("base", "accept") as base:
+        ensure_ledger(base)
+        if not withdraw_acceptance(base, migration.spec.relation, code, subject):
+            raise AcceptanceError(
+                f"{code} about {subject} was not accepted",
+                where=migration.spec.relation,
+                state_left="nothing was changed",
+                next_step="`migration-assets accept` lists what was",
+            )
+
+
+def accepted(migration: Migration) -> list[Acceptance]:
+    """What is accepted now, the oldest first."""
+    with migration.databases.session("base", "accept") as base:
+        require_ledger(base)
+        return read_acceptances(base, migration.spec.relation)
+
+
+def _offered(findings: "list[Finding] | tuple[Finding, ...]") -> dict[tuple[str, str], Finding]:
+    return {(finding.code, finding.subject): finding for finding in findings if finding.acceptable}

@@ -9,11 +9,11 @@ from migration_assets.domain.table_description import identity_statement
 from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
 from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.sessions import Connected, Side, require_row
+from migration_assets.preflight.plan import info, judge, listed
 from migration_assets.preflight.servers import version_of
-from migration_assets.preflight.wording import info, judge, listed
 from migration_assets.quarters.own_writes import grant_silence, what_fires
-from migration_assets.readiness.sides import Sides
-from migration_assets.stream.worker_settings import examine_applying, examine_sending
+from migration_assets.readiness.rules import Sides
+from migration_assets.stream.way import examine_applying, examine_sending
 
 _SUBSCRIPTION_ROLE_SINCE = 16
 _ORIGINS_SETTING_SINCE = 18

@@ -5,23 +5,20 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from migration_assets.cutover import machine, watching
-from migration_assets.cutover.cutover_planning import cutover_plan
-from migration_assets.cutover.plan import CutoverPlan, OnState
-from migration_assets.cutover.reverse_health import ReverseHealth, look_at_reverse
-from migration_assets.cutover.watching import HeldWrites
+from migration_assets.cutover import machine, writes
+from migration_assets.cutover.observing import ReverseHealth, look_at_reverse
+from migration_assets.cutover.plan import CutoverPlan, OnState, cutover_plan
+from migration_assets.cutover.writes import HeldWrites
 from migration_assets.domain.confirmation import Deed, GivenCode
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState, SideName
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.findings import Finding, blocking
-from migration_assets.ledger.confirmations import Confirmation, Examined, give_code
-from migration_assets.ledger.cutover_facts import in_charge, read_cutover_facts
+from migration_assets.domain.states import BEFORE_OPEN, CutoverError, CutoverKind, CutoverState, SideName
+from migration_assets.ledger.charge import in_charge, read_cutover_facts
+from migration_assets.ledger.confirmations import Confirmation, Examined, examined_sides, give_code
 from migration_assets.ledger.cutovers import CutoverRecord, read_cutovers, unfinished_cutover
-from migration_assets.ledger.examined_sides import examined_sides
-from migration_assets.ledger.schema import ensure_ledger, require_ledger
-from migration_assets.ledger.upgrading import prepare_ledger
+from migration_assets.ledger.schema import ensure_ledger, prepare_ledger, require_ledger
 from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
-from migration_assets.postgres.interrupts import interruptible
+from migration_assets.postgres.retries import interruptible
 from migration_assets.postgres.server_messages import told
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.runtime import Migration
@@ -193,14 +190,14 @@ def _run(
 
 def _settled(plan: CutoverPlan) -> str:
     try:
-        return watching.release_writes(plan)
+        return writes.release_writes(plan)
     except (psycopg.Error, MigrationError):
         return _who_writes(plan)
 
 
 def _who_writes(plan: CutoverPlan) -> str:
     try:
-        held = watching.writes_held(plan)
+        held = writes.writes_held(plan)
     except psycopg.Error:
         return "it is not known whether writes are accepted: neither side can be asked"
     return "writes are accepted as before" if held is None else f"{held.what}. {held.next_step}"
@@ -291,17 +288,17 @@ def broken_keys(migration: Migration, rollback: int | None = None) -> list[str]:
 
 def writes_held(migration: Migration) -> HeldWrites | None:
     """Whether the side that writes belong to refuses them, and how to release it; for alerts."""
-    return watching.writes_held(cutover_plan(migration))
+    return writes.writes_held(cutover_plan(migration))
 
 
 def release_writes(migration: Migration, run_id: str | None = None) -> str:
     """After a cutover died: what is open stays open, else it is undone; see `watching.release_writes`."""
-    return watching.release_writes(cutover_plan(migration, run_id))
+    return writes.release_writes(cutover_plan(migration, run_id))
 
 
 def hold_again(migration: Migration) -> str:
     """While the base is in charge: nobody writes to the legacy any more; see `watching.hold_again`."""
-    return watching.hold_again(cutover_plan(migration))
+    return writes.hold_again(cutover_plan(migration))
 
 
 def side_in_charge(migration: Migration) -> SideName:

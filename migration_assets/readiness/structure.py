@@ -1,16 +1,27 @@
-"""Compares what hangs on the table: indexes, constraints, defaults, and all that preflight said is not carried."""
+"""Compares what hangs on the table: indexes, constraints, defaults, and all that preflight said is not carried.
+
+Examines whether the base has the extensions that the legacy's table rests on, in versions that fit.
+
+Examines whether the base's planner knows the table: leaves and, which nobody but a person analyzes, the root.
+
+Examines sequences and identities: known on both sides, and with room for what the cutover will set them to.
+"""
 
 from collections.abc import Iterator
 
+from psycopg import sql
+
+from migration_assets.cutover.sequences import Counterpart, SequenceState, counterparts, next_start, read_sequence
 from migration_assets.domain.findings import Area, Finding, Severity
-from migration_assets.domain.table_description import Index, column_differences, structure_differences
-from migration_assets.domain.table_features import BY_KIND, Fate
-from migration_assets.domain.table_spec import quote_identifier
+from migration_assets.domain.table_description import Drawn, Index, column_differences, structure_differences
+from migration_assets.domain.table_spec import parse_identifiers, quote_identifier
 from migration_assets.postgres.foreign_keys import count_orphans, last_orphans, read_foreign_keys
-from migration_assets.preflight.not_carried import judge_features
-from migration_assets.preflight.table_features import Hanging, read_features
-from migration_assets.preflight.wording import info, listed
-from migration_assets.readiness.sides import Sides
+from migration_assets.postgres.sessions import require_row
+from migration_assets.postgres.sql_text import table_name
+from migration_assets.postgres.untrusted import bodies
+from migration_assets.preflight.plan import info, listed
+from migration_assets.preflight.table_features import BY_KIND, Fate, Hanging, judge_features, read_features
+from migration_assets.readiness.rules import Sides
 
 
 def examine_structure(sides: Sides) -> list[Finding]:
@@ -180,3 +191,222 @@ def _is_to_be_accepted(one: Hanging) -> bool:
 def _is_judged_here(one: Hanging) -> bool:
     """What hangs on types and parents was blocking before the migration began; rights have a look of their own."""
     return one.kind not in BY_KIND or BY_KIND[one.kind].readiness is not None
+
+
+# Whatever the table, its defaults, constraints, indexes and triggers depend on, and what that depends on in turn
+# (a domain over a type, an operator class of an access method), as far as it is an extension's.
+_NEEDED = """
+WITH RECURSIVE parts(classid, objid) AS (
+    SELECT 'pg_class'::regclass::oid, to_regclass(%(table)s)::oid
+    UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = to_regclass(%(table)s)
+    UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = to_regclass(%(table)s)
+    UNION SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = to_regclass(%(table)s)
+    UNION SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s)
+), needed(classid, objid) AS (
+    SELECT classid, objid FROM parts
+    UNION
+    SELECT d.refclassid, d.refobjid FROM needed n JOIN pg_depend d ON d.classid = n.classid AND d.objid = n.objid
+    WHERE d.deptype IN ('n', 'a', 'i') AND d.refclassid IN ('pg_type'::regclass, 'pg_proc'::regclass,
+          'pg_opclass'::regclass, 'pg_opfamily'::regclass, 'pg_operator'::regclass, 'pg_am'::regclass,
+          'pg_collation'::regclass, 'pg_class'::regclass, 'pg_language'::regclass)
+)
+SELECT DISTINCT e.extname::text, e.extversion, ns.nspname::text
+FROM needed n JOIN pg_depend d ON d.classid = n.classid AND d.objid = n.objid AND d.deptype = 'e'
+JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+JOIN pg_namespace ns ON ns.oid = e.extnamespace
+ORDER BY 1
+"""
+
+
+def examine_extensions(sides: Sides) -> list[Finding]:
+    """Missing ones block; another version is told."""
+    needed = sides.legacy.execute(_NEEDED, {"table": str(sides.spec.table)}).fetchall()
+    there = dict(sides.base.execute("SELECT extname::text, extversion FROM pg_extension").fetchall())
+    findings: list[Finding] = []
+    for name, version, schema in needed:
+        quoted = quote_identifier(name)
+        if name not in there:
+            remedy = f"in the base: CREATE EXTENSION {quoted} SCHEMA {quote_identifier(schema)};"
+            evidence = f"the legacy's table rests on extension {name} {version}, and the base does not have it"
+            findings.append(Finding("extension_missing", Area.BASE, Severity.BLOCKING, evidence, remedy))
+        elif there[name] != version:
+            remedy = f"see {name}'s notes between the two; ALTER EXTENSION {quoted} UPDATE; on the older side"
+            evidence = f"extension {name} is {version} in the legacy, {there[name]} in the base"
+            findings.append(Finding("extension_version", Area.BASE, Severity.WARNING, evidence, remedy))
+    if not findings:
+        names = listed(row[0] for row in needed) or "no extension"
+        findings.append(
+            info("extensions", Area.BASE, f"the legacy's table rests on {names}; the base has what it needs")
+        )
+    return findings
+
+
+_STALE = 0.2
+_FEW_ROWS = 1_000
+
+# reltuples is -1 until the first ANALYZE or VACUUM; unlike the counters it survives a crash.
+_QUERY = """
+SELECT t.relid::regclass::text, t.level, t.isleaf, c.reltuples, coalesce(s.n_mod_since_analyze, 0),
+       c.relpages, pg_relation_size(c.oid),
+       EXISTS (SELECT FROM pg_statistic p WHERE p.starelid = c.oid AND p.stainherit)
+FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class c ON c.oid = t.relid
+LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+ORDER BY t.level, 1
+"""
+_NO_STATISTICS_TABLE = _QUERY.replace(
+    "EXISTS (SELECT FROM pg_statistic p WHERE p.starelid = c.oid AND p.stainherit)", "c.reltuples >= 0"
+)
+
+
+def examine_statistics(sides: Sides) -> list[Finding]:
+    """Stale where a fifth was changed since ANALYZE last looked."""
+    may = sides.base.execute("SELECT has_table_privilege('pg_statistic', 'SELECT')").fetchone()
+    query = _QUERY if may and may[0] else _NO_STATISTICS_TABLE
+    rows = sides.base.execute(query.encode(), [str(sides.spec.table)]).fetchall()
+    table = sides.spec.table
+    findings: list[Finding] = []
+    leaves = [row for row in rows if row[2]]
+    filled = [row for row in leaves if row[6] > 0]
+    root = next((row for row in rows if row[1] == 0), None)
+    if filled and root is not None and (root[3] < 0 or not root[7]):
+        evidence = f"the root {table} was never analyzed: autovacuum never does, and plans over weeks are guesses"
+        findings.append(
+            Finding("root_analyzed", Area.BASE, Severity.BLOCKING, evidence, f"in the base: ANALYZE {table};")
+        )
+    never = [row[0] for row in filled if row[3] < 0]
+    if never:
+        evidence = f"{len(never)} of {len(filled)} filled leaves were never analyzed: {listed(never)}"
+        remedy = "in the base: " + " ".join(f"ANALYZE {name};" for name in never)
+        findings.append(Finding("leaves_analyzed", Area.BASE, Severity.BLOCKING, evidence, remedy))
+    stale = [row[0] for row in filled if row[3] >= 0 and row[4] > max(_FEW_ROWS, row[3] * _STALE)]
+    if stale:
+        evidence = f"over {_STALE:.0%} of {len(stale)} leaves changed since they were analyzed: {listed(stale)}"
+        remedy = "in the base: " + " ".join(f"ANALYZE {name};" for name in stale)
+        findings.append(Finding("leaves_stale", Area.BASE, Severity.WARNING, evidence, remedy))
+    if not findings:
+        findings.append(info("statistics", Area.BASE, f"the root and all {len(filled)} filled leaves are analyzed"))
+    return findings
+
+
+_CODE = "sequences"
+_ROOM = 0.9
+
+
+# Defaults of other tables that draw from the same sequence.
+_SHARED = """
+SELECT DISTINCT c.oid::regclass::text FROM pg_depend d
+JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid JOIN pg_class c ON c.oid = a.adrelid
+WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%s) AND c.oid <> to_regclass(%s) ORDER BY 1
+"""
+
+
+def examine_sequences(sides: Sides) -> list[Finding]:
+    """One finding for each sequence that new rows draw from, in whatever way."""
+    findings: list[Finding] = []
+    for one in counterparts(sides.base, sides.of_legacy, sides.of_base):
+        findings += [_examine(sides, one), *_shared(sides, one), *_by_trigger(one)]
+    findings += [_unknown(sides, name) for name in sides.of_legacy.unknown_draws]
+    return findings or [info(_CODE, Area.TABLE, "no column draws from a sequence")]
+
+
+def _shared(sides: Sides, one: Counterpart) -> list[Finding]:
+    rows = sides.legacy.execute(_SHARED, [one.source, str(sides.spec.table)]).fetchall()
+    if not rows:
+        return []
+    evidence = (
+        f"{one.source} fills {_filled(one)}, and columns of {listed(str(row[0]) for row in rows)}: after"
+        f" the cutover each database gives keys from its own, which begin only {sides.plan.sequence_margin} keys apart"
+    )
+    remedy = (
+        "where keys must stay unique across these tables, give them ranges far apart: raise"
+        " MIGRATION_CUTOVER_SEQUENCE_MARGIN beyond what the other tables will ever need"
+    )
+    return [Finding("shared_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
+
+
+def _by_trigger(one: Counterpart) -> list[Finding]:
+    if any(use.how is not Drawn.TRIGGER for use in one.uses):
+        return []
+    evidence = (
+        f"{one.source} is drawn from by trigger function {one.uses[0].via}: the cutover sets it, and cannot try its"
+        " next key as it does with a default's"
+    )
+    remedy = "see that the base has the trigger, and that the sequence is beyond every key that it fills"
+    return [Finding("trigger_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
+
+
+def _unknown(sides: Sides, function: str) -> Finding:
+    called = bodies("SELECT to_regprocedure(%s)::oid")
+    row = sides.legacy.execute(f"SELECT {called}", [function]).fetchone()
+    return Finding(
+        "unknown_sequence",
+        Area.TABLE,
+        Severity.BLOCKING,
+        f"function {function}, which runs for new rows, draws from a sequence that its text does not name",
+        "find out which one, make it in the base, and set it there beyond what the legacy has given, at the cutover",
+        subject=function,
+        acceptable=True,
+        definition=str(require_row(row, "a function")[0]),
+    )
+
+
+def _filled(one: Counterpart) -> str:
+    return ", ".join(dict.fromkeys(use.column or f"what {use.via} fills" for use in one.uses))
+
+
+def _missing(sides: Sides, one: Counterpart) -> Finding:
+    name = sql.Identifier(*parse_identifiers(one.source)).as_string()
+    made = next(sequence for sequence in sides.of_legacy.sequences if sequence.name == one.source)
+    remedy = f"in the base: CREATE SEQUENCE IF NOT EXISTS {name} AS {made.type_name} {made.options};"
+    for use in one.uses:
+        if use.column is None:
+            continue
+        column = sql.Identifier(use.column).as_string()
+        if use.how is Drawn.OWNED and parse_identifiers(one.source)[0] == sides.spec.table.schema:
+            remedy += f" ALTER SEQUENCE {name} OWNED BY {sides.spec.table}.{column};"
+        if use.how in {Drawn.DEFAULT, Drawn.IDENTITY}:
+            default = sides.of_legacy.column(use.column).default or f"nextval('{one.source}'::regclass)"
+            remedy += f" ALTER TABLE {sides.spec.table} ALTER COLUMN {column} SET DEFAULT {default};"
+    evidence = f"{_filled(one)} draws from {one.source} in the legacy, and from no sequence in the base"
+    return Finding(_CODE, Area.TABLE, Severity.BLOCKING, evidence, remedy)
+
+
+def _examine(sides: Sides, one: Counterpart) -> Finding:
+    of_legacy, of_base = one.source, one.target
+    if of_base is None:
+        return _missing(sides, one)
+    here, base = read_sequence(sides.legacy, of_legacy), read_sequence(sides.base, of_base)
+    ends = [here.last]
+    if not here.cycles:
+        # Keys that an application chose by itself; the key's index has them at its end.
+        ends += [_extreme(sides, column, here) for column in one.ends]
+    farthest = max(ends) if here.increment > 0 else min(ends)
+    target = next_start(here, base, farthest, sides.plan.sequence_margin)
+    evidence = (
+        f"{_filled(one)}: {of_legacy} is at {here.last:,} in the legacy, the key ends at {farthest:,}; {of_base} is at"
+        f" {base.last:,} in the base; the cutover sets it by SELECT setval('{of_base}', {target})"
+    )
+    if here.increment != base.increment:
+        remedy = f"in the base: ALTER SEQUENCE {of_base} INCREMENT BY {here.increment};"
+        what = f"{evidence}; it steps by {here.increment} in the legacy, by {base.increment} in the base"
+        return Finding(_CODE, Area.TABLE, Severity.BLOCKING, what, remedy)
+    if not base.cycles and not base.least <= target + base.increment <= base.most:
+        remedy = (
+            f"in the base: ALTER SEQUENCE {of_base} AS bigint MAXVALUE {2**63 - 1}; and widen the column if need be"
+        )
+        return Finding(_CODE, Area.TABLE, Severity.BLOCKING, f"{evidence}, beyond its end {base.most:,}", remedy)
+    if here.increment > 0 and not base.cycles and target > base.most * _ROOM:
+        remedy = f"plan for it: ALTER SEQUENCE {of_base} AS bigint; and the column's type with it"
+        what = f"{evidence}; over {_ROOM:.0%} of its {base.most:,} are used up"
+        return Finding(_CODE, Area.TABLE, Severity.WARNING, what, remedy)
+    return info(_CODE, Area.TABLE, evidence)
+
+
+def _extreme(sides: Sides, column: str, state: SequenceState) -> int:
+    row = sides.legacy.execute(
+        sql.SQL("SELECT {}({})::bigint FROM {}").format(
+            sql.SQL("max" if state.increment > 0 else "min"), sql.Identifier(column), table_name(sides.spec.table)
+        )
+    ).fetchone()
+    found = require_row(row, "the greatest key")[0]
+    return state.last if found is None else int(found)

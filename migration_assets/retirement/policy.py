@@ -1,13 +1,15 @@
-"""What retention asks for now: which weeks are to be archived, archived anew, or to leave the base."""
+"""What retention asks for now: which weeks are to be archived, archived anew, or to leave the base.
 
-from collections.abc import Iterator
+Which quarters stay in the base, and which are old enough to be archived and to leave. Pure: the clock is given.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.retention import RetentionPolicy
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.archives import ArchiveRecord, read_archives
 from migration_assets.ledger.charge import is_abandoned, is_base_in_charge
 from migration_assets.ledger.definitions import altered_since
@@ -15,9 +17,43 @@ from migration_assets.ledger.retirements import Retirement, is_over, read_retire
 from migration_assets.ledger.retirements import Step as RetirementStep
 from migration_assets.ledger.schema import ensure_ledger, has_ledger
 from migration_assets.ledger.slices import SliceRecord, read_slices
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """How many quarters stay in the base: today's and those before it; quarters to come stay in any case."""
+
+    calendar: FiscalCalendar
+    quarters: int
+
+    def __post_init__(self) -> None:
+        if self.quarters < 1:
+            raise ValueError("today's quarter always stays")
+
+    def oldest_kept(self, now: datetime) -> FiscalQuarter:
+        """The oldest quarter that stays; the first one that can exist where that would be earlier."""
+        today = self.calendar.quarter_of(now).ordinal
+        return FiscalQuarter.from_ordinal(max(today - self.quarters + 1, FiscalQuarter(1, 1).ordinal))
+
+    def is_due(self, week: FiscalWeek, now: datetime) -> bool:
+        """Whether the week is older than what stays."""
+        return week.quarter < self.oldest_kept(now)
+
+    def due(self, weeks: Iterable[FiscalWeek], now: datetime) -> list[FiscalWeek]:
+        """Those that are older than what stays, oldest first."""
+        return sorted(week for week in weeks if self.is_due(week, now))
+
+    def why_not_due(self, week: FiscalWeek, now: datetime) -> str | None:
+        """What stands in the way of its leaving, as a text for people; None where nothing does."""
+        if self.is_due(week, now):
+            return None
+        return (
+            f"it is not older than the {self.quarters} quarters that stay in the base"
+            f" ({self.oldest_kept(now)} and later, MIGRATION_RETENTION_QUARTERS)"
+        )
 
 
 class Step(Enum):

@@ -17,8 +17,8 @@ from psycopg import sql
 from migration_assets.domain.errors import PartitionError, RetirementError
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.session_locks import ALIVE, session_lock
+from migration_assets.postgres.activity import APPLICATION, COMMAND, shown
 from migration_assets.postgres.catalogue import relation_oid
-from migration_assets.postgres.other_sessions import APPLICATION, COMMAND, shown
 from migration_assets.postgres.own_schema import own_quarantine
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told

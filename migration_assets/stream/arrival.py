@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors, pq, sql
 
 from migration_assets.domain.errors import CutError, StreamError
-from migration_assets.ledger.cuts import Barrier
+from migration_assets.ledger.proofs import Barrier
 from migration_assets.ledger.stream import StreamRecord
 from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.sessions import Connected, require_row

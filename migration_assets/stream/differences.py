@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from psycopg import ServerCursor, sql
 
-from migration_assets.domain.differences import Difference, Differences, Kind
+from migration_assets.domain.fingerprint import Difference, Differences, Kind
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.fingerprints import hash_input
 from migration_assets.postgres.sessions import Connected

@@ -11,9 +11,9 @@ from typing import LiteralString
 
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.ledger.own_objects import HOLDS, MARKERS, REVERSE_MARKERS
-from migration_assets.postgres.other_sessions import APPLICATION_NAME
+from migration_assets.postgres.activity import APPLICATION_NAME
 from migration_assets.postgres.sessions import Connected
-from migration_assets.stream.legacy_load import OUR_SLOTS
+from migration_assets.stream.slots import OUR_SLOTS
 
 # What a subscriber of all of the legacy's tables must have. It gets the rows of none of them: they are not subscribed.
 SUBSCRIBERS_TABLES: LiteralString = (

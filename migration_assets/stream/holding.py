@@ -1,24 +1,28 @@
-"""A person stops the stream for a while, and lets it go on."""
+"""A person stops the stream for a while, and lets it go on.
 
-from collections.abc import Generator
+The steps on the change stream, each behind its gate.
+"""
+
+import logging
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
-from migration_assets.ledger.stream import (
-    StreamLock,
-    StreamRecord,
-    StreamStatus,
-    set_status,
-    stream_lock,
-)
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.ledger.preflights import require_preflight
+from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.stream import StreamLock, StreamRecord, StreamStatus, set_status, stream_lock
+from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
-from migration_assets.stream.barred import require_not_barred
+from migration_assets.runtime import Migration
+from migration_assets.stream import joining
 from migration_assets.stream.claims import claimed
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.joining import Joined, join_stream
 from migration_assets.stream.legacy_side import prepare_legacy
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.running import go_on, require_running, require_stream
+from migration_assets.stream.running import go_on, require_not_barred, require_running, require_stream
 from migration_assets.stream.servers import require_servers
 from migration_assets.stream.subscription import apply_worker, disable
+from migration_assets.stream.true_up import OnWeek
 
 # Somebody who types a command wants an answer.
 _TIMEOUTS = Timeouts(lock=30_000)
@@ -44,7 +48,7 @@ def hold_stream(plan: StreamPlan, reason: str) -> str:
     return "the stream is held; `migration-assets stream resume` lets it go on; until then the legacy keeps its WAL"
 
 
-def resume_stream(plan: StreamPlan) -> str:
+def continue_stream(plan: StreamPlan) -> str:
     """Let a stream go on that was held, paused or disabled; finish a join or rebuild that never was.
 
     Returns:
@@ -68,7 +72,7 @@ def resume_stream(plan: StreamPlan) -> str:
             was = record.status if record.status is not StreamStatus.LIVE else "disabled by hand"
             return f"the stream goes on (it was {was}{f': {record.reason}' if record.reason else ''})"
     # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
-    done = start_stream(plan, None, rebuild=True)
+    done = join_stream(plan, None, rebuild=True)
     return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
 
 
@@ -89,3 +93,60 @@ def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> Non
         claimed(legacy, stream.slot, holder=base, lock=StreamLock.STREAM),
     ):
         prepare_legacy(legacy, plan.spec, stream.publication, patience_seconds=plan.limits.cut_patience_seconds)
+
+
+log = logging.getLogger(__name__)
+
+
+def start_stream(
+    migration: Migration,
+    quarter: FiscalQuarter,
+    *,
+    rebuild: bool = False,
+    run_id: str | None = None,
+    on_week: OnWeek | None = None,
+    confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
+) -> Joined:
+    """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
+
+    Raises:
+        PreflightError: Preflight is missing or blocks.
+        MigrationError: As `joining.start_stream`.
+    """
+    plan = StreamPlan.of(migration, run_id, confirmed_deletes)
+
+    def once() -> Joined:
+        with migration.databases.session("base", f"{quarter.key}:gate") as base:
+            ensure_ledger(base)
+            require_not_barred(base, migration.spec.relation, mending=rebuild)
+            require_preflight(base, migration.spec.relation)
+        return joining.join_stream(plan, quarter, rebuild=rebuild, on_week=on_week)
+
+    return retry_transient(
+        once,
+        what=f"change stream of {quarter.key}",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def pause_stream(migration: Migration, reason: str) -> str:
+    """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
+    return retry_transient(
+        lambda: hold_stream(StreamPlan.of(migration), reason),
+        what="pause of the change stream",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )
+
+
+def resume_stream(
+    migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
+) -> str:
+    """Let it go on, and finish what never was; see `holding.resume_stream`."""
+    return retry_transient(
+        lambda: continue_stream(StreamPlan.of(migration, run_id, confirmed_deletes)),
+        what="resumption of the change stream",
+        attempts=migration.settings.retry_attempts,
+        log=log,
+    )

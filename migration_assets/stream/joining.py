@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_description import TableDescription
-from migration_assets.ledger.cuts import time_held
 from migration_assets.ledger.definitions import require_all_rows
-from migration_assets.ledger.locks import slice_locks
-from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.proofs import time_held
+from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.ledger.stream import (
     StreamLock,
     StreamRecord,
@@ -30,7 +29,7 @@ from migration_assets.ledger.stream import (
 )
 from migration_assets.ledger.stream_parts import note_publication
 from migration_assets.postgres.sessions import Connected, Timeouts
-from migration_assets.stream.barred import require_not_barred
+from migration_assets.stream.buckets import same_table
 from migration_assets.stream.claims import PublicationChange, claimed
 from migration_assets.stream.cut import paused_stream
 from migration_assets.stream.joining_ahead import (
@@ -52,9 +51,8 @@ from migration_assets.stream.legacy_side import (
     row_filter,
 )
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.running import require_running, require_stream
+from migration_assets.stream.running import require_not_barred, require_running, require_stream
 from migration_assets.stream.servers import look_at_servers, note_pair, require_same_servers
-from migration_assets.stream.slice_rows import same_table
 from migration_assets.stream.slots import (
     drop_slot,
     dropped_on_failure,
@@ -69,8 +67,7 @@ from migration_assets.stream.subscription import (
     legacy_conninfo,
     try_subscription,
 )
-from migration_assets.stream.true_up import TruedUp
-from migration_assets.stream.true_up_weeks import OnWeek
+from migration_assets.stream.true_up import OnWeek, TruedUp
 from migration_assets.stream.way import require_way
 
 _STREAM_LOCK_MS = 600_000
@@ -103,7 +100,7 @@ class Mending:
     changed: bool
 
 
-def start_stream(
+def join_stream(
     plan: StreamPlan,
     quarter: FiscalQuarter | None,
     *,

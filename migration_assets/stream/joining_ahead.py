@@ -6,11 +6,10 @@ from dataclasses import replace
 from psycopg import sql
 
 from migration_assets.domain.definitions import Definitions
-from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.fingerprint import EMPTY, Fingerprint
+from migration_assets.domain.fingerprint import EMPTY, Differences, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.definitions import table_states
@@ -31,8 +30,7 @@ from migration_assets.quarters.legacy_weeks import BY_INDEX, large_weeks
 from migration_assets.quarters.runway import attached_leaves, read_partitions
 from migration_assets.stream.legacy_side import row_filter
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.true_up import TruedUp
-from migration_assets.stream.true_up_weeks import OnWeek, true_up_weeks
+from migration_assets.stream.true_up import OnWeek, TruedUp, true_up_weeks
 
 
 def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:

@@ -11,8 +11,8 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.own_objects import MARKERS, require_no_collision
 from migration_assets.ledger.session_locks import take_turn_at_objects
+from migration_assets.postgres.activity import writers_of
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.other_sessions import writers_of
 from migration_assets.postgres.refused_changes import refused_changes
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, require_row

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from migration_assets.domain.deletions import DeletionLimit, Deletions
+from migration_assets.domain.confirmation import DeletionLimit, Deletions
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.sessions import Databases, Timeouts

@@ -14,21 +14,19 @@ import psycopg
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.ledger.cuts import CutRecord
 from migration_assets.ledger.definitions import seen_definitions
-from migration_assets.ledger.proofs import Proof, record_proof
+from migration_assets.ledger.proofs import CutRecord, Proof, record_proof
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.ledger.stream import StreamRecord
 from migration_assets.ledger.stream_parts import note_publication
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected
-from migration_assets.stream.buckets import SliceRows, compare
+from migration_assets.stream.buckets import SliceRows, compare, require_unaltered, same_table, slice_rows
 from migration_assets.stream.claims import PublicationChange
 from migration_assets.stream.cut import PairedSnapshots, paired_snapshots
 from migration_assets.stream.legacy_side import alter_filter, published_filter, row_filter
 from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.running import require_stream
-from migration_assets.stream.slice_rows import require_unaltered, same_table, slice_rows
 
 log = logging.getLogger(__name__)
 

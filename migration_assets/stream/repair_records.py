@@ -6,8 +6,8 @@ from typing import LiteralString
 
 from psycopg import RawCursor, errors, sql
 
-from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import LedgerError
+from migration_assets.domain.fingerprint import Differences
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.slices import SliceRecord

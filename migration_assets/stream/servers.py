@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.domain.errors import ServerChangedError
-from migration_assets.domain.stream_sample import RECOVER
+from migration_assets.domain.samples import RECOVER
 from migration_assets.ledger.own_objects import ledger_has
 from migration_assets.ledger.stream import StreamStatus, read_stream, set_status
 from migration_assets.ledger.stream_parts import notice_alterations

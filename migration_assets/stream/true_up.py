@@ -6,34 +6,40 @@ in one more pass over each side and batches of bounded size. Whole rows travel w
 a large share does, all rows of the slice travel again by one COPY, which costs less.
 
 This module brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction.
+
+Brings many weeks to one snapshot of the legacy, several at a time.
+
+Weeks shared out among several workers, each of which keeps its sessions from one week to the next.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Event
 
 from psycopg import sql
 
+from migration_assets.domain.confirmation import Deletions
 from migration_assets.domain.definitions import Definitions
-from migration_assets.domain.deletions import Deletions
-from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
-from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fingerprint import Differences, Fingerprint, Kind
 from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.definitions import seen_definitions
+from migration_assets.ledger.proofs import Proof, record_proof
+from migration_assets.ledger.slices import SliceRecord, begin_attempt, end_attempt, note_failure
+from migration_assets.ledger.stream import StreamRecord, keep_at_rest
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.fingerprints import take_fingerprint
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, announce
+from migration_assets.postgres.snapshots import base_tables, hold_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.own_writes import own_writes, what_fires
-from migration_assets.stream.buckets import Compared, SliceRows, compare
-from migration_assets.stream.differences import (
-    DifferingKeys,
-    Keys,
-    differing_keys,
-    having_keys,
-    key_matches,
-    unnested,
-)
+from migration_assets.stream.buckets import Compared, SliceRows, compare, slice_rows
+from migration_assets.stream.differences import DifferingKeys, Keys, differing_keys, having_keys, key_matches, unnested
+from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.repair_records import begin_repair, end_repair
 
 _KEYS_AT_ONCE = 5_000
 
@@ -214,3 +220,125 @@ def chunks(keys: Keys) -> Iterator[Keys]:
     """The keys in pieces that one statement can take."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]
+
+
+OnWeek = Callable[[TruedUp], None]
+
+
+def true_up_weeks(
+    plan: StreamPlan,
+    description: TableDescription,
+    records: Sequence[SliceRecord],
+    stream: StreamRecord,
+    snapshot: str,
+    *,
+    lsn: str,
+    marker: int | None,
+    on_week: OnWeek | None = None,
+    keep_images: bool = False,
+) -> list[TruedUp]:
+    """True up every week in a transaction of its own. The caller holds the slices' locks, and `stream` stands.
+
+    The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
+    transaction makes that true, and its status in the ledger says meanwhile that it is not.
+
+    With `keep_images` every row that is changed or deleted is kept, as a repair's, and may be put back as one.
+
+    Raises:
+        DeletionError: Too many rows of a week would be deleted without a person's word.
+        SliceMismatchError: A week cannot be made equal.
+        psycopg.Error: A server failed. Weeks that are done are done; run it again.
+    """
+
+    def one(record: SliceRecord) -> TruedUp:
+        purpose = f"{record.week.key}:true-up"
+        with (
+            plan.databases.session("base", purpose, plan.limits.timeouts()) as base,
+            plan.databases.session("legacy", purpose, plan.limits.timeouts()) as legacy,
+        ):
+            attempt = begin_attempt(base, record, "join", plan.run_id)
+            try:
+                with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
+                    keep_at_rest(base, stream)
+                    hold_tables(base, base_tables(base, plan.spec, [record.week]))
+                    announce(base, purpose)
+                    rows = slice_rows(plan, description, record)
+                    repair = (
+                        begin_repair(base, record, marker=marker, lsn=lsn, run_id=plan.run_id) if keep_images else None
+                    )
+                    again = plan.limits.recopy_percent
+                    done = true_up(
+                        legacy, base, rows, record.week, plan.deletions, recopy_percent=again, repair_id=repair
+                    )
+                    if repair is not None:
+                        end_repair(base, repair, done.differences)
+                    record_proof(
+                        base,
+                        record,
+                        Proof(done.legacy, done.base, lsn, marker, done.definitions),
+                        "join",
+                        plan.run_id,
+                        found=done.differences,
+                        changed=bool(done.differences.rows),
+                    )
+                    end_attempt(base, attempt, "succeeded", legacy=done.legacy, base=done.base)
+            except BaseException as error:
+                note_failure(base, attempt, error)
+                raise
+        if on_week is not None:
+            on_week(done)
+        return done
+
+    with ThreadPoolExecutor(max_workers=plan.limits.parallel, thread_name_prefix="true-up") as pool:
+        try:
+            return list(pool.map(one, records))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+Taken = Iterator[tuple[int, SliceRecord]]
+"""What one worker takes: records with their places in the list, each when it is done with the one before."""
+
+
+def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, parallel: int, purpose: str) -> None:
+    """Have all records worked on, the largest first; the first error ends the others after their present week.
+
+    So does an interrupt of the thread that waits here: nobody has to wait for all the weeks that are left.
+
+    Args:
+        records: Each is taken once.
+        work: Run in a thread of its own, as often as `parallel` says.
+        parallel: Workers at the most.
+        purpose: Shown as the threads' name.
+
+    Raises:
+        BaseException: The first of what the workers raised, when all have ended.
+    """
+    todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
+    for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):
+        todo.put(entry)
+    ended = Event()
+    raised: list[BaseException] = []
+
+    def take() -> Taken:
+        while not ended.is_set():
+            try:
+                yield todo.get_nowait()
+            except Empty:
+                return
+
+    def worker() -> None:
+        try:
+            work(take())
+        except BaseException as error:
+            raised.append(error)
+            ended.set()
+            raise
+
+    with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix=purpose) as pool:
+        try:
+            wait([pool.submit(worker) for _ in range(min(parallel, len(records)))])
+        finally:
+            ended.set()
+    if raised:
+        raise raised[0]

@@ -1,25 +1,122 @@
-"""The live dashboard: the weeks as a grid, what goes on, what is wrong, the lag, and what the cuts cost."""
+"""`status`, once or live.
 
+Looks at the base again and again, shows each look, and outlives a base that goes away and comes back.
+
+The live dashboard: the weeks as a grid, what goes on, what is wrong, the lag, and what the cuts cost.
+
+The weeks as a grid: a row a quarter, a cell a week, coloured and marked; then what the marks mean.
+"""
+
+import queue
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import groupby
 
+import click
+import psycopg
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.errors import EmbeddedServerError
+from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter
+from migration_assets.domain.samples import Severity
+from migration_assets.domain.states import SliceState
+from migration_assets.ledger.own_objects import ledger_version
+from migration_assets.ledger.schema import require_ledger
 from migration_assets.ledger.slices import SliceRecord
-from migration_assets.terminal.figures import count, duration, milliseconds, sparkline
-from migration_assets.terminal.marks import Seen, differs, failed, mark_of
-from migration_assets.terminal.status import EMPTY, failure_text, proof_text
-from migration_assets.terminal.stream_line import costs_line, stream_line
-from migration_assets.terminal.week_grid import week_grid
-from migration_assets.watch.overview import Overview, quantile
+from migration_assets.postgres.server_messages import told
+from migration_assets.postgres.sessions import Timeouts
+from migration_assets.runtime import open_migration
+from migration_assets.settings import MigrationSettings
+from migration_assets.terminal.arguments import opened
+from migration_assets.terminal.figures import (
+    DIFFERS,
+    FAILED,
+    STALE,
+    STATES,
+    WORKING,
+    Seen,
+    count,
+    differs,
+    duration,
+    failed,
+    mark_of,
+    milliseconds,
+    sparkline,
+)
+from migration_assets.terminal.output import console, say
+from migration_assets.terminal.status import (
+    EMPTY,
+    costs_line,
+    failure_text,
+    proof_text,
+    states_summary,
+    status_page,
+    stream_line,
+)
+from migration_assets.watch.overview import Overview, quantile, read_overview
+
+_FULL_FIGURES_FROM = 96
+
+
+def week_grid(overview: Overview, seen: Seen, *, width: int, rows: int, plain: bool) -> Iterator[RenderableType]:
+    """The newest `rows` quarters, the others as a sum of states, and a legend of the marks that are there."""
+    quarters = [(quarter, list(group)) for quarter, group in groupby(overview.slices, lambda r: r.week.quarter)]
+    hidden, shown = quarters[: max(0, len(quarters) - rows)], quarters[-rows:]
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in WEEK_NAMES:
+        grid.add_column(no_wrap=True, justify="center", width=3)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_row("", *(Text(name, "dim") for name in WEEK_NAMES), Text(" rows", "dim"))
+    for quarter, records in shown:
+        grid.add_row(*_row(quarter, records, seen, plain=plain, full=width >= _FULL_FIGURES_FROM))
+    yield grid
+    if hidden:
+        rest = states_summary([record for _, records in hidden for record in records])
+        yield Text.assemble((f"and {count(len(hidden), 'earlier quarter')}: ", "dim"), rest)
+    marks = {mark_of(record, seen) for record in overview.slices}
+    # Columns, so that no mark is parted from its word.
+    legend = [
+        Text.assemble((f" {mark.plain if plain else mark.symbol} ", mark.cell), " ", mark.word)
+        for mark in (*STATES.values(), STALE, WORKING, FAILED, DIFFERS)
+        if mark in marks
+    ]
+    yield Columns(legend, padding=(0, 2))
+
+
+def _row(
+    quarter: FiscalQuarter, records: list[SliceRecord], seen: Seen, *, plain: bool, full: bool
+) -> Iterator[RenderableType]:
+    yield Text(quarter.key, "bold")
+    by_name = {record.week.name: record for record in records}
+    for name in WEEK_NAMES:
+        record = by_name.get(name)
+        if record is None:
+            yield ""
+        else:
+            mark = mark_of(record, seen)
+            yield Text(f" {mark.plain if plain else mark.symbol} ", mark.cell)
+    rows = sum(r.base.rows for r in records if r.base and r.state is not SliceState.ABSENT)
+    yield Text(f" {rows:,}" if full else f" {_short(rows)}", "dim")
+
+
+def _short(rows: int) -> str:
+    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if rows >= factor:
+            return f"{rows / factor:.1f}{unit}"
+    return str(rows)
+
 
 _WRONG, _AT_WORK, _ALERTS, _CUTS = 4, 6, 4, 5
 # Lines that everything but the grid's rows and the lists needs: the cuts' table may fall off.
@@ -199,3 +296,143 @@ def _cuts(overview: Overview, shown: int) -> RenderableType:
             milliseconds(cut.reached_ms), stood,
         )  # fmt: skip
     return table
+
+
+_TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
+# A base that is frozen neither answers nor breaks the connection.
+_PATIENCE_SECONDS = 5.0
+_REDRAW_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one try brought: an overview, or why there is none; a bug is neither, and ends the watch."""
+
+    overview: Overview | None = None
+    error: str = ""
+    bug: BaseException | None = None
+
+
+class _Looker:
+    """Asks in a thread of its own, so that the page stays alive while nobody answers."""
+
+    def __init__(self, settings: MigrationSettings, every: float) -> None:
+        self._settings = settings
+        self._every = every
+        self._base: psycopg.Connection[tuple[object, ...]] | None = None
+        self.looks: queue.SimpleQueue[_Look] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="looker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Not waited for: a base that does not answer must not keep anybody here."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.looks.put(_Look(self._look()))
+            except (psycopg.OperationalError, psycopg.InterfaceError, EmbeddedServerError) as error:
+                self._leave()
+                self.looks.put(_Look(error=told(error)))
+            except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
+                self.looks.put(_Look(bug=error))
+                break
+            self._stop.wait(self._every)
+        self._leave()
+
+    def _look(self) -> Overview:
+        # Opened anew each time: embedded servers may come back on another port.
+        migration = open_migration(self._settings)
+        if self._base is None:
+            self._base = migration.databases.connect("base", "status", _TIMEOUTS)
+            require_ledger(self._base)
+        return read_overview(self._base, migration.spec)
+
+    def _leave(self) -> None:
+        if self._base is not None:
+            self._base.close()
+        self._base = None
+
+
+def watch_base(
+    console: Console, settings: MigrationSettings, *, every: float, until: Callable[[Dashboard], bool] | None = None
+) -> None:
+    """Show the dashboard until Ctrl-C; where there is no terminal, print each look.
+
+    Args:
+        console: Where to.
+        settings: Whose base.
+        every: Seconds between two looks.
+        until: Asked after each frame whether that is enough.
+
+    Raises:
+        MigrationError: The base cannot be looked at whatever is waited for: the ledger is newer than this program.
+    """
+    page = Dashboard(
+        max_age=timedelta(hours=settings.validation_max_age_hours),
+        lag_warning=settings.lag_warning_seconds,
+        lag_critical=settings.lag_critical_seconds,
+    )
+    looker = _Looker(settings, every)
+    looker.start()
+    try:
+        with ExitStack() as stack:
+            live: Live | None = None
+            if console.is_terminal:
+                live = stack.enter_context(Live(page, console=console, screen=True, auto_refresh=False))
+            heard = time.monotonic()
+            while True:
+                page, news = _next(looker, page, timeout=min(every, _REDRAW_SECONDS))
+                now = time.monotonic()
+                heard = now if news else heard
+                if not news and now - heard > _PATIENCE_SECONDS + every and page.lost is None:
+                    page = replace(page, lost=Lost("it does not answer", heard))
+                if live is not None:
+                    live.update(page, refresh=True)
+                elif news:
+                    console.print(page)
+                if until is not None and until(page):
+                    return
+    except KeyboardInterrupt:
+        return
+    finally:
+        looker.stop()
+
+
+def _next(looker: _Looker, page: Dashboard, *, timeout: float) -> tuple[Dashboard, bool]:
+    """The page with the newest look in it, and whether there was one."""
+    try:
+        look = looker.looks.get(timeout=timeout)
+    except queue.Empty:
+        return page, False
+    if look.bug is not None:
+        raise look.bug
+    if look.overview is not None:
+        return replace(page, overview=look.overview, lost=None), True
+    since = page.lost.since if page.lost is not None else time.monotonic()
+    return replace(page, lost=Lost(look.error, since)), True
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="A live dashboard, until Ctrl-C.")
+@click.option(
+    "--every", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
+)
+def status(watch: bool, every: float) -> None:
+    """Show weeks, states, proofs, the stream and what its cuts cost."""
+    migration = opened()
+    if watch:
+        watch_base(console, migration.settings, every=every)
+        return
+    with migration.databases.session("base", "status") as base:
+        if not ledger_version(base):
+            say("The base has no ledger yet: nothing was migrated to it. Begin with `migration-assets preflight`; then"
+                " materialize quarter_partitions in the UI.")  # fmt: skip
+            return
+        require_ledger(base)
+        overview = read_overview(base, migration.spec)
+    console.print(status_page(overview, timedelta(hours=migration.settings.validation_max_age_hours)))

@@ -1,10 +1,25 @@
-"""Figures as people read them: bytes, durations, rates, and a row of bars."""
+"""Figures as people read them: bytes, durations, rates, and a row of bars.
 
-from collections.abc import Iterable
+How a slice looks: a mark that is read without colours, a colour that is seen from afar, a word.
 
+A bar over many weeks, with a line for each that is done; without a terminal the lines alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from migration_assets.domain.fiscal_calendar import FiscalWeek
+from migration_assets.domain.states import Freshness, LastValidation, SliceState
 from migration_assets.ledger.slices import SliceRecord
+from migration_assets.proof.sign_offs import last_validation
+from migration_assets.watch.overview import Overview
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = "_.-=+*#%"
@@ -65,3 +80,118 @@ def sparkline(values: Iterable[float | None], *, warning: float, critical: float
         style = "bold red" if value > critical else "yellow" if value > warning else "green"
         line.append(bars[min(len(bars) - 1, int(value / top * len(bars)))], style)
     return line
+
+
+@dataclass(frozen=True)
+class Mark:
+    """`plain` is for terminals without Unicode, `style` for text, `cell` for a coloured cell."""
+
+    symbol: str
+    plain: str
+    style: str
+    cell: str
+    word: str
+
+
+STATES: Mapping[SliceState, Mark] = {
+    SliceState.ABSENT: Mark("·", ".", "dim", "bright_black", "absent"),
+    SliceState.COPIED: Mark("○", "c", "yellow", "black on color(179)", "copied"),
+    SliceState.STREAMING: Mark("≈", "s", "cyan", "black on color(74)", "streaming"),
+    SliceState.VALIDATED: Mark("✓", "v", "green", "bold black on color(78)", "validated"),
+    SliceState.SIGNED_OFF: Mark("★", "S", "bold green", "bold white on color(28)", "signed off"),
+    SliceState.ARCHIVED: Mark("▤", "A", "blue", "bold white on color(61)", "archived"),
+    SliceState.RETIRED: Mark("-", "R", "magenta", "white on color(96)", "retired"),
+}
+WORKING = Mark("»", ">", "bold blue", "bold white on color(27)", "at work")
+STALE = Mark("~", "~", "yellow", "bold black on color(220)", "proof too old")
+DIFFERS = Mark("✗", "X", "bold red", "bold white on color(160)", "DIFFERS")
+FAILED = Mark("!", "!", "bold red", "bold white on color(160)", "failed")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is needed to say how fresh a proof is; without `now` no age is told."""
+
+    now: datetime | None = None
+    max_age: timedelta = timedelta(days=1)
+    changes: Mapping[str, int] = field(default_factory=dict[str, int])
+    altered: Mapping[FiscalWeek, str] = field(default_factory=dict[FiscalWeek, str])
+
+    @classmethod
+    def of(cls, overview: Overview, max_age: timedelta) -> "Seen":
+        """As the overview has it; while the base is in charge nothing can be validated, and no proof is too old."""
+        now = None if overview.cutover.in_charge == "base" else overview.now
+        return cls(now, max_age, overview.changes, overview.altered)
+
+    def last(self, record: SliceRecord) -> LastValidation:
+        """The slice's last validation, with what the stream applied since then."""
+        return last_validation(record, self.changes.get(record.leaf), self.altered.get(record.week))
+
+    def freshness(self, record: SliceRecord) -> Freshness:
+        """Without a clock nothing is too old."""
+        last = self.last(record)
+        return Freshness.NEVER if last.at is None else last.freshness(now=self.now or last.at, max_age=self.max_age)
+
+
+def differs(record: SliceRecord) -> bool:
+    """Whether the last look at both sides found that they differ, and nothing was done about it since then."""
+    if record.state is SliceState.ABSENT:
+        return False
+    if record.validated_at is not None:
+        return Seen().freshness(record) is Freshness.FAILED
+    return record.verified_equal is False or record.legacy != record.base
+
+
+def failed(record: SliceRecord) -> bool:
+    """Whether the newest try at it went wrong, whatever it holds."""
+    return not record.working and record.last_outcome not in {None, "succeeded", "running"}
+
+
+def mark_of(record: SliceRecord, seen: Seen) -> Mark:
+    """The one thing to know of a slice: that it differs, is at work, failed, is stale; or else its state."""
+    if differs(record):
+        return DIFFERS
+    if record.working:
+        return WORKING
+    if failed(record):
+        return FAILED
+    proven = record.state in {SliceState.VALIDATED, SliceState.SIGNED_OFF}
+    return STALE if proven and seen.freshness(record) is not Freshness.FRESH else STATES[record.state]
+
+
+class WeekByWeek:
+    """A context manager; tell it `at` which week the work is, and what came of it with `done`."""
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn(what),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def at(self, week: FiscalWeek) -> None:
+        """The work on this week begins."""
+        self._progress.update(self._task, description=week.key)
+
+    def done(self, line: Text | str, style: str = "") -> None:
+        """One more week has its line."""
+        console = self._progress.console
+        # In a file a week is a line, however long.
+        console.print(Text(line, style) if isinstance(line, str) else line, soft_wrap=not console.is_terminal)
+        self._progress.advance(self._task)

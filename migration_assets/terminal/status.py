@@ -1,4 +1,9 @@
-"""Slices, states, proofs and rates as tables, one a quarter."""
+"""Slices, states, proofs and rates as tables, one a quarter.
+
+Who is in charge and what is under way, in one line, from what the base alone knows; before any cutover nothing.
+
+The change stream in one line, from what the base alone knows; `stream status` looks on both sides.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,14 +16,133 @@ from rich.table import Table
 from rich.text import Text
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.freshness import Freshness, instant_text
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.samples import CutoverSample, ReverseSample, UnderWay
+from migration_assets.domain.states import Freshness, SliceState, instant_text
 from migration_assets.ledger.slices import SliceRecord
+from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.activity import Activity
-from migration_assets.terminal.figures import count, duration, gigabytes, megabytes_per_second
-from migration_assets.terminal.marks import STATES, Seen, differs, failed, mark_of
-from migration_assets.terminal.stream_line import costs_line, stream_line
-from migration_assets.watch.overview import Overview, Signature
+from migration_assets.terminal.figures import (
+    STATES,
+    Seen,
+    count,
+    differs,
+    duration,
+    failed,
+    gigabytes,
+    mark_of,
+    megabytes_per_second,
+    milliseconds,
+)
+from migration_assets.watch.overview import CutCosts, Overview, Signature
+
+_LOOK = "`migration-assets stream status`"
+_OLD_LOOK_SECONDS = 300.0
+
+
+def cutover_line(overview: Overview, *, plain: bool = False) -> Text | None:
+    """What is said in place of the change stream's line; None where that one is to be said."""
+    facts = overview.cutover
+    good, bad = ("*", "X") if plain else ("●", "✗")
+    if facts.under_way is not None:
+        return _under_way(facts.under_way, "*" if plain else "◆", bad)
+    if facts.in_charge == "legacy":
+        return None
+    case = CutoverSample(facts.in_charge, facts.since, facts.cutover, decommissioned=facts.decommissioned)
+    said = case.text or ""
+    if case.decommission_text is not None:
+        return Text.assemble((good, "bold green"), " ", (said, "bold green"), f"; {case.decommission_text}")
+    trouble = _cutover_trouble(overview.reverse)
+    if trouble:
+        return Text(f"{bad} {said}, but {trouble}: {_LOOK}", "bold red")
+    return Text.assemble((good, "bold green"), " ", (said, "bold green"), "; the reverse stream is read",
+                         *_cutover_figures(overview, overview.reverse))  # fmt: skip
+
+
+def _under_way(left: UnderWay, at_work: str, bad: str) -> Text:
+    if left.alive:
+        return Text(f"{at_work} {left.name} is under way, at {left.state}", "bold blue")
+    return Text(
+        f"{bad} {left.name} was left at {left.state}: its process died; `migration-assets release-writes` finishes or"
+        " undoes it",
+        "bold red",
+    )
+
+
+def _cutover_trouble(reverse: ReverseSample | None) -> str:
+    if reverse is None:
+        return ""
+    if not reverse.slot_exists:
+        return "the reverse stream's slot is gone"
+    if reverse.wal_status == "lost":
+        return "the reverse stream's slot is lost"
+    return "" if reverse.slot_active else "nobody reads the reverse stream"
+
+
+def _cutover_figures(overview: Overview, reverse: ReverseSample | None) -> list[str | tuple[str, str]]:
+    """The slot's now, and the lag of the newest look with its age."""
+    known: list[str | tuple[str, str]] = []
+    if reverse is not None and reverse.retained_wal_bytes is not None:
+        known += [", ", (gigabytes(reverse.retained_wal_bytes), "bold"), " of WAL kept for it"]
+    if overview.latest is None or overview.latest.sample.seconds_behind is None:
+        return known
+    age = overview.latest.age_seconds
+    ago = (f" ({duration(age)} ago)", "yellow" if age > _OLD_LOOK_SECONDS else "dim")
+    return [*known, ", lag ", (duration(overview.latest.sample.seconds_behind), "bold"), ago]
+
+
+_RESUME = "`migration-assets stream resume`"
+
+
+def stream_line(overview: Overview, *, plain: bool = False) -> Text:
+    """Status and since when, whether it really runs, and the newest look's figures with their age."""
+    stream = overview.stream
+    of_cutover = cutover_line(overview, plain=plain)
+    if of_cutover is not None:
+        return of_cutover
+    if stream is None:
+        return Text("There is no change stream yet: `migration-assets stream start QUARTER`.", "dim")
+    age = duration((overview.now - stream.status_since).total_seconds())
+    if stream.status is not StreamStatus.LIVE:
+        why = f": {stream.reason}" if stream.reason else ""
+        dot = "||" if plain else "‖"
+        return Text(f"{dot} stream {stream.status} for {age}{why}; {_RESUME} lets it go on", "bold yellow")
+    trouble = _stream_trouble(overview)
+    if trouble:
+        return Text(f"{'X' if plain else '✗'} stream live for {age}, but {trouble}", "bold red")
+    return Text.assemble(("*" if plain else "●", "bold green"), " ", ("stream live", "bold green"), f" for {age}",
+                         *_stream_figures(overview))  # fmt: skip
+
+
+def _stream_trouble(overview: Overview) -> str:
+    if overview.worker is None:
+        return "its subscription is gone: `migration-assets stream status`"
+    if not overview.worker.enabled:
+        return f"its subscription is disabled: {_RESUME}"
+    return "" if overview.worker.pid is not None else "no apply worker runs: `migration-assets stream status`"
+
+
+def _stream_figures(overview: Overview) -> list[str | tuple[str, str]]:
+    if overview.latest is None:
+        return [("; nobody has looked at its lag yet", "dim")]
+    sample, age = overview.latest.sample, overview.latest.age_seconds
+    known: list[str | tuple[str, str]] = []
+    if sample.lag_seconds is not None:
+        known += [", lag ", (duration(sample.lag_seconds), "bold")]
+    if sample.retained_wal_bytes is not None:
+        known += [", ", (gigabytes(sample.retained_wal_bytes), "bold"), " of WAL kept"]
+    return [*known, (f" ({duration(age)} ago)", "yellow" if age > _OLD_LOOK_SECONDS else "dim")]
+
+
+def costs_line(costs: CutCosts | None) -> Text:
+    """What the last cuts cost the legacy's writers."""
+    if costs is None:
+        return Text("No cut was taken yet.", "dim")
+    worst = f", worst try {milliseconds(costs.worst_try_ms)}" if costs.worst_try_ms > costs.held_max else ""
+    return Text(
+        f"Last {count(costs.cuts, 'cut')}: writers held p50 {milliseconds(costs.held_p50)},"
+        f" p99 {milliseconds(costs.held_p99)}, max {milliseconds(costs.held_max)}{worst}"
+    )
+
 
 EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
 # Columns that a terminal must be this wide for; the proof is folded before anything else is.

@@ -1,10 +1,16 @@
-"""Runs Dagster's web server, behind our guard, and its daemon; the pool of copies is sized as the settings say."""
+"""Runs Dagster's web server, behind our guard, and its daemon; the pool of copies is sized as the settings say.
 
+One Dagster at a time on one `var`: two daemons on one instance would launch every run twice.
+"""
+
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import dagster as dg
@@ -14,7 +20,34 @@ from migration_assets.runtime import LEGACY_READ_POOL, MANY_WEEKS_POOL, project_
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.leashed import GOODBYE_SECONDS
 from migration_assets.terminal.output import console
-from migration_assets.terminal.ui_lock import take_ui_lock
+
+_NAME = "ui.lock"
+
+
+def take_ui_lock(var: Path) -> int:
+    """Take the lock; it goes when the last process that inherited the descriptor ends, however it ends.
+
+    Returns:
+        The open descriptor, inheritable: it survives the exec into Dagster.
+
+    Raises:
+        MigrationError: Dagster is running on this `var`.
+    """
+    var.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(var / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise MigrationError(
+            "Dagster is running here already",
+            where=str(var),
+            state_left="nothing was changed",
+            next_step="use the one that runs, or stop it (Ctrl-C where `make ui` runs) and try again",
+        ) from None
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
 
 _LOOK_SECONDS = 0.5
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

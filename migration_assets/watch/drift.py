@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from migration_assets.domain.stream_sample import Drift, ProblemCode
+from migration_assets.domain.samples import Drift, ProblemCode
 from migration_assets.domain.table_description import TableDescription, column_differences, structure_differences
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.stream import StreamRecord

@@ -13,15 +13,15 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 
-from migration_assets.cutover.early import find_early
+from migration_assets.cutover.accounting import find_early
 from migration_assets.cutover.observing import SidesAsked, observe_cutover
 from migration_assets.cutover.plan import CutoverPlan
 from migration_assets.domain.errors import ForeignObjectError, ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
 from migration_assets.domain.runway import measure_runway, reaches_present
-from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.samples import StreamSample
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.ledger.cutover_facts import CutoverFacts, read_cutover_facts
+from migration_assets.ledger.charge import CutoverFacts, read_cutover_facts
 from migration_assets.ledger.schema import has_ledger
 from migration_assets.ledger.session_locks import holder_or_null
 from migration_assets.ledger.stream import (
@@ -31,24 +31,23 @@ from migration_assets.ledger.stream import (
     read_stream,
 )
 from migration_assets.ledger.stream_parts import proofs_outlived
-from migration_assets.postgres.other_sessions import APPLICATION
+from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, require_row
 from migration_assets.quarters.runway import missing_leaves, read_places
 from migration_assets.stream.foreign_publications import slots_at_risk
 from migration_assets.stream.heartbeats import (
+    MarkersWatch,
     age_of_oldest_under_way,
     has_arrived,
     newest_arrived,
     prune_heartbeats,
     send_heartbeat,
 )
-from migration_assets.stream.legacy_load import OUR_SLOTS, look_at_legacy
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.server_markers import MarkersWatch
 from migration_assets.stream.servers import look_at_servers, open_change
-from migration_assets.stream.subscription import apply_worker
-from migration_assets.stream.worker_message import read_worker_message
+from migration_assets.stream.slots import OUR_SLOTS, look_at_legacy
+from migration_assets.stream.subscription import apply_worker, read_worker_message
 from migration_assets.watch.drift import (
     examine_base,
     examine_legacy,

@@ -1,4 +1,7 @@
-"""Sends a text to apprise URLs: Slack, e-mail, PagerDuty, webhooks. They are secrets, and never leave this module."""
+"""Sends a text to apprise URLs: Slack, e-mail, PagerDuty, webhooks. They are secrets, and never leave this module.
+
+Tells people what happened besides the stream's own alerts.
+"""
 
 import logging
 import re
@@ -11,6 +14,7 @@ from typing import Any, Literal
 import apprise
 
 from migration_assets.domain.plain_text import for_chat
+from migration_assets.runtime import Migration
 
 Kind = Literal["info", "success", "warning", "failure"]
 
@@ -101,3 +105,8 @@ def _listening() -> Generator[list[str]]:
 
 def _nothing(_: logging.LogRecord) -> bool:
     return False
+
+
+def send_failure(migration: Migration, title: str, body: str) -> tuple[Delivery, ...]:
+    """To every channel; empty where MIGRATION_ALERT_URLS is not set."""
+    return send(tuple(url.get_secret_value() for url in migration.settings.alert_urls), title, body, "failure")

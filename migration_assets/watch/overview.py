@@ -7,13 +7,13 @@ from datetime import datetime
 
 from psycopg.rows import class_row
 
+from migration_assets.cutover.observing import slot_of_reverse
 from migration_assets.cutover.reverse import reverse_names
-from migration_assets.cutover.reverse_health import slot_of_reverse
 from migration_assets.domain.alerting import Alert
-from migration_assets.domain.cutover_sample import ReverseSample
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.samples import ReverseSample
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.ledger.cutover_facts import CutoverFacts, read_cutover_facts
+from migration_assets.ledger.charge import CutoverFacts, read_cutover_facts
 from migration_assets.ledger.definitions import altered_since
 from migration_assets.ledger.samples import (
     AgedSample,
@@ -24,7 +24,7 @@ from migration_assets.ledger.samples import (
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.ledger.stream import StreamRecord, names_of, read_stream
 from migration_assets.postgres.activity import Activity, current_activity
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.stream.subscription import Worker, apply_worker
 

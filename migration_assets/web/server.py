@@ -26,8 +26,7 @@ from graphql import ASTValidationRule, GraphQLError, OperationDefinitionNode, Op
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from migration_assets.web.guard import Guard
-from migration_assets.web.origins import Origins
+from migration_assets.web.guard import Guard, Origins
 
 _POLL_MILLISECONDS = 2000
 _GOODBYE_SECONDS = 5

@@ -8,14 +8,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migration_assets.abandon.abandon import abandon, clean_legacy
+from migration_assets.abandon.abandon import abandon, clean
 from migration_assets.cutover.holds import hold, release
 from migration_assets.cutover.machine import roll_back
 from migration_assets.cutover.plan import CutoverPlan
 from migration_assets.cutover.reverse import prepare_reverse, reverse_names
-from migration_assets.cutover.watching import release_writes
-from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError
+from migration_assets.cutover.writes import release_writes
 from migration_assets.domain.errors import SignOffError, StreamError
+from migration_assets.domain.states import BaseInChargeError, CutoverError
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.ledger.session_locks import make_session_locks
 from migration_assets.ledger.stream import StreamLock, StreamNames, stream_lock
@@ -121,7 +121,7 @@ def test_a_table_of_locks_that_a_run_made_before_it_died_goes_too_unless_somebod
         make_session_locks(legacy)
     made = catalogue(ground)
     gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
-    for look in (lambda: abandon(ground.plan, apply=False), lambda: clean_legacy(gone.plan, apply=False)):
+    for look in (lambda: abandon(ground.plan, apply=False), lambda: clean(gone.plan, apply=False)):
         assert look().done == ("legacy: the table of locks and its schema go",)
     assert_as_found(ground, made)
     with ground.databases.session("legacy", "of another base") as other:
@@ -130,9 +130,7 @@ def test_a_table_of_locks_that_a_run_made_before_it_died_goes_too_unless_somebod
             at_work = f"backend {other.info.backend_pid}, which is at work"
             with pytest.raises(StreamError, match="nothing to abandon"):
                 abandon(ground.plan, apply=True)
-            assert clean_legacy(gone.plan, apply=True).notes == (
-                f"schema migration stays on the legacy, for {at_work}",
-            )
+            assert clean(gone.plan, apply=True).notes == (f"schema migration stays on the legacy, for {at_work}",)
             assert_as_found(ground, made)
     assert abandon(ground.plan, apply=True).notes == ()
     assert_as_found(ground, before)
@@ -192,7 +190,7 @@ def test_two_bases_of_the_same_table_share_guard_and_identity(ground: Ground) ->
         ground.run("legacy", "TRUNCATE bookings")
     ground.run("legacy", "DROP PUBLICATION migration_assets_0123456789ab")
     gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
-    clean_legacy(gone.plan, apply=True)
+    clean(gone.plan, apply=True)
     assert_as_found(ground, before)
 
 
@@ -244,22 +242,22 @@ def test_a_base_that_is_gone_leaves_a_legacy_that_can_be_cleaned(ground: Ground)
     before = catalogue(ground)
     ground.streamed()
     with pytest.raises(StreamError, match="the base is there"):
-        clean_legacy(ground.plan, apply=True)
+        clean(ground.plan, apply=True)
     gone = replace(ground, databases=Databases(ground.databases.legacy_url, NOWHERE))
     name = sql.Identifier(ground.stream_record().subscription)
     with ground.databases.session("base", "test") as base:
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
-    planned = clean_legacy(gone.plan, apply=False)
+    planned = clean(gone.plan, apply=False)
     assert "not known without the base" in planned.notes[0]
     with ground.databases.session("legacy", "a run") as left:
         # It was at work when the base went away, and would make anew what goes.
         with stream_lock(left, ground.stream_record().slot, lock=StreamLock.START):
-            assert clean_legacy(gone.plan, apply=True).done == planned.done
+            assert clean(gone.plan, apply=True).done == planned.done
         with pytest.raises(psycopg.OperationalError):
             left.execute("SELECT 1")
     assert_as_found(ground, before)
     with pytest.raises(StreamError, match="nothing to abandon"):
-        clean_legacy(gone.plan, apply=True)
+        clean(gone.plan, apply=True)
 
 
 @pytest.mark.long
@@ -274,8 +272,8 @@ def test_a_slot_without_a_publication_is_only_dropped_by_name(ground: Ground) ->
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
         legacy.execute(sql.SQL("DROP PUBLICATION {}").format(name))
     with pytest.raises(StreamError, match="slots of ours, no publication"):
-        clean_legacy(gone.plan, apply=True)
-    clean_legacy(gone.plan, apply=True, name=stream.slot)
+        clean(gone.plan, apply=True)
+    clean(gone.plan, apply=True, name=stream.slot)
     assert_as_found(ground, before)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from migration_assets.archive.archiving import archive_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.retirement.retiring import bring_back
 from migration_assets_tests.adversarial.life import Life

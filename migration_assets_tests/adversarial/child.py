@@ -6,10 +6,10 @@ from typing import Any
 
 from migration_assets.copying.weeks import copy_week, repair_week, validate_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.readiness.step import cut_over, roll_back
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.adversarial.table import QUARTER, migration_of
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
 from migration_assets_tests.crashes.child import serve

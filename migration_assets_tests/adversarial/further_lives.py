@@ -2,7 +2,7 @@
 
 import psycopg
 
-from migration_assets.stream.streaming import resume_stream
+from migration_assets.stream.holding import resume_stream
 from migration_assets_tests.adversarial.definitions import DEFINITIONS
 from migration_assets_tests.adversarial.life import Life
 from migration_assets_tests.adversarial.outsiders import OUTSIDERS, REFUSED_TO_APPLICATIONS, gone

@@ -20,9 +20,9 @@ import psycopg
 from migration_assets.copying.weeks import copy_week, repair_week, validate_week
 from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.states import SliceState
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.readiness.step import (
     cut_over,
     release_writes,
@@ -30,8 +30,8 @@ from migration_assets.readiness.step import (
     side_in_charge,
 )
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
-from migration_assets.watch.observation import observe
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
+from migration_assets.watch.watching import observe
 from migration_assets_tests.adversarial.applications import Application, World, standing_still
 from migration_assets_tests.adversarial.judge import columns_of, difference, drained, places_of, rows_of
 from migration_assets_tests.adversarial.mob import Deed, Enemies, Mob

@@ -12,15 +12,15 @@ from random import Random
 import psycopg
 
 from migration_assets.archive.archiving import archive_week
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.states import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.readiness.step import cut_over
 from migration_assets.retirement.retiring import bring_back
-from migration_assets.stream.streaming import resume_stream, start_stream
-from migration_assets.watch.observation import observe
+from migration_assets.stream.holding import resume_stream, start_stream
+from migration_assets.watch.watching import observe
 from migration_assets_tests.adversarial import child
 from migration_assets_tests.adversarial.ageing import AGED, ageing
 from migration_assets_tests.adversarial.applications import World, applications, standing_still

@@ -2,7 +2,7 @@
 
 import pytest
 
-from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.domain.states import CutoverKind
 from migration_assets.ledger.cutovers import begin
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.cutover.ground import ground_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from migration_assets.evidence.approval import sign_off_quarter
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets_tests.adversarial.life import Life
 from migration_assets_tests.adversarial.table import QUARTER, run

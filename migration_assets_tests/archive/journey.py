@@ -10,10 +10,10 @@ import duckdb
 from psycopg import IsolationLevel, sql
 from pyarrow import parquet
 
-from migration_assets.archive import export, portable
-from migration_assets.archive.arrow_schema import parquet_schema, to_stored
-from migration_assets.archive.csv_rows import csv_chunks
+from migration_assets.archive import export, sql_values
 from migration_assets.archive.export import SliceProfile, export_query, profile_slice
+from migration_assets.archive.parts import parquet_schema, to_stored
+from migration_assets.archive.sql_values import csv_chunks
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.arrow_stream import arrow_stream
@@ -36,9 +36,9 @@ class Archived:
     def relation(self) -> str:
         return f"read_parquet(['{self.file}'])"
 
-    def portable(self) -> Fingerprint:
+    def sql_values(self) -> Fingerprint:
         with duck() as connection:
-            return portable.portable_fingerprint(connection, self.relation, self.profile.columns)
+            return sql_values.portable_fingerprint(connection, self.relation, self.profile.columns)
 
 
 @contextmanager

@@ -12,18 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from migration_assets.archive.arrow_schema import parquet_schema
-from migration_assets.archive.layout import slice_folder
-from migration_assets.archive.manifest import Manifest
+from migration_assets.archive.columns import ColumnStatistics, Storage, StoredColumn
+from migration_assets.archive.manifest import Manifest, slice_folder
+from migration_assets.archive.ownership import ArchiveWriter, LedgerIdentity
+from migration_assets.archive.parts import parquet_schema
 from migration_assets.archive.store import ArchiveStore, Output
 from migration_assets.archive.writer import WriteLimits, write_slice
-from migration_assets.domain.archive_writer import ArchiveWriter, LedgerIdentity
-from migration_assets.domain.column_statistics import ColumnStatistics
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.domain.fingerprint import METHOD, Fingerprint
+from migration_assets.domain.fingerprint import METHOD, PORTABLE_METHOD, Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
-from migration_assets.domain.portable_method import PORTABLE_METHOD
-from migration_assets.domain.stored_columns import Storage, StoredColumn
 
 RELATION = "public.amenity_bookings"
 WEEK = FiscalWeek.parse("FY24-Q3|W05")

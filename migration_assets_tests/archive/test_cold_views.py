@@ -14,14 +14,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from migration_assets.archive.arrow_schema import parquet_schema
 from migration_assets.archive.cold_views import cold_relation, write_catalogue
-from migration_assets.archive.layout import slice_folder
-from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.store import ArchiveStore, open_store
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.columns import Storage, StoredColumn
+from migration_assets.archive.manifest import Manifest, slice_folder
+from migration_assets.archive.parts import parquet_schema
+from migration_assets.archive.store import ArchiveStore, LocalStore, open_store
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.stored_columns import Storage, StoredColumn
 from migration_assets_tests.archive.support import COLUMNS, RELATION, archive, bookings, refusal
 
 QUARTERS = (FiscalQuarter(2024, 3), FiscalQuarter(2024, 4))

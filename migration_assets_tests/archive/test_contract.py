@@ -16,16 +16,15 @@ import pytest
 from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.archive.arrow_schema import to_stored
+from migration_assets.archive.columns import StoredColumn, stored_columns
 from migration_assets.archive.export import export_query, profile_slice
-from migration_assets.archive.hot_side import HotSide
-from migration_assets.archive.hot_view import ensure_hot_view
+from migration_assets.archive.hot_rows import HotSide, ensure_hot_view
 from migration_assets.archive.manifest import Manifest
-from migration_assets.archive.query_engine import Engine, query_engine
+from migration_assets.archive.parts import to_stored
+from migration_assets.archive.querying import Engine, query_engine
 from migration_assets.archive.store import ArchiveStore, open_store
 from migration_assets.archive.writer import WriteLimits, write_slice
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
-from migration_assets.domain.stored_columns import StoredColumn, stored_columns
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.schema import ensure_ledger

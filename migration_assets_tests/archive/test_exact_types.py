@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from migration_assets.archive import portable
-from migration_assets.archive.csv_rows import csv_chunks
+from migration_assets.archive import sql_values
+from migration_assets.archive.columns import Storage
 from migration_assets.archive.export import profile_slice
+from migration_assets.archive.sql_values import csv_chunks
 from migration_assets.domain.fingerprint import EMPTY, Fingerprint
-from migration_assets.domain.stored_columns import Storage
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
@@ -220,7 +220,7 @@ def test_a_value_changed_in_the_file_is_seen_by_duckdb(both: Databases, tmp_path
     for change in ("b AS a, a AS b", "coalesce(b, '') AS b, a", "a, nullif(b, '') AS b", "a || ' ' AS a, b"):
         with duck() as duckling:
             relation = f"(SELECT id, {change} FROM {archived.relation})"
-            found = portable.portable_fingerprint(duckling, relation, archived.profile.columns)
+            found = sql_values.portable_fingerprint(duckling, relation, archived.profile.columns)
         assert found.rows == archived.profile.portable.rows
         assert found.sum_a != archived.profile.portable.sum_a, change
         assert found.sum_b != archived.profile.portable.sum_b, change

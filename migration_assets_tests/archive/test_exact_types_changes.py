@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from migration_assets.archive import portable
+from migration_assets.archive import sql_values
+from migration_assets.archive.columns import Storage, StoredColumn
 from migration_assets.archive.export import portable_fingerprint, profile_slice
 from migration_assets.archive.sql_values import text_expressions
-from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.portable_method import PORTABLE_METHOD
-from migration_assets.domain.stored_columns import Storage, StoredColumn
+from migration_assets.domain.fingerprint import PORTABLE_METHOD, Fingerprint
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Databases, Side
 from migration_assets_tests.archive.every_type import EVERY_TYPE
@@ -86,7 +85,7 @@ def test_a_changed_value_of_any_type_changes_both_sums_alike_on_both_versions(da
         assert archived.portable() == archived.profile.portable
         with duck() as duckling:
             found[side] = [
-                portable.portable_fingerprint(
+                sql_values.portable_fingerprint(
                     duckling,
                     f"(SELECT * EXCLUDE (id) FROM {archived.relation} WHERE id = {row})",
                     archived.profile.columns[1:],

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from migration_assets.archive.columns import ColumnStatistics, Storage, StoredColumn
 from migration_assets.archive.manifest import FORMAT, ArchivedFile, Manifest, differences
-from migration_assets.domain.column_statistics import ColumnStatistics
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.stored_columns import Storage, StoredColumn
 from migration_assets_tests.archive.support import COLUMNS, RELATION, WEEK, bookings, manifest, refusal
 
 HUGE = Fingerprint(20, 2**68 + 1, -(2**67) - 1)

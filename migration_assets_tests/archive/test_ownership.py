@@ -12,13 +12,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from migration_assets.archive.layout import MANIFEST, slice_folder, staging_folder
-from migration_assets.archive.ownership import OWNER, claim, read_owner, require_own
-from migration_assets.archive.store import open_store
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.manifest import MANIFEST, slice_folder, staging_folder
+from migration_assets.archive.ownership import (
+    OWNER,
+    ArchiveWriter,
+    ForeignArchiveError,
+    LedgerIdentity,
+    claim,
+    read_owner,
+    require_own,
+)
+from migration_assets.archive.store import LocalStore, open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import write_slice
-from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError, LedgerIdentity
 from migration_assets.domain.errors import ArchiveError
 from migration_assets_tests.archive.support import (
     RELATION,

@@ -3,11 +3,10 @@
 import duckdb
 import pytest
 
-from migration_assets.archive.hot_side import HotSide, hot_relation
-from migration_assets.archive.question_functions import COMPUTING
-from migration_assets.archive.questions import require_question
+from migration_assets.archive.hot_rows import HotSide, hot_relation
+from migration_assets.archive.questions import COMPUTING, require_question
 from migration_assets.domain.errors import ArchiveError
-from migration_assets.embedded.ports import free_port
+from migration_assets.embedded.cluster import free_port
 
 # They give something else each time, and change nothing.
 CHANCE = {"gen_random_uuid", "random", "uuid", "uuidv4", "uuidv7"}

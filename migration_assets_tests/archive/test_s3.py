@@ -14,12 +14,11 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from migration_assets.archive.cold_views import cold_relation, write_catalogue
-from migration_assets.archive.layout import staging_of_week
-from migration_assets.archive.reading import slice_relation
+from migration_assets.archive.manifest import staging_of_week
+from migration_assets.archive.ownership import ArchiveWriter, ForeignArchiveError
 from migration_assets.archive.store import ArchiveStore, open_store
-from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
+from migration_assets.archive.verification import DamagedArchiveError, slice_relation, trusted_manifest, verify_archive
 from migration_assets.archive.writer import read_manifest, write_slice
-from migration_assets.domain.archive_writer import ArchiveWriter, ForeignArchiveError
 from migration_assets_tests.archive.support import (
     COLUMNS,
     HOME,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from migration_assets.archive import store_local
-from migration_assets.archive.layout import new_generation, part_name, slice_folder, staging_folder, table_folder
+from migration_assets.archive import store as store_module
+from migration_assets.archive.manifest import new_generation, part_name, slice_folder, staging_folder, table_folder
 from migration_assets.archive.store import open_store, same_place
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
@@ -132,7 +132,7 @@ def test_bytes_and_names_are_on_the_disk_before_a_call_returns(tmp_path: Path, m
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(tmp_path)).lstrip("/"))
         real(descriptor)
 
-    monkeypatch.setattr(store_local.os, "fsync", noted)
+    monkeypatch.setattr(store_module.os, "fsync", noted)
     store = open_store(str(tmp_path))
     output = store.open_output("a/b/one")
     assert synced == ["", "a"]  # the names of the new folders
@@ -157,7 +157,7 @@ def test_a_publication_that_fails_leaves_the_old_content_and_nothing_beside(
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_local.os, "fsync", full)
+    monkeypatch.setattr(store.os, "fsync", full)
     assert "no space is left" in refusal(store.publish, "one", b"new").what
     assert store.read("one") == b"old"
     assert store.list("") == ["one"]

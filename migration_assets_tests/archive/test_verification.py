@@ -15,12 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from migration_assets.archive.layout import slice_folder
-from migration_assets.archive.manifest import HEAD_KEY, Manifest
-from migration_assets.archive.store import open_store
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.columns import ColumnStatistics
+from migration_assets.archive.manifest import HEAD_KEY, Manifest, slice_folder
+from migration_assets.archive.store import LocalStore, open_store
 from migration_assets.archive.verification import DamagedArchiveError, trusted_manifest, verify_archive
-from migration_assets.domain.column_statistics import ColumnStatistics
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek

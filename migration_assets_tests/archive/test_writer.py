@@ -11,8 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from migration_assets.archive.layout import part_name, staging_of_week
-from migration_assets.archive.manifest import HEAD_KEY, Manifest
+from migration_assets.archive.manifest import HEAD_KEY, Manifest, part_name, staging_of_week
 from migration_assets.archive.store import ArchiveStore, open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import WriteLimits, read_manifest, write_slice

@@ -10,9 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from migration_assets.archive.layout import staging_of_week
-from migration_assets.archive.store import ArchiveStore, open_store
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.manifest import staging_of_week
+from migration_assets.archive.store import ArchiveStore, LocalStore, open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import read_manifest
 from migration_assets.domain.errors import ArchiveError
@@ -100,7 +99,7 @@ def test_a_full_disk_is_told_as_such_and_the_archive_of_before_stays(tmp_path: P
 _CHILD = """
 import sys
 from pathlib import Path
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.store import LocalStore
 from migration_assets_tests.archive import support
 
 folder, moment = sys.argv[1:]

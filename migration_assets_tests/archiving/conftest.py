@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.evidence.approval import sign_off_quarter
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.runtime import Migration
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.defs.conftest import quarter_under_cdc

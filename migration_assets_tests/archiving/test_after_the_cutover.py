@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from migration_assets.abandon.step import abandon_migration
+from migration_assets.abandon.abandon import abandon_migration
 from migration_assets.archive.archiving import archive_week
 from migration_assets.copying.weeks import (
     copy_week,
@@ -19,31 +19,28 @@ from migration_assets.copying.weeks import (
     verify_week,
 )
 from migration_assets.cutover.machine import cut_over
-from migration_assets.cutover.reverse_health import look_at_reverse
+from migration_assets.cutover.observing import look_at_reverse
 from migration_assets.definitions import build_defs
-from migration_assets.defs.automation.schedules import ongoing_validation
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
-from migration_assets.domain.cutover_state import BaseInChargeError
+from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.domain.errors import SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.domain.freshness import Freshness
-from migration_assets.domain.leaf_names import leaf_name
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import BaseInChargeError, Freshness, SliceState
+from migration_assets.domain.table_spec import leaf_name
 from migration_assets.evidence.approval import sign_off_quarter, sign_off_state
 from migration_assets.ledger.retirements import Step
 from migration_assets.postgres.sessions import Databases
-from migration_assets.preflight.examination import examine
-from migration_assets.proof.reconciling import reconcile_quarter
-from migration_assets.quarters.opening import open_quarter
-from migration_assets.quarters.outlook import look_ahead, see_runway
+from migration_assets.preflight.run import examine
+from migration_assets.proof.reconciliation import reconcile_quarter
+from migration_assets.quarters.opening import look_ahead, open_quarter, see_runway
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.readiness.step import cutover_plan, roll_back
 from migration_assets.retirement.policy import due_weeks
 from migration_assets.retirement.restoring import drill_week, restore_week
 from migration_assets.retirement.retiring import late_in, retire_week
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import start_stream
-from migration_assets.terminal.marks import Seen
+from migration_assets.stream.holding import start_stream
+from migration_assets.terminal.figures import Seen
 from migration_assets.watch.overview import read_overview
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings
 from migration_assets_tests.archiving.test_leaving_and_coming_back import on, state_of

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from migration_assets.archive.archiving import archive_week
 from migration_assets.archive.querying import refresh_catalogue
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.store import LocalStore
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.ledger.archives import read_archives
 from migration_assets.runtime import Migration

@@ -14,7 +14,7 @@ from migration_assets.domain.confirmation import ConfirmationError, digest_of
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.retirements import Step
-from migration_assets.retirement.machine import Retired
+from migration_assets.retirement.leaving import Retired
 from migration_assets.retirement.retiring import bring_back, retire_week, told
 from migration_assets.runtime import Migration
 from migration_assets_tests.archiving.conftest import QUARTER, WEEKS, with_settings

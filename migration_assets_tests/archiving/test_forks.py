@@ -13,10 +13,9 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from migration_assets.archive.archiving import archive_week, reread_archive
-from migration_assets.archive.ledger_identity import adopt, read_archive_writer
+from migration_assets.archive.ownership import ForeignArchiveError, LedgerIdentity, adopt, read_archive_writer
 from migration_assets.cli import main
 from migration_assets.demo.archive import clear_archive
-from migration_assets.domain.archive_writer import ForeignArchiveError, LedgerIdentity
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from migration_assets.archive.archiving import archive_week, reread_archive
 from migration_assets.archive.querying import ask
 from migration_assets.copying.weeks import validate_week
-from migration_assets.demo.equality import compare_everything, drain
+from migration_assets.demo.cdc import compare_everything, drain
 from migration_assets.domain.errors import ArchiveError, RestoreError, RetirementError, SliceStateError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.archives import read_archive

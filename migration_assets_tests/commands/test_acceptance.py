@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from migration_assets.defs.jobs.acceptance import accept_finding
+from migration_assets.defs.jobs import accept_finding
 from migration_assets.domain.errors import PreflightError
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.ledger.preflights import record_preflight, require_preflight

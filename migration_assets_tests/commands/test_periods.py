@@ -2,8 +2,8 @@
 
 import pytest
 
-from migration_assets.commands.periods import parse_quarter, parse_weeks
 from migration_assets.domain.errors import CalendarError
+from migration_assets.terminal.arguments import parse_quarter, parse_weeks
 
 
 @pytest.mark.parametrize(

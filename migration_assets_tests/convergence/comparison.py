@@ -6,7 +6,7 @@ from collections import Counter
 from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.slices import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.runtime import Migration

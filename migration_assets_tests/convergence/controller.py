@@ -18,12 +18,12 @@ from migration_assets.copying.weeks import (
     undo_repair,
     validate_week,
 )
-from migration_assets.domain.differences import Differences
 from migration_assets.domain.errors import SliceBusyError, StreamError
+from migration_assets.domain.fingerprint import Differences
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.damage import DAMAGES, Expected, Vandal
 from migration_assets_tests.convergence.judge import Judge
 from migration_assets_tests.convergence.table import CALENDAR, MIGRATED

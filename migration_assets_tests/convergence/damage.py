@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 
-from migration_assets.domain.differences import Difference, Differences, Kind
+from migration_assets.domain.fingerprint import Difference, Differences, Kind
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.convergence.table import CALENDAR, COLUMNS, WRITTEN, reserved_ids, week_of

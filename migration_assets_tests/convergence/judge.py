@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from migration_assets.copying.weeks import repair_week, validate_week, verify_week
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.runtime import Migration
 from migration_assets_tests.convergence.comparison import contents, states
 from migration_assets_tests.convergence.damage import Expected, describe

@@ -19,7 +19,7 @@ from migration_assets.domain.errors import MigrationError, SliceMismatchError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.stream import StreamStatus
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import resume_stream, start_stream
+from migration_assets.stream.holding import resume_stream, start_stream
 from migration_assets_tests.convergence.comparison import UNDER_CDC, drain, states
 from migration_assets_tests.convergence.table import CALENDAR, COLUMNS, PROBE_ID
 from migration_assets_tests.convergence.workload import writing

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random, SystemRandom
 
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.retirements import Step
 from migration_assets.postgres.sessions import Databases

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
-from migration_assets.retirement.machine import retire_slice
-from migration_assets.retirement.returning import return_slice
+from migration_assets.retirement.leaving import retire_slice
+from migration_assets.retirement.retiring import return_slice
 from migration_assets.runtime import Migration
 from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.crashes.child import Nursery, nursery, serve

@@ -8,12 +8,13 @@ from psycopg import sql
 
 from migration_assets.copying.weeks import copy_week, repair_week
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.stream import StreamStatus, read_stream
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
 from migration_assets.stream.legacy_side import (
     alter_filter,
     drop_publication,
@@ -21,7 +22,6 @@ from migration_assets.stream.legacy_side import (
     row_filter,
 )
 from migration_assets.stream.slots import drop_slot
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
 from migration_assets.stream.subscription import drop_subscription
 from migration_assets_tests.convergence.comparison import UNDER_CDC, drain, states
 from migration_assets_tests.convergence.table import CALENDAR, create_table, reserved_ids

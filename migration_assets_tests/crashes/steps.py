@@ -15,9 +15,9 @@ from migration_assets.copying.weeks import (
 )
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.ledger.stream import StreamStatus
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.runtime import Migration, open_migration
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.table import MIGRATED, settings_of
 
 QUARTER = MIGRATED[0]

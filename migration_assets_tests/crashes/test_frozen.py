@@ -10,7 +10,7 @@ import pytest
 from migration_assets.domain.errors import StreamError
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.stream import holding
-from migration_assets.stream.streaming import pause_stream, resume_stream, start_stream
+from migration_assets.stream.holding import pause_stream, resume_stream, start_stream
 from migration_assets_tests.convergence.table import reserved_ids
 from migration_assets_tests.crashes.drills import go_on, stopped_under_traffic
 from migration_assets_tests.crashes.judge import Judge

@@ -13,7 +13,7 @@ from migration_assets.copying.weeks import repair_week, validate_week
 from migration_assets.domain.errors import CutError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.convergence.workload import writing
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.steps import QUARTER, WEEK

@@ -6,7 +6,7 @@ import pytest
 
 from migration_assets.cutover import stages
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.cutover.ground import Before, CutoverGround
 from migration_assets_tests.cutover.offered import Offered, offered

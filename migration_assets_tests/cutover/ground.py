@@ -10,11 +10,11 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.cutover.machine import cut_over, roll_back
 from migration_assets.cutover.plan import CutoverPlan, Switch
-from migration_assets.cutover.watching import HeldWrites, release_writes, writes_held
-from migration_assets.domain.cutover_state import CutoverState, SideName
+from migration_assets.cutover.writes import HeldWrites, release_writes, writes_held
 from migration_assets.domain.evidence_chain import ChainKind, ChainRecord
+from migration_assets.domain.states import CutoverState, SideName
 from migration_assets.ledger.chain import verify_chain
-from migration_assets.ledger.cutover_facts import in_charge
+from migration_assets.ledger.charge import in_charge
 from migration_assets.ledger.cutovers import CutoverRecord, read_cutovers
 from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Databases

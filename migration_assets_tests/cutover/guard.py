@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 
 from migration_assets.domain.alerting import Alert
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
 from migration_assets.domain.stream_watch import Problem
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration, open_migration

@@ -9,7 +9,7 @@ from random import Random
 import psycopg
 from psycopg import errors
 
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, SideName
+from migration_assets.domain.states import BEFORE_OPEN, CutoverError, SideName
 from migration_assets.ledger.stream import StreamStatus
 from migration_assets_tests.crashes.trap import Point, points_of
 from migration_assets_tests.cutover.child import run_child

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors, sql
 
 from migration_assets.definitions import build_defs
-from migration_assets.domain.cutover_state import CutoverState, SideName
+from migration_assets.domain.states import CutoverState, SideName
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.readiness.step import (
     CutoverRecord,

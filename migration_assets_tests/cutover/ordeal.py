@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from migration_assets.domain.cutover_state import SideName
+from migration_assets.domain.states import SideName
 from migration_assets.stream.heartbeats import reverse_arrived, send_reverse_marker
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround
 from migration_assets_tests.cutover.traffic import Task, traffic

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.domain.cutover_state import CutoverError, CutoverState, SideName
+from migration_assets.domain.states import CutoverError, CutoverState, SideName
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Databases

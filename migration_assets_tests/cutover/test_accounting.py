@@ -9,10 +9,10 @@ import pytest
 
 from migration_assets.cutover.accounting import look_again, weeks_of
 from migration_assets.cutover.left_weeks import AsFound
-from migration_assets.cutover.outside_repair import repair_outside
-from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.cutover.legacy_writing import repair_outside
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.samples import ProblemCode, StreamSample
+from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets.domain.stream_view import View
 from migration_assets.domain.stream_watch import evaluate
 from migration_assets.ledger.archives import ArchiveRecord

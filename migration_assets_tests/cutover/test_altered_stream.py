@@ -6,11 +6,11 @@ from typing import LiteralString
 import pytest
 from psycopg import sql
 
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.domain.samples import ProblemCode
 from migration_assets.domain.sign_off import SignOffRefusedError
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.states import CutoverError
 from migration_assets.evidence.approval import sign_off_quarter
-from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import look, migration
@@ -94,7 +94,7 @@ def test_what_was_proven_before_the_stream_was_altered_is_proven_no_more(
     assert ground.reconcile().equal
     # Our own pauses and cuts are no alteration, nor is what a server does to its catalogue by itself.
     hold_stream(ground.plan, "a test")
-    resume_stream(ground.plan)
+    continue_stream(ground.plan)
     ground.run("base", "VACUUM (FULL, FREEZE) pg_subscription")
     ground.run("legacy", "VACUUM (FULL, FREEZE) pg_publication", "VACUUM (FULL, FREEZE) pg_publication_rel")
     ground.drain()

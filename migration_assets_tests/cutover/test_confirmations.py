@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from migration_assets.domain.confirmation import digest_of
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import failure_text

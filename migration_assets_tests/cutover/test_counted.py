@@ -12,8 +12,8 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import ExecStatus
 
-from migration_assets.cutover.counted import require_counted
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.cutover.stages import require_counted
+from migration_assets.domain.states import CutoverError
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import wait_for
 

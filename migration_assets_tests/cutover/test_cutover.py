@@ -4,11 +4,11 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from migration_assets.cutover.reverse_health import look_at_reverse
-from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, CutoverState, SideName
+from migration_assets.cutover.observing import look_at_reverse
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.states import BaseInChargeError, CutoverError, CutoverState, SideName
 from migration_assets.ledger.stream import StreamStatus
-from migration_assets.stream.holding import resume_stream
+from migration_assets.stream.holding import continue_stream
 from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround, noted
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import patience
@@ -117,7 +117,7 @@ def test_values_stored_out_of_line_survive_changes_on_the_base(ground: CutoverGr
 
 def test_while_the_base_is_in_charge_nobody_lets_the_old_stream_go_on(ground: CutoverGround) -> None:
     ground.cut()
-    for step in (lambda: resume_stream(ground.plan), lambda: ground.stream(rebuild=True), lambda: ground.validate(2)):
+    for step in (lambda: continue_stream(ground.plan), lambda: ground.stream(rebuild=True), lambda: ground.validate(2)):
         with pytest.raises(BaseInChargeError, match=r"the base is in charge since .* nothing flows from the legacy"):
             step()
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):

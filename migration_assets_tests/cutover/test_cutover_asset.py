@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import check_results, failure_text, table_rows

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets.readiness.step import ReverseHealth, reverse_problems
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.postgres.support import wait_for

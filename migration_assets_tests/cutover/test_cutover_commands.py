@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets_tests.confirming import code_in
 from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered

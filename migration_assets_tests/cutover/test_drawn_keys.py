@@ -5,13 +5,12 @@ from typing import LiteralString
 
 import pytest
 
-from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.findings import Finding, Severity
-from migration_assets.domain.readiness import ReadinessPlan
+from migration_assets.domain.states import CutoverError
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases
-from migration_assets.readiness.sequences import examine_sequences
-from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.rules import ReadinessPlan, Sides
+from migration_assets.readiness.structure import examine_sequences
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import CALENDAR

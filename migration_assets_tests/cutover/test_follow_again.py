@@ -7,8 +7,8 @@ import pytest
 
 from migration_assets.cutover import forward, machine
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import CutoverError, CutoverState
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.test_time_under_hold import at
 from migration_assets_tests.postgres.support import wait_for

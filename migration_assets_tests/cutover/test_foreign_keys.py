@@ -3,10 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from migration_assets.decommission.obstacles import find_obstacles
-from migration_assets.domain.readiness import ReadinessPlan
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.foreign_keys import count_orphans, orphans_of, read_foreign_keys
-from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.rules import ReadinessPlan, Sides
 from migration_assets.readiness.structure import examine_structure
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.decommission.deed import plan_of

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from migration_assets.cutover import holds
-from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import StreamError
+from migration_assets.domain.states import CutoverError
 from migration_assets.ledger.stream import StreamLock
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import start_frozen

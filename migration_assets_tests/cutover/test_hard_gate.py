@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from migration_assets.copying import copying as bulk_copy
-from migration_assets.domain.cutover_state import BaseInChargeError, CutoverError, CutoverKind
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
+from migration_assets.domain.states import BaseInChargeError, CutoverError, CutoverKind
 from migration_assets.ledger.charge import keep_legacy_in_charge
 from migration_assets.ledger.cutovers import begin
 from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Timeouts
-from migration_assets.stream.holding import resume_stream
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.holding import continue_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, wait_for
@@ -30,10 +30,10 @@ DOORS: dict[str, Callable[[CutoverGround], object]] = {
     "a quarter that joins": lambda ground: ground.stream(OLDER),
     "a quarter that is under CDC": lambda ground: ground.stream(),
     "a rebuild": lambda ground: ground.stream(rebuild=True),
-    "a rebuild of all": lambda ground: start_stream(ground.plan, None, rebuild=True, whole_root=True),
+    "a rebuild of all": lambda ground: join_stream(ground.plan, None, rebuild=True, whole_root=True),
     "a repair": lambda ground: ground.repair(5),
     "an undone repair": lambda ground: ground.undo(1),
-    "a resumed stream": lambda ground: resume_stream(ground.plan),
+    "a resumed stream": lambda ground: continue_stream(ground.plan),
 }
 
 

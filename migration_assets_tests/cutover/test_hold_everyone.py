@@ -13,12 +13,12 @@ import pytest
 from psycopg import errors
 
 from migration_assets.cutover import holds, stages
-from migration_assets.cutover.legacy_repair import repair_legacy
-from migration_assets.cutover.watching import hold_again
+from migration_assets.cutover.legacy_repair import repair_after_base
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.cutover.writes import hold_again
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Side
 from migration_assets.quarters.fence_functions import let_through
@@ -241,7 +241,7 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
         base.execute(lost[lost.index("ALTER TABLE") : lost.index("; then")].encode())
     guard.silent(1)
     settle_down(ground)
-    repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
+    repair_after_base(ground.cutover_plan(), [week(5)], dry_run=False)
     ground.equal()
     # Who writes to a parent never meets the triggers of its child.
     ground.run("legacy", "CREATE TABLE parent (LIKE bookings)", "ALTER TABLE bookings INHERIT parent")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.errors import SettingsError
+from migration_assets.domain.states import CutoverError
 from migration_assets.postgres.sessions import Databases
 from migration_assets.readiness.step import cutover_plan
 from migration_assets.runtime import Migration

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from migration_assets.cutover.reverse_health import look_at_reverse
+from migration_assets.cutover.observing import look_at_reverse
 from migration_assets.domain.errors import SliceStateError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.retirements import Step
 from migration_assets.retirement.checks import late_bookings
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -10,13 +10,13 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.cutover import legacy_repair, recovering, reverse_cut
-from migration_assets.cutover.legacy_repair import LegacyRepaired, repair_legacy, undo_legacy_repair
-from migration_assets.cutover.outside_repair import repair_outside
-from migration_assets.cutover.recovering import recover_reverse
-from migration_assets.domain.cutover_state import CutoverError
-from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.cutover import legacy_repair, recovery, reverse_cut
+from migration_assets.cutover.legacy_repair import LegacyRepaired, put_back, repair_after_base
+from migration_assets.cutover.legacy_writing import repair_outside
+from migration_assets.cutover.recovery import recover_reverse
+from migration_assets.domain.confirmation import DeletionLimit
 from migration_assets.domain.errors import DeletionError, LedgerError
+from migration_assets.domain.states import CutoverError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Databases
@@ -68,16 +68,16 @@ _FORGET = "DELETE FROM migration.reverse_markers"
 
 
 def look(ground: CutoverGround, *numbers: int) -> list[tuple[int, int, int]]:
-    done = repair_legacy(ground.cutover_plan(), [week(number) for number in numbers or range(1, 14)])
+    done = repair_after_base(ground.cutover_plan(), [week(number) for number in numbers or range(1, 14)])
     return [counts(one) for one in done if one.differences.rows]
 
 
 def undo_newest(ground: CutoverGround, _: int) -> None:
-    undo_legacy_repair(ground.cutover_plan(), int(ground.one("base", "SELECT max(id) FROM migration.repairs")))
+    put_back(ground.cutover_plan(), int(ground.one("base", "SELECT max(id) FROM migration.repairs")))
 
 
 def mend(ground: CutoverGround, *numbers: int) -> list[LegacyRepaired]:
-    done = repair_legacy(ground.cutover_plan(), [week(number) for number in numbers], dry_run=False)
+    done = repair_after_base(ground.cutover_plan(), [week(number) for number in numbers], dry_run=False)
     assert all(one.legacy == one.base for one in done)
     return done
 
@@ -121,7 +121,7 @@ def undone_by_nobody_who_meddles(ground: CutoverGround, repair_id: int) -> None:
             "ALTER TABLE bookings ENABLE ALWAYS TRIGGER meddles",
         )
         with pytest.raises(LedgerError, match="was not put back as it was"):
-            undo_legacy_repair(ground.cutover_plan(), repair_id)
+            put_back(ground.cutover_plan(), repair_id)
         ground.run("legacy", "DROP FUNCTION meddles CASCADE")
         ground.equal()
 
@@ -143,7 +143,7 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
         ground.back()
     assert "migration-assets repair-legacy" in caught.value.next_step
 
-    shown = repair_legacy(ground.cutover_plan(), [week(5)])[0]
+    shown = repair_after_base(ground.cutover_plan(), [week(5)])[0]
     assert counts(shown) == (2, 1, 1)
     assert {(one.kind.value, one.key["id"], one.columns) for one in shown.differences.sample} == {
         ("missing", "30", ()), ("missing", "32", ()), ("extra", "9001", ()), ("changed", "31", ("note",)),
@@ -173,10 +173,10 @@ def test_what_a_trigger_or_a_stranger_did_to_the_legacy_is_shown_mended_and_a_ro
     # What was mended at once is taken back at once.
     assert ids[0] is not None
     undone_by_nobody_who_meddles(ground, ids[0])
-    assert undo_legacy_repair(ground.cutover_plan(), ids[0]) == ["FY25-Q2|W05", "FY25-Q2|W06"]
+    assert put_back(ground.cutover_plan(), ids[0]) == ["FY25-Q2|W05", "FY25-Q2|W06"]
     for repair_id in ids:
         with pytest.raises(LedgerError, match="was undone at"):
-            undo_legacy_repair(ground.cutover_plan(), repair_id or 0)
+            put_back(ground.cutover_plan(), repair_id or 0)
     assert ground.contents("legacy") == before
     with writing(ground):
         mend(ground, *range(1, 14))
@@ -216,7 +216,7 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     assert ground.contents("legacy") == before
     (repair_id,) = ground.ask("base", "SELECT max(id) FROM migration.repairs")[0]
     with pytest.raises(LedgerError, match="never came to be"):
-        undo_legacy_repair(ground.cutover_plan(), repair_id)
+        put_back(ground.cutover_plan(), repair_id)
     # A legacy that restarts may have lost the marker at which its stream was to rest.
     with monkeypatch.context() as patch:
         happens(patch, reverse_cut, "reverse_arrived", lambda: ground.run("legacy", _FORGET))
@@ -230,13 +230,13 @@ def test_whatever_dies_in_between_the_legacy_is_whole_and_a_rollback_goes_on(
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     ground.insert("base")
     assert done[0].repair_id is not None
-    undo_legacy_repair(ground.cutover_plan(), done[0].repair_id)
+    put_back(ground.cutover_plan(), done[0].repair_id)
     assert ground.one("legacy", "SELECT guests FROM bookings WHERE id = 31") == 77
     done = mend(ground, 5)
     # A transaction of which the server itself has forgotten what became of it.
     ground.run("base", "UPDATE migration.repairs SET applied = NULL, legacy_transaction = '3'" + last)
     with pytest.raises(LedgerError, match="may never have come to be"):
-        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+        put_back(ground.cutover_plan(), done[0].repair_id or 0)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
     mend(ground, 5)
     ground.run("legacy", REVERSE.replace("{}", "DISABLE"))
@@ -255,7 +255,7 @@ def test_a_repair_whose_rows_are_in_another_week_by_now_is_not_taken_back(
     ground.run("base", "UPDATE bookings SET booked_at = booked_at + interval '7 days' WHERE id = 31")
     settle_down(ground)
     with pytest.raises(LedgerError, match=r"put back as it was: UniqueViolation \(bookings_pkey\)") as no:
-        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+        put_back(ground.cutover_plan(), done[0].repair_id or 0)
     assert "31" not in str(no.value)
     (log,) = (one.data_folder.parent / "server.log" for one in servers.status() if one.name == "legacy")
     logged = log.read_text(errors="replace")
@@ -284,13 +284,13 @@ def test_a_key_that_the_server_checks_late_is_looked_at_before_a_repair_or_its_u
     assert "name that week, too" in refused.value.next_step
     done = mend(ground, 5, 6)
     ground.equal()
-    assert undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0) == ["FY25-Q2|W05", "FY25-Q2|W06"]
+    assert put_back(ground.cutover_plan(), done[0].repair_id or 0) == ["FY25-Q2|W05", "FY25-Q2|W06"]
     done = mend(ground, 5, 6)
     # By now the row is in the week after that.
     ground.run("base", later, later)
     settle_down(ground)
     with pytest.raises(CutoverError, match=r"has a key that another row of the legacy has: \(id\)"):
-        undo_legacy_repair(ground.cutover_plan(), done[0].repair_id or 0)
+        put_back(ground.cutover_plan(), done[0].repair_id or 0)
     ground.insert("base")
     settle_down(ground)
     ground.equal()
@@ -318,7 +318,7 @@ def test_a_rewrite_at_every_moment_waits_or_is_told_and_empties_nothing(
         remove_slot(base, f"{ground.stream_record().slot}_back")
     ground.run("legacy", REVERSE.replace("{}", "ENABLE"))
     with monkeypatch.context() as patch:
-        between = happens(patch, recovering, "in_snapshot", lambda: rewrite(ground, "base"))
+        between = happens(patch, recovery, "in_snapshot", lambda: rewrite(ground, "base"))
         with pytest.raises(CutoverError, match="rewritten while the slot was made"):
             recover_reverse(ground.cutover_plan(), "Ada")
         assert between == [True]
@@ -353,7 +353,7 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
     assert len(ground.contents("legacy")) == len(whole) + 2
     taken = repair_outside(ground.cutover_plan(stream=none_free), dry_run=False, confirmed=2)
     assert ground.contents("legacy") == whole
-    assert undo_legacy_repair(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
+    assert put_back(ground.cutover_plan(), taken.repair_id or 0) == ["rows outside all weeks"]
     assert len(ground.contents("legacy")) == len(whole) + 2
     assert repair_outside(ground.cutover_plan(), dry_run=False).repair_id is not None
     # Many rows do not go without a person's word.
@@ -363,7 +363,7 @@ def test_rows_in_no_week_and_many_rows_are_taken_off_by_a_persons_word(ground: C
     with pytest.raises(DeletionError, match="1,001 of the week's 1,071 rows would be deleted from the legacy"):
         mend(ground, 5)
     limits = replace(ground.plan, confirmed_deletes={week(5): 1001})
-    repair_legacy(ground.cutover_plan(stream=limits), [week(5)], dry_run=False)
+    repair_after_base(ground.cutover_plan(stream=limits), [week(5)], dry_run=False)
     assert ground.contents("legacy") == whole
 
 
@@ -391,7 +391,7 @@ def test_a_repair_that_stands_still_keeps_nobody_from_going_back(
 
     monkeypatch.setattr(module, function, meanwhile)
     with pytest.raises((TimeoutError, psycopg.OperationalError)):
-        repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
+        repair_after_base(ground.cutover_plan(), [week(5)], dry_run=False)
     ground.equal()
     assert ground.insert("legacy")
 

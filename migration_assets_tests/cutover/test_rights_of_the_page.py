@@ -15,14 +15,14 @@ from migration_assets.copying.weeks import copy_week
 from migration_assets.domain.findings import Severity
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.preflight.examination import examine
 from migration_assets.preflight.rights import rights_for_streams
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.preflight.run import examine
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.readiness.step import cut_over, preview_rollback, roll_back
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.guard import migration_of

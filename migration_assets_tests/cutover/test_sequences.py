@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from migration_assets.cutover.sequences import SequenceState, advance_sequences, next_start
-from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.domain.states import CutoverError, SideName
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Urls

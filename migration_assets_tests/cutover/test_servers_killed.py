@@ -16,8 +16,8 @@ import pytest
 from migration_assets.cutover import stages
 from migration_assets.cutover.plan import Switch
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverState
 from migration_assets.domain.errors import MigrationError
+from migration_assets.domain.states import BEFORE_OPEN, CutoverError, CutoverState
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.sessions import Connected
 from migration_assets.stream.plan import StreamPlan

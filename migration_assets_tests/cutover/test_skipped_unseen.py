@@ -8,10 +8,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.cutover.reverse_health import measure_reverse
-from migration_assets.domain.cutover_state import CutoverError, SideName
+from migration_assets.cutover.observing import measure_reverse
 from migration_assets.domain.errors import ServerChangedError
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.states import CutoverError, SideName
 from migration_assets.postgres.sessions import Databases
 from migration_assets.watch.look import observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround

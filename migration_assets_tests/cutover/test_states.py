@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import pytest
 
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverError, CutoverState, require_transition
+from migration_assets.domain.states import BEFORE_OPEN, CutoverError, CutoverState, require_cutover_transition
 
 _S = CutoverState
 
 
 def allowed(before: CutoverState, after: CutoverState, *, opened: bool = False) -> bool:
     try:
-        require_transition(before, after, opened=opened, where="t")
+        require_cutover_transition(before, after, opened=opened, where="t")
     except CutoverError:
         return False
     return True

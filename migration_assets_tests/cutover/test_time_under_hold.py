@@ -9,11 +9,11 @@ import pytest
 
 from migration_assets.cutover import comparing, stages
 from migration_assets.cutover.comparing import to_compare
-from migration_assets.cutover.counted import require_counted
 from migration_assets.cutover.estimate import estimate_comparison
 from migration_assets.cutover.reverse import NEAR_BYTES, reverse_distance
+from migration_assets.cutover.stages import require_counted
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets.ledger.proofs import Proof
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.proof import validation

@@ -4,11 +4,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migration_assets.cutover.recovering import recover_reverse
-from migration_assets.cutover.watching import hold_again
+from migration_assets.cutover.recovery import recover_reverse
+from migration_assets.cutover.writes import hold_again
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.guard import Guard, guard_of, migration_of

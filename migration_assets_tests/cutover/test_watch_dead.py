@@ -10,12 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.ledger.cutovers import cutover_lock
 from migration_assets.postgres.sessions import Databases
-from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets_tests.alerts.webhook import webhook
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import run_child
@@ -59,7 +58,11 @@ def test_a_cutover_that_died_with_the_writes_held_is_told_with_the_command(groun
         found = away.problems(begun=begun)
         assert set(found) == {C.WRITES_HELD, C.BASE_UNREACHABLE}
         assert "release-writes" in found[C.WRITES_HELD].next_step
-    for step in (lambda: resume_stream(ground.plan), lambda: hold_stream(ground.plan, "x"), lambda: ground.validate(2)):
+    for step in (
+        lambda: continue_stream(ground.plan),
+        lambda: hold_stream(ground.plan, "x"),
+        lambda: ground.validate(2),
+    ):
         with pytest.raises(StreamError, match="cutover 2 was left at drained"):
             step()
     assert "undone" in ground.let_go()
@@ -90,7 +93,11 @@ def test_a_living_cutover_is_let_work_until_its_timeout_and_nobody_touches_the_s
         found = guard.problems()
         assert set(found) == {C.WRITES_HELD}
         assert "release-writes" in found[C.WRITES_HELD].next_step
-        for step in (lambda: resume_stream(ground.plan), lambda: ground.stream(rebuild=True), lambda: ground.repair(2)):
+        for step in (
+            lambda: continue_stream(ground.plan),
+            lambda: ground.stream(rebuild=True),
+            lambda: ground.repair(2),
+        ):
             with pytest.raises(StreamError, match="a cutover is under way"):
                 step()
 

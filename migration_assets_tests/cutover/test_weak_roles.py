@@ -11,17 +11,16 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from migration_assets.cutover.counted import require_counted
-from migration_assets.domain.cutover_state import CutoverError
+from migration_assets.cutover.stages import require_counted
 from migration_assets.domain.errors import TriggersFireError
 from migration_assets.domain.findings import Finding, Severity, worst_first
-from migration_assets.domain.readiness import ReadinessPlan
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.states import CutoverError
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.preflight.rights import examine_base_rights
 from migration_assets.readiness.reverse_stream import examine_reverse
-from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.rules import ReadinessPlan, Sides
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down

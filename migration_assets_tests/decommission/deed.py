@@ -7,8 +7,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from migration_assets.decommission.machine import decommission
-from migration_assets.decommission.plan import DecommissionPlan
-from migration_assets.domain.decommission_state import Scope
+from migration_assets.decommission.obstacles import DecommissionPlan
+from migration_assets.domain.states import Scope
 from migration_assets.ledger.decommissions import DecommissionRecord, read_decommission
 from migration_assets.postgres.sql_text import raw_sql
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -15,14 +15,14 @@ from pydantic import SecretStr
 from migration_assets.archive.archiving import archive_week
 from migration_assets.decommission.step import decommission
 from migration_assets.definitions import build_defs
-from migration_assets.defs.assets.decommissioned_legacy import DecommissionScope
+from migration_assets.defs.cutover import DecommissionScope
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import Severity
 from migration_assets.evidence.writing import verify_evidence, write_packs
 from migration_assets.postgres.sessions import Databases
 from migration_assets.readiness.step import cut_over
 from migration_assets.runtime import Migration
-from migration_assets.watch.legacy_reading import note_legacy_reads
+from migration_assets.watch.legacy_reads import note_legacy_reads
 from migration_assets.watch.watching import watch_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in, let_leave

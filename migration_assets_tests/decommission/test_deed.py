@@ -7,13 +7,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from migration_assets.cutover.legacy_repair import repair_legacy
-from migration_assets.cutover.outside_repair import repair_outside
+from migration_assets.cutover.legacy_repair import repair_after_base
+from migration_assets.cutover.legacy_writing import repair_outside
 from migration_assets.decommission import machine
 from migration_assets.decommission.machine import call_off_decommission
-from migration_assets.domain.cutover_state import CutoverError
-from migration_assets.domain.decommission_state import DecommissionError, DecommissionState
 from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.states import CutoverError, DecommissionError, DecommissionState
 from migration_assets.ledger.chain import read_chain, verify_chain
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import hashed_columns, take_fingerprint
@@ -147,7 +146,7 @@ def test_every_row_of_the_legacy_is_in_the_base_or_in_an_equal_archive(ground: C
     assert record_of(ground) is None
     ground.insert("base")
     settle_down(ground)
-    repair_legacy(ground.cutover_plan(), [week(5)], dry_run=False)
+    repair_after_base(ground.cutover_plan(), [week(5)], dry_run=False)
     repair_outside(ground.cutover_plan(), dry_run=False)
     record = close_legacy(ground)
     assert record.final["accounted"] is True

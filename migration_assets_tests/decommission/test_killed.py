@@ -10,7 +10,7 @@ from random import SystemRandom
 import pytest
 
 from migration_assets.decommission.machine import call_off_decommission
-from migration_assets.domain.decommission_state import DecommissionState, Scope
+from migration_assets.domain.states import DecommissionState, Scope
 from migration_assets_tests.crashes.trap import Point, Trap, points_of, read_log
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down

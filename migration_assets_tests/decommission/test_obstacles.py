@@ -7,10 +7,10 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from migration_assets.decommission.closing import choose_scope
 from migration_assets.decommission.machine import decommission
 from migration_assets.decommission.obstacles import find_obstacles
-from migration_assets.decommission.scope import choose_scope
-from migration_assets.domain.decommission_state import DecommissionError, Scope
+from migration_assets.domain.states import DecommissionError, Scope
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.decommission.deed import Application, close_legacy, plan_of, record_of

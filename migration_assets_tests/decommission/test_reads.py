@@ -12,13 +12,10 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from migration_assets.domain.legacy_reads import ReadWatch
 from migration_assets.postgres.sessions import Connected, Databases, uncounted
 from migration_assets.runtime import Migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.watch.counting import count_reads
-from migration_assets.watch.legacy_reading import note_legacy_reads
-from migration_assets.watch.reads import look_for_reads
+from migration_assets.watch.legacy_reads import ReadWatch, count_reads, look_for_reads, note_legacy_reads
 from migration_assets.watch.watching import watch_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down

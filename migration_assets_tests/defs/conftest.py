@@ -14,17 +14,17 @@ from pydantic import SecretStr
 
 from migration_assets.copying.weeks import copy_week, repair_week
 from migration_assets.definitions import build_defs
-from migration_assets.defs.assets.migrated_slice import SliceAction
 from migration_assets.defs.partitions import fiscal_weeks, partition_key, register_quarters
+from migration_assets.defs.slices import SliceAction
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.embedded.bookings import AS_OF, create_bookings
 from migration_assets.postgres.sessions import Databases as Sides
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.stream.streaming import resume_stream, start_stream
+from migration_assets.stream.holding import resume_stream, start_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.postgres.support import Ground

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.runtime import open_migration
-from migration_assets.stream.streaming import pause_stream
+from migration_assets.stream.holding import pause_stream
 from migration_assets_tests.defs.conftest import (
     QUARTER,
     WEEK,

@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from migration_assets.defs.automation.sensors import change_stream_monitor
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource, source_resource
+from migration_assets.defs.sensors import change_stream_monitor
 from migration_assets.runtime import open_migration
 from migration_assets_tests.defs.conftest import QUARTER, Project
 

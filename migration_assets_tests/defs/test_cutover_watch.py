@@ -5,13 +5,13 @@ import pytest
 from psycopg import sql
 
 from migration_assets.cutover.machine import cut_over
-from migration_assets.defs.automation.sensors import change_stream_monitor
 from migration_assets.defs.partitions import register_quarters
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
-from migration_assets.preflight.examination import examine
+from migration_assets.defs.sensors import change_stream_monitor
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.readiness.step import cutover_plan
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.defs.conftest import (
     QUARTER,
     WEEKS,

@@ -9,12 +9,11 @@ import pydantic
 import pytest
 
 from migration_assets.definitions import build_defs
-from migration_assets.defs.assets.decommissioned_legacy import DecommissionConfig
-from migration_assets.defs.assets.legacy_cutover import LegacyCutoverConfig
-from migration_assets.defs.assets.retired_slice import RetiredSliceConfig
-from migration_assets.defs.assets.validated_slice import ValidatedSliceConfig
-from migration_assets.defs.jobs.legacy_repair import LegacyRepairConfig
+from migration_assets.defs.archives import RetiredSliceConfig
+from migration_assets.defs.cutover import DecommissionConfig, LegacyCutoverConfig
+from migration_assets.defs.jobs import LegacyRepairConfig
 from migration_assets.defs.partitions import fiscal_quarters, fiscal_weeks, register_quarters
+from migration_assets.defs.proofs import ValidatedSliceConfig
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 
 ASSETS: dict[str, tuple[set[str], set[str]]] = {

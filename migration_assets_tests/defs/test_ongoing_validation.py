@@ -8,14 +8,13 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.definitions import build_defs
-from migration_assets.defs.automation.schedules import ongoing_validation
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
+from migration_assets.defs.schedules import ongoing_validation
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.rotation import Candidate, next_in_turn
-from migration_assets.ledger.locks import slice_lock
-from migration_assets.ledger.slices import read_slice
+from migration_assets.ledger.slices import read_slice, slice_lock
+from migration_assets.proof.validation import Candidate, next_in_turn
 from migration_assets.runtime import Migration, open_migration
-from migration_assets.stream.streaming import pause_stream
+from migration_assets.stream.holding import pause_stream
 from migration_assets_tests.defs.conftest import QUARTER, WEEK, WEEKS, Project
 
 NOON = datetime(2024, 7, 1, 12, tzinfo=UTC)

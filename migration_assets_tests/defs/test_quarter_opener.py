@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.definitions import build_defs
-from migration_assets.defs.automation import quarter_opener as opener
+from migration_assets.defs import sensors as opener
 from migration_assets.defs.partitions import QUARTERS_NAME
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource, source_resource
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
@@ -16,7 +16,7 @@ from migration_assets.embedded.bookings import AS_OF
 from migration_assets.ledger.slices import read_slices
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import open_migration
-from migration_assets.stream.streaming import pause_stream, resume_stream
+from migration_assets.stream.holding import pause_stream, resume_stream
 from migration_assets_tests.defs.conftest import QUARTER, Project, at, check_results, failure_text
 
 NEXT = QUARTER.next

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from migration_assets.defs.automation.run_failures import failure_message, run_failure_alert
 from migration_assets.defs.resources import MIGRATION_SOURCE, MigrationSource
+from migration_assets.defs.sensors import failure_message, run_failure_alert
 from migration_assets.domain.confirmation import new_code
 from migration_assets.runtime import Migration
 from migration_assets_tests.defs.conftest import WEEK, Project

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from migration_assets.defs.checks.runway import runway_is_sufficient
+from migration_assets.defs.checks import runway_is_sufficient
 from migration_assets.embedded.bookings import AS_OF
 from migration_assets.quarters.opening import open_quarter
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.defs.conftest import QUARTER, Project, at, table_rows
 
 NEXT = QUARTER.next

@@ -9,8 +9,8 @@ import pytest
 
 from migration_assets.copying.weeks import copy_week, repair_week, validate_week
 from migration_assets.domain.errors import SliceMismatchError
-from migration_assets.proof.reconciling import reconcile_quarter
-from migration_assets.stream.streaming import pause_stream
+from migration_assets.proof.reconciliation import reconcile_quarter
+from migration_assets.stream.holding import pause_stream
 from migration_assets_tests.defs.conftest import LEAF, QUARTER, WEEK, Project, check_results, failure_text
 
 ADA = {"approved_by": "Ada Lovelace", "note": "seen with my own eyes"}

@@ -13,8 +13,7 @@ from migration_assets.domain.alerting import (
     load_alerts,
     mark_sent,
 )
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.domain.stream_watch import Evaluation, Problem
 
 START = datetime(2024, 6, 15, 12, tzinfo=UTC)

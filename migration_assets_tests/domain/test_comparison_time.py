@@ -1,6 +1,6 @@
 """How long a comparison will take, from what was measured before."""
 
-from migration_assets.domain.comparison_time import ASSUMED_ROWS_PER_SECOND, Rehearsed, Week, estimate
+from migration_assets.cutover.estimate import ASSUMED_ROWS_PER_SECOND, Rehearsed, Week, estimate
 
 
 def test_nothing_takes_no_time() -> None:

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 
 from migration_assets.domain.cutover_rules import CUTOVER_RULES
-from migration_assets.domain.cutover_sample import CutoverSample, HeldSample, ReverseSample, UnderWay
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import DRIFTS, Drift, ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import Severity, StreamThresholds
-from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.domain.samples import (
+    DRIFTS,
+    CutoverSample,
+    Drift,
+    HeldSample,
+    ProblemCode,
+    ReverseSample,
+    Severity,
+    StreamSample,
+    StreamThresholds,
+    UnderWay,
+)
+from migration_assets.domain.stream_watch import Problem, View, evaluate
 
 NOW = datetime(2024, 6, 15, 12, tzinfo=UTC)
 C, WARNING, CRITICAL = ProblemCode, Severity.WARNING, Severity.CRITICAL

@@ -2,7 +2,7 @@
 
 import pytest
 
-from migration_assets.domain.deletions import DeletionLimit, Deletions, parse_confirmations
+from migration_assets.domain.confirmation import DeletionLimit, Deletions, parse_confirmations
 from migration_assets.domain.errors import CalendarError, DeletionError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 

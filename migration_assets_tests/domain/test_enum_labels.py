@@ -2,7 +2,7 @@
 
 import pytest
 
-from migration_assets.domain.enum_labels import renamed_labels
+from migration_assets.archive.shown_values import renamed_labels
 
 
 @pytest.mark.parametrize(

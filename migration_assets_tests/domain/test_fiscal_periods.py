@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from migration_assets.domain.errors import CalendarError
-from migration_assets.domain.fiscal_periods import WEEK_NAMES, FiscalQuarter, FiscalWeek
+from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 
 # fmt: off
 SHORT_LABELS = ((1970, "FY70-Q2"), (1999, "FY99-Q2"), (2000, "FY00-Q2"), (2025, "FY25-Q2"), (2069, "FY69-Q2"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration_assets.domain.freshness import Freshness, LastValidation, changes_since, instant_text, span_text
+from migration_assets.domain.states import Freshness, LastValidation, changes_since, instant_text, span_text
 
 NOON = datetime(2024, 6, 24, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_assets.domain.errors import TableSpecError
-from migration_assets.domain.fiscal_periods import FiscalQuarter, FiscalWeek
-from migration_assets.domain.leaf_names import (
+from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
+from migration_assets.domain.table_spec import (
     leaf_name,
     parse_leaf_name,
     parse_quarter_table_name,

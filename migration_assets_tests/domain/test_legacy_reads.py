@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from migration_assets.domain.legacy_reads import APART, Counted, Memory, ReadWatch, watched
+from migration_assets.watch.legacy_reads import APART, Counted, Memory, ReadWatch, watched
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from migration_assets.domain.runway import (
     needed_quarters,
     reaches_present,
 )
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import Severity
 
 Q2 = FiscalQuarter(2025, 2)
 CALENDARS = [

@@ -14,7 +14,6 @@ from migration_assets.domain.definitions import Definitions, TableState
 from migration_assets.domain.errors import SignOffError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
-from migration_assets.domain.freshness import LastValidation
 from migration_assets.domain.sign_off import (
     Approval,
     CutFacts,
@@ -28,7 +27,7 @@ from migration_assets.domain.sign_off import (
     missing,
 )
 from migration_assets.domain.sign_off_evidence import SignedOff, canonical, digest, sign, verify, why_void
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import LastValidation, SliceState
 
 QUARTER = FiscalQuarter(2025, 2)
 WEEKS = FiscalCalendar.weeks_of(QUARTER)

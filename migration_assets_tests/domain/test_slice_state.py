@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from migration_assets.domain.errors import SliceStateError
-from migration_assets.domain.slice_state import SliceState, may_become, require_transition
+from migration_assets.domain.states import SliceState, may_become, require_slice_transition
 
 _TABLE = """
              absent copied streaming validated signed_off archived retired
@@ -26,10 +26,10 @@ def test_a_transition_is_allowed_exactly_where_the_table_says(now: SliceState, t
     allowed = (now.value, then.value) in _ALLOWED
     assert may_become(now, then) is allowed
     if allowed:
-        require_transition(now, then, where="FY25-Q2|W05")
+        require_slice_transition(now, then, where="FY25-Q2|W05")
         return
     with pytest.raises(SliceStateError) as caught:
-        require_transition(now, then, where="FY25-Q2|W05")
+        require_slice_transition(now, then, where="FY25-Q2|W05")
     assert caught.value.what == f"the slice is {now.value} and cannot become {then.value}"
     assert caught.value.where == "FY25-Q2|W05"
     following = sorted(after for before, after in _ALLOWED if before == now.value)
@@ -44,7 +44,7 @@ def test_while_the_base_is_in_charge_a_week_that_is_over_is_archived_unsigned_an
     more = now in unsigned and then is SliceState.ARCHIVED
     assert may_become(now, then, base_in_charge=True) is (may_become(now, then) or more)
     if more:
-        require_transition(now, then, where="FY25-Q2|W05", base_in_charge=True)
+        require_slice_transition(now, then, where="FY25-Q2|W05", base_in_charge=True)
 
 
 def test_the_table_names_every_state() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from migration_assets.domain.stored_columns import Storage, StoredColumn, stored_columns
+from migration_assets.archive.columns import Storage, StoredColumn, stored_columns
 from migration_assets.domain.table_description import Column, Hashing, TableDescription, UserType
 from migration_assets.domain.table_spec import QualifiedName
 

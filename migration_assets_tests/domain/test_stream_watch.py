@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from migration_assets.domain.cutover_rules import CUTOVER_RULES
-from migration_assets.domain.cutover_sample import CutoverSample
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
-from migration_assets.domain.stream_rules import RULES, View
-from migration_assets.domain.stream_sample import DRIFTS, Drift, ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import Severity, StreamThresholds, high_change
-from migration_assets.domain.stream_watch import NEXT_STEPS, evaluate
-from migration_assets.domain.wal_room import minutes_of_room
+from migration_assets.domain.samples import (
+    DRIFTS,
+    CutoverSample,
+    Drift,
+    ProblemCode,
+    Severity,
+    StreamSample,
+    StreamThresholds,
+    high_change,
+)
+from migration_assets.domain.stream_view import minutes_of_room
+from migration_assets.domain.stream_watch import NEXT_STEPS, RULES, View, evaluate
 
 NOW = datetime(2024, 6, 15, 12, tzinfo=UTC)
 GOOD = StreamSample(

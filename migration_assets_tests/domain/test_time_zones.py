@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
-from migration_assets.domain.time_zones import first_midnight
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek, first_midnight
 from migration_assets_tests.domain.test_fiscal_calendar import STRANGE_ZONES
 
 SECOND = timedelta(seconds=1)

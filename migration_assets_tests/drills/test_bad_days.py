@@ -11,12 +11,12 @@ from pydantic import SecretStr
 
 from migration_assets.copying.weeks import validate_week
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.watch.observation import observe
+from migration_assets.watch.watching import observe
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.pairs import quick_pair
 from migration_assets_tests.postgres.support import Ground, wait_for, week

@@ -12,17 +12,16 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import PartitionError, StreamError
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.stream_watch import Problem
 from migration_assets.postgres.sessions import Databases
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.stream.streaming import start_stream
-from migration_assets.watch.observation import observe
+from migration_assets.stream.holding import start_stream
+from migration_assets.watch.watching import observe
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for
 

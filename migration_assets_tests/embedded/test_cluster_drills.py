@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.embedded.privileges import server_user
-from migration_assets.embedded.processes import is_alive, pid_file_lines, server_processes
+from migration_assets.embedded.processes import is_alive, pid_file_lines, server_processes, server_user
 from migration_assets.embedded.reach import shared_home
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.embedded.support import FAST, eventually, execute, one, status_of
@@ -28,7 +27,7 @@ EmbeddedServers(Path(sys.argv[1]), extra_settings={"fsync": "off"}).start()
 _HOLD_SCRIPT = """
 import sys, time
 from pathlib import Path
-from migration_assets.embedded.locking import exclusive
+from migration_assets.embedded.processes import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

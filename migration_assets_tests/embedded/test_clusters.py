@@ -15,11 +15,9 @@ import pytest
 import sqlalchemy
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.embedded.binaries import Binaries, locate, package_folders
-from migration_assets.embedded.privileges import server_user
-from migration_assets.embedded.processes import server_processes
+from migration_assets.embedded.cluster import render
+from migration_assets.embedded.processes import Binaries, locate, package_folders, server_processes, server_user
 from migration_assets.embedded.reach import reachable_binaries, shared_home
-from migration_assets.embedded.server_settings import render
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.embedded.support import eventually, execute, one, status_of

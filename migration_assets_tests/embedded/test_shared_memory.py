@@ -11,11 +11,9 @@ import psutil
 import pytest
 
 from migration_assets.domain.errors import EmbeddedServerError
-from migration_assets.embedded.binaries import Binaries
-from migration_assets.embedded.creation import create_cluster
-from migration_assets.embedded.processes import pid_file_lines
+from migration_assets.embedded.cluster import create_cluster, free_shared_memory, segment_of
+from migration_assets.embedded.processes import Binaries, pid_file_lines
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.embedded.shared_memory import free_shared_memory, segment_of
 
 _CREATE = 0o1000 | 0o2000 | 0o600  # IPC_CREAT, IPC_EXCL
 Segment = tuple[int, int]

@@ -7,7 +7,7 @@ import psutil
 import psycopg
 import pytest
 
-from migration_assets.defs.automation.quarter_opener import OPENS_TAG
+from migration_assets.defs.sensors import OPENS_TAG
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.end_to_end.web import ENDED, Run, Web, top_level
 

@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
-from migration_assets.embedded.ports import free_port
+from migration_assets.embedded.cluster import free_port
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.runtime import dagster_environment, project_folder
 from migration_assets.settings import load_settings
-from migration_assets.terminal.ui_lock import take_ui_lock
+from migration_assets.terminal.ui import take_ui_lock
 from migration_assets_tests.end_to_end.web import REPOSITORY, Web, running, running_ui
 from migration_assets_tests.freezes import patience
 

@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.slices import SliceRecord, read_slice
 from migration_assets.postgres.activity import current_activity

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from migration_assets.domain.cutover_state import CutoverState
+from migration_assets.domain.states import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.confirming import code_for_cutover, code_for_rollback

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from migration_assets.embedded.ports import free_port
+from migration_assets.embedded.cluster import free_port
 from migration_assets.runtime import project_folder
 from migration_assets_tests.freezes import patience
 

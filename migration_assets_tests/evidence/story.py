@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from migration_assets.archive.archiving import archive_week
-from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.samples import StreamSample
 from migration_assets.ledger.samples import store_sample
 from migration_assets.retirement.restoring import drill_week
 from migration_assets.retirement.retiring import bring_back

@@ -10,13 +10,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from migration_assets.cutover.machine import cut_over, roll_back
-from migration_assets.domain.cutover_state import CutoverKind, CutoverState
 from migration_assets.domain.evidence_chain import Break
-from migration_assets.domain.evidence_cutover import CutoverFacts, DecommissionFacts, StepTimes
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.evidence.cutovers import standing
-from migration_assets.evidence.document import document
-from migration_assets.evidence.verdict import Level, answer
+from migration_assets.domain.states import CutoverKind, CutoverState
+from migration_assets.evidence.document import Level, answer, document
+from migration_assets.evidence.pack import CutoverFacts, DecommissionFacts, StepTimes
+from migration_assets.evidence.tables import standing
 from migration_assets.evidence.writing import verify_evidence, write_packs
 from migration_assets.readiness.step import cutover_plan
 from migration_assets.runtime import Migration

@@ -9,8 +9,8 @@ from typing import LiteralString
 import pytest
 
 from migration_assets.cutover import machine
-from migration_assets.domain.cutover_state import CutoverError
 from migration_assets.domain.evidence_chain import ChainKind
+from migration_assets.domain.states import CutoverError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger import cutovers as records
 from migration_assets.ledger.chain import append_row, begin_chain, verify_chain

@@ -11,7 +11,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from migration_assets.domain.evidence_chain import Break, EvidenceError, Head
-from migration_assets.domain.evidence_pack import (
+from migration_assets.domain.fingerprint import Fingerprint
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
+from migration_assets.evidence.document import Level, answer, document, head_in
+from migration_assets.evidence.pack import (
     ArchiveFacts,
     DepartureFacts,
     HoldCosts,
@@ -22,10 +25,6 @@ from migration_assets.domain.evidence_pack import (
     SignatureFacts,
     WeekEvidence,
 )
-from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
-from migration_assets.evidence.document import document, head_in
-from migration_assets.evidence.verdict import Level, answer
 
 AT = datetime(2024, 6, 24, 12, tzinfo=UTC)
 Q2 = FiscalQuarter(2025, 2)

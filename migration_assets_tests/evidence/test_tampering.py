@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from migration_assets.domain.evidence_chain import ChainRecord, EvidenceError, head_of, sealed
-from migration_assets.domain.evidence_pack import QuarterEvidence
 from migration_assets.domain.sign_off_evidence import digest
 from migration_assets.evidence.facts import read_pack_facts
+from migration_assets.evidence.pack import QuarterEvidence
 from migration_assets.evidence.writing import verify_evidence, write_packs
-from migration_assets.ledger.chain import read_chain, verify_chain
-from migration_assets.ledger.evidence_rows import read_rows
+from migration_assets.ledger.chain import read_chain, read_rows, verify_chain
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
 from migration_assets_tests.archiving.conftest import QUARTER, with_settings

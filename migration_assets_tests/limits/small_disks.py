@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from migration_assets.embedded.privileges import own, server_user
+from migration_assets.embedded.processes import own, server_user
 
 _FILLER = "filler"
 

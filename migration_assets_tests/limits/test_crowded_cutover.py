@@ -10,7 +10,7 @@ from psycopg import sql
 
 from migration_assets.cutover import stages
 from migration_assets.cutover.work import Work
-from migration_assets.domain.cutover_state import CutoverError, CutoverState
+from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -11,17 +11,17 @@ import pytest
 
 from migration_assets.archive.archiving import archive_week
 from migration_assets.copying.weeks import copy_week
-from migration_assets.cutover.cutover_planning import cutover_plan
 from migration_assets.cutover.machine import cut_over
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.domain.errors import MigrationError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.ledger.preflights import record_preflight
-from migration_assets.postgres.limits_reached import limit_error
+from migration_assets.postgres.server_messages import limit_error
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.proof.reconciling import reconcile_quarter
+from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.runtime import Migration
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.defs.conftest import migration_of

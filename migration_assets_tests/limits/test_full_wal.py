@@ -10,13 +10,11 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import UnavailableError
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
-from migration_assets.domain.stream_thresholds import StreamThresholds
-from migration_assets.domain.stream_watch import evaluate
+from migration_assets.domain.samples import ProblemCode, StreamSample, StreamThresholds
+from migration_assets.domain.stream_watch import View, evaluate
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
-from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets.watch.look import observe_stream
 from migration_assets_tests.limits.small_disks import SmallDisk, small_disk
 from migration_assets_tests.pairs import quick_pair
@@ -75,7 +73,7 @@ def test_a_legacy_whose_wal_disk_is_full_told_so_before_and_loses_nothing() -> N
         disk.grow(1024)
         pair.start()
         ground = replace(ground, databases=Databases(pair.legacy_url(), pair.base_url()))
-        resume_stream(ground.plan)
+        continue_stream(ground.plan)
         ground.assert_same()
         ground.copy()
         assert ground.reconcile().equal

@@ -10,7 +10,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from migration_assets.defs.failures import readable_failures
-from migration_assets.postgres.limits_reached import limit_error
+from migration_assets.postgres.server_messages import limit_error
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.postgres.support import Ground
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from migration_assets.domain.definitions import Definitions
 from migration_assets.domain.errors import RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.ledger.archives import (
     ArchiveEvidence,
@@ -20,13 +20,12 @@ from migration_assets.ledger.archives import (
     record_archive,
 )
 from migration_assets.ledger.definitions import table_states
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.retirements import Retirement, read_retirement
-from migration_assets.ledger.slices import read_slice
+from migration_assets.ledger.slices import read_slice, slice_lock
 from migration_assets.postgres.sessions import Connected, Databases
 from migration_assets.retirement.checks import of_table
-from migration_assets.retirement.machine import Retired, retire_slice
-from migration_assets.retirement.returning import Returned, return_slice
+from migration_assets.retirement.leaving import Retired, retire_slice
+from migration_assets.retirement.retiring import Returned, return_slice
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.stream.plan import StreamPlan

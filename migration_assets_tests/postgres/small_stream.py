@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
-from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.domain.samples import ProblemCode, StreamSample
+from migration_assets.domain.stream_watch import Problem, View, evaluate
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.stream import (
     StreamNames,

@@ -11,8 +11,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
 from migration_assets.copying.copying import copy_slice
+from migration_assets.copying.throttle import CopyLimits, SliceCopy
 from migration_assets.copying.verifying import Verified, verify_slice
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
@@ -24,11 +24,11 @@ from migration_assets.ledger.stream import StreamRecord
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.own_schema import OwnConnection, OwnCursor
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
-from migration_assets.proof.reconciliation import Reconciled, reconcile_quarter
+from migration_assets.proof.reconciliation import Reconciled, reconcile
 from migration_assets.proof.repair import Repaired, repair_slice, undo_repair
 from migration_assets.proof.validation import Validated, validate_slice
 from migration_assets.quarters.partitions import OpenedQuarter, ensure_quarter
-from migration_assets.stream.joining import Joined, start_stream
+from migration_assets.stream.joining import Joined, join_stream
 from migration_assets.stream.plan import StreamLimits, StreamPlan
 from migration_assets.stream.running import require_stream
 from migration_assets_tests.freezes import patience
@@ -172,7 +172,7 @@ class Ground:
         return self
 
     def stream(self, quarter: FiscalQuarter = QUARTER, *, rebuild: bool = False) -> Joined:
-        return start_stream(self.plan, quarter, rebuild=rebuild)
+        return join_stream(self.plan, quarter, rebuild=rebuild)
 
     def streamed(self, quarter: FiscalQuarter = QUARTER) -> "Ground":
         """The quarter under CDC; the ledger says that its weeks were copied, and the true-up brings all their rows."""
@@ -200,7 +200,7 @@ class Ground:
         return undo_repair(self.plan, repair_id)
 
     def reconcile(self, quarter: FiscalQuarter = QUARTER) -> Reconciled:
-        return reconcile_quarter(self.plan, quarter)
+        return reconcile(self.plan, quarter)
 
     def stream_record(self) -> StreamRecord:
         with self.databases.session("base", "test") as base:

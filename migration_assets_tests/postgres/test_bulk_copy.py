@@ -11,7 +11,7 @@ import pytest
 from psycopg import errors
 
 from migration_assets.copying import loading as slice_loading
-from migration_assets.copying.copy_plan import CopyLimits
+from migration_assets.copying.throttle import CopyLimits
 from migration_assets.domain.errors import (
     MigrationError,
     PartitionError,
@@ -21,9 +21,8 @@ from migration_assets.domain.errors import (
     StreamError,
     TableSpecError,
 )
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.ledger.locks import slice_lock
-from migration_assets.ledger.slices import CopyEvidence
+from migration_assets.domain.states import SliceState
+from migration_assets.ledger.slices import CopyEvidence, slice_lock
 from migration_assets_tests.postgres.rewriting import before
 from migration_assets_tests.postgres.support import BOOKINGS, Ground, at_once, week
 

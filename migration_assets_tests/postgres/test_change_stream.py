@@ -9,15 +9,15 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.domain.cutover_state import SideName
-from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.domain.confirmation import DeletionLimit
 from migration_assets.domain.errors import DeletionError, StreamError, UnavailableError
 from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.states import SideName
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Timeouts, connect
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets.stream.legacy_side import row_filter
 from migration_assets.stream.slots import (
     create_slot,
@@ -151,7 +151,7 @@ def test_a_start_that_stops_keeps_no_wal_and_one_that_cannot_succeed_stops_befor
     ground.run("legacy", "UPDATE bookings SET guests = 9")
     away = replace(ground.plan, legacy_url_for_base="postgresql://somebody@127.0.0.1:1/elsewhere")
     with pytest.raises(UnavailableError, match="could not connect to the publisher") as caught:
-        retry_transient(lambda: start_stream(away, QUARTER), what="its start", attempts=1, log=logging.getLogger())
+        retry_transient(lambda: join_stream(away, QUARTER), what="its start", attempts=1, log=logging.getLogger())
     assert ground.one("legacy", slots) == 0
     assert [action for action, _ in ground.attempts()].count("join") == 0
     assert "MIGRATION_LEGACY_URL_FOR_BASE" in caught.value.next_step
@@ -160,7 +160,7 @@ def test_a_start_that_stops_keeps_no_wal_and_one_that_cannot_succeed_stops_befor
     )
     few = replace(ground.stream_limits, deletions=DeletionLimit(percent=1.0, rows=1))
     with pytest.raises(DeletionError, match="9 of the week's"):
-        start_stream(replace(ground.plan, limits=few), QUARTER)
+        join_stream(replace(ground.plan, limits=few), QUARTER)
     assert ground.one("legacy", slots) == 0
     ground.stream()
     ground.assert_same()

@@ -9,7 +9,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import Ground, phases, wait_for
 

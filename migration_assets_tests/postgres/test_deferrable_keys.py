@@ -6,8 +6,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.findings import Severity
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_watch import evaluate
+from migration_assets.domain.stream_watch import View, evaluate
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases
 from migration_assets.watch.look import LookLimits, observe_stream

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from migration_assets.copying.copy_plan import SliceCopy
 from migration_assets.copying.copying import copy_slice
-from migration_assets.domain.deletions import DeletionLimit
+from migration_assets.copying.throttle import SliceCopy
+from migration_assets.domain.confirmation import DeletionLimit
 from migration_assets.domain.errors import DeletionError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.proof.repair import repair_slice
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 
 Confirmed = dict[FiscalWeek, int]
@@ -27,7 +27,7 @@ def _copy(ground: Ground, number: int, confirmed: Confirmed) -> None:
 
 
 def _rebuild(ground: Ground, _: int, confirmed: Confirmed) -> None:
-    start_stream(replace(ground.plan, confirmed_deletes=confirmed), QUARTER, rebuild=True)
+    join_stream(replace(ground.plan, confirmed_deletes=confirmed), QUARTER, rebuild=True)
 
 
 STEPS: dict[str, Callable[[Ground, int, Confirmed], None]] = {

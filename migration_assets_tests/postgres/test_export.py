@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from psycopg import IsolationLevel, sql
 
+from migration_assets.archive.columns import Storage, stored_columns
 from migration_assets.archive.export import (
     ColumnStatistics,
     export_query,
@@ -13,7 +14,6 @@ from migration_assets.archive.export import (
     profile_slice,
 )
 from migration_assets.domain.fingerprint import EMPTY
-from migration_assets.domain.stored_columns import Storage, stored_columns
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.catalogue import require_table

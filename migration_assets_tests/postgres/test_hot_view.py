@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.archive.hot_view import ensure_hot_view
+from migration_assets.archive.columns import stored_columns
+from migration_assets.archive.hot_rows import ensure_hot_view
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.stored_columns import stored_columns
 from migration_assets.ledger.session_locks import take_turn_at_partitions
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases

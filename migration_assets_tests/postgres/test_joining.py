@@ -8,11 +8,11 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import CutError, SliceBusyError, SliceMismatchError, StreamError
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.ledger.locks import slice_lock
+from migration_assets.domain.states import SliceState
+from migration_assets.ledger.slices import slice_lock
 from migration_assets.ledger.stream import StreamLock
-from migration_assets.stream.holding import hold_stream, resume_stream
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.holding import continue_stream, hold_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once
@@ -142,7 +142,7 @@ def test_a_join_that_failed_keeps_the_stream_at_rest_until_it_is_done_again(stre
         assert "stream resume" in caught.value.next_step
     streamed.run("base", "DROP TRIGGER spoil ON bookings_fy25_q3_w05")
     if again == "resume":
-        assert "never finished" in resume_stream(streamed.plan)
+        assert "never finished" in continue_stream(streamed.plan)
         streamed.stream(_NEXT)
     else:
         assert streamed.stream(_NEXT, rebuild=again == "rebuild").how == "rebuilt"
@@ -191,7 +191,7 @@ def test_a_person_s_hold_refuses_a_join_and_a_rebuild(streamed: Ground) -> None:
         with pytest.raises(StreamError, match=r"a person holds the stream \(lunch\)"):
             streamed.stream(_NEXT, rebuild=rebuild)
     assert streamed.record(1, _NEXT).state is SliceState.COPIED
-    resume_stream(streamed.plan)
+    continue_stream(streamed.plan)
     streamed.stream(_NEXT)
     streamed.assert_same(QUARTER, _NEXT)
 
@@ -224,7 +224,7 @@ def test_the_quarters_under_cdc_are_rebuilt_together_and_none_is_forgotten(strea
     streamed.stream(_NEXT)
     for quarter in (QUARTER, None):
         streamed.run("base", "DELETE FROM bookings WHERE id % 9 = 0")
-        rebuilt = start_stream(streamed.plan, quarter, rebuild=True)
+        rebuilt = join_stream(streamed.plan, quarter, rebuild=True)
         assert (rebuilt.how, rebuilt.quarter, len(rebuilt.weeks)) == ("rebuilt", quarter, 26)
         streamed.run("legacy", "UPDATE bookings SET guests = guests + 1")
         streamed.assert_same(QUARTER, _NEXT)
@@ -233,6 +233,6 @@ def test_the_quarters_under_cdc_are_rebuilt_together_and_none_is_forgotten(strea
 def test_without_a_quarter_and_without_a_week_under_cdc_there_is_nothing_to_rebuild(ground: Ground) -> None:
     ground.fill(91).open()
     with pytest.raises(StreamError, match="no week is under CDC yet"):
-        start_stream(ground.plan, None, rebuild=True)
+        join_stream(ground.plan, None, rebuild=True)
     with pytest.raises(StreamError, match="there is no change stream yet"):
-        resume_stream(ground.plan)
+        continue_stream(ground.plan)

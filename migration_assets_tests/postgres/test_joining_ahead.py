@@ -9,9 +9,9 @@ import pytest
 
 from migration_assets.domain.errors import DeletionError, SliceMismatchError, StreamError
 from migration_assets.domain.fingerprint import EMPTY
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.stream.holding import resume_stream
-from migration_assets.stream.joining import start_stream
+from migration_assets.domain.states import SliceState
+from migration_assets.stream.holding import continue_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
 
@@ -175,7 +175,7 @@ def test_rows_that_somebody_wrote_into_the_base_alone_do_not_pass_for_empty(stre
     with pytest.raises(DeletionError, match=r"FY25-Q3\|W02: 1 of the week's 1 rows"):
         streamed.stream(_NEXT)
     assert streamed.stream_record().status == "live"
-    joined = start_stream(replace(streamed.plan, confirmed_deletes={week(2, _NEXT): 1}), _NEXT)
+    joined = join_stream(replace(streamed.plan, confirmed_deletes={week(2, _NEXT): 1}), _NEXT)
     assert sum(one.differences.extra for one in joined.weeks) == 1
     streamed.assert_same(QUARTER, _NEXT)
 
@@ -251,7 +251,7 @@ def test_a_join_ahead_that_failed_is_finished_by_resume_and_the_next_try(streame
         streamed.stream(_NEXT)
     assert streamed.stream_record().status == "joining"
     streamed.run("base", "DROP TRIGGER spoil ON bookings_fy25_q3_w05")
-    resume_stream(streamed.plan)
+    continue_stream(streamed.plan)
     streamed.stream(_NEXT)
     streamed.run("legacy", "INSERT INTO bookings (id, booked_at) VALUES (9002, '2024-07-31Z')")
     streamed.assert_same(QUARTER, _NEXT)

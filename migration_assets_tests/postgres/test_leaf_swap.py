@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from migration_assets.copying.copy_plan import CopyLimits
+from migration_assets.copying.throttle import CopyLimits
 from migration_assets.domain.errors import PartitionError, UnavailableError
 from migration_assets_tests.freezes import freezes, patience
 from migration_assets_tests.postgres.support import IMPATIENT, Ground, phases, wait_for

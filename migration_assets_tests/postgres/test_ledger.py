@@ -4,13 +4,13 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import LedgerError
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.schema import ensure_ledger, require_ledger
 from migration_assets.ledger.slices import (
     begin_attempt,
     end_attempt,
     read_slice,
     read_slices,
+    slice_lock,
 )
 from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground, at_once, week
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import PartitionError, SliceMismatchError, StreamError, UnavailableError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.stream.holding import hold_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience

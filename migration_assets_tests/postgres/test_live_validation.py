@@ -7,7 +7,6 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from migration_assets.domain.differences import Kind
 from migration_assets.domain.errors import (
     PartitionError,
     SliceBusyError,
@@ -15,8 +14,9 @@ from migration_assets.domain.errors import (
     SliceStateError,
     StreamError,
 )
-from migration_assets.domain.slice_state import SliceState
-from migration_assets.ledger.locks import slice_lock
+from migration_assets.domain.fingerprint import Kind
+from migration_assets.domain.states import SliceState
+from migration_assets.ledger.slices import slice_lock
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, at_once, week
 

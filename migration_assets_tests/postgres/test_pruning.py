@@ -5,7 +5,7 @@ from collections.abc import Generator
 import pytest
 
 from migration_assets.domain.errors import LedgerError
-from migration_assets.ledger.pruning import prune_ledger
+from migration_assets.ledger.schema import prune_ledger
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import SPEC, Ground
 

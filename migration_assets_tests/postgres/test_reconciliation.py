@@ -5,7 +5,7 @@ from collections.abc import Generator
 import pytest
 
 from migration_assets.domain.errors import SliceStateError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground, week
 

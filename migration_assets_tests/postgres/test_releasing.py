@@ -8,10 +8,10 @@ import pytest
 
 from migration_assets.domain.errors import CutError, RetirementError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.retirements import Step
 from migration_assets.retirement import leaving
-from migration_assets.retirement import machine as retirement
+from migration_assets.retirement import leaving as retirement
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.stream import releasing
 from migration_assets_tests.clones import Clones

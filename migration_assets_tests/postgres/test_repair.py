@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from migration_assets.domain.errors import LedgerError, SliceMismatchError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_spec import TableSpec
 from migration_assets.proof import repair as of_slices
 from migration_assets.stream.true_up import TruedUp, true_up

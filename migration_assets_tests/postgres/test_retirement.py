@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from migration_assets.domain.errors import ArchiveError, RetirementError, StreamError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.archives import record_reread
 from migration_assets.ledger.own_objects import read_quarantine
 from migration_assets.ledger.retirements import Step
 from migration_assets.postgres.sessions import Databases
 from migration_assets.retirement import leaving
-from migration_assets.retirement import machine as retirement
+from migration_assets.retirement import leaving as retirement
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.stream.holding import hold_stream
 from migration_assets_tests.clones import Clones

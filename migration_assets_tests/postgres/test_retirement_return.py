@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from migration_assets.domain.errors import PartitionError, RestoreError, RetirementError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.retirements import Step
 from migration_assets.retirement import leaving
 from migration_assets_tests.clones import Clones

@@ -7,7 +7,7 @@ from random import Random, SystemRandom
 import pytest
 
 from migration_assets.domain.errors import RetirementError
-from migration_assets.domain.slice_state import SliceState
+from migration_assets.domain.states import SliceState
 from migration_assets.ledger.retirements import Step
 from migration_assets.retirement.checks import late_bookings
 from migration_assets_tests.postgres.resting import ROWS, writing

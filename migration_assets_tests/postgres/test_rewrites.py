@@ -14,12 +14,11 @@ from migration_assets.copying import copying as bulk_copy
 from migration_assets.copying import loading as slice_loading
 from migration_assets.cutover import comparing
 from migration_assets.cutover.comparing import compare_sides, to_compare
-from migration_assets.cutover.deadline import Deadline
 from migration_assets.cutover.plan import CutoverPlan
-from migration_assets.domain.cutover_state import CutoverKind
+from migration_assets.cutover.work import Deadline
 from migration_assets.domain.errors import StreamError
-from migration_assets.domain.freshness import Freshness
 from migration_assets.domain.sign_off import SignOffRefusedError
+from migration_assets.domain.states import CutoverKind, Freshness
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.ledger.definitions import altered_since, table_states
 from migration_assets.ledger.slices import read_slices
@@ -28,7 +27,7 @@ from migration_assets.postgres.sessions import Side
 from migration_assets.proof import reconciliation, repair, validation
 from migration_assets.proof.sign_offs import read_week_facts
 from migration_assets.stream import joining, slots
-from migration_assets.stream import true_up_weeks as weeks
+from migration_assets.stream import true_up as weeks
 from migration_assets_tests.archiving.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
 from migration_assets_tests.postgres.rewriting import REWRITES, before, rewrite

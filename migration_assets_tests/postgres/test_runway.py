@@ -10,7 +10,7 @@ import pytest
 
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
 from migration_assets.domain.runway import RunwayPolicy, find_needs, measure_runway
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import Severity
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.quarters.flaws import Flaw, find_flaws
 from migration_assets.quarters.runway import Partition, attached_leaves, read_places

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import psycopg
 import pytest
 
-from migration_assets.copying.copy_plan import CopyLimits
+from migration_assets.copying.throttle import CopyLimits
 from migration_assets.domain.errors import UnavailableError
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.ledger.slices import CopyEvidence

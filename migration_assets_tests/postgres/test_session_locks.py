@@ -13,7 +13,6 @@ from psycopg.conninfo import make_conninfo
 
 from migration_assets.domain.errors import ForeignObjectError, LedgerError, SliceBusyError, StreamError
 from migration_assets.ledger import schema as ledger_schema
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.own_objects import ledger_steps
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.session_locks import (
@@ -22,6 +21,7 @@ from migration_assets.ledger.session_locks import (
     session_lock,
     take_turn_at_objects,
 )
+from migration_assets.ledger.slices import slice_lock
 from migration_assets.ledger.stream import StreamLock, stream_lock
 from migration_assets.postgres.sessions import Connected
 from migration_assets.stream.claims import end_holders

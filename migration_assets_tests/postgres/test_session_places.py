@@ -9,9 +9,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from migration_assets.copying.copy_plan import SliceCopy
 from migration_assets.copying.copying import copy_slice
-from migration_assets.copying.throttle import ThrottleLimits
+from migration_assets.copying.throttle import SliceCopy, ThrottleLimits
 from migration_assets.domain.session_places import PER_WEEK, WHOLE, Places, WeekStep, WholeStep
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -5,8 +5,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from migration_assets.domain.doer import Doer
 from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.domain.evidence_chain import Doer
 from migration_assets.postgres.sessions import Databases, Timeouts, connect
 from migration_assets_tests.postgres.support import Ground
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from migration_assets.ledger.slices import SliceRecord
-from migration_assets.stream.shared_out import Taken, share_out
+from migration_assets.stream.true_up import Taken, share_out
 
 NOTHING_KNOWN: dict[str, Any] = {one.name: None for one in fields(SliceRecord)}
 # So many that one who does not stop takes some of them for certain.

@@ -11,9 +11,9 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from migration_assets.domain.errors import SignOffError
+from migration_assets.domain.samples import StreamSample
 from migration_assets.domain.sign_off import SignOffRefusedError
 from migration_assets.domain.sign_off_evidence import verify
-from migration_assets.domain.stream_sample import StreamSample
 from migration_assets.evidence import approval
 from migration_assets.evidence.approval import (
     SignedOff,
@@ -21,10 +21,10 @@ from migration_assets.evidence.approval import (
     sign_off_quarter,
     sign_off_state,
 )
-from migration_assets.ledger.locks import slice_lock
 from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.slices import slice_lock
 from migration_assets.ledger.stream import stream_lock, stream_names
-from migration_assets.postgres.leaf_changes import changes_by_leaf
+from migration_assets.postgres.catalogue import changes_by_leaf
 from migration_assets.postgres.sessions import Databases
 from migration_assets.proof.sign_offs import last_validation
 from migration_assets.runtime import Migration, open_migration

@@ -18,8 +18,8 @@ from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Side
 from migration_assets.preflight.plan import PreflightPlan
 from migration_assets.preflight.run import run_preflight
-from migration_assets.stream.holding import hold_stream, resume_stream
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.holding import continue_stream, hold_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for, week
 
 
@@ -93,7 +93,7 @@ def test_whatever_was_done_by_hand_a_rebuild_mends_it(ground: Ground, deed: Call
         with pytest.raises(DeletionError, match="would be deleted from the base"):
             ground.stream(rebuild=True)
     confirmed = {week(number): 28 for number in range(1, 14)} if deed is drop_guard_and_truncate else {}
-    rebuilt = start_stream(replace(ground.plan, confirmed_deletes=confirmed), QUARTER, rebuild=True)
+    rebuilt = join_stream(replace(ground.plan, confirmed_deletes=confirmed), QUARTER, rebuild=True)
     assert (rebuilt.how, rebuilt.marker, len(rebuilt.weeks)) == ("rebuilt", None, 13)
     assert sum(done.differences.rows for done in rebuilt.weeks) > 30
     ground.run("legacy", "UPDATE bookings SET guests = 33 WHERE id % 2 = 0")
@@ -141,9 +141,9 @@ def test_a_disabled_subscription_is_resumed_where_it_stood(ground: Ground) -> No
     ground.fill(91).streamed()
     disable_subscription(ground)
     ground.run("legacy", "UPDATE bookings SET guests = 44")
-    assert "disabled by hand" in resume_stream(ground.plan)
+    assert "disabled by hand" in continue_stream(ground.plan)
     ground.assert_same()
-    assert resume_stream(ground.plan) == "the stream runs already"
+    assert continue_stream(ground.plan) == "the stream runs already"
 
 
 @pytest.mark.long
@@ -166,7 +166,7 @@ def test_a_person_s_hold_is_ended_by_a_person_alone(ground: Ground) -> None:
             step()
         assert "stream resume" in caught.value.next_step
     assert ground.base_state() == state
-    assert "it was held: lunch" in resume_stream(ground.plan)
+    assert "it was held: lunch" in continue_stream(ground.plan)
     ground.assert_same()
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
+from migration_assets.domain.samples import ProblemCode, StreamSample
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger import schema as ledger_schema
 from migration_assets.ledger.own_objects import ledger_steps

@@ -15,16 +15,17 @@ import psycopg
 import pytest
 
 from migration_assets.copying import throttle as of_copies
-from migration_assets.copying.copy_plan import CopyLimits, SliceCopy
 from migration_assets.copying.copying import copy_slice
 from migration_assets.copying.throttle import (
+    CopyLimits,
+    SliceCopy,
     Throttle,
     ThrottleError,
     ThrottleLimits,
     throttle,
 )
 from migration_assets.domain.errors import MigrationError
-from migration_assets.domain.stream_sample import StreamSample
+from migration_assets.domain.samples import StreamSample
 from migration_assets.ledger.samples import store_sample
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.freezes import patience

@@ -9,14 +9,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migration_assets.domain.differences import Differences, Kind
 from migration_assets.domain.errors import SliceMismatchError
+from migration_assets.domain.fingerprint import Differences, Kind
 from migration_assets.postgres.sessions import Connected
 from migration_assets.stream import buckets, differences
 from migration_assets.stream import true_up as applying
-from migration_assets.stream.buckets import SliceRows, compare
+from migration_assets.stream.buckets import SliceRows, compare, same_table, slice_rows
 from migration_assets.stream.differences import look
-from migration_assets.stream.slice_rows import same_table, slice_rows
 from migration_assets.stream.true_up import TruedUp, true_up
 from migration_assets_tests.postgres.support import Ground, week
 

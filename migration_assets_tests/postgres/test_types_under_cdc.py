@@ -5,12 +5,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from migration_assets.domain.readiness import ReadinessPlan
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_watch import evaluate
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.stream_watch import View, evaluate
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.readiness.sides import Sides
+from migration_assets.readiness.rules import ReadinessPlan, Sides
 from migration_assets.readiness.structure import examine_structure
 from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.postgres.support import CALENDAR, Ground

@@ -16,10 +16,9 @@ from migration_assets.domain.findings import Area, Severity, blocking
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets.preflight.examination import examine
 from migration_assets.preflight.plan import PreflightPlan
-from migration_assets.preflight.run import run_preflight
-from migration_assets.stream.holding import hold_stream, resume_stream
+from migration_assets.preflight.run import examine, run_preflight
+from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets_tests.freezes import freezes
 from migration_assets_tests.postgres.support import BOOKINGS, QUARTER, Ground, wait_for
 from migration_assets_tests.servers.drill import migration
@@ -103,7 +102,7 @@ def test_every_step_works(weak: Weak) -> None:
     ground.streamed(QUARTER.next)
     assert ground.reconcile().equal
     hold_stream(ground.plan, "lunch")
-    resume_stream(ground.plan)
+    continue_stream(ground.plan)
     assert ground.stream(rebuild=True).how == "rebuilt"
     ground.run("legacy", "UPDATE bookings SET booked_at = booked_at + interval '50 days'")
     ground.assert_same(QUARTER, QUARTER.next)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from migration_assets.stream.worker_message import newest_message
+from migration_assets.stream.subscription import newest_message
 
 CONTEXT = 'processing remote data for replication origin "pg_16385" during message type "UPDATE" for {}'
 

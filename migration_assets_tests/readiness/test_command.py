@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from migration_assets.defs.assets.cutover_readiness import cutover_readiness
+from migration_assets.defs.cutover import cutover_readiness
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 
 

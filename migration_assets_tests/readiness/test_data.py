@@ -5,9 +5,8 @@ from typing import LiteralString
 import pytest
 
 from migration_assets.domain.findings import Finding, Severity
-from migration_assets.readiness.coverage import examine_sign_offs
-from migration_assets.readiness.outside import examine_outside
-from migration_assets.readiness.sequences import examine_sequences
+from migration_assets.readiness.coverage import examine_outside, examine_sign_offs
+from migration_assets.readiness.structure import examine_sequences
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.terminal.live_quarter import LiveQuarter
 

@@ -2,7 +2,7 @@
 
 from migration_assets.domain.findings import Severity
 from migration_assets.readiness.reverse_stream import examine_reverse
-from migration_assets.readiness.sequences import examine_sequences
+from migration_assets.readiness.structure import examine_sequences
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong
 from migration_assets_tests.terminal.live_quarter import LiveQuarter

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.postgres.sessions import Side
-from migration_assets.readiness.grants import examine_grants
+from migration_assets.readiness.rights import examine_grants
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong
 from migration_assets_tests.readiness.test_structure import do

@@ -7,11 +7,9 @@ import psycopg
 import pytest
 
 from migration_assets.domain.findings import Finding, Severity
-from migration_assets.domain.readiness import setting_findings, stream_findings
 from migration_assets.postgres.sessions import Side
-from migration_assets.readiness.activity import examine_activity
-from migration_assets.readiness.lock_table import examine_lock_table
-from migration_assets.readiness.server_settings import examine_settings
+from migration_assets.readiness.rules import setting_findings, stream_findings
+from migration_assets.readiness.servers import examine_activity, examine_lock_table, examine_settings
 from migration_assets_tests.postgres.support import wait_for
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong

@@ -6,10 +6,8 @@ import psycopg
 import pytest
 
 from migration_assets.domain.findings import Finding, Severity
-from migration_assets.readiness.extensions import examine_extensions
-from migration_assets.readiness.sides import Sides
-from migration_assets.readiness.statistics import examine_statistics
-from migration_assets.readiness.structure import examine_structure
+from migration_assets.readiness.rules import Sides
+from migration_assets.readiness.structure import examine_extensions, examine_statistics, examine_structure
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong
 from migration_assets_tests.terminal.live_quarter import LiveQuarter

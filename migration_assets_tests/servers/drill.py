@@ -9,14 +9,13 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from migration_assets.archive.archiving import archive_week
-from migration_assets.cutover.cutover_planning import cutover_plan
 from migration_assets.cutover.machine import cut_over
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.cutover.recovery import recover_stream
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Finding
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode, StreamSample
-from migration_assets.domain.stream_watch import Problem, evaluate
+from migration_assets.domain.samples import ProblemCode, StreamSample
+from migration_assets.domain.stream_watch import Problem, View, evaluate
 from migration_assets.embedded.cluster import Cluster
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.ledger.preflights import record_preflight
@@ -26,7 +25,7 @@ from migration_assets.preflight.run import run_preflight
 from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.stream.streaming import resume_stream, start_stream
+from migration_assets.stream.holding import resume_stream, start_stream
 from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week

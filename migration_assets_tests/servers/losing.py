@@ -16,10 +16,10 @@ from typing import LiteralString
 import psycopg
 from pydantic import SecretStr
 
-from migration_assets.abandon.step import abandon_migration
+from migration_assets.abandon.abandon import abandon_migration
 from migration_assets.archive.archiving import archive_week
+from migration_assets.cutover.legacy_repair import repair_legacy
 from migration_assets.cutover.recovery import recover_stream
-from migration_assets.cutover.repairing_legacy import repair_legacy
 from migration_assets.domain.errors import MigrationError, StreamError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.embedded.servers import EmbeddedServers
@@ -28,8 +28,8 @@ from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.retirement.retiring import bring_back, retire_week
 from migration_assets.runtime import Migration
+from migration_assets.stream.holding import pause_stream, resume_stream
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.streaming import pause_stream, resume_stream
 from migration_assets_tests.confirming import code_for_abandon, code_to_retire, let_leave
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.decommission.deed import close_legacy

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from migration_assets.cutover.cutover_planning import cutover_plan
 from migration_assets.cutover.machine import roll_back
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.cutover.recovery import recover_stream
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Severity
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
 from migration_assets.evidence.approval import sign_off_quarter
-from migration_assets.preflight.standbys import examine_standbys
+from migration_assets.preflight.ways import examine_standbys
 from migration_assets_tests.postgres.support import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,

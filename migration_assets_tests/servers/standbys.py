@@ -11,10 +11,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migration_assets.embedded.binaries import locate
 from migration_assets.embedded.cluster import Cluster
-from migration_assets.embedded.privileges import own, server_user
-from migration_assets.embedded.processes import run
+from migration_assets.embedded.processes import locate, own, run, server_user
 from migration_assets.embedded.reach import reachable_binaries
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.sessions import Databases, Side

@@ -4,12 +4,12 @@ from collections.abc import Generator
 
 import pytest
 
-from migration_assets.cutover.cutover_planning import cutover_plan
+from migration_assets.cutover.legacy_repair import repair_legacy
 from migration_assets.cutover.machine import roll_back
+from migration_assets.cutover.plan import cutover_plan
 from migration_assets.cutover.recovery import recover_stream
-from migration_assets.cutover.repairing_legacy import repair_legacy
 from migration_assets.domain.errors import ServerChangedError
-from migration_assets.domain.stream_sample import ProblemCode
+from migration_assets.domain.samples import ProblemCode
 from migration_assets.retirement.retiring import retire_week
 from migration_assets.stream.slots import remove_slot
 from migration_assets_tests.cutover.ground import CutoverGround

@@ -7,8 +7,7 @@ import pytest
 
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.findings import Severity as Blocks
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.watch.watching import watch_stream
 from migration_assets_tests.postgres.support import QUARTER, wait_for

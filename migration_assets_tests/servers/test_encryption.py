@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.domain.findings import Finding, Severity, blocking
 from migration_assets.embedded.cluster import Cluster
-from migration_assets.embedded.privileges import own, server_user
+from migration_assets.embedded.processes import own, server_user
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.preflight.plan import PreflightPlan

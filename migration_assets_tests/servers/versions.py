@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from migration_assets.embedded import server_settings
-from migration_assets.embedded.addresses import SUPERUSER
-from migration_assets.embedded.binaries import Binaries, locate
+from migration_assets.embedded import cluster
+from migration_assets.embedded.access import SUPERUSER, ensure_password
 from migration_assets.embedded.cluster import Cluster
-from migration_assets.embedded.passwords import ensure_password
-from migration_assets.embedded.privileges import own, server_user
-from migration_assets.embedded.processes import run
+from migration_assets.embedded.processes import Binaries, locate, own, run, server_user
 from migration_assets.embedded.reach import reachable_binaries
 
 
@@ -58,5 +55,5 @@ def new_cluster(name: str, programs: Installed, folder: Path, like: Cluster, set
     assert code == 0, said
     secret.unlink()
     with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as configuration:
-        configuration.write(f"\ninclude = '{server_settings.FILE_NAME}'\n")
+        configuration.write(f"\ninclude = '{cluster.FILE_NAME}'\n")
     return Cluster(name, folder, like.passfile, 0, programs, "other", user, settings)

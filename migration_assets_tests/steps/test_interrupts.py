@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from migration_assets.postgres.interrupts import Interrupted, interruptible
+from migration_assets.postgres.retries import Interrupted, interruptible
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

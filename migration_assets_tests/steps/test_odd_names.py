@@ -11,13 +11,13 @@ from pydantic import SecretStr
 
 from migration_assets.archive.archiving import archive_week
 from migration_assets.archive.querying import ask, refresh_catalogue
-from migration_assets.archive.quoting import identifier
+from migration_assets.archive.sql_values import identifier
 from migration_assets.copying.weeks import repair_week, validate_week
 from migration_assets.domain.errors import SliceMismatchError
 from migration_assets.domain.findings import blocking
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.postgres.sessions import Databases
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.retirement.restoring import drill_week
 from migration_assets.runtime import open_migration

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from migration_assets.cli import main
 from migration_assets.domain.findings import Severity
 from migration_assets.postgres.sessions import Databases
-from migration_assets.preflight.private_files import examine_files
+from migration_assets.preflight.run import examine_files
 from migration_assets_tests.cutover.guard import migration_of
 
 _WRITE = """
 from contextlib import suppress
 from pathlib import Path
-from migration_assets.archive.store_local import LocalStore
+from migration_assets.archive.store import LocalStore
 from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.runtime import open_migration
 from migration_assets.settings import load_settings

@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.watch.observation import observe
-from migration_assets.watch.watching import watch_stream
+from migration_assets.watch.watching import observe, watch_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground
 

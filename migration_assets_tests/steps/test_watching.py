@@ -11,8 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from migration_assets.domain.alerting import Event, dump_alerts, load_alerts
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_thresholds import Severity
+from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.ledger import samples as stream_samples
 from migration_assets.ledger.samples import watch_lease

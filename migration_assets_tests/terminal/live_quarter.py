@@ -10,11 +10,11 @@ from pydantic import SecretStr
 
 from migration_assets.cli import main
 from migration_assets.copying.weeks import copy_week
-from migration_assets.preflight.examination import examine
+from migration_assets.preflight.run import examine
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
-from migration_assets.stream.streaming import start_stream
+from migration_assets.stream.holding import start_stream
 from migration_assets.watch.overview import Overview, read_overview
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.postgres.support import QUARTER, Ground

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from migration_assets.domain.cutover_state import BEFORE_OPEN, CutoverKind, CutoverState
-from migration_assets.domain.cutover_timeline import steps_of
+from migration_assets.cutover.plan import steps_of
+from migration_assets.domain.states import BEFORE_OPEN, CutoverKind, CutoverState
 from migration_assets.ledger.cutovers import CutoverRecord
 from migration_assets.terminal.cutover import cutover_progress, print_cutover, print_cutovers
 

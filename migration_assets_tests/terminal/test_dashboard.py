@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets.ledger.locks import slice_lock
+from migration_assets.ledger.slices import slice_lock
 from migration_assets.terminal.dashboard import Dashboard
 from migration_assets.terminal.figures import duration, gigabytes, milliseconds, sparkline
 from migration_assets.terminal.status import status_page

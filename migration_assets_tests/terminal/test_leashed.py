@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from migration_assets.terminal.ui_lock import take_ui_lock
+from migration_assets.terminal.ui import take_ui_lock
 from migration_assets_tests.freezes import patience
 
 _STARTS = """
 import subprocess, sys, time
 from pathlib import Path
-from migration_assets.terminal.ui_lock import take_ui_lock
+from migration_assets.terminal.ui import take_ui_lock
 child = subprocess.Popen([sys.executable, "-m", "migration_assets.terminal.leashed", *sys.argv[2:]],
                          stdin=subprocess.PIPE, pass_fds=(take_ui_lock(Path(sys.argv[1])),), process_group=0)
 print(child.pid, flush=True)

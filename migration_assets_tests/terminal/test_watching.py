@@ -14,8 +14,7 @@ from rich.console import Console
 from migration_assets.domain.errors import LedgerError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.settings import MigrationSettings
-from migration_assets.terminal.dashboard import Dashboard
-from migration_assets.terminal.watching import watch_base
+from migration_assets.terminal.dashboard import Dashboard, watch_base
 from migration_assets_tests.postgres.support import Ground
 
 

@@ -7,8 +7,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
-from migration_assets.web.guard import Guard
-from migration_assets.web.origins import Origins
+from migration_assets.web.guard import Guard, Origins
 
 
 def status(origins: Origins, host: str, *said: str) -> int:

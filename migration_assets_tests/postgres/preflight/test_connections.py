@@ -17,15 +17,15 @@ from migration_assets.domain.errors import MigrationError, StreamError
 from migration_assets.domain.findings import Severity, blocking
 from migration_assets.ledger.stream import StreamNames
 from migration_assets.postgres.sessions import Databases, Side, Timeouts, connect
-from migration_assets.preflight.addresses import (
+from migration_assets.preflight.run import examine
+from migration_assets.preflight.ways import (
     ServersAddress,
     examine_encryption_between,
     examine_files,
+    examine_standbys,
     judge_encryption,
 )
-from migration_assets.preflight.examination import examine
-from migration_assets.preflight.standbys import examine_standbys
-from migration_assets.stream.joining import start_stream
+from migration_assets.stream.joining import join_stream
 from migration_assets.stream.way import require_way
 from migration_assets_tests.postgres.preflight.conftest import Patient, catalogue_counts
 from migration_assets_tests.postgres.support import QUARTER, Ground
@@ -129,7 +129,7 @@ def test_the_bases_server_must_reach_the_legacy_and_no_copy_of_it(patient: Patie
     before = ground.one("legacy", _TRACES)
     wrong = replace(ground.plan, legacy_url_for_base=copy_of_legacy)
     with pytest.raises(StreamError, match="the base's server reaches another database than MIGRATION_LEGACY_URL"):
-        start_stream(wrong, QUARTER)
+        join_stream(wrong, QUARTER)
     assert ground.one("legacy", _TRACES) == before
     assert ground.ask("base", "SELECT 1 FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
                               " WHERE datname = current_database()") == []  # fmt: skip
@@ -141,7 +141,7 @@ def test_the_bases_server_must_reach_the_legacy_and_no_copy_of_it(patient: Patie
     with psycopg.connect(ground.databases.legacy_url, autocommit=True) as other:
         for mark in marks:
             other.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(mark)))
-    start_stream(replace(ground.plan, legacy_url_for_base=ground.databases.legacy_url), QUARTER)
+    join_stream(replace(ground.plan, legacy_url_for_base=ground.databases.legacy_url), QUARTER)
     left = "SELECT pubname FROM pg_publication WHERE pubname LIKE 'migration_assets_way%'"
     assert ground.ask("legacy", left) == [(marks[0],)]
 

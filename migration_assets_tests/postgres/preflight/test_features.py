@@ -7,10 +7,8 @@ import psycopg
 import pytest
 
 from migration_assets.domain.findings import Severity
-from migration_assets.domain.table_features import BY_KIND, FEATURES, matrix
 from migration_assets.postgres.sessions import Side
-from migration_assets.preflight.not_carried import judge_features
-from migration_assets.preflight.table_features import Hanging, read_features
+from migration_assets.preflight.table_features import BY_KIND, FEATURES, Hanging, judge_features, matrix, read_features
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -31,7 +29,7 @@ def do(patient: Patient, side: Side, *statements: str) -> None:
 
 def test_the_documentations_matrix_is_the_table_that_the_code_judges_by() -> None:
     written = (_ROOT / "docs" / "what-hangs-on-a-table.md").read_text()
-    assert written == matrix(), "python -m migration_assets.domain.table_features > docs/what-hangs-on-a-table.md"
+    assert written == matrix(), "python -m migration_assets.preflight.table_features > docs/what-hangs-on-a-table.md"
     assert "(docs/what-hangs-on-a-table.md)" in (_ROOT / "README.md").read_text()
     assert len({feature.kind for feature in FEATURES}) == len(FEATURES)
 

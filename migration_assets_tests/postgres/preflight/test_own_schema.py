@@ -7,9 +7,9 @@ import pytest
 
 from migration_assets.domain.errors import ForeignObjectError
 from migration_assets.domain.findings import Area, Severity
-from migration_assets.ledger.acceptances import record_acceptance
-from migration_assets.ledger.cutover_facts import read_cutover_facts
+from migration_assets.ledger.charge import read_cutover_facts
 from migration_assets.ledger.own_objects import TAG, drop_own_objects, read_quarantine
+from migration_assets.ledger.preflights import record_acceptance
 from migration_assets.ledger.schema import ensure_ledger, has_ledger
 from migration_assets.postgres.sessions import Side
 from migration_assets.retirement.checks import of_quarantine

@@ -8,7 +8,7 @@ from migration_assets.domain.findings import Severity
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sql_text import raw_sql
-from migration_assets.preflight.probe import PROBE, examine_probe, probe_fingerprint
+from migration_assets.preflight.meaning import PROBE, examine_probe, probe_fingerprint
 from migration_assets_tests.postgres.preflight.conftest import Patient
 
 

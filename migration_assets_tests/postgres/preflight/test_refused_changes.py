@@ -7,9 +7,8 @@ import pytest
 
 from migration_assets.domain.errors import StreamError
 from migration_assets.domain.findings import Severity
-from migration_assets.domain.stream_rules import View
-from migration_assets.domain.stream_sample import ProblemCode
-from migration_assets.domain.stream_watch import evaluate
+from migration_assets.domain.samples import ProblemCode
+from migration_assets.domain.stream_watch import View, evaluate
 from migration_assets.stream import legacy_side
 from migration_assets.watch.look import observe_stream
 from migration_assets_tests.postgres.preflight.conftest import Patient

@@ -8,7 +8,7 @@ import psycopg
 
 from migration_assets.domain.findings import Finding, Severity
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.preflight.requisites import examine_types
+from migration_assets.preflight.servers import examine_types
 from migration_assets_tests.postgres.preflight.conftest import Findings, Patient
 
 RICH: tuple[LiteralString, ...] = (

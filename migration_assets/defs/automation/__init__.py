@@ -1,1 +1,0 @@
-"""What runs by itself: sensors and schedules."""

@@ -1,1 +1,0 @@
-"""Checks of the assets: what is judged, and what gates a sign-off or a cutover."""

@@ -1,0 +1,275 @@
+"""The applications' writes moved to the base.
+
+Everything that a cutover rests on was looked at, and nothing stands in its way.
+
+The legacy made inactive: the only point of no return.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from migration_assets.decommission.step import Decommissioning, decommission
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.partitions import CUT_OVER, KINDS, OWNERS
+from migration_assets.defs.proofs import sign_off
+from migration_assets.defs.resources import CODE
+from migration_assets.defs.shown import Metadata, record_metadata, refuse_retries, result_of, table, told_states
+from migration_assets.domain.findings import Finding, Severity
+from migration_assets.domain.plain_text import for_chat
+from migration_assets.domain.states import CutoverKind, Scope
+from migration_assets.readiness.readiness import examine_cutover
+from migration_assets.readiness.step import NotReadyError, cut_over, give_code_for
+from migration_assets.runtime import Migration
+
+_NAME = "cutover_readiness"
+_CHECK = "ready_for_cutover"
+_TEXT = "No finding blocks the cutover. Warnings want a decision and do not stop it."
+
+
+@dg.asset(
+    name=_NAME,
+    deps=[sign_off],
+    group_name=CUT_OVER,
+    owners=OWNERS,
+    kinds=KINDS,
+    description=(
+        "Both databases were examined for the cutover: sign-offs of every quarter that holds rows, rows outside the"
+        " base's weeks, the change stream, sequences, rights, indexes and constraints, statistics, open transactions,"
+        " settings, extensions. Every finding has its evidence and its remedy. Changes nothing."
+    ),
+    check_specs=[dg.AssetCheckSpec(_CHECK, asset=_NAME, description=_TEXT)],
+)
+def cutover_readiness(
+    context: dg.AssetExecutionContext,
+    migration: dg.ResourceParam[Migration],
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Examine; fails where something blocks."""
+    with readable_failures():
+        examined = examine_cutover(migration)
+        code = give_code_for(migration, CutoverKind.CUTOVER, context.run.run_id) if examined.ready else None
+    stops = [one for one in examined.findings if one.severity is Severity.BLOCKING]
+    check = dg.AssetCheckResult(
+        check_name=_CHECK,
+        asset_key=_NAME,
+        passed=examined.ready,
+        description="; ".join(f"{one.code}: {one.evidence}" for one in stops) or None,
+        metadata={"findings": findings_table(stops)},
+    )
+    if stops:
+        yield check
+        raise dg.Failure(
+            description="; ".join(f"{one.code}: {one.evidence} Remedy: {one.remedy}" for one in stops),
+            metadata={"findings": findings_table(examined.findings)},
+            allow_retries=False,
+        )
+    warnings = sum(one.severity is Severity.WARNING for one in examined.findings)
+    yield dg.MaterializeResult(
+        metadata={
+            "findings": findings_table(examined.findings),
+            "blocking": dg.MetadataValue.int(0),
+            "warnings": dg.MetadataValue.int(warnings),
+            "confirm": dg.MetadataValue.text(str(code)),
+        },
+        check_results=[check],
+    )
+
+
+def findings_table(findings: list[Finding] | tuple[Finding, ...]) -> dg.TableMetadataValue:
+    """Severity, what, evidence and remedy."""
+    columns = ("severity", "finding", "evidence", "remedy")
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "severity": one.severity.value,
+                    "finding": f"{one.area.value}: {one.code}",
+                    "evidence": one.evidence,
+                    "remedy": one.remedy,
+                }
+            )
+            for one in findings
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+    )
+
+
+class LegacyCutoverConfig(dg.Config):
+    """Who answers for it, and whether it is meant."""
+
+    approved_by: str
+    """The person's name."""
+
+    rehearse: bool = True
+    """Do everything but open the base, measure it, and go back."""
+
+    confirm: str = Field(default="", description=CODE + " A rehearsal and cutover_readiness show one.")
+
+
+@dg.asset(
+    deps=[cutover_readiness],
+    group_name=CUT_OVER,
+    owners=OWNERS,
+    kinds=KINDS,
+    output_required=False,
+    description=(
+        "The base is the system of record: readiness was looked at once more, writes were held on the legacy, all of"
+        " them arrived, both sides were compared, sequences were set, the reverse stream ran, the base was opened, and"
+        " the applications were told. Whatever fails before the base is open, or takes longer than"
+        " MIGRATION_CUTOVER_TIMEOUT_SECONDS, or is terminated, is undone: writes go on on the legacy. A rehearsal by"
+        " default: it leaves an observation with the downtime and changes nothing. The job rollback goes back. Its two"
+        " checks can be run alone."
+    ),
+)
+def legacy_cutover(
+    context: dg.AssetExecutionContext, config: LegacyCutoverConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Rehearse it, or do it."""
+    refuse_retries(context, migration, "cutover")
+    with readable_failures(), told_states(context) as on_state:
+        try:
+            done = cut_over(
+                migration,
+                config.approved_by,
+                rehearse=config.rehearse,
+                confirm=config.confirm,
+                run_id=context.run.run_id,
+                on_state=on_state,
+            )
+        except NotReadyError as error:
+            table = {"findings": findings_table(error.findings)}
+            raise dg.Failure(description=str(error), metadata=table, allow_retries=False) from None
+    if config.rehearse:
+        # No materialization: a legacy that is still in charge must not look as if it had been left.
+        metadata = {**record_metadata(done), "confirm": str(done.confirmation)}
+        context.log_event(dg.AssetObservation(context.asset_key, description=result_of(done), metadata=metadata))
+        return
+    yield dg.MaterializeResult(metadata=record_metadata(done))
+
+
+class DecommissionScope(Enum):
+    """What is closed."""
+
+    AUTOMATIC = "automatic"
+    """The whole database where nothing else is in it, else the table alone."""
+
+    DATABASE = "database"
+    """Nobody may connect but us; it is read-only. Refused where other tables are in it."""
+
+    TABLE = "table"
+    """Nobody but its owner has a privilege on the table."""
+
+
+_SCOPES: Mapping[DecommissionScope, Scope | None] = {
+    DecommissionScope.AUTOMATIC: None,
+    DecommissionScope.DATABASE: "database",
+    DecommissionScope.TABLE: "table",
+}
+
+
+class DecommissionConfig(dg.Config):
+    """Who answers for it, and whether it really happens."""
+
+    approved_by: str
+    """The person's name."""
+
+    note: str = ""
+    """Anything that belongs to the approval."""
+
+    dry_run: bool = True
+    """Only say what would be done, and what stands in the way."""
+
+    confirm: str = Field(default="", description=CODE)
+
+    scope: DecommissionScope = DecommissionScope.AUTOMATIC
+    """What is closed: the database, or the table alone."""
+
+    accept_stale: bool = False
+    """The reverse stream need not be whole: for one that was lost, so that no rollback is possible any more."""
+
+
+@dg.asset(
+    group_name=CUT_OVER,
+    owners=OWNERS,
+    kinds=KINDS,
+    deps=[legacy_cutover],
+    output_required=False,
+    description=(
+        "The legacy is inactive: its last fingerprints are in the ledger and in the chain of evidence, applications can"
+        " neither connect to nor read nor write it, the reverse stream is gone. Refuses until the rollback window is"
+        " over, nobody has read the legacy for MIGRATION_LEGACY_QUIET_DAYS, archives are verified and the evidence is"
+        " complete. There is no rollback afterwards; the data itself is never deleted by us. A dry run by default,"
+        " which leaves an observation with everything that stands in the way."
+    ),
+)
+def decommissioned_legacy(
+    context: dg.AssetExecutionContext, config: DecommissionConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Close it, or say what stands in the way."""
+    with readable_failures():
+        done = decommission(
+            migration,
+            config.approved_by,
+            note=config.note,
+            scope=_SCOPES[config.scope],
+            dry_run=config.dry_run,
+            confirm=config.confirm,
+            accept_stale=config.accept_stale,
+            run_id=context.run.run_id,
+            on_step=context.log.info,
+        )
+    if config.dry_run and not done.done:
+        # No materialization: a legacy that is open must not look as if it were closed.
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=context.asset_key,
+                description="; ".join(one.what for one in done.obstacles) or "nothing stands in the way",
+                metadata=_plan(done),
+            )
+        )
+        return
+    yield dg.MaterializeResult(metadata=_deed(done))
+
+
+def _plan(done: Decommissioning) -> Metadata:
+    return {
+        "scope": dg.MetadataValue.text(f"{done.scope}: {done.why}"),
+        "obstacles": dg.MetadataValue.md(_listed(str(one) for one in done.obstacles)),
+        "would_be_done": dg.MetadataValue.md(_listed(done.steps)),
+        **({"confirm": dg.MetadataValue.text(str(done.confirmation))} if done.confirmation else {}),
+    }
+
+
+def _deed(done: Decommissioning) -> Metadata:
+    record = done.record
+    if record is None:
+        return {}
+    final = record.final
+    metadata: Metadata = {
+        "scope": dg.MetadataValue.text(f"{done.scope}: {done.why}"),
+        "approved_by": dg.MetadataValue.text(record.approved_by),
+        "note": dg.MetadataValue.text(record.note or "none"),
+        "final_fingerprints": _fingerprints(final),
+        "dagster/row_count": dg.MetadataValue.int(int(final["total"]["rows"])),
+        "to_open_it_again": dg.MetadataValue.md("\n".join(("```sql", *done.reopening, "```"))),
+        "still_open": dg.MetadataValue.md(_listed(done.still_open)),
+        "to_take_back_on_the_base": dg.MetadataValue.md("\n".join(("```sql", *done.needless, "```"))),
+    }
+    if record.finished_at is not None:
+        metadata["finished_at"] = dg.MetadataValue.timestamp(record.finished_at)
+    return metadata
+
+
+def _fingerprints(final: Mapping[str, Any]) -> dg.TableMetadataValue:
+    parts = {**final["weeks"], "outside every week": final["outside"], "total": final["total"]}
+    columns = ("rows", "sum_a", "sum_b")
+    return table(
+        ("week", *columns), ({"week": week} | {name: one[name] for name in columns} for week, one in parts.items())
+    )
+
+
+def _listed(lines: Any) -> str:
+    return "\n".join(f"- {for_chat(str(one))}" for one in lines) or "none"

@@ -1,1 +1,0 @@
-"""Jobs: of assets, and deeds that are no asset."""

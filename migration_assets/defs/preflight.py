@@ -1,0 +1,99 @@
+"""Both databases examined; what blocks, stops all that follows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from migration_assets.defs.failures import readable_failures
+from migration_assets.defs.partitions import KINDS, OWNERS, PREPARE, register_quarters
+from migration_assets.domain.findings import Finding, Severity, blocking, worst_first
+from migration_assets.preflight.run import examine
+from migration_assets.runtime import Migration
+
+_NAME = "preflight"
+_CHECKS = {
+    "nothing_blocks": "No finding is blocking.",
+    "nothing_warns": "No finding wants a decision. A warning does not stop the migration.",
+}
+
+
+@dg.asset(
+    name=_NAME,
+    group_name=PREPARE,
+    owners=OWNERS,
+    kinds=KINDS,
+    description=(
+        "Both databases were examined: versions, settings, rights, keys, physical order, sizes, the window. Every"
+        " finding has its evidence and its remedy. Registers the quarters that the legacy holds."
+    ),
+    check_specs=[dg.AssetCheckSpec(name, asset=_NAME, description=text) for name, text in _CHECKS.items()],
+)
+def preflight(
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Examine, keep the findings in the ledger, register quarters."""
+    with readable_failures():
+        examined = examine(migration, run_id=context.run.run_id)
+    results = [
+        _check("nothing_blocks", examined.findings, Severity.BLOCKING, dg.AssetCheckSeverity.ERROR),
+        _check("nothing_warns", examined.findings, Severity.WARNING, dg.AssetCheckSeverity.WARN),
+    ]
+    stops = blocking(examined.findings)
+    if stops:
+        yield from results
+        raise dg.Failure(
+            description="; ".join(f"{finding.code}: {finding.evidence} Remedy: {finding.remedy}" for finding in stops),
+            metadata=_tables(examined.findings),
+            allow_retries=False,
+        )
+    added = register_quarters(context.instance, examined.quarters)
+    yield dg.MaterializeResult(
+        metadata={
+            **_tables(examined.findings),
+            "blocking": dg.MetadataValue.int(0),
+            "warnings": dg.MetadataValue.int(sum(f.severity is Severity.WARNING for f in examined.findings)),
+            "quarters_held": dg.MetadataValue.text(", ".join(q.key for q in examined.quarters) or "none"),
+            "quarters_registered_now": dg.MetadataValue.text(", ".join(q.key for q in added) or "none"),
+        },
+        check_results=results,
+    )
+
+
+def _check(
+    name: str, findings: list[Finding], severity: Severity, check_severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    hits = [finding for finding in findings if finding.severity is severity]
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=_NAME,
+        passed=not hits,
+        severity=check_severity,
+        description="; ".join(f"{hit.code}: {hit.evidence}" for hit in hits) or None,
+        metadata={"count": dg.MetadataValue.int(len(hits)), "findings": _table(hits)},
+    )
+
+
+def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
+    """What wants somebody's attention first, then everything that was examined."""
+    urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
+    attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
+    # What is well has no remedy; its column would only push the evidence out of sight.
+    return {"findings": attention, "everything_examined": _table(findings, remedies=False)}
+
+
+def _table(findings: list[Finding], *, remedies: bool = True) -> dg.TableMetadataValue:
+    columns = ("severity", "finding", *(("remedy",) if remedies else ()), "evidence")
+    records = [
+        {
+            "severity": f.severity.value,
+            "finding": f"{f.area.value}: {f.code}",
+            "remedy": f.remedy,
+            "evidence": f.evidence,
+        }
+        for f in worst_first(findings)
+    ]
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: record[name] for name in columns}) for record in records],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+    )

@@ -1,0 +1,435 @@
+"""One look at the change stream: what was seen, and what could not be seen. No judgement: that is `stream_watch`'s.
+
+What one look saw of cutovers: who is in charge, whose writes are refused, how the reverse stream is.
+
+How much of what is too much: the watch's thresholds, and the days on which they are stricter. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from migration_assets.domain.fiscal_calendar import FiscalCalendar
+from migration_assets.domain.states import SideName
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A cutover or rollback that is not finished. `pid` is its process's session on the base; None: it died.
+
+    `timeout_seconds` is its own: one that still holds writes a little later does not answer.
+    """
+
+    id: int
+    kind: str
+    state: str
+    pid: int | None
+    opened: bool = False
+    timeout_seconds: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process works."""
+        return self.pid is not None
+
+    @property
+    def name(self) -> str:
+        """E.g. `cutover 3`."""
+        return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True)
+class HeldSample:
+    """Writes are refused on the side that they belong to. `seconds` by its own clock; None where nobody noted it."""
+
+    side: str
+    seconds: float | None
+    what: str
+    next_step: str
+
+
+@dataclass(frozen=True)
+class ReverseSample:
+    """The stream from the base to the legacy; None is "not known".
+
+    Attributes:
+        name: Of its publication, slot and subscription.
+        subscription_exists: On the legacy.
+        subscription_enabled: As `pg_subscription` has it there.
+        worker_runs: Whether an apply worker was seen on the legacy.
+        apply_errors: `apply_error_count` there.
+        slot_exists: On the base.
+        slot_active: A walsender reads it.
+        wal_status: As of any slot.
+        retained_wal_bytes: WAL that the base keeps for it.
+        arrived: Whether this look's marker came to the legacy in time.
+        lag_seconds: How long it took; where it did not come, the age of the oldest marker that is not there yet.
+        marker_error: Why none could be sent or looked for.
+    """
+
+    name: str
+    subscription_exists: bool | None = None
+    subscription_enabled: bool | None = None
+    worker_runs: bool | None = None
+    apply_errors: int | None = None
+    slot_exists: bool | None = None
+    slot_active: bool | None = None
+    wal_status: str | None = None
+    retained_wal_bytes: int | None = None
+    arrived: bool | None = None
+    lag_seconds: float | None = None
+    marker_error: str | None = None
+
+
+@dataclass(frozen=True)
+class CutoverSample:
+    """Everything of cutovers at one look.
+
+    Attributes:
+        in_charge: The side that writes belong to, by the ledger; None where the base could not be asked.
+        since: Since when; None where no cutover was ever done.
+        cutover: Which cutover or rollback made it so.
+        approved_by: Who approved it.
+        under_way: One that is not finished.
+        stream_barred: Nobody but a cutover or rollback may let the change stream go on.
+        accepts: Whether the side in charge accepts writes; of a base that is away, whether the legacy does.
+        held: How, where it does not.
+        legacy_accepts: Whether the legacy would take a write, of whomever.
+        legacy_gaps: Through what, in words; one that is held has none.
+        unguarded: Tables of the base in charge of which a TRUNCATE would not reach the legacy.
+        lost_leaves: Weeks that a base in charge has no leaf for, each with the statement that brings it back.
+        reverse: While the base is in charge.
+        decommissioned: Since when the legacy is closed for good.
+        changed: Something of this changed during the look, which then proves nothing.
+        ledger: Whether the base has a ledger that could know of it.
+    """
+
+    in_charge: SideName | None = "legacy"
+    since: datetime | None = None
+    cutover: int | None = None
+    approved_by: str | None = None
+    under_way: UnderWay | None = None
+    stream_barred: bool = False
+    accepts: bool | None = None
+    held: HeldSample | None = None
+    legacy_accepts: bool | None = None
+    legacy_gaps: str = ""
+    unguarded: str = ""
+    lost_leaves: str = ""
+    reverse: ReverseSample | None = None
+    decommissioned: datetime | None = None
+    changed: bool = False
+    ledger: bool = True
+
+    @property
+    def base_in_charge(self) -> bool:
+        """Whether writes belong to the base."""
+        return self.in_charge == "base"
+
+    @property
+    def text(self) -> str | None:
+        """Who is in charge since when, in words; None before any cutover."""
+        if self.since is None:
+            return None
+        return f"the {self.in_charge} is in charge since {self.since:%Y-%m-%d %H:%M:%S %Z} ({self.how})"
+
+    @property
+    def how(self) -> str:
+        """E.g. `cutover 3`."""
+        return f"{'cutover' if self.base_in_charge else 'rollback'} {self.cutover}"
+
+    @property
+    def decommission_text(self) -> str | None:
+        """E.g. `decommissioned at …`; None while a rollback could be."""
+        if self.decommissioned is None:
+            return None
+        return f"the legacy was decommissioned at {self.decommissioned:%Y-%m-%d %H:%M:%S %Z}"
+
+    @property
+    def case(self) -> str | None:
+        """What is the case, in words: who is in charge, how the reverse stream is, what is under way; or None."""
+        parts = [self.text] if self.base_in_charge and self.text else []
+        if self.decommission_text is not None:
+            parts.append(self.decommission_text)
+        elif self.base_in_charge:
+            parts.append(f"the reverse stream {self._reverse_case()}")
+        if self.under_way is not None:
+            how = "is under way" if self.under_way.alive else "was left by a process that died"
+            parts.append(f"{self.under_way.name} {how}, at {self.under_way.state}")
+        return "; ".join(parts) or None
+
+    def _reverse_case(self) -> str:
+        reverse = self.reverse
+        if reverse is None or reverse.subscription_exists is None:
+            return "cannot be seen"
+        if not reverse.subscription_exists or not reverse.slot_exists:
+            return "is gone"
+        if not reverse.subscription_enabled:
+            return "is disabled"
+        if not reverse.arrived:
+            return "brings nothing to the legacy"
+        return "runs" if reverse.lag_seconds is None else f"runs, {reverse.lag_seconds:,.2f} s behind"
+
+    @property
+    def worth_watching(self) -> bool:
+        """Whether there is something to say of cutovers where no change stream is."""
+        return self.held is not None or self.base_in_charge or self.under_way is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """`from_json` makes it again."""
+        times = {name: value.isoformat() for name in ("since", "decommissioned") if (value := getattr(self, name))}
+        return {**asdict(self), **times}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "CutoverSample":
+        """As it was, without what another version wrote besides."""
+        values = _known(cls, stored)
+        for name, part in (("under_way", UnderWay), ("held", HeldSample), ("reverse", ReverseSample)):
+            if values.get(name) is not None:
+                values[name] = part(**_known(part, values[name]))
+        for name in ("since", "decommissioned"):
+            if values.get(name) is not None:
+                values[name] = datetime.fromisoformat(values[name])
+        return cls(**values)
+
+
+def _known(part: type[_Made], stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(part)}  # pyright: ignore[reportArgumentType]
+    return {name: value for name, value in stored.items() if name in names}
+
+
+class ProblemCode(StrEnum):
+    """Everything that can be wrong with a stream; at most one alert of each is open at a time."""
+
+    BASE_UNREACHABLE = "base_unreachable"
+    LEGACY_UNREACHABLE = "legacy_unreachable"
+    SUBSCRIPTION_MISSING = "subscription_missing"
+    SUBSCRIPTION_DISABLED = "subscription_disabled"
+    SUBSCRIPTION_ALTERED = "subscription_altered"
+    STREAM_ALTERED = "stream_altered"
+    WORKER_DOWN = "worker_down"
+    WORKER_LOOPING = "worker_looping"
+    APPLY_ERRORS = "apply_errors"
+    CONFLICTS = "conflicts"
+    SLOT_MISSING = "slot_missing"
+    SLOT_LOST = "slot_lost"
+    SLOT_AT_RISK = "slot_at_risk"
+    LAG = "lag"
+    HEARTBEAT_FAILED = "heartbeat_failed"
+    RETAINED_WAL = "retained_wal"
+    WAL_ROOM = "wal_room"
+    STREAM_STANDING = "stream_standing"
+    PUBLICATION_MISSING = "publication_missing"
+    PUBLICATION_ALTERED = "publication_altered"
+    IDENTITY_ALTERED = "identity_altered"
+    GUARD_MISSING = "guard_missing"
+    MARKER_KEY_MISSING = "marker_key_missing"
+    COLUMNS_DIFFER = "columns_differ"
+    RIGHTS_MISSING = "rights_missing"
+    LEAF_MISSING = "leaf_missing"
+    UPDATES_REFUSED = "updates_refused"
+    FOREIGN_SLOT_STANDS = "foreign_slot_stands"
+    RUNWAY = "runway"
+    ROWS_OUTSIDE = "rows_outside"
+    WRITES_HELD = "writes_held"
+    CUTOVER_UNFINISHED = "cutover_unfinished"
+    LEGACY_WRITABLE = "legacy_writable"
+    BASE_UNGUARDED = "base_unguarded"
+    BASE_LEAF_LOST = "base_leaf_lost"
+    REVERSE_DOWN = "reverse_down"
+    REVERSE_SLOT_LOST = "reverse_slot_lost"
+    REVERSE_RETAINED_WAL = "reverse_retained_wal"
+    REVERSE_APPLY_ERRORS = "reverse_apply_errors"
+    SERVER_CHANGED = "server_changed"
+
+
+RECOVER = "run `migration-assets stream recover --by NAME`: a new slot, and every week trued up against it"
+DRIFTS = frozenset({
+    ProblemCode.SUBSCRIPTION_ALTERED,
+    ProblemCode.PUBLICATION_MISSING,
+    ProblemCode.PUBLICATION_ALTERED,
+    ProblemCode.IDENTITY_ALTERED,
+    ProblemCode.GUARD_MISSING,
+    ProblemCode.MARKER_KEY_MISSING,
+    ProblemCode.COLUMNS_DIFFER,
+    ProblemCode.RIGHTS_MISSING,
+    ProblemCode.LEAF_MISSING,
+    ProblemCode.UPDATES_REFUSED,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something that the stream rests on is not as it was built."""
+
+    code: ProblemCode
+    what: str
+
+
+@dataclass(frozen=True)
+class StreamSample:
+    """One observation; None is "not known", most often because a side was away.
+
+    Attributes:
+        relation: The table's key in the ledger.
+        taken_at: By the watcher's clock, which every sample and alert keeps to; aware.
+        base_error: Why the base could not be asked; None where it was.
+        legacy_error: The same of the legacy.
+        status: As the ledger has it; None where there is no stream, or no base to ask.
+        reason: Why it has that status.
+        status_seconds: How long it has had it, by the base's clock.
+        worked_on_by: The session that holds the stream alone at this moment: what looks odd may be its doing.
+        subscription_exists: In this database of the base.
+        subscription_enabled: As `pg_subscription` has it.
+        worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
+        worker_waits_for: Whose locks the apply worker waits for at this moment: pid, role and application.
+        apply_errors: `apply_error_count`; it does not move while the slot is lost.
+        conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
+        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
+        stricter: What the base refuses and the legacy does not, where that could be compared.
+        slot_exists: On the legacy.
+        slot_active: A walsender reads it.
+        wal_status: `reserved`, `extended`, `unreserved` or `lost`.
+        safe_wal_bytes: What may still be written before the slot is lost; None without `max_slot_wal_keep_size`.
+        retained_wal_bytes: WAL that the legacy keeps for the slot (`restart_lsn`).
+        unconfirmed_bytes: WAL that the base has not confirmed.
+        lag_seconds: Travel time of this look's heartbeat; where that did not arrive in time, the age by the legacy's
+            clock of the oldest marker that is not on the base. None where none was sent.
+        heartbeat_arrived: Whether this look's did in time; None where none was sent.
+        heartbeat_error: Why none could be sent.
+        legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
+        drifts: What was altered; None where that could not be examined, or changed while it was.
+        foreign_slots: Where each logical slot of others stands on the legacy, while a publication of others carries
+            our tables; None where that was not looked at.
+        proofs_outlived: What somebody altered of the stream by hand, where weeks were proven before that and not since.
+        runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
+            the past and has not reached the present.
+        runway_ends: Which week that is, and what it lacks.
+        server_changes: Why a server is not the one that the stream was built on, or no longer holds what it held; empty
+            where both are as they were.
+        outside: Rows of the legacy that no open week can take, in words; None where that is not known, or before the
+            gate of a cutover was ever passed.
+        cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
+    """
+
+    relation: str
+    taken_at: datetime
+    base_error: str | None = None
+    legacy_error: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    status_seconds: float | None = None
+    worked_on_by: str | None = None
+    subscription_exists: bool | None = None
+    subscription_enabled: bool | None = None
+    worker_pids: tuple[int, ...] | None = None
+    worker_waits_for: str | None = None
+    apply_errors: int | None = None
+    conflicts: Mapping[str, int] | None = None
+    worker_message: str | None = None
+    stricter: tuple[str, ...] = ()
+    slot_exists: bool | None = None
+    slot_active: bool | None = None
+    wal_status: str | None = None
+    safe_wal_bytes: int | None = None
+    retained_wal_bytes: int | None = None
+    unconfirmed_bytes: int | None = None
+    lag_seconds: float | None = None
+    heartbeat_arrived: bool | None = None
+    heartbeat_error: str | None = None
+    legacy_active_sessions: int | None = None
+    drifts: tuple[Drift, ...] | None = None
+    foreign_slots: Mapping[str, str | None] | None = None
+    proofs_outlived: str | None = None
+    runway_days: float | None = None
+    runway_ends: str | None = None
+    outside: tuple[str, ...] | None = None
+    server_changes: tuple[str, ...] | None = None
+    cutover: CutoverSample | None = None
+
+    @property
+    def base_in_charge(self) -> bool:
+        """Whether writes belong to the base, so that nothing flows from the legacy."""
+        return self.cutover is not None and self.cutover.base_in_charge
+
+    @property
+    def seconds_behind(self) -> float | None:
+        """The lag of the stream that is to run now: the change stream's, or the reverse stream's."""
+        if self.cutover is None or not self.base_in_charge:
+            return self.lag_seconds
+        return self.cutover.reverse.lag_seconds if self.cutover.reverse else None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger; `from_json` makes it again."""
+        cutover = self.cutover.to_json() if self.cutover else None
+        return {**asdict(self), "taken_at": self.taken_at.isoformat(), "cutover": cutover}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "StreamSample":
+        """As it was; what another version of this program wrote besides is left out."""
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in stored.items() if name in names}
+        values["taken_at"] = datetime.fromisoformat(values["taken_at"])
+        if values.get("worker_pids") is not None:
+            values["worker_pids"] = tuple(values["worker_pids"])
+        if values.get("server_changes") is not None:
+            values["server_changes"] = tuple(values["server_changes"])
+        values["stricter"] = tuple(values.get("stricter") or ())
+        if values.get("outside") is not None:
+            values["outside"] = tuple(values["outside"])
+        if values.get("drifts") is not None:
+            values["drifts"] = tuple(Drift(ProblemCode(drift["code"]), drift["what"]) for drift in values["drifts"])
+        if values.get("cutover") is not None:
+            values["cutover"] = CutoverSample.from_json(values["cutover"])
+        return cls(**values)
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class StreamThresholds:
+    """Where a figure becomes a problem; see the settings of the same names. GB are 10^9 bytes."""
+
+    lag_warning_seconds: float = 30.0
+    lag_critical_seconds: float = 300.0
+    retained_wal_warning_gb: float = 8.0
+    retained_wal_critical_gb: float = 12.0
+    wal_room_warning_minutes: float = 120.0
+    legacy_wal_disk_gb: float | None = None
+    pause_warning_seconds: float = 300.0
+    runway_days: float = 14.0
+    # A cutover that works ends by itself within MIGRATION_CUTOVER_TIMEOUT_SECONDS; this is a little more.
+    writes_held_seconds: float = 65.0
+
+    def stricter(self, factor: float) -> "StreamThresholds":
+        """For days on which more is written: limits are divided, and the room for WAL is multiplied."""
+        return replace(
+            self,
+            lag_warning_seconds=self.lag_warning_seconds / factor,
+            lag_critical_seconds=self.lag_critical_seconds / factor,
+            retained_wal_warning_gb=self.retained_wal_warning_gb / factor,
+            retained_wal_critical_gb=self.retained_wal_critical_gb / factor,
+            wal_room_warning_minutes=self.wal_room_warning_minutes * factor,
+            pause_warning_seconds=self.pause_warning_seconds / factor,
+        )
+
+
+def high_change(day: date, calendar: FiscalCalendar, days: int) -> str | None:
+    """`quarter end` or `month end` on the last and the first `days` days around one; None in between.
+
+    A fiscal quarter begins on the first of a month, so that every quarter's end is a month's, too.
+    """
+    if day.day > days and (day + timedelta(days=days)).month == day.month:
+        return None
+    quarter = calendar.days_of(calendar.quarter_of_day(day))
+    at_edge = (day - quarter.first).days < days or (quarter.end - day).days <= days
+    return "quarter end" if at_edge else "month end"

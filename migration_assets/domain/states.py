@@ -1,0 +1,333 @@
+"""The states of a slice, and the one function that owns which may follow which.
+
+The states of a cutover and of a rollback, and the one function that owns which may follow which.
+
+Both are the same machine with the sides exchanged: writes leave the *source* and go to the *target*. Up to and
+including `reversed` the target never accepted a write, and the machine can be undone; from `open` on it only goes
+forward.
+
+The states of the legacy's decommissioning, and what may stand in its way.
+
+How fresh the last validation of a slice is: never, changed since, failed, too old, or fresh. Pure: no clock.
+
+What the change stream applies is exact by construction and makes nothing stale; it is counted and shown. What we put
+in ourselves (copy, join, live re-copy, repair, rebuild) does, and so do age and whoever alters or rewrites a table.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from migration_assets.domain.errors import MigrationError, SliceStateError, StreamError
+
+
+class SliceState(StrEnum):
+    """Where a slice stands, in the order of its life."""
+
+    ABSENT = "absent"
+    COPIED = "copied"
+    STREAMING = "streaming"
+    VALIDATED = "validated"
+    SIGNED_OFF = "signed_off"
+    ARCHIVED = "archived"
+    RETIRED = "retired"
+
+
+_S = SliceState
+_SLICE_STEPS: dict[SliceState, frozenset[SliceState]] = {
+    # A week that was opened ahead of its time has nothing to copy: it joins the stream as it is.
+    _S.ABSENT: frozenset({_S.COPIED, _S.STREAMING}),
+    # A copy may be repeated as long as nobody relies on it.
+    _S.COPIED: frozenset({_S.COPIED, _S.STREAMING}),
+    # From here on a re-copy keeps the slice in the stream.
+    _S.STREAMING: frozenset({_S.STREAMING, _S.VALIDATED}),
+    _S.VALIDATED: frozenset({_S.STREAMING, _S.VALIDATED, _S.SIGNED_OFF}),
+    # A repair after the sign-off makes it void.
+    _S.SIGNED_OFF: frozenset({_S.STREAMING, _S.ARCHIVED}),
+    # A late booking makes an archive stale, and the slice is archived anew; a repair makes its sign-off void as well.
+    _S.ARCHIVED: frozenset({_S.STREAMING, _S.ARCHIVED, _S.RETIRED}),
+    # Restored: from its archive, or from quarantine.
+    _S.RETIRED: frozenset({_S.ARCHIVED}),
+}
+# While the base is in charge nobody can prove a week against a legacy any more, nor sign it off: the cutover compared
+# all of them, and what came after was born in the base. The archive's own proof decides, once the week is over.
+_UNSIGNED = frozenset({_S.ABSENT, _S.COPIED, _S.STREAMING, _S.VALIDATED})
+# What somebody does whose slice is not so far, or further.
+_WAY = {
+    _S.ABSENT: "nothing: a slice is absent only before its first copy",
+    _S.COPIED: "where it differs from the legacy, `migration-assets repair QUARTER WEEK` mends it",
+    _S.STREAMING: "a slice is copied before `migration-assets stream start QUARTER` brings its quarter under CDC",
+    _S.VALIDATED: "`migration-assets stream start QUARTER` brings its quarter under CDC; then validate it",
+    _S.SIGNED_OFF: "`migration-assets sign-off QUARTER --approved-by NAME` says what is missing until then",
+    _S.ARCHIVED: "an archive is made of signed-off weeks: `migration-assets sign-off QUARTER --approved-by NAME` says"
+    " what is missing until then",
+    _S.RETIRED: "archive it first: `migration-assets archive QUARTER WEEK`",
+}
+
+
+def _following(now: SliceState, *, base_in_charge: bool) -> frozenset[SliceState]:
+    return _SLICE_STEPS[now] | {_S.ARCHIVED} if base_in_charge and now in _UNSIGNED else _SLICE_STEPS[now]
+
+
+def may_become(now: SliceState, then: SliceState, *, base_in_charge: bool = False) -> bool:
+    """Whether a slice in state `now` may be put into state `then`.
+
+    Args:
+        now: Its state.
+        then: The state that is asked for.
+        base_in_charge: The base is in charge, and the slice's week is over.
+    """
+    return then in _following(now, base_in_charge=base_in_charge)
+
+
+def require_slice_transition(now: SliceState, then: SliceState, *, where: str, base_in_charge: bool = False) -> None:
+    """Refuse a step that the slice's state does not allow; as `may_become`.
+
+    Raises:
+        SliceStateError: Names both states and those that could follow.
+    """
+    if not may_become(now, then, base_in_charge=base_in_charge):
+        following = ", ".join(sorted(_following(now, base_in_charge=base_in_charge))) or "none"
+        raise SliceStateError(
+            f"the slice is {now} and cannot become {then}",
+            where=where,
+            state_left="nothing was changed",
+            next_step=f"{_WAY[then]}; allowed from {now}: {following}; see `migration-assets status`",
+        )
+
+
+SideName = Literal["legacy", "base"]
+
+
+class CutoverError(MigrationError):
+    """A cutover or rollback stopped; says where, and which side accepts writes now."""
+
+
+class BaseInChargeError(StreamError):
+    """What was asked for rests on the legacy's being the truth, and the base is in charge; nothing was touched."""
+
+
+class CutoverKind(StrEnum):
+    """Where the writes go: to the base, or back to the legacy."""
+
+    CUTOVER = "cutover"
+    ROLLBACK = "rollback"
+
+    @property
+    def source(self) -> SideName:
+        """The side that accepts writes before."""
+        return "legacy" if self is CutoverKind.CUTOVER else "base"
+
+    @property
+    def target(self) -> SideName:
+        """The side that accepts writes after."""
+        return "base" if self is CutoverKind.CUTOVER else "legacy"
+
+
+class CutoverState(StrEnum):
+    """How far it is: the step that is under way, or was the last one to be.
+
+    `waiting` for a small lag; writes `held` on the source; all of it `drained` to the target; both sides `compared`;
+    `sequences` set on the target; the stream `reversed`; the target `open` for writes; the applications `switched`;
+    `done`. Or `undoing`, and `undone`.
+    """
+
+    BEGUN = "begun"
+    WAITING = "waiting"
+    HELD = "held"
+    DRAINED = "drained"
+    COMPARED = "compared"
+    SEQUENCES = "sequences"
+    REVERSED = "reversed"
+    OPEN = "open"
+    SWITCHED = "switched"
+    DONE = "done"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+_C = CutoverState
+_ORDER = (
+    _C.BEGUN,
+    _C.WAITING,
+    _C.HELD,
+    _C.DRAINED,
+    _C.COMPARED,
+    _C.SEQUENCES,
+    _C.REVERSED,
+    _C.OPEN,
+    _C.SWITCHED,
+    _C.DONE,
+)
+BEFORE_OPEN = _ORDER[: _ORDER.index(_C.OPEN)]
+_CUTOVER_STEPS: dict[CutoverState, frozenset[CutoverState]] = {
+    **{state: frozenset({after, _C.UNDOING}) for state, after in zip(BEFORE_OPEN, _ORDER[1:], strict=False)},
+    # The commit that opens the target may be known to the servers alone: then the look after it decides.
+    _C.OPEN: frozenset({_C.OPEN, _C.SWITCHED, _C.UNDOING}),
+    # What comes after is repeated until it succeeds.
+    _C.SWITCHED: frozenset({_C.SWITCHED, _C.DONE}),
+    _C.DONE: frozenset({_C.DONE}),
+    _C.UNDOING: frozenset({_C.UNDOING, _C.UNDONE}),
+    _C.UNDONE: frozenset(),
+}
+
+
+def require_cutover_transition(before: CutoverState, after: CutoverState, *, opened: bool, where: str) -> None:
+    """Refuse what is not allowed.
+
+    Args:
+        before: The state now.
+        after: The state that is asked for.
+        opened: Whether the target is known to have accepted writes: then nothing is undone any more.
+        where: For the error.
+
+    Raises:
+        CutoverError: Not allowed.
+    """
+    if after in _CUTOVER_STEPS[before] and not (opened and after is _C.UNDOING):
+        return
+    raise CutoverError(
+        f"{before} may not become {after}" + (" after the target accepted writes" if opened else ""),
+        where=where,
+        state_left="nothing was changed by this",
+        next_step="report this: it is a fault of this program",
+    )
+
+
+Scope = Literal["database", "table"]
+
+
+class DecommissionError(MigrationError):
+    """The legacy was not decommissioned, or not completely, or it is and something else was asked for."""
+
+
+class DecommissionState(StrEnum):
+    """How far it is.
+
+    `begun`: the reverse stream is drained and stopped, and the legacy is fingerprinted. `fingerprinted`: that is
+    done; until here a rollback is possible, and calls it off. From `closed` on there is no way back, and the legacy is
+    being closed; `severed`: it is closed, and the reverse stream is being taken away; `done`.
+    """
+
+    BEGUN = "begun"
+    FINGERPRINTED = "fingerprinted"
+    CLOSED = "closed"
+    SEVERED = "severed"
+    DONE = "done"
+
+    @property
+    def final(self) -> bool:
+        """Whether there is no way back."""
+        return self in {DecommissionState.CLOSED, DecommissionState.SEVERED, DecommissionState.DONE}
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing that stands in the way, and what removes it."""
+
+    code: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}. Remedy: {self.remedy}"
+
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+class Freshness(StrEnum):
+    """What the last validation still says of a slice; only `fresh` proves anything."""
+
+    NEVER = "never validated"
+    CHANGED = "changed since"
+    ALTERED = "table altered since"
+    FAILED = "failed"
+    OLD = "too old"
+    FRESH = "fresh"
+
+
+@dataclass(frozen=True)
+class LastValidation:
+    """The ledger's facts on the last validation of one slice; times are aware, all by the base's clock.
+
+    Attributes:
+        at: When it was validated; None for never.
+        equal: Whether both sides were equal then; unknown counts as no.
+        changed_at: When we last put rows in.
+        stream_changes: Row changes that the stream applied since then; None where that is not known.
+        altered: What was done to the tables themselves since then, in words; None for nothing that is known.
+    """
+
+    at: datetime | None
+    equal: bool | None
+    changed_at: datetime | None
+    stream_changes: int | None = None
+    altered: str | None = None
+
+    def freshness(self, *, now: datetime, max_age: timedelta) -> Freshness:
+        """The verdict; exactly `max_age` is fresh, and so is a validation of the very moment of the change."""
+        if self.at is None:
+            return Freshness.NEVER
+        # Before `failed`: after a repair the failure is over, and what is missing is a look at the result.
+        if self.changed_at is not None and self.changed_at > self.at:
+            return Freshness.CHANGED
+        if self.equal is not True:
+            return Freshness.FAILED
+        # No stream brings what a rewrite does to rows, and no server counts it.
+        if self.altered:
+            return Freshness.ALTERED
+        # Absolute: a clock that was set back must not keep a validation fresh for ever.
+        return Freshness.OLD if abs(now - self.at) > max_age else Freshness.FRESH
+
+    def describe(self, *, now: datetime, max_age: timedelta) -> str:
+        """One line, e.g. `validated at 2024-06-24 12:00 UTC, 3 h ago; since then 1,204 changes by the stream`."""
+        if self.at is None:
+            return "never validated"
+        equal = self.equal is True
+        head = f"{'validated' if equal else 'validation FAILED'} at {instant_text(self.at)}, {_ago(self.at, now)}"
+        match self.freshness(now=now, max_age=max_age):
+            case Freshness.CHANGED if self.changed_at is not None:
+                return f"{head}; changed by us since then, at {instant_text(self.changed_at)}: not validated anew"
+            case Freshness.ALTERED:
+                return f"{head}; stale: {self.altered} since then"
+            case Freshness.OLD:
+                word = "older" if self.at <= now else "further"
+                return f"{head}: {word} than {span_text(max_age)}{self._by_the_stream()}"
+            case _:
+                return head + self._by_the_stream()
+
+    def _by_the_stream(self) -> str:
+        if self.stream_changes is None:
+            return ""
+        changes = {0: "no changes", 1: "1 change"}.get(self.stream_changes, f"{self.stream_changes:,} changes")
+        return f"; since then {changes} by the stream"
+
+
+def changes_since(then: int | None, now: int | None) -> int | None:
+    """The growth of a leaf's counter of changes; None where one is missing, or it was reset (a crash does that)."""
+    if then is None or now is None or now < then:
+        return None
+    return now - then
+
+
+def instant_text(moment: datetime) -> str:
+    """`2024-06-24 12:00 UTC`, whatever zone the moment is given in."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def span_text(span: timedelta) -> str:
+    """A length of time, rounded down: `40 s`, `12 min`, `3 h`, from two days on `5 d`."""
+    seconds = int(span.total_seconds())
+    if seconds < _MINUTE:
+        return f"{seconds} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds // _HOUR} h"
+    return f"{seconds // _DAY} d"
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    return f"{span_text(now - moment)} ago" if moment <= now else f"{span_text(moment - now)} ahead of the clock"

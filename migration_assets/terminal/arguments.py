@@ -1,0 +1,121 @@
+"""Quarters and weeks as a person types them: `FY25-Q2`, `W05`, `FY25-Q2|W05`, `W03-W07`.
+
+`--confirm CODE`, of every step that cannot be undone or that holds writes; on a terminal the code is asked for.
+
+What every command begins with.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from migration_assets.domain.confirmation import CodeOfSeen, GivenCode, parse_confirmations
+from migration_assets.domain.errors import CalendarError
+from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
+from migration_assets.runtime import Migration, open_migration
+from migration_assets.settings import load_settings
+from migration_assets.terminal.output import say
+
+_RANGE = re.compile(r"(W\d+)-(W\d+)")
+_HOW = "Write a quarter and its weeks: FY25-Q2 W05, FY25-Q2 W03-W07, 'FY25-Q2|W05', or the quarter alone for all 13"
+
+
+def _confirmations(_context: click.Context, _option: click.Parameter, texts: Sequence[str]) -> dict[FiscalWeek, int]:
+    return parse_confirmations(texts)
+
+
+confirm_deletes = click.option(
+    "--confirm-deletes",
+    "confirmed",
+    multiple=True,
+    metavar="WEEK=ROWS",
+    callback=_confirmations,
+    help="Of this week so many rows may be deleted, as the refusal says: 'FY25-Q2|W05=70'. Repeatable.",
+)
+
+
+def parse_quarter(text: str) -> FiscalQuarter:
+    """A quarter, in any case of letters; CalendarError else."""
+    return FiscalQuarter.parse(text.strip().upper())
+
+
+def parse_weeks(words: Sequence[str]) -> tuple[FiscalWeek, ...]:
+    """The weeks that are meant, each once, in the order in which they are named.
+
+    A quarter that no week follows means all of its weeks; weeks belong to the quarter before them.
+
+    Raises:
+        CalendarError: Says what cannot be read and how it is written.
+    """
+    found: dict[FiscalWeek, None] = {}
+    quarter: FiscalQuarter | None = None
+    alone = False
+    for word in words:
+        text = word.strip().upper()
+        before, bar, weeks = text.partition("|")
+        if text.startswith("FY"):
+            if quarter is not None and alone:
+                found.update(dict.fromkeys(FiscalCalendar.weeks_of(quarter)))
+            quarter, alone = FiscalQuarter.parse(before), not bar
+            if bar:
+                found.update(dict.fromkeys(_weeks(quarter, weeks)))
+        elif quarter is None:
+            raise CalendarError(f"{word!r} names no quarter", next_step=_HOW)
+        else:
+            alone = False
+            found.update(dict.fromkeys(_weeks(quarter, text)))
+    if quarter is not None and alone:
+        found.update(dict.fromkeys(FiscalCalendar.weeks_of(quarter)))
+    return tuple(found)
+
+
+def _weeks(quarter: FiscalQuarter, text: str) -> Sequence[FiscalWeek]:
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return [_week(quarter, text)]
+    first, last = _week(quarter, match.group(1)), _week(quarter, match.group(2))
+    if last < first:
+        raise CalendarError(f"{text} runs backwards", next_step=f"Write {last.name}-{first.name}")
+    return FiscalCalendar.weeks_of(quarter)[first.number - 1 : last.number]
+
+
+def _week(quarter: FiscalQuarter, name: str) -> FiscalWeek:
+    try:
+        return FiscalWeek.parse(f"{quarter.key}|{name}")
+    except CalendarError:
+        raise CalendarError(f"{name!r} is not a week", where=quarter.key, next_step=_HOW) from None
+
+
+confirm = click.option(
+    "--confirm", "code", default="", metavar="CODE", help="The code that looking at it printed; good once, 15 minutes."
+)
+
+
+def asks() -> bool:
+    """Whether somebody sits there who can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def in_one_line(given: Sequence[GivenCode]) -> str:
+    """Several codes to copy, without a blank in between; good as long as the first of them is."""
+    first = min(given, key=lambda one: one.until)
+    return str(replace(first, code=",".join(one.code for one in given)))
+
+
+def typed(given: GivenCode | CodeOfSeen | str, what: str) -> str:
+    """The code as a person types it back, who has read what it is for."""
+    say(f"To {what}, type {given}.", "yellow", fold=False)
+    return str(click.prompt("Code", default="", show_default=False))
+
+
+def opened() -> Migration:
+    """The migration of the settings; nothing is connected to yet.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+        EmbeddedServerError: The embedded servers are wanted and were never started.
+    """
+    return open_migration(load_settings())
