@@ -36,7 +36,7 @@ class Archived:
     def relation(self) -> str:
         return f"read_parquet(['{self.file}'])"
 
-    def sql_values(self) -> Fingerprint:
+    def portable(self) -> Fingerprint:
         with duck() as connection:
             return sql_values.portable_fingerprint(connection, self.relation, self.profile.columns)
 

@@ -157,7 +157,7 @@ def test_a_publication_that_fails_leaves_the_old_content_and_nothing_beside(
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(store_module.os, "fsync", full)
     assert "no space is left" in refusal(store.publish, "one", b"new").what
     assert store.read("one") == b"old"
     assert store.list("") == ["one"]
