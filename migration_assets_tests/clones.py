@@ -21,7 +21,7 @@ from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.stream.servers import note_pair
 from migration_assets.stream.slots import create_slot, drop_slot
 from migration_assets.stream.subscription import create_subscription, drop_subscription, legacy_conninfo
-from migration_assets_tests.postgres.support import SPEC, Ground
+from migration_assets_tests.ground import SPEC, Ground
 
 _SIDES: tuple[Side, Side] = ("legacy", "base")
 

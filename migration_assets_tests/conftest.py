@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
+from migration_assets.postgres.sessions import Databases as ProductDatabases
 from migration_assets_tests import workers
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.ground import Ground
+from migration_assets_tests.server_pairs import quick_pair
 from migration_assets_tests.slow_tests import SlowTests
 
 # The longest: begun last, they would run alone at the end while the other workers have nothing to do.
@@ -100,3 +102,9 @@ def databases(clones: Clones) -> Generator[Databases]:
     """A fresh database on each server, dropped afterwards with all slots and subscriptions."""
     with clones.empty() as made:
         yield Databases(legacy_url=made.legacy_url, base_url=made.base_url)
+
+
+@pytest.fixture
+def ground(databases: Databases) -> Ground:
+    """Both databases, empty, with sessions as the product opens them."""
+    return Ground(ProductDatabases(databases.legacy_url, databases.base_url))

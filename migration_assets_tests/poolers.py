@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migration_assets.embedded.processes import own, server_user
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here: install Debian's package of it")

@@ -4,19 +4,31 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+_OF_SIGNED_QUARTERS = (
+    "test_after_the_cutover",
+    "test_archive_assets",
+    "test_archive_commands",
+    "test_catalogue",
+    "test_confirmed_leaving",
+    "test_connection_lost",
+    "test_forks",
+    "test_killed_archive",
+    "test_leaving_and_coming_back",
+    "test_querying",
+    "test_refusals",
+)
 # What they share is made once in each worker, by the product's own steps, and takes seconds: a live stream with a
 # process that can be killed, a quarter that is signed off, one under CDC.
 _TOGETHER = (
     ("crashes/", "crashes"),
-    ("archiving/", "signed quarters"),
+    *((f"archive/{test}.py", "signed quarters") for test in _OF_SIGNED_QUARTERS),
     ("evidence/", "signed quarters"),
-    ("commands/", "live quarters"),
     ("terminal/", "live quarters"),
     ("decommission/", "decommission"),
     ("defs/", "defs"),
     ("readiness/", "a quarter that is ready"),
-    ("postgres/test_retirement", "weeks that leave"),
-    ("postgres/test_releasing", "weeks that leave"),
+    ("retirement/", "weeks that leave"),
+    ("stream/test_releasing", "weeks that leave"),
 )
 
 

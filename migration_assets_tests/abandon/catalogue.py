@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 _MINE = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
 _QUERIES = {

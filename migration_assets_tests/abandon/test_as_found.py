@@ -22,7 +22,7 @@ from migration_assets.ledger.stream import StreamLock, StreamNames, stream_lock
 from migration_assets.postgres.sessions import Databases
 from migration_assets.proof.sign_offs import read_sign_off, record_sign_off
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
-from migration_assets_tests.postgres.support import QUARTER, Ground
+from migration_assets_tests.ground import QUARTER, Ground
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 IDENTITIES: dict[str, tuple[LiteralString, ...]] = {

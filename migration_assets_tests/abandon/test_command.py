@@ -8,7 +8,7 @@ import pytest
 
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.confirming import code_in
+from migration_assets_tests.confirmed_deeds import code_in
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 

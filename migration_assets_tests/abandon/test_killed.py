@@ -13,7 +13,7 @@ from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.crashes.trap import Point, Trap, points_of, read_log
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 _ENOUGH = 12
 _SOME = 4

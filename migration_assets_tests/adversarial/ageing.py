@@ -14,7 +14,7 @@ from migration_assets_tests.adversarial.mob import Mob
 from migration_assets_tests.adversarial.strangers import VANDALS, WRITERS, late_in
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS
 from migration_assets_tests.adversarial.whole import cut_over_in_peace, mend_and_prove, proven, some_steps, started
-from migration_assets_tests.confirming import let_leave
+from migration_assets_tests.confirmed_deeds import let_leave
 
 AGED = {"as_of": datetime(2024, 11, 1, tzinfo=UTC), "retention_quarters": 1, "quarantine_days": 0}
 """Settings under which the quarter's weeks may leave."""

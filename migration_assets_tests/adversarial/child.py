@@ -11,7 +11,7 @@ from migration_assets.readiness.step import cut_over, roll_back
 from migration_assets.runtime import Migration
 from migration_assets.stream.holding import start_stream
 from migration_assets_tests.adversarial.table import QUARTER, migration_of
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback
 from migration_assets_tests.crashes.child import serve
 from migration_assets_tests.crashes.trap import Trap
 

@@ -36,9 +36,9 @@ from migration_assets_tests.adversarial.applications import Application, World, 
 from migration_assets_tests.adversarial.judge import columns_of, difference, drained, places_of, rows_of
 from migration_assets_tests.adversarial.mob import Deed, Enemies, Mob
 from migration_assets_tests.adversarial.table import QUARTER, SIDES, WEEKS, Side, ask
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback
 from migration_assets_tests.crashes.child import Nursery, Task
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 UNDER_CDC = frozenset({SliceState.STREAMING, SliceState.VALIDATED, SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 Result = TypeVar("Result")

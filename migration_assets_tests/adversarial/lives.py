@@ -42,7 +42,7 @@ from migration_assets_tests.adversarial.strangers import (
 )
 from migration_assets_tests.adversarial.table import QUARTER, WEEKS, create_table, migration_of, run
 from migration_assets_tests.adversarial.whole import begin, mend_and_prove, proven, started
-from migration_assets_tests.confirming import code_for_cutover, let_leave
+from migration_assets_tests.confirmed_deeds import code_for_cutover, let_leave
 from migration_assets_tests.convergence.ordeal import fresh_databases
 from migration_assets_tests.crashes.child import nursery
 

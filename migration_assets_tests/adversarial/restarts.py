@@ -6,7 +6,7 @@ import psutil
 
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.adversarial.mob import Deed, Mob
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def restart(mob: Mob) -> str:

@@ -7,7 +7,7 @@ from psycopg import sql
 from migration_assets_tests.adversarial.mob import Mob
 from migration_assets_tests.adversarial.strangers import leaf_of
 from migration_assets_tests.adversarial.table import FIRST_RESERVED, WEEKS, Session, ask, run, session
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _NAMES = "SELECT slot, publication, subscription FROM migration.streams"
 

@@ -15,7 +15,7 @@ import click
 
 from migration_assets_tests.adversarial.lives import KINDS, SABOTEURS, live
 from migration_assets_tests.adversarial.switchovers import switch_over
-from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.server_pairs import quick_pair
 
 
 @click.command()

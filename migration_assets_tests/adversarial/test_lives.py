@@ -7,7 +7,7 @@ import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.adversarial.lives import live
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 # Seeds that were red on the product before it was mended; two of them always, the others with --soak.
 LIVES = telling([("hostile", 1), ("late strays", 9), ("following", 1), ("switching", 11), ("leaving", 3)], {0, 1})

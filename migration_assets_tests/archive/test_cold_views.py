@@ -20,7 +20,7 @@ from migration_assets.archive.manifest import Manifest, slice_folder
 from migration_assets.archive.parts import parquet_schema
 from migration_assets.archive.store import ArchiveStore, LocalStore, open_store
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
-from migration_assets_tests.archive.support import COLUMNS, RELATION, archive, bookings, refusal
+from migration_assets_tests.archive.made_weeks import COLUMNS, RELATION, archive, bookings, refusal
 
 QUARTERS = (FiscalQuarter(2024, 3), FiscalQuarter(2024, 4))
 ENUM = "ENUM('open', 'paid')"

@@ -31,7 +31,7 @@ from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected, Timeouts, canonical_options, connect
-from migration_assets_tests.archive import support
+from migration_assets_tests.archive import made_weeks as support
 from migration_assets_tests.archive.every_type import EVERY_TYPE, TYPES, UNFIT
 from migration_assets_tests.archive.journey import raw
 

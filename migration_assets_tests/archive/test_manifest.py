@@ -10,7 +10,7 @@ import pytest
 from migration_assets.archive.columns import ColumnStatistics, Storage, StoredColumn
 from migration_assets.archive.manifest import FORMAT, ArchivedFile, Manifest, differences
 from migration_assets.domain.fingerprint import Fingerprint
-from migration_assets_tests.archive.support import COLUMNS, RELATION, WEEK, bookings, manifest, refusal
+from migration_assets_tests.archive.made_weeks import COLUMNS, RELATION, WEEK, bookings, manifest, refusal
 
 HUGE = Fingerprint(20, 2**68 + 1, -(2**67) - 1)
 LIST = StoredColumn("tags", "text[]", Storage.LIST, element=Storage.TEXT)

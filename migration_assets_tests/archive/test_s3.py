@@ -19,7 +19,7 @@ from migration_assets.archive.ownership import ArchiveWriter, ForeignArchiveErro
 from migration_assets.archive.store import ArchiveStore, open_store
 from migration_assets.archive.verification import DamagedArchiveError, slice_relation, trusted_manifest, verify_archive
 from migration_assets.archive.writer import read_manifest, write_slice
-from migration_assets_tests.archive.support import (
+from migration_assets_tests.archive.made_weeks import (
     COLUMNS,
     HOME,
     RELATION,

@@ -12,7 +12,7 @@ from migration_assets.archive.manifest import new_generation, part_name, slice_f
 from migration_assets.archive.store import open_store, same_place
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets_tests.archive.support import POSTGRES_EPOCH, WEEK, refusal
+from migration_assets_tests.archive.made_weeks import POSTGRES_EPOCH, WEEK, refusal
 
 
 @pytest.mark.parametrize(

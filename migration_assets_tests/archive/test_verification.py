@@ -22,7 +22,16 @@ from migration_assets.archive.verification import DamagedArchiveError, trusted_m
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fingerprint import Fingerprint
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets_tests.archive.support import COLUMNS, HOME, RELATION, WEEK, archive, bookings, portable, refusal
+from migration_assets_tests.archive.made_weeks import (
+    COLUMNS,
+    HOME,
+    RELATION,
+    WEEK,
+    archive,
+    bookings,
+    portable,
+    refusal,
+)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from migration_assets.archive.store import ArchiveStore, open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import WriteLimits, read_manifest, write_slice
 from migration_assets.domain.errors import ArchiveError
-from migration_assets_tests.archive.support import (
+from migration_assets_tests.archive.made_weeks import (
     HOME,
     RELATION,
     SMALL,

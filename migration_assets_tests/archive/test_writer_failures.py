@@ -15,7 +15,7 @@ from migration_assets.archive.store import ArchiveStore, LocalStore, open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import read_manifest
 from migration_assets.domain.errors import ArchiveError
-from migration_assets_tests.archive.support import (
+from migration_assets_tests.archive.made_weeks import (
     HOME,
     RELATION,
     WEEK,
@@ -100,7 +100,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 from migration_assets.archive.store import LocalStore
-from migration_assets_tests.archive import support
+from migration_assets_tests.archive import made_weeks as support
 
 folder, moment = sys.argv[1:]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from migration_assets_tests.convergence.seeds import FIXED
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 FRESH = 2
 

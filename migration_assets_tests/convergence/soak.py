@@ -20,7 +20,7 @@ from rich.table import Table
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.convergence.ordeal import Outcome, run_seed
 from migration_assets_tests.convergence.seeds import some_seeds
-from migration_assets_tests.pairs import running_pair
+from migration_assets_tests.server_pairs import running_pair
 
 
 def _run(folder: Path, seed: int, steps: int) -> Outcome | str:

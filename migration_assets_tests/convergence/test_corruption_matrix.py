@@ -23,7 +23,7 @@ from migration_assets_tests.convergence.table import (
     migration_of,
 )
 from migration_assets_tests.convergence.workload import writing
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 QUARTER = MIGRATED[0]
 WEEKS = CALENDAR.weeks_of(QUARTER)

@@ -16,7 +16,7 @@ from migration_assets_tests.crashes.child import Child, Ended
 from migration_assets_tests.crashes.judge import WRITERS, Judge
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 @contextmanager

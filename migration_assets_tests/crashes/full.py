@@ -11,7 +11,7 @@ from migration_assets_tests.crashes.child import Nursery, nursery
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.matrix import Matrix
 from migration_assets_tests.crashes.steps import STEPS, crash_migration
-from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.server_pairs import quick_pair
 
 
 @contextmanager

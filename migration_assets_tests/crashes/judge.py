@@ -27,7 +27,7 @@ from migration_assets_tests.crashes.child import Child, Ended, Nursery, Task
 from migration_assets_tests.crashes.stage import Stage
 from migration_assets_tests.crashes.steps import QUARTER, STEPS, WEEK, status_of
 from migration_assets_tests.crashes.trap import Blow, Point
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 After = Literal["again", "resume", "validate", "struck again"]
 """What comes first after a blow: the same step, `stream resume`, another week's validation, or the step with a blow."""

@@ -20,10 +20,10 @@ from migration_assets_tests.crashes.child import Ended, Nursery, Task
 from migration_assets_tests.crashes.retiring_child import LEAVING, NUMBER, retiring_nursery
 from migration_assets_tests.crashes.steps import crash_migration
 from migration_assets_tests.crashes.trap import Point, points_of
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.resting import ROWS, writing
-from migration_assets_tests.postgres.retiring import Departure, leaf
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.ground import Ground, wait_for
+from migration_assets_tests.retirement.signed_off_quarter import Departure, leaf
+from migration_assets_tests.retirement.writers_elsewhere import ROWS, writing
+from migration_assets_tests.server_pairs import quick_pair
 
 _FINAL = {"retire": Step.QUARANTINED, "retire at once": Step.DROPPED, "drop": Step.DROPPED, "return": Step.RETURNED}
 _LEFT = """

@@ -13,8 +13,8 @@ from migration_assets.runtime import Migration
 from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.crashes.child import Nursery, nursery, serve
 from migration_assets_tests.crashes.steps import STEPS, Step
-from migration_assets_tests.postgres.retiring import GRACE, NOW, trust
-from migration_assets_tests.postgres.support import week
+from migration_assets_tests.ground import week
+from migration_assets_tests.retirement.signed_off_quarter import GRACE, NOW, trust
 
 NUMBER = 5
 """The week that comes and goes; no writer touches it."""

@@ -26,8 +26,8 @@ from migration_assets_tests.crashes.moments import (
 from migration_assets_tests.crashes.steps import QUARTER, WEEK
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.freezes import freezes
-from migration_assets_tests.postgres.support import wait_for
-from migration_assets_tests.telling import telling
+from migration_assets_tests.ground import wait_for
+from migration_assets_tests.sweeps import telling
 
 # A write of the others waits for the lock's whole second, and for a busy machine.
 _HELD_MS = 2_000.0

@@ -9,7 +9,7 @@ from migration_assets_tests.crashes.matrix import AFTERS
 from migration_assets_tests.crashes.moments import TELLING
 from migration_assets_tests.crashes.steps import STEPS
 from migration_assets_tests.crashes.trap import Point, points_of
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 _SEED = SystemRandom().randrange(10**6)
 

@@ -18,7 +18,7 @@ from migration_assets_tests.convergence.workload import writing
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.steps import QUARTER, WEEK
 from migration_assets_tests.freezes import freezes, patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _HOLD: LiteralString = "UPDATE public.bookings SET guests = 7 WHERE id = (SELECT max(id) FROM public.bookings)"
 # One try of a cut holds the others for 100 ms at the most; the rest is for a busy machine.

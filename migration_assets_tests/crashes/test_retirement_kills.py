@@ -10,7 +10,7 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.crashes.retiring import Struck, struck
 from migration_assets_tests.crashes.retiring_child import LEAVING
 from migration_assets_tests.crashes.trap import Point, points_of
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 _SEED = SystemRandom().randrange(10**6)
 _DETACH = 'base[*:retire] ALTER TABLE "public"."bookings_leaf" DETACH PARTITION'

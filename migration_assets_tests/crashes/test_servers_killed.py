@@ -11,8 +11,8 @@ from migration_assets_tests.crashes.full import built
 from migration_assets_tests.crashes.judge import Judge
 from migration_assets_tests.crashes.moments import BEFORE_SWAP, IN_ACTIVATION, TELLING
 from migration_assets_tests.crashes.trap import Point
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.telling import telling
+from migration_assets_tests.server_pairs import quick_pair
+from migration_assets_tests.sweeps import telling
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from random import Random
 from migration_assets_tests.cutover.child import STEPS
 from migration_assets_tests.cutover.ground import ground_of
 from migration_assets_tests.cutover.kills import all_points, points_at_states, record_of, stage, strike
-from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.server_pairs import quick_pair
 
 
 def main() -> None:

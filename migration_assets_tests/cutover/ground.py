@@ -19,7 +19,7 @@ from migration_assets.ledger.cutovers import CutoverRecord, read_cutovers
 from migration_assets.ledger.stream import StreamLock
 from migration_assets.postgres.sessions import Databases
 from migration_assets.quarters.fence_functions import let_through
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 Before = Callable[[CutoverState, Callable[[], object]], None]
 SIDES: tuple[SideName, SideName] = ("legacy", "base")

@@ -10,7 +10,7 @@ from migration_assets_tests.cutover.ground import SIDES, CutoverGround
 from migration_assets_tests.cutover.kills import all_points, record_of
 from migration_assets_tests.cutover.ordeal import require_journal, table_of
 from migration_assets_tests.cutover.traffic import Task, traffic
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def killed_ordeal(ground: CutoverGround, seed: int, blows: int = 6) -> str:

@@ -15,7 +15,7 @@ from migration_assets_tests.crashes.trap import Point, points_of
 from migration_assets_tests.cutover.child import run_child
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _LEFT = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

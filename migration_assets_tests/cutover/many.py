@@ -12,7 +12,7 @@ import traceback
 from migration_assets_tests.cutover.ground import ground_of
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal
-from migration_assets_tests.pairs import quick_pair
+from migration_assets_tests.server_pairs import quick_pair
 
 
 def main() -> None:

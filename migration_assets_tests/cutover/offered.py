@@ -26,9 +26,9 @@ from migration_assets.readiness.step import (
 )
 from migration_assets.runtime import Migration, open_migration
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 ASSET = "legacy_cutover"

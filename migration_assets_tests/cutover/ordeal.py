@@ -10,7 +10,7 @@ from migration_assets.domain.states import SideName
 from migration_assets.stream.heartbeats import reverse_arrived, send_reverse_marker
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround
 from migration_assets_tests.cutover.traffic import Task, traffic
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _ROWS = (
     "SELECT id, floor(extract(epoch FROM booked_at - '2024-04-01 00:00+00') / 86400)::int,"

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Side
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 
 @contextmanager

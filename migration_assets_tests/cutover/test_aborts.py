@@ -19,7 +19,7 @@ from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import Before, CutoverGround, failing
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import freezes
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.servers.drill import migration
 
 

@@ -19,8 +19,8 @@ from migration_assets.ledger.archives import ArchiveRecord
 from migration_assets.watch.look import Ahead, LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import Before, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.retiring import Departure, sign
-from migration_assets_tests.postgres.support import CALENDAR, FiscalQuarter
+from migration_assets_tests.ground import CALENDAR, FiscalQuarter
+from migration_assets_tests.retirement.signed_off_quarter import Departure, sign
 
 _INSERT = "INSERT INTO bookings (id, booked_at) VALUES (9001, '{}')"
 # What is acknowledged, what the cutover says of it, and what takes it back.

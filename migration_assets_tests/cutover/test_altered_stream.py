@@ -12,7 +12,7 @@ from migration_assets.domain.states import CutoverError
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 from migration_assets_tests.servers.drill import look, migration
 
 CHANGE: LiteralString = "UPDATE bookings SET guests = 77 WHERE id = 30"

@@ -7,10 +7,10 @@ import pytest
 
 from migration_assets.domain.confirmation import digest_of
 from migration_assets.domain.states import CutoverState
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback, code_in
 from migration_assets_tests.cutover.offered import ASSET, Offered
 from migration_assets_tests.defs.conftest import failure_text
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 ROLLBACK = ("rollback", "--approved-by", "Ada", "--yes")
 

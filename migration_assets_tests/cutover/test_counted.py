@@ -15,7 +15,7 @@ from psycopg.pq import ExecStatus
 from migration_assets.cutover.stages import require_counted
 from migration_assets.domain.states import CutoverError
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker' AND leader_pid = %s"
 

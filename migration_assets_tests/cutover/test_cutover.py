@@ -12,7 +12,7 @@ from migration_assets.stream.holding import continue_stream
 from migration_assets_tests.cutover.ground import SIDES, Before, CutoverGround, noted
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def refused(ground: CutoverGround, side: SideName) -> bool:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from migration_assets.domain.states import CutoverState
 from migration_assets.readiness.step import ReverseHealth, reverse_problems
 from migration_assets_tests.cutover.offered import Offered
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 NOWHERE = SecretStr("postgresql://migrator:open-sesame@127.0.0.1:1/nowhere")
 

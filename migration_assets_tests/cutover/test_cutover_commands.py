@@ -10,11 +10,11 @@ import pytest
 from click.testing import Result
 
 from migration_assets.domain.states import CutoverState
-from migration_assets_tests.confirming import code_in
+from migration_assets_tests.confirmed_deeds import code_in
 from migration_assets_tests.cutover.ground import past_the_hold
 from migration_assets_tests.cutover.offered import Offered
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.terminal.live_quarter import lines_of
 
 

@@ -13,7 +13,7 @@ from migration_assets.readiness.rules import ReadinessPlan, Sides
 from migration_assets.readiness.structure import examine_sequences
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import CALENDAR
+from migration_assets_tests.ground import CALENDAR
 
 PLAIN: LiteralString = "CREATE TABLE bookings (id bigint PRIMARY KEY, booked_at timestamptz NOT NULL, note text)"
 ROWS: LiteralString = (

@@ -11,7 +11,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.states import CutoverError, CutoverState
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.test_time_under_hold import at
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def true_ups(ground: CutoverGround) -> int:

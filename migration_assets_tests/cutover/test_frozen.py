@@ -22,8 +22,8 @@ from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import accepts, stage
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
-from migration_assets_tests.telling import telling
+from migration_assets_tests.ground import wait_for
+from migration_assets_tests.sweeps import telling
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process stands is in /proc")
 _TIMEOUT = 2.0

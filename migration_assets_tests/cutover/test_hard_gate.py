@@ -19,7 +19,7 @@ from migration_assets.stream.holding import continue_stream
 from migration_assets.stream.joining import join_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 
 OLDER, LATER = FiscalQuarter(2025, 1), FiscalQuarter(2025, 3)
 # Weeks of FY25-Q1: W01 is copied and not under CDC, W02 is open and was never copied.

@@ -28,8 +28,8 @@ from migration_assets_tests.cutover.guard import guard_of
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.strangers import errors_of_stranger, stranger
 from migration_assets_tests.decommission.deed import Application
-from migration_assets_tests.postgres.rewriting import before as happens
-from migration_assets_tests.postgres.support import wait_for, week
+from migration_assets_tests.ground import wait_for, week
+from migration_assets_tests.stream.rewriting import before as happens
 
 LATER = FiscalQuarter(2025, 3)
 LEAF = "bookings_fy25_q2_w05"

@@ -21,7 +21,7 @@ from migration_assets.readiness.step import cutover_plan
 from migration_assets.runtime import Migration
 from migration_assets.settings import SECRETS, load_settings
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def migration(**settings: Any) -> Migration:

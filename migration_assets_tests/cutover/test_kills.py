@@ -7,7 +7,7 @@ import pytest
 from migration_assets_tests.cutover.child import STEPS
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import all_points, points_at_states, record_of, stage, strike
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 _SEED = SystemRandom().randrange(10**6)
 

@@ -11,8 +11,8 @@ from migration_assets.domain.states import SliceState
 from migration_assets.ledger.retirements import Step
 from migration_assets.retirement.checks import late_bookings
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.retiring import GRACE, NOW, Departure, sign
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
+from migration_assets_tests.retirement.signed_off_quarter import GRACE, NOW, Departure, sign
 
 _REVERSE = (
     "DO $$ BEGIN EXECUTE format('ALTER SUBSCRIPTION %I {}', (SELECT subname FROM pg_subscription"

@@ -15,7 +15,7 @@ from migration_assets.cutover.left_weeks import (
 )
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.conftest import Databases as Made
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 CHANGES: dict[str, LiteralString] = {
     "update": "UPDATE bookings SET guests = 77 WHERE id = 31",

@@ -24,9 +24,9 @@ from migration_assets.stream.slots import remove_slot
 from migration_assets_tests.conftest import Databases as Made
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.rewriting import before as happens
-from migration_assets_tests.postgres.rewriting import rewrite
-from migration_assets_tests.postgres.support import wait_for, week
+from migration_assets_tests.ground import wait_for, week
+from migration_assets_tests.stream.rewriting import before as happens
+from migration_assets_tests.stream.rewriting import rewrite
 
 # As an application's own, which was made to fire for replicated rows, too.
 _TRIGGER = """

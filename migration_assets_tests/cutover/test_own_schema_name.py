@@ -24,7 +24,7 @@ from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import SIDES, CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 
 NAME = "moves_of_bookings"
 _PLAN = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))

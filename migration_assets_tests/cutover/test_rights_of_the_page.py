@@ -26,7 +26,7 @@ from migration_assets.stream.holding import start_stream
 from migration_assets_tests.conftest import Databases as Urls
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.guard import migration_of
-from migration_assets_tests.postgres.support import QUARTER, week
+from migration_assets_tests.ground import QUARTER, week
 
 _PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 _SCRIPTS: dict[str, str] = dict(re.findall(r"```sql\n-- (.+?)\n(.*?)```", _PAGE.read_text(), re.DOTALL))

@@ -24,9 +24,9 @@ from migration_assets.stream.plan import StreamPlan
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.cutover.kills import accepts, stage
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.support import wait_for
-from migration_assets_tests.telling import telling
+from migration_assets_tests.ground import wait_for
+from migration_assets_tests.server_pairs import quick_pair
+from migration_assets_tests.sweeps import telling
 
 _SEED = SystemRandom().randrange(10**6)
 Case = tuple[str, CutoverState, ServerName]

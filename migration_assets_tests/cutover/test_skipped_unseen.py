@@ -16,7 +16,7 @@ from migration_assets.postgres.sessions import Databases
 from migration_assets.watch.look import observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.test_altered_stream import on, without_worker
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.servers.drill import look
 
 # As where the base is away for a while: whoever comes back to the slot is sent away until it is moved.

@@ -19,7 +19,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.proof import validation
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 
 def at(monkeypatch: pytest.MonkeyPatch, state: CutoverState, happens: Callable[[Work], object]) -> None:

@@ -9,7 +9,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.ledger.cutovers import CutoverRecord
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
-from migration_assets_tests.postgres.support import BOOKINGS, at_once
+from migration_assets_tests.ground import BOOKINGS, at_once
 
 
 class Visits(CutoverGround):

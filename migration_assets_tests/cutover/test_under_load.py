@@ -8,7 +8,7 @@ from migration_assets.cutover import reverse
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.killed_ordeal import killed_ordeal
 from migration_assets_tests.cutover.ordeal import ordeal
-from migration_assets_tests.telling import telling
+from migration_assets_tests.sweeps import telling
 
 _SEED = SystemRandom().randrange(10**6)
 

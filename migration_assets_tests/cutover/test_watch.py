@@ -12,7 +12,7 @@ from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.guard import Guard, guard_of, migration_of
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 C = ProblemCode
 LET_THROUGH = "SELECT set_config('migration.hold_token', token, true) FROM migration.hold_token"

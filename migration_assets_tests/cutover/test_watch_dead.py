@@ -15,14 +15,14 @@ from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.ledger.cutovers import cutover_lock
 from migration_assets.postgres.sessions import Databases
 from migration_assets.stream.holding import continue_stream, hold_stream
-from migration_assets_tests.alerts.webhook import webhook
 from migration_assets_tests.crashes.trap import Point
 from migration_assets_tests.cutover.child import run_child
 from migration_assets_tests.cutover.ground import CutoverGround, ground_of
 from migration_assets_tests.cutover.guard import Guard, guard_of, migration_of
 from migration_assets_tests.cutover.kills import record_of
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
+from migration_assets_tests.server_pairs import quick_pair
+from migration_assets_tests.watch.webhook import webhook
 
 C = ProblemCode
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"

@@ -26,7 +26,7 @@ from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.ordeal import settle_down
 from migration_assets_tests.cutover.test_legacy_repair import mend
 from migration_assets_tests.cutover.test_time_under_hold import weeks_to_compare
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.servers.drill import look
 
 _ASKED_BY_PREFLIGHT: dict[Side, tuple[str, ...]] = {

@@ -25,10 +25,10 @@ from migration_assets.runtime import Migration
 from migration_assets.watch.legacy_reads import note_legacy_reads
 from migration_assets.watch.watching import watch_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback, code_in, let_leave
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback, code_in, let_leave
 from migration_assets_tests.cutover.offered import Offered, offered
 from migration_assets_tests.defs.conftest import failure_text
-from migration_assets_tests.postgres.support import QUARTER
+from migration_assets_tests.ground import QUARTER
 
 _ASSET = "decommissioned_legacy"
 _NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"

@@ -20,7 +20,7 @@ from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround, past_the_hold
 from migration_assets_tests.cutover.kills import settle_down
 from migration_assets_tests.decommission.deed import Application, close_legacy, plan_of, record_of
-from migration_assets_tests.postgres.support import wait_for, week
+from migration_assets_tests.ground import wait_for, week
 
 
 @pytest.fixture

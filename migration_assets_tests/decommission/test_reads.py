@@ -19,7 +19,7 @@ from migration_assets.watch.legacy_reads import ReadWatch, count_reads, look_for
 from migration_assets.watch.watching import watch_stream
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.kills import settle_down
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 
 _APART = timedelta(milliseconds=1)
 

@@ -27,7 +27,7 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.stream.holding import resume_stream, start_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 QUARTER = FiscalQuarter(2025, 2)
 WEEK = FiscalWeek(QUARTER, 5)

@@ -18,8 +18,8 @@ from migration_assets.runtime import Migration, open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.watch.watching import observe
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.support import Ground, wait_for, week
+from migration_assets_tests.ground import Ground, wait_for, week
+from migration_assets_tests.server_pairs import quick_pair
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.stream.holding import start_stream
 from migration_assets.watch.watching import observe
 from migration_assets_tests.conftest import Databases as Urls
-from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for
+from migration_assets_tests.ground import QUARTER, Ground, wait_for
 
 LEAF = "public.bookings_fy25_q2_w05"
 PARENT = "public.bookings_fy25_q2"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets_tests.embedded.support import FAST
+from migration_assets_tests.embedded.asked_servers import FAST
 
 
 @pytest.fixture

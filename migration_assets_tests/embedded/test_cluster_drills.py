@@ -14,7 +14,7 @@ from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.embedded.processes import is_alive, pid_file_lines, server_processes, server_user
 from migration_assets.embedded.reach import shared_home
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
-from migration_assets_tests.embedded.support import FAST, eventually, execute, one, status_of
+from migration_assets_tests.embedded.asked_servers import FAST, eventually, execute, one, status_of
 from migration_assets_tests.freezes import patience
 
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")

@@ -20,8 +20,8 @@ from migration_assets.embedded.processes import Binaries, locate, package_folder
 from migration_assets.embedded.reach import reachable_binaries, shared_home
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets_tests.conftest import Databases
-from migration_assets_tests.embedded.support import eventually, execute, one, status_of
-from migration_assets_tests.pairs import running_pair
+from migration_assets_tests.embedded.asked_servers import eventually, execute, one, status_of
+from migration_assets_tests.server_pairs import running_pair
 
 _NAMES: tuple[ServerName, ...] = ("legacy", "base")
 

@@ -8,7 +8,7 @@ import pytest
 from migration_assets.embedded.bookings import create_bookings
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.end_to_end.web import Web, running_ui, top_level
-from migration_assets_tests.pairs import running_pair
+from migration_assets_tests.server_pairs import running_pair
 
 
 @pytest.fixture(scope="package")

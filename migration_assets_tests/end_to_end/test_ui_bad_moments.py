@@ -17,7 +17,7 @@ from migration_assets.ledger.slices import read_slice
 from migration_assets.postgres.activity import current_activity
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.end_to_end.web import ENDED, Web, running_ui
-from migration_assets_tests.pairs import running_pair
+from migration_assets_tests.server_pairs import running_pair
 
 QUARTER = "FY25-Q2"
 QUARTER_TABLE = sql.Identifier("public", "amenity_bookings_fy25_q2")

@@ -11,7 +11,7 @@ import pytest
 from migration_assets.domain.states import CutoverState
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.confirming import code_for_cutover, code_for_rollback
+from migration_assets_tests.confirmed_deeds import code_for_cutover, code_for_rollback
 from migration_assets_tests.cutover.offered import ASSET, Offered, offered
 from migration_assets_tests.end_to_end.web import ENDED, REPOSITORY, Web, running_ui
 

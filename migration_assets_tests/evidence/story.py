@@ -8,8 +8,8 @@ from migration_assets.ledger.samples import store_sample
 from migration_assets.retirement.restoring import drill_week
 from migration_assets.retirement.retiring import bring_back
 from migration_assets.runtime import Migration
-from migration_assets_tests.archiving.conftest import WEEKS, with_settings
-from migration_assets_tests.confirming import let_leave
+from migration_assets_tests.archive.conftest import WEEKS, with_settings
+from migration_assets_tests.confirmed_deeds import let_leave
 
 BEGIN = datetime(2024, 6, 20, tzinfo=UTC)
 

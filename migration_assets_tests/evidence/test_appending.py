@@ -15,7 +15,7 @@ from migration_assets.ledger.chain import (
 )
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.sessions import Connected
-from migration_assets_tests.postgres.support import SPEC, Ground, at_once
+from migration_assets_tests.ground import SPEC, Ground, at_once
 
 T = SPEC.relation
 INSERT: LiteralString = (

@@ -18,7 +18,7 @@ from migration_assets.ledger.cutovers import finish
 from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.conftest import Databases
 from migration_assets_tests.cutover.ground import CutoverGround, failing, ground_of
-from migration_assets_tests.postgres.support import SPEC
+from migration_assets_tests.ground import SPEC
 
 T = SPEC.relation
 DECOMMISSIONED: LiteralString = (

@@ -20,7 +20,7 @@ from migration_assets.evidence import writing as evidence
 from migration_assets.evidence.writing import verify_evidence, write_packs
 from migration_assets.ledger.chain import read_chain
 from migration_assets.runtime import Migration
-from migration_assets_tests.archiving.conftest import QUARTER, WEEKS
+from migration_assets_tests.archive.conftest import QUARTER, WEEKS
 from migration_assets_tests.evidence.story import tell
 
 pytestmark = pytest.mark.long

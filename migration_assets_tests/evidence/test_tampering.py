@@ -16,7 +16,7 @@ from migration_assets.evidence.writing import verify_evidence, write_packs
 from migration_assets.ledger.chain import read_chain, read_rows, verify_chain
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
-from migration_assets_tests.archiving.conftest import QUARTER, with_settings
+from migration_assets_tests.archive.conftest import QUARTER, with_settings
 from migration_assets_tests.evidence.story import tell
 
 T = "public.amenity_bookings"

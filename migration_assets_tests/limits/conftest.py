@@ -7,7 +7,7 @@ import pytest
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.conftest import Databases as Urls
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 
 @pytest.fixture

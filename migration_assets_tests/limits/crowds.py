@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from migration_assets.postgres.sessions import Connected, Side
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.ground import Ground, wait_for
 
 SMALL = {
     "max_connections": "24", "max_locks_per_transaction": "10", "max_prepared_transactions": "0",

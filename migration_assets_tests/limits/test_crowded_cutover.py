@@ -15,8 +15,8 @@ from migration_assets.postgres.sessions import Connected
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.cutover.ordeal import settle_down
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.limits import crowds
-from migration_assets_tests.postgres.support import wait_for
 
 
 @pytest.fixture

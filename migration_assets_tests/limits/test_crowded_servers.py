@@ -22,12 +22,12 @@ from migration_assets.postgres.sessions import Databases, Side
 from migration_assets.proof.reconciliation import reconcile_quarter
 from migration_assets.runtime import Migration
 from migration_assets.stream.holding import start_stream
-from migration_assets_tests.archiving.conftest import with_settings
+from migration_assets_tests.archive.conftest import with_settings
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.defs.conftest import migration_of
+from migration_assets_tests.ground import QUARTER, week
 from migration_assets_tests.limits import crowds
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.support import QUARTER, week
+from migration_assets_tests.server_pairs import quick_pair
 
 _Result = TypeVar("_Result")
 _CROWDS = {

@@ -6,7 +6,7 @@ from migration_assets.archive.store import open_store
 from migration_assets.archive.verification import verify_archive
 from migration_assets.archive.writer import read_manifest
 from migration_assets.domain.errors import ArchiveError
-from migration_assets_tests.archive.support import HOME, RELATION, WEEK, archive, bookings, portable
+from migration_assets_tests.archive.made_weeks import HOME, RELATION, WEEK, archive, bookings, portable
 from migration_assets_tests.limits.small_disks import small_disk
 
 

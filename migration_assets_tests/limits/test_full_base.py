@@ -13,9 +13,9 @@ from migration_assets.domain.samples import ProblemCode
 from migration_assets.domain.stream_watch import View, evaluate
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.watch.look import observe_stream
+from migration_assets_tests.ground import Ground, wait_for
 from migration_assets_tests.limits.small_disks import SmallDisk, small_disk
-from migration_assets_tests.postgres.small_stream import QUICK
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.stream.small_stream import QUICK
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets.watch.look import observe_stream
+from migration_assets_tests.ground import IMPATIENT, Ground, wait_for
 from migration_assets_tests.limits.small_disks import SmallDisk, small_disk
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.small_stream import QUICK
-from migration_assets_tests.postgres.support import IMPATIENT, Ground, wait_for
+from migration_assets_tests.server_pairs import quick_pair
+from migration_assets_tests.stream.small_stream import QUICK
 
 _DISK_MB = 128
 

@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from migration_assets.defs.failures import readable_failures
 from migration_assets.postgres.server_messages import limit_error
 from migration_assets.postgres.sessions import Side
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 _CONNECTING = 'connection failed: connection to server at "h" failed: FATAL:  '
 

@@ -21,7 +21,7 @@ from migration_assets.postgres.fingerprints import (
     take_fingerprint,
 )
 from migration_assets.postgres.sessions import Connected, Databases, Side
-from migration_assets_tests.postgres.support import CALENDAR, QUARTER, week
+from migration_assets_tests.ground import CALENDAR, QUARTER, week
 
 SIDES: tuple[Side, ...] = ("legacy", "base")
 _SEED = 20240401

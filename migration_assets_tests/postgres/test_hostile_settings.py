@@ -18,9 +18,9 @@ from migration_assets.postgres.sessions import Side, Timeouts, connect, require_
 from migration_assets.postgres.snapshots import export_snapshot
 from migration_assets.stream.slots import exported_slot
 from migration_assets.stream.way import examine_applying, examine_sending
-from migration_assets_tests.archiving.conftest import with_settings
+from migration_assets_tests.archive.conftest import with_settings
 from migration_assets_tests.defs.conftest import migration_of
-from migration_assets_tests.postgres.support import Ground, week
+from migration_assets_tests.ground import Ground, week
 
 HOSTILE = {
     "default_transaction_isolation": "serializable",

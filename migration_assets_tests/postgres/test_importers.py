@@ -11,7 +11,7 @@ from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.sessions import Timeouts
 from migration_assets.postgres.snapshots import export_snapshot, in_snapshot, reading
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.ground import Ground, wait_for
 
 _NEVER = Timeouts(lock=600_000, statement=600_000)
 _QUEUED = (

@@ -10,8 +10,8 @@ from migration_assets.domain.findings import Severity
 from migration_assets.postgres.sessions import Databases, Timeouts, connect
 from migration_assets.preflight.plan import PreflightPlan
 from migration_assets.preflight.run import run_preflight
+from migration_assets_tests.ground import CALENDAR, SPEC, Ground
 from migration_assets_tests.poolers import needs_pgbouncer, pooler
-from migration_assets_tests.postgres.support import CALENDAR, SPEC, Ground
 
 pytestmark = needs_pgbouncer
 

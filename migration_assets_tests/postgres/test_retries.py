@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from migration_assets.domain.errors import PartitionError, RightsError, SliceBusyError, UnavailableError
 from migration_assets.postgres.retries import is_lock_timeout, is_transient, retry_locked, retry_transient
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 _LOG = logging.getLogger("test_retries")
 _TRANSIENT = [

@@ -8,7 +8,7 @@ import pytest
 from migration_assets.domain.errors import MigrationError, SettingsError
 from migration_assets.domain.evidence_chain import Doer
 from migration_assets.postgres.sessions import Databases, Timeouts, connect
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 _SECRET = "s3cr3t"
 

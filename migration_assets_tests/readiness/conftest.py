@@ -12,7 +12,7 @@ from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.readiness.rules import ReadinessPlan, Sides
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.postgres.support import CALENDAR, QUARTER
+from migration_assets_tests.ground import CALENDAR, QUARTER
 from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 

@@ -10,7 +10,7 @@ from migration_assets.domain.findings import Finding, Severity
 from migration_assets.postgres.sessions import Side
 from migration_assets.readiness.rules import setting_findings, stream_findings
 from migration_assets.readiness.servers import examine_activity, examine_lock_table, examine_settings
-from migration_assets_tests.postgres.support import wait_for
+from migration_assets_tests.ground import wait_for
 from migration_assets_tests.readiness.conftest import looking
 from migration_assets_tests.readiness.test_data import wrong
 from migration_assets_tests.readiness.test_rights import run

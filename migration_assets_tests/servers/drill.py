@@ -28,7 +28,7 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.stream.holding import resume_stream, start_stream
 from migration_assets.watch.look import LookLimits, observe_stream
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, Ground, wait_for, week
+from migration_assets_tests.ground import QUARTER, Ground, wait_for, week
 from migration_assets_tests.servers.standbys import Spare
 
 KEPT = "SELECT count(*) FROM migration.repaired_rows WHERE kind = 'extra' AND before LIKE '%drill%'"

@@ -19,7 +19,7 @@ from migration_assets.domain.findings import Severity
 from migration_assets.domain.samples import ProblemCode
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.preflight.ways import examine_standbys
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,
     confirmed,

@@ -16,8 +16,8 @@ from migration_assets.embedded.processes import locate, own, run, server_user
 from migration_assets.embedded.reach import reachable_binaries
 from migration_assets.embedded.servers import EmbeddedServers, ServerName
 from migration_assets.postgres.sessions import Databases, Side
-from migration_assets_tests.pairs import quick_pair
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.ground import Ground, wait_for
+from migration_assets_tests.server_pairs import quick_pair
 from migration_assets_tests.servers.versions import Installed, new_cluster
 
 Moved = TypeVar("Moved", bound=Ground)

@@ -14,7 +14,7 @@ from migration_assets.retirement.retiring import retire_week
 from migration_assets.stream.slots import remove_slot
 from migration_assets_tests.cutover.ground import CutoverGround
 from migration_assets_tests.decommission.deed import close_legacy
-from migration_assets_tests.postgres.support import wait_for, week
+from migration_assets_tests.ground import wait_for, week
 from migration_assets_tests.servers.drill import in_charge, look, migration
 from migration_assets_tests.servers.standbys import Spare, spare_servers
 

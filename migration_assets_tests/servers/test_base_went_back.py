@@ -10,7 +10,7 @@ from migration_assets.domain.findings import Severity as Blocks
 from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.watch.watching import watch_stream
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 from migration_assets_tests.servers.drill import (
     book,
     findings,

@@ -20,7 +20,7 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.preflight.plan import PreflightPlan
 from migration_assets.preflight.run import run_preflight
-from migration_assets_tests.postgres.support import CALENDAR, SPEC
+from migration_assets_tests.ground import CALENDAR, SPEC
 from migration_assets_tests.servers.versions import installed, new_cluster
 
 _PLAN = PreflightPlan(as_of=datetime(2024, 6, 24, tzinfo=UTC))

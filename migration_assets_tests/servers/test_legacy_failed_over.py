@@ -13,7 +13,7 @@ from migration_assets.domain.samples import ProblemCode
 from migration_assets.postgres.sessions import Databases
 from migration_assets.preflight.ways import examine_standbys
 from migration_assets.stream.servers import look_at_servers
-from migration_assets_tests.postgres.support import Ground, wait_for
+from migration_assets_tests.ground import Ground, wait_for
 from migration_assets_tests.servers.drill import (
     findings,
     left_behind,

@@ -1,6 +1,6 @@
 """COMMIT succeeded and its answer was lost: the step, run again, finds it done or does it, and both sides are equal.
 
-Every commit of every step: `python -m migration_assets_tests.servers.losing`.
+Every commit of every step: `python -m migration_assets_tests.servers.lost_commits`.
 """
 
 from collections.abc import Generator
@@ -10,8 +10,8 @@ import pytest
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Side
 from migration_assets_tests.cutover.ground import ground_of
-from migration_assets_tests.servers.losing import Stage, count, lose, staged
-from migration_assets_tests.telling import telling
+from migration_assets_tests.servers.lost_commits import Stage, count, lose, staged
+from migration_assets_tests.sweeps import telling
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from migration_assets.evidence.approval import sign_off_quarter
 from migration_assets.postgres.sessions import Databases
 from migration_assets_tests.cutover.ground import CutoverGround
-from migration_assets_tests.postgres.support import QUARTER, wait_for
+from migration_assets_tests.ground import QUARTER, wait_for
 from migration_assets_tests.servers.drill import look, migration
 from migration_assets_tests.servers.standbys import Spare, spare_servers
 from migration_assets_tests.servers.versions import Installed, installed

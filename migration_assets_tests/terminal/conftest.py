@@ -1,14 +1,22 @@
-"""A ledger with every kind of slice in it; rows of real copies, states as later steps leave them."""
+"""Two worlds for what a terminal shows: a ledger with every kind of slice in it, and one live quarter.
 
+Of the ledger the rows are of real copies, the states as later steps leave them. Each test leaves the live quarter as
+it found it, under CDC and equal.
+"""
+
+import os
 import secrets
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.watch.overview import Overview, read_overview
-from migration_assets_tests.postgres.support import QUARTER, SPEC, Ground
+from migration_assets_tests.clones import Clones
+from migration_assets_tests.ground import QUARTER, SPEC, Ground
+from migration_assets_tests.terminal.live_quarter import LiveQuarter, live_quarter
 
 _HISTORY = """
 UPDATE migration.slices SET state = 'validated', validated_at = now() - interval '3 h', validated_equal = true,
@@ -61,3 +69,16 @@ def ground(servers: EmbeddedServers) -> Generator[Ground]:
 def look(ground: Ground) -> Overview:
     with ground.databases.session("base", "test") as base:
         return read_overview(base, SPEC)
+
+
+@pytest.fixture(scope="package")
+def quarter(clones: Clones) -> Generator[LiveQuarter]:
+    with live_quarter(clones) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("MIGRATION_")]:
+        monkeypatch.delenv(name)

@@ -17,7 +17,7 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.stream.holding import start_stream
 from migration_assets.watch.overview import Overview, read_overview
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.postgres.support import QUARTER, Ground
+from migration_assets_tests.ground import QUARTER, Ground
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from migration_assets.ledger.slices import slice_lock
 from migration_assets.terminal.dashboard import Dashboard
 from migration_assets.terminal.figures import duration, gigabytes, milliseconds, sparkline
 from migration_assets.terminal.status import status_page
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 from migration_assets_tests.terminal.conftest import look
 
 DAY = timedelta(hours=24)

@@ -15,7 +15,7 @@ from migration_assets.domain.errors import LedgerError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.dashboard import Dashboard, watch_base
-from migration_assets_tests.postgres.support import Ground
+from migration_assets_tests.ground import Ground
 
 
 def settings_of(ground: Ground) -> MigrationSettings:
