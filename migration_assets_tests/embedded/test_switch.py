@@ -88,7 +88,7 @@ def test_what_a_held_side_refuses_is_tried_again_until_the_switch_points_elsewhe
 
 def test_the_hooks_command_points_the_switch_and_takes_no_other_side(switch: Switch) -> None:
     assert switch.path is not None
-    command = [sys.executable, "-m", "migration_assets.embedded.servers", str(switch.path)]
+    command = [sys.executable, "-m", "migration_assets.embedded.switch", str(switch.path)]
     subprocess.run([*command, "base"], check=True)
     assert switch.side() == "base"
     assert subprocess.run([*command, "nowhere"], check=False, capture_output=True).returncode == 2
