@@ -41,6 +41,7 @@ from migration_assets.ledger.confirmations import Confirmation, examined_sides, 
 from migration_assets.ledger.own_objects import is_ours
 from migration_assets.ledger.schema import ensure_ledger, has_ledger
 from migration_assets.ledger.slices import SliceRecord, slice_locks
+from migration_assets.ledger.steps import open_ledger
 from migration_assets.ledger.stream import StreamLock, read_stream, stream_lock, stream_names
 from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import retry_locked, retry_transient
@@ -389,8 +390,7 @@ def abandon_migration(
     )
     if apply:
         return done
-    with migration.databases.session("base", "abandon:code") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "abandon:code") as base:
         return replace(done, confirmation=give_code(base, _deed(relation), examined, run_id=run_id))
 
 

@@ -45,7 +45,6 @@ from migration_assets.ledger.archives import (
 )
 from migration_assets.ledger.charge import is_base_in_charge
 from migration_assets.ledger.definitions import require_all_rows, table_states
-from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import (
     SliceRecord,
     begin_attempt,
@@ -54,9 +53,9 @@ from migration_assets.ledger.slices import (
     require_slice,
     slice_lock,
 )
+from migration_assets.ledger.steps import open_ledger, run_step
 from migration_assets.postgres.arrow_stream import arrow_stream
 from migration_assets.postgres.catalogue import changes_by_leaf, require_table
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.snapshots import base_tables, begin_reading
 from migration_assets.runtime import Migration
@@ -104,7 +103,6 @@ def archive_week(
         started = time.monotonic()
         timeouts = CopyLimits.of(migration.settings).timeouts()
         with migration.databases.session("base", f"{week.key}:archive", timeouts) as base:
-            ensure_ledger(base)
             require_servers(migration.databases, base, migration.spec.relation)
             with slice_lock(base, require_slice(base, migration.spec.relation, week)) as record:
                 # A rollback would want the slice's lock: it stays so until the archive is in place.
@@ -129,7 +127,7 @@ def archive_week(
                 written = require_archive(base, migration.spec.relation, week)
         return Archived(written, manifest, time.monotonic() - started)
 
-    return retry_transient(once, what=f"archive of {week.key}", attempts=migration.settings.retry_attempts, log=log)
+    return run_step(migration, f"archive of {week.key}", once)
 
 
 def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Archived:
@@ -328,8 +326,7 @@ class Trial:
 
 def last_trial(migration: Migration, week: FiscalWeek) -> Trial | None:
     """The newest drill or restore of the week's archive, or its making; None where there is no archive."""
-    with migration.databases.session("base", f"{week.key}:drills") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, f"{week.key}:drills") as base:
         found = read_trials(base, migration.spec.relation, week)
     if not found:
         return None
@@ -366,8 +363,7 @@ def adopt_archive(migration: Migration, by: str) -> Adopted:
     """
     store, relation = archive_store(migration), migration.spec.relation
     where = store.url_of(table_folder(relation))
-    with migration.databases.session("base", "adopt-archive") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "adopt-archive") as base:
         writer = read_archive_writer(base, relation)
         found = set(signers(store, relation))
         try:

@@ -1,19 +1,17 @@
 """The steps on one week, each behind its gate."""
 
-import logging
 from collections.abc import Callable, Mapping
 
 from migration_assets.copying.copying import copy_slice
 from migration_assets.copying.throttle import CopyLimits, SliceCopy
 from migration_assets.copying.verifying import Verified, verify_slice
 from migration_assets.domain.fiscal_calendar import FiscalWeek
-from migration_assets.ledger.charge import require_legacy
+from migration_assets.ledger.charge import legacy_leads
 from migration_assets.ledger.preflights import require_preflight
-from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import CopyEvidence
+from migration_assets.ledger.steps import open_ledger, run_step
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.copy_stream import Progress
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import uncounted
 from migration_assets.proof import repair
 from migration_assets.proof.repair import Repaired, repair_slice
@@ -24,7 +22,6 @@ from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.running import require_not_barred
 
 NOTHING_TO_COMPARE = "there is nothing to validate against, the legacy follows"
-log = logging.getLogger(__name__)
 
 
 def copy_week(
@@ -49,8 +46,7 @@ def copy_week(
         MigrationError: As `copy_slice`.
     """
     spec = migration.spec
-    with migration.databases.session("base", f"{week}:gate") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, f"{week.key}:gate") as base:
         require_not_barred(base, spec.relation)
         require_preflight(base, spec.relation)
     report: Progress | None = None
@@ -67,39 +63,38 @@ def measure_week(migration: Migration, week: FiscalWeek, *, exact: bool = False)
     Raises:
         MigrationError: There is nothing to be moved any more, or no such table.
     """
-    require_legacy(migration, "nothing is to be moved any more")
 
-    def once() -> SliceMeasure:
+    def measure() -> SliceMeasure:
         timeouts = CopyLimits.of(migration.settings).timeouts()
         with migration.databases.session("legacy", f"{week.key}:measure", timeouts) as legacy:
             uncounted(legacy)
             description = require_table(legacy, migration.spec.table, "legacy")
             return measure_slice(legacy, description, migration.spec, migration.calendar, week, exact=exact)
 
-    return retry_transient(once, what=f"measuring of {week.key}", attempts=migration.settings.retry_attempts, log=log)
+    gate = legacy_leads(migration.spec.relation, "nothing is to be moved any more")
+    return run_step(migration, f"measuring of {week.key}", measure, gate=gate)
 
 
 def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:
     """Read the base again; see `verify_slice`. Not while the base is in charge: what was copied is changed there."""
-    require_legacy(migration, "what applications change in the base is no fault of its copy")
-    return verify_slice(
-        migration.databases,
-        migration.spec,
-        migration.calendar,
-        week,
-        timeouts=CopyLimits.of(migration.settings).timeouts(),
-        run_id=run_id,
+    timeouts = CopyLimits.of(migration.settings).timeouts()
+    return run_step(
+        migration,
+        f"verification of {week.key}",
+        lambda: verify_slice(
+            migration.databases, migration.spec, migration.calendar, week, timeouts=timeouts, run_id=run_id
+        ),
+        gate=legacy_leads(migration.spec.relation, "what applications change in the base is no fault of its copy"),
     )
 
 
 def validate_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Validated:
     """Prove the week equal at a cut; see `validate_slice`."""
-    require_legacy(migration, NOTHING_TO_COMPARE)
-    return retry_transient(
+    return run_step(
+        migration,
+        f"validation of {week.key}",
         lambda: validate_slice(StreamPlan.of(migration, run_id), week),
-        what=f"validation of {week.key}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
+        gate=legacy_leads(migration.spec.relation, NOTHING_TO_COMPARE),
     )
 
 
@@ -112,21 +107,22 @@ def repair_week(
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Repaired:
     """Find out what differs and, unless `dry_run`, mend it; see `repair_slice`."""
-    require_legacy(migration, "nothing is repaired after the legacy, whose rows are the older ones")
-    return retry_transient(
+    why_not = "nothing is repaired after the legacy, whose rows are the older ones"
+    return run_step(
+        migration,
+        f"repair of {week.key}",
         lambda: repair_slice(StreamPlan.of(migration, run_id, confirmed_deletes), week, dry_run=dry_run),
-        what=f"repair of {week.key}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
+        gate=legacy_leads(migration.spec.relation, why_not),
     )
 
 
 def undo_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> Repaired:
     """Put back what a repair changed; see `repair.undo_repair`. Not tried again: it is not done twice by accident."""
-    require_legacy(migration, "the images of before a repair are older than what applications wrote since")
-    return retry_transient(
+    why_not = "the images of before a repair are older than what applications wrote since"
+    return run_step(
+        migration,
+        f"undoing of repair {repair_id}",
         lambda: repair.undo_repair(StreamPlan.of(migration, run_id), repair_id),
-        what=f"undoing of repair {repair_id}",
+        gate=legacy_leads(migration.spec.relation, why_not),
         attempts=1,
-        log=log,
     )

@@ -35,11 +35,11 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.states import CutoverError
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.cutovers import durably
-from migration_assets.ledger.schema import hold_images, prepare_ledger
+from migration_assets.ledger.schema import hold_images
 from migration_assets.ledger.slices import SliceRecord, require_slice
+from migration_assets.ledger.steps import run_step
 from migration_assets.postgres.copy_stream import pipe_rows
 from migration_assets.postgres.fingerprints import take_fingerprint
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.runway import attached_leaves, read_partitions
@@ -389,35 +389,26 @@ def repair_legacy(
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> list[LegacyRepaired]:
     """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
-    prepare_ledger(migration, "repair-legacy")
     plan = replace(cutover_plan(migration, run_id), stream=StreamPlan.of(migration, run_id, confirmed_deletes))
-    return retry_transient(
-        lambda: repair_after_base(plan, weeks, dry_run=dry_run),
-        what="repair of the legacy",
-        attempts=migration.settings.retry_attempts,
-        log=log,
-    )
+    return run_step(migration, "repair of the legacy", lambda: repair_after_base(plan, weeks, dry_run=dry_run))
 
 
 def repair_outside(
     migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
 ) -> OutsideRepaired:
     """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
-    prepare_ledger(migration, "repair-legacy")
-    return retry_transient(
+    return run_step(
+        migration,
+        "repair of the legacy's rows outside",
         lambda: legacy_writing.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed),
-        what="repair of the legacy's rows outside",
-        attempts=migration.settings.retry_attempts,
-        log=log,
     )
 
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
     """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
-    prepare_ledger(migration, "repair-legacy")
-    return retry_transient(
+    return run_step(
+        migration,
+        f"undoing of repair {repair_id}",
         lambda: put_back(cutover_plan(migration, run_id), repair_id),
-        what=f"undoing of repair {repair_id}",
         attempts=1,
-        log=log,
     )

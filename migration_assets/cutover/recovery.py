@@ -28,10 +28,9 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.domain.states import CutoverError
 from migration_assets.ledger.charge import is_base_in_charge, read_cutover_facts
 from migration_assets.ledger.definitions import filenodes
-from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.steps import run_step
 from migration_assets.ledger.stream import fresh_names, rename_stream
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.quarters.runway import attached_leaves, read_partitions
@@ -168,7 +167,6 @@ def recover_stream(
 
     def once() -> Joined | ReverseRecovered | None:
         with migration.databases.session("base", "recover") as base:
-            ensure_ledger(base)
             if is_base_in_charge(base, relation):
                 return recover_reverse(replace(cutover_plan(migration), stream=plan), by.strip())
             require_not_barred(base, relation, mending=True)
@@ -177,9 +175,4 @@ def recover_stream(
                     return None
         return joining.join_stream(plan, None, rebuild=True, by=by.strip(), on_week=on_week)
 
-    return retry_transient(
-        once,
-        what="recovery of the change stream",
-        attempts=migration.settings.retry_attempts,
-        log=log,
-    )
+    return run_step(migration, "recovery of the change stream", once)

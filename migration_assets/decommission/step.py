@@ -23,9 +23,8 @@ from migration_assets.ledger.archives import read_archives
 from migration_assets.ledger.chain import read_chain
 from migration_assets.ledger.confirmations import Confirmation, Examined, examined_sides, give_code
 from migration_assets.ledger.decommissions import DecommissionRecord, current_cutover, read_decommission
-from migration_assets.ledger.schema import ensure_ledger, prepare_ledger
 from migration_assets.ledger.slices import read_slices
-from migration_assets.postgres.retries import retry_transient
+from migration_assets.ledger.steps import open_ledger, prepare_ledger, run_step
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.preflight.rights import rights_for_streams
 from migration_assets.runtime import Migration
@@ -132,13 +131,12 @@ def decommission(
         if found := _damaged(migration, plan.relation, on_step):
             raise machine.refused(plan.relation, found)
         plan = replace(plan, on_begin=confirmation.spend)
-    done = retry_transient(
+    done = run_step(
+        migration,
+        f"decommissioning the legacy of {plan.relation}",
         lambda: machine.decommission(
             plan, approved_by=approved_by, note=note, scope=chosen, run_id=run_id, on_step=on_step
         ),
-        what=f"decommissioning the legacy of {plan.relation}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
     )
     return Decommissioning(plan.relation, chosen, why, record=done, needless=_needless(migration))
 
@@ -156,8 +154,7 @@ def call_off_decommission(migration: Migration) -> bool:
 
 def read_decommissioned(migration: Migration) -> DecommissionRecord | None:
     """The ledger's record; asks nothing of the legacy."""
-    with migration.databases.session("base", "decommission:look") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "decommission:look") as base:
         return read_decommission(base, migration.spec.relation)
 
 

@@ -17,8 +17,8 @@ from migration_assets.demo.copying import copy_weeks, materialize, run_job, tick
 from migration_assets.domain.errors import ArchiveError
 from migration_assets.domain.fiscal_calendar import WEEKS_PER_QUARTER, FiscalQuarter, FiscalWeek
 from migration_assets.ledger.archives import read_archives
-from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import read_slices
+from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sql_text import table_name
@@ -98,8 +98,7 @@ def clear_archive(migration: Migration) -> None:
     folder = table_folder(relation)
     if not store.list(folder):
         return
-    with migration.databases.session("base", "demo") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "demo") as base:
         own = str(read_archive_writer(base, relation).identity)
     if read_owner(store, relation) != own:
         raise ArchiveError(

@@ -13,11 +13,10 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.samples import ProblemCode, Severity
 from migration_assets.domain.sign_off_evidence import SignedOff
 from migration_assets.domain.stream_watch import View, evaluate
-from migration_assets.ledger.charge import require_legacy
+from migration_assets.ledger.charge import legacy_leads
 from migration_assets.ledger.definitions import table_states
-from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.steps import open_ledger, run_step
 from migration_assets.ledger.stream import read_stream
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.proof.sign_offs import (
@@ -63,16 +62,14 @@ def sign_off_quarter(
         StreamError: Somebody works on the stream.
         BaseInChargeError: The base is in charge: a signature says that it equals the legacy, which decides no more.
     """
-    require_legacy(
-        migration,
-        "a sign-off says that a quarter equals the legacy, which follows now; those given before the cutover stand, and"
-        " weeks that are over are archived without one",
-    )
     spec = migration.spec
+    why_not = (
+        "a sign-off says that a quarter equals the legacy, which follows now; those given before the cutover stand, and"
+        " weeks that are over are archived without one"
+    )
 
     def once() -> SignedOff:
         with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
-            ensure_ledger(base)
             require_servers(migration.databases, base, spec.relation)
             with hold_quarter(base, spec, quarter):
                 legacy_version, legacy_table, found = _observe(migration, base, stream_problems)
@@ -90,13 +87,12 @@ def sign_off_quarter(
                     run_id=run_id,
                 )
 
-    return retry_transient(once, what=f"sign-off of {quarter.key}", attempts=migration.settings.retry_attempts, log=log)
+    return run_step(migration, f"sign-off of {quarter.key}", once, gate=legacy_leads(spec.relation, why_not))
 
 
 def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState:
     """The newest sign-off, whether it stands, and if not, why."""
-    with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, f"{quarter.key}:sign-off") as base:
         return read_sign_off(base, migration.spec, quarter)
 
 

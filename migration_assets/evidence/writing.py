@@ -21,8 +21,9 @@ from migration_assets.evidence.document import Answer, answer, document, head_in
 from migration_assets.evidence.facts import read_pack_facts
 from migration_assets.evidence.pack import PackFacts
 from migration_assets.ledger.chain import append, begin_chain, verify_chain
-from migration_assets.ledger.schema import ensure_ledger, require_ledger
+from migration_assets.ledger.schema import require_ledger
 from migration_assets.ledger.slices import read_slices
+from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, uncounted
@@ -81,8 +82,7 @@ def write_packs(
         EvidenceError: The ledger does not know a quarter, or a file cannot be written.
     """
     target = (folder or migration.settings.var / "evidence").absolute()
-    with migration.databases.session("base", "evidence", _TIMEOUTS) as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "evidence", _TIMEOUTS) as base:
         begin_chain(base, migration.spec.relation)
         scopes = _scopes(migration, base, quarters)
         return [_write(migration, base, scope, target, run_id) for scope in scopes]

@@ -8,7 +8,7 @@ The gate of every step that rests on the legacy's being the truth, and what to s
 What the ledger says of cutovers at one moment: for those who look, and for those who must not act.
 """
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,7 +19,6 @@ from migration_assets.domain.states import BaseInChargeError, CutoverKind, SideN
 from migration_assets.ledger.own_objects import require_trusted
 from migration_assets.ledger.session_locks import holder_or_null, holder_pids
 from migration_assets.ledger.stream import StreamLock, read_stream
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.runtime import Migration
 
@@ -176,25 +175,12 @@ def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
     )
 
 
-log = logging.getLogger(__name__)
+def legacy_leads(relation: str, what: str) -> Callable[[Connected], None]:
+    """The gate of a step that rests on the legacy's being the truth; see `require_legacy_in_charge`.
 
-
-def require_legacy(migration: Migration, what: str) -> None:
-    """Refuse while the base is in charge, before the legacy is asked for anything: it may be gone.
-
-    Args:
-        migration: Which.
-        what: What is not done then, and why; follows a colon.
-
-    Raises:
-        BaseInChargeError: The base is in charge; nothing was touched.
+    It is asked before the legacy is asked for anything, which may be gone while the base is in charge.
     """
-
-    def once() -> None:
-        with migration.databases.session("base", "charge") as base:
-            require_legacy_in_charge(base, migration.spec.relation, what)
-
-    retry_transient(once, what="who is in charge", attempts=migration.settings.retry_attempts, log=log)
+    return lambda base: require_legacy_in_charge(base, relation, what)
 
 
 def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:

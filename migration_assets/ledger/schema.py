@@ -1,13 +1,10 @@
 """Creates and upgrades the ledger's own tables in the base.
 
-The ledger, in place and of this version before a step begins.
-
 What the ledger keeps for a while alone: attempts, preflights, past alerts, rows as they were before repairs.
 
 What the chain of evidence covers, and what a gate or a proof rests on, is never among it.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 
 from psycopg import errors
@@ -21,7 +18,6 @@ from migration_assets.ledger.own_objects import (
     read_own_schema,
 )
 from migration_assets.postgres.own_schema import begin_alone, in_own_schema, look_across, own_sql
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected
 from migration_assets.runtime import Migration
 
@@ -111,28 +107,6 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
 def has_ledger(base: Connected) -> bool:
     """Whether a stream could be in the ledger at all; a watch must not be what creates it."""
     return ledger_has(base, "streams")
-
-
-log = logging.getLogger(__name__)
-
-
-def prepare_ledger(migration: Migration, purpose: str) -> None:
-    """Make or upgrade it in a session of its own; tried again where the base was lost for a moment.
-
-    Args:
-        migration: Whose base.
-        purpose: Shown as `application_name`.
-
-    Raises:
-        UnavailableError: The base is away, and stays away.
-        ForeignObjectError: Somebody else's objects have its names.
-    """
-
-    def once() -> None:
-        with migration.databases.session("base", purpose) as base:
-            ensure_ledger(base)
-
-    retry_transient(once, what="the ledger", attempts=migration.settings.retry_attempts, log=log)
 
 
 def upgrade_ledger(migration: Migration) -> tuple[int, int]:

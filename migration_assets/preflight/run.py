@@ -40,10 +40,10 @@ from migration_assets.domain.findings import (
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.domain.table_spec import TableSpec
-from migration_assets.ledger.charge import require_legacy
+from migration_assets.ledger.charge import require_legacy_in_charge
 from migration_assets.ledger.own_objects import ledger_version, may_read_ledger
 from migration_assets.ledger.preflights import read_acceptances, record_preflight
-from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
@@ -362,7 +362,8 @@ def _require_something_to_migrate(migration: Migration) -> None:
         with migration.databases.session("base", "preflight") as base:
             if not may_read_ledger(base) or not ledger_version(base):
                 return  # a finding says so; or tables that are named like the ledger's may be somebody else's
-        require_legacy(migration, "there is nothing to migrate from the legacy any more")
+            what = "there is nothing to migrate from the legacy any more"
+            require_legacy_in_charge(base, migration.spec.relation, what)
     except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
         return  # a base that is away, a standby, and a ledger that is not ours are findings
 
@@ -378,8 +379,7 @@ def _record(migration: Migration, findings: list[Finding], run_id: str | None) -
     if any((finding.code, finding.area) in nowhere for finding in blocking(findings)):
         return []
     try:
-        with migration.databases.session("base", "preflight") as base:
-            ensure_ledger(base)
+        with open_ledger(migration, "preflight") as base:
             record_preflight(base, migration.spec.relation, findings, run_id)
             return read_acceptances(base, migration.spec.relation)
     except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError, ServerChangedError):

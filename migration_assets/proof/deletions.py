@@ -14,7 +14,7 @@ from migration_assets.domain.confirmation import Deed, confirmation_text
 from migration_assets.domain.errors import DeletionError
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.confirmations import Confirmation, examined_sides, give_code
-from migration_assets.ledger.schema import prepare_ledger
+from migration_assets.ledger.steps import prepare_ledger
 from migration_assets.postgres.server_messages import told
 from migration_assets.runtime import Migration
 

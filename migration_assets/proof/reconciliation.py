@@ -16,13 +16,12 @@ from migration_assets.domain.fingerprint import EMPTY, Fingerprint
 from migration_assets.domain.fiscal_calendar import WEEK_NAMES, FiscalQuarter, FiscalWeek
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.chain import append_row
-from migration_assets.ledger.charge import require_legacy
+from migration_assets.ledger.charge import legacy_leads
 from migration_assets.ledger.definitions import seen_definitions
 from migration_assets.ledger.proofs import CutRecord, Proof, changes_of, record_proof
-from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
+from migration_assets.ledger.steps import run_step
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
@@ -82,7 +81,6 @@ def reconcile(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
-        ensure_ledger(ledger)  # nobody else on this way does, and its result goes into the chain
         require_not_barred(ledger, plan.relation)
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
@@ -190,10 +188,9 @@ log = logging.getLogger(__name__)
 
 def reconcile_quarter(migration: Migration, quarter: FiscalQuarter, *, run_id: str | None = None) -> Reconciled:
     """Compare all weeks at one cut; see `reconciliation.reconcile_quarter`. A difference is a result, not an error."""
-    require_legacy(migration, "there is nothing to reconcile with, the legacy follows")
-    return retry_transient(
+    return run_step(
+        migration,
+        f"reconciliation of {quarter.key}",
         lambda: reconcile(StreamPlan.of(migration, run_id), quarter),
-        what=f"reconciliation of {quarter.key}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
+        gate=legacy_leads(migration.spec.relation, "there is nothing to reconcile with, the legacy follows"),
     )

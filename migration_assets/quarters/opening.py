@@ -16,11 +16,12 @@ from migration_assets.domain.states import SliceState
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.charge import is_base_in_charge
 from migration_assets.ledger.preflights import latest_preflight, require_preflight
-from migration_assets.ledger.schema import ensure_ledger, has_ledger
+from migration_assets.ledger.schema import has_ledger
 from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.steps import run_step
 from migration_assets.ledger.stream import StreamStatus, read_stream
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.postgres.retries import retry_locked, retry_transient
+from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.quarters.flaws import Flaw, find_flaws
 from migration_assets.quarters.legacy_weeks import large_weeks
@@ -52,7 +53,6 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
 
     def once() -> tuple[OpenedQuarter, TableDescription]:
         with migration.databases.session("base", f"{quarter.key}:open", timeouts) as base:
-            ensure_ledger(base)
             own = is_base_in_charge(base, spec.relation)
             description = require_table(base, spec.table, "base") if own else _of_legacy(migration, base, quarter)
 
@@ -72,7 +72,7 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
             )
         return opened, description
 
-    return retry_transient(once, what=f"opening of {quarter.key}", attempts=settings.retry_attempts, log=log)
+    return run_step(migration, f"opening of {quarter.key}", once)
 
 
 def _of_legacy(migration: Migration, base: Connected, quarter: FiscalQuarter) -> TableDescription:

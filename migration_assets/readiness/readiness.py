@@ -35,7 +35,8 @@ from migration_assets.ledger.preflights import (
     record_acceptance,
     withdraw_acceptance,
 )
-from migration_assets.ledger.schema import ensure_ledger, require_ledger
+from migration_assets.ledger.schema import require_ledger
+from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Databases, Timeouts, uncounted
 from migration_assets.preflight.other_writers import examine_both, examine_followers, examine_foreign_publications
@@ -169,8 +170,7 @@ def examine_cutover(migration: Migration) -> Readiness:
         sequence_margin=settings.cutover_sequence_margin,
     )
     try:
-        with migration.databases.session("base", "readiness") as base:
-            ensure_ledger(base)
+        with open_ledger(migration, "readiness") as base:
             since = base_in_charge_since(base, migration.spec.relation)
             acceptances = read_acceptances(base, migration.spec.relation)
     except (psycopg.OperationalError, ServerChangedError) as error:
@@ -259,8 +259,7 @@ def accept_finding(
     if not by.strip() or not reason.strip():
         raise AcceptanceError("a name and a reason are needed", state_left="nothing was changed", next_step="give both")
     relation = migration.spec.relation
-    with migration.databases.session("base", "accept") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "accept") as base:
         latest = latest_preflight(base, relation)
     offered = _offered(latest[1] if latest else [])
     if (code, subject) not in offered:
@@ -283,8 +282,7 @@ def withdraw(migration: Migration, code: str, subject: str) -> None:
     Raises:
         AcceptanceError: It was never accepted.
     """
-    with migration.databases.session("base", "accept") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "accept") as base:
         if not withdraw_acceptance(base, migration.spec.relation, code, subject):
             raise AcceptanceError(
                 f"{code} about {subject} was not accepted",

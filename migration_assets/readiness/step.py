@@ -16,7 +16,8 @@ from migration_assets.domain.states import BEFORE_OPEN, CutoverError, CutoverKin
 from migration_assets.ledger.charge import in_charge, read_cutover_facts
 from migration_assets.ledger.confirmations import Confirmation, Examined, examined_sides, give_code
 from migration_assets.ledger.cutovers import CutoverRecord, read_cutovers, unfinished_cutover
-from migration_assets.ledger.schema import ensure_ledger, prepare_ledger, require_ledger
+from migration_assets.ledger.schema import require_ledger
+from migration_assets.ledger.steps import open_ledger, prepare_ledger
 from migration_assets.postgres.foreign_keys import Orphans, count_orphans, orphans_of, read_foreign_keys
 from migration_assets.postgres.retries import interruptible
 from migration_assets.postgres.server_messages import told
@@ -235,8 +236,7 @@ def preview_rollback(migration: Migration, run_id: str | None = None) -> Rollbac
 
 def rollback_begins(migration: Migration) -> bool:
     """Whether one would begin now: the base is in charge, not for good, and no dead one is to be settled first."""
-    with migration.databases.session("base", "cutover:look") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "cutover:look") as base:
         facts = read_cutover_facts(base, migration.spec.relation)
     return facts.in_charge == "base" and facts.under_way is None and facts.decommissioned is None
 
@@ -247,8 +247,7 @@ def reverse_health(migration: Migration) -> ReverseHealth | None:
     Raises:
         psycopg.OperationalError: A server cannot be reached.
     """
-    with migration.databases.session("base", "cutover:look") as base:
-        ensure_ledger(base)
+    prepare_ledger(migration, "cutover:look")
     return look_at_reverse(cutover_plan(migration))
 
 
@@ -303,8 +302,7 @@ def hold_again(migration: Migration) -> str:
 
 def side_in_charge(migration: Migration) -> SideName:
     """Where writes belong now."""
-    with migration.databases.session("base", "cutover:look") as base:
-        ensure_ledger(base)
+    with open_ledger(migration, "cutover:look") as base:
         return in_charge(base, migration.spec.relation)
 
 

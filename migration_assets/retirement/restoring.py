@@ -41,10 +41,11 @@ from migration_assets.ledger.slices import (
     require_slice,
     slice_lock,
 )
+from migration_assets.ledger.steps import run_step
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.own_schema import own_schema
-from migration_assets.postgres.retries import retry_locked, retry_transient
+from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.server_messages import named, told
 from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
 from migration_assets.postgres.sql_text import table_name
@@ -365,9 +366,4 @@ def _restore(
             now=migration.now(),
             run_id=run_id,
         )
-        return retry_transient(
-            lambda: restore(migration.databases, plan),
-            what=f"restore of {week.key}",
-            attempts=migration.settings.retry_attempts,
-            log=log,
-        )
+        return run_step(migration, f"restore of {week.key}", lambda: restore(migration.databases, plan))

@@ -23,9 +23,9 @@ from migration_assets.ledger.archives import ArchiveRecord, read_archive
 from migration_assets.ledger.confirmations import Confirmation, give_code
 from migration_assets.ledger.retirements import Retirement, Step, note_returned, read_retirement
 from migration_assets.ledger.retirements import Step as RetirementStep
-from migration_assets.ledger.schema import prepare_ledger
 from migration_assets.ledger.slices import SliceRecord, end_attempt, require_slice, slice_lock
-from migration_assets.postgres.retries import retry_locked, retry_transient
+from migration_assets.ledger.steps import open_ledger, prepare_ledger, run_step
+from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.sessions import Connected
 from migration_assets.retirement.checks import LateBooking, difference, late_bookings, leaf_of, of_table
 from migration_assets.retirement.leaving import SHORT_LOCK_MS, Retired, attempted, leaving_session, retire_slice
@@ -203,9 +203,10 @@ def retire_week(
         with migration.databases.session("base", f"{week.key}:reread", timeouts) as base:
             reread(store, base, archive)
 
-    prepare_ledger(migration, "retirement")
     not_due = retention_policy(migration).why_not_due(week, migration.now())
-    done = retry_transient(
+    done = run_step(
+        migration,
+        f"retiring of {week.key}",
         lambda: retire_slice(
             StreamPlan.of(migration, run_id),
             week,
@@ -217,9 +218,6 @@ def retire_week(
             confirmation=confirmation,
             run_id=run_id,
         ),
-        what=f"retiring of {week.key}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
     )
     if confirmation is None or not dry_run or not done.may_go_further(migration.now()):
         return done
@@ -239,15 +237,13 @@ def _deed(relation: str, week: FiscalWeek) -> Deed:
 def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
     """Out of quarantine where the rows are still there, else from the archive; proven equal in both cases."""
     started = time.monotonic()
-    prepare_ledger(migration, "retirement")
-    with migration.databases.session("base", f"{week.key}:restore") as base:
+    with open_ledger(migration, f"{week.key}:restore") as base:
         retirement = read_retirement(base, migration.spec.relation, week)
     if retirement is not None and retirement.under_way:
-        returned = retry_transient(
+        returned = run_step(
+            migration,
+            f"return of {week.key}",
             lambda: return_slice(StreamPlan.of(migration, run_id), week, now=migration.now(), run_id=run_id),
-            what=f"return of {week.key}",
-            attempts=migration.settings.retry_attempts,
-            log=log,
         )
         return Back(week, "quarantine", returned.fingerprint, time.monotonic() - started)
     restored = restore_week(migration, week, run_id=run_id)

@@ -3,18 +3,15 @@
 The steps on the change stream, each behind its gate.
 """
 
-import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 from migration_assets.ledger.preflights import require_preflight
-from migration_assets.ledger.schema import ensure_ledger
+from migration_assets.ledger.steps import run_step
 from migration_assets.ledger.stream import StreamLock, StreamRecord, StreamStatus, set_status, stream_lock
-from migration_assets.postgres.retries import retry_transient
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.runtime import Migration
-from migration_assets.stream import joining
 from migration_assets.stream.claims import claimed
 from migration_assets.stream.joining import Joined, join_stream
 from migration_assets.stream.legacy_side import prepare_legacy
@@ -95,9 +92,6 @@ def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> Non
         prepare_legacy(legacy, plan.spec, stream.publication, patience_seconds=plan.limits.cut_patience_seconds)
 
 
-log = logging.getLogger(__name__)
-
-
 def start_stream(
     migration: Migration,
     quarter: FiscalQuarter,
@@ -115,38 +109,29 @@ def start_stream(
     """
     plan = StreamPlan.of(migration, run_id, confirmed_deletes)
 
-    def once() -> Joined:
-        with migration.databases.session("base", f"{quarter.key}:gate") as base:
-            ensure_ledger(base)
-            require_not_barred(base, migration.spec.relation, mending=rebuild)
-            require_preflight(base, migration.spec.relation)
-        return joining.join_stream(plan, quarter, rebuild=rebuild, on_week=on_week)
+    def gate(base: Connected) -> None:
+        require_not_barred(base, migration.spec.relation, mending=rebuild)
+        require_preflight(base, migration.spec.relation)
 
-    return retry_transient(
-        once,
-        what=f"change stream of {quarter.key}",
-        attempts=migration.settings.retry_attempts,
-        log=log,
+    return run_step(
+        migration,
+        f"change stream of {quarter.key}",
+        lambda: join_stream(plan, quarter, rebuild=rebuild, on_week=on_week),
+        gate=gate,
     )
 
 
 def pause_stream(migration: Migration, reason: str) -> str:
     """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
-    return retry_transient(
-        lambda: hold_stream(StreamPlan.of(migration), reason),
-        what="pause of the change stream",
-        attempts=migration.settings.retry_attempts,
-        log=log,
-    )
+    return run_step(migration, "pause of the change stream", lambda: hold_stream(StreamPlan.of(migration), reason))
 
 
 def resume_stream(
     migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
 ) -> str:
     """Let it go on, and finish what never was; see `holding.resume_stream`."""
-    return retry_transient(
+    return run_step(
+        migration,
+        "resumption of the change stream",
         lambda: continue_stream(StreamPlan.of(migration, run_id, confirmed_deletes)),
-        what="resumption of the change stream",
-        attempts=migration.settings.retry_attempts,
-        log=log,
     )
