@@ -40,8 +40,9 @@ def _run(lab: Lab, copies: int) -> Run:
     slices: dict[str, float] = {}
     with lab.databases.session("base", "benchmark") as base:
         for record in read_slices(base, SPEC.relation):
-            for phase, seconds in record.seconds.items():
-                slices[phase] = slices.get(phase, 0.0) + seconds
+            if record.copied is not None:
+                for phase, seconds in record.copied.seconds.items():
+                    slices[phase] = slices.get(phase, 0.0) + seconds
     notes = {
         # What the peers do without a proof; an upper bound, since the legacy's fingerprint competes for the same cores.
         "copy + indexes + swap alone_seconds": sum(slices.get(p, 0.0) for p in ("copy", "indexes", "swap")) / copies,

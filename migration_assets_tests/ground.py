@@ -19,7 +19,16 @@ from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarte
 from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.ledger.session_locks import session_lock
-from migration_assets.ledger.slices import CopyEvidence, SliceRecord, read_slice
+from migration_assets.ledger.slices import (
+    CopyEvidence,
+    LastAttempt,
+    NewestCopy,
+    NewestReread,
+    NewestValidation,
+    Release,
+    SliceRecord,
+    read_slice,
+)
 from migration_assets.ledger.stream import StreamRecord
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.own_schema import OwnConnection, OwnCursor
@@ -326,3 +335,38 @@ def phases(connection: Connected) -> list[str]:
         " AND application_name LIKE 'migration_assets:FY%' ORDER BY 1"
     )
     return [str(row[0]).removeprefix("migration_assets:") for row in rows]
+
+
+def copy_of(record: SliceRecord | None) -> NewestCopy:
+    """The slice's newest copy, which it must have."""
+    assert record is not None
+    assert record.copied is not None
+    return record.copied
+
+
+def reread_of(record: SliceRecord | None) -> NewestReread:
+    """The newest reading of the slice's copy, which it must have."""
+    assert record is not None
+    assert record.verified is not None
+    return record.verified
+
+
+def validation_of(record: SliceRecord | None) -> NewestValidation:
+    """The slice's newest comparison at a cut, which it must have."""
+    assert record is not None
+    assert record.validated is not None
+    return record.validated
+
+
+def release_of(record: SliceRecord | None) -> Release:
+    """The slice's release from the stream, which it must have."""
+    assert record is not None
+    assert record.released is not None
+    return record.released
+
+
+def attempt_of(record: SliceRecord | None) -> LastAttempt:
+    """The newest attempt at the slice, which it must have."""
+    assert record is not None
+    assert record.attempt is not None
+    return record.attempt

@@ -142,13 +142,14 @@ def to_compare(
             r
             for r in records
             if r.week not in in_root
-            or not r.validated_equal
-            or r.validated_changes != changes.get(r.leaf, 0)
+            or r.validated is None
+            or not r.validated.equal
+            or r.validated.changes != changes.get(r.leaf, 0)
             # A proof of an older version of this program says nothing of the tables.
             or r.definitions is None
             or r.week in altered
             or r.lock_key not in carried
-            or (r.validated_at is None or (counted_since is not None and r.validated_at <= counted_since))
+            or (counted_since is not None and r.validated.at <= counted_since)
             or not counts
         ]
     return records + [r for r in known if not r.under_cdc and r.week in in_root]

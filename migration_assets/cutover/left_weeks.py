@@ -98,7 +98,7 @@ def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
 
 def has_left(record: SliceRecord) -> bool:
     """Whether the week is done with: its rows are in its archive, wherever its leaf is."""
-    return record.state is SliceState.RETIRED or record.released_at is not None
+    return record.state is SliceState.RETIRED or record.released is not None
 
 
 def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -> list[LeftWeek]:

@@ -64,7 +64,7 @@ def ongoing_validation(
             Candidate(
                 record.week,
                 record.base.rows if record.base else 0,
-                record.validated_at,
+                record.validated.at if record.validated else None,
                 busy=record.working or record.week.key in on_their_way,
             )
             for record in seen.weeks

@@ -24,6 +24,7 @@ from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.retirement.retiring import retire_week
 from migration_assets.runtime import Migration
+from migration_assets.terminal.figures import bytes_of
 
 OLD = FiscalQuarter(2024, 3)
 NEXT = FiscalQuarter(2025, 3)
@@ -141,7 +142,7 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
         records = read_slices(base, migration.spec.relation, OLD)
     story.rows = sum(one.native.rows for one in archives)
     story.archive_bytes = sum(one.bytes for one in archives)
-    story.leaf_bytes = sum(record.table_bytes or 0 for record in records)
+    story.leaf_bytes = sum(bytes_of(record) for record in records)
     with console.status(f"What stands in the way of {OLD.key}, and the codes that its leaving asks for"):
         leave = _leave(migration, *weeks)
     story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, leave)

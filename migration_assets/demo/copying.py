@@ -24,7 +24,7 @@ from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.sessions import Connected
 from migration_assets.quarters.legacy_weeks import estimate_rows
 from migration_assets.runtime import Migration
-from migration_assets.terminal.figures import gigabytes, megabytes_per_second
+from migration_assets.terminal.figures import bytes_of, gigabytes, megabytes_per_second
 
 
 class WeekLines:
@@ -86,7 +86,7 @@ class WeekLines:
             self._progress.update(task, description=text)
         else:
             rows = record.base.rows
-            text = f"equal, {gigabytes(record.table_bytes or 0)}, {megabytes_per_second(record):.0f} MB/s"
+            text = f"equal, {gigabytes(bytes_of(record))}, {megabytes_per_second(record):.0f} MB/s"
             self._progress.start_task(task)
             self._progress.update(task, completed=rows, total=rows or 1, description=text)
             if not rows:

@@ -19,7 +19,7 @@ from migration_assets.embedded.traffic import TrafficStats
 from migration_assets.ledger.proofs import CutKind, CutRecord
 from migration_assets.ledger.slices import SliceRecord
 from migration_assets.settings import MigrationSettings
-from migration_assets.terminal.figures import gigabytes, megabytes_per_second
+from migration_assets.terminal.figures import bytes_of, gigabytes, megabytes_per_second
 
 
 class Chapter(StrEnum):
@@ -92,7 +92,7 @@ def summarize(
 ) -> dict[str, Any]:
     """What `summary.json` says, from what was measured and what the ledger proves; bytes are of the leaves' tables."""
     copied = [record for record in records if record.base is not None and record.legacy is not None]
-    table_bytes = sum(record.table_bytes or 0 for record in copied)
+    table_bytes = sum(bytes_of(record) for record in copied)
     seconds = story.seconds["snapshot"]
     return {
         "success": story.succeeded and len(copied) == len(records),
@@ -214,21 +214,22 @@ def _spread(values: list[float], *, digits: int) -> dict[str, float]:
 
 def _week(record: SliceRecord) -> dict[str, Any]:
     legacy, base = record.legacy, record.base
-    if legacy is None or base is None:
+    copied = record.copied
+    if legacy is None or base is None or copied is None:
         raise LookupError(record.week.key)
     return {
         "week": record.week.key,
         "rows": base.rows,
-        "table_bytes": record.table_bytes,
-        "index_bytes": record.index_bytes,
-        "wire_bytes": record.wire_bytes,
+        "table_bytes": copied.table_bytes,
+        "index_bytes": copied.index_bytes,
+        "wire_bytes": copied.wire_bytes,
         "legacy_fingerprint": {"rows": legacy.rows, "checksum": legacy.checksum},
         "base_fingerprint": {"rows": base.rows, "checksum": base.checksum},
         "equal": legacy == base,
         "state": record.state.value,
-        "validated_at": record.validated_at.isoformat() if record.validated_at else None,
-        "snapshot_lsn": record.snapshot_lsn,
-        "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
+        "validated_at": record.validated.at.isoformat() if record.validated else None,
+        "snapshot_lsn": copied.snapshot_lsn,
+        "seconds": {name: round(value, 3) for name, value in copied.seconds.items()},
         "mb_per_second": round(megabytes_per_second(record), 2),
         "gb_per_hour": round(megabytes_per_second(record) * 3.6, 2),
     }

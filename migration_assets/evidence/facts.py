@@ -159,7 +159,7 @@ def read_pack_facts(
         ).fetchone(),
         "the versions",
     )
-    begun = min((record.copied_at for record in slices if record.copied_at), default=None) if quarter else None
+    begun = min((record.copied.copied_at for record in slices if record.copied), default=None) if quarter else None
     return PackFacts(
         relation=relation,
         control_column=spec.control_column,
@@ -190,9 +190,9 @@ def _quarter(
     departures = _departures(base, spec.relation, quarter)
     weeks: list[WeekEvidence] = []
     for record in (one for one in slices if one.week.quarter == quarter):
-        legacy, there, at, marker = proven.get(
-            record.week, (record.legacy, record.base, record.validated_at, record.validated_marker)
-        )
+        copied, known = record.copied, record.validated
+        now = (record.legacy, record.base, known.at if known else None, known.marker if known else None)
+        legacy, there, at, marker = proven.get(record.week, now)
         comparisons, differing, repairs = counts.get(record.week.name, (0, 0, 0))
         weeks.append(
             WeekEvidence(
@@ -204,9 +204,9 @@ def _quarter(
                 base=there,
                 compared_at=at,
                 marker=marker,
-                copied_at=record.copied_at,
-                copy_seconds=record.seconds.get("total"),
-                copy_bytes=record.table_bytes,
+                copied_at=copied.copied_at if copied else None,
+                copy_seconds=copied.seconds.get("total") if copied else None,
+                copy_bytes=copied.table_bytes if copied else None,
                 comparisons=comparisons,
                 differing=differing,
                 repairs=repairs,

@@ -81,7 +81,7 @@ def record_proof(
          differences.extra, differences.changed, run_id, kept],
     )  # fmt: skip
     # A week that the stream let go of gets what came meanwhile when it joins again: the stream would have brought it.
-    caught_up = purpose == "join" and record.released_at is not None
+    caught_up = purpose == "join" and record.released is not None
     if record.state in _APPROVED and proof.equal and (caught_up or not changed):
         state = record.state
     elif proof.equal and record.state not in _FIRST:

@@ -6,9 +6,9 @@ One worker a slice: a lock on the base, which goes when its session goes.
 import logging
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -31,11 +31,83 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class NewestCopy:
+    """The copy whose rows are in the leaf. Bytes are of the leaf's heap with TOAST, and of its indexes.
+
+    `seconds` has those of each phase, some of which run side by side, and `total`: from the snapshot to the record.
+    """
+
+    copied_at: datetime
+    snapshot_lsn: str
+    snapshot_at: datetime
+    wire_bytes: int
+    table_bytes: int
+    index_bytes: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class NewestReread:
+    """The newest reading of the copied leaf without the legacy, and whether it was as it was copied."""
+
+    at: datetime
+    equal: bool
+
+
+@dataclass(frozen=True)
+class NewestValidation:
+    """The newest comparison of both sides at a cut; `changes` is what the leaf's statistics counted by then."""
+
+    at: datetime
+    equal: bool
+    marker: int
+    lsn: str
+    changes: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """The cut at which the slice left the change stream."""
+
+    at: datetime
+    marker: int | None
+    lsn: str | None
+
+
+@dataclass(frozen=True)
+class LastAttempt:
+    """The newest attempt. A running one whose slice nobody has locked counts as interrupted."""
+
+    action: str
+    outcome: str
+    error: str | None
+
+
+@dataclass(frozen=True)
 class SliceRecord:
     """One slice as the ledger knows it.
 
-    `copies` counts the tries at copying it. `working` says whether somebody holds the slice's lock now. `last_outcome`
-    is that of the newest attempt, where a running attempt that nobody holds the lock for counts as interrupted.
+    Attributes:
+        relation: The table's key in the ledger.
+        week: Which slice.
+        lock_key: Its number in the ledger, by which it is locked.
+        leaf: Its partition in the base, without the schema.
+        lower_bound: Of the control column, inclusive, as the server writes it.
+        upper_bound: Exclusive.
+        state: What was last done with it.
+        method: How its fingerprints were taken.
+        legacy: Its newest fingerprint on the legacy.
+        base: Its newest fingerprint in the base.
+        definitions: How both tables were defined when these were taken.
+        changed_at: When a step last changed its rows.
+        copied: None where it was never copied.
+        verified: None where its copy was not read again.
+        validated: None where it was not compared at a cut since its rows were copied.
+        released: None while it has not left the change stream.
+        run_id: Of the run that last changed it.
+        copies: How often a copy was tried.
+        working: Whether a session holds the slice's lock now.
+        attempt: The newest attempt; None before the first.
     """
 
     relation: str
@@ -48,36 +120,21 @@ class SliceRecord:
     method: str | None
     legacy: Fingerprint | None
     base: Fingerprint | None
-    snapshot_lsn: str | None
-    snapshot_at: datetime | None
-    wire_bytes: int | None
-    table_bytes: int | None
-    index_bytes: int | None
-    seconds: Mapping[str, float]
-    copied_at: datetime | None
-    verified_at: datetime | None
-    verified_equal: bool | None
-    changed_at: datetime | None
-    validated_at: datetime | None
-    validated_equal: bool | None
-    validated_marker: int | None
-    validated_lsn: str | None
-    validated_changes: int | None
     definitions: Definitions | None
-    released_at: datetime | None
-    released_marker: int | None
-    released_lsn: str | None
+    changed_at: datetime | None
+    copied: NewestCopy | None
+    verified: NewestReread | None
+    validated: NewestValidation | None
+    released: Release | None
     run_id: str | None
     copies: int
     working: bool
-    last_action: str | None
-    last_outcome: str | None
-    last_error: str | None
+    attempt: LastAttempt | None
 
     @property
     def under_cdc(self) -> bool:
         """Whether the change stream covers the slice: a retiring one is released from it at a cut."""
-        return self.state in _STREAMED and self.released_at is None
+        return self.state in _STREAMED and self.released is None
 
 
 @dataclass(frozen=True)
@@ -99,7 +156,7 @@ class CopyEvidence:
 
 
 _READ = sql.SQL("""
-SELECT s.*, a.copies, l.held AS working, a.action AS last_action, a.error AS last_error,
+SELECT s.*, coalesce(a.copies, 0) AS copies, l.held AS working, a.action AS last_action, a.error AS last_error,
        CASE WHEN a.outcome = 'running' AND NOT l.held THEN 'interrupted' ELSE a.outcome END AS last_outcome
 FROM migration.slices s
 LEFT JOIN LATERAL (
@@ -155,21 +212,27 @@ def _record(row: dict[str, Any]) -> SliceRecord:
         rows = row[f"{side}_rows"]
         return None if rows is None else Fingerprint.from_row(rows, row[f"{side}_sum_a"], row[f"{side}_sum_b"])
 
-    same = ("relation", "lock_key", "leaf", "lower_bound", "upper_bound", "method", "snapshot_lsn", "snapshot_at",
-            "wire_bytes", "table_bytes", "index_bytes", "copied_at", "verified_at", "verified_equal",
-            "changed_at", "validated_at", "validated_equal", "validated_marker", "validated_lsn",
-            "validated_changes", "released_at", "released_marker", "released_lsn", "run_id",
-            "working", "last_action", "last_outcome", "last_error")  # fmt: skip
-    return SliceRecord(
-        week=FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
-        state=SliceState(row["state"]),
-        legacy=fingerprint("legacy"),
-        base=fingerprint("base"),
-        seconds=row["seconds"] or {},
-        definitions=Definitions.from_json(row["definitions"]),
-        copies=row["copies"] or 0,
-        **{name: row[name] for name in same},
-    )
+    made: dict[str, Any] = {
+        "week": FiscalWeek.parse(f"{row['quarter']}|{row['week']}"),
+        "state": SliceState(row["state"]),
+        "legacy": fingerprint("legacy"),
+        "base": fingerprint("base"),
+        "definitions": Definitions.from_json(row["definitions"]),
+        "copied": _part(NewestCopy, row, "", tells="copied_at"),
+        "verified": _part(NewestReread, row, "verified_", tells="verified_at"),
+        "validated": _part(NewestValidation, row, "validated_", tells="validated_at"),
+        "released": _part(Release, row, "released_", tells="released_at"),
+        "attempt": _part(LastAttempt, row, "last_", tells="last_action"),
+    }
+    return SliceRecord(**made, **{one.name: row[one.name] for one in fields(SliceRecord) if one.name not in made})
+
+
+_Part = TypeVar("_Part", NewestCopy, NewestReread, NewestValidation, Release, LastAttempt)
+
+
+def _part(made: type[_Part], row: Mapping[str, Any], prefix: str, *, tells: str) -> _Part | None:
+    """The columns that a part's fields name, behind the prefix; None where the column that tells of it is NULL."""
+    return None if row[tells] is None else made(**{one.name: row[prefix + one.name] for one in fields(made)})  # type: ignore[arg-type]
 
 
 def register_slices(connection: Connected, relation: str, slices: Iterable[tuple[FiscalWeek, str, str, str]]) -> None:

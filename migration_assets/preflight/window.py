@@ -14,7 +14,7 @@ from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.fiscal_calendar import WEEKS_PER_QUARTER, FiscalQuarter
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.ledger.own_objects import ledger_has
-from migration_assets.ledger.slices import SliceRecord, read_slices
+from migration_assets.ledger.slices import NewestCopy, read_slices
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.physical_order import PhysicalOrder
 from migration_assets.postgres.sessions import Connected, require_row
@@ -123,11 +123,13 @@ def measured_speed(base: Connected, relation: str) -> Speed | None:
     """From the copies in the ledger; None where there are none worth counting."""
     if not ledger_has(base, "slices"):
         return None
-    copies = [r for r in read_slices(base, relation) if r.table_bytes and r.base and r.base.rows and _seconds(r) > 0]
+    known = read_slices(base, relation)
+    copies = [r.copied for r in known if r.copied and r.copied.table_bytes and r.base and r.base.rows]
+    copies = [copied for copied in copies if _seconds(copied) > 0]
     if not copies:
         return None
-    total = sum(record.table_bytes or 0 for record in copies)
-    seconds = sum(_seconds(record) for record in copies)
+    total = sum(copied.table_bytes for copied in copies)
+    seconds = sum(_seconds(copied) for copied in copies)
     return Speed(
         total / seconds,
         whole_copies=True,
@@ -181,9 +183,9 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
     )
 
 
-def _seconds(record: SliceRecord) -> float:
+def _seconds(copied: NewestCopy) -> float:
     """Time that the copy took: the legacy's fingerprint runs beside the base's indexes and fingerprint."""
-    phases = dict(record.seconds)
+    phases = dict(copied.seconds)
     beside = phases.pop("legacy fingerprint", 0.0)
     on_base = phases.pop("indexes", 0.0) + phases.pop("base fingerprint", 0.0)
     return sum(phases.values()) + max(beside, on_base)

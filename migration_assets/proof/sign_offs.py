@@ -190,7 +190,8 @@ def read_week_facts(
     return tuple(
         WeekFacts(
             record.week, record.leaf, record.lower_bound, record.upper_bound, record.state, record.method,
-            record.legacy, record.base, record.validated_marker, record.validated_lsn,
+            record.legacy, record.base, *((record.validated.marker, record.validated.lsn) if record.validated
+                                          else (None, None)),
             last_validation(record, counted.get(record.leaf), altered.get(record.week)), record.definitions,
         )
         for record in records
@@ -205,13 +206,10 @@ def last_validation(record: SliceRecord, changes_now: int | None = None, altered
         changes_now: The leaf's in `changes_by_leaf`.
         altered: The week's in `altered_since`.
     """
-    return LastValidation(
-        record.validated_at,
-        record.validated_equal,
-        record.changed_at,
-        changes_since(record.validated_changes, changes_now),
-        altered,
-    )
+    known = record.validated
+    if known is None:
+        return LastValidation(None, None, record.changed_at, changes_since(None, changes_now), altered)
+    return LastValidation(known.at, known.equal, record.changed_at, changes_since(known.changes, changes_now), altered)
 
 
 def _read_reconciliation(

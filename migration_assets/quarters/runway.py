@@ -92,7 +92,7 @@ def read_places(base: Connected, spec: TableSpec) -> Places:
 
 def is_settled(record: SliceRecord) -> bool:
     """Whether the week has left the base, or is on its way out: not to be opened or joined by itself."""
-    return record.state is SliceState.RETIRED or record.released_at is not None
+    return record.state is SliceState.RETIRED or record.released is not None
 
 
 def missing_leaves(base: Connected, spec: TableSpec) -> tuple[Drift, ...]:

@@ -168,7 +168,7 @@ _CODE = "rows_outside"
 
 def covered(record: SliceRecord) -> bool:
     """Whether the slice's rows are accounted for: followed, or left the stream with an archive."""
-    left = record.state is SliceState.ARCHIVED and record.released_at is not None
+    left = record.state is SliceState.ARCHIVED and record.released is not None
     return record.under_cdc or left or record.state is SliceState.RETIRED
 
 

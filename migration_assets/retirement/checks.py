@@ -159,7 +159,7 @@ def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> 
 
     While the base is in charge there is no stream that could cover anything.
     """
-    covered = record.under_cdc or record.released_marker is None
+    covered = record.under_cdc or record.released is None or record.released.marker is None
     return covered and read_stream(base, plan.relation) is not None and not is_base_in_charge(base, plan.relation)
 
 
@@ -338,7 +338,7 @@ def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = 
         for record in read_slices(base, plan.relation, quarter):
             if isinstance(period, FiscalWeek) and record.week != period:
                 continue
-            gone = record.state is SliceState.RETIRED or record.released_at is not None
+            gone = record.state is SliceState.RETIRED or record.released is not None
             archive = read_archive(base, plan.relation, record.week) if gone else None
             if archive is None:
                 continue

@@ -37,7 +37,7 @@ def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
     """Whether the slice comes under CDC with its quarter: copied, opened ahead, or returned to the base."""
     if record.week.quarter != quarter or record.under_cdc:
         return False
-    returned = record.state is SliceState.ARCHIVED and record.released_at is not None
+    returned = record.state is SliceState.ARCHIVED and record.released is not None
     return returned or record.state in {SliceState.ABSENT, SliceState.COPIED}
 
 

@@ -29,8 +29,13 @@ _SECOND, _MINUTE, _HOUR, _DAY = 1.0, 60.0, 3600.0, 86_400.0
 
 def megabytes_per_second(record: SliceRecord) -> float:
     """Table bytes (10^6) a second of the slice's last copy; 0.0 where there was none."""
-    seconds = record.seconds.get("total", 0.0)
-    return (record.table_bytes or 0) / 1e6 / seconds if seconds else 0.0
+    seconds = record.copied.seconds.get("total", 0.0) if record.copied else 0.0
+    return bytes_of(record) / 1e6 / seconds if seconds else 0.0
+
+
+def bytes_of(record: SliceRecord) -> int:
+    """What the newest copy takes in the base without its indexes; 0 where there was none."""
+    return record.copied.table_bytes if record.copied else 0
 
 
 def gigabytes(size: int) -> str:
@@ -137,14 +142,14 @@ def differs(record: SliceRecord) -> bool:
     """Whether the last look at both sides found that they differ, and nothing was done about it since then."""
     if record.state is SliceState.ABSENT:
         return False
-    if record.validated_at is not None:
+    if record.validated is not None:
         return Seen().freshness(record) is Freshness.FAILED
-    return record.verified_equal is False or record.legacy != record.base
+    return (record.verified is not None and not record.verified.equal) or record.legacy != record.base
 
 
 def failed(record: SliceRecord) -> bool:
     """Whether the newest try at it went wrong, whatever it holds."""
-    return not record.working and record.last_outcome not in {None, "succeeded", "running"}
+    return not record.working and record.attempt is not None and record.attempt.outcome not in {"succeeded", "running"}
 
 
 def mark_of(record: SliceRecord, seen: Seen) -> Mark:

@@ -24,6 +24,7 @@ from migration_assets.postgres.activity import Activity
 from migration_assets.terminal.figures import (
     STATES,
     Seen,
+    bytes_of,
     count,
     differs,
     duration,
@@ -216,7 +217,7 @@ class _Quarter:
     def _title(self) -> Text:
         done = [record for record in self._records if record.state is not SliceState.ABSENT]
         rows = sum(record.base.rows for record in done if record.base)
-        size = sum(record.table_bytes or 0 for record in done)
+        size = sum(bytes_of(record) for record in done)
         title = Text(self._quarter.key, "bold").append(f": {count(rows, 'row')}, {gigabytes(size)}; ", "not bold")
         title.append_text(states_summary(self._records))
         if self._signature is not None:
@@ -231,7 +232,7 @@ class _Quarter:
         rate = megabytes_per_second(record)
         figures = (
             f"{record.base.rows:,}" if record.base else "",
-            gigabytes(record.table_bytes) if record.table_bytes is not None else "",
+            gigabytes(record.copied.table_bytes) if record.copied else "",
             f"{rate:,.1f}" if rate else "",
             f"{rate * 3.6:,.1f}" if rate else "",
             str(record.copies or ""),
@@ -264,18 +265,24 @@ def _last_column(record: SliceRecord, now: Activity | None, seen: Seen) -> Text:
     if proof.plain:
         lines.append(proof)
     # What a validation found is in the proof already.
-    if failed(record) and not (differs(record) and record.last_outcome == "mismatch"):
+    if failed(record) and not (differs(record) and _found_a_difference(record)):
         lines.append(failure_text(record))
     return Text("\n").join(lines)
 
 
 def failure_text(record: SliceRecord) -> Text:
     """How the newest try at a slice ended, in one line."""
-    first_line = "".join((record.last_error or "").splitlines()[0:1])
+    if record.attempt is None:
+        return Text("")
+    first_line = "".join((record.attempt.error or "").splitlines()[0:1])
     # Where it happened is said already.
     for known in (record.relation, record.week.key):
         first_line = first_line.replace(f"{known}: ", "")
-    return Text(f"last {record.last_action} {record.last_outcome}: {first_line[:200]}", "red")
+    return Text(f"last {record.attempt.action} {record.attempt.outcome}: {first_line[:200]}", "red")
+
+
+def _found_a_difference(record: SliceRecord) -> bool:
+    return record.attempt is not None and record.attempt.outcome == "mismatch"
 
 
 def _at_work(now: Activity | None) -> str:
@@ -289,11 +296,11 @@ def proof_text(record: SliceRecord, seen: Seen) -> Text:
     """What is proven of the slice, how old the proof is, and what the stream changed since then."""
     if record.legacy is None or record.base is None or record.state is SliceState.ABSENT:
         return Text("")
-    if record.validated_at is not None:
-        return _validation(record, record.validated_at, seen)
+    if record.validated is not None:
+        return _validation(record, record.validated.at, seen)
     if differs(record):
         return Text("DIFFERS from the legacy", "bold red")
-    return Text("equal when copied" + ("" if record.verified_at is None else ", re-read"), "green")
+    return Text("equal when copied" + ("" if record.verified is None else ", re-read"), "green")
 
 
 def _validation(record: SliceRecord, at: datetime, seen: Seen) -> Text:
@@ -304,7 +311,7 @@ def _validation(record: SliceRecord, at: datetime, seen: Seen) -> Text:
     word = "equal" if record.state is SliceState.STREAMING else "validated"
     match seen.freshness(record):
         case Freshness.FAILED:
-            found = f": {record.last_error}" if record.last_outcome == "mismatch" else ""
+            found = f": {record.attempt.error}" if record.attempt and _found_a_difference(record) else ""
             return Text(f"DIFFERED{ago}{found}", "bold red")
         case Freshness.CHANGED:
             return Text(f"changed by us since its validation{ago}: validate it", "yellow")

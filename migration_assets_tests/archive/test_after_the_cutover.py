@@ -144,7 +144,7 @@ def test_a_sign_off_from_before_stands_whatever_its_age(alone: Migration) -> Non
     with alone.databases.session("base", "test") as base:
         overview = read_overview(base, alone.spec)
     seen = Seen.of(overview, timedelta(days=1))
-    assert {seen.freshness(record) for record in overview.slices if record.validated_at} == {Freshness.FRESH}
+    assert {seen.freshness(record) for record in overview.slices if record.validated} == {Freshness.FRESH}
 
 
 @pytest.mark.long

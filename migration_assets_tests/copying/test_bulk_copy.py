@@ -23,7 +23,7 @@ from migration_assets.domain.errors import (
 )
 from migration_assets.domain.states import SliceState
 from migration_assets.ledger.slices import CopyEvidence, slice_lock
-from migration_assets_tests.ground import BOOKINGS, Ground, at_once, week
+from migration_assets_tests.ground import BOOKINGS, Ground, at_once, attempt_of, copy_of, week
 from migration_assets_tests.stream.rewriting import before
 
 _MEMORY = """
@@ -56,9 +56,16 @@ def test_a_copied_slice_equals_the_legacy_and_the_ledger_says_so(filled: Ground)
     assert record.base is not None
     assert record.base.rows == 70
     assert (record.run_id, record.copies, record.working) == ("test", 1, False)
-    assert record.verified_at is None
-    assert record.wire_bytes == evidence.wire_bytes > 70 * 40
-    assert set(record.seconds) == {"copy", "indexes", "base fingerprint", "legacy fingerprint", "swap", "total"}
+    assert record.verified is None
+    assert copy_of(record).wire_bytes == evidence.wire_bytes > 70 * 40
+    assert set(copy_of(record).seconds) == {
+        "copy",
+        "indexes",
+        "base fingerprint",
+        "legacy fingerprint",
+        "swap",
+        "total",
+    }
     statistics = filled.one("base", "SELECT count(*) FROM pg_stats WHERE tablename = %s", record.leaf)
     assert statistics > 0
     pending = filled.one("base", "SELECT n_mod_since_analyze FROM pg_stat_user_tables WHERE relname = %s", record.leaf)
@@ -293,7 +300,7 @@ def test_rows_that_were_changed_on_the_way_never_arrive(filled: Ground) -> None:
             assert "70 rows" in caught.value.what, what
         assert filled.base_state() == state, what
         assert [found for _, found in filled.attempts(1)] == outcomes, what
-        assert filled.record(1).last_outcome == outcome
+        assert attempt_of(filled.record(1)).outcome == outcome
         filled.run("base", "DROP EVENT TRIGGER add_meddler", "DROP FUNCTION add_meddler, meddle")
     filled.copy(1)
     filled.verify(1)

@@ -11,7 +11,7 @@ import pytest
 
 from migration_assets.domain.states import SliceState
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.ground import Ground, phases, wait_for
+from migration_assets_tests.ground import Ground, attempt_of, phases, wait_for
 
 _PROCESS = """
 import os, signal
@@ -85,7 +85,7 @@ def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_comple
             process = _start(copied)
             wait_for(lambda: f"FY25-Q2|W01:{phase}" in phases(watch), f"phase {phase}")
             assert copied.record(1).working
-            assert copied.record(1).last_outcome == "running"
+            assert attempt_of(copied.record(1)).outcome == "running"
             process.send_signal(number)
             _, errors = process.communicate(timeout=patience(20))
             assert process.returncode != 0
@@ -94,10 +94,10 @@ def test_a_copy_that_is_stopped_or_killed_leaves_nothing_and_the_next_one_comple
             if "could not be marked as failed" in errors:
                 # The signal came while a statement was ending, and psycopg closed the connection: nobody can note it.
                 expected = "interrupted"
-            assert (record.working, record.last_outcome, record.state) == (False, expected, SliceState.COPIED)
+            assert (record.working, attempt_of(record).outcome, record.state) == (False, expected, SliceState.COPIED)
             if number is signal.SIGINT:
                 assert "KeyboardInterrupt" in errors
-                assert expected == "interrupted" or "KeyboardInterrupt" in str(record.last_error)
+                assert expected == "interrupted" or "KeyboardInterrupt" in str(attempt_of(record).error)
             seen.append(expected)
             assert copied.base_state() == state
             assert copied.staging() == []

@@ -13,7 +13,7 @@ from migration_assets.domain.states import SliceState
 from migration_assets.stream.holding import hold_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.ground import IMPATIENT, Ground, at_once
+from migration_assets_tests.ground import IMPATIENT, Ground, at_once, copy_of, validation_of
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ def test_the_ledger_tells_the_cut_that_the_new_leaf_stands_at(streamed: Ground) 
     evidence = streamed.copy()
     record = streamed.record()
     cut = streamed.ask("base", "SELECT marker, lsn::text, taken_at FROM migration.cuts WHERE kind = 'pause'")
-    assert cut == [(record.validated_marker, record.validated_lsn, record.snapshot_at)]
-    assert (record.snapshot_lsn, record.validated_equal) == (evidence.snapshot_lsn, True)
-    assert record.validated_lsn == evidence.snapshot_lsn
-    assert record.copied_at is not None
+    assert cut == [(validation_of(record).marker, validation_of(record).lsn, copy_of(record).snapshot_at)]
+    assert (copy_of(record).snapshot_lsn, validation_of(record).equal) == (evidence.snapshot_lsn, True)
+    assert validation_of(record).lsn == evidence.snapshot_lsn
+    assert record.copied is not None
     assert record.changed_at is not None
-    assert record.validated_at is not None
-    assert record.changed_at <= record.validated_at
+    assert record.validated is not None
+    assert record.changed_at <= validation_of(record).at
     purposes = "SELECT purpose FROM migration.validations WHERE week = 'W01' ORDER BY id"
     assert streamed.ask("base", purposes) == [("join",), ("copy",)]
 

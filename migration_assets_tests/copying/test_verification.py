@@ -9,7 +9,7 @@ import pytest
 from migration_assets.domain.errors import LedgerError, SliceMismatchError, SliceStateError
 from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
-from migration_assets_tests.ground import Ground, wait_for
+from migration_assets_tests.ground import Ground, reread_of, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def test_an_untouched_slice_is_verified(copied: Ground) -> None:
     verified = copied.verify(1)
     record = copied.record(1)
     assert verified.base == verified.legacy == record.base
-    assert record.verified_equal is True
+    assert reread_of(record).equal is True
     assert copied.attempts(1) == [("copy", "succeeded"), ("verify", "succeeded")]
 
 
 def test_a_new_copy_is_not_verified_by_the_verification_of_the_old_one(copied: Ground) -> None:
     copied.verify(1)
     copied.copy(1)
-    assert (copied.record(1).verified_at, copied.record(1).verified_equal) == (None, None)
+    assert copied.record(1).verified is None
 
 
 @pytest.mark.long(but=1)
@@ -79,7 +79,7 @@ def test_damage_after_the_copy_is_found_and_healed_by_a_new_copy(
         copied.verify(1)
     assert caught.value.legacy.rows == 70
     record = copied.record(1)
-    assert record.verified_equal is False
+    assert reread_of(record).equal is False
     assert record.base == caught.value.base != record.legacy == caught.value.legacy
     assert copied.attempts(1)[-1] == ("verify", "mismatch")
     if len(damage) > 1:
@@ -109,7 +109,7 @@ def test_who_waited_for_a_copy_judges_by_what_the_copy_left_and_raises_no_alarm(
             wait_for(lambda: copied.queue(lock) == 3, "the verification behind it")
         assert copy.result().base != before.base
         assert verification.result().base == copy.result().base
-    assert copied.record().verified_equal is True
+    assert reread_of(copied.record()).equal is True
 
 
 def test_a_slice_that_was_never_copied_is_not_verified(copied: Ground) -> None:

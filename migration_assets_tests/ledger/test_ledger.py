@@ -12,7 +12,7 @@ from migration_assets.ledger.slices import (
     read_slices,
     slice_lock,
 )
-from migration_assets_tests.ground import QUARTER, SPEC, Ground, at_once, week
+from migration_assets_tests.ground import QUARTER, SPEC, Ground, at_once, attempt_of, week
 
 
 def _ensure(ground: Ground) -> int:
@@ -99,9 +99,9 @@ def test_an_attempt_of_a_dead_process_shows_as_interrupted_and_is_closed_by_the_
     with opened.databases.session("base", "first") as base, slice_lock(base, opened.record(1)):
         begin_attempt(base, opened.record(1), "copy", "run-1")
         alive = opened.record(1)
-        assert (alive.working, alive.last_outcome) == (True, "running")
+        assert (alive.working, attempt_of(alive).outcome) == (True, "running")
     dead = opened.record(1)
-    assert (dead.working, dead.last_outcome) == (False, "interrupted")
+    assert (dead.working, attempt_of(dead).outcome) == (False, "interrupted")
     assert opened.attempts(1) == [("copy", "running")]
     with opened.databases.session("base", "second") as base:
         begin_attempt(base, opened.record(1), "copy", "run-2")
@@ -116,7 +116,7 @@ def test_the_first_outcome_of_an_attempt_stands(opened: Ground) -> None:
         end_attempt(base, attempt, "succeeded")
         end_attempt(base, attempt, "failed", error="the connection broke after the commit")
     assert opened.attempts(1) == [("copy", "succeeded")]
-    assert opened.record(1).last_error is None
+    assert attempt_of(opened.record(1)).error is None
 
 
 def test_slices_are_read_by_table_quarter_and_week(opened: Ground) -> None:

@@ -18,7 +18,7 @@ from migration_assets.domain.fingerprint import Kind
 from migration_assets.domain.states import SliceState
 from migration_assets.ledger.slices import slice_lock
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.ground import QUARTER, Ground, at_once, week
+from migration_assets_tests.ground import QUARTER, Ground, at_once, attempt_of, validation_of, week
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def test_a_slice_that_is_equal_is_validated_and_the_ledger_has_the_proof(streame
     record = streamed.record()
     assert record.state is SliceState.VALIDATED
     assert (done.legacy, done.base, done.legacy.rows) == (record.legacy, record.base, 28)
-    assert (record.validated_equal, record.validated_marker, record.validated_lsn) == (
+    assert (validation_of(record).equal, validation_of(record).marker, validation_of(record).lsn) == (
         True,
         done.cut.marker,
         done.cut.lsn,
     )
     assert record.changed_at is not None
-    assert record.validated_at is not None
-    assert record.validated_at > record.changed_at
+    assert record.validated is not None
+    assert validation_of(record).at > record.changed_at
     rows = streamed.ask(
         "base",
         "SELECT purpose, marker, equal, missing, extra, changed, legacy_rows, base_rows, legacy_sum_a ="
@@ -81,12 +81,12 @@ def test_a_mismatch_puts_the_slice_back_and_is_told_with_its_rows(streamed: Grou
     of = {difference.kind: (difference.key["id"], difference.columns) for difference in caught.value.differences.sample}
     assert of == {Kind.MISSING: ("2", ()), Kind.EXTRA: ("9001", ()), Kind.CHANGED: ("1", ("guests",))}
     record = streamed.record()
-    assert (record.state, record.validated_equal) == (SliceState.STREAMING, False)
+    assert (record.state, validation_of(record).equal) == (SliceState.STREAMING, False)
     assert (record.legacy, record.base) == (caught.value.legacy, caught.value.base)
     last = "SELECT equal, missing, extra, changed FROM migration.validations ORDER BY id DESC LIMIT 1"
     assert streamed.ask("base", last) == [(False, 1, 1, 1)]
     assert streamed.attempts()[-1] == ("validate", "mismatch")
-    assert record.last_error == "1 missing, 1 extra, 1 changed"
+    assert attempt_of(record).error == "1 missing, 1 extra, 1 changed"
     # Nothing but the ledger was touched, and the stream went on.
     assert streamed.contents("base") == contents
     streamed.run("base", "DELETE FROM bookings WHERE id = 9001", "INSERT INTO bookings SELECT * FROM bookings LIMIT 0")

@@ -17,7 +17,7 @@ from migration_assets.proof import repair as of_slices
 from migration_assets.stream.true_up import TruedUp, true_up
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.ground import SPEC, Ground, wait_for
+from migration_assets_tests.ground import SPEC, Ground, validation_of, wait_for
 
 _DAMAGE: tuple[LiteralString, ...] = (
     "UPDATE bookings SET guests = -1, note = NULL WHERE id IN (1, 2)",
@@ -64,7 +64,7 @@ def test_a_repair_makes_the_slice_equal_and_keeps_what_was_there(damaged: Ground
     damaged.assert_same()
     record = damaged.record()
     assert record.state is SliceState.VALIDATED
-    assert record.changed_at == record.validated_at
+    assert record.changed_at == validation_of(record).at
     rows = (
         "SELECT kind, array_agg(key[1] ORDER BY key[1]), count(before) FROM migration.repaired_rows"
         " GROUP BY kind ORDER BY kind"

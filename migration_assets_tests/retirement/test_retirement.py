@@ -18,7 +18,7 @@ from migration_assets.retirement import leaving as retirement
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.stream.holding import hold_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.ground import week
+from migration_assets_tests.ground import release_of, validation_of, week
 from migration_assets_tests.retirement.signed_off_quarter import GRACE, NOW, Departure, leaf, trust
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def test_a_week_goes_out_of_the_stream_and_the_root_into_quarantine_and_is_dropp
     assert departure.ground.contents("base", 5) == []
     record = departure.ground.record(5)
     assert done.cut
-    assert (record.released_marker, record.released_lsn) == (done.cut.marker, done.cut.lsn)
-    assert record.validated_marker == done.cut.marker
+    assert (release_of(record).marker, release_of(record).lsn) == (done.cut.marker, done.cut.lsn)
+    assert validation_of(record).marker == done.cut.marker
     with departure.ground.databases.session("base", "test") as base:
         assert read_quarantine(base).strangers == ()
 

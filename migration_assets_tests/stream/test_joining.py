@@ -15,7 +15,7 @@ from migration_assets.stream.holding import continue_stream, hold_stream
 from migration_assets.stream.joining import join_stream
 from migration_assets_tests.clones import Clones
 from migration_assets_tests.freezes import patience
-from migration_assets_tests.ground import QUARTER, Ground, at_once
+from migration_assets_tests.ground import QUARTER, Ground, at_once, validation_of
 
 _NEXT = QUARTER.next
 _BEFORE = QUARTER.previous
@@ -162,10 +162,10 @@ def test_a_quarter_with_late_copies_of_some_weeks_joins_with_those_alone(streame
     streamed.copy_all(_NEXT)
     streamed.stream(_NEXT)
     streamed.validate()
-    marker = streamed.record().validated_marker
+    marker = validation_of(streamed.record()).marker
     streamed.copy_all(_BEFORE)
     assert len(streamed.stream(_BEFORE).weeks) == 13
-    assert streamed.record().validated_marker == marker
+    assert validation_of(streamed.record()).marker == marker
     streamed.assert_same(_BEFORE, QUARTER, _NEXT)
 
 

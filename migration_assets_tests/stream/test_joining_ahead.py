@@ -13,7 +13,7 @@ from migration_assets.domain.states import SliceState
 from migration_assets.stream.holding import continue_stream
 from migration_assets.stream.joining import join_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.ground import QUARTER, Ground, wait_for, week
+from migration_assets_tests.ground import QUARTER, Ground, attempt_of, release_of, validation_of, wait_for, week
 
 _NEXT = QUARTER.next
 _AFTER = _NEXT.next
@@ -43,9 +43,9 @@ def test_bookings_of_a_quarter_that_joined_ahead_arrive_from_their_first_second(
     assert (joined.how, len(joined.weeks)) == ("joined", 13)
     assert {(one.legacy, one.base) for one in joined.weeks} == {(EMPTY, EMPTY)}
     record = streamed.record(1, _NEXT)
-    assert (record.state, record.under_cdc, record.validated_equal) == (SliceState.STREAMING, True, True)
-    assert record.copied_at is not None
-    assert (record.last_action, record.last_outcome) == ("join", "succeeded")
+    assert (record.state, record.under_cdc, validation_of(record).equal) == (SliceState.STREAMING, True, True)
+    assert record.copied is not None
+    assert (attempt_of(record).action, attempt_of(record).outcome) == ("join", "succeeded")
     streamed.run(
         "legacy",
         "INSERT INTO bookings (id, booked_at, guests) VALUES (9001, '2024-07-01 00:00:00Z', 1),"
@@ -218,7 +218,7 @@ def test_a_week_that_came_back_joins_again_and_a_retired_one_stays_away(streamed
     same, late, retired = (streamed.record(number) for number in (3, 4, 5))
     for record in (same, late):
         # What came meanwhile is what the stream would have brought; that the archive is stale its fingerprint tells.
-        assert (record.state, record.released_at, record.under_cdc) == (SliceState.ARCHIVED, None, True)
+        assert (record.state, release_of(record).at, record.under_cdc) == (SliceState.ARCHIVED, None, True)
     assert late.changed_at is not None
     assert same.changed_at is not None
     assert late.changed_at > same.changed_at

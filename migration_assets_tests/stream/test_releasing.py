@@ -15,7 +15,7 @@ from migration_assets.retirement import leaving as retirement
 from migration_assets.retirement.checks import late_bookings
 from migration_assets.stream import releasing
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.ground import QUARTER, week
+from migration_assets_tests.ground import QUARTER, release_of, week
 from migration_assets_tests.retirement.signed_off_quarter import Departure
 
 OTHER = FiscalQuarter(2025, 1)
@@ -58,7 +58,7 @@ def test_a_released_week_gets_nothing_more_and_all_others_get_everything(departu
     assert all(departure.covered(number) for number in (1, 4, 6, 13))
     assert departure.drifts() == []
     record = departure.ground.record(5)
-    assert record.released_at
+    assert release_of(record).at
     assert not record.under_cdc
 
 
@@ -67,13 +67,13 @@ def test_a_release_that_died_behind_the_legacys_commit_is_no_alarm_and_is_finish
 ) -> None:
     _killed_in_the_ledgers_transaction(departure, monkeypatch)
     record = departure.ground.record(5)
-    assert (record.state, record.under_cdc, record.released_marker) == (SliceState.ARCHIVED, False, None)
+    assert (record.state, record.under_cdc, release_of(record).marker) == (SliceState.ARCHIVED, False, None)
     assert departure.drifts() == []
     assert departure.covered(6)
     departure.archive(6)
     done = departure.retire()
     assert done.cut
-    assert departure.ground.record(5).released_marker == done.cut.marker
+    assert release_of(departure.ground.record(5)).marker == done.cut.marker
     assert departure.drifts() == []
     assert departure.ground.stream_record().row_filter
 
@@ -162,7 +162,7 @@ def test_a_week_that_leaves_and_joins_and_leaves_again_is_released_at_a_new_cut(
     assert first
     assert second
     assert second.marker > first.marker
-    assert departure.ground.record(5).released_marker == second.marker
+    assert release_of(departure.ground.record(5)).marker == second.marker
 
 
 def test_a_row_that_moves_into_a_released_week_is_late_there_and_gone_where_it_was(departure: Departure) -> None:
