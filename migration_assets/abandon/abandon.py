@@ -45,7 +45,7 @@ from migration_assets.ledger.steps import open_ledger
 from migration_assets.ledger.stream import StreamLock, read_stream, stream_lock, stream_names
 from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import retry_locked, retry_transient
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.sessions import ATTENDED, LOOK, Connected, Timeouts
 from migration_assets.runtime import Migration
 from migration_assets.stream.claims import claimed, end_holders
 from migration_assets.stream.plan import StreamPlan
@@ -107,7 +107,7 @@ def abandon(
         psycopg.OperationalError: A side is away; run it again when it is back (or see `clean_legacy`).
     """
     with ExitStack() as stack:
-        base = stack.enter_context(plan.databases.session("base", "abandon", Timeouts(lock=5_000)))
+        base = stack.enter_context(plan.databases.session("base", "abandon", ATTENDED))
         if not has_ledger(base):
             raise _nothing(plan)
         ensure_ledger(base)
@@ -344,7 +344,7 @@ def _require_not_reversed(legacy: Connected, spec: TableSpec) -> None:
 
 def _require_base_gone(plan: StreamPlan) -> None:
     """A base that is there would go on asking for its slot for ever, and only it knows what the legacy was like."""
-    quick = Timeouts(lock=2_000, statement=10_000)
+    quick = LOOK
     try:
         with plan.databases.session("base", "abandon", quick) as base:
             known = has_ledger(base) and read_stream(base, plan.relation) is not None

@@ -23,7 +23,7 @@ from migration_assets.ledger.stream import StreamNames, StreamRecord, begin_stre
 from migration_assets.postgres.catalogue import relation_oid
 from migration_assets.postgres.own_schema import ON_LEGACY, in_own_schema
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.fences import HOLD, HOLD_ROWS, OUR_TRIGGERS, drop_triggers
 from migration_assets.stream.legacy_side import GUARD, drop_publication, replica_identity
@@ -373,7 +373,7 @@ def clear_leftovers(base: Connected, spec: TableSpec, name: str, *, patience_sec
 
     def unhold() -> None:
         with base.transaction():
-            base.execute("SET LOCAL lock_timeout = '200ms'")
+            set_limits(base, lock=200)
             drop_triggers(base, spec.table)
 
     retry_locked(unhold, patience_seconds=patience_seconds)

@@ -28,7 +28,7 @@ from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.copy_stream import Piped, Progress, pipe_rows
 from migration_assets.postgres.fingerprints import hashed_columns, in_range, take_fingerprint
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.sessions import Connected, announce, require_row
+from migration_assets.postgres.sessions import Connected, announce, require_row, set_limits
 from migration_assets.postgres.snapshots import hold_tables
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.base_table import add_keys_and_indexes, like_root
@@ -248,7 +248,7 @@ def swap_leaf(
 
     def swap() -> None:
         with base.transaction():  # a savepoint
-            base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{lock_timeout_ms}ms"])
+            set_limits(base, lock=lock_timeout_ms)
             parent = attached_to(base, leaf)
             if parent is None:
                 raise PartitionError(

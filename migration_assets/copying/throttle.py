@@ -19,7 +19,7 @@ from migration_assets.ledger.samples import latest_sample
 from migration_assets.ledger.schema import has_ledger
 from migration_assets.ledger.stream import StreamStatus, read_stream
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts
+from migration_assets.postgres.sessions import LOOK, Connected, Databases, Side, Timeouts
 from migration_assets.runtime import Migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.stream.heartbeats import age_of_oldest_under_way, newest_arrived, prune_heartbeats, send_heartbeat
@@ -31,7 +31,6 @@ _FRESH_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 5.0
 _KEEP_SECONDS = 3600.0
 _TELL_SECONDS = 60.0
-_TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
 log = logging.getLogger(__name__)
 
 
@@ -183,7 +182,7 @@ class Throttle:
     def _session(self, side: Side) -> Connected:
         session = self._sessions.get(side)
         if session is None or session.closed:
-            session = self._sessions[side] = self._databases.connect(side, "throttle", _TIMEOUTS)
+            session = self._sessions[side] = self._databases.connect(side, "throttle", LOOK)
         return session
 
     def _judge(self, sample: StreamSample) -> list[str]:

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from psycopg import sql
-
 from migration_assets.cutover.left_weeks import (
     AsFound,
     LeftWeek,
@@ -32,7 +30,7 @@ from migration_assets.domain.states import CutoverError, CutoverKind, SideName
 from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.quarters.runway import attached_leaves, read_partitions
 from migration_assets.retirement.checks import how_to_take_in
 from migration_assets.stream.uncovered import Found, count_in, places_without, remedy_of
@@ -224,7 +222,7 @@ def find_early(base: Connected, legacy: Connected, plan: CutoverPlan) -> tuple[s
     weeks = weeks_of(base, plan)
     description = require_table(legacy, plan.stream.spec.table, "legacy")
     with legacy.transaction():
-        legacy.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{int(_SECONDS * 1000)}ms")))
+        set_limits(legacy, statement=_SECONDS * 1000)
         found = [one.what for one in outside_of_legacy(legacy, plan, CutoverKind.CUTOVER, weeks, description)]
     archived = [(week, week.archive) for week in weeks.left if week.archive is not None]
     if sum(archive.native.rows for _, archive in archived) <= _ROWS:

@@ -20,7 +20,7 @@ from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.foreign_keys import count_orphans, note_orphans, read_foreign_keys
 from migration_assets.postgres.retries import wait_until
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import require_row
+from migration_assets.postgres.sessions import require_row, set_limits
 from migration_assets.stream.heartbeats import has_arrived, send_heartbeat
 from migration_assets.stream.joining_ahead import in_root
 from migration_assets.stream.legacy_side import (
@@ -54,7 +54,7 @@ def prepare_forward(work: Work) -> None:
         where = row_filter(weeks, description, stream.spec, stream.calendar)
         create_publication(work.legacy, work.forward.publication, stream.spec, where)
         with work.legacy.transaction():
-            work.legacy.execute(f"SET LOCAL statement_timeout = {int(SLOT_SECONDS * 1000)}".encode())
+            set_limits(work.legacy, statement=SLOT_SECONDS * 1000)
             create_slot(work.legacy, work.forward.slot)
     except (psycopg.Error, MigrationError) as error:
         if work.legacy.broken or work.base.broken:

@@ -22,7 +22,7 @@ from migration_assets.ledger.charge import read_cutover_facts
 from migration_assets.ledger.cutovers import durably
 from migration_assets.ledger.slices import SliceRecord, slice_locks
 from migration_assets.ledger.stream import stream_lock
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import BULK, Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql, table_name
 from migration_assets.quarters.own_writes import own_writes
 from migration_assets.stream.buckets import same_table
@@ -32,7 +32,6 @@ from migration_assets.stream.uncovered import Found, any_of, count_in, places_wi
 PURPOSE = "repair-legacy"
 Slices = Callable[[Connected, Connected], Sequence[SliceRecord]]
 ROWS_AT_ONCE = 5_000
-_TIMEOUTS = Timeouts(lock=10_000, statement=0, idle_in_transaction=0)
 
 
 @contextmanager
@@ -56,9 +55,9 @@ def both_sides(
     """
     databases = plan.stream.databases
     with ExitStack() as stack:
-        base = stack.enter_context(databases.session("base", PURPOSE, _TIMEOUTS))
+        base = stack.enter_context(databases.session("base", PURPOSE, BULK))
         _require_base_in_charge(base, plan)
-        legacy = stack.enter_context(databases.session("legacy", PURPOSE, _TIMEOUTS))
+        legacy = stack.enter_context(databases.session("legacy", PURPOSE, BULK))
         stack.enter_context(alone(plan, base, legacy))
         if not mending:
             require_same_servers(base, plan.relation, legacy)

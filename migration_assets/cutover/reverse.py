@@ -15,7 +15,7 @@ from migration_assets.domain.table_description import TableDescription
 from migration_assets.ledger.own_objects import NAMES_OF_HOLDS, REVERSE_MARKERS, require_no_collision
 from migration_assets.ledger.session_locks import take_turn_at_objects
 from migration_assets.ledger.stream import StreamNames
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.stream.subscription import (
@@ -79,7 +79,7 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     publish_reverse(base, legacy, plan, names)
     try:
         with base.transaction():
-            base.execute(f"SET LOCAL statement_timeout = {int(plan.patience_seconds * 1000) or 1}".encode())
+            set_limits(base, statement=max(1.0, plan.patience_seconds * 1000))
             create_slot(base, names.slot)
     except errors.QueryCanceled:
         raise CutoverError(

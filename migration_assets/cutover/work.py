@@ -23,7 +23,7 @@ from migration_assets.ledger.proofs import Proof
 from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.ledger.stream import StreamLock, StreamNames, names_of, stream_lock
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
 from migration_assets.stream.running import require_stream
 
 # The steps give up by themselves a little earlier; the watchdog is for those that hang.
@@ -93,7 +93,7 @@ class Deadline:
             CutoverError: The time is over.
         """
         for connection in connections:
-            _limit(connection, self.remaining())
+            set_limits(connection, statement=max(1.0, self.remaining() * 1000), whole_session=True)
         try:
             yield
         except errors.QueryCanceled:
@@ -102,7 +102,7 @@ class Deadline:
         finally:
             for connection in connections:
                 if not connection.broken:
-                    _limit(connection, 0)
+                    set_limits(connection, statement=0, whole_session=True)
 
     @contextmanager
     def watched(self, connection: Connected) -> Generator[Connected]:
@@ -137,13 +137,9 @@ class Deadline:
             return None
 
 
-def _limit(connection: Connected, seconds: float) -> None:
-    limit = f"{max(0, int(seconds * 1000))}ms"
-    connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
-
-
 # A step on the stream may take long; nobody is held while we wait for it.
 _STREAM_LOCK_MS = 60_000
+_SLICE_LOCK_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -245,11 +241,11 @@ def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
         StreamError: Somebody works on the stream.
     """
     with ExitStack() as stack:
-        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
-        base.execute("SET lock_timeout = '5s'")
+        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
         stack.enter_context(slice_locks(base, read_slices(base, plan.relation)))
-        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         stack.enter_context(stream_lock(base, plan.relation))
-        base.execute("SET lock_timeout = '5s'")
+        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
         yield

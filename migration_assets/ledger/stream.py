@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from migration_assets.domain.errors import StreamError
 from migration_assets.ledger.session_locks import session_lock
 from migration_assets.postgres.activity import APPLICATION
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 
 
 class StreamLock(StrEnum):
@@ -144,7 +144,7 @@ def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
     """
     try:
         with base.transaction():
-            base.execute("SET LOCAL lock_timeout = '5s'")
+            set_limits(base, lock=5_000)
             yield
     except errors.LockNotAvailable:
         found = base.execute(

@@ -19,7 +19,7 @@ from migration_assets.domain.errors import ArchiveError, ConnectionLostError, Ta
 from migration_assets.domain.table_spec import QualifiedName
 from migration_assets.postgres.retries import is_transient
 from migration_assets.postgres.server_messages import advice_on_limit, told_by_driver
-from migration_assets.postgres.sessions import OWN_ROLE, Timeouts, require_readable, session_settings
+from migration_assets.postgres.sessions import BULK, OWN_ROLE, Timeouts, require_readable, session_settings
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
@@ -63,7 +63,7 @@ def arrow_stream(
     """
     with ExitStack() as cleanup:
         with _readable_errors(purpose, None, before=True):
-            connection = _connect(url, purpose, timeouts or Timeouts(statement=0, idle_in_transaction=0))
+            connection = _connect(url, purpose, timeouts or BULK)
             cleanup.callback(connection.close)
         with _readable_errors(purpose, connection, before=True):
             _begin(connection, snapshot, tables)

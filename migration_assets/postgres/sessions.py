@@ -96,6 +96,16 @@ class Timeouts:
     client_check: int = 2_000
 
 
+# Presets, so that alike work waits alike. For a look, which must neither wait nor be waited for.
+LOOK = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=30_000)
+# For examinations: one statement at a time is bounded, and a session may idle while the other side is examined.
+EXAMINATION = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
+# For a person who waits for an answer: somebody else's work on the same thing is told soon.
+ATTENDED = Timeouts(lock=5_000)
+# For work on many rows, which takes as long as it takes.
+BULK = Timeouts(statement=0, idle_in_transaction=0)
+
+
 @dataclass(frozen=True)
 class Databases:
     """The two databases. The URLs may hold passwords and so never appear in a repr, an error or a log."""
@@ -183,6 +193,37 @@ def canonical_options() -> str:
     """The same as libpq's `options`, for drivers that ask before anybody could set anything."""
     settings = {**_CANONICAL, "row_security": "off", "jit": "off"}
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
+def set_limits(
+    connection: Connected,
+    *,
+    lock: float | None = None,
+    statement: float | None = None,
+    idle_in_transaction: float | None = None,
+    whole_session: bool = False,
+) -> None:
+    """Change the session's timeouts until the transaction ends, or until they are changed again.
+
+    It runs a SELECT, which takes a snapshot: where a snapshot is imported next, SET must be used instead.
+
+    Args:
+        connection: In a transaction, unless it is for the whole session.
+        lock: Milliseconds that a statement waits for a lock; 0 for as long as it takes.
+        statement: Milliseconds that a statement may take; 0 for as long as it takes.
+        idle_in_transaction: Milliseconds that the session may be idle in a transaction; 0 for as long as it likes.
+        whole_session: Whether they outlive the transaction.
+    """
+    wanted = {
+        "lock_timeout": lock,
+        "statement_timeout": statement,
+        "idle_in_transaction_session_timeout": idle_in_transaction,
+    }
+    for name, limit in wanted.items():
+        if limit is not None:
+            # What is over is not what never ends.
+            value = f"{0 if limit == 0 else max(1, round(limit))}ms"
+            connection.execute("SELECT set_config(%s, %s, %s)", [name, value, not whole_session])
 
 
 def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> dict[str, str]:

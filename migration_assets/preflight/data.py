@@ -22,9 +22,9 @@ from migration_assets.domain.fiscal_calendar import (
 )
 from migration_assets.domain.table_spec import quote_identifier
 from migration_assets.postgres.physical_order import PhysicalOrder
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.postgres.sql_text import raw_sql, table_name
-from migration_assets.preflight.plan import Subject, info, judge, milliseconds
+from migration_assets.preflight.plan import Subject, info, judge
 from migration_assets.quarters.runway import attached_leaves, read_partitions
 
 _COUNT_CAP = 100_000
@@ -71,9 +71,7 @@ def examine_data(legacy: Connected, subject: Subject, order: PhysicalOrder) -> l
     start = time.perf_counter()
     try:
         with legacy.transaction(force_rollback=True):
-            legacy.execute(
-                "SELECT set_config('statement_timeout', %s, true)", [milliseconds(subject.plan.scan_seconds)]
-            )
+            set_limits(legacy, statement=subject.plan.scan_seconds * 1000)
             if order.control_index is not None:
                 # The statistics may not know the few odd values that are looked for here.
                 legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
@@ -237,10 +235,8 @@ def examine_runway(legacy: Connected, base: Connected, subject: Subject, order: 
     end = subject.calendar.bound_values(last, kind)[1]
     try:
         with legacy.transaction(force_rollback=True):
-            legacy.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('enable_seqscan', 'off', true)",
-                [milliseconds(subject.plan.scan_seconds)],
-            )
+            set_limits(legacy, statement=subject.plan.scan_seconds * 1000)
+            legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
             found = _counted(legacy, subject, end) if order.control_index else _known(legacy, subject, kind, end)
     except errors.QueryCanceled:
         found = None, f"not known: asking took longer than {subject.plan.scan_seconds:g} s"

@@ -46,7 +46,7 @@ from migration_assets.ledger.preflights import read_acceptances, record_prefligh
 from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
 from migration_assets.postgres.physical_order import read_physical_order
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, uncounted
+from migration_assets.postgres.sessions import EXAMINATION, Connected, Databases, Side, uncounted
 from migration_assets.preflight import (
     data,
     meaning,
@@ -66,7 +66,6 @@ from migration_assets.quarters.legacy_weeks import held_quarters
 from migration_assets.runtime import Migration
 from migration_assets.stream.way import examine_applying, examine_sending
 
-_TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 
 
@@ -217,7 +216,7 @@ class _Run:
         url = databases.url(side)
         try:
             where = _whereabouts(url)
-            connection = stack.enter_context(databases.session(side, "preflight", _TIMEOUTS, or_standby=True))
+            connection = stack.enter_context(databases.session(side, "preflight", EXAMINATION, or_standby=True))
         except SettingsError as error:
             evidence = f"{error.where}: {error.what}" if isinstance(error, PoolerError) else error.what
             remedy = f"MIGRATION_{side.upper()}_URL: {error.next_step}"

@@ -21,7 +21,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec, quote_i
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.postgres.catalogue import describe_table
 from migration_assets.postgres.retries import is_lock_timeout
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.preflight.meaning import run_row_hash
 from migration_assets.preflight.plan import Subject, error_text, info, judge, listed
 from migration_assets.quarters.base_table import carried_indexes, require_root
@@ -185,7 +185,7 @@ def _columns(description: TableDescription, base_major: int | None) -> list[Find
     ]
 
 
-_LOCK_TIMEOUT = "500ms"
+_LOCK_MS = 500
 _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
     (errors.InsufficientPrivilege, "grant the role what the message names, in the base"),
     (errors.UndefinedFunction, "create the function in the base: a default, check or index expression calls it"),
@@ -263,7 +263,7 @@ def rehearse(base: Connected, subject: Subject, quarter: FiscalQuarter) -> Findi
     start = time.perf_counter()
     try:
         with base.transaction(force_rollback=True):
-            base.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+            set_limits(base, lock=_LOCK_MS)
             ensure_ledger(base)
             opened = ensure_quarter(base, subject.description, subject.spec, subject.calendar, quarter)
             run_row_hash(base, subject.description)
@@ -319,7 +319,7 @@ def _failed(error: psycopg.Error, quarter: FiscalQuarter) -> Finding:
         return judge(
             "ddl_rehearsal",
             Area.BASE,
-            f"{quarter.key}: somebody held a conflicting lock for more than {_LOCK_TIMEOUT}",
+            f"{quarter.key}: somebody held a conflicting lock for more than {_LOCK_MS} ms",
             good=False,
             remedy="run preflight again when no other run opens a quarter or changes the base's table",
             severity=Severity.WARNING,

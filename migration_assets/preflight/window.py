@@ -17,10 +17,10 @@ from migration_assets.ledger.own_objects import ledger_has
 from migration_assets.ledger.slices import NewestCopy, read_slices
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.physical_order import PhysicalOrder
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.preflight.data import calendar_span
-from migration_assets.preflight.plan import Subject, info, judge, milliseconds, size
+from migration_assets.preflight.plan import Subject, info, judge, size
 
 _QUARTERS_EXAMINED = 200
 
@@ -159,7 +159,7 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
     try:
         with legacy.transaction(force_rollback=True):
             # The server ends the sample: it sees the time pass even while it finds no row to send.
-            legacy.execute("SELECT set_config('statement_timeout', %s, true)", [milliseconds(plan.sample_seconds)])
+            set_limits(legacy, statement=plan.sample_seconds * 1000)
             with legacy.cursor() as cursor:
                 with cursor.copy(query) as rows:
                     for message in rows:

@@ -22,7 +22,7 @@ from migration_assets.ledger.proofs import CutRecord, Proof, changes_of, record_
 from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.ledger.steps import run_step
 from migration_assets.postgres.fingerprints import in_range
-from migration_assets.postgres.sessions import Connected, Timeouts, announce, require_row
+from migration_assets.postgres.sessions import ATTENDED, Connected, announce, require_row
 from migration_assets.postgres.snapshots import base_tables, in_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.proof.validation import prove, require_streaming_state
@@ -80,7 +80,7 @@ def reconcile(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
     """
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
-        ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
+        ledger = stack.enter_context(plan.databases.session("base", purpose, ATTENDED))
         require_not_barred(ledger, plan.relation)
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)

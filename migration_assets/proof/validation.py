@@ -15,7 +15,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.ledger.definitions import seen_definitions
 from migration_assets.ledger.proofs import CutRecord, Proof, Purpose, changes_of, record_proof
 from migration_assets.ledger.slices import SliceRecord, begin_attempt, end_attempt, note_failure, read_slice, slice_lock
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.sessions import ATTENDED, Connected
 from migration_assets.stream.buckets import SliceRows, compare, require_unaltered, slice_rows, table_before_cut
 from migration_assets.stream.cut import paired_snapshots
 from migration_assets.stream.differences import look
@@ -60,7 +60,7 @@ def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
 def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple[Proof, CutRecord]:
     """As `validate_slice`, but a difference is a result."""
     with ExitStack() as stack:
-        ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", Timeouts(lock=5_000)))
+        ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", ATTENDED))
         # While the slice is locked nobody swaps its leaf, whose frozen rows an older snapshot would see.
         record = stack.enter_context(slice_lock(ledger, require_under_cdc(ledger, plan, week)))
         require_streaming_state(record)

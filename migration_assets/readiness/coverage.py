@@ -18,9 +18,9 @@ from migration_assets.ledger.definitions import altered_since, table_states
 from migration_assets.ledger.slices import SliceRecord, read_slices
 from migration_assets.postgres.catalogue import changes_by_leaf
 from migration_assets.postgres.physical_order import read_physical_order
-from migration_assets.postgres.sessions import require_row
+from migration_assets.postgres.sessions import require_row, set_limits
 from migration_assets.postgres.sql_text import raw_sql
-from migration_assets.preflight.plan import info, listed, milliseconds
+from migration_assets.preflight.plan import info, listed
 from migration_assets.proof.sign_offs import last_validation, read_sign_off
 from migration_assets.quarters.legacy_weeks import held_quarters
 from migration_assets.quarters.runway import attached_leaves, read_partitions
@@ -100,9 +100,7 @@ def examine_sign_offs(sides: Sides) -> list[Finding]:
 def _held_by_legacy(sides: Sides) -> tuple[set[FiscalQuarter], str]:
     try:
         with sides.legacy.transaction(force_rollback=True):
-            sides.legacy.execute(
-                "SELECT set_config('statement_timeout', %s, true)", [milliseconds(sides.plan.scan_seconds)]
-            )
+            set_limits(sides.legacy, statement=sides.plan.scan_seconds * 1000)
             return set(held_quarters(sides.legacy, sides.of_legacy, sides.spec, sides.calendar)), "exactly"
     except errors.QueryCanceled:
         values = values_in_statistics(sides)
@@ -185,10 +183,8 @@ def examine_outside(sides: Sides) -> list[Finding]:
         return _estimated(sides, places)
     try:
         with sides.legacy.transaction(force_rollback=True):
-            sides.legacy.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('enable_seqscan', 'off', true)",
-                [milliseconds(sides.plan.scan_seconds)],
-            )
+            set_limits(sides.legacy, statement=sides.plan.scan_seconds * 1000)
+            sides.legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
             found = count_in(sides.legacy, sides.spec, places)
     except errors.QueryCanceled:
         remedy = f"raise the time for it, or find out why index {order.control_index} does not help"

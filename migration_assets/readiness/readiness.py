@@ -38,7 +38,7 @@ from migration_assets.ledger.preflights import (
 from migration_assets.ledger.schema import require_ledger
 from migration_assets.ledger.steps import open_ledger
 from migration_assets.postgres.catalogue import require_table
-from migration_assets.postgres.sessions import Databases, Timeouts, uncounted
+from migration_assets.postgres.sessions import EXAMINATION, Databases, uncounted
 from migration_assets.preflight.other_writers import examine_both, examine_followers, examine_foreign_publications
 from migration_assets.preflight.own_schema import examine_own_schema
 from migration_assets.preflight.plan import error_text, info
@@ -52,7 +52,6 @@ from migration_assets.stream.plan import StreamPlan
 from migration_assets.watch.watching import observe
 
 Examination = Callable[[Sides], list[Finding]]
-_TIMEOUTS = Timeouts(lock=2_000, statement=60_000, idle_in_transaction=900_000)
 
 
 def _server_pair(sides: Sides) -> list[Finding]:
@@ -110,8 +109,8 @@ def examine_readiness(
     findings: list[Finding] = []
     try:
         with (
-            databases.session("legacy", "readiness", _TIMEOUTS) as legacy,
-            databases.session("base", "readiness", _TIMEOUTS) as base,
+            databases.session("legacy", "readiness", EXAMINATION) as legacy,
+            databases.session("base", "readiness", EXAMINATION) as base,
         ):
             for connection in (legacy, base):
                 connection.execute("SELECT set_config('default_transaction_read_only', 'on', false)")

@@ -45,7 +45,7 @@ from migration_assets.ledger.slices import (
 )
 from migration_assets.ledger.stream import StreamLock, stream_lock
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, set_limits
 from migration_assets.retirement.checks import (
     Reread,
     difference,
@@ -136,7 +136,7 @@ def leave_root(
 
     def last_look() -> Fingerprint:
         with base.transaction():
-            base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{SHORT_LOCK_MS}ms"])
+            set_limits(base, lock=SHORT_LOCK_MS)
             if place_of(base, leaf) is not Place.LOOSE:
                 raise RetirementError(
                     f"its detached leaf {leaf.table} is not there: it was moved or dropped by hand",
@@ -185,7 +185,7 @@ def drop(
 
     def look_and_drop() -> None:
         with base.transaction():
-            base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{SHORT_LOCK_MS}ms"])
+            set_limits(base, lock=SHORT_LOCK_MS)
             lock_alone(base, leaving.leaf.quarantined)
             found = of_table(base, plan, leaving.leaf.quarantined)
             if found != leaving.archive.native:
@@ -320,10 +320,10 @@ def retire_slice(
                 return found
             archive = _require_allowed(call, base, record, found)
         call.confirm(base, looked=True)
-        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         # Until the slice is `retired`: whoever computes a filter has it in it or knows that it is gone.
         with stream_lock(base, plan.relation, lock=StreamLock.START):
-            base.execute(f"SET lock_timeout = {SLICE_LOCK_MS}".encode())
+            set_limits(base, lock=SLICE_LOCK_MS, whole_session=True)
             record = held.enter_context(slice_lock(base, record))
             attempt = held.enter_context(attempted(base, record, "retire", plan.run_id))
             cut = _set_out(call, base, record, archive)

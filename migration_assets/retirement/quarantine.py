@@ -22,7 +22,7 @@ from migration_assets.postgres.catalogue import relation_oid
 from migration_assets.postgres.own_schema import own_quarantine
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, require_row
+from migration_assets.postgres.sessions import Connected, require_row, set_limits
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.partitions import attach
 
@@ -100,7 +100,7 @@ def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: 
 
 
 def _wait_at_most(base: Connected, seconds: float) -> None:
-    base.execute(f"SET lock_timeout = {max(_SHORTEST_TRY_MS, round(seconds * 1000))}".encode())
+    set_limits(base, lock=max(_SHORTEST_TRY_MS, seconds * 1000), whole_session=True)
 
 
 def _detach(base: Connected, leaf: Leaf) -> None:

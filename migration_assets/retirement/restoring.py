@@ -47,7 +47,7 @@ from migration_assets.postgres.fingerprints import in_range, take_fingerprint
 from migration_assets.postgres.own_schema import own_schema
 from migration_assets.postgres.retries import retry_locked
 from migration_assets.postgres.server_messages import named, told
-from migration_assets.postgres.sessions import Connected, Databases, announce, require_row
+from migration_assets.postgres.sessions import Connected, Databases, announce, require_row, set_limits
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.base_table import add_keys_and_indexes, like_root
 from migration_assets.runtime import Migration
@@ -259,7 +259,7 @@ def _place(
 
     def place() -> None:
         with base.transaction():  # a savepoint
-            base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{plan.limits.lock_timeout_ms}ms"])
+            set_limits(base, lock=plan.limits.lock_timeout_ms)
             place_leaf(base, staging, leaf, parent=parent, bounds=bounds, indexes=indexes)
 
     retry_locked(place, patience_seconds=plan.limits.lock_patience_seconds)

@@ -26,7 +26,7 @@ from migration_assets.ledger.retirements import Step as RetirementStep
 from migration_assets.ledger.slices import SliceRecord, end_attempt, require_slice, slice_lock
 from migration_assets.ledger.steps import open_ledger, prepare_ledger, run_step
 from migration_assets.postgres.retries import retry_locked
-from migration_assets.postgres.sessions import Connected
+from migration_assets.postgres.sessions import Connected, set_limits
 from migration_assets.retirement.checks import LateBooking, difference, late_bookings, leaf_of, of_table
 from migration_assets.retirement.leaving import SHORT_LOCK_MS, Retired, attempted, leaving_session, retire_slice
 from migration_assets.retirement.policy import retention_policy
@@ -109,7 +109,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
 
             def back() -> Fingerprint:
                 with base.transaction():
-                    base.execute("SELECT set_config('lock_timeout', %s, true)", [f"{SHORT_LOCK_MS}ms"])
+                    set_limits(base, lock=SHORT_LOCK_MS)
                     found = _put_back(base, plan, leaf, retirement, archive)
                     note_returned(base, record, retirement, found, equal=found == archive.native, now=now,
                                   seconds=time.monotonic() - began, run_id=plan.run_id)  # fmt: skip

@@ -33,7 +33,7 @@ from migration_assets.ledger.proofs import Barrier, CutRecord, record_cut, recor
 from migration_assets.ledger.stream import StreamRecord, StreamStatus, set_status, stream_lock
 from migration_assets.postgres.retries import is_lock_timeout
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import Connected, Timeouts, require_row, set_limits
 from migration_assets.postgres.snapshots import base_tables, begin_reading, export_snapshot
 from migration_assets.postgres.sql_text import table_name
 from migration_assets.stream.arrival import MARKER_TABLE, marker_gate, wait_at_marker, wait_until_gone
@@ -138,7 +138,7 @@ def _make_gentle(legacy: LegacySessions) -> None:
         # A standby that is slow to answer must not keep the lock from going.
         connection.execute("SET synchronous_commit = local")
     # While it waits for its own lock nobody is held, but an ALTER TABLE is in the way, and the next try may be luckier.
-    legacy.reader.execute("SET lock_timeout = '1s'")
+    set_limits(legacy.reader, lock=1_000, whole_session=True)
 
 
 def _peek(plan: StreamPlan, legacy: LegacySessions, give_up: float) -> list[str]:

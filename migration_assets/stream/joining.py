@@ -28,7 +28,7 @@ from migration_assets.ledger.stream import (
     stream_names,
 )
 from migration_assets.ledger.stream_parts import note_publication
-from migration_assets.postgres.sessions import Connected, Timeouts
+from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
 from migration_assets.stream.buckets import same_table
 from migration_assets.stream.claims import PublicationChange, claimed
 from migration_assets.stream.cut import paused_stream
@@ -71,6 +71,7 @@ from migration_assets.stream.true_up import OnWeek, TruedUp
 from migration_assets.stream.way import require_way
 
 _STREAM_LOCK_MS = 600_000
+_SLICE_LOCK_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,9 @@ def join_stream(
             records = _wanted(base, plan, quarter)
         else:
             records = in_root(base, plan) if whole_root else _under_cdc(base, plan)
-        base.execute("SET lock_timeout = '5s'")
+        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
         held = stack.enter_context(slice_locks(base, records))
-        base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())
+        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
         # Later it would stop in the middle, with the stream cleared away.
@@ -248,7 +249,7 @@ def _activate(
             # Also one that we do not get as far as to make anew: an old slot keeps WAL.
             drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
-        legacy.execute(f"SET lock_timeout = '{plan.limits.cut_lock_timeout_ms}ms'".encode())
+        set_limits(legacy, lock=plan.limits.cut_lock_timeout_ms, whole_session=True)
         # Before it is changed: the next try would find ours.
         base.execute(
             "UPDATE migration.streams SET former_identity = coalesce(former_identity, %s) WHERE relation = %s",

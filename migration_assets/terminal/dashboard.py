@@ -35,7 +35,7 @@ from migration_assets.ledger.own_objects import ledger_version
 from migration_assets.ledger.schema import require_ledger
 from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Timeouts
+from migration_assets.postgres.sessions import LOOK
 from migration_assets.runtime import open_migration
 from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.arguments import opened
@@ -298,7 +298,6 @@ def _cuts(overview: Overview, shown: int) -> RenderableType:
     return table
 
 
-_TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
 # A base that is frozen neither answers nor breaks the connection.
 _PATIENCE_SECONDS = 5.0
 _REDRAW_SECONDS = 0.25
@@ -348,7 +347,7 @@ class _Looker:
         # Opened anew each time: embedded servers may come back on another port.
         migration = open_migration(self._settings)
         if self._base is None:
-            self._base = migration.databases.connect("base", "status", _TIMEOUTS)
+            self._base = migration.databases.connect("base", "status", LOOK)
             require_ledger(self._base)
         return read_overview(self._base, migration.spec)
 

@@ -34,7 +34,7 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.ledger.decommissions import current_cutover, read_decommission
 from migration_assets.postgres.activity import APPLICATION_NAME
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Timeouts, require_row
+from migration_assets.postgres.sessions import LOOK, Connected, require_row
 from migration_assets.runtime import Migration
 
 APART = timedelta(seconds=11)
@@ -302,7 +302,6 @@ def _read(base: Connected, relation: str) -> ReadWatch | None:
 
 
 log = logging.getLogger(__name__)
-_TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=30_000)
 
 
 def note_legacy_reads(migration: Migration) -> ReadWatch | None:
@@ -313,12 +312,12 @@ def note_legacy_reads(migration: Migration) -> ReadWatch | None:
     Never raises what a server says: the next look makes up for this one.
     """
     try:
-        with migration.databases.session("base", "watch:reads", _TIMEOUTS) as base:
+        with migration.databases.session("base", "watch:reads", LOOK) as base:
             relation = migration.spec.relation
             cutover, closed = current_cutover(base, relation), read_decommission(base, relation)
             if cutover is None or (closed is not None and closed.state.final):
                 return None
-            with migration.databases.session("legacy", "watch:reads", _TIMEOUTS) as legacy:
+            with migration.databases.session("legacy", "watch:reads", LOOK) as legacy:
                 return look_for_reads(base, legacy, migration.spec, cutover.id)
     except (psycopg.Error, MigrationError) as error:
         log.info("whether the legacy is read could not be seen: %s", told(error))

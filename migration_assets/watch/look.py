@@ -33,7 +33,7 @@ from migration_assets.ledger.stream import (
 from migration_assets.ledger.stream_parts import proofs_outlived
 from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.server_messages import told
-from migration_assets.postgres.sessions import Connected, Databases, Side, Timeouts, require_row
+from migration_assets.postgres.sessions import LOOK, Connected, Databases, Side, require_row
 from migration_assets.quarters.runway import missing_leaves, read_places
 from migration_assets.stream.foreign_publications import slots_at_risk
 from migration_assets.stream.heartbeats import (
@@ -55,7 +55,6 @@ from migration_assets.watch.drift import (
     stricter_in_base,
 )
 
-_TIMEOUTS = Timeouts(lock=2_000, statement=15_000, idle_in_transaction=15_000)
 _POLL_SECONDS = 0.02
 _SIDES: tuple[Side, Side] = ("base", "legacy")
 _Read = TypeVar("_Read")
@@ -179,7 +178,7 @@ def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
 
 def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, Any]) -> Connected | None:
     with _asking(side, seen):
-        return stack.enter_context(databases.session(side, "watch", _TIMEOUTS, or_standby=True))
+        return stack.enter_context(databases.session(side, "watch", LOOK, or_standby=True))
     return None
 
 
