@@ -13,7 +13,7 @@ from migration_assets.domain.states import SliceState
 from migration_assets.stream.holding import continue_stream
 from migration_assets.stream.joining import join_stream
 from migration_assets_tests.clones import Clones
-from migration_assets_tests.ground import QUARTER, Ground, attempt_of, release_of, validation_of, wait_for, week
+from migration_assets_tests.ground import QUARTER, Ground, attempt_of, validation_of, wait_for, week
 
 _NEXT = QUARTER.next
 _AFTER = _NEXT.next
@@ -218,7 +218,7 @@ def test_a_week_that_came_back_joins_again_and_a_retired_one_stays_away(streamed
     same, late, retired = (streamed.record(number) for number in (3, 4, 5))
     for record in (same, late):
         # What came meanwhile is what the stream would have brought; that the archive is stale its fingerprint tells.
-        assert (record.state, release_of(record).at, record.under_cdc) == (SliceState.ARCHIVED, None, True)
+        assert (record.state, record.released, record.under_cdc) == (SliceState.ARCHIVED, None, True)
     assert late.changed_at is not None
     assert same.changed_at is not None
     assert late.changed_at > same.changed_at
