@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 import psycopg
 
-from migration_assets.domain.definitions import TableState
 from migration_assets.domain.errors import ServerChangedError
 from migration_assets.domain.fiscal_calendar import FiscalQuarter
 from migration_assets.domain.samples import ProblemCode, Severity
@@ -20,6 +19,7 @@ from migration_assets.ledger.stream import read_stream
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.proof.sign_offs import (
+    SeenNow,
     SignOffState,
     hold_quarter,
     read_sign_off,
@@ -72,7 +72,7 @@ def sign_off_quarter(
         with migration.databases.session("base", f"{quarter.key}:sign-off") as base:
             require_servers(migration.databases, base, spec.relation)
             with hold_quarter(base, spec, quarter):
-                legacy_version, legacy_table, found = _observe(migration, base, stream_problems)
+                seen = _look(migration, base, stream_problems)
                 require_same_servers(base, spec.relation)  # as the look found them
                 return record_sign_off(
                     base,
@@ -81,9 +81,7 @@ def sign_off_quarter(
                     approved_by=approved_by,
                     note=note,
                     max_age=timedelta(hours=migration.settings.validation_max_age_hours),
-                    versions=(version("migration-assets"), legacy_version),
-                    problems=found,
-                    legacy_table=legacy_table,
+                    seen=seen,
                     run_id=run_id,
                 )
 
@@ -96,15 +94,13 @@ def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState
         return read_sign_off(base, migration.spec, quarter)
 
 
-def _observe(
-    migration: Migration, base: Connected, given: Sequence[str] | None
-) -> tuple[str, TableState | None, list[str]]:
+def _look(migration: Migration, base: Connected, given: Sequence[str] | None) -> SeenNow:
     """The legacy's version and table, and what stops the stream now; a legacy that cannot be reached does so, too.
 
     The ledger's own status is for the gate to judge. Other warnings do not stop a sign-off: the lag of the moment
     says nothing about a cut.
     """
-    problems = list(given or ())
+    package, problems = version("migration-assets"), list(given or ())
     if given is None and read_stream(base, migration.spec.relation) is not None:
         limits = LookLimits(heartbeat_seconds=migration.settings.heartbeat_seconds)
         sample = observe_stream(migration.databases, migration.spec, limits)
@@ -114,11 +110,11 @@ def _observe(
         stops = [p for p in found if p.severity is Severity.CRITICAL or p.code is _STOPS_AS_A_WARNING]
         problems += [problem.what for problem in stops]
         if sample.legacy_error is not None:
-            return "", None, problems
+            return SeenNow(package, "", None, problems)
     try:
         with migration.databases.session("legacy", "sign-off") as legacy:
             row = legacy.execute("SELECT current_setting('server_version')").fetchone()
             table = table_states(legacy, [migration.spec.table]).get(migration.spec.table)
     except (psycopg.OperationalError, ServerChangedError) as error:
-        return "", None, [*problems, f"the legacy cannot be asked: {told(error)}"]
-    return str(require_row(row, "the legacy's version")[0]), table, problems
+        return SeenNow(package, "", None, [*problems, f"the legacy cannot be asked: {told(error)}"])
+    return SeenNow(package, str(require_row(row, "the legacy's version")[0]), table, problems)

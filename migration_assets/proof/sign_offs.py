@@ -60,6 +60,23 @@ def hold_quarter(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> Ge
         yield
 
 
+@dataclass(frozen=True)
+class SeenNow:
+    """What a look at the legacy and the stream found a moment before a sign-off.
+
+    Attributes:
+        package: This program's version.
+        legacy_version: The legacy's server's; empty where it could not be asked.
+        legacy_table: What the legacy's table is now; None where nobody could look, which is one of the problems then.
+        problems: What stops the stream.
+    """
+
+    package: str
+    legacy_version: str
+    legacy_table: TableState | None
+    problems: Sequence[str]
+
+
 def record_sign_off(
     base: Connected,
     spec: TableSpec,
@@ -68,9 +85,7 @@ def record_sign_off(
     approved_by: str,
     note: str,
     max_age: timedelta,
-    versions: tuple[str, str],
-    problems: Sequence[str],
-    legacy_table: TableState | None = None,
+    seen: SeenNow,
     run_id: str | None = None,
 ) -> SignedOff:
     """Read, decide, and sign in one transaction; the caller holds the quarter.
@@ -82,9 +97,7 @@ def record_sign_off(
         approved_by: Who approves.
         note: What that person adds.
         max_age: How old a proof may be.
-        versions: Of this package and of the legacy's server.
-        problems: The stream's, as observed a moment ago.
-        legacy_table: What the legacy's table is now; None where nobody could look, which is one of the problems then.
+        seen: What a look at the legacy and the stream has just found.
         run_id: Noted in the ledger.
 
     Raises:
@@ -96,7 +109,7 @@ def record_sign_off(
         hold_chain(base)
         # A signature is not to be lost, also on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
-        facts = _read_facts(base, spec, quarter, versions, problems, legacy_table)
+        facts = _read_facts(base, spec, quarter, seen)
         row = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")
         approval = Approval(approved_by.strip(), note, row[0], max_age)
         evidence, sha256 = sign(facts, approval)
@@ -151,15 +164,12 @@ def _read_facts(
     base: Connected,
     spec: TableSpec,
     quarter: FiscalQuarter,
-    versions: tuple[str, str],
-    problems: Sequence[str],
-    legacy_table: TableState | None,
+    seen: SeenNow,
 ) -> QuarterFacts:
-    weeks = read_week_facts(base, spec, quarter, legacy_table)
-    reconciliation = _read_reconciliation(base, spec, quarter, legacy_table)
+    weeks = read_week_facts(base, spec, quarter, seen.legacy_table)
+    reconciliation = _read_reconciliation(base, spec, quarter, seen.legacy_table)
     markers = {facts.marker for facts in weeks} | {reconciliation.marker if reconciliation else None}
     stream = read_stream(base, spec.relation)
-    package, legacy = versions
     server = require_row(base.execute("SELECT current_setting('server_version')").fetchone(), "the base's version")
     return QuarterFacts(
         relation=spec.relation,
@@ -171,9 +181,9 @@ def _read_facts(
             stream.publication, stream.slot, stream.subscription, stream.status.value, stream.reason,
             stream.exact_since_marker, stream.exact_since_lsn, stream.exact_since,
         ),
-        problems=tuple(problems),
+        problems=tuple(seen.problems),
         cuts=_read_cuts(base, spec, [marker for marker in markers if marker is not None]),
-        versions=Versions(package, legacy, str(server[0]), METHOD),
+        versions=Versions(seen.package, seen.legacy_version, str(server[0]), METHOD),
     )  # fmt: skip
 
 

@@ -279,7 +279,6 @@ def retire_slice(
     outside_retention: bool | str,
     dry_run: bool = True,
     confirmation: Confirmation | None = None,
-    run_id: str | None = None,
 ) -> Retired:
     """Take the slice as far out of the base as it may go now; run again, it goes on where it was left.
 
@@ -294,7 +293,6 @@ def retire_slice(
         dry_run: Look only, and change nothing.
         confirmation: The code without which it neither leaves the root nor is dropped; None where nobody is asked. What
             a call that died has begun goes on without one, as far as into quarantine.
-        run_id: Noted in the ledger.
 
     Raises:
         ConfirmationError: The code is missing or not good; nothing was touched.
@@ -304,7 +302,6 @@ def retire_slice(
         StreamError: The stream does not run, or somebody works on it.
         CutError: No moment for a cut.
     """
-    plan = replace(plan, run_id=run_id or plan.run_id)
     call = _Call(plan, week, reread, now, quarantine, outside_retention, None if dry_run else confirmation)
     with leaving_session(plan, week, "retire") as base, ExitStack() as held:
         require_servers(plan.databases, base, plan.relation)

@@ -216,7 +216,6 @@ def retire_week(
             outside_retention=not_due or True,
             dry_run=dry_run,
             confirmation=confirmation,
-            run_id=run_id,
         ),
     )
     if confirmation is None or not dry_run or not done.may_go_further(migration.now()):

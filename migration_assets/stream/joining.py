@@ -67,7 +67,7 @@ from migration_assets.stream.subscription import (
     legacy_conninfo,
     try_subscription,
 )
-from migration_assets.stream.true_up import OnWeek, TruedUp
+from migration_assets.stream.true_up import Joining, OnWeek, TruedUp
 from migration_assets.stream.way import require_way
 
 _STREAM_LOCK_MS = 600_000
@@ -267,10 +267,10 @@ def _activate(
             with dropped_on_failure(legacy, names.slot):
                 # Before every week is trued up.
                 try_subscription(base, names, conninfo, binary=False, failover=has_failover_slots(legacy))
-                weeks = true_up_joining(
-                    plan, description, records, resting, slot.snapshot, lsn=slot.lsn, marker=None, on_week=on_week,
-                    keep_images=mending.changed,
-                )  # fmt: skip
+                moment = Joining(
+                    plan, description, resting, slot.snapshot, slot.lsn, None, on_week, keep_images=mending.changed
+                )
+                weeks = true_up_joining(moment, records)
             with base.transaction():
                 keep_at_rest(base, resting)
                 base.execute(
@@ -309,16 +309,8 @@ def _join(
         as_join=True,
     ) as pause:
         cut = pause.record
-        weeks = true_up_joining(
-            plan,
-            description,
-            joining,
-            pause.stream,
-            pause.legacy_snapshot,
-            lsn=cut.lsn,
-            marker=cut.marker,
-            on_week=on_week,
-        )
+        moment = Joining(plan, description, pause.stream, pause.legacy_snapshot, cut.lsn, cut.marker, on_week)
+        weeks = true_up_joining(moment, joining)
         with base.transaction():
             keep_at_rest(base, pause.stream)
             base.execute(

@@ -20,7 +20,7 @@ from migration_assets.ledger.slices import (
     end_attempt,
     read_slices,
 )
-from migration_assets.ledger.stream import StreamRecord, keep_at_rest
+from migration_assets.ledger.stream import keep_at_rest
 from migration_assets.ledger.stream_parts import alterations
 from migration_assets.postgres.fingerprints import in_range
 from migration_assets.postgres.sessions import Connected, require_row
@@ -30,7 +30,7 @@ from migration_assets.quarters.legacy_weeks import BY_INDEX, large_weeks
 from migration_assets.quarters.runway import attached_leaves, read_partitions
 from migration_assets.stream.legacy_side import row_filter
 from migration_assets.stream.plan import StreamPlan
-from migration_assets.stream.true_up import OnWeek, TruedUp, true_up_weeks
+from migration_assets.stream.true_up import Joining, TruedUp, true_up_weeks
 
 
 def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
@@ -106,23 +106,13 @@ def require_few_deletions(
             plan.deletions.require(week, max(0, of_base - of_legacy), legacy=of_legacy, base=of_base)
 
 
-def true_up_joining(
-    plan: StreamPlan,
-    description: TableDescription,
-    records: Sequence[SliceRecord],
-    stream: StreamRecord,
-    snapshot: str,
-    *,
-    lsn: str,
-    marker: int | None,
-    on_week: OnWeek | None = None,
-    keep_images: bool = False,
-) -> list[TruedUp]:
+def true_up_joining(joining: Joining, records: Sequence[SliceRecord]) -> list[TruedUp]:
     """As `true_up_weeks`, but weeks without a copy are counted first, all in one query a side.
 
     Those that neither side has a row of are equal, and nothing more is read for them: a quarter that was opened ahead
     costs a legacy without an index one scan, not 13. The counts also tell the true-up how finely to compare the others.
     """
+    plan, description = joining.plan, joining.description
     opened = [record for record in records if record.state is SliceState.ABSENT]
     others = [record for record in records if record.state is not SliceState.ABSENT]
     done: list[TruedUp] = []
@@ -132,9 +122,9 @@ def true_up_joining(
             plan.databases.session("legacy", "join:count", plan.limits.timeouts()) as legacy,
         ):
             weeks = [record.week for record in opened]
-            with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
+            with in_snapshot(legacy, joining.snapshot, [plan.spec.table]), base.transaction():
                 of_legacy = _count(legacy, description, plan, weeks)
-                keep_at_rest(base, stream)
+                keep_at_rest(base, joining.stream)
                 hold_tables(base, base_tables(base, plan.spec, weeks))
                 of_base = _count(base, description, plan, weeks)
                 empty = [record for record in opened if not of_legacy[record.week] and not of_base[record.week]]
@@ -145,16 +135,14 @@ def true_up_joining(
                 for record in empty:
                     leaf = states.get(table.sibling(record.leaf))
                     definitions = Definitions(seen, states.get(table), leaf, altered)
-                    proof = Proof(EMPTY, EMPTY, lsn, marker, definitions)
+                    proof = Proof(EMPTY, EMPTY, joining.lsn, joining.marker, definitions)
                     done.append(_record_empty(plan, base, record, proof))
         for one in done:
-            if on_week is not None:
-                on_week(one)
+            if joining.on_week is not None:
+                joining.on_week(one)
         held = [record for record in opened if record not in empty]
         others += [_expecting(record, of_legacy[record.week], of_base[record.week]) for record in held]
-    return done + true_up_weeks(
-        plan, description, others, stream, snapshot, lsn=lsn, marker=marker, on_week=on_week, keep_images=keep_images
-    )  # fmt: skip
+    return done + true_up_weeks(joining, others)
 
 
 def _count(

@@ -225,30 +225,43 @@ def chunks(keys: Keys) -> Iterator[Keys]:
 OnWeek = Callable[[TruedUp], None]
 
 
-def true_up_weeks(
-    plan: StreamPlan,
-    description: TableDescription,
-    records: Sequence[SliceRecord],
-    stream: StreamRecord,
-    snapshot: str,
-    *,
-    lsn: str,
-    marker: int | None,
-    on_week: OnWeek | None = None,
-    keep_images: bool = False,
-) -> list[TruedUp]:
-    """True up every week in a transaction of its own. The caller holds the slices' locks, and `stream` stands.
+@dataclass(frozen=True)
+class Joining:
+    """The moment of the legacy to which weeks are brought, and the stream that will follow from there.
+
+    Attributes:
+        plan: The stream and its limits.
+        description: The legacy's table.
+        stream: It stands still until the weeks are true.
+        snapshot: Of the legacy, exported by a session that stays open.
+        lsn: The snapshot's position in the legacy's WAL.
+        marker: The cut's; None where the snapshot is that of a new slot.
+        on_week: Called with each week that is done.
+        keep_images: Whether every row that is changed or deleted is kept, so that it can be put back as a repair's.
+    """
+
+    plan: StreamPlan
+    description: TableDescription
+    stream: StreamRecord
+    snapshot: str
+    lsn: str
+    marker: int | None
+    on_week: OnWeek | None = None
+    keep_images: bool = False
+
+
+def true_up_weeks(joining: Joining, records: Sequence[SliceRecord]) -> list[TruedUp]:
+    """True up every week in a transaction of its own. The caller holds the slices' locks.
 
     The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
     transaction makes that true, and its status in the ledger says meanwhile that it is not.
-
-    With `keep_images` every row that is changed or deleted is kept, as a repair's, and may be put back as one.
 
     Raises:
         DeletionError: Too many rows of a week would be deleted without a person's word.
         SliceMismatchError: A week cannot be made equal.
         psycopg.Error: A server failed. Weeks that are done are done; run it again.
     """
+    plan = joining.plan
 
     def one(record: SliceRecord) -> TruedUp:
         purpose = f"{record.week.key}:true-up"
@@ -258,13 +271,15 @@ def true_up_weeks(
         ):
             attempt = begin_attempt(base, record, "join", plan.run_id)
             try:
-                with in_snapshot(legacy, snapshot, [plan.spec.table]), base.transaction():
-                    keep_at_rest(base, stream)
+                with in_snapshot(legacy, joining.snapshot, [plan.spec.table]), base.transaction():
+                    keep_at_rest(base, joining.stream)
                     hold_tables(base, base_tables(base, plan.spec, [record.week]))
                     announce(base, purpose)
-                    rows = slice_rows(plan, description, record)
+                    rows = slice_rows(plan, joining.description, record)
                     repair = (
-                        begin_repair(base, record, marker=marker, lsn=lsn, run_id=plan.run_id) if keep_images else None
+                        begin_repair(base, record, marker=joining.marker, lsn=joining.lsn, run_id=plan.run_id)
+                        if joining.keep_images
+                        else None
                     )
                     again = plan.limits.recopy_percent
                     done = true_up(
@@ -275,7 +290,7 @@ def true_up_weeks(
                     record_proof(
                         base,
                         record,
-                        Proof(done.legacy, done.base, lsn, marker, done.definitions),
+                        Proof(done.legacy, done.base, joining.lsn, joining.marker, done.definitions),
                         "join",
                         plan.run_id,
                         found=done.differences,
@@ -285,8 +300,8 @@ def true_up_weeks(
             except BaseException as error:
                 note_failure(base, attempt, error)
                 raise
-        if on_week is not None:
-            on_week(done)
+        if joining.on_week is not None:
+            joining.on_week(done)
         return done
 
     with ThreadPoolExecutor(max_workers=plan.limits.parallel, thread_name_prefix="true-up") as pool:

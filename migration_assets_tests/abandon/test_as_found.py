@@ -20,7 +20,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 from migration_assets.ledger.session_locks import make_session_locks
 from migration_assets.ledger.stream import StreamLock, StreamNames, stream_lock
 from migration_assets.postgres.sessions import Databases
-from migration_assets.proof.sign_offs import read_sign_off, record_sign_off
+from migration_assets.proof.sign_offs import SeenNow, read_sign_off, record_sign_off
 from migration_assets_tests.abandon.catalogue import assert_as_found, catalogue
 from migration_assets_tests.ground import QUARTER, Ground, attempt_of
 
@@ -41,7 +41,7 @@ def _signed(ground: Ground) -> None:
     with ground.databases.session("base", "test") as base:
         record_sign_off(
             base, ground.spec, QUARTER, approved_by="Ada", note="", max_age=timedelta(hours=1),
-            versions=("0", "0"), problems=(),
+            seen=SeenNow("0", "0", None, ()),
         )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def test_nothing_of_it_is_signed_off_afterwards_and_it_can_begin_anew(ground: Gr
         with pytest.raises(SignOffError, match="not under CDC"):
             record_sign_off(
                 base, ground.spec, QUARTER, approved_by="Ada", note="", max_age=timedelta(hours=1),
-                versions=("0", "0"), problems=(),
+                seen=SeenNow("0", "0", None, ()),
             )  # fmt: skip
     assert "abandoned: the change stream no longer follows" in (attempt_of(ground.record()).error or "")
     assert ground.record().validated is None
