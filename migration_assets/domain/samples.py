@@ -247,6 +247,50 @@ class ProblemCode(StrEnum):
     SERVER_CHANGED = "server_changed"
 
 
+ALERTS: dict[ProblemCode, str] = {
+    ProblemCode.BASE_UNREACHABLE: "The base does not answer.",
+    ProblemCode.LEGACY_UNREACHABLE: "The legacy does not answer.",
+    ProblemCode.SUBSCRIPTION_MISSING: "The subscription is gone from the base.",
+    ProblemCode.SUBSCRIPTION_DISABLED: "Somebody disabled the subscription, although the stream should run.",
+    ProblemCode.SUBSCRIPTION_ALTERED: "An option of the subscription is not the one that it was made with.",
+    ProblemCode.STREAM_ALTERED: "Somebody altered the subscription or publication by hand; older proofs are stale.",
+    ProblemCode.WORKER_DOWN: "The subscription is enabled, and no apply worker runs or reads the slot.",
+    ProblemCode.WORKER_LOOPING: "The apply worker ends and starts again and again.",
+    ProblemCode.APPLY_ERRORS: "The base counted errors while it applied changes.",
+    ProblemCode.CONFLICTS: "Changes met rows that are not as the legacy left them: somebody wrote to the base.",
+    ProblemCode.SLOT_MISSING: "The replication slot is gone from the legacy.",
+    ProblemCode.SLOT_LOST: "The slot lost WAL that the base still needs.",
+    ProblemCode.SLOT_AT_RISK: "The legacy is about to remove WAL that the base still needs.",
+    ProblemCode.LAG: "The base is further behind than the thresholds allow.",
+    ProblemCode.HEARTBEAT_FAILED: "The marker that measures the lag could not be written on the legacy.",
+    ProblemCode.RETAINED_WAL: "The legacy keeps more WAL for the slot than the thresholds allow.",
+    ProblemCode.WAL_ROOM: "At the present rate there will soon be no room for the WAL that the slot keeps.",
+    ProblemCode.STREAM_STANDING: "The stream stands for longer than a step needs.",
+    ProblemCode.PUBLICATION_MISSING: "The publication is gone from the legacy.",
+    ProblemCode.PUBLICATION_ALTERED: "The publication's tables, filter or options are not those that it was left with.",
+    ProblemCode.IDENTITY_ALTERED: "The table's replica identity on the legacy is not the one that the stream needs.",
+    ProblemCode.GUARD_MISSING: "The trigger that refuses TRUNCATE on the legacy is gone or disabled.",
+    ProblemCode.MARKER_KEY_MISSING: "The primary key of the marker table is gone, on which every consistent cut rests.",
+    ProblemCode.COLUMNS_DIFFER: "A column or a type differs between legacy and base.",
+    ProblemCode.RIGHTS_MISSING: "A right is missing that the stream or the watch needs.",
+    ProblemCode.LEAF_MISSING: "Somebody detached or dropped the leaf of a week under CDC.",
+    ProblemCode.UPDATES_REFUSED: "Another publication makes the server refuse updates and deletes of the table.",
+    ProblemCode.FOREIGN_SLOT_STANDS: "A subscriber of all tables stopped at our markers, and its slot keeps WAL.",
+    ProblemCode.RUNWAY: "The base's open partitions end soon, or a quarter that should be open is not.",
+    ProblemCode.ROWS_OUTSIDE: "The legacy has rows that no open week can take, or a week that left was changed.",
+    ProblemCode.WRITES_HELD: "The side that writes belong to refuses them.",
+    ProblemCode.CUTOVER_UNFINISHED: "A cutover or rollback died while nobody was held.",
+    ProblemCode.LEGACY_WRITABLE: "The base is in charge, and the legacy's hold does not hold everybody.",
+    ProblemCode.BASE_UNGUARDED: "The base is in charge, and a TRUNCATE of it would not reach the legacy.",
+    ProblemCode.BASE_LEAF_LOST: "The base is in charge, and somebody detached or dropped the leaf of a week.",
+    ProblemCode.REVERSE_DOWN: "The reverse subscription is disabled, gone, late, or without a worker.",
+    ProblemCode.REVERSE_SLOT_LOST: "The base lost, or is about to remove, WAL that the legacy still needs.",
+    ProblemCode.REVERSE_RETAINED_WAL: "The base keeps more WAL for the legacy than the thresholds allow.",
+    ProblemCode.REVERSE_APPLY_ERRORS: "The legacy cannot apply a change that was made on the base.",
+    ProblemCode.SERVER_CHANGED: "A server failed over, was restored or was moved: changes may have been skipped.",
+}
+"""What each problem means, in one sentence; the documentation lists them."""
+
 RECOVER = "run `migration-assets stream recover --by NAME`: a new slot, and every week trued up against it"
 DRIFTS = frozenset({
     ProblemCode.SUBSCRIPTION_ALTERED,
