@@ -11,7 +11,7 @@ LIVES ?= 200
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 TESTS := $(BIN)/python -m migration_assets_tests
 
-.PHONY: demo ui test test-long soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
+.PHONY: demo ui docs reference test test-long soak soak-suite soak-kills soak-servers soak-seeds soak-enemies lint bench clean
 .DEFAULT_GOAL := demo
 
 # Pinned by version in constraints.txt: a preview API of Dagster and an exact PostgreSQL are part of what was proven.
@@ -26,6 +26,16 @@ demo: $(STAMP)
 
 ui: $(STAMP)
 	$(BIN)/migration-assets ui
+
+# The documentation as pages in site/; needs no network once installed.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d site/.trees docs site
+	@echo "open site/index.html"
+
+# What of the documentation is made from the code: the reference and two pictures.
+reference: $(STAMP)
+	$(TESTS).documentation.reference
+	$(TESTS).documentation.pictures
 
 # Of long sweeps a few telling cases, and of the longest tests some. Three at a time, since tests wait for servers.
 test: $(STAMP)

@@ -124,7 +124,9 @@ class ArchiveAction(Enum):
 class ParquetArchiveConfig(dg.Config):
     """Whether to archive the week, or only to read its files again."""
 
-    action: ArchiveAction = ArchiveAction.ARCHIVE
+    action: ArchiveAction = Field(
+        default=ArchiveAction.ARCHIVE, description="ARCHIVE writes the week's files; REREAD only reads them again."
+    )
 
 
 @dg.asset(
@@ -181,8 +183,7 @@ def _do(context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migrati
 class RetiredSliceConfig(dg.Config):
     """Whether the week really leaves."""
 
-    dry_run: bool = True
-    """Only say what would be done, and what stands in the way."""
+    dry_run: bool = Field(default=True, description="Only say what would be done, and what stands in the way.")
 
     confirm: str = Field(default="", description=CODES + " None is asked for with MIGRATION_AUTO_RETIRE=true.")
 
@@ -258,7 +259,10 @@ class RestoreAction(Enum):
 class RestoredSliceConfig(dg.Config):
     """Whether the week comes back, or only proves that it could."""
 
-    action: RestoreAction = RestoreAction.RESTORE
+    action: RestoreAction = Field(
+        default=RestoreAction.RESTORE,
+        description="RESTORE brings the week back; DRILL only proves that it could come back.",
+    )
 
 
 @dg.asset(

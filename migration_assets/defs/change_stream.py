@@ -24,8 +24,10 @@ _COUNTS = ("missing", "extra", "changed")
 class ChangeStreamConfig(dg.Config):
     """How to bring the quarter under CDC."""
 
-    rebuild: bool = False
-    """A new slot, and every week under CDC trued up against it: mends a stream that was lost, dropped or altered."""
+    rebuild: bool = Field(
+        default=False,
+        description="Make a new slot and true up every week under CDC: mends a stream that was lost or altered.",
+    )
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 

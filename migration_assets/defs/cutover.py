@@ -100,11 +100,9 @@ def findings_table(findings: list[Finding] | tuple[Finding, ...]) -> dg.TableMet
 class LegacyCutoverConfig(dg.Config):
     """Who answers for it, and whether it is meant."""
 
-    approved_by: str
-    """The person's name."""
+    approved_by: str = Field(description="The person's name.")
 
-    rehearse: bool = True
-    """Do everything but open the base, measure it, and go back."""
+    rehearse: bool = Field(default=True, description="Do everything but open the base, measure it, and go back.")
 
     confirm: str = Field(default="", description=CODE + " A rehearsal and cutover_readiness show one.")
 
@@ -173,22 +171,22 @@ _SCOPES: Mapping[DecommissionScope, Scope | None] = {
 class DecommissionConfig(dg.Config):
     """Who answers for it, and whether it really happens."""
 
-    approved_by: str
-    """The person's name."""
+    approved_by: str = Field(description="The person's name.")
 
-    note: str = ""
-    """Anything that belongs to the approval."""
+    note: str = Field(default="", description="Anything that belongs to the approval.")
 
-    dry_run: bool = True
-    """Only say what would be done, and what stands in the way."""
+    dry_run: bool = Field(default=True, description="Only say what would be done, and what stands in the way.")
 
     confirm: str = Field(default="", description=CODE)
 
-    scope: DecommissionScope = DecommissionScope.AUTOMATIC
-    """What is closed: the database, or the table alone."""
+    scope: DecommissionScope = Field(
+        default=DecommissionScope.AUTOMATIC, description="What is closed: the database, or the table alone."
+    )
 
-    accept_stale: bool = False
-    """The reverse stream need not be whole: for one that was lost, so that no rollback is possible any more."""
+    accept_stale: bool = Field(
+        default=False,
+        description="The reverse stream need not be whole: it was lost, and no rollback is possible any more.",
+    )
 
 
 @dg.asset(

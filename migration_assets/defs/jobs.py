@@ -130,8 +130,7 @@ def repair_legacy_job() -> None:
 class RollbackConfig(dg.Config):
     """Who answers for it."""
 
-    approved_by: str
-    """The person's name."""
+    approved_by: str = Field(description="The person's name.")
 
     confirm: str = Field(default="", description=CODE + " A run without it shows one, and fails: nothing is done yet.")
 

@@ -57,9 +57,11 @@ class ValidationAction(Enum):
 class ValidatedSliceConfig(dg.Config):
     """Whether to compare only, or to mend what differs and then compare."""
 
-    action: ValidationAction = ValidationAction.VALIDATE
-    dry_run: bool = True
-    """Of a repair: only say what it would do."""
+    action: ValidationAction = Field(
+        default=ValidationAction.VALIDATE,
+        description="VALIDATE compares both sides; REPAIR mends what differs, then compares.",
+    )
+    dry_run: bool = Field(default=True, description="Of a repair: only say what it would do.")
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
@@ -243,11 +245,9 @@ def _difference(done: Reconciled) -> str:
 class SignOffConfig(dg.Config):
     """Who approves, and what that person adds."""
 
-    approved_by: str
-    """The person's name."""
+    approved_by: str = Field(description="The person's name.")
 
-    note: str = ""
-    """Anything that belongs to the approval."""
+    note: str = Field(default="", description="Anything that belongs to the approval.")
 
 
 @dg.asset(

@@ -76,8 +76,9 @@ def quarter_partitions(
 class LegacySliceConfig(dg.Config):
     """How to measure."""
 
-    exact: bool = False
-    """Read the slice to count rows and bytes, instead of asking the planner."""
+    exact: bool = Field(
+        default=False, description="Read the slice to count rows and bytes, instead of asking the planner."
+    )
 
 
 @dg.asset(
@@ -132,7 +133,10 @@ class MigratedSliceConfig(dg.Config):
     VERIFY makes sense until the week is under CDC; from then on `validated_slice` compares it with the legacy itself.
     """
 
-    action: SliceAction = SliceAction.COPY
+    action: SliceAction = Field(
+        default=SliceAction.COPY,
+        description="COPY copies the week; VERIFY only reads the base again and compares it with the copy.",
+    )
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 

@@ -28,7 +28,8 @@ _GROUPS = {
 
 def _svg(width: int, height: int, title: str, *parts: str) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
+        f' aria-label="{escape(title)}">'
         f'<style>{_STYLE}</style><rect width="{width}" height="{height}" style="fill:#fff;stroke:none"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
@@ -47,9 +48,10 @@ def assets_picture() -> str:
         return 1 + max((depth(parent) for parent in needs[name]), default=-1)
 
     columns: dict[int, list[str]] = {}
-    for name in sorted(needs, key=lambda one: (depth(one), one)):
+    groups = {key.to_user_string(): str(graph.get(key).group_name) for key in graph.get_all_asset_keys()}
+    for name in sorted(needs, key=lambda one: (depth(one), groups[one], one)):
         columns.setdefault(depth(name), []).append(name)
-    wide, high, gap = 172, 44, 26
+    wide, high, gap = 186, 44, 22
     # Two rows of columns: a graph of ten steps is too long for a page.
     half = (len(columns) + 1) // 2
     band = max(len(names) for names in columns.values()) * (high + gap) + 30
@@ -67,8 +69,8 @@ def assets_picture() -> str:
                 middle = (start[0] + end[0]) // 2
                 way = f"M{start[0]} {start[1]}C{middle} {start[1]} {middle} {end[1]} {end[0]} {end[1]}"
             else:  # down into the next row of columns
-                below = py + high
-                way = f"M{px + wide // 2} {below}C{px + wide // 2} {below + 60} {x + wide // 2} {y - 60} {x + wide // 2} {y}"
+                above, below, px, x_in = py + high, y, px + wide // 2, x + wide // 2
+                way = f"M{px} {above}C{px} {above + 60} {x_in} {below - 60} {x_in} {below}"
             parts.append(f'<path d="{way}" marker-end="url(#head)"/>')
     for name, (x, y) in sorted(places.items()):
         node = graph.get(next(key for key in graph.get_all_asset_keys() if key.to_user_string() == name))
@@ -95,7 +97,7 @@ def imports_picture() -> str:
         for name in imported(parsed(path)):
             package, _, rest = name.partition(".")
             there = rest.split(".")[0]
-            if package == ROOT.name and there and there != here and here != "__init__":
+            if package == ROOT.name and there and here not in {there, "__init__"}:
                 counted[here, there] += 1
     size, left, top = 26, 120, 110
     names = list(HOUSE)

@@ -57,14 +57,15 @@ def settings_page() -> str:
                   if hasattr(one, attribute)]  # fmt: skip
         default = field.get_default(call_default_factory=True)
         shown = "" if default in {None, ()} else f"`{default}`"
-        rows.append([f"`{PREFIX}{name.upper()}`", shown, ", ".join(bounds), field.description or ""])
+        bounded = f"{shown} ({', '.join(bounds)})" if bounds else shown
+        rows.append([f"`{PREFIX}{name.upper()}`", field.description or "", bounded])
     return _page(
         "Settings",
         "Settings come from the environment or from `.env` in the working folder. `migration-assets settings` lists"
         " their values. A value that may hold a password can lie in a file: `<NAME>_FILE` names it, or"
         f" `{PREFIX}SECRETS_FOLDER` names a folder of files that are called like their variables. An empty default"
         " means that nothing is set.",
-        _table(["variable", "default", "bounds", "meaning"], rows),
+        _table(["variable", "meaning", "default (bounds)"], rows),
     )
 
 
@@ -91,7 +92,9 @@ def commands_page() -> str:
                 if (found := one.get_help_record(context)) is not None]  # fmt: skip
         text = inspect.cleandoc(command.help or "").replace("\b\n", "")
         options = _table(["option", "meaning"], [(f"`{option}`", meaning) for option, meaning in rows]) if rows else ""
-        parts.append(f"## {name.removeprefix('migration-assets ')}\n\n```\n{name} {usage}\n```\n\n{text}\n\n{options}".rstrip())
+        parts.append(
+            f"## {name.removeprefix('migration-assets ')}\n\n```\n{name} {usage}\n```\n\n{text}\n\n{options}".rstrip()
+        )
     return _page(
         "Commands",
         "Weeks are written `FY25-Q2` (all 13), `FY25-Q2 W05`, `FY25-Q2 W03-W07` or `'FY25-Q2|W05'`. Exit code 0: all is"
@@ -115,13 +118,15 @@ def assets_page() -> str:
     """Every asset and every asset check."""
     graph = _graph()
     keys = sorted(graph.get_all_asset_keys(), key=lambda key: (graph.get(key).group_name, key.to_user_string()))
-    rows = []
+    rows: list[Sequence[object]] = []
     for key in keys:
         node = graph.get(key)
         needs = ", ".join(f"`{parent.to_user_string()}`" for parent in sorted(node.parent_keys)) or "nothing"
         rows.append([f"`{key.to_user_string()}`", _partitions(node.partitions_def), needs, node.description or ""])
     checks = sorted(graph.asset_check_keys, key=lambda key: (key.asset_key.to_user_string(), key.name))
-    found = [[f"`{key.name}`", f"`{key.asset_key.to_user_string()}`", graph.get(key).description or ""] for key in checks]
+    found = [
+        [f"`{key.name}`", f"`{key.asset_key.to_user_string()}`", graph.get(key).description or ""] for key in checks
+    ]
     return _page(
         "Assets and checks",
         "A materialization states a fact; the description says which. Gates stand in the assets' bodies and read the"
@@ -135,8 +140,9 @@ def assets_page() -> str:
 
 def _config(job: dg.JobDefinition) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = []
-    for node in job.nodes:
-        schema: Any = node.definition.config_schema.as_field() if hasattr(node.definition, "config_schema") else None
+    for node in sorted(job.nodes, key=lambda node: node.name):
+        definition: Any = node.definition
+        schema = definition.config_schema.as_field() if hasattr(definition, "config_schema") else None
         known: Mapping[str, Any] = getattr(getattr(schema, "config_type", None), "fields", None) or {}
         fields += [(f"`{name}`", one.description or "") for name, one in known.items()]
     return list(dict.fromkeys(fields))
@@ -156,8 +162,8 @@ def runs_page() -> str:
     schedules = [(f"`{one.name}`", one.cron_schedule, one.description or "") for one in repository.schedule_defs]
     return _page(
         "Jobs, sensors, schedules",
-        "Whoever starts a job in the launchpad fills in its configuration; the sensors and schedules are switched on and"
-        " off on the page *Automation*.",
+        "The launchpad asks for a job's configuration. Sensors and schedules are switched on and off on the page"
+        " *Automation*.",
         *parts,
         "## Sensors",
         _table(["sensor", "what it does"], sensors),
@@ -191,8 +197,8 @@ def metadata_page() -> str:
     rows = [(f"`{key}`", kind, ", ".join(sorted(where))) for (key, kind), where in sorted(known.items())]
     return _page(
         "Metadata keys",
-        "Numbers are numbers, so that Dagster plots them over partitions and over time. The last column names the module"
-        " of `migration_assets/defs` that writes the key.",
+        "Numbers are numbers, so that Dagster plots them over partitions and over time. The last column names the"
+        " module of `migration_assets/defs` that writes the key.",
         _table(["key", "type", "written by"], rows),
     )
 
@@ -227,8 +233,8 @@ def errors_page() -> str:
     ]
     return _page(
         "Errors",
-        "Every error on purpose says what happened, where, what state is left, and what to do next. None holds a value of"
-        " a row, a statement of somebody else, or a secret.",
+        "Every error on purpose says what happened, where, what state is left, and what to do next. None holds a value"
+        " of a row, a statement of somebody else, or a secret.",
         "\n".join(" ".join(line.split("\n")) for line in lines),
     )
 

@@ -1,11 +1,13 @@
 """The reference pages are what the code says now."""
 
+import re
+
 import pytest
 
 from migration_assets.domain.samples import ALERTS, ProblemCode
 from migration_assets.ledger.schema import ensure_ledger
 from migration_assets.settings import MigrationSettings
-from migration_assets_tests.documentation.reference import FROM_CODE, LEDGER, PAGES, ledger_page
+from migration_assets_tests.documentation.reference import FROM_CODE, LEDGER, PAGES, ledger_page, runs_page
 from migration_assets_tests.ground import Ground
 
 _STALE = "docs/reference/{} is stale: run `make reference` and commit what it writes"
@@ -26,6 +28,7 @@ def test_no_page_is_left_of_what_is_there_no_more() -> None:
     assert {path.name for path in PAGES.glob("*.md")} == {*FROM_CODE, LEDGER}
 
 
-def test_every_setting_and_every_alert_has_a_meaning() -> None:
+def test_every_setting_config_field_and_alert_has_a_meaning() -> None:
+    assert [line for line in runs_page().splitlines() if re.fullmatch(r"\| `\w+` \|\s*\|", line)] == []
     assert [name for name, field in MigrationSettings.model_fields.items() if not field.description] == []
     assert set(ALERTS) == set(ProblemCode)
