@@ -1,9 +1,7 @@
-"""Undoes an unfinished migration: the legacy is as it was found, the base keeps its rows and follows nothing.
+"""Gives up an unfinished migration: the legacy is as it was found, and the base keeps its rows and follows nothing.
 
-Belongs here: which steps there are, and their order. Intent is in the ledger before the first, the stream's row goes
-after the last: killed anywhere, the same call goes on where it stopped.
-
-The step that gives a migration up; by default it only says what it would do.
+This module has the steps and their order. The intent is in the ledger before the first step, and the stream's row goes
+after the last one: killed anywhere, the same call goes on where it stopped. `sides` has what each step does.
 """
 
 import logging

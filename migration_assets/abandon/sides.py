@@ -1,9 +1,7 @@
-"""Takes everything of ours off the legacy, so that it is as it was found: slot, publication, guard, identity, markers.
+"""What giving a migration up does on each side.
 
-Belongs here: what is there, and the statements that take it away. Each may be repeated, and may be the last one before
-a crash. In which order, and what the base has to do with it: `abandon`.
-
-What giving a migration up means for the base's ledger: nothing is followed any more, and nothing may look so.
+On the legacy everything of ours is taken away: slot, publication, guard, replica identity, markers. In the base's
+ledger nothing is followed any more. Each statement may be repeated, and may be the last one before a crash.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,6 @@
-"""A week into Parquet, and read again: PostgreSQL on one side, files on the other, and the ledger in between.
+"""The steps on a week's archive: write it, read it again, say when it was last tried, and adopt it after a move.
 
-How long ago it was last seen that an archive can be brought back.
-
-After a base was moved by dump and restore, upgraded or failed over: its archive is its own again, by name.
+PostgreSQL is on one side, files are on the other, and the ledger stands in between.
 """
 
 import logging

@@ -1,9 +1,8 @@
-"""How each column of a slice is kept in Parquet, and read again, without losing a bit. Pure.
+"""How each column of a slice is kept in Parquet and read again without losing a bit. Pure.
 
 A column is kept in the exact type that fits it. Where a week holds a value which that type cannot carry (NaN in a
 numeric(10,2), a two-dimensional array), the column is kept as PostgreSQL's own text in that week, and says so.
-
-What a manifest tells of a column without telling of a person. Pure.
+Statistics of a column tell nothing of a single person.
 """
 
 import re

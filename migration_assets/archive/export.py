@@ -1,6 +1,6 @@
-"""What a slice holds before it leaves PostgreSQL: its types, fingerprints and figures, and the query that reads it.
+"""What a slice holds before it leaves PostgreSQL: types, fingerprints, figures, and the query that reads it.
 
-How a column leaves PostgreSQL: as ADBC reads it, and as text for the portable fingerprint (`portable_method`).
+Each column is read in two ways: as the Arrow driver takes it, and as the text of the portable fingerprint.
 """
 
 import re

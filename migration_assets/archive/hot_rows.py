@@ -1,12 +1,11 @@
-"""The base's rows as a query engine can read them: as an archive would store them, in the session that reads.
+"""The base's rows as DuckDB can read them, with the same types and values as in an archive.
 
-A question over hot and cold rows wants the same types on both sides, and exact ones: DuckDB would read an unconstrained
-numeric as a double. What a type cannot show (NaN in a decimal, a two-dimensional array) is NULL in questions.
+A view in the base shows each row as an archive would store it: DuckDB by itself would read an unconstrained numeric as
+a double. What a type cannot show (NaN in a decimal, a two-dimensional array) is NULL in questions. The view reads the
+table through a function whose body is a text. PostgreSQL plans it as if it stood in the view, so that conditions reach
+partitions and indexes; and the view keeps nobody from altering or dropping a column of the table.
 
-The view reads the table through a function whose body is a text: PostgreSQL plans it as if it stood in the view, so
-that conditions reach partitions and indexes, and yet keeps nobody from altering or dropping a column of the table.
-
-The base's rows inside DuckDB: one branch a week, so that a condition prunes weeks on both sides.
+In DuckDB the view becomes one branch a week, so that a condition prunes weeks on both sides.
 """
 
 import hashlib

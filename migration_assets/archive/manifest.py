@@ -1,20 +1,16 @@
-"""`manifest.json`: what an archive of a week is, as people and programs read it. Nothing is opened here.
-
-All but the list of files also stands in every Parquet file's key-value metadata (`HEAD_KEY`), so that a file found
-anywhere says what it belongs to, and a manifest cannot be changed without contradicting its files.
-
-Format 2 says which ledger wrote the archive, and has a digest of every file's footer; format 1 has neither.
-
-Where an archive's files lie below the store's root: names only, nothing is opened here.
+"""`manifest.json`: what an archive of a week is, and where its files lie. Nothing is opened here.
 
     <table>/fiscal_quarter=FY24-Q3/fiscal_week=W05/part-<generation>-00000.parquet
     <table>/fiscal_quarter=FY24-Q3/fiscal_week=W05/manifest.json
     <table>/.staging/FY24-Q3-W05/<generation>/part-<generation>-00000.parquet
 
-Staging lies beside the weeks, on the same disk, so that moving a file is a rename; its name starts with a dot, which
-Spark, Arrow and others leave out. A generation is one try at archiving a week: its files never overwrite another's.
+A generation is one try at archiving a week: its files never overwrite another's. Staging lies beside the weeks, on the
+same disk, so that moving a file is a rename; its name starts with a dot, which Spark, Arrow and others leave out.
 
-Manifests that were read before, by their SHA-256: who knows which one is in force need not fetch it again.
+Everything but the list of files also stands in every Parquet file's key-value metadata (`HEAD_KEY`): a file that is
+found anywhere says what it belongs to, and a manifest cannot be changed without contradicting its files. Format 2 says
+which ledger wrote the archive and has a digest of every file's footer; format 1 has neither. Manifests that were read
+before are kept by their SHA-256, so that they need not be fetched again.
 """
 
 import hashlib

@@ -1,15 +1,10 @@
-"""Whose an archive's place is: `ledger.json` beside a table's weeks names the one ledger that writes there.
+"""Which ledger may write to an archive's place, and which files are its own to replace.
 
-Reading is everybody's. Before a week's files are replaced, the place and all that lies in the week's folder must be of
-the ledger on whose behalf that is done: a copy of the base has the same settings, and must not touch the only copy of a
-week that has left production.
-
-Which ledger wrote an archive, and which files are therefore its own to replace. Pure.
-
-A copy of the base has a copy of the ledger, with the same number in it, and the same settings. What tells it from the
-one that it was copied from is where it lies: another database, another server, or another timeline of the same one.
-
-Which ledger this one is, and what it was before its base was moved: see `archive/ownership.py`.
+`ledger.json` beside a table's weeks names the one ledger that writes there; everybody may read. A copy of the base has
+a copy of the ledger, with the same number in it and the same settings, and must not touch the only archive of a week
+that has left production. What tells a copy from its original is where it lies: another database, another server, or
+another timeline of the same server. So before files are replaced, the place and everything in the week's folder must
+belong to the ledger on whose behalf that is done.
 """
 
 import hashlib

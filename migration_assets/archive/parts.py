@@ -1,13 +1,9 @@
-"""Writes rows into Parquet files of bounded size, each hashed while it is written. Knows no staging and no proof.
+"""Writes rows into Parquet files of bounded size and hashes each file while it is written.
 
-Batches of any size become row groups within bounds of rows and of bytes, in the same order, copying nothing.
-
-The Arrow types of an archive, and how ADBC's batches become exactly these.
-
-The last bytes of a Parquet file: its footer says where each column's values lie, how many, and between which bounds.
-
-Another file, or one that was written anew, has another footer, even of the same size: its digest is read in one go,
-where a digest of all bytes would take as long as the file is large.
+The driver's batches become exactly the archive's Arrow types, and then row groups within bounds of rows and of bytes,
+in the same order and without a copy. A file's footer says where each column's values lie and between which bounds:
+another file, or one that was written anew, has another footer, so that its digest tells them apart at once where a
+digest of all bytes would take as long as the file is large. Staging and proof are the business of `writer`.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Questions over hot and cold rows as one table: the base's own, and those that only the archive still has.
+"""Answers questions over hot and cold rows as one table: the base's rows, and those that only the archive has.
 
-One DuckDB session in which a table's hot and cold rows are one view; answers one SELECT at a time, read-only.
+One DuckDB session shows both as one view and answers one SELECT at a time, read-only.
 """
 
 import secrets

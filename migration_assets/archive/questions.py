@@ -1,16 +1,10 @@
 """What a question may be: one SELECT over the table, and nothing that reads or writes anything else.
 
-DuckDB itself can read and write files, ask and change attached databases, and show settings, all inside of a SELECT.
-A question is parsed by DuckDB's own parser, and everything that it reads from is looked at: the table, its own WITH
-queries and functions that make rows of their arguments. Every other function that it calls computes from its arguments
-alone (`question_functions`): some tell of settings, or how the table is put together. The session has further bars
-(`query_engine`): this one is the first, and says what is wrong.
-
-The functions that a question may call: those of DuckDB's that compute from their arguments, and from nothing else.
-
-Not here, on purpose: what tells of settings, variables, views, sessions or the catalogue, what plans or parses a text,
-draws from sequences, sleeps, writes a log, and what DuckDB calls for itself. A function that a later version brings is
-refused until somebody has looked at it.
+DuckDB itself can read and write files, change attached databases and show settings, all inside a SELECT. So a question
+is parsed by DuckDB's own parser, and everything that it reads from is checked: the table, its own WITH queries, and
+functions that make rows of their arguments. Every other function must be on the list of those that compute from their
+arguments alone. A function that a later version of DuckDB brings is refused until it was looked at. The session has
+further bars (`querying`); this one comes first and says what is wrong.
 """
 
 import json

@@ -1,12 +1,9 @@
-"""The types that values have in questions, and how each comes out of what was stored.
+"""Which types values have in questions, and how each value comes out of what was stored.
 
-A column has the one of DuckDB's types that compares as PostgreSQL's does; where there is none it is PostgreSQL's own
-text, and compares as such. The base's rows arrive as they would be stored (`postgres/hot_view.py`), so that the same
-expressions make the same values of rows on either side. What a type cannot show is NULL.
-
-What became of an enum's labels since rows were written with them. Pure.
-
-PostgreSQL renames labels and adds some; it drops none, and moves none.
+A column has the DuckDB type that compares as PostgreSQL's type does. Where there is none, it is PostgreSQL's own text
+and compares as such. The base's rows arrive as an archive would store them (`hot_rows`), so that the same expressions
+make the same values of rows on either side. What a type cannot show is NULL. An enum's labels are shown under their
+names of now: PostgreSQL renames labels and adds some; it drops none and moves none.
 """
 
 import re

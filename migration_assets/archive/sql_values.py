@@ -1,10 +1,6 @@
-"""The text of a value in DuckDB's SQL, as PostgreSQL writes it: what COPY parses to exactly the same value.
+"""Stored values as text in DuckDB's SQL: for the portable fingerprint, and as CSV that PostgreSQL's COPY reads.
 
-The portable fingerprint as DuckDB takes it: `domain/fingerprint.py` says of what.
-
-An archived slice as CSV that PostgreSQL's COPY reads, piece by piece.
-
-Names and texts as DuckDB reads them in SQL.
+The text of a value is what COPY parses to exactly the same value. Names and literals are quoted here as well.
 """
 
 import io

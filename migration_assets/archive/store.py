@@ -1,8 +1,7 @@
-"""Where archives go, by URL: the forms that work, and the store behind each. Credentials stay out of every text.
+"""Where archives lie, by URL: a local folder, or a bucket (S3 and its like, Google Cloud Storage, Azure).
 
-Archives in a local folder: every write is on the disk when the call returns, names included.
-
-Archives in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure, all through `pyarrow.fs`.
+In a folder every write is on the disk when the call returns, the file's name included. Credentials come from the
+environment and stay out of every text.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""Whether an archive is, byte for byte and row for row, what its manifest says, and the manifest what the ledger says.
+"""Checks that an archive is, byte for byte and row for row, what its manifest and the ledger say.
 
-Nothing is believed: every file is hashed again, its own metadata compared, and its rows are read by DuckDB, which did
-not write them. What is wrong is named, with the file.
-
-Finding an archived week: its manifest, and its files as something that DuckDB can select from.
+Nothing is believed: every file is hashed again, its metadata is compared, and its rows are read by DuckDB, which did
+not write them. What is wrong is named with its file. An archived week is found here as well: its manifest, and its
+files as something that DuckDB can select from.
 """
 
 import hashlib

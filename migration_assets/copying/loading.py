@@ -1,6 +1,6 @@
-"""Loads the rows of a slice into a new table of the base and proves that they arrived; puts nothing in place yet.
+"""Loads the rows of a slice into a new table of the base, proves that they arrived, and puts it in a leaf's place.
 
-Puts a loaded table in the place of a leaf, inside the transaction that loaded it.
+Both happen in one transaction of the base, which the caller opens and commits.
 """
 
 import time

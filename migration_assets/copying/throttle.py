@@ -1,7 +1,4 @@
-"""Holds a bulk copy back while the stream lags or the legacy is busy, and says why.
-
-What is to be copied, on whose behalf, and how patiently.
-"""
+"""What is to be copied, how patiently, and the brake that holds a copy back while a server or the stream is busy."""
 
 import logging
 import time

@@ -1,14 +1,11 @@
-"""Accounts for every row that no compared week holds: none may be left behind when the writes move, on either side.
+"""Accounts for every row that no compared week holds, so that none is left behind when the writes move.
 
-A row lies in a week that is compared (or whose proof still stands), in a week that left the base and whose archive is
-what the legacy has of it, or it stops the cutover or rollback by name. Counted under hold, when nobody writes; looked
-at before that as well, so that nobody is held in vain.
+A row lies in a week that is compared (or whose proof still stands), or in a week that left the base and whose archive
+is what the legacy has of it; any other row stops the cutover or rollback by name. This is counted under hold, when
+nobody writes, and looked at before that as well, so that nobody is held in vain.
 
-Tells of rows of the legacy that no open week can take while the applications write them, not only at the cutover.
-
-From the gate of a cutover on: then every row was seen to be in a week, and what comes later can be told from what was
-never brought. Cheap: ends of ranges on the control column's index, and of weeks that left the base the versions of the
-rows, where these are few enough. The cutover itself looks at all of it, exactly.
+Before a cutover the watch looks cheaply for new rows of that kind: at the ends of ranges on the control column's index,
+and, for weeks that left the base, at the versions of their rows where these are few enough.
 """
 
 import time

@@ -1,6 +1,7 @@
-"""The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment.
+"""The exact comparison while both sides stand still, where any two snapshots show the same moment and no cut is needed.
 
-Validates once more what changed, while everybody writes, so that little is left to compare while writes are held.
+Weeks that changed are validated once more before that, while everybody writes, so that little is left to compare while
+writes are held.
 """
 
 import logging

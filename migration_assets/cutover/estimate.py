@@ -1,7 +1,4 @@
-"""How long the comparison under hold will take, and the refusal of what cannot end in time, before anybody is held.
-
-How long a comparison of many weeks will take, from how long it took before. Pure.
-"""
+"""Estimates how long the comparison under hold will take, and refuses what cannot end in time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,9 +1,8 @@
 """The forward stream after a rollback: its slot begins where both sides stand still and are equal.
 
-So the base follows again at once, and no row need be looked at. Where that was not possible (a slot that could not
-begin in time, or whose process died before the weeks were compared) the stream is rebuilt, which trues up every week.
-
-Counts, around a rollback, the rows of the legacy that break its foreign keys: the way back is checked by none.
+So the base follows again at once, and no row need be looked at. Where the slot could not begin in time, or its process
+died before the weeks were compared, the stream is rebuilt, which trues up every week. Around a rollback the rows of the
+legacy are counted that break its foreign keys, since apply workers check none.
 """
 
 import logging

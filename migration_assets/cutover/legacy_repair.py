@@ -1,12 +1,11 @@
-"""Repairs the legacy after the base, row by row, while the base is in charge; and takes such a repair back.
+"""Repairs the legacy's rows after the base's, while the base is in charge, and takes such a repair back.
 
-A rollback finds on the legacy what the reverse stream brought there. Where that is something else (a trigger of the
-legacy's own, a writer who passed the hold), the weeks' rows are made those of the base at a cut of the reverse stream.
-The rows are on the legacy and the ledger is on the base, and no commit spans both: the images of before, with the
-number of the legacy's transaction, are in the ledger before that transaction ends, and whether it ended well the legacy
-itself says, whoever dies in between.
+A rollback rests on what the reverse stream brought to the legacy. Where the legacy has something else (a trigger of its
+own, a writer who passed the hold), the rows of the weeks are made those of the base at a cut of the reverse stream.
 
-The step that makes the legacy's rows those of the base, while the base is in charge.
+The rows are on the legacy and the ledger is on the base, and no commit spans both. So the images of before, with the
+number of the legacy's transaction, are in the ledger before that transaction ends; whether it committed, the legacy
+itself says, even if the process dies in between.
 """
 
 import logging

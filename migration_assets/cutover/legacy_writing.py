@@ -1,6 +1,6 @@
-"""What every repair of the legacy needs: the right to do it, alone; and a transaction that passes the hold.
+"""What every repair of the legacy needs: to be alone, the right to do it, and a transaction that passes the hold.
 
-Takes rows off the legacy that lie at times that no week has, while the base is in charge, with a way back.
+Rows that lie at times that no week has are taken off the legacy here as well, with a way back.
 """
 
 from collections.abc import Callable, Generator, Sequence

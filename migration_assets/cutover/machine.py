@@ -1,7 +1,4 @@
-"""Runs a cutover or a rollback from its first state to its last; finishes or undoes one whose process died.
-
-What a cutover and a rollback ask first: whether the legacy is one that they may touch at all.
-"""
+"""Runs a cutover or a rollback from its first state to its last; finishes or undoes one whose process died."""
 
 import logging
 from collections.abc import Generator

@@ -1,6 +1,6 @@
-"""The part of a look at the stream that is about cutovers: who is in charge, who refuses writes, the reverse stream.
+"""The part of a look that is about cutovers: who is in charge, who refuses writes, and the reverse stream.
 
-How the reverse stream is while the base is in charge: a rollback rests on it, and its slot keeps WAL on the base.
+A rollback rests on the reverse stream, and its slot keeps WAL on the base.
 """
 
 import logging

@@ -1,10 +1,6 @@
-"""Which cutover is meant, and how patient and how careful it is.
+"""Which cutover is meant, how patient and how careful it is, and how the applications are told.
 
-The settings as the plan of a cutover, for whoever does one, looks at one, or asks whether one would succeed.
-
-The team's own switch of its applications: a command, a webhook, or both.
-
-When each state of a cutover began and how long it took, as the ledger's timeline tells it.
+The team's own switch is a command, a webhook, or both.
 """
 
 import hashlib

@@ -1,9 +1,8 @@
-"""After a failover, a restore or a move of a server: the stream of the side that follows is begun anew.
+"""Begins the stream of the following side anew after a failover, a restore or a move of a server.
 
-A server changed while the base is in charge: the reverse stream begins anew, and the legacy is made as the base is.
-
-The legacy's rows become those of the base in the new slot's snapshot, in one transaction; what the legacy had and the
-base has not is kept as a repair's images. Whatever dies, the same call again begins from there.
+While the base is in charge that is the reverse stream: the legacy's rows become those of the base in the new slot's
+snapshot, in one transaction; rows that only the legacy had are kept as a repair's images. The same call can be repeated
+after any failure.
 """
 
 import logging

@@ -1,9 +1,8 @@
-"""What each state of the machine does, up to the moment that the target accepts writes. Every deed may be repeated.
+"""What each state of the machine does, up to the moment at which the target accepts writes. Every deed may be repeated.
 
-Whether the base's server has counted every change: a session keeps its counts to itself until it comes to rest.
-
-It hands them over when it is idle outside a transaction: at once where it last did so a second ago, and ten seconds
-later at the latest. One that went on into another transaction hands over nothing until that ends, for hours.
+Before the weeks are chosen that need no comparison, the base's server must have counted every change. A session hands
+its counts over when it is idle outside a transaction, ten seconds later at the latest; one that goes from transaction
+to transaction hands over nothing until that ends.
 """
 
 import time

@@ -1,9 +1,8 @@
 """Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did.
 
-Whoever takes over from a run ends its sessions first, on both sides: a process that was frozen may wake up late.
-
-The base's lock says who is alive. A run that still holds writes after its timeout does not answer: its own watchdog
-would have released them. Only then is it ended without being asked.
+A run that takes over ends the sessions of the earlier run first, on both sides: a process that was frozen may wake up
+late. The base's lock says which run is alive. A run that still holds writes after its timeout does not answer, since
+its own watchdog would have released them; only then is it ended without being asked.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""What a run of the machine has at hand: the sessions, the locks, the names, the deadline.
+"""What one run of the machine works with: sessions, locks, names, and the deadline.
 
-Bounds the time without writes: when it is over the source accepts them again, whatever the step hangs at.
+The deadline bounds the time without writes: when it is over, the source accepts them again, whatever a step hangs at.
 """
 
 import logging

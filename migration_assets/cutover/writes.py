@@ -1,7 +1,4 @@
-"""Whether the two sides accept writes, and what is wrong where the side that they belong to does not.
-
-Whether a side refuses writes that it should accept, since when, and how to release it: for alerts and for people.
-"""
+"""Whether each side accepts writes, since when it refuses them, and how to release it: for alerts and for people."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,8 +1,7 @@
-"""Closes the legacy for everybody but us and the table's owner; keeps what is needed to open it again.
+"""Closes the legacy for everybody but us and the table's owner, and keeps what is needed to open it again.
 
-The data stays as it is. Grants and settings change in one transaction, so that a person never finds half of it.
-
-What is closed: the legacy's whole database or its table alone; what else lives there, and whether our role may.
+Either the whole database is closed or the table alone; this module decides which, and whether our role may. The data
+stays as it is. Grants and settings change in one transaction, so that nobody ever finds half of it.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
 """Runs the decommissioning from where it is to its end: drained, fingerprinted, closed, severed, done.
 
 Every step may be repeated. Until `closed` is in the ledger a failure lets the reverse stream go on, and a rollback is
-possible; from then on it only goes forward, by whoever runs it again. The cutover's lock is held all the time.
-
-The legacy's last fingerprints: the reverse stream is drained and stopped first, so that nothing comes after them.
+possible; from then on it only goes forward. The cutover's lock is held all the time. The reverse stream is drained and
+stopped before the legacy's last fingerprints are taken, so that nothing comes after them.
 """
 
 import logging

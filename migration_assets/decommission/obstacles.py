@@ -1,7 +1,4 @@
-"""What stands in the way of the decommissioning, as far as the two databases tell: all of it at once.
-
-Which legacy is decommissioned, and after how much time.
-"""
+"""What stands in the way of the decommissioning, as far as the two databases tell: all of it at once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,11 +1,4 @@
-"""One week in Parquet, proven equal by another engine.
-
-One archived week, out of the base.
-
-One retired week, back in the base, proven equal to what was archived.
-
-Archives, retirements and restores as Dagster shows them.
-"""
+"""The assets of a week's old age: its archive in Parquet, its leaving the base, and its return."""
 
 from collections.abc import Iterator
 from enum import Enum

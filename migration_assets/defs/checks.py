@@ -1,10 +1,6 @@
-"""Checks that can be run alone at any time, whatever was materialized when: of the stream, and of a sign-off.
+"""The checks that can be run alone at any time: of the runway, the stream, sign-offs, archives and cutovers.
 
-Checks of what the base has ahead: red long before an insert could fail. Both can be run alone at any time.
-
-Checks of the cutover that can be run alone at any time: whether anybody can write, and whether a way back exists.
-
-Checks of archives that can be run alone at any time: whether one was tried lately, and what came after it.
+Each is one look at what is now, and belongs to the asset that it judges. Checks that a step yields stand with the step.
 """
 
 from collections.abc import Sequence

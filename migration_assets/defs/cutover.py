@@ -1,9 +1,4 @@
-"""The applications' writes moved to the base.
-
-Everything that a cutover rests on was looked at, and nothing stands in its way.
-
-The legacy made inactive: the only point of no return.
-"""
+"""The assets of the cutover: readiness, the move of the writes, and the legacy's end."""
 
 from collections.abc import Iterator, Mapping
 from enum import Enum

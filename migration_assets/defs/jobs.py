@@ -1,11 +1,4 @@
-"""What a person launches by name.
-
-The job `accept_finding`: a person answers for a finding that blocks.
-
-The job `repair_legacy`: while the base is in charge, makes the legacy's rows those of the base.
-
-The job `rollback`: writes go back to the legacy, with all that was written to the base.
-"""
+"""What a person launches by name: jobs of assets, and deeds that are no asset."""
 
 import dagster as dg
 from pydantic import Field

@@ -1,7 +1,4 @@
-"""The two partitionings, and how their keys become the domain's quarters and weeks.
-
-What all assets have in common in the UI.
-"""
+"""The two partitionings, how their keys become the domain's quarters and weeks, and what all assets have in common."""
 
 from collections.abc import Iterable
 

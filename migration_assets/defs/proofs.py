@@ -1,9 +1,4 @@
-"""One week, proven equal to the legacy at a consistent cut, while everybody goes on writing.
-
-A whole quarter compared at one cut.
-
-A named person's approval of a quarter.
-"""
+"""The assets that prove and approve: a week at a consistent cut, a quarter at one cut, and a person's sign-off."""
 
 import time
 from collections.abc import Iterator

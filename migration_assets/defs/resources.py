@@ -1,7 +1,4 @@
-"""What assets, schedules and sensors are given to work with.
-
-What a person confirms in the launchpad before many rows are deleted.
-"""
+"""What assets, schedules and sensors are given to work with, and the fields with which a person confirms a deed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""What Dagster does by the clock.
-
-Archives what is due by itself, and retires it where the settings say so.
-"""
+"""What Dagster does by the clock: validation in rotation, and retention."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""What Dagster watches: the change stream, every half minute.
-
-Opens the next quarters by itself, ahead of need: partition keys, places in the base, and the change stream.
-
-Tells people of runs that failed: which asset, which partition, what its error says first. Never a secret.
-"""
+"""What Dagster watches: the change stream, the quarters ahead, and runs that failed."""
 
 import json
 import re

@@ -1,12 +1,7 @@
-"""Figures of a slice as metadata: numbers are numbers, so that Dagster plots them over the partitions.
+"""How figures, proofs, looks and cutovers appear in Dagster: metadata, check results, observations.
 
-A comparison of both sides in Dagster: check results, differing keys (never values), and what its cut cost.
-
-One look at the change stream as Dagster shows it: figures that plot over time, and what is wrong as a table.
-
-Live progress of a copy, as observations of the slice that is being made.
-
-A cutover, rehearsal or rollback in Dagster: live states in the run's log, its record as metadata, no repetition.
+Numbers are numbers, so that Dagster plots them over partitions and over time. Of rows that differ, keys and columns are
+shown, never values.
 """
 
 import time

@@ -1,9 +1,4 @@
-"""One week of the table in the base, proven equal to the legacy at the copy's own snapshot.
-
-What of one week is to be moved.
-
-The places of a quarter's 13 weeks in the base.
-"""
+"""The assets of a week's way into the base: its place, what is to be moved, and the copy that is proven equal."""
 
 from collections.abc import Iterator
 from enum import Enum

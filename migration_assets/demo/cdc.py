@@ -1,8 +1,7 @@
-"""The demo's second half: the change stream, exact validation under live traffic, a fault, its repair, the sign-off.
+"""The demo's second part: the change stream, exact validation under live traffic, a fault, its repair, the sign-off.
 
-The demo's last word: both sides read whole and compared row by row, without a fingerprint anywhere.
-
-Watches the stream in the background while the demo goes on: the lag, measured by heartbeats.
+The lag is measured in the background all the while. At the very end both sides are read whole and compared row by row,
+without a fingerprint.
 """
 
 import logging

@@ -1,9 +1,4 @@
-"""The demo's copies: every week of a quarter as a run of its own, with a line that shows how far it is.
-
-One progress line a week, fed by what the base says of the sessions that work.
-
-The demo's worker processes: each loads Dagster once and then runs one week after the other.
-"""
+"""The demo's copies: every week of a quarter is a Dagster run in a worker process, with a line of progress."""
 
 from collections.abc import Mapping, MutableMapping
 from concurrent.futures import Future, ProcessPoolExecutor

@@ -1,9 +1,6 @@
-"""The code that a person gives back before a step that cannot be undone, or that holds writes. Pure.
+"""The codes that a person gives back before a step that cannot be undone, and the limits of deletions.
 
-A step's dry run shows a code; the step itself asks for it. So nothing that was launched once does such a step again:
-neither an old run that somebody executes once more, nor a link that he was made to click.
-
-How many rows of a week we may delete without asking a person, whatever the cause. Pure.
+How many rows of a week may be deleted without asking is the same for every step, whatever the cause. Pure.
 """
 
 import hashlib

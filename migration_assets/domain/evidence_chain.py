@@ -1,10 +1,6 @@
-"""The chain of evidence: records that each cover the one before, so that none can change unseen. Pure: no clock.
+"""The chain of evidence: records that each cover the one before, so that none can be changed unseen. Pure: no clock.
 
-A record's SHA-256 covers its payload, its place and the SHA-256 of the record before it. Whoever changes, removes or
-swaps records breaks a link; whoever makes the whole chain anew arrives at another head than the one that a page says
-which was written before. The texts that are hashed are `sign_off_evidence.canonical`: any tool can compute them.
-
-Who really did it: beside the name that somebody typed, what the machine knows. Pure: no clock, no database.
+A record also says who really did it: beside the name that was typed, what the machine knows.
 """
 
 import json

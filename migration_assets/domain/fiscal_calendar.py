@@ -1,12 +1,7 @@
-"""Which days and instants a fiscal quarter or week covers. Pure: no clock; the zone's rules are the only data read.
+"""Fiscal quarters and weeks: their keys and order, and which days and instants they cover. Pure: no clock.
 
-A quarter is three calendar months and has 13 weeks always: W01..W12 are 7 days, W13 takes the remainder: 6 to 8 days,
-or 5 in the quarter February to April of a common year (89 days), which only fiscal years that start in February, May,
-August or November have. Everything is half-open, so weeks and quarters tile the time without gap or overlap.
-
-Fiscal quarters and weeks as labels: keys, order, successors. Which days they cover is the calendar's business.
-
-Midnights of a time zone as instants, whatever the zone's clocks did. The zone's rules are the only data read.
+Weeks begin at local midnights of the fiscal time zone, whatever its clocks did; the zone's rules are the only data
+read.
 """
 
 import re

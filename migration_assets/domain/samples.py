@@ -1,9 +1,4 @@
-"""One look at the change stream: what was seen, and what could not be seen. No judgement: that is `stream_watch`'s.
-
-What one look saw of cutovers: who is in charge, whose writes are refused, how the reverse stream is.
-
-How much of what is too much: the watch's thresholds, and the days on which they are stricter. Pure.
-"""
+"""What one look at the change stream and at cutovers saw, and the thresholds by which it is judged."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace

@@ -1,17 +1,6 @@
-"""The states of a slice, and the one function that owns which may follow which.
+"""The states of slices, cutovers and the decommissioning, which may follow which, and how fresh a validation is.
 
-The states of a cutover and of a rollback, and the one function that owns which may follow which.
-
-Both are the same machine with the sides exchanged: writes leave the *source* and go to the *target*. Up to and
-including `reversed` the target never accepted a write, and the machine can be undone; from `open` on it only goes
-forward.
-
-The states of the legacy's decommissioning, and what may stand in its way.
-
-How fresh the last validation of a slice is: never, changed since, failed, too old, or fresh. Pure: no clock.
-
-What the change stream applies is exact by construction and makes nothing stale; it is counted and shown. What we put
-in ourselves (copy, join, live re-copy, repair, rebuild) does, and so do age and whoever alters or rewrites a table.
+Each kind has one function that owns its transitions. Pure: no clock.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""What a rule over looks at the stream sees and may answer, and what several rules measure alike. Pure.
-
-How long there is room for the WAL that the legacy keeps for the slot. Pure.
-"""
+"""What a rule over looks at the stream sees and may answer, and what several rules measure alike. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,10 +1,7 @@
-"""Whether a stream is well: every rule on one look, and for each problem what to do next. Pure.
+"""Whether a stream is well: every rule over a look, the looks before it and the thresholds, and what to do next. Pure.
 
-`alerting` decides who is told of it, and when.
-
-What makes each problem one: rules over a look at the stream, the looks before it, and thresholds. Pure.
-
-A rule judges, or says that it cannot: an alert is never taken back because nobody could look.
+A rule judges, or says that it cannot: an alert is never taken back because a look was not possible. `alerting` decides
+who is told, and when.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,4 @@
-"""Names of tables as PostgreSQL reads them, and the spec of the one table that is migrated.
-
-Names of the base's partitions, from the table's name and a fiscal label, and back.
-
-PostgreSQL cuts identifiers at 63 bytes without an error, so two long names could silently become one. Names are plain
-text without quotes: compose them with `psycopg.sql.Identifier`. No room is kept for the names of indexes: PostgreSQL
-makes those itself, shortened and unique.
-"""
+"""Names of tables as PostgreSQL reads them, the spec of the one table that is migrated, and the names of its leaves."""
 
 import hashlib
 import re

@@ -1,8 +1,7 @@
-"""How clients reach the embedded servers, and what is told about them.
+"""How clients reach the embedded servers: addresses, databases, and the one password.
 
-Databases on an embedded server: made, and dropped even while they are in use by clients, slots or subscriptions.
-
-The servers' password: made once, kept in a libpq password file and nowhere else.
+The password is made once and kept in a libpq password file only. A database can be dropped while clients, slots or
+subscriptions use it.
 """
 
 import os

@@ -1,15 +1,7 @@
-"""One private PostgreSQL cluster: start, stop, kill, and whether it really accepts connections.
+"""One private PostgreSQL cluster: made as a whole or not at all, started, stopped, killed, asked whether it answers.
 
-initdb, all or nothing: a data folder that exists is always a complete one.
-
-What the servers run with: fit for logical replication and bulk load on a small machine.
-
-The piece of shared memory that a killed server leaves in the kernel, until its folder's next start frees it.
-
-Where the folder goes instead, nobody would: a machine has room for some thousands (4,096 on Linux, 32 on macOS), and
-then no PostgreSQL starts on it any more, until it is booted.
-
-TCP ports on 127.0.0.1 for the servers to keep.
+Its settings fit logical replication and bulk loads on a small machine. It keeps its port on 127.0.0.1. A killed server
+leaves a piece of shared memory in the kernel until its folder is started again; that is freed, too.
 """
 
 import ctypes

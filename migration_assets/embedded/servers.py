@@ -1,6 +1,6 @@
 """The pair of embedded servers: the legacy on PostgreSQL 16, the base (and Dagster's storage) on 18.
 
-`servers.json`: where the clusters' data is, and which port and version each has. No secrets.
+`servers.json` says where the clusters' data is, and which port and version each has. It holds no secret.
 """
 
 from __future__ import annotations

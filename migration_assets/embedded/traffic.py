@@ -1,16 +1,4 @@
-"""Live traffic: writes to the demo's legacy while it is migrated, survives restarts, counts what it did.
-
-With a switch it follows the cutover to the base, and back.
-
-Belongs here: the loop, the process and its two helpers. The connection stands in `traffic_writer`, what a transaction
-does in `traffic_changes`, plan and statistics in `traffic_stats`.
-
-    python -m migration_assets.embedded.traffic --url-env NAME --rate 200 --seed 7 --seconds 60 --stats-file PATH
-
-One writer of live traffic: its connection to the side that the switch names, and what became of each transaction.
-
-What live traffic is asked to do and what it did: plain data, no I/O.
-"""
+"""Live traffic: a process that writes to the demo's legacy during the migration, and counts what it did."""
 
 from __future__ import annotations
 

@@ -1,14 +1,6 @@
-"""The changes that live traffic makes to the demo's legacy, one committed or rolled-back transaction at a time.
+"""The changes that live traffic makes, one committed or rolled-back transaction at a time.
 
-Belongs here: which rows are touched, how, and what is counted. Does not: connecting, pacing, processes (`traffic`).
-The kinds are those that break careless change capture: TOAST left unchanged, ids that come back, rows that change their
-week or quarter, parts of transactions that never happened.
-
-The SQL of live traffic. Rows are found by index: the next id from a random number on.
-
-Rows that were booked before the traffic's range are left alone.
-
-The fiscal weeks that live traffic moves bookings between, in the demo's calendar: quarters of 13 weeks, in UTC.
+Rows are found by index: the next id from a random number on. Bookings move between fiscal weeks of the demo's calendar.
 """
 
 from __future__ import annotations

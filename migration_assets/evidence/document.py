@@ -1,10 +1,6 @@
-"""One evidence pack as one HTML file: the answer first, then who signed, weeks, plots, cutovers, the words.
+"""One evidence pack as one HTML file: the answer first, then signatures, weeks, plots, cutovers, and the words.
 
-What the words of a pack mean, for readers who know neither PostgreSQL nor this program.
-
-How a pack looks, on a screen and on paper; no font, picture or script from anywhere else.
-
-The sentence at the top of a pack: is it proven, and what is missing where it is not.
+The page needs nothing from elsewhere: no font, no picture, no script.
 """
 
 import json

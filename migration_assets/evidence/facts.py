@@ -1,7 +1,4 @@
-"""Reads what an evidence pack shows, from the base alone and at one moment. No row of the table is ever looked at.
-
-Reads what an evidence pack shows of cutovers, rollbacks and the decommission, from the base alone.
-"""
+"""Reads what an evidence pack shows, from the base alone and at one moment. No row of the table is ever read."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,6 +1,7 @@
-"""HTML and SVG as a tree of text: whatever is not markup already is escaped, so that no value can become any.
+"""HTML and SVG as a tree of text that escapes whatever is not markup already, and figures as an auditor reads them.
 
-Figures and times as an auditor reads them: every one with its unit, every time in UTC.
+Every figure has its unit and every time is in UTC. No template engine is used: a pack is a program's output of a dozen
+tables, and a value must not be able to become markup by a forgotten filter.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,4 @@
-"""What an evidence pack shows: facts of the ledger, as of one moment. Pure data; nothing of any row of the table.
-
-What an evidence pack shows of cutovers, rollbacks and the decommission: pure data.
-"""
+"""What an evidence pack shows: facts of the ledger as of one moment, cutovers included. Pure data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
-"""The four plots of a pack, each with a sentence that says what to look for, or why there is nothing to see.
+"""The four plots of a pack as inline SVG, each with a sentence that says what to look for.
 
-Three kinds of plots as inline SVG, with labelled axes: bars over names, values over time, and steps of a whole.
+They are drawn here and not by a plotting library: a pack must be one file of text that looks the same in ten years, and
+a library's SVG embeds fonts, styles and a version of its own.
 """
 
 import math

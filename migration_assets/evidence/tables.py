@@ -1,7 +1,4 @@
-"""The tables of a pack: quarters, weeks with both fingerprints, signatures, comparisons, archives, departures.
-
-The section of a pack on cutovers, rollbacks and the decommission: where the applications work, and since when.
-"""
+"""The tables of a pack: quarters, weeks, signatures, comparisons, archives, departures, cutovers."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta

@@ -1,9 +1,6 @@
 """The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified.
 
-What the chain of evidence holds of each kind of the ledger's rows: all that must never change once it was said.
-
-What may change later is not in it: when an archive was read again or superseded, and how far a retirement got, whose
-steps are records of their own. One query serves who appends and who verifies: they cannot disagree.
+A record holds, of each kind of ledger row, everything that must never change once it was said.
 """
 
 from collections.abc import Mapping

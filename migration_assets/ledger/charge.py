@@ -1,11 +1,7 @@
-"""Which side decides what is true: the gates of everything that makes sense under one of them alone.
+"""Which side is in charge, what the ledger says of cutovers at one moment, and the gates that rest on it.
 
-While the base is in charge the legacy's rows are the older ones. Nothing may bring them into the base then: whoever
+While the base is in charge the legacy's rows are the older ones, and nothing may bring them into the base. A step that
 could asks here before it touches anything, and again, with a fence, in the transaction that would put them in place.
-
-The gate of every step that rests on the legacy's being the truth, and what to say where it does not.
-
-What the ledger says of cutovers at one moment: for those who look, and for those who must not act.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for.
+"""Gives confirmation codes out and takes them back. The ledger knows each by its digest, and what it was given for.
 
-What the code for moving the writes is bound to: the sides as they are, and what was moved between them.
+A code for moving the writes is bound to the sides as they are, and to what was moved between them.
 """
 
 import secrets

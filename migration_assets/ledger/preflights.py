@@ -1,6 +1,6 @@
-"""Keeps every preflight in the ledger; the newest one is the gate for all that follows.
+"""Keeps every preflight and every accepted finding in the ledger; the newest preflight gates all that follows.
 
-Findings that a named person accepted: in the ledger, and each decision in the chain of evidence.
+Each acceptance, and its withdrawal, is a record in the chain of evidence.
 """
 
 from dataclasses import asdict

@@ -1,7 +1,4 @@
-"""Keeps every exact comparison of a slice, and what it means for the slice's state.
-
-What every cut cost, in the ledger.
-"""
+"""Keeps every exact comparison of a slice, what it means for the slice's state, and what every cut cost."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime

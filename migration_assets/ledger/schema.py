@@ -1,8 +1,7 @@
-"""Creates and upgrades the ledger's own tables in the base.
+"""Creates and upgrades the ledger's own tables in the base, and deletes what is kept for a while only.
 
-What the ledger keeps for a while alone: attempts, preflights, past alerts, rows as they were before repairs.
-
-What the chain of evidence covers, and what a gate or a proof rests on, is never among it.
+Attempts, preflights, past alerts and rows as they were before repairs go by their age. What the chain of evidence
+covers, and what a gate or a proof rests on, is never deleted.
 """
 
 from collections.abc import Iterable, Sequence

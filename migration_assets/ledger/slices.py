@@ -1,6 +1,6 @@
-"""The ledger: what the base holds of each slice, and every try at it. The authority for every gate.
+"""The ledger's slices: what the base holds of each week, every try at it, and the lock of whoever works on it.
 
-One worker a slice: a lock on the base, which goes when its session goes.
+Every gate reads these rows. A slice's lock goes when its session goes.
 """
 
 import logging

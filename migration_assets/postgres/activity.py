@@ -1,8 +1,6 @@
-"""What our sessions are doing now, as the base itself tells it: needs no channel to the processes that work.
+"""What sessions are doing now, as the server tells it: our own by their names, and those of others.
 
-How a session is told in errors, findings and alerts: who it is and what kind of command it runs, never a statement.
-
-Statements of others hold their data, and everybody chooses the name of his application himself.
+A session of others is told by who it is and what kind of command it runs. Its statement is never shown: it holds data.
 """
 
 import re

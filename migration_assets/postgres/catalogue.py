@@ -1,7 +1,4 @@
-"""Reads a table's description from a server's catalogue.
-
-How much a leaf was changed, by the server's own statistics.
-"""
+"""Reads a table's description from a server's catalogue, and how much each leaf was changed."""
 
 from collections.abc import Collection
 from collections.abc import Sequence as Names

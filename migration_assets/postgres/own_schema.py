@@ -1,11 +1,6 @@
-"""Sessions whose statements find our schema under the name that it has, whatever our texts call it.
-
-`migration.slices` in a statement of ours means the table `slices` in the session's own schema. What a server's
-catalogue wrote (`sql_text.raw_sql`), names and values are left alone.
+"""Sessions that find our schema under the name that it has, whatever our statements call it, and refuse another one.
 
 One schema of a database is ours: a process whose setting names another one than the one in use is refused.
-
-It would not see what the other one knows: for it writes that are held are not, and a stream that runs is none.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,7 +1,4 @@
-"""Which errors pass by themselves, and how to try again.
-
-Ctrl-C, a lost terminal and Dagster's Terminate in the middle of a cutover: the first one undoes it, once.
-"""
+"""Which errors pass by themselves and how to try again; and how an interrupt gets through, once."""
 
 import logging
 import signal

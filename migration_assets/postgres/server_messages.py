@@ -1,11 +1,6 @@
-"""What may be told of an error: what happened, never a row, a statement or a secret.
+"""What may be told of a server's error: what happened and on which side, never a row, a statement or a secret.
 
-PostgreSQL's messages quote values at their end, and so do the lines below them: DETAIL has whole rows, CONTEXT a line
-of a COPY. Errors are kept in the ledger and in Dagster's event log, and go out as alerts and to terminals.
-
-Which of the two servers an error is of: the error itself does not say so, and a step has sessions on both.
-
-A server has no disk, memory, lock or connection left: what is said of it, and what somebody does about it.
+Where a server has no disk, memory, lock or connection left, the text says so, and what to do about it.
 """
 
 import re

@@ -1,10 +1,6 @@
-"""How it is seen in the catalogue whether a role that is not ours could have its statements run as our role.
+"""How the catalogue tells whether a role that is not ours could have its statements run as our role.
 
-What is run when a trigger, a rule or a default calls a function: that function, and all that it leads to in turn.
-
-A function's body is only text to the catalogue. Its words are looked up among the names of functions, operators, views,
-tables and domains that there are, so that one may be taken in which only has the name of a variable; what a text puts
-together at run time is not found. Casts are called without a word, and so all of those that somebody made count.
+A trigger, a rule or a default calls a function; that function, and all that it leads to in turn, is followed.
 """
 
 from typing import LiteralString

@@ -1,7 +1,4 @@
-"""Examines the values of the control column: what has no week, and what lies ahead of the plan.
-
-Examines whether the legacy holds rows that the base has no place for yet: beyond the last open partition.
-"""
+"""Examines the control column: values that no week can hold, and rows for which the base has no place yet."""
 
 import time
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Proves on values of the legacy that a type of the user's means the same on both servers: text, hash and order.
+"""Proves that both servers compute equal fingerprints of equal values, and mean the same by a type of the user's.
 
-Proves that both servers compute equal fingerprints of equal values, without any table of anybody.
+Sample values need no table; values of the user's own types are taken from the legacy.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,4 @@
-"""Finds what writes to the table, or changes what is written, beside applications and our own stream.
-
-A stream's worker skips ordinary triggers and every rule; it meets triggers that are ENABLE ALWAYS or ENABLE REPLICA.
-What another subscription brings comes to one side past all of them, and is refused where writes are held.
-
-Examines who else follows either side: whom this program's own tables may stop, and who will miss rows.
-"""
+"""Finds others who write to the table, change what is written, or follow either side beside our own stream."""
 
 from collections.abc import Iterator, Mapping
 

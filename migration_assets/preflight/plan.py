@@ -1,7 +1,4 @@
-"""What preflight is asked to judge against, and what its checks share.
-
-Builds findings and their figures, so that every check reads and judges alike.
-"""
+"""What preflight is asked to judge against, what its checks share, and how findings and their figures are worded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

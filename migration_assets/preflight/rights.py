@@ -1,7 +1,4 @@
-"""Examines what the two roles may do.
-
-Examines what publishing the table will ask of the legacy: its replica identity, and columns that it cannot hold.
-"""
+"""Examines what the two roles may do, and what publishing the table will ask of the legacy."""
 
 from migration_assets.domain.findings import Area, Finding, Severity
 from migration_assets.domain.table_description import TableDescription

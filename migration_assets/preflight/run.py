@@ -1,8 +1,7 @@
-"""Runs every check in order; what one check cannot do never keeps the others from running.
+"""Runs every check of preflight in order and keeps the result in the ledger, where the next steps look for it.
 
-One preflight of a migration: examined, and kept in the ledger where the next steps look for it.
-
-Whether others of this machine may read what is nobody else's: files with passwords, folders with rows.
+A check that cannot be done is a finding and never keeps the others from running. Files with passwords and folders with
+rows that other users of this machine may read are found, too.
 """
 
 import shlex

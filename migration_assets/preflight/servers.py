@@ -1,9 +1,4 @@
-"""Examines each server by itself: version, replication, free places.
-
-Examines what matters only between two servers: majors, encodings, the order of texts.
-
-Examines what the base must have before the table can be made there: types and collations, alike in structure.
-"""
+"""Examines both servers, each by itself and as a pair, and the types and collations that the base must have."""
 
 from collections.abc import Iterable
 from typing import Any

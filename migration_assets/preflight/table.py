@@ -1,7 +1,4 @@
-"""Examines the table itself as the legacy's catalogue describes it: kind, key, control column, indexes, columns.
-
-Rehearses the base's DDL: the real statements for one quarter, in a transaction that is always rolled back.
-"""
+"""Examines the table as the legacy's catalogue describes it, and rehearses the base's DDL."""
 
 import time
 

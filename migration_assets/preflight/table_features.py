@@ -1,12 +1,4 @@
-"""Reads all that hangs on a table from its server's catalogue; what it means stands in `preflight/table_features`.
-
-Everything that can hang on a table, kind by kind: what becomes of it, when that matters, and what to do. Pure.
-
-Preflight and readiness judge by this table, and the documentation's matrix is written from it:
-`python -m migration_assets.preflight.table_features > docs/what-hangs-on-a-table.md`.
-
-What hangs on the legacy's table and is not carried, each kind with what to do about it.
-"""
+"""Everything that can hang on a table, kind by kind: how it is found, what becomes of it, and what to do about it."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

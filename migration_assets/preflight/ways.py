@@ -1,13 +1,7 @@
-"""The connections between the two servers: what their URLs ask for, and whether the base reaches the legacy.
+"""Examines the connections: what the URLs ask for, where they lead, and whether the base reaches the legacy.
 
-What the connection URLs ask for: which of several hosts, encryption, and files; no URL is ever shown.
-
-A URL of ours is read by this machine's libpq. One for the stream is read by the other server's, for as long as the
-migration lasts: with that host's files and names, and without this machine's environment.
-
-Whether the two URLs lead to two databases, and to the servers that the ledger knows: by what answers there.
-
-Whether a server has standbys, and what it would mean if one of them took its place.
+The two URLs must lead to two databases, and to the servers that the ledger knows. A server's standbys are named, with
+what it would mean if one of them took its place. No URL is ever shown.
 """
 
 import secrets

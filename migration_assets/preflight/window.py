@@ -1,8 +1,7 @@
 """Examines sizes, physical order and speed: does the quarter fit into the maintenance window?
 
-Chooses the quarter that has to fit into the window, by the planner's estimates alone.
-
-Measures how fast rows can be moved: from copies that the ledger knows, else from a short timed reading.
+The quarter is chosen by the planner's estimates alone. Speed comes from copies that the ledger knows, else from a short
+timed reading.
 """
 
 import time

@@ -1,7 +1,4 @@
-"""Compares a whole quarter at one cut, and looks for keys that the base has twice.
-
-The steps on one quarter, each behind its gate.
-"""
+"""Compares a whole quarter at one cut, and looks for keys that the base has twice."""
 
 import logging
 from collections.abc import Sequence

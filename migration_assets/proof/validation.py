@@ -1,6 +1,6 @@
-"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing.
+"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing; and whose turn it is next.
 
-Whose turn it is to be validated: oldest proof first, as many weeks as the budget of rows allows. Pure.
+The rotation takes the oldest proof first, as many weeks as the budget of rows allows.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""Opens a quarter of the base: behind the gate of preflight while rows are to come from the legacy, else by itself.
+"""Opens a quarter of the base, and says how far ahead the base is ready and what the opener is to do now.
 
-How far ahead the base is ready, asked of the base; and what of it `quarter_opener` is to do now.
+While rows are to come from the legacy a quarter opens behind the gate of preflight; afterwards by itself.
 """
 
 import logging

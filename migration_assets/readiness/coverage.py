@@ -1,8 +1,6 @@
-"""Examines whether every quarter that holds rows is signed off, and whether that still stands and is fresh.
+"""Examines whether every quarter that holds rows is signed off and fresh, and whether rows lie where no week is.
 
-Examines whether the legacy holds rows that no week of the base has: before, between, beyond, NULL, infinite.
-
-What ANALYZE last saw of the control column: all that is known of it where reading would take too long.
+Where reading takes too long, the answer comes from what ANALYZE last saw, and says so.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,6 @@
-"""Readiness for the cutover, for whoever asks: the databases, the stream, and what came late.
+"""Runs every examination of readiness for the cutover, and keeps which blocking findings a person has accepted.
 
-Runs every examination; what one of them cannot do is a finding, and never keeps the others from running.
-
-A person accepts a finding that blocks, or takes that back.
+An examination that cannot be done is a finding and never keeps the others from running.
 """
 
 import logging

@@ -1,11 +1,7 @@
-"""Which role may do what with a table, its columns, its sequences, its schema and its database; by effect.
+"""Compares what roles may do: a role that may do something on the legacy's table may do it on the base's root, too.
 
-Belongs here: reading rights on one side, and asking the other whether it grants them. What to make of it: `grants`.
-
-Compares what roles may do: whoever may do it on the legacy's table may do it on the base's root, too.
-
-By effect, not by name: memberships, PUBLIC and ownership count on both sides. What is missing is put down to the role
-that was granted it on the legacy, so that the statements here repeat the legacy's own.
+Rights are compared by effect, not by name: memberships, PUBLIC and ownership count on both sides. A missing right is
+put down to the role that was granted it on the legacy, so that the statements here repeat the legacy's own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""What readiness for the cutover is judged on: the plan, and the rules that need no database.
-
-What every examination of readiness is given: a session on each side, and the table as each describes it.
-"""
+"""What readiness for the cutover is judged on: the plan, both sides, and the rules that need no database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

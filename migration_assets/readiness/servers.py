@@ -1,12 +1,8 @@
-"""Compares the settings that an application's new session gets on either side, and the room for connections.
+"""Examines the servers for a cutover: an application's settings and connections, open transactions, and the lock table.
 
-Examines who is in a cutover's way now: long and prepared transactions, sessions that wait, on either side.
-
-Whether the base's lock table has room for statements that touch every partition.
-
-The legacy is one table: a statement on it locks that and its indexes. On the base one that does not say by the control
-column which partitions it needs locks all of them with all their indexes, and where many do so at once the server's
-lock table is full: "out of shared memory", for everybody.
+The legacy is one table, and a statement on it locks that and its indexes. In the base a statement that does not say by
+the control column which partitions it needs locks all of them with all their indexes. Where many do so at once, the
+server's lock table is full: "out of shared memory", for everybody.
 """
 
 import math

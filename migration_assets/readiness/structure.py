@@ -1,11 +1,4 @@
-"""Compares what hangs on the table: indexes, constraints, defaults, and all that preflight said is not carried.
-
-Examines whether the base has the extensions that the legacy's table rests on, in versions that fit.
-
-Examines whether the base's planner knows the table: leaves and, which nobody but a person analyzes, the root.
-
-Examines sequences and identities: known on both sides, and with room for what the cutover will set them to.
-"""
+"""Compares what hangs on the table: indexes, constraints, defaults, extensions, statistics, sequences."""
 
 from collections.abc import Iterator
 

@@ -1,9 +1,8 @@
 """What stands in the way of a slice's leaving the base, all of it at once; and bookings that came after it left.
 
-While the base is in charge: whether the legacy holds of a week what its archive does, so that a rollback finds it.
-
-DETACH and DROP do not travel: a week's rows stay on the legacy when it leaves the base. Nobody but the reverse stream
-writes there, and of a week without a leaf it has nothing to bring: what is equal now stays so.
+While the base is in charge a week leaves only if the legacy holds of it what its archive does. DETACH and DROP do not
+travel: the rows stay on the legacy, where only the reverse stream writes, and of a week without a leaf it has nothing
+to bring. So what is equal now stays equal.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,11 +1,7 @@
 """A slice leaves the base: out of the stream, out of the root into quarantine, and in the end dropped.
 
-Belongs here: the order of the steps; the way back stands in `returning`. At every moment every row is in the root or
-beside it, until all of them are proven to be in the archive. Whatever dies, the same call again goes on from there.
-
-The transactions in which a slice leaves the root and the base, each with the last look before it.
-
-Belongs here: what is done under the slice's lock and all at once. In which order, and whether at all: `retirement`.
+At every moment every row is in the root or beside it, until all of them are proven to be in the archive. Each
+transaction has a last look before it. Killed anywhere, the same call goes on from there.
 """
 
 import time

@@ -1,7 +1,4 @@
-"""What retention asks for now: which weeks are to be archived, archived anew, or to leave the base.
-
-Which quarters stay in the base, and which are old enough to be archived and to leave. Pure: the clock is given.
-"""
+"""What retention asks for now: which quarters stay, and which weeks are to be archived, archived anew, or to leave."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

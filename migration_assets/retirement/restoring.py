@@ -1,8 +1,6 @@
-"""A week back from its Parquet files, or only the proof that it could come back.
+"""Brings an archived slice back from its Parquet files, as an attached leaf, or only proves that it could come back.
 
-Brings an archived slice back from the rows of its archive: as an attached leaf, or, for a drill, only to compare.
-
-An archive's columns beside those that the table has now: what can be loaded, and how they are fingerprinted.
+The archive's columns are matched with those that the table has now.
 """
 
 import logging

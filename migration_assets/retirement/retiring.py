@@ -1,8 +1,7 @@
-"""A week out of the base, behind every gate; and back, by the shortest way that is left.
+"""The steps that take a week out of the base and bring it back, by the shortest way that is left.
 
-What the code for letting a week leave is bound to: the files that hold its rows, and what would become of it now.
-
-A slice that is on its way out of the base comes back into the root, out of quarantine or from half a detach.
+The code for letting a week leave is bound to the files that hold its rows, and to what would become of it now. A slice
+on its way out comes back out of quarantine, or from half a detach.
 """
 
 import logging

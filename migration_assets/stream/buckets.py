@@ -1,6 +1,6 @@
-"""Fingerprints of a slice, bucket by bucket: what is equal is known after one pass over each side.
+"""Fingerprints of a slice, bucket by bucket: one pass over each side tells what is equal.
 
-From a slice in the ledger to the rows that are compared; and whether both tables are still the same.
+The rows that are compared come from the slice's row in the ledger; both tables must still be the same.
 """
 
 from collections.abc import Callable

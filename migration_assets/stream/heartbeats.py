@@ -1,9 +1,8 @@
-"""Heartbeats: markers that nobody waits at, whose way to the base is the lag. No difference of two clocks anywhere.
+"""Heartbeats measure the lag on one clock, and markers tell whether either side skipped changes.
 
-The markers of both sides compared: what one side sent and the other has not was skipped, however long ago that was.
-
-A side that went back to an earlier moment looks as well as ever once the stream goes on; only what is missing in the
-middle tells. Markers travel in the order of their commits: where one has arrived, all earlier ones must have.
+A heartbeat is a marker that nobody waits at: its way to the base is the lag. A side that went back to an earlier moment
+looks as well as ever once the stream goes on, and only what is missing in the middle tells. Markers travel in the order
+of their commits, so that where one has arrived, all earlier ones must have.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,4 @@
-"""A person stops the stream for a while, and lets it go on.
-
-The steps on the change stream, each behind its gate.
-"""
+"""The steps on the change stream, each behind its gate: start it, stop it for a while, let it go on."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager

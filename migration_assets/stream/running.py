@@ -1,6 +1,6 @@
-"""Whether the stream may be worked on now; a pause that a dead step left behind is ended on the way.
+"""Whether the stream may be worked on now: no cutover has it, the base is not in charge, and it runs.
 
-Refuses work on the change stream, before anything is touched, while a cutover has it or the base is in charge.
+A pause that a dead step left behind is ended on the way.
 """
 
 import logging

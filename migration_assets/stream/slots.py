@@ -1,7 +1,4 @@
-"""The replication slot, and the snapshot of the legacy at which it begins.
-
-What the legacy keeps for the stream's slot, and how busy it is: the part of a look that costs one statement.
-"""
+"""The replication slot, the snapshot of the legacy at which it begins, and what the legacy keeps for it."""
 
 import logging
 import threading

@@ -1,9 +1,8 @@
-"""The subscription on the base, and its apply worker.
+"""The subscription on the base, its apply worker, and why that worker ends again and again.
 
-Why an apply worker ends again and again, in its own words where the base lets our role read its log.
-
-Only the server's log has the message: no view does, in any version. What is shown of it are the words that PostgreSQL
-itself wrote, names of tables, columns and constraints; never a value of a row, which its messages quote at their end.
+Only the server's log has the worker's message: no view does, in any version. What is shown of it are the words that
+PostgreSQL itself wrote, and names of tables, columns and constraints; never a value of a row, which its messages quote
+at their end.
 """
 
 import csv

@@ -1,15 +1,11 @@
-"""Row-level differences between the legacy's snapshot and a leaf, and their application to the leaf.
+"""Makes leaves hold what a snapshot of the legacy holds, row by row, and proves it inside the caller's transaction.
 
 Rows are put into buckets by a hash of their key, and a fingerprint is taken of every bucket, in one pass over each
-side. Where all agree, that was all. Only the rows of differing buckets are then compared one by one, as key and hash,
-in one more pass over each side and batches of bounded size. Whole rows travel where they differ, by their keys; where
-a large share does, all rows of the slice travel again by one COPY, which costs less.
+side. Only the rows of buckets that differ are then compared one by one, as key and hash, in one more pass and in
+batches of bounded size. Whole rows travel only where they differ; where a large share does, all rows of the slice
+travel again by one COPY, which costs less.
 
-This module brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction.
-
-Brings many weeks to one snapshot of the legacy, several at a time.
-
-Weeks shared out among several workers, each of which keeps its sessions from one week to the next.
+Many weeks are brought to one snapshot by several workers, each of which keeps its sessions from one week to the next.
 """
 
 from collections.abc import Callable, Iterator, Sequence

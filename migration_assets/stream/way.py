@@ -1,10 +1,9 @@
-"""Whether one side's server reaches the very database that we reach as the other side: asked before a stream begins.
+"""Whether one side's server reaches the very database that we reach as the other side, and would apply what it reads.
 
 The URL with which the servers reach each other may be another one than ours, and the same text may mean another place
 on another host. PostgreSQL does not say whom a subscription reaches, and one that follows a copy of the legacy looks
-well for as long as nobody compares.
-
-What a database or a role is set to reaches the servers' own workers of replication, whom no session of ours sets.
+well for as long as nobody compares. What a database or a role is set to also reaches the servers' own replication
+workers, which no session of ours sets.
 """
 
 import secrets

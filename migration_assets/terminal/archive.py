@@ -1,7 +1,4 @@
-"""`archive`, `adopt-archive`, `retire`, `restore`, `query`: old weeks into Parquet, out of the base, back, asked.
-
-Answers of queries, and plans, in the terminal.
-"""
+"""The commands `archive`, `adopt-archive`, `retire`, `restore` and `query`."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,9 +1,4 @@
-"""Quarters and weeks as a person types them: `FY25-Q2`, `W05`, `FY25-Q2|W05`, `W03-W07`.
-
-`--confirm CODE`, of every step that cannot be undone or that holds writes; on a terminal the code is asked for.
-
-What every command begins with.
-"""
+"""What every command begins with: quarters and weeks as a person types them, confirmation codes, and the migration."""
 
 import re
 import sys

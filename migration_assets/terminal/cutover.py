@@ -1,7 +1,4 @@
-"""`cutover`, `rollback`, `release-writes` and `cutovers`: where the applications' writes go.
-
-Cutovers in the terminal: the state that is under way, the timeline when it is over, and the list of all.
-"""
+"""The commands `cutover`, `rollback`, `release-writes`, `hold-again` and `cutovers`, and how a cutover is shown."""
 
 import sys
 import time

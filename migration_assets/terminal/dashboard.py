@@ -1,10 +1,7 @@
-"""`status`, once or live.
+"""The command `status`, once or live.
 
-Looks at the base again and again, shows each look, and outlives a base that goes away and comes back.
-
-The live dashboard: the weeks as a grid, what goes on, what is wrong, the lag, and what the cuts cost.
-
-The weeks as a grid: a row a quarter, a cell a week, coloured and marked; then what the marks mean.
+The live dashboard shows the weeks as a grid, work in progress, problems, the lag, and what the cuts cost. It outlives a
+base that goes away and comes back.
 """
 
 import queue

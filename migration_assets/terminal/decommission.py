@@ -1,7 +1,4 @@
-"""`decommission`: the legacy is made inactive; there is no rollback afterwards.
-
-`abandon`: an unfinished migration is undone on the legacy.
-"""
+"""The commands `decommission` and `abandon`: the two ways in which a migration ends."""
 
 import sys
 from functools import partial

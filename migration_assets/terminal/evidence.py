@@ -1,7 +1,4 @@
-"""`evidence write` and `evidence verify`: what an auditor reads, and the proof that it was not changed since.
-
-`ledger upgrade`.
-"""
+"""The commands `evidence write`, `evidence verify` and `ledger upgrade`."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,7 @@
-"""Figures as people read them: bytes, durations, rates, and a row of bars.
+"""Figures as people read them, how a slice looks, and a bar over many weeks.
 
-How a slice looks: a mark that is read without colours, a colour that is seen from afar, a word.
-
-A bar over many weeks, with a line for each that is done; without a terminal the lines alone.
+A slice has a mark that is read without colours, a colour that is seen from afar, and a word. Without a terminal the bar
+is a line for each week that is done.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,6 @@
-"""`validate`, `repair` and `sign-off`: what proves, mends and approves.
+"""The commands `validate`, `repair`, `sign-off` and `repair-legacy`.
 
-`repair-legacy`: while the base is in charge, makes the legacy's rows those of the base.
-
-Rows that differ, as a table: keys and names of columns, never a value.
+Rows that differ are shown by their keys and columns, never by a value.
 """
 
 import shlex

@@ -1,10 +1,6 @@
-"""`readiness`: whether the applications may move to the base.
+"""The commands `readiness` and `accept`, and how findings are shown.
 
-`accept`: a person answers for a finding that blocks.
-
-Readiness as paragraphs: its remedies are statements to be copied, which a table's columns would break.
-
-Preflight's findings, and those that were accepted, as tables.
+Remedies are statements to be copied, which a table's columns would break: readiness is shown as paragraphs.
 """
 
 import sys

@@ -1,9 +1,4 @@
-"""Slices, states, proofs and rates as tables, one a quarter.
-
-Who is in charge and what is under way, in one line, from what the base alone knows; before any cutover nothing.
-
-The change stream in one line, from what the base alone knows; `stream status` looks on both sides.
-"""
+"""Slices, states and proofs as tables; the stream and the cutover in one line, from what the base knows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,6 @@
-"""`stream status|pause|resume|start` and `alert test`.
+"""The commands `stream status`, `start`, `pause`, `resume`, `recover` and `alert test`.
 
-The change stream's health as a page: figures beside their thresholds, then every problem with its remedy.
-
-What `stream status` shows of cutovers: who is in charge, what is under way, the reverse stream's figures.
-
-Weeks coming under CDC: progress while they do, and what was found when they have.
+The stream's health is a page: figures beside their thresholds, then every problem with its remedy.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""Runs Dagster's web server, behind our guard, and its daemon; the pool of copies is sized as the settings say.
+"""Runs Dagster's web server behind our guard, and its daemon; sizes the pools as the settings say.
 
-One Dagster at a time on one `var`: two daemons on one instance would launch every run twice.
+One Dagster runs at a time on one `var`: two daemons on one instance would launch every run twice.
 """
 
 import fcntl

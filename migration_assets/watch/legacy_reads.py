@@ -1,23 +1,14 @@
-"""The ledger's row on the legacy's readers: one look after the other.
-
-Whether anybody still reads the legacy's table, judged from counters that only grow. Pure: no clock.
+"""Whether anybody still reads the legacy's table, judged from counters that only grow.
 
 While the base is in charge nobody writes to the legacy but the reverse stream's apply worker, whose index scans are
 known: one for each row that it updates or deletes. Whatever is counted beyond that (`excess`) is a client's read.
-
-A backend tells the statistics of a table and of its indexes one after the other, and what is busy at that moment up to
-ten seconds later; so that an excess is believed only where two looks, further apart than that, both see it. It can be
-seen one look late, never lost: the counters go on between the looks. The counting begins at the middle value of three
-looks: whichever single one of them is off, that is no more than there was at the third, and no less than at the first.
-
-Reads the legacy's statistics: how often its table was scanned, and by whom. Reads nothing of the table itself.
-
 Counted are sequential scans and the rows that they returned (sample and TID range scans count rows alone), and every
-index's scans. Left out are indexes of exclusion constraints and of deferrable unique ones: an insert scans those, too.
+index's scans. Indexes of exclusion constraints and of deferrable unique ones are left out: an insert scans those, too.
 
-What several questions to the legacy begin with: which tables are ours, and which sessions are not.
-
-While the base is in charge every watch also looks whether anybody still reads the legacy.
+A backend tells the statistics of a table and of its indexes one after the other, and a busy one up to ten seconds
+later. So an excess is believed only where two looks, further apart than that, both see it. It can be seen one look
+late, never lost: the counters go on between the looks. The counting begins at the middle value of three looks, so that
+no single look that is off can hide a read or make one up.
 """
 
 import logging

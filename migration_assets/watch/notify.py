@@ -1,6 +1,6 @@
-"""Sends a text to apprise URLs: Slack, e-mail, PagerDuty, webhooks. They are secrets, and never leave this module.
+"""Tells people of what happened: sends a text to apprise URLs (Slack, e-mail, PagerDuty, webhooks).
 
-Tells people what happened besides the stream's own alerts.
+The URLs are secrets and never leave this module.
 """
 
 import logging

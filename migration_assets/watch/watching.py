@@ -1,6 +1,6 @@
 """One watch over the change stream: looked at, judged, kept, and told to people where that is due.
 
-One look at the change stream for a person: judged by the rules of the watch, but neither stored nor sent.
+A person's look is judged by the same rules, but neither stored nor sent.
 """
 
 import logging

@@ -2,10 +2,8 @@
 
 Dagster's server asks nobody who he is, and takes mutations by plain GET and by forms: a picture's address on any page
 that the operator opens could start a cutover. A browser says truly where a request comes from (Origin) and which name
-it asked for (Host), and lets no other site send JSON unasked: on these three it rests. Who may use the page at all is
-the business of what stands before it.
-
-From where the page may be used: the origins that a browser names, and their hosts.
+it asked for (Host), and lets no other site send JSON unasked. The guard rests on these three. Who may use the page at
+all is the business of what stands before it.
 """
 
 from dataclasses import dataclass
