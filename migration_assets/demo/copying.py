@@ -39,6 +39,8 @@ class WeekLines:
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,
+            # Without a terminal each week has one line, when it is done.
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> Self:
@@ -97,7 +99,7 @@ def prepare(log_folder: Path) -> None:
 
 
 def ready() -> None:
-    """Nothing: whoever waits for it waits for a worker that has loaded Dagster."""
+    """Do nothing; a worker that has answered has loaded Dagster."""
 
 
 def materialize(asset: str, quarter: FiscalQuarter | None, config: Mapping[str, Any] | None = None) -> RunOutcome:
