@@ -1,5 +1,8 @@
 """What a person launches by name: jobs of assets, and deeds that are no asset."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -193,14 +196,30 @@ def rollback() -> None:
 
 
 # One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
-migrate_quarter = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+def _job_of_weeks(
+    name: str,
+    *,
+    selection: Sequence[dg.AssetsDefinition] | dg.AssetSelection,
+    description: str,
+    config: Mapping[str, Any] | None = None,
+) -> Any:
+    """A job over partitions of assets; each partition is a run in this process."""
+    return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+        name,
+        selection=selection,
+        config=dict(config) if config else None,
+        description=description,
+        executor_def=dg.in_process_executor,
+    )
+
+
+migrate_quarter = _job_of_weeks(
     "migrate_quarter",
     selection=[legacy_slice, migrated_slice],
     description="Measure and copy weeks. Choose a quarter and all its weeks; every week is a run of its own.",
-    executor_def=dg.in_process_executor,
 )
 
-verify_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+verify_slices = _job_of_weeks(
     "verify_slices",
     selection=[migrated_slice],
     config={"ops": {"migrated_slice": {"config": {"action": SliceAction.VERIFY.name}}}},
@@ -209,17 +228,15 @@ verify_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
         " under CDC, others want the job validate_slices. A week that differs fails."
         " To copy exactly those again: on the page of the asset migrated_slice, Materialize, only failed and missing."
     ),
-    executor_def=dg.in_process_executor,
 )
 
-validate_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+validate_slices = _job_of_weeks(
     "validate_slices",
     selection=[validated_slice],
     description="Compare weeks under CDC with the legacy at a cut. A week that differs fails and lists the keys.",
-    executor_def=dg.in_process_executor,
 )
 
-repair_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+repair_slices = _job_of_weeks(
     "repair_slices",
     selection=[validated_slice],
     config={"ops": {"validated_slice": {"config": {"action": ValidationAction.REPAIR.name, "dry_run": True}}}},
@@ -228,25 +245,22 @@ repair_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
         " dry_run: false mend exactly these rows, keep what was there before, and validate the week again in the same"
         " run: it turns green."
     ),
-    executor_def=dg.in_process_executor,
 )
 
-archive_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+archive_slices = _job_of_weeks(
     "archive_slices",
     selection=[parquet_archive],
     description="Write signed-off weeks to Parquet and prove them by another engine; again where they are stale.",
-    executor_def=dg.in_process_executor,
 )
 
-verify_archives = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+verify_archives = _job_of_weeks(
     "verify_archives",
     selection=[parquet_archive],
     config={"ops": {"parquet_archive": {"config": {"action": ArchiveAction.REREAD.name}}}},
     description="Read archived files again, hash them, and let DuckDB compute their fingerprint. A changed byte fails.",
-    executor_def=dg.in_process_executor,
 )
 
-retire_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+retire_slices = _job_of_weeks(
     "retire_slices",
     # Its check reads the legacy's week once more, which the step itself has just done.
     selection=dg.AssetSelection.assets(retired_slice).without_checks(),
@@ -256,22 +270,19 @@ retire_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
         " these codes as confirm they leave: into quarantine, and when that is over, with new codes, for good."
         " Destructive only then."
     ),
-    executor_def=dg.in_process_executor,
 )
 
-restore_slices = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+restore_slices = _job_of_weeks(
     "restore_slices",
     selection=[restored_slice],
     description="Bring retired weeks back as attached leaves, from quarantine or from Parquet, proven equal.",
-    executor_def=dg.in_process_executor,
 )
 
-restore_drill = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+restore_drill = _job_of_weeks(
     "restore_drill",
     selection=[restored_slice],
     config={"ops": {"restored_slice": {"config": {"action": RestoreAction.DRILL.name}}}},
     description="Restore archived weeks into a scratch table, compare, and drop it. Nothing in the base changes.",
-    executor_def=dg.in_process_executor,
 )
 
 JOBS = [
