@@ -199,7 +199,12 @@ def demo(rows: int, seed: int, rate: float, until: str) -> None:
 
 @main.command()
 @click.option("--port", default=3000, show_default=True, help="Of the web page.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Listened on; whoever reaches it may do all.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; everybody who reaches it may do everything.",
+)
 @click.option("--read-only", is_flag=True, help="The page shows and starts nothing; the daemon works as ever.")
 def ui(port: int, host: str, read_only: bool) -> None:
     """Open Dagster's UI and daemon on the migration; starts the embedded servers where they are wanted."""

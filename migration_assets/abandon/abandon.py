@@ -111,7 +111,7 @@ def abandon(
         ensure_ledger(base)
         # Before the legacy is asked for anything: it may be gone.
         require_no_cutover(base, plan.relation)
-        # Before anything is begun: whoever gives up wants all of it gone.
+        # Before anything is begun, since all of it is to go.
         legacy = stack.enter_context(plan.databases.session("legacy", "abandon", _timeouts(plan)))
         stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
         held = stack.enter_context(slice_locks(base, followed_weeks(base, plan.relation)))

@@ -232,7 +232,7 @@ def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_se
         with legacy.transaction():
             if not _has_objects(legacy):
                 return ()
-            # As whoever makes them: another base may begin at this moment.
+            # With the lock of the steps that make them: another base may begin at this moment.
             take_turn_at_objects(legacy)
             if _has_markers(legacy):
                 legacy.execute("DELETE FROM migration.markers WHERE relation = %s", [spec.relation])

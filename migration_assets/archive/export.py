@@ -216,7 +216,7 @@ def _names(columns: Sequence[StoredColumn]) -> list[sql.Identifier]:
 
 
 def _numbered(columns: Sequence[StoredColumn]) -> sql.Composed:
-    """Each value once, in the innermost query: whoever is above may use it several times."""
+    """Each value once, in the innermost query: the queries above may use it several times."""
     return sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(canonical(column), name)
         for column, name in zip(columns, _names(columns), strict=True)

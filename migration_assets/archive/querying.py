@@ -244,7 +244,7 @@ def refresh_catalogue(migration: Migration) -> Path:
     store = archive_store(migration)
     path = migration.settings.var / "archive.duckdb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs that archive at once: whoever writes last has read last.
+    # Of two runs that archive at once, the one that writes last has read last.
     with FileLock(path.with_suffix(".lock")), _base(migration) as base:
         columns = _columns(base, migration)
         archives = read_archives(base, migration.spec.relation)

@@ -161,7 +161,7 @@ def _require_listing(store: ArchiveStore, manifest: Manifest, home: str) -> None
     if listed - found:
         raise _damaged(store, home, f"missing: {', '.join(sorted(listed - found))}")
     if found - listed:
-        # Whoever reads the folder as it is would count those rows too.
+        # A reader of the folder without the manifest would count those rows, too.
         raise _damaged(
             store, home, f"files that the manifest does not know: {', '.join(sorted(found - listed))}", surplus=True
         )

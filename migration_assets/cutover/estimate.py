@@ -75,7 +75,7 @@ def _of(week: Week, rate: float) -> float:
 
 # The rest is for draining, the sequences, the reverse stream, and for being wrong.
 SHARE = 0.7
-# A cut's own clock begins when both snapshots are open; whoever shares the cut was compared beside the others.
+# A cut's own clock begins when both snapshots are open; weeks that share a cut were compared side by side.
 _MEASURED = """
 WITH last AS (
     SELECT DISTINCT ON (quarter, week) quarter, week, marker, greatest(legacy_rows, base_rows) AS rows

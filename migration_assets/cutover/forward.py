@@ -110,7 +110,7 @@ def follow_again(work: Work) -> bool:
     base, plan = work.base, work.plan
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.LIVE and apply_worker(base, stream.subscription):
-        return not _would_send_again(work)  # whoever died after this did it
+        return not _would_send_again(work)  # a run that died after this point did it
     if not has_forward_slot(work) or _would_send_again(work):
         return False
     with stream_to_ourselves(base, plan):

@@ -160,7 +160,7 @@ def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) ->
     """
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     with base.transaction():
-        # Whoever makes a partition at this moment is waited for.
+        # A transaction that makes a partition at this moment is waited for.
         take_turn_at_partitions(base)
     try:
         fence_partitions(base, fence, patience_seconds=patience_seconds)
@@ -249,7 +249,7 @@ def follow_hold(base: Connected, plan: StreamPlan) -> None:
 
 
 def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:
-    """Note who may open the target; None takes that right from whoever had it, also from one that wakes up late."""
+    """Note which run may open the target. None takes the right from the run that had it, even if that wakes up late."""
     target.execute("UPDATE migration.holds SET opener = %s WHERE relation = %s", [cutover, plan.relation])
 
 

@@ -127,7 +127,7 @@ def unchanged(
     """Those of the weeks that are known to be as they were then, by their lock's key; see `is_unchanged`.
 
     Many in one transaction, since its beginning takes longer than the look at a small week; but no longer than a
-    moment, since whoever wants to alter the table waits for it, and the writers behind him.
+    moment, since an ALTER TABLE would wait for it, and all writers behind that.
     """
     todo = list(before)
     same: set[int] = set()

@@ -93,7 +93,7 @@ def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
     table = plan.stream.spec.table
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        # Readers go on. Whoever writes past the hold waits.
+        # Readers go on. A session that writes past the hold waits.
         legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
         with own_writes(legacy, [table], side="legacy"):
             yield

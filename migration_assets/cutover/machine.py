@@ -75,7 +75,7 @@ def give_way(base: Connected, legacy: Connected, relation: str, kind: CutoverKin
     """
     require_not_decommissioned(base, relation)
     if kind is CutoverKind.ROLLBACK and read_decommission(base, relation) is not None:
-        # The stream first: a row that is left is seen by whoever comes next.
+        # The stream first: the next run sees a row that is left.
         let_reverse_run(legacy, reverse_names(forward_names(base, relation)))
         call_off(base, relation)
 

@@ -263,7 +263,7 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
 
 
 def _mark_absence(asked: SidesAsked, relation: str, seen: ReverseSample) -> ReverseSample:
-    """Whoever moves the slot onwards while nobody fetches anything moves it past a marker, and so is found out.
+    """A slot that is moved onwards while nobody reads it is moved past a marker, and so that is found out.
 
     A base that takes no marker (its disk is full) is there all the same.
     """

@@ -139,7 +139,7 @@ def _signed(secret: SecretStr | None, body: bytes) -> dict[str, str]:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """Whoever answers does not choose who else is told."""
+    """A webhook's answer does not choose who else is called."""
 
     def redirect_request(self, *_args: object, **_kwargs: object) -> None:
         return None

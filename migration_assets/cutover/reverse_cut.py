@@ -76,7 +76,7 @@ def reverse_cut(
 
     Raises:
         CutoverError: The stream does not run, is too far behind, or no moment between the base's writers came.
-        psycopg.Error: A session was lost. A stream that rests is enabled by whoever works on it next.
+        psycopg.Error: A session was lost. A stream that rests is enabled by the next step on it.
     """
     with ExitStack() as stack:
 
@@ -131,7 +131,7 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
     One that stands still holds the stream's worker at its marker, or the table, for as long as its process is there.
 
     Args:
-        legacy: A session of whoever has that lock now.
+        legacy: A session of the run that has that lock now.
         names: The reverse stream's.
 
     Raises:
@@ -218,7 +218,7 @@ def _wait_at(plan: CutoverPlan, legacy: Connected, names: StreamNames, marker: i
 
 
 def _let_run(legacy: Connected, names: StreamNames) -> None:
-    # Where the session is lost, whoever comes next enables it: a rollback, a repair, a decommissioning.
+    # Where the session is lost, the next step enables it: a rollback, a repair, a decommissioning.
     with suppress(psycopg.OperationalError):
         let_reverse_run(legacy, names)
 

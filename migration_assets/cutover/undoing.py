@@ -117,13 +117,14 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
 
     Raises:
         CutoverError: The target was opened after all.
-        psycopg.Error: A server is away; whoever comes next goes on here.
+        psycopg.Error: A server is away; the next run goes on from here.
     """
     work.tell(CutoverState.UNDOING)
     held = read_hold(work.source, work.plan.relation)
     looked = False
     if held is not None and held.owner == work.id and held.opening:
-        # Whoever was about to open the target, and may wake up late, loses the right to; then it is looked at.
+        # A run that was about to open the target, and may wake up late, loses the right first; then the target is
+        # looked at.
         may_open(work.target, work.plan.stream, None)
         if was_opened(work):
             raise CutoverError("the other side accepts writes already", where=work.plan.relation)
@@ -212,7 +213,7 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
     with cutover_lock(base, relation):
         stream = read_stream(base, relation)
         if stream is None and not has_session_locks(legacy):
-            # No run of ours ever worked on that legacy, or it was cleaned: whoever only finds that leaves it so.
+            # No run of ours ever worked on that legacy, or it was cleaned: then it is left as it is.
             yield
             return
         # Two bases may have the same legacy: the slot's name says which one it is.

@@ -212,7 +212,7 @@ class Work:
         return reverse_names(self.forward)
 
     def tell(self, state: CutoverState) -> None:
-        """Say that a state was reached to whoever watches."""
+        """Tell the observer of the run, if there is one, that a state was reached."""
         if self.plan.on_state is not None:
             with suppress(Exception):
                 self.plan.on_state(self.kind, state)

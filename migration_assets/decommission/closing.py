@@ -266,7 +266,7 @@ def _revoke_grants(legacy: Connected, spec: TableSpec) -> None:
             f"{stays[0][4]} on {stays[0][1]} could not be taken from {stays[0][3]}",
             where=spec.relation,
             state_left="no privilege was taken away; a rollback is refused already",
-            next_step="take it away as whoever granted it, then run this again: it goes on",
+            next_step="take it away as the role that granted it, then run this again: it goes on",
         )
 
 

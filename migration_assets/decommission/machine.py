@@ -273,7 +273,7 @@ def _base_to_ourselves(plan: DecommissionPlan) -> Generator[Connected]:
 
 @contextmanager
 def _claimed(base: Connected, legacy: Connected, plan: DecommissionPlan) -> Generator[None]:
-    """As whoever cuts over or rolls back does: who has the base's lock next ends this session before he does anything.
+    """As in a cutover: the next run that gets the base's lock ends this session before it does anything.
 
     Raises:
         StreamError: A session of an earlier run is left over that our role may not end.

@@ -81,7 +81,7 @@ class ChainRecord:
 
 @dataclass(frozen=True)
 class Head:
-    """The newest record: whoever knows it knows whether anything before it was changed."""
+    """The newest record: its hash tells whether anything before it was changed."""
 
     relation: str
     id: int
@@ -297,7 +297,7 @@ def _record_sha256(
     })  # fmt: skip
 
 
-# What Dagster, or whoever launches its runs, calls the person; everything else in a run's tags is not about persons.
+# What Dagster, or the program that launches its runs, calls the person. Other tags are not about persons.
 USER_TAGS = ("user", "dagster/user")
 _LONGEST = 200
 
@@ -320,7 +320,7 @@ class Doer:
 
 
 def _fit(text: str) -> str:
-    """Whoever launches a run writes its tags, and what no jsonb can hold would keep its deeds from the ledger."""
+    """Tags are written by others, and a text that no jsonb can hold would keep the run's deeds from the ledger."""
     return UNPRINTABLE.sub(" ", text[:_LONGEST]).encode("utf-8", "replace").decode()
 
 

@@ -96,4 +96,4 @@ class Differences:
 
 
 PORTABLE_METHOD = "portable-v1"
-"""Name of the method; a manifest keeps fingerprints for years, so that whoever changes the method changes the name."""
+"""Name of the method; a manifest keeps fingerprints for years, so that a new method needs a new name."""

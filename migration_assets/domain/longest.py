@@ -1,7 +1,7 @@
 """How long a setting may last. Pure.
 
-Neither PostgreSQL nor Python has a moment so long ago, nor the server such a timeout: whoever wants to keep something
-for ever writes many nines, and every look of the watch would fail at them.
+Neither PostgreSQL nor Python knows a moment so long ago, and no server takes such a timeout. A person who wants to keep
+something for ever writes many nines, and every look of the watch would fail at them.
 """
 
 from collections.abc import Mapping

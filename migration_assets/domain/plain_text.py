@@ -1,7 +1,7 @@
 """Texts with names and words in them that others have chosen, made fit for where they are shown. Pure.
 
-Whoever may create anything in a database may call it as he likes: so that a terminal clears a finding away, or that a
-chat calls everybody to a link of his.
+Everybody who may create something in a database may call it as he likes: so that a terminal clears a finding away, or
+that a chat calls everybody to a link of his.
 """
 
 import re

@@ -123,6 +123,6 @@ def _said(limit: int) -> str:
 
 
 def _most(of: Iterable[Places]) -> Places:
-    """On each side that of whoever opens most there."""
+    """On each side the number of the step that opens most there."""
     places = list(of)
     return Places(max(one.legacy for one in places), max(one.base for one in places))

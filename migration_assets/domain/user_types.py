@@ -117,7 +117,7 @@ class UserType:
 
 
 def _in_comment(name: str) -> str:
-    """Where a line ends a comment of SQL does, too: the rest of a name would be statements to whoever pastes it."""
+    """Escape line ends: a comment of SQL ends there, and the rest of a name would be pasted as statements."""
     return " ".join(name.split())
 
 

@@ -156,7 +156,7 @@ def create_cluster(folder: Path, binaries: Binaries, user: ServerUser | None, pa
     folder.mkdir(mode=0o700, exist_ok=True)
     own(folder, user)
     for leftover in folder.glob(f"{_ASIDE}*"):
-        end_programs_on(leftover)  # we hold the lock, so whoever works there has lost its starter
+        end_programs_on(leftover)  # we hold the lock, so a process that works there has lost its starter
         free_shared_memory(leftover / "data")
         shutil.rmtree(leftover, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))

@@ -172,7 +172,7 @@ def kill_server(data: Path, *, seconds: float = 20.0) -> bool:
 
 
 def end_programs_on(folder: Path, *, seconds: float = 20.0) -> None:
-    """SIGKILL what still works on `folder`: an initdb, and what it started, that outlived whoever started it."""
+    """SIGKILL what still works on `folder`: an initdb, and what it started, that outlived its starter."""
 
     def none_left() -> bool:
         left = [process for process in psutil.process_iter() if _names(process, str(folder))]

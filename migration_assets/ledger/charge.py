@@ -142,7 +142,7 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
         BaseInChargeError: The base is in charge, or is about to be: roll the transaction back.
     """
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
-    # Whoever cuts over notes it there before anything else, and again at every step.
+    # A cutover notes itself there before anything else, and again at every step.
     base.execute("LOCK TABLE migration.cutovers IN SHARE MODE")
     # Sessions are listed as they were at the transaction's first look at them.
     base.execute("SELECT pg_stat_clear_snapshot()")
@@ -158,7 +158,7 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
 
 
 def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
-    """The error of whoever met a base in charge; `what` as in `require_legacy_in_charge`."""
+    """The error of a step that met a base in charge; `what` as in `require_legacy_in_charge`."""
     since = f" since {instant_text(facts.since)}" if facts.since else ""
     return BaseInChargeError(
         f"the base is in charge{since} (cutover {facts.cutover}): {what}",

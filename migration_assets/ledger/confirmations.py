@@ -65,7 +65,7 @@ class Confirmation:
         self._deed = deed
         self._examined = examined
         self._code = code
-        # Whoever tries again within one call, since an answer was lost, has spent it himself.
+        # A second try within one call, after an answer was lost, finds the code spent by itself.
         self._use = secrets.token_hex(8)
         self._in_time = set[int]()
 

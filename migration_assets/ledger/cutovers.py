@@ -43,7 +43,7 @@ class CutoverRecord:
     started_at: datetime
     finished_at: datetime | None
     done_by: Mapping[str, object] | None = None
-    # Not of the ledger: the code that a rehearsal gives to whoever ran it.
+    # Not of the ledger: the code that a rehearsal gives to the person who ran it.
     confirmation: GivenCode | None = field(default=None, compare=False)
 
 
@@ -75,7 +75,7 @@ def _record(row: dict[str, Any]) -> CutoverRecord:
 
 
 def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]:
-    """Hold the cutover: whoever has the lock may take an unfinished one for dead.
+    """Hold the cutover's lock: its holder may take an unfinished cutover for dead.
 
     Raises:
         StreamError: Somebody else has it; says who.

@@ -1,4 +1,4 @@
-"""Reads how tables are defined and in which files they are, inside the locks of whoever proves something of them."""
+"""Reads how tables are defined and in which files they are, inside the locks of the step that proves it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import LiteralString

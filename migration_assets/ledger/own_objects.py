@@ -25,7 +25,7 @@ from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
 
 TAG: LiteralString = "migration_assets: "
-# How the tables that travel look on the legacy: made so, and told so to whoever subscribes to all of its tables.
+# How the tables that travel look on the legacy: made so, and shown so to subscribers of all of its tables.
 MARKERS: LiteralString = (
     "migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
     " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
@@ -216,7 +216,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
     schema = own_schema(connection)
     role, usable, creating = require_row(connection.execute(_RIGHTS).fetchone(), "our role")
     if not usable:
-        return OwnSchema(missing_right=role)  # whoever may not use it cannot read what version the ledger has
+        return OwnSchema(missing_right=role)  # without the right to use it the ledger's version cannot be read
     untrusted = _untrusted(connection)
     if side == "base" and not untrusted and not may_read_ledger(connection):
         names, kinds = ledger_names(), {"table", "sequence", "function"}

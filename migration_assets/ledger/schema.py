@@ -51,7 +51,7 @@ def ensure_ledger(connection: Connected) -> int:
 
 
 def require_ledger(connection: Connected) -> None:
-    """For whoever only looks: the ledger is there and of this program's version. Nothing is made, upgraded or locked.
+    """Require a ledger of this program's version, for steps that only look. Nothing is made, upgraded or locked.
 
     Raises:
         LedgerError: There is none, or it is of an older or a newer version.

@@ -1,9 +1,10 @@
 """Locks that a session holds until it ends: rows of a table of ours, which ask for rights, and no advisory locks.
 
-Whoever may connect to a database can take any advisory lock of it, and so stop every step that waits for it. A row of
-`migration.session_locks` can be written only by who may write to our schema. Rows of one name are a queue: a session
-has the lock once no row before its own is in the way. A row counts as long as the session that wrote it lives, which
-the server itself tells: by its process, its role and its beginning. So a lock goes with its session, whatever ended it.
+Every role that may connect to a database can take any advisory lock of it, and so stop every step that waits for it. A
+row of `migration.session_locks` can be written only by who may write to our schema. Rows of one name are a queue: a
+session has the lock once no row before its own is in the way. A row counts as long as the session that wrote it lives,
+which the server itself tells: by its process, its role and its beginning. So a lock goes with its session, whatever
+ended it.
 """
 
 import time
@@ -26,7 +27,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 # Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the
 # whole view: its other rows are nobody's business here. A database may be another one's copy, made by pg_dump, rows and
-# all: whoever works in that one does not work here.
+# all: a session that works in that one does not work here.
 ALIVE = sql.SQL(
     "EXISTS (SELECT FROM pg_stat_get_activity(k.pid) a WHERE a.usesysid = k.role"
     " AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -180,7 +181,7 @@ def take_turn_at_objects(connection: Connected) -> None:
             make_session_locks(connection)
             connection.execute("LOCK TABLE migration.session_locks IN SHARE UPDATE EXCLUSIVE MODE")
             return
-        # Whoever was first dropped it: it is made anew.
+        # The session that was first dropped it: it is made anew.
 
 
 def make_session_locks(legacy: Connected) -> None:

@@ -338,7 +338,7 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
     """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
 
     Yields:
-        The slice as the ledger has it now: whoever held the lock before may have changed what `record` says.
+        The slice as the ledger has it now: the lock's last holder may have changed what `record` says.
 
     Raises:
         SliceBusyError: Another session holds it; says which.

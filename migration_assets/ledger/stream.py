@@ -178,7 +178,7 @@ def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
     """Until the caller's transaction ends, nobody lets a stream go on that the caller's step has brought to rest.
 
     Every transaction that makes rows true must ask: the stream's lock is another session's and may be lost unnoticed,
-    and whoever comes next takes the step for dead.
+    and the next run takes the step for dead.
 
     Args:
         base: In the transaction that changes rows.
@@ -205,8 +205,8 @@ def stream_lock(
 ) -> AbstractContextManager[None]:
     """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
 
-    Whoever also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both comes
-    START, held by whoever decides which weeks are under CDC, from the first look on.
+    A step that also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both
+    comes START, which a step holds from its first look on when it decides which weeks are under CDC.
 
     Raises:
         StreamError: Somebody else holds it; says who.

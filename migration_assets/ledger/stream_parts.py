@@ -160,7 +160,7 @@ def _found(base: Connected, relation: str, legacy: Connected | None) -> dict[str
     found: dict[str, tuple[str, str | None]] = {}
     published: str | None = None
     if legacy is not None:
-        # The legacy first: whoever changes it has said so in the ledger before.
+        # The legacy first: our own changes of it were noted in the ledger before.
         published = _publication_rows(legacy, stream[0])
     subscription, known, known_published, status, filter_known = _look(base, relation)
     if subscription is not None and subscription != known:

@@ -79,7 +79,7 @@ def arrow_stream(
 
 
 class _Worker:
-    """Waits for the server in a thread of its own, so that whoever waits for the thread can be interrupted."""
+    """Waits for the server in a thread of its own, so that the thread that waits for it can be interrupted."""
 
     def __init__(self, cursor: dbapi.Cursor) -> None:
         self._cursor = cursor

@@ -19,7 +19,7 @@ from migration_assets.postgres.untrusted import NAMED_IN_BODY, TRUSTED
 Connected = Connection[tuple[Any, ...]]
 
 ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers", "session_locks")
-"""Tables that this program makes in the legacy; any other one in the schema is of whoever had the schema before."""
+"""Tables that this program makes in the legacy; any other table in the schema was there before."""
 ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
 """Functions of the triggers that we put on tables of others; the same holds for them."""
 

@@ -1,4 +1,4 @@
-"""Publications that make the server refuse every UPDATE and DELETE of a table, whoever wants one.
+"""Publications that make the server refuse every UPDATE and DELETE of a table, whoever sends it.
 
 PostgreSQL checks each publication against the replica identity of the table, at the moment of the change: a column
 list must hold the whole identity (with FULL none may be there at all), a row filter only columns of it. The error comes
@@ -102,7 +102,7 @@ def refused_changes(
         connection: The side that holds the table.
         table: An ordinary or a partitioned one; where there is none, nothing is refused.
         identity: The replica identity that it is about to get; None: the one that it has.
-        own: A publication that is not looked at: ours, which whoever asks makes anew.
+        own: A publication that is not looked at: ours, which the caller makes anew.
     """
     # Every name comes out qualified, so that the statements run wherever they are pasted.
     with connection.transaction():

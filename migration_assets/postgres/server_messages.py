@@ -93,9 +93,9 @@ def named(error: BaseException) -> str:
 
 
 def conceal(error: psycopg.Error) -> None:
-    """Let the error's own text be what may be told, for whoever shows it or the error that it is the cause of.
+    """Let the error's own text be what may be told, wherever it or the error that it caused is shown.
 
-    What it is made of (`diag`) stays: it is for whoever looks for it on purpose.
+    What it is made of (`diag`) stays, for code that asks for it on purpose.
     """
     if error.diag.message_primary is None:
         error.args = (_without_values(error),)

@@ -241,7 +241,7 @@ def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> d
         "lock_timeout": str(timeouts.lock),
         "statement_timeout": str(timeouts.statement),
         "idle_in_transaction_session_timeout": str(timeouts.idle_in_transaction),
-        # Whoever holds a lock for others, who do the work, is idle by design.
+        # A session that only holds a lock, while other sessions work, is idle by design.
         "idle_session_timeout": "0",
         # Without it the server goes on building an index for a client that was killed.
         "client_connection_check_interval": str(timeouts.client_check),
@@ -373,7 +373,7 @@ def announce(connection: Connected, purpose: str) -> None:
 def uncounted(connection: Connected) -> None:
     """From now on what this session reads leaves no trace in the server's statistics, where its role may say so.
 
-    For our own reads of the legacy: whoever counts its readers later must not find us. Never for a session that
+    For our own reads of the legacy, so that the search for its readers does not find us. Never for a session that
     writes: autovacuum would not see that. A role needs `GRANT SET ON PARAMETER track_counts`, or is a superuser.
     """
     connection.execute(

@@ -302,7 +302,7 @@ def _archive(migration: Migration) -> Iterator[Path]:
     try:
         store = archive_store(migration)
     except ArchiveError:
-        return  # whoever archives, or asks, is told what is wrong with the URL
+        return  # archives and questions say what is wrong with the URL
     if isinstance(store, LocalStore):
         yield store.root
 

@@ -264,7 +264,7 @@ def _locale(connection: Connected) -> dict[str, Any]:
 def _order(of: dict[str, Any]) -> tuple[Any, ...]:
     """What decides the order of texts."""
     name = of["locale"] or of["collate"]
-    # These sort by code points whoever provides them, and so never change.
+    # These sort by code points whatever provides them, and so never change.
     if of["provider"] != "i" and name.upper().replace("-", "") in {"C", "POSIX", "C.UTF8"}:
         return ("code points",)
     return (of["provider"], name, of["version"])

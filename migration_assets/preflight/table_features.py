@@ -129,7 +129,7 @@ FEATURES: tuple[Feature, ...] = (
     _elsewhere("primary key", "primary_key", Fate.CHANGES, When.CUTOVER,
                "the base's has the control column as well: that the old key alone is unique is no longer enforced"),
     _elsewhere("unique index without the control column", "unique_indexes", Fate.CHANGES, When.CUTOVER,
-               "carried as an ordinary index: whoever writes must keep it unique"),
+               "carried as an ordinary index: the applications must keep it unique"),
     _elsewhere("ON CONFLICT, MERGE and upserts by such a key", "upsert_targets", Fate.CHANGES, When.CUTOVER,
                "they fail, or insert twice: the applications name the key that the base has"),
     _elsewhere("other indexes", "index_missing", Fate.CARRIED, When.CUTOVER,

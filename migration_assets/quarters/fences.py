@@ -131,7 +131,7 @@ def fence_table(connection: Connected, fence: Fence, *, made: bool) -> None:
 
 
 def fence_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -> None:
-    """From now on no partition takes a row but through the root; whoever wrote to one of them has ended.
+    """From now on partitions take rows through the root alone; transactions that wrote to one of them have ended.
 
     Raises:
         psycopg.errors.LockNotAvailable: A writer stayed for longer. Some partitions are fenced: see `sync_partitions`.
@@ -149,7 +149,7 @@ def sync_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -
     if is_held(base, fence.root):
         return fence_partitions(base, fence, patience_seconds=patience_seconds)
     with base.transaction():
-        # Whoever makes a partition now saw the root held, and fences it; afterwards nobody does.
+        # A step that makes a partition now saw the root held, and fences it; afterwards no step does.
         take_turn_at_partitions(base)
     for table, is_leaf, triggers in _differing(base, fence, "D"):
         if BASE_GUARD in triggers:

@@ -19,7 +19,7 @@ from migration_assets.postgres.sql_text import table_name
 from migration_assets.quarters.base_table import ensure_root, give_identity, like_root
 from migration_assets.quarters.fences import follow_root
 
-# Whoever makes or changes partitions of the root holds it for its short transaction.
+# Every step that makes or changes partitions of the root holds it for its short transaction.
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from migration_assets.postgres.sessions import Connected
 
 LEAF_LEVEL = 2
 
-# Straight from the catalogue: pg_partition_tree would wait for whoever has a partition locked. What is being detached
-# is an entry still, and takes no row any more.
+# Straight from the catalogue: pg_partition_tree would wait for a session that has a partition locked. What is being
+# detached is an entry still, and takes no row any more.
 _TREE = """
 WITH RECURSIVE tree AS (
     SELECT i.inhrelid, i.inhparent, 1 AS level, i.inhdetachpending, NOT i.inhdetachpending AS reached

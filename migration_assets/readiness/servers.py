@@ -143,12 +143,12 @@ def _side(sides: Sides, side: Side, connection: Connected) -> list[Finding]:
     prepared = connection.execute(_PREPARED).fetchall()
     if prepared:
         evidence = f"{len(prepared)} prepared transactions: {listed(row[0] for row in prepared)}"
-        remedy = "COMMIT PREPARED or ROLLBACK PREPARED each, in its database, by whoever knows what it is"
+        remedy = "COMMIT PREPARED or ROLLBACK PREPARED each, in its database; ask who made it first"
         findings.append(Finding("prepared_transaction", area, Severity.BLOCKING, evidence, remedy))
     waiting = connection.execute(_WAITING, parameters).fetchall()
     if waiting:
         evidence = f"{len(waiting)} sessions wait for a lock: {listed(row[0] for row in waiting)}"
-        remedy = "end whoever holds them up: SELECT pg_terminate_backend(pid) of the last number"
+        remedy = "end the session that holds them up: SELECT pg_terminate_backend(pid) of the last number"
         findings.append(Finding("stuck_session", area, Severity.BLOCKING, evidence, remedy))
     row = connection.execute("SELECT pg_has_role('pg_read_all_stats', 'USAGE'), current_user::text").fetchone()
     sees, user = require_row(row, "a right")

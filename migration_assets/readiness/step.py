@@ -135,7 +135,7 @@ def confirmation_of(migration: Migration, kind: CutoverKind, code: str) -> Confi
 
 
 def give_code_for(migration: Migration, kind: CutoverKind, run_id: str | None = None) -> GivenCode:
-    """A code for it as the sides are now: for whoever has just rehearsed it, or looked at all that it rests on."""
+    """Give a code for the deed as the sides are now, after a rehearsal or after a look at all that it rests on."""
     with migration.databases.session("base", "cutover:code") as base:
         return give_code(base, _deed(migration, kind), _examined(migration), run_id=run_id)
 

@@ -314,7 +314,8 @@ def retire_slice(
             archive = _require_allowed(call, base, record, found)
         call.confirm(base, looked=True)
         set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
-        # Until the slice is `retired`: whoever computes a filter has it in it or knows that it is gone.
+        # Until the slice is `retired`, so that a step that computes a filter has it in the filter or knows that it is
+        # gone.
         with stream_lock(base, plan.relation, lock=StreamLock.START):
             set_limits(base, lock=SLICE_LOCK_MS, whole_session=True)
             record = held.enter_context(slice_lock(base, record))
@@ -391,7 +392,7 @@ def _go_on(call: _Call, base: Connected, attempt: int | None, cut: CutRecord | N
             attempt = attempt or attempts.enter_context(attempted(base, leaving.record, "retire", plan.run_id))
             leave_root(plan, base, leaving, attempt, now=call.now, quarantine=call.quarantine)
             leaving = _on_the_way(call, base)
-            # Whoever only finishes what another call has begun was never asked whether it is to be dropped.
+            # A call that only finishes what another one has begun was never asked whether the leaf is to be dropped.
             may_drop = call.confirmation is None or call.confirmation.is_spent(base)
         if may_drop and _is_over(call, leaving):
             call.confirm(base, looked=False)

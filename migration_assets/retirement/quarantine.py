@@ -90,7 +90,7 @@ def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: 
 
     _wait_at_most(base, patience_seconds)
     try:
-        # A quarter can have one pending leaf only: whoever has this lock finds none that a living run waits for.
+        # A quarter can have one pending leaf only: the holder of this lock finds none that a living run waits for.
         with session_lock(base, _lock_of(leaf.quarter), late):
             _patiently(base, deadline, lambda: _detach(base, leaf))
     except psycopg.OperationalError as error:

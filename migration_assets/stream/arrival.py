@@ -28,7 +28,7 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 # An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
 _WORKER_LIVES = 0.5
-# Longer than whoever looks at the base at a marker waits for a lock, and a busy machine stands still.
+# Longer than a step that looks at the base at a marker waits for a lock, and longer than a busy machine stands still.
 FROZEN_SECONDS = 20.0
 
 
@@ -38,7 +38,7 @@ def marker_gate(
 ) -> Generator[Callable[[], None]]:
     """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
 
-    A row of the marker's own key, in a transaction that is not committed: whoever inserts another one of that key waits
+    A row of the marker's own key, in a transaction that is not committed: another insert of that key waits
     until it is known whether this one stays. It never does. The yielded function commits what else was done in the
     transaction. A process that stands still meanwhile loses its session, and the worker goes on.
 

@@ -1,4 +1,4 @@
-"""Whoever changes the other server holds a lock there, too, in the very session that makes the change.
+"""A step that changes the other server holds a lock there, too, in the very session that makes the change.
 
 The lock on the base is lost with its session. Where the base restarts, or an operator ends that session, the next run
 may begin, while the first one is still at work on the legacy, or wakes up there hours later, and would drop a slot or
@@ -40,7 +40,7 @@ class PublicationChange:
 def claimed(
     connection: Connected, key: str, *, holder: Connected, lock: StreamLock = StreamLock.START
 ) -> Generator[None]:
-    """While the body runs, `connection` changes its server for whoever holds the base's lock, and nobody else does.
+    """While the body runs, `connection` changes its server for the holder of the base's lock, and nobody else does.
 
     Args:
         connection: The session that makes the changes; once another run holds the base's lock, it is ended.
@@ -52,14 +52,14 @@ def claimed(
         StreamError: A session is left over that our role may not end.
         psycopg.OperationalError: `holder` was lost, so that another run may have begun.
     """
-    # First, too: whoever has lost the base's lock ends nobody who got it since.
+    # First, too: a run that has lost the base's lock must not end the one that got it since.
     holder.execute("SELECT 1")
     left = end_holders(connection, lock.named(key))
     if left:
         log.warning("a run that had lost its lock on the base was still at work: its session %s was ended", left)
     make_session_locks(connection)
     with stream_lock(connection, key, lock=lock):
-        # After the lock: whoever gets the base's from here on ends this session before he changes anything.
+        # After the lock: a run that gets the base's lock from here on ends this session before it changes anything.
         holder.execute("SELECT 1")
         yield
 

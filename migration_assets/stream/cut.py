@@ -218,7 +218,7 @@ class PairedSnapshots:
 class Pause:
     """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so.
 
-    Whoever changes rows meanwhile calls `keep_at_rest` with `stream` in that transaction.
+    A step that changes rows meanwhile calls `keep_at_rest` with `stream` in that transaction.
     """
 
     record: CutRecord
@@ -308,7 +308,7 @@ def paused_stream(
         StreamError: The stream does not run, or somebody else works on it.
         ServerChangedError: A server is another one, or went back; the stream stays at rest.
         CutError: No moment for it, too far behind, or void.
-        psycopg.Error: A session was lost. A pause that could not be ended is ended by whoever works on it next.
+        psycopg.Error: A session was lost. A pause that could not be ended is ended by the next step on the stream.
     """
     intent = StreamStatus.JOINING if as_join else StreamStatus.PAUSED
     with ExitStack() as stack:

@@ -2,7 +2,7 @@
 
 A native subscriber ends at the first row of a table that it does not have, and begins again for ever: it gets nothing
 of anything any more, and its slot keeps WAL. Nothing that is published for us can be hidden from a publication FOR ALL
-TABLES, so that whoever has one is told before the first marker is written, and watched afterwards.
+TABLES, so that preflight names them before the first marker is written, and the watch looks at them afterwards.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_nam
 AND EXISTS (SELECT FROM pg_publication p WHERE p.puballtables OR EXISTS (
     SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')))
 """
-# Whoever publishes the table itself, a partition of it, or all of its schema. Publications of everything are above.
+# Publications of the table itself, of a partition, or of all of its schema. Publications of everything are above.
 _OF_THE_TABLE: LiteralString = """
 WITH tables AS (
     SELECT c.oid, c.relnamespace FROM pg_class c WHERE c.oid = to_regclass(%(table)s)

@@ -239,7 +239,7 @@ def _activate(
         drop_subscription(base, names.subscription)
         if mending.changed:
             remove_slot(legacy, names.slot)
-            # Whoever still follows under the old name, a base that was thought dead, must not read the new slot.
+            # A base that was thought dead, and still follows under the old name, must not read the new slot.
             with legacy.transaction():
                 drop_publication(legacy, names.publication)
             names = fresh_names()

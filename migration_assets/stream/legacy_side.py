@@ -55,7 +55,7 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, pati
 
 
 def _require_updates(legacy: Connected, spec: TableSpec, publication: str) -> None:
-    """Whoever holds the table's lock cannot be overtaken by a publication that somebody alters meanwhile."""
+    """While the table's lock is held, nobody can alter the publication in between."""
     found = refused_changes(legacy, spec.table, identity=_FULL, own=publication)
     if found:
         raise StreamError(

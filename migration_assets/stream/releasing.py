@@ -1,8 +1,8 @@
 """Weeks leave the change stream: at one cut the publication's filter narrows, and who leaves is compared there.
 
-Intent comes first: before the legacy's lock is asked for, the ledger says that the weeks are released. Whoever joins or
-rebuilds after a death in between computes a filter without them, and nobody takes a week for covered that no longer is.
-`change_stream` takes a released week in again, trued up at a cut.
+Intent comes first: before the legacy's lock is asked for, the ledger says that the weeks are released. A step that
+joins or rebuilds after a death in between computes a filter without them, and nobody takes a week for covered that no
+longer is. `change_stream` takes a released week in again, trued up at a cut.
 """
 
 import logging
@@ -115,7 +115,7 @@ def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRec
                 "UPDATE migration.streams SET row_filter = %s WHERE relation = %s", [stream.row_filter, stream.relation]
             )
     except psycopg.Error as second:
-        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", told(second))
+        log.warning("the release could not be taken back (%s); the next run finishes it", told(second))
 
 
 def _note(

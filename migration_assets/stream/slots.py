@@ -184,7 +184,7 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
 def require_session(legacy: Connected, replication: Connected, slot: str, made: SlotSnapshot) -> None:
     """The slot is made by a session of its own, also where ours was ended before: then it is nobody's, and goes.
 
-    Whoever ends ours from here on finds the slot, and drops it. Where somebody else has made one of that name since,
+    A run that ends our session from here on finds the slot and drops it. Where somebody else has made one of that name,
     it begins later, and stays.
 
     Raises:
@@ -238,7 +238,7 @@ def drop_slot(legacy: Connected, slot: str) -> None:
 
 
 def remove_slot(legacy: Connected, slot: str) -> None:
-    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+    """End the slot's reader and drop the slot. The reader of a subscription that still exists comes back for a while.
 
     Raises:
         StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.

@@ -75,7 +75,7 @@ def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Si
 
 
 def drop_left_behind(publisher: Connected) -> None:
-    """Whoever was killed while he asked left an empty publication: it goes, unless its session lives."""
+    """Drop the empty publications that killed sessions left; one whose session lives stays."""
     for (left,) in publisher.execute(_LEFT_BEHIND).fetchall():
         publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(left)))
 
@@ -162,7 +162,7 @@ def _warnings(connection: Connected) -> Generator[list[str]]:
 
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
-# What each must be for whoever applies changes, and what happens else.
+# What each setting must be for an apply worker, and what happens otherwise.
 _APPLYING: Mapping[str, tuple[str, str]] = {
     "lock_timeout": ("0", "it ends at every lock that it waits for, and at every cut, and begins again"),
     "transaction_timeout": ("0", "it ends in every transaction that takes longer, and begins it again for ever"),

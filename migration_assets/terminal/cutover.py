@@ -208,7 +208,7 @@ def release_writes() -> None:
 
 @click.command("hold-again")
 def hold_again() -> None:
-    """While the base is in charge: let nobody write to the legacy any more, whoever ended its hold. Safe to repeat."""
+    """While the base is in charge: hold the legacy's writes again after somebody ended the hold. Safe to repeat."""
     migration = opened()
     try:
         with console.status("Looking for a moment without an open writer"):

@@ -30,7 +30,7 @@ def print_readiness(console: Console, findings: list[Finding], *, everything: bo
         console.print(head)
         console.print(Text(f"  {finding.evidence}"), soft_wrap=not console.is_terminal)
         if finding.remedy:
-            # Never folded: whoever copies it copies whole statements.
+            # Never folded, so that whole statements can be copied.
             console.print(Text(f"  Remedy: {finding.remedy}"), soft_wrap=True)
     counts = ", ".join(f"{sum(f.severity is s for f in findings)} {s.value}" for s in Severity)
     console.print(f"Readiness examined {len(findings)} things: {counts}.", highlight=False)

@@ -281,7 +281,9 @@ def stream_status() -> None:
 def pause(reason: str) -> None:
     """Stop the stream until somebody resumes it; the legacy keeps its WAL meanwhile."""
     if not reason.strip():
-        raise click.BadParameter("say why: whoever finds the stream standing will want to know", param_hint="--reason")
+        raise click.BadParameter(
+            "say why: a colleague who finds the stream standing will want to know", param_hint="--reason"
+        )
     say(pause_stream(opened(), reason.strip()))
 
 

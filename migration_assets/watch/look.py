@@ -244,7 +244,7 @@ SELECT NOT pg_is_in_recovery() AND to_regclass('migration.marker_id') IS NOT NUL
 def _mark_absence(legacy: Connected, spec: TableSpec, seen: dict[str, Any]) -> None:
     """Leave a marker among the changes that nobody fetches, as long as the base is away.
 
-    Whoever moves the slot onwards meanwhile, so that the legacy may forget its WAL, moves it past a marker that never
+    A DBA who moves the slot onwards meanwhile, to free the legacy's WAL, moves it past a marker that never
     arrives, and so is found out. Afterwards nothing else would tell. A legacy that takes no marker (its disk is full)
     is there all the same.
     """

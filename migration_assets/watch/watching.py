@@ -136,7 +136,7 @@ def _watch_with_ledger(
         except psycopg.Error as error:
             log.warning("alerts were sent, and that could not be stored: %s", told(error))
             return replace(watched, note="alerts were sent, and that could not be stored: they may be sent again")
-        # Last: whoever is to be told of something need not wait for it, nor go without where it fails.
+        # Last: alerts must neither wait for it nor be lost where it fails.
         note = _prune(migration, base)
         note_legacy_reads(migration)
     return replace(watched, note=note)
