@@ -43,9 +43,9 @@ class Unaccounted:
 
 @dataclass(frozen=True)
 class Weeks:
-    """The table's weeks by who answers for their rows; what is in neither answers for none.
+    """The table's weeks by what accounts for their rows. Rows outside both groups are not accounted for.
 
-    `compared`: they have a leaf, or should; `left`: they left the base.
+    `compared` have a leaf, or should have one; `left` have left the base.
     """
 
     compared: tuple[SliceRecord, ...]
@@ -53,7 +53,7 @@ class Weeks:
 
 
 def weeks_of(base: Connected, plan: CutoverPlan) -> Weeks:
-    """As the ledger and the base's partitions say."""
+    """Read them from the ledger and the base's partitions."""
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     compared = tuple(record for record in known if record.under_cdc or record.week in in_root)
@@ -101,7 +101,7 @@ def find_unaccounted(
     left: Iterable[AsFound],
     description: TableDescription,
 ) -> list[Unaccounted]:
-    """Everything that no week answers for, and weeks that left with something else than the legacy has now.
+    """Everything that no week accounts for, and weeks that left the base and differ from the legacy now.
 
     `description` is of the table, which both sides have alike.
     """
@@ -115,20 +115,20 @@ def find_unaccounted(
 def outside_of_base(
     base: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
 ) -> list[Unaccounted]:
-    """Rows of the base in no leaf that is compared: in partitions that somebody made by hand."""
+    """Rows of the base outside all compared leaves, in partitions that somebody made by hand."""
     return list(_outside(base, plan, kind, "base", weeks.compared, description))
 
 
 def outside_of_legacy(
     legacy: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
 ) -> Iterator[Unaccounted]:
-    """Rows of the legacy for which there is no week at all; cheap where an index begins with the control column."""
+    """Rows of the legacy at times that no week has; cheap where an index begins with the control column."""
     records = (*weeks.compared, *(week.record for week in weeks.left))
     yield from _outside(legacy, plan, kind, "legacy", records, description)
 
 
 def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccounted]) -> None:
-    """Stop where rows would be left behind.
+    """Refuse to go on where rows would be left behind.
 
     Raises:
         CutoverError: Names all of them, with what to do.
@@ -186,13 +186,13 @@ def _to_take_in(kind: CutoverKind, one: AsFound) -> str:
     return f"`migration-assets restore {key}`, then `migration-assets repair-legacy {key}`"
 
 
-# A look is short; what takes longer is left to the gate.
+# A look must be short; the gate of the cutover looks at the rest.
 _SECONDS = 2.0
 _ROWS = 500_000
 
 
 def note_accounted(base: Connected, legacy: Connected, plan: CutoverPlan) -> None:
-    """Every row of the legacy was just seen to be in a week: from now on the watch tells of what is in none."""
+    """Note that every row of the legacy is in a week: from now on the watch raises an alert for rows that are not."""
     file, horizon = state_of_file(legacy, plan.stream)
     base.execute(
         "INSERT INTO migration.accounted (relation, file, horizon) VALUES (%s, %s, %s)"
@@ -203,7 +203,7 @@ def note_accounted(base: Connected, legacy: Connected, plan: CutoverPlan) -> Non
 
 
 def find_early(base: Connected, legacy: Connected, plan: CutoverPlan) -> tuple[str, ...] | None:
-    """What no open week can take, in words; None before the gate was ever passed.
+    """Describe rows that no open week can take; None before the gate was ever passed.
 
     Raises:
         psycopg.errors.QueryCanceled: It takes longer than a look may.

@@ -30,13 +30,13 @@ from migration_assets.stream.buckets import slice_rows
 from migration_assets.stream.true_up import Taken, share_out
 
 # A lock of each leaf, and of each of its indexes that is read, stays to the end of a snapshot; a server has room for a
-# few thousand locks of all its sessions together.
+# few thousand locks of all its sessions.
 _LEAVES_LOCKED, _TAKEN_AT_ONCE = 1_000, 13
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How many weeks were compared and found equal, how many rows they hold; proofs of those that no stream follows."""
+    """How many weeks were found equal and how many rows they hold, with the proofs of weeks that no stream follows."""
 
     weeks: int
     rows: int
@@ -63,7 +63,7 @@ def compare_sides(
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
-    # One commit for all: each waits for the disk, while writes are held.
+    # One commit for all, since each commit waits for the disk while writes are held.
     with base.transaction():
         for record, proof in zip(records, proofs, strict=True):
             if record.under_cdc:
@@ -85,7 +85,7 @@ def compare_sides(
 
 
 def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
-    """What the side that is in charge then allows."""
+    """What can be done about a difference, which depends on the side in charge."""
     steps: list[str] = []
     if kind is CutoverKind.ROLLBACK:
         for quarter in dict.fromkeys(record.week.quarter for record in differing):
@@ -109,7 +109,7 @@ def to_compare(
     *,
     carried: Collection[int] | None = None,
 ) -> list[SliceRecord]:
-    """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
+    """The weeks to compare: those under CDC (or those of them that changed since their last proof), others with a leaf.
 
     What changed is what the base's server counted, and what was altered or rewritten on either side, which no server
     counts. Under hold the apply worker has ended, and told all it did; before a cutover everybody else has, too (see
@@ -168,7 +168,7 @@ def _counts(base: Connected) -> bool:
 
 
 def _counted_since(base: Connected) -> datetime | None:
-    """When the counters began at zero again: by a crash, or by hand; None where they never did."""
+    """When the counters were reset by a crash or by hand; None where they never were."""
     row = base.execute(
         "SELECT greatest((SELECT stats_reset FROM pg_stat_bgwriter),"
         " (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()))"
@@ -180,9 +180,9 @@ def _counted_since(base: Connected) -> datetime | None:
 def _in_pictures(
     records: Sequence[SliceRecord], weeks: Taken, parallel: int
 ) -> Iterator[tuple[Sequence[SliceRecord], Iterable[tuple[int, SliceRecord]]]]:
-    """What a worker compares in one snapshot: the weeks whose leaves it locks, and those of them that it takes.
+    """What a worker compares in one snapshot: the weeks whose leaves it locks, and the weeks that it takes.
 
-    All at once, unless they are many; then few, so that no worker has much to do when the others are done.
+    Few weeks give one snapshot; many weeks give several, so that no worker has much left when the others are done.
     """
     if len(records) * parallel <= _LEAVES_LOCKED:
         yield records, weeks
@@ -200,9 +200,9 @@ def _prove_all(
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
-    """Each worker has one session on either side, and few snapshots and looks at what the tables are.
+    """Compare with one session a worker on either side, and with few snapshots and looks at the tables' definitions.
 
-    Nothing moves any more, and writers are held: what is asked for each week by itself makes them wait.
+    Writers are held and nothing changes: a question that is asked once a week would make them wait.
     """
     stream, root = plan.stream, plan.stream.spec.table
     proofs: dict[int, Proof] = {}
@@ -274,12 +274,12 @@ def _changed(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[Fisc
 
 
 def _validate(plan: CutoverPlan, week: FiscalWeek) -> str | None:
-    """What differs, or None."""
+    """Describe the difference; None where there is none."""
     try:
         validate_slice(plan.stream, week)
     except SliceMismatchError as error:
         return f"{week.key}: {error.what}"
     except CutError as error:
-        # It is compared while writes are held then, if that ends in time.
+        # Then it is compared while writes are held, if that ends in time.
         log.warning("%s was not validated before the cutover: %s", week.key, error)
     return None

@@ -8,16 +8,16 @@ from migration_assets.domain.states import CutoverError, CutoverKind
 from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.sessions import Connected
 
-# Hashing both sides of a row, on a slow machine; only until anything was measured.
+# Seconds for hashing both sides of a row on a slow machine; used only until something was measured.
 ASSUMED_ROWS_PER_SECOND = 250_000.0
 _PER_WEEK_SECONDS = 0.05
-# What fewer rows took says how long a week takes, not how long a row does.
+# Comparisons of fewer rows tell the fixed cost of a week, not the cost of a row.
 _TELLING_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Week:
-    """One that will be compared. `measured_*` is its own last comparison, as one worker's work; None: not known."""
+    """A week that will be compared. `measured_*` is its own last comparison by one worker; None: not known."""
 
     key: str
     rows: int
@@ -27,7 +27,7 @@ class Week:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """An earlier comparison of many weeks while writes were held; seconds as the clock went."""
+    """An earlier comparison of many weeks while writes were held, in seconds of the wall clock."""
 
     weeks: int
     rows: int
@@ -36,7 +36,7 @@ class Rehearsed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds as the clock will go, and what they rest on."""
+    """The estimate in seconds of the wall clock, and what it rests on."""
 
     seconds: float
     weeks: int
@@ -45,7 +45,7 @@ class Estimate:
 
 
 def estimate(weeks: Sequence[Week], *, parallel: int, rehearsed: Rehearsed | None = None) -> Estimate:
-    """A rehearsal of most of it is the best witness; else each week's own last comparison; else the others' rate.
+    """Estimate by a rehearsal of most of the weeks, else by each week's own last comparison, else by the others' rate.
 
     Args:
         weeks: All that will be compared.
@@ -73,7 +73,7 @@ def _of(week: Week, rate: float) -> float:
     return week.measured_seconds + max(0, week.rows - week.measured_rows) / rate
 
 
-# The rest is for draining, the sequences, the reverse stream, and for being wrong.
+# The rest of the time is for draining, sequences, the reverse stream, and errors of the estimate.
 SHARE = 0.7
 # A cut's own clock begins when both snapshots are open; weeks that share a cut were compared side by side.
 _MEASURED = """
@@ -107,7 +107,7 @@ SELECT relname, n_live_tup FROM pg_stat_all_tables WHERE schemaname = %s AND rel
 
 
 def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[SliceRecord]) -> Estimate:
-    """From what earlier comparisons took: the ledger knows of each, and how many rows it had."""
+    """Estimate from earlier comparisons, whose durations and rows the ledger knows."""
     parallel = plan.stream.limits.parallel
     measured = {
         (str(quarter), str(name)): (int(rows), float(seconds))
@@ -144,7 +144,7 @@ def told(found: Estimate) -> str:
 
 
 def ways_out(found: Estimate, plan: CutoverPlan, kind: CutoverKind) -> str:
-    """What to do where it takes too long."""
+    """What can be done where the comparison takes too long."""
     raised = f"raise MIGRATION_CUTOVER_TIMEOUT_SECONDS to {found.seconds / SHARE + 1:.0f} or more"
     return raised + (_FEWER if plan.compare_all else _CALMER[kind])
 

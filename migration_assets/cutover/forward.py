@@ -34,7 +34,7 @@ from migration_assets.stream.servers import count_markers_anew
 from migration_assets.stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.stream.subscription import apply_worker, create_subscription, drop_subscription, legacy_conninfo
 
-# A rollback is the way out: it does not wait long for what only makes it more comfortable.
+# A rollback is the way out of trouble: it does not wait long for what only makes it more comfortable.
 SLOT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def prepare_forward(work: Work) -> None:
 
 
 def drop_forward(work: Work) -> None:
-    """All three parts, wherever they are left."""
+    """Drop all three parts of the forward stream, where they are left."""
     drop_subscription(work.base, work.forward.subscription)
     drop_slot(work.legacy, work.forward.slot)
     drop_publication(work.legacy, work.forward.publication)
@@ -78,7 +78,7 @@ def has_forward_slot(work: Work) -> bool:
 
 
 def begin_here(work: Work) -> None:
-    """The slot begins at this very moment: nobody writes on either side, and both were found equal.
+    """Let the slot begin at this very moment, when nobody writes on either side and both were found equal.
 
     What it has seen until now came from the base; none of it may go back there. An advance is on disk only at the
     legacy's next checkpoint: where it went is noted, so that a crash which takes it back is seen.
@@ -86,7 +86,7 @@ def begin_here(work: Work) -> None:
     if not has_forward_slot(work):
         return
     with work.legacy.transaction():
-        # The apply worker's commits need not be on disk yet; once a later one is, they are.
+        # The apply worker's commits may not be on disk yet. They are once a later commit is.
         work.legacy.execute("SET LOCAL synchronous_commit = local")
         work.legacy.execute("SELECT pg_current_xact_id()")
     row = work.legacy.execute(
@@ -106,7 +106,7 @@ def _would_send_again(work: Work) -> bool:
 
 
 def follow_again(work: Work) -> bool:
-    """Let the stream run from there; whether that was possible. May be repeated."""
+    """Let the stream run from there; returns whether that was possible. It may be repeated."""
     base, plan = work.base, work.plan
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.LIVE and apply_worker(base, stream.subscription):
@@ -147,18 +147,19 @@ def follow_again(work: Work) -> bool:
                 binary=description.binary_copy,
                 failover=has_failover_slots(work.legacy),
             )
-    # What the base has applied moves the start for good. Until then a crash of the legacy would bring back the old one.
+    # The start is moved for good once the base has applied something. Until then a crash of the legacy brings back the
+    # old one.
     marker = send_heartbeat(work.legacy, plan.relation)
     wait_until(lambda: has_arrived(base, plan.relation, marker), seconds=plan.lag_seconds)
     return not _would_send_again(work)
 
 
-# One key's counting may take so long; nobody is held meanwhile.
+# Counting one key may take so long; nobody is held meanwhile.
 SECONDS = 30.0
 
 
 def note_broken_keys(work: Work, *, after: bool) -> None:
-    """Into the ledger, key by key. A rollback is the way out: what cannot be counted does not stop it."""
+    """Count the rows into the ledger, key by key. What cannot be counted does not stop a rollback."""
     try:
         keys = read_foreign_keys(work.legacy, work.plan.stream.spec.table)
         found = count_orphans(work.legacy, keys, seconds=SECONDS)

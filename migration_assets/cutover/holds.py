@@ -42,7 +42,7 @@ from migration_assets.stream.plan import StreamPlan
 log = logging.getLogger(__name__)
 
 
-# A process that lives releases what it holds when its timeout is over; later than this it does not answer.
+# A live process releases its hold when its timeout is over; one that is later than this does not answer.
 GRACE_SECONDS = 5.0
 
 
@@ -59,7 +59,7 @@ class Hold:
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
     """The side's hold, or None where it accepts writes, also where it never knew of cutovers."""
-    # A table of that name may be somebody else's: then nobody was ever held here.
+    # A table of that name may be somebody else's; then there never was a hold here.
     exists = connection.execute(
         "SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('migration.holds')"
         " AND attname IN ('opener', 'opening')"
@@ -82,7 +82,7 @@ def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -
 
 
 def is_open(connection: Connected, plan: StreamPlan) -> bool:
-    """Whether the hold was ended (or never was): who writes in the ordinary way is let in."""
+    """Whether there is no hold now, so that ordinary writes are let in."""
     return not is_held(connection, plan.spec.table)
 
 
@@ -99,7 +99,7 @@ def hold(
 ) -> datetime:
     """Refuse everybody's writes on the side from now on; no transaction that wrote to the table is open then.
 
-    A hold that stands already stays whose it was, unless it is taken over.
+    A hold that exists already keeps its owner, unless it is taken over.
 
     Args:
         connection: In no transaction.
@@ -136,7 +136,7 @@ def hold(
             raise _no_moment(connection, plan, side, patience_seconds)
         time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we keep step with nobody
     if side == "base":
-        # One that was made meanwhile; what is made from now on finds the root held.
+        # A partition that was made meanwhile; one that is made from now on finds the root held.
         fence_base(connection, plan, patience_seconds=patience_seconds)
     return held_at
 
@@ -153,7 +153,7 @@ def _no_moment(connection: Connected, plan: StreamPlan, side: str, patience_seco
 
 
 def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) -> Fence:
-    """No partition takes a write by its own name any more; the root takes them as before.
+    """Let partitions take writes through the root only, no longer by their own names.
 
     Raises:
         CutoverError: A writer stayed for longer; `follow_hold` frees what is fenced.
@@ -178,7 +178,7 @@ def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) ->
 
 
 def writers_of_partitions(base: Connected, plan: StreamPlan) -> list[str]:
-    """Who has written to a partition and is open still, oldest first."""
+    """Open transactions that have written to a partition, the oldest first."""
     rows = base.execute(
         "SELECT DISTINCT n.nspname, c.relname FROM pg_partition_tree(to_regclass(%s)) p"
         " JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -221,7 +221,7 @@ def _hold_once(connection: Connected, plan: StreamPlan, fence: Fence, cutover: i
 
 
 def guard_base(base: Connected, plan: StreamPlan) -> None:
-    """From now on the base in charge takes no TRUNCATE: neither the root nor any partition."""
+    """From now on neither the root nor any partition of the base takes a TRUNCATE."""
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
 
     def once() -> None:
@@ -233,11 +233,11 @@ def guard_base(base: Connected, plan: StreamPlan) -> None:
 
 
 def follow_hold(base: Connected, plan: StreamPlan) -> None:
-    """Every partition of the base as its root is: what a step that died, or gave up, left fenced is free again.
+    """Fence every partition of the base as its root is, and free what a step left fenced that died or gave up.
 
     What could not be locked now stays fenced: who names that partition is refused, and told to name the root.
     """
-    # The very first cutover may have died before it made them, and a partition's guard is made here.
+    # The very first cutover may have died before it made the functions; a partition's guard needs them here.
     prepare(base)
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     try:
@@ -303,7 +303,7 @@ def open_side(target: Connected, plan: StreamPlan, cutover: int) -> None:
 def release(
     connection: Connected, plan: StreamPlan, cutover: int, *, looked: bool = False, patience_seconds: float = 10.0
 ) -> bool:
-    """End the hold of that cutover; whether there was one.
+    """End the hold of that cutover; returns whether there was one.
 
     Args:
         connection: The side whose writes are held.

@@ -37,7 +37,7 @@ from migration_assets.stream.plan import StreamPlan
 _MOMENT_SECONDS = 1.0
 # Numbers of transactions that lie further apart than this cannot be compared by their age.
 _COMPARABLE = 2**30
-# Of a heap without children alone: what is said above holds for nothing else.
+# Only for a heap without children: the rule above holds for nothing else.
 _FILE = """
 SELECT CASE WHEN c.relkind = 'r' AND a.amname = 'heap' AND NOT c.relhassubclass THEN pg_relation_filenode(c.oid) END,
        pg_snapshot_xmin(pg_current_snapshot())::text
@@ -47,14 +47,14 @@ FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = to_regclass(%
 
 @dataclass(frozen=True)
 class LeftWeek:
-    """A week that has no leaf any more, and its archive; None where there is none."""
+    """A week that has no leaf any more, with its archive; None where there is no archive."""
 
     record: SliceRecord
     archive: ArchiveRecord | None
 
     @property
     def archive_id(self) -> int | None:
-        """Of an archive that was made anew it is another."""
+        """The key of what was found; an archive that was made anew has another one."""
         return self.archive.id if self.archive else None
 
 
@@ -78,12 +78,12 @@ class AsFound:
 
     @property
     def wrong(self) -> str | None:
-        """What is not as the archive says; None where the legacy has exactly that."""
+        """Describe how the legacy differs from the archive; None where it does not."""
         return why_not_archived(self.week, self.legacy)
 
 
 def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
-    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    """Describe how the legacy differs from the archive of a week that left the base; None where it does not."""
     key, archive = week.record.week.key, week.archive
     if archive is None and not legacy.rows:
         return None
@@ -102,7 +102,7 @@ def has_left(record: SliceRecord) -> bool:
 
 
 def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -> list[LeftWeek]:
-    """With their archives."""
+    """The weeks that left the base, with their archives."""
     archives = {archive.week: archive for archive in read_archives(base, relation)}
     return [LeftWeek(record, archives.get(record.week)) for record in records]
 
@@ -117,14 +117,14 @@ def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
 
 
 def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
-    """Whether the week is known to be as it was then; reads the rows' versions, and none of their values."""
+    """Whether the week is known to be unchanged since then; reads the versions of its rows, not their values."""
     return bool(unchanged(legacy, plan, [before], before_each=lambda: None))
 
 
 def unchanged(
     legacy: Connected, plan: StreamPlan, before: Iterable[AsFound], *, before_each: Callable[[], object]
 ) -> set[int]:
-    """Those of the weeks that are known to be as they were then, by their lock's key; see `is_unchanged`.
+    """The lock keys of those weeks that are known to be unchanged since then; see `is_unchanged`.
 
     Many in one transaction, since its beginning takes longer than the look at a small week; but no longer than a
     moment, since an ALTER TABLE would wait for it, and all writers behind that.

@@ -66,7 +66,7 @@ _LOOK = (
 
 @dataclass(frozen=True)
 class LegacyRepaired:
-    """What differed in one week: `missing` and `extra` are meant from the legacy's side.
+    """What differed in one week, seen from the legacy: `missing` rows are missing there.
 
     `legacy` is the fingerprint after the repair; in a dry run, as it was found. `repair_id` names the images of before
     in the ledger; None where nothing was changed.
@@ -192,7 +192,7 @@ def repair_at(
         _apply(plan, cut, description, found)
         for one in found:
             now = take_fingerprint(legacy, one.rows.spec.table, one.rows.columns, one.rows.where)
-            # The source of the comparison is the base here.
+            # Here the base is the source of the comparison.
             if now != one.compared.legacy:
                 raise _meddled(plan, one.record.week)
             differences = Differences(one.count(Kind.MISSING), one.count(Kind.EXTRA), one.count(Kind.CHANGED))
@@ -209,7 +209,7 @@ def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, fo
     batches = [(one.rows, batch) for one in found for batch in one.batches]
     coming = [(rows, keys) for rows, batch in batches for keys in chunks(batch.missing + batch.changed)]
     try:
-        # All that goes first, in every week: on the legacy a key is there once, whatever its time.
+        # Delete in every week first: on the legacy a key exists once, whatever its time.
         for rows, batch in batches:
             for keys in chunks(batch.extra + batch.changed):
                 delete_rows(cut.legacy, rows, keys)
@@ -234,7 +234,7 @@ def _find(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, rec
 
 
 def keep_images(plan: CutoverPlan, base: Connected, cut: ReverseCut, found: Sequence[_Found]) -> dict[int, int]:
-    """Into the ledger, durably, before the legacy's transaction can end; each week's repair by its lock's key."""
+    """Write the images into the ledger, durably, before the legacy commits; returns repair ids by lock key."""
     transaction = transaction_of(cut.legacy)
     ids: dict[int, int] = {}
     with durably(base):
@@ -283,7 +283,7 @@ def _meddled(plan: CutoverPlan, week: FiscalWeek) -> CutoverError:
 
 
 def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id: int) -> dict[FiscalWeek | None, int]:
-    """All repairs of that one's transaction, by week (None: outside all); it came to be, and was not undone."""
+    """All repairs of the same transaction, by week (None: outside all weeks), if it committed and was not undone."""
     rows = base.execute(
         "SELECT r.quarter, r.week, r.id, r.applied, r.legacy_transaction::text, r.undone_at, r.legacy_undo::text"
         " FROM migration.repairs r JOIN migration.repairs o USING (relation, side, legacy_transaction)"
@@ -329,7 +329,7 @@ def _put_back(
     repairs: Sequence[tuple[int, SliceRows]],
     outside: int | None,
 ) -> None:
-    """Out with every row of the repairs' keys, in with the images; generated columns are computed again."""
+    """Delete every row of the repairs' keys and insert the images; generated columns are computed again."""
     ids = [repair_id for repair_id, _ in repairs] + ([] if outside is None else [outside])
     names = [sql.Identifier(column.name) for column in description.copied_columns]
     statement = sql.SQL(
@@ -387,7 +387,7 @@ def repair_legacy(
     run_id: str | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> list[LegacyRepaired]:
-    """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
+    """Find out what differs and, unless `dry_run`, mend it on the legacy; see `repair_after_base`."""
     plan = replace(cutover_plan(migration, run_id), stream=StreamPlan.of(migration, run_id, confirmed_deletes))
     return run_step(migration, "repair of the legacy", lambda: repair_after_base(plan, weeks, dry_run=dry_run))
 
@@ -395,7 +395,7 @@ def repair_legacy(
 def repair_outside(
     migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
 ) -> OutsideRepaired:
-    """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
+    """Do the same for rows at times that no week has; see `legacy_writing.repair_outside`."""
     return run_step(
         migration,
         "repair of the legacy's rows outside",
@@ -404,7 +404,7 @@ def repair_outside(
 
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
-    """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
+    """Put back what the repair changed; returns the keys of the weeks. See `put_back`."""
     return run_step(
         migration,
         f"undoing of repair {repair_id}",

@@ -40,8 +40,8 @@ def both_sides(
 ) -> Generator[tuple[Connected, Connected, list[SliceRecord]]]:
     """Sessions on base and legacy, while the base is in charge and nobody else works on slices, stream or cutover.
 
-    The slices are locked before the stream, as everybody does: who took them the other way round would keep a sign-off
-    from the stream, and be kept by it from the slices.
+    The slices are locked before the stream, as in every step: in the other order this step and a sign-off would wait
+    for each other.
 
     Args:
         plan: Which table.
@@ -62,7 +62,7 @@ def both_sides(
         if not mending:
             require_same_servers(base, plan.relation, legacy)
         records = stack.enter_context(slice_locks(base, slices(base, legacy)))
-        # So that the watch sees that somebody has the stream at rest.
+        # So that the watch sees that a step keeps the stream at rest.
         stack.enter_context(stream_lock(base, plan.relation))
         _require_base_in_charge(base, plan)
         yield base, legacy, records
@@ -85,7 +85,7 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
 
 @contextmanager
 def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
-    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger.
+    """A transaction on the legacy that passes the hold and fires no ordinary trigger, while nobody else writes.
 
     Raises:
         TriggersFireError: Our role may not keep triggers from firing, and there are some.
@@ -107,9 +107,9 @@ def transaction_of(legacy: Connected) -> str:
 def require_once(
     plan: CutoverPlan, legacy: Connected, description: TableDescription, keys: Sequence[tuple[str, ...]], next_step: str
 ) -> None:
-    """After rows were put in: none has a unique key that another row has, where the server itself does not look.
+    """Check, after rows were inserted, unique keys that the server itself does not check here.
 
-    What checks a deferrable key at last is a trigger, which fires for us as little as for an apply worker.
+    A deferrable key is checked by a trigger, which fires for us as little as for an apply worker.
 
     Args:
         plan: Which table.

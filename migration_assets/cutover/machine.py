@@ -50,7 +50,7 @@ from migration_assets.stream.subscription import drop_subscription
 
 
 def require_not_decommissioned(base: Connected, relation: str) -> None:
-    """Asked before the legacy is, which may be gone altogether.
+    """Refuse after a decommissioning. It is asked before the legacy is, which may be gone altogether.
 
     Raises:
         CutoverError: The legacy was decommissioned, or that is under way and cannot be undone any more.
@@ -68,7 +68,7 @@ def require_not_decommissioned(base: Connected, relation: str) -> None:
 
 
 def give_way(base: Connected, legacy: Connected, relation: str, kind: CutoverKind) -> None:
-    """Under the cutover's lock: a decommissioning that died before it closed anything is called off by a rollback.
+    """Let a rollback call off a decommissioning that died before it closed anything; under the cutover's lock.
 
     Raises:
         CutoverError: It has closed the legacy.
@@ -140,7 +140,7 @@ def _run(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bo
     try:
         return _run_once(plan, kind, approved_by=approved_by, rehearse=rehearse)
     except UnfinishedError as error:
-        # A server was lost for a while, with the sessions: what they could not undo, new ones may.
+        # A server was lost for a while, with the sessions: new sessions may undo what those could not.
         left = _settle_later(plan)
         if left is None:
             raise
@@ -155,7 +155,7 @@ def _run(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehearse: bo
 
 
 def _settle_later(plan: CutoverPlan) -> CutoverRecord | None:
-    """What became of it, or None where it cannot be settled now."""
+    """Settle it and return what became of it; None where it cannot be settled now."""
     try:
         return retry_transient(
             lambda: settle(plan), what="settling the cutover", attempts=plan.stream.limits.attempts, log=log
@@ -251,7 +251,7 @@ def _finish(work: Work) -> CutoverRecord:
     plan, base = work.plan, work.base
     state = read_cutover(base, work.id).state
     if state in BEFORE_OPEN:
-        # A dead process had opened the target, and not noted that it would.
+        # A dead process had opened the target without noting that it was about to.
         for skipped in (*BEFORE_OPEN[BEFORE_OPEN.index(state) + 1 :], CutoverState.OPEN):
             enter(base, work.id, skipped)
     if read_cutover(base, work.id).state is not CutoverState.DONE:
@@ -261,7 +261,7 @@ def _finish(work: Work) -> CutoverRecord:
         if failed is not None and work.kind is CutoverKind.CUTOVER:
             return _go_back(work, failed)
         enter(base, work.id, CutoverState.DONE, error=failed)
-    # Not before: applications wait for the switch.
+    # Not earlier, since applications wait for the switch.
     follow_hold(base, plan.stream)
     work.tell(CutoverState.DONE)
     if work.kind is CutoverKind.CUTOVER:
@@ -282,7 +282,7 @@ def _finish(work: Work) -> CutoverRecord:
 
 
 def _switch(work: Work) -> str | None:
-    """Call the team's own switch; what went wrong."""
+    """Call the team's own switch; returns what went wrong."""
     if work.plan.switch is None:
         return None
     try:
@@ -293,7 +293,7 @@ def _switch(work: Work) -> str | None:
 
 
 def _go_back(work: Work, failed: str) -> CutoverRecord:
-    """The applications could not be told: everything goes back to the legacy, with what was written to the base.
+    """Move everything back to the legacy, with what was written to the base, since the applications could not be told.
 
     Raises:
         CutoverError: Always: says whether that succeeded.
@@ -303,7 +303,7 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
     finish(base, work.id, "aborted")
     approved_by = read_cutover(base, work.id).approved_by
     try:
-        # Nobody need confirm it: it is a part of the cutover that failed.
+        # It needs no confirmation: it is a part of the cutover that failed.
         plan = replace(work.plan, on_begin=None)
         back = _through(plan, CutoverKind.ROLLBACK, base, work.legacy, approved_by=approved_by, rehearse=False)
         _finish(back)

@@ -55,7 +55,7 @@ class ReverseHealth:
 
 
 def look_at_reverse(plan: CutoverPlan) -> ReverseHealth | None:
-    """None while the legacy is in charge.
+    """Measure the reverse stream; None while the legacy is in charge.
 
     Raises:
         psycopg.OperationalError: A server cannot be reached.
@@ -79,14 +79,14 @@ def look_at_reverse(plan: CutoverPlan) -> ReverseHealth | None:
 
 
 def slot_of_reverse(base: Connected, names: StreamNames) -> ReverseSample:
-    """The base's part."""
+    """The part that the base tells."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(_SLOT, [names.slot]).fetchone()
     return ReverseSample(names.subscription, **(row or {}))
 
 
 def look_from_legacy(legacy: Connected, names: StreamNames) -> dict[str, bool | int | None]:
-    """The legacy's part, by the fields of `ReverseSample`."""
+    """The part that the legacy tells, by the fields of `ReverseSample`."""
     worker = reverse_worker(legacy, names)
     errors = legacy.execute(_ERRORS, [names.subscription]).fetchone()
     return {
@@ -116,7 +116,7 @@ def measure_reverse(
     arrived = wait_until(lambda: reverse_arrived(legacy, relation, sent), seconds=seconds if can_arrive else 0.0)
     before = sent - 1 if arrived else _newest_arrived(legacy, relation)
     lag = _age_of_oldest(base, relation, before)
-    # Where nobody compares them none go: one that never arrived is all that tells of a change that was skipped.
+    # Not where the markers are not compared: a marker that never arrived is the only trace of a skipped change.
     if arrived and markers is not None and not markers.arrived():
         base.execute(
             "DELETE FROM migration.reverse_markers WHERE relation = %s AND id < %s"
@@ -136,7 +136,7 @@ def _newest_sent(base: Connected, relation: str) -> int:
 
 
 def _newest_arrived(legacy: Connected, relation: str) -> int:
-    # The same table; on the legacy it has what came through.
+    # The same table; on the legacy it holds what arrived.
     return _newest_sent(legacy, relation)
 
 
@@ -165,7 +165,7 @@ class SidesAsked:
     errors: dict[Side, str] = field(default_factory=dict[Side, str])
 
     def ask(self, side: Side, read: Callable[[Connected], _Read]) -> _Read | None:
-        """What the side says, or None where it cannot be asked (any more)."""
+        """Ask the side; None where it cannot be asked, or not any more."""
         connection = self.base if side == "base" else self.legacy
         if connection is None or side in self.errors:
             return None

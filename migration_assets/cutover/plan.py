@@ -103,9 +103,9 @@ def _command(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
-            # A group of its own: what it started is killed with it, and nobody's Ctrl-C ends it halfway.
+            # In a process group of its own: what it started is killed with it, and Ctrl-C does not end it halfway.
             start_new_session=True,
-            # Ours keeps files private, and what a hook writes is often for others: the usual one.
+            # Our umask keeps files private, but what a hook writes is often for others: it gets the usual umask.
             umask=0o022,
         )
     except (OSError, ValueError) as error:
@@ -130,7 +130,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signed(secret: SecretStr | None, body: bytes) -> dict[str, str]:
-    """Who knows the secret can tell that the call is ours, unchanged, and of now."""
+    """Sign the call, so that a receiver who knows the secret can tell that it is ours, unchanged, and recent."""
     if secret is None:
         return {}
     at = str(int(time.time()))
@@ -152,7 +152,7 @@ def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: f
     def post() -> None:
         try:
             request = Request(url.get_secret_value(), body, dict(headers))  # noqa: S310 - the team's own URL
-            # A proxy of the environment has no business with what stays on this machine, where it is not encrypted.
+            # A call that stays on this machine is not encrypted, and must not go through a proxy of the environment.
             direct = [ProxyHandler({})] if past_proxies else []
             with build_opener(_NoRedirect, *direct).open(request, timeout=seconds):
                 pass
@@ -161,7 +161,7 @@ def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: f
         except (URLError, HTTPException, OSError, ValueError) as error:
             failed.append(f"the hook's address cannot be called: {type(error).__name__}")
 
-    # Its own timeout begins anew with every byte that arrives.
+    # The library's own timeout begins anew with every byte that arrives.
     thread = threading.Thread(target=post, daemon=True, name="cutover-hook")
     thread.start()
     thread.join(seconds)
@@ -202,7 +202,7 @@ class Step:
 
     @property
     def seconds(self) -> float | None:
-        """None while it is under way."""
+        """How long the state took; None while it is under way."""
         return None if self.finished is None else (self.finished - self.started).total_seconds()
 
 

@@ -78,11 +78,11 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
             return None
         description = same_table(stream, legacy, base)
         former = reverse_names(forward_names(base, plan.relation))
-        # First our own reader, who would come back to the slot as soon as he is ended.
+        # First our own reader, which would come back to the slot as soon as it is ended.
         drop_subscription(legacy, former.subscription)
         remove_slot(base, former.slot)
         drop_reverse(base, legacy, former)
-        # Whoever follows still under the old name, a legacy that was thought dead, must not read the new slot.
+        # A legacy that was thought dead, and still follows under the old name, must not read the new slot.
         forward = fresh_names()
         rename_stream(base, plan.relation, forward)
         names = reverse_names(forward)

@@ -37,7 +37,7 @@ NEAR_BYTES = 32 * 1024**2
 
 
 def reverse_names(forward: StreamNames) -> StreamNames:
-    """The three parts' names: of this table and this base, and nobody else's."""
+    """The names of the three parts, which no other table and no other base has."""
     name = f"{forward.slot}_back"
     return StreamNames(name, name, name)
 
@@ -50,9 +50,9 @@ def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
     """
     drop_reverse(base, legacy, names)
     with legacy.transaction():
-        # Of two that make it at once one would fail, IF NOT EXISTS or not.
+        # Of two runs that make it at once one would fail, in spite of IF NOT EXISTS.
         take_turn_at_objects(legacy)
-        # What the hold needs there, too: nobody is held for a cutover that would stop at it.
+        # The hold needs it there, too, and nobody is to be held for a cutover that would stop at it.
         require_no_collision(legacy, {"reverse_markers", "subscribe(statement text)", *NAMES_OF_HOLDS})
         legacy.execute("CREATE TABLE IF NOT EXISTS " + REVERSE_MARKERS)
     legacy.execute("DELETE FROM migration.reverse_markers WHERE relation = %s", [plan.relation])
@@ -135,11 +135,11 @@ def reverse_distance(base: Connected, names: StreamNames) -> int:
 def start_reverse(
     base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames, description: TableDescription
 ) -> None:
-    """Let the stream run from here on: both sides stand still, and are equal.
+    """Let the stream run from here on, where both sides stand still and are equal.
 
     What the slot has seen until now came from the legacy, or was our own; none of it may go back.
     """
-    # All that was applied is on disk: this session's last commit, which was synchronous, came after it.
+    # Everything that was applied is on disk: this session's last commit came later and was synchronous.
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
     subscribe_reverse(base, legacy, plan, names, description)
 
@@ -147,7 +147,7 @@ def start_reverse(
 def subscribe_reverse(
     base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames, description: TableDescription
 ) -> None:
-    """The legacy follows from where the slot stands."""
+    """Let the legacy follow from the slot's position."""
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
         create_subscription(
@@ -173,13 +173,13 @@ def _url(plan: CutoverPlan) -> str:
 
 
 def drop_reverse(base: Connected, legacy: Connected, names: StreamNames) -> None:
-    """Gone afterwards, on both sides."""
+    """Drop all parts of the reverse stream on both sides."""
     drop_subscription(legacy, names.subscription)
     drop_reverse_on_base(base, names)
 
 
 def drop_reverse_on_base(base: Connected, names: StreamNames) -> None:
-    """The base's part alone: slot and publication."""
+    """Drop the base's parts alone: slot and publication."""
     drop_slot(base, names.slot)
     base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(names.publication)))
 
@@ -196,7 +196,7 @@ def let_reverse_run(legacy: Connected, names: StreamNames) -> None:
 
 
 def rest(subscriber: Connected, subscription: str, pid: int | None, *, patience: Callable[[], float]) -> None:
-    """After DISABLE: until the worker has ended; nothing is applied any more then.
+    """Wait, after DISABLE, until the worker has ended: nothing is applied any more then.
 
     Raises:
         CutoverError: It does not end.

@@ -36,7 +36,7 @@ from migration_assets.stream.heartbeats import reverse_arrived
 from migration_assets.stream.legacy_side import old_writers
 from migration_assets.stream.subscription import disable
 
-# Behind a writer of this age a try would only hold up the others.
+# With an open writer of this age a try would only hold up the others.
 _OLD_MS = 3_000.0
 _FROZEN = "1s"
 _WORKER_ENDS_SECONDS = 60.0
@@ -92,7 +92,7 @@ def reverse_cut(
         _remove_former_trigger(holder)
         for connection, key in zip((holder, legacy), _session_keys(names), strict=True):
             lock_until_session_ends(connection, key, lambda who: _void(plan, f"another one is taken by {who}"))
-        # Before the moment whose picture is taken: a rewrite of the table would leave a snapshot empty.
+        # Before the snapshot: a rewrite of the table would leave it empty.
         for connection in (reader, *(() if at_rest else (legacy,))):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table_name(plan.stream.spec.table)))
@@ -126,9 +126,9 @@ def _session_keys(names: StreamNames) -> tuple[str, str]:
 
 
 def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
-    """End on the legacy what is left of a run that has lost the cutover's lock on the base.
+    """End the sessions on the legacy of a run that has lost the cutover's lock on the base.
 
-    One that stands still holds the stream's worker at its marker, or the table, for as long as its process is there.
+    A process that stands still holds the stream's worker at its marker, or the table, for as long as it exists.
 
     Args:
         legacy: A session of the run that has that lock now.
@@ -189,7 +189,7 @@ def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Conne
         if row and row[0]:
             # An autovacuum in the way is only sent away when this time is over.
             locker.execute("SET LOCAL deadlock_timeout = '20ms'")
-        # With every leaf: also who names one waits.
+        # With every leaf, so that writers that name a leaf wait, too.
         locker.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table_name(plan.stream.spec.table)))
         writer.execute("INSERT INTO migration.reverse_markers (relation, id) VALUES (%s, %s)", [plan.relation, marker])
         found = reader.execute("SELECT pg_current_wal_insert_lsn()::text FROM pg_current_snapshot()").fetchone()
@@ -198,7 +198,7 @@ def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Conne
 
 
 def _wait_at(plan: CutoverPlan, legacy: Connected, names: StreamNames, marker: int) -> int:
-    """Until the stream's own apply worker waits at the marker's gate; which process that is."""
+    """Wait until the stream's own apply worker stands at the marker's gate; returns its process id."""
     give_up = time.monotonic() + plan.stream.limits.stream_patience_seconds
     pause = _SHORTEST
     while True:

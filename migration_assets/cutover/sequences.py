@@ -18,7 +18,7 @@ _NAMED = {Drawn.IDENTITY, Drawn.DEFAULT}
 _PLAIN_DEFAULT = re.compile(r"nextval\('[^']+(''[^']*)*'::regclass\)")
 _DRAW_SECONDS = 5
 _TRIALS = 10
-# Neither of an expression nor of some rows only.
+# No index over an expression or over some rows only.
 _WHOLE_KEY = re.compile(r"USING btree \([^()]*\)(?! WHERE).*")
 
 
@@ -33,7 +33,7 @@ class SequenceSet:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A sequence of the source that new rows draw from, what it fills, and its name on the target (None: not there)."""
+    """A sequence of the source, the column that it fills, and its name on the target (None: not there)."""
 
     source: str
     target: str | None
@@ -153,7 +153,7 @@ def advance_sequences(
         last = here.last
         if not here.cycles:
             for column in one.ends:
-                # Keys that an application chose by itself; the key's index has them at its end.
+                # Keys that an application chose by itself are at the end of the key's index.
                 last = _extreme(source, table, column, last, ascending=here.ascending)
         value = next_start(here, there, last, margin)
         if not there.cycles and not there.least <= value + there.increment <= there.most:
@@ -169,7 +169,7 @@ def advance_sequences(
     try:
         _try_keys(source, target, table, of_source, of_target, done)
     finally:
-        # What was drawn for a trial is given to the first who asks.
+        # A key that was drawn for a trial is given out by the next draw.
         for one in done:
             _set(target, one.sequence, one.value)
     return done
@@ -199,7 +199,7 @@ def _try_keys(
         elif name in owned:
             drawn = sql.SQL("nextval({}::regclass)").format(sql.Literal(owned[name]))
         else:
-            continue  # the application brings the key
+            continue  # the application itself supplies the key
         # A sequence that we know was set beyond all that was given; of what we do not know we take some more.
         number = 1 if any(use.column == name for use in of_target.sequence_uses) else _TRIALS
         for key in _draw(target, table, name, drawn, number):
@@ -257,7 +257,7 @@ class SequenceState:
 
     @property
     def ascending(self) -> bool:
-        """Or else it counts down."""
+        """Whether it counts up; else it counts down."""
         return self.increment > 0
 
 
@@ -273,7 +273,7 @@ def next_start(here: SequenceState, there: SequenceState, last: int, margin: int
 
 
 def read_sequence(connection: Connected, sequence: str) -> SequenceState:
-    """As it is now; reading it gives no key."""
+    """Read the sequence as it is now, without drawing a key."""
     name = sql.Identifier(*parse_identifiers(sequence))
     row = connection.execute(
         sql.SQL(

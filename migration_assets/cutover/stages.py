@@ -117,7 +117,7 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 
 
 def _begun(work: Work) -> None:
-    """Everything that can be refused is refused here; then what takes time and holds nobody."""
+    """Refuse everything that can be refused, then do what takes time and holds nobody."""
     stream = work.plan.stream
     description = same_table(stream, work.legacy, work.base)
     require_counterparts(work.target, stream.spec.table, *_described(work))
@@ -171,7 +171,7 @@ def _waiting(work: Work) -> None:
             )
     _near(work, work.plan.patience_seconds)
     if not work.plan.compare_all or work.left:
-        # Applications went on writing.
+        # Applications went on writing meanwhile.
         require_time(
             work.base, work.plan, work.kind, to_compare(work.base, work.legacy, work.plan, work.kind), besides=seconds
         )
@@ -192,7 +192,7 @@ def _account(work: Work, description: TableDescription) -> float:
 
 
 def _near(work: Work, seconds: float) -> None:
-    """What the base wrote since its slot began is read now, not while writes are held."""
+    """Let the slot read now what the base wrote since it began, and not while writes are held."""
     if work.kind is CutoverKind.CUTOVER:
         come_near(work.base, work.reverse, patience_seconds=seconds)
     elif has_forward_slot(work):
@@ -231,7 +231,7 @@ def _drained(work: Work) -> None:
     if not work.plan.compare_all:
         # While the ledger still knows what the publication is to be: what was proven before it was altered is compared.
         notice_alterations(work.base, work.plan.relation, work.legacy)
-        # While there is a worker; it ends now.
+        # While there is still a worker, which ends now.
         work.carried.update(weeks_carried(work.base, work.plan.relation))
     with durably(work.base):
         bar_stream(work.base, work.id, barred=True)
@@ -242,7 +242,7 @@ def _drained(work: Work) -> None:
 
 
 def _marker(work: Work) -> Callable[[], bool]:
-    """Send a marker along the stream that runs; whether it has arrived."""
+    """Send a marker along the running stream; returns a function that says whether it has arrived."""
     relation = work.plan.relation
     if work.kind is CutoverKind.CUTOVER:
         marker = send_heartbeat(work.legacy, relation)
@@ -299,7 +299,7 @@ def _reversed(work: Work) -> None:
 def _require_not_rewritten(work: Work) -> None:
     for side, compared in work.files.items():
         now = files(work.base if side == "base" else work.legacy, work.plan.stream.spec.table)
-        # A partition that was opened meanwhile is none of those that were compared.
+        # A partition that was opened meanwhile was not compared.
         if any(now.get(oid) != file for oid, file in compared.items()):
             raise CutoverError(
                 f"the table was rewritten on the {side} after its rows were compared: by an ALTER TABLE, which no hold"

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class UnfinishedError(CutoverError):
-    """It stopped, and could not be undone completely with the sessions that it had; new ones may succeed."""
+    """The cutover stopped and could not be undone with the sessions that it had; new sessions may succeed."""
 
 
 def was_opened(work: Work) -> bool:
@@ -59,7 +59,7 @@ def was_opened(work: Work) -> bool:
 
 @contextmanager
 def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connected]:
-    """On the source, for letting its writes go."""
+    """Open a session on the source for releasing its writes."""
     timeouts = Timeouts(lock=plan.stream.limits.cut_lock_timeout_ms, statement=20_000, idle_in_transaction=10_000)
     with plan.stream.databases.session(kind.source, "cutover:release", timeouts) as source:
         yield source
@@ -68,10 +68,10 @@ def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connect
 def release_source(
     plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, spare: Sequence[KeptSession] = ()
 ) -> bool:
-    """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
+    """Release the source's writes, in a session of its own; returns whether this cutover held them.
 
-    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, one of
-    `spare` does.
+    It needs that side alone, neither the ledger nor the other server. Where that side takes no further session, one of
+    `spare` is used.
     """
 
     def once(source: Connected) -> bool:
@@ -87,7 +87,7 @@ def _on_source(
         try:
             source = stack.enter_context(releasing_session(plan, kind))
         except (psycopg.OperationalError, MigrationError) as error:
-            # Whatever keeps it out: one that is in already needs no leave to enter.
+            # Whatever keeps new sessions out: one that is open already is not affected.
             refused = error
         else:
             try:
@@ -108,12 +108,12 @@ def _on_source(
 
 
 def _spare(work: Work) -> list[KeptSession]:
-    """For the steps' own thread: its own session on the source, too, in case that the kept one was ended."""
+    """The sessions that the steps' thread may use: also its own on the source, if the kept one was ended."""
     return [*([work.kept] if work.kept else []), KeptSession(work.source)]
 
 
 def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
-    """Writes first, then the rest in reverse order; safe to repeat. The target was never opened.
+    """Undo a cutover whose target was never opened: release writes, then the rest in reverse order. Safe to repeat.
 
     Raises:
         CutoverError: The target was opened after all.
@@ -144,7 +144,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
             stream = require_stream(work.base, work.plan.relation)
             if now.stream_barred and stream.status is StreamStatus.HELD:
                 go_on(work.base, stream)
-        # As it was found: a base that refused writes before, since a rollback, goes on doing so.
+        # As it was found: a base that refused writes before, after a rollback, goes on doing so.
         release(work.base, work.plan.stream, work.id, looked=True)
     else:
         let_reverse_run(work.legacy, work.reverse)
@@ -180,7 +180,7 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
 
 
 def _released_only(work: Work) -> tuple[str, str]:
-    """At least the writes: that needs the source alone."""
+    """Release at least the writes, which needs the source alone."""
     again = "run `migration-assets release-writes` (or this again) when both servers answer"
     try:
         release_source(work.plan, work.kind, work.id, spare=_spare(work))
@@ -206,7 +206,7 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
     relation = plan.relation
     limit = _overdue_after(plan, base, legacy)
     if limit is not None:
-        # Who came later is at work on what that one left.
+        # A later run is at work on what that one left.
         pids = end_holders(base, StreamLock.CUTOVER.named(relation), older_than_seconds=limit)
         if pids:
             log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)

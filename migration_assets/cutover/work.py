@@ -26,7 +26,7 @@ from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
 from migration_assets.stream.running import require_stream
 
-# The steps give up by themselves a little earlier; the watchdog is for those that hang.
+# The steps give up by themselves a little earlier; the watchdog is for steps that hang.
 _STEPS = 0.9
 _WATCHDOG = 0.95
 _AGAIN_SECONDS = 1.0
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Deadline:
-    """Runs from the moment that writes are held. `release` must need no session of the step's."""
+    """A watchdog that runs from the moment that writes are held. `release` must not need a session of the steps."""
 
     def __init__(self, seconds: float, release: Callable[[], bool]) -> None:
         self._seconds, self._release = seconds, release
@@ -45,14 +45,14 @@ class Deadline:
         self._timer: threading.Timer | None = None
 
     def start(self) -> None:
-        """Writes are about to be held."""
+        """Start the watchdog: writes are about to be held."""
         self._started = time.monotonic()
         self._timer = threading.Timer(self._seconds * _WATCHDOG, self._expire)
         self._timer.daemon = True
         self._timer.start()
 
     def stop(self) -> None:
-        """Nobody is held any more, or the other side is open."""
+        """Stop the watchdog: nobody is held any more, or the other side is open."""
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -64,7 +64,7 @@ class Deadline:
 
     @property
     def elapsed_ms(self) -> float:
-        """Since writes were held."""
+        """Milliseconds since writes were held."""
         return (time.monotonic() - self._started) * 1000
 
     def remaining(self) -> float:
@@ -106,7 +106,7 @@ class Deadline:
 
     @contextmanager
     def watched(self, connection: Connected) -> Generator[Connected]:
-        """A session of the steps': it is cut off when the watchdog strikes."""
+        """Register a session of the steps, which is cut off when the watchdog strikes."""
         with self._lock:
             self._sessions.append(connection)
         try:
@@ -154,7 +154,7 @@ class KeptSession:
     alone: threading.Lock = field(default_factory=threading.Lock)
 
     def require_alive(self, side: SideName) -> None:
-        """Before anybody is held.
+        """Open it, before anybody is held.
 
         Raises:
             CutoverError: Somebody ended it, or the network did.
@@ -173,7 +173,7 @@ class KeptSession:
 
 @dataclass(frozen=True)
 class Work:
-    """One cutover or rollback under way. `base` holds the locks, so that what it does is never done by a dead run."""
+    """One cutover or rollback under way. `base` holds the locks: a dead run can do nothing in that session."""
 
     plan: CutoverPlan
     id: int
@@ -219,7 +219,7 @@ class Work:
 
 
 def long_session() -> Timeouts:
-    """Of the sessions that the whole run goes through: a statement may take long, a lock not."""
+    """Timeouts of the run's own sessions: a statement may take long, a lock may not."""
     return Timeouts(lock=5_000, statement=0, idle_in_transaction=30_000)
 
 
@@ -234,7 +234,7 @@ def forward_names(base: Connected, relation: str) -> StreamNames:
 
 @contextmanager
 def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
-    """Nobody joins, copies, repairs, validates or pauses meanwhile.
+    """Keep every other step from joining, copying, repairing, validating and pausing while the body runs.
 
     Raises:
         SliceBusyError: Somebody works on a week.

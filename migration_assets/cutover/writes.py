@@ -24,7 +24,7 @@ _RELEASE = "`migration-assets release-writes` (or the same cutover or rollback a
 
 @dataclass(frozen=True)
 class HeldWrites:
-    """No side accepts writes, or none that is known of.
+    """The state in which no side is known to accept writes.
 
     `side` is the one that should; `since` by its own clock, `seconds` ago. `alive`: whether the process that holds
     them works (None: not known); one that still holds them when its timeout is over does not.
@@ -69,7 +69,7 @@ def read_writes(connection: Connected, spec: TableSpec) -> SideWrites:
 
 
 def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) -> HeldWrites | None:
-    """What is wrong with the side in charge; `legacy` None: it could not be asked."""
+    """Describe what is wrong with the side in charge; `legacy` is None where it could not be asked."""
     writes = base if facts.in_charge == "base" else legacy
     if writes is None or not writes.refuses:
         return None
@@ -86,7 +86,7 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
 
 
 def find_held_alone(legacy: SideWrites, error: str) -> HeldWrites | None:
-    """The same where the base cannot be asked."""
+    """Describe it where the base cannot be asked."""
     if not legacy.refuses:
         return None
     opening = legacy.hold is not None and legacy.hold.opening
@@ -252,11 +252,11 @@ def _release_legacy_alone(plan: CutoverPlan, why: str) -> str:
 
 
 def _release_base_alone(plan: CutoverPlan) -> str | None:
-    """None where it is not held by a rollback, or cannot be reached itself."""
+    """Release the base; None where no rollback holds it, or it cannot be reached."""
     why = "the legacy cannot be reached"
     with (
         plan.stream.databases.session("base", "cutover:release") as base,
-        # Whoever was to open the legacy has it, and marks the base's hold before: he is dead, and never will.
+        # The run that was to open the legacy would have marked the base's hold before. It is dead, and never will.
         cutover_lock(base, plan.relation),
     ):
         left = unfinished_cutover(base, plan.relation)
@@ -271,7 +271,7 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
                 state_left="the base goes on refusing writes: two sides that accept them could never be reconciled",
                 next_step="bring that legacy back, then run this again",
             )
-        # Now: whoever undoes the rest when the legacy is back would count the time until then.
+        # Now, since the run that undoes the rest when the legacy is back would count the time until then.
         note_released(base, left.id, None, opened=False)
         follow_hold(base, plan.stream)
     return f"the base accepts writes again: the legacy was never opened; {why}: run this again when it is back"

@@ -55,12 +55,12 @@ def marker_gate(
     key: dict[str, object] = {"relation": relation, "marker": marker}
 
     def let_go() -> None:
-        # One message: the worker stands until it is through.
+        # In one message, since the worker waits until it is through.
         holder.execute(_LET_GO.format(sql.SQL(markers), sql.Literal(relation), sql.Literal(marker)))
 
     try:
         holder.execute("BEGIN")
-        # A standby that is slow to answer must not keep the worker at the gate.
+        # A slow synchronous standby must not keep the worker at the gate.
         holder.execute("SET LOCAL synchronous_commit = local")
         _may_be_idle(holder, moment_seconds + FROZEN_SECONDS)
         _stand_at(holder, markers, key)
@@ -73,7 +73,7 @@ def marker_gate(
             next_step="see why the machine stood still (suspended, swapping?), then run this again",
         ) from None
     finally:
-        # A lost connection let go by itself.
+        # A lost connection has let the worker go by itself.
         if holder.info.transaction_status is not pq.TransactionStatus.IDLE:
             with suppress(psycopg.OperationalError):
                 holder.execute("ROLLBACK")
@@ -96,7 +96,7 @@ def _stand_at(holder: Connected, markers: LiteralString, key: Mapping[str, objec
 
 
 def hold_for_moments(holder: Connected) -> None:
-    """The marker is set: from now on the gate's session asks something again and again, or is ended by its server."""
+    """Keep the gate's session busy from now on, so that its server ends it if this process stands still."""
     _may_be_idle(holder, FROZEN_SECONDS)
 
 
@@ -105,7 +105,7 @@ def _may_be_idle(holder: Connected, seconds: float) -> None:
 
 
 def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patience_seconds: float) -> int:
-    """Until this stream's own apply worker waits at the marker's gate: the base then holds all before the marker.
+    """Wait until this stream's own apply worker stands at the marker's gate: the base then holds all before the marker.
 
     Args:
         base: The session that holds the gate.
@@ -130,7 +130,7 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
         if worker.pid != pid:
             pid, since = worker.pid, now
         if pid is not None:
-            # One that fails at once is there at every start, too.
+            # A worker that fails at once is seen at every start, too.
             if now - since > _WORKER_LIVES:
                 seen = now
             if waits_for(base, pid):
@@ -154,7 +154,7 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
 
 
 def waits_for(holder: Connected, pid: int) -> bool:
-    """Whether that process waits for the transaction of `holder`: for the gate, which is all that it holds."""
+    """Whether that process waits for the transaction of `holder`, which holds nothing but the gate."""
     row = holder.execute(
         "SELECT EXISTS (SELECT FROM pg_locks w JOIN pg_locks h USING (transactionid)"
         " WHERE w.locktype = 'transactionid' AND NOT w.granted AND w.pid = %s"
@@ -165,7 +165,7 @@ def waits_for(holder: Connected, pid: int) -> bool:
 
 
 def wait_until_gone(base: Connected, stream: StreamRecord, pid: int, barrier: Barrier, *, patience: float) -> None:
-    """After DISABLE: until the worker has committed the marker and ended; then the base rests exactly there.
+    """Wait, after DISABLE, until the worker has committed the marker and ended; the base then rests exactly there.
 
     Raises:
         CutError: It did not end, or the base does not stand at the marker: the cut is void.
@@ -196,7 +196,7 @@ def _is_alive(base: Connected, subscription: str, pid: int) -> bool:
 
 
 def _origin_beyond(base: Connected, subscription: str, lsn: str) -> str | None:
-    """The stream's own position where it is past the cut; a second look at what the marker says already.
+    """The stream's own position where it is past the cut: a second proof of what the marker says.
 
     Only roles that were granted it may read the view.
     """

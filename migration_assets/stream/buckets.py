@@ -27,7 +27,7 @@ from migration_assets.stream.plan import StreamPlan
 _Result = TypeVar("_Result")
 _ROWS_A_BUCKET = 1000
 _FEWEST, _MOST = 16, 65_536
-# So many rows are compared one by one in this process's memory, and a bucket is never divided.
+# At most so many rows are compared one by one in this process's memory; a bucket is never divided.
 _FULLEST = 100_000
 
 
@@ -52,7 +52,7 @@ class SliceRows:
 
     @property
     def where_of_t(self) -> sql.Composed:
-        """The slice's range where the table is called `t`, beside keys whose names a column may have as well."""
+        """The slice's range in a query that calls the table `t`, where other names may be those of columns, too."""
         return in_range(self.spec.control_column, self.bounds, of="t")
 
     @property
@@ -102,12 +102,12 @@ class Compared:
 
     @property
     def differing_rows(self) -> int:
-        """No more rows than that can differ: those of the buckets that do, on the fuller side of each."""
+        """How many rows can differ at most: those of the differing buckets, on the fuller side of each."""
         return sum(self.differing.values())
 
     @property
     def equal(self) -> bool:
-        """Whether every bucket agrees, which is more than that the sums do."""
+        """Whether every bucket agrees, which says more than that the sums of all do."""
         return not self.differing
 
 
@@ -193,7 +193,7 @@ def same_table(plan: StreamPlan, legacy: Connected, base: Connected) -> TableDes
 
 
 def table_before_cut(plan: StreamPlan, base: Connected, purpose: str) -> TableDescription:
-    """As `same_table`, before anybody is held: a stream that stands because of a new column is never waited for.
+    """As `same_table`, but before anybody is held: no step waits for a stream that stands because of a new column.
 
     Raises:
         TableSpecError: One of them does not exist.
@@ -206,7 +206,7 @@ def table_before_cut(plan: StreamPlan, base: Connected, purpose: str) -> TableDe
 def require_unaltered(
     plan: StreamPlan, legacy: Connected, base: Connected, description: TableDescription, where: str
 ) -> None:
-    """Where a difference was found: that it is not one of the table itself, altered since it was described.
+    """Check, where a difference was found, that the table itself was not altered since it was described.
 
     Raises:
         StreamError: It was altered, on both sides.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublicationChange:
-    """What is done to the publication under a cut's lock.
+    """A change of the publication that is made under a cut's lock.
 
     Attributes:
         slot: The stream's, whose name tells two bases of one legacy apart.
@@ -65,7 +65,7 @@ def claimed(
 
 
 def end_holders(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """End the sessions that have the lock of that name, and asked for it so long ago; their pids.
+    """End the sessions that hold the lock of that name for at least so long; returns their pids.
 
     Raises:
         StreamError: Our role may not.

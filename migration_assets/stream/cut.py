@@ -39,9 +39,9 @@ from migration_assets.stream.running import go_on, require_not_barred, require_r
 from migration_assets.stream.servers import require_same_servers
 from migration_assets.stream.subscription import disable
 
-# A writer whose transaction is older than this would probably outlast our try, and hold up all others behind it.
+# A writer whose transaction is older than this would probably outlast our try, and all others would wait behind it.
 _OLD_MS = 30.0
-# Where transactions of that age never end all at once, a try is made all the same, unless one is this old.
+# Where there is always a transaction of that age, a try is made all the same, unless one is this old.
 _HOPELESS_MS = 3_000.0
 _PEEK_SECONDS = 1.0
 _TELL_SECONDS = 10.0
@@ -63,7 +63,7 @@ class LegacySessions:
 
 @contextmanager
 def legacy_sessions(plan: StreamPlan, purpose: str) -> Generator[LegacySessions]:
-    """All three; they are closed at the end."""
+    """Open all three sessions; they are closed at the end."""
     with ExitStack() as stack:
 
         def session(name: str, timeouts: Timeouts | None = None) -> Connected:
@@ -73,7 +73,7 @@ def legacy_sessions(plan: StreamPlan, purpose: str) -> Generator[LegacySessions]
 
 
 def next_marker(legacy: LegacySessions) -> int:
-    """A number that no other marker has: a dead validator's marker is never mistaken for ours."""
+    """Draw a number that no other marker has, so that a dead validator's marker is never mistaken for ours."""
     require_trusted(legacy.writer)
     row = legacy.writer.execute("SELECT nextval('migration.marker_id')").fetchone()
     return int(require_row(row, "nextval")[0])
@@ -107,7 +107,7 @@ def set_marker(
             started: float | None = None
             try:
                 # Before the lock that holds writers, and in each try anew: an ALTER TABLE that waits for us would keep
-                # that lock from ever being got.
+                # us from ever getting that lock.
                 begin_reading(legacy.reader, [plan.spec.table])
                 started = time.perf_counter()
                 lsn, snapshot = _once(plan, legacy, marker, in_lock)
@@ -129,14 +129,14 @@ def set_marker(
 
 def _make_gentle(legacy: LegacySessions) -> None:
     for connection in (legacy.locker, legacy.writer):
-        # A standby that is slow to answer must not keep the lock from going.
+        # A slow synchronous standby must not prolong the lock.
         connection.execute("SET synchronous_commit = local")
-    # While it waits for its own lock nobody is held, but an ALTER TABLE is in the way, and the next try may be luckier.
+    # While it waits for its own lock nobody is held. An ALTER TABLE is in the way then, and the next try may succeed.
     set_limits(legacy.reader, lock=1_000, whole_session=True)
 
 
 def _peek(plan: StreamPlan, legacy: LegacySessions, give_up: float) -> list[str]:
-    """Wait for a moment without old writers; those that stayed. A try would hold all others behind them in vain."""
+    """Wait for a moment without old writers; returns those that stayed. A try would hold all others behind them."""
     deaf = not _may_set_deadlock_timeout(legacy.locker)
     until = min(give_up, time.monotonic() + _PEEK_SECONDS)
     while True:
@@ -157,7 +157,7 @@ def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Public
             [f"{plan.limits.cut_lock_timeout_ms}ms", _FROZEN],  # a frozen process must not hold writers
         )
         if _may_set_deadlock_timeout(locker):
-            # An autovacuum in the way is only sent away when this time is over.
+            # An autovacuum in the way is cancelled only when this time is over.
             locker.execute("SET LOCAL deadlock_timeout = '20ms'")
         locker.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table_name(plan.spec.table)))
         if in_lock is not None:
@@ -205,7 +205,7 @@ _STREAM_LOCK_MS = 600_000
 
 @dataclass(frozen=True)
 class PairedSnapshots:
-    """Both sides at one marker: sessions in their open snapshots, which any number of other sessions may import."""
+    """Both sides at one marker: open snapshots, which any number of other sessions may import."""
 
     record: CutRecord
     legacy: Connected
@@ -258,7 +258,7 @@ def paired_snapshots(
         with stream_lock(holder, plan.relation, shared=True):
             if in_lock is not None:
                 stack.enter_context(claimed(legacy.locker, in_lock.slot, holder=in_lock.starter))
-            # Before a stream that a dead step left at rest goes on.
+            # Before the stream goes on that a dead step left at rest.
             require_same_servers(holder, plan.relation, legacy.writer)
             stream = require_running(holder, plan.relation)
             tables = base_tables(reader, plan.spec, weeks)
@@ -269,7 +269,7 @@ def paired_snapshots(
                 since = time.perf_counter()
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
-                # The worker holds no lock of these tables now; earlier it could wait for somebody who waits for us.
+                # The worker holds no lock of these tables now. Earlier it could wait for a session that waits for us.
                 begin_reading(reader, tables)
                 snapshot = export_snapshot(reader)
                 let_go()
@@ -294,7 +294,7 @@ def paused_stream(
     in_lock: PublicationChange | None = None,
     as_join: bool = False,
 ) -> Generator[Pause]:
-    """Let the stream rest at a cut for as long as the body runs, alone; enable it again, whatever happens in the body.
+    """Let the stream rest at a cut while the body runs, with no other step at work; enable it again whatever happens.
 
     Args:
         plan: The stream.
@@ -326,7 +326,7 @@ def paused_stream(
         changed = False
         try:
             # Intent first: from DISABLE on the subscription stays disabled until somebody enables it. And before a
-            # join changes the publication: whatever dies from there on, the ledger says that new weeks may be untrue.
+            # join changes the publication: from there on the ledger says, whatever dies, that new weeks may be untrue.
             set_status(holder, plan.relation, intent, purpose)
             stream = require_stream(holder, plan.relation)
             with _gate(plan, holder, marker) as let_go:
@@ -359,7 +359,7 @@ def paused_stream(
 
 
 def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
-    """The first error is the one to raise; what cannot be mended now is mended by the next step."""
+    """Try to enable the stream without hiding the first error; the next step mends what cannot be mended now."""
     if isinstance(error, ServerChangedError):
         return  # it is barred
     try:

@@ -28,7 +28,7 @@ Keys = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class DifferingKeys:
-    """The keys of one batch, by what is wrong in the base; each key is the texts of its columns."""
+    """The keys of one batch, by what is wrong in the base. A key is a tuple of its columns' texts."""
 
     missing: Keys
     extra: Keys
@@ -46,7 +46,7 @@ class DifferingKeys:
 
 
 def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Iterator[DifferingKeys]:
-    """Batch by batch, so that memory stays bounded however many rows differ; each side is read once for all of them.
+    """Yield the keys batch by batch, so that memory stays bounded; each side is read once for all batches.
 
     Args:
         legacy: In the transaction whose snapshot counts; both sessions may be used for other things between batches.
@@ -85,7 +85,7 @@ def _keys_and_hashes(rows: SliceRows, table: QualifiedName, names: Sequence[str]
 
 
 class _InOrder:
-    """The rows of one side, in the order of their buckets, out of one pass however many batches they are taken in."""
+    """The rows of one side in the order of their buckets, read in one pass for all batches."""
 
     def __init__(self, cursor: ServerCursor[tuple[Any, ...]], statement: sql.Composed, names: Sequence[str]) -> None:
         self._cursor = cursor.execute(statement)
@@ -93,7 +93,7 @@ class _InOrder:
         self._fetched: list[tuple[Any, ...]] | None = None
 
     def through(self, last: int) -> pl.DataFrame:
-        """All that were not taken yet, as far as bucket `last`."""
+        """Take all rows that were not taken yet, up to and including bucket `last`."""
         taken: list[tuple[Any, ...]] = []
         while self._fetched is None or self._fetched:
             waiting = self._fetched or []

@@ -15,7 +15,7 @@ from migration_assets.postgres.activity import APPLICATION_NAME
 from migration_assets.postgres.sessions import Connected
 from migration_assets.stream.slots import OUR_SLOTS
 
-# What a subscriber of all of the legacy's tables must have. It gets the rows of none of them: they are not subscribed.
+# The tables that a subscriber of all of the legacy's tables must have. It gets none of their rows.
 SUBSCRIBERS_TABLES: LiteralString = (
     "CREATE SCHEMA IF NOT EXISTS migration; "
     + "".join(f"CREATE TABLE IF NOT EXISTS {table}; " for table in (MARKERS, HOLDS, REVERSE_MARKERS))
@@ -71,7 +71,7 @@ AND (EXISTS (SELECT FROM pg_publication_rel r JOIN tables t ON t.oid = r.prrelid
                 WHERE n.pnpubid = p.oid))
 ORDER BY 1
 """
-# Other plugins know no publications: they are given every table.
+# Other output plugins know no publications: they are sent every table.
 _OF_EVERYTHING: LiteralString = """
 SELECT slot_name::text, plugin::text FROM pg_replication_slots WHERE slot_type = 'logical'
 AND database = current_database() AND plugin <> 'pgoutput' AND slot_name NOT LIKE %(ours)s ORDER BY 1
@@ -97,7 +97,7 @@ class Follower:
 
 @dataclass(frozen=True)
 class ForeignPublication:
-    """One that carries everything in schema `migration`.
+    """A publication that carries everything in schema `migration`.
 
     Attributes:
         name: Its name.
@@ -113,7 +113,7 @@ class ForeignPublication:
 
 
 def foreign_publications(connection: Connected) -> list[ForeignPublication]:
-    """All of them; ours name single tables."""
+    """Read all such publications; our own name single tables."""
     found: list[ForeignPublication] = []
     for name, all_tables, apart in connection.execute(_PUBLICATIONS, {}).fetchall():
         found.append(ForeignPublication(name, all_tables, apart, _slots(connection, name)))
@@ -121,7 +121,7 @@ def foreign_publications(connection: Connected) -> list[ForeignPublication]:
 
 
 def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
-    """Everybody who is sent the table's changes, but for our own streams and for publications of everything."""
+    """Everybody who is sent the table's changes, except our own streams and publications of everything."""
     asked = {"table": str(table), "ours": OUR_SLOTS}
     found = [
         Follower(name, f"publication {name}", not via_root, _slots(connection, name))
@@ -140,5 +140,5 @@ def _slots(connection: Connected, publication: str) -> tuple[str, ...]:
 
 
 def slots_at_risk(connection: Connected) -> Mapping[str, str | None]:
-    """Where each logical slot of others stands, while some publication carries our tables; none without one."""
+    """Where each logical slot of others stands; empty where no publication of others carries our tables."""
     return dict(connection.execute(_POSITIONS, {"ours": OUR_SLOTS}).fetchall())

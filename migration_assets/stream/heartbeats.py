@@ -30,7 +30,7 @@ def send_heartbeat(legacy: Connected, relation: str) -> int:
     """Write a heartbeat on the legacy, committed there; returns its id."""
     require_trusted(legacy)
     with legacy.transaction():
-        # A standby that hangs is no reason for the watch to hang.
+        # A standby that hangs must not make the watch hang.
         legacy.execute("SET LOCAL synchronous_commit = local")
         row = legacy.execute(
             "INSERT INTO migration.markers (relation, id, kind, sent_at)"
@@ -189,7 +189,7 @@ class MarkersWatch:
         )
 
     def arrived(self, follower: Connected | None = None) -> list[str]:
-        """To be asked once that marker has arrived; what is wrong bars the stream. One that others deleted is none.
+        """Compare both sides once that marker has arrived; a gap bars the stream, unless others deleted the marker.
 
         Args:
             follower: Where it is to be looked at: in a cut's snapshot.
@@ -198,7 +198,7 @@ class MarkersWatch:
         found: list[str] = []
 
         def settled() -> bool:
-            """A marker travels before its own session has seen the end of its commit: one that is strange may be so."""
+            """Wait for commits of markers: a marker can arrive before its own session sees the end of its commit."""
             nonlocal found
             after = read_markers(self.sender, self.relation, self.since, _TABLES[self.side])
             found = differing_markers(self.before & after, self.before | after, of_follower)
@@ -208,12 +208,12 @@ class MarkersWatch:
         if found:
             bar(self.ledger, self.relation, found)
         else:
-            # The marker's commit was waited for, and it came later.
+            # It came after the marker's commit, which was waited for.
             note_position(self.ledger, self.relation, self.side, self.lsn)
         return found
 
     def require(self, marker: int, base: Connected) -> None:
-        """The same at a cut, whose own marker stays the proof from now on: a side that goes back loses it.
+        """Compare at a cut. Its own marker is the proof from now on: a side that goes back loses it.
 
         Args:
             marker: The cut's own.

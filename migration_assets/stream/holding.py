@@ -18,7 +18,7 @@ from migration_assets.stream.servers import require_servers
 from migration_assets.stream.subscription import apply_worker, disable
 from migration_assets.stream.true_up import OnWeek
 
-# Somebody who types a command wants an answer.
+# A person who types a command waits for the answer.
 _TIMEOUTS = Timeouts(lock=30_000)
 
 
@@ -56,7 +56,7 @@ def continue_stream(plan: StreamPlan) -> str:
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, _alone_with_stream(base, plan):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
-            # The legacy may have become another server while the stream stood, and nobody looked.
+            # The legacy may have become another server while the stream stood and nobody looked.
             require_servers(plan.databases, base, plan.relation)
             _guard_again(plan, base, record)
             worker = apply_worker(base, record.subscription)
@@ -80,7 +80,7 @@ def _alone_with_stream(base: Connected, plan: StreamPlan) -> Generator[None]:
 
 
 def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> None:
-    """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
+    """Make again what protects the stream on the legacy, in case that somebody took it away by hand."""
     timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
     with (
         plan.databases.session("legacy", "resume", timeouts) as legacy,
@@ -119,14 +119,14 @@ def start_stream(
 
 
 def pause_stream(migration: Migration, reason: str) -> str:
-    """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
+    """Stop the stream until `resume_stream`; see `hold_stream`."""
     return run_step(migration, "pause of the change stream", lambda: hold_stream(StreamPlan.of(migration), reason))
 
 
 def resume_stream(
     migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
 ) -> str:
-    """Let it go on, and finish what never was; see `holding.resume_stream`."""
+    """Let the stream go on, and finish a join that never was finished; see `continue_stream`."""
     return run_step(
         migration,
         "resumption of the change stream",

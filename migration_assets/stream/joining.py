@@ -76,7 +76,7 @@ _SLICE_LOCK_MS = 5_000
 
 @dataclass(frozen=True)
 class Joined:
-    """A quarter (None: all that was under CDC before) is under CDC.
+    """A quarter that is under CDC now; None for all that was under CDC before.
 
     `how`: activated, joined, rebuilt, or already under CDC.
 
@@ -95,7 +95,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Mending:
-    """Who lets the stream begin anew, and whether a server changed since it began."""
+    """Who had the stream begun anew, and whether a server changed since it began."""
 
     by: str
     changed: bool
@@ -139,7 +139,7 @@ def join_stream(
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
         require_not_barred(base, plan.relation, mending=rebuild)
-        # Two quarters that begin at once would each publish the weeks that they know of, without the other's.
+        # Two quarters that begin at once would each publish the weeks that they know of, without the other quarter's.
         stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
         if quarter:
             records = _wanted(base, plan, quarter)
@@ -246,11 +246,11 @@ def _activate(
             rename_stream(base, plan.relation, names)
             stack.enter_context(claimed(legacy, names.slot, holder=base))
         else:
-            # Also one that we do not get as far as to make anew: an old slot keeps WAL.
+            # Even if we do not get as far as making a new one: an old slot keeps WAL.
             drop_slot(legacy, names.slot)
         # A short lock_timeout: everybody queues behind a lock that waits.
         set_limits(legacy, lock=plan.limits.cut_lock_timeout_ms, whole_session=True)
-        # Before it is changed: the next try would find ours.
+        # Before it is changed, since the next try would find our own.
         base.execute(
             "UPDATE migration.streams SET former_identity = coalesce(former_identity, %s) WHERE relation = %s",
             [replica_identity(legacy, plan.spec), plan.relation],

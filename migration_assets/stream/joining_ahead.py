@@ -42,7 +42,7 @@ def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
 
 
 def in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
-    """Every week under CDC, and those with a leaf that may come under it: after a rollback all are on both sides."""
+    """Every week under CDC, and those with a leaf that may join: after a rollback both sides have all of them."""
     attached = attached_leaves(plan.spec.table, read_partitions(base, plan.spec.table))
     records = read_slices(base, plan.relation)
     return [r for r in records if r.under_cdc or (r.week in attached and joins(r, r.week.quarter))]
@@ -89,7 +89,7 @@ def require_small(
 def require_few_deletions(
     plan: StreamPlan, base: Connected, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
 ) -> None:
-    """Of weeks that were never copied: refuse before the stream is touched what the true-up would refuse afterwards.
+    """Refuse now, before the stream is touched, what the true-up of weeks that were never copied would refuse later.
 
     A week that was opened ahead holds no row in the base, unless somebody wrote there.
 

@@ -45,7 +45,7 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, pati
         psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
     """
     with legacy.transaction():
-        # Two bases may take the same legacy's tables at once.
+        # Two bases may prepare the same legacy at once.
         take_turn_at_objects(legacy)
         _make_markers(legacy)
     former = replica_identity(legacy, spec)
@@ -79,7 +79,7 @@ def replica_identity(legacy: Connected, spec: TableSpec) -> str:
 
 
 def has_guard(legacy: Connected, spec: TableSpec) -> bool:
-    """Whether the guard against TRUNCATE stands and fires in every session."""
+    """Whether the guard against TRUNCATE is there and fires in every session."""
     row = legacy.execute(
         "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -107,10 +107,10 @@ def _make_markers(legacy: Connected) -> None:
 
 
 def continue_markers(legacy: Connected, after: int) -> None:
-    """Let no new marker have the number of one that the base has: a legacy that was restored would begin at 1 again."""
+    """Continue the markers' numbers above the base's, since a restored legacy would begin at 1 again."""
     legacy.execute(
         "SELECT setval('migration.marker_id', %(after)s) FROM migration.marker_id"
-        # A sequence that gave no number yet has its first one as its last value.
+        # A sequence that gave no number yet shows its first number as its last value.
         " WHERE last_value < %(after)s OR (NOT is_called AND last_value = %(after)s)",
         {"after": after},
     )
@@ -122,7 +122,8 @@ def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
         # The lock of the ALTER TABLE below, before the look at the publications, which nobody can alter under it.
         legacy.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table))
         if replica_identity(legacy, spec) != _FULL:
-            # Where it is FULL already they fail already, and to go on makes nothing worse; the watch tells of it.
+            # Where it is FULL already, updates fail already: going on makes nothing worse, and the watch raises an
+            # alert.
             _require_updates(legacy, spec, publication)
         legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table))
         legacy.execute(
@@ -137,7 +138,7 @@ def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
 def row_filter(
     weeks: Iterable[FiscalWeek], description: TableDescription, spec: TableSpec, calendar: FiscalCalendar
 ) -> sql.Composed:
-    """The union of the weeks' ranges, adjoining ones merged; false for no weeks at all."""
+    """The union of the weeks' ranges, adjoining ranges merged; `false` where there is no week."""
     kind = description.control_kind(spec.control_column)
     ranges: list[list[Any]] = []
     for lower, upper in sorted(calendar.bound_values(week, kind) for week in weeks):
@@ -173,7 +174,7 @@ def _published(spec: TableSpec, where: sql.Composable) -> sql.Composed:
 
 
 def drop_publication(legacy: Connected, name: str) -> None:
-    """Gone afterwards, also where it was not there."""
+    """Drop it, if it is there."""
     legacy.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
 
 
@@ -189,5 +190,5 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
-    """Who holds a lock on the table that a cut has to wait for, for how long, with what command; the oldest first."""
+    """Sessions whose lock on the table a cut has to wait for, with their age and kind of command; the oldest first."""
     return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)

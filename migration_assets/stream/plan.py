@@ -26,7 +26,7 @@ class StreamLimits:
     deletions: DeletionLimit = field(default_factory=DeletionLimit)
 
     def timeouts(self) -> Timeouts:
-        """Of sessions that read whole slices or stand still in a transaction while others do."""
+        """Timeouts of sessions that read whole slices, or that stay idle in a transaction while others do."""
         return Timeouts(lock=10_000, statement=self.statement_seconds * 1000, idle_in_transaction=0)
 
     @classmethod
@@ -67,14 +67,14 @@ class StreamPlan:
 
     @property
     def deletions(self) -> Deletions:
-        """How many rows of a week may be deleted."""
+        """How many rows of a week may be deleted without asking, and how many a person confirmed."""
         return Deletions(self.limits.deletions, self.confirmed_deletes)
 
     @classmethod
     def of(
         cls, migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
     ) -> "StreamPlan":
-        """The plan of any work on the change stream."""
+        """The settings as the plan of work on the change stream."""
         url = migration.settings.legacy_url_for_base
         return cls(
             migration.databases,

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 def release_weeks(
     plan: StreamPlan, base: Connected, records: Sequence[SliceRecord], expected: Mapping[FiscalWeek, Fingerprint]
 ) -> CutRecord:
-    """End the stream's coverage of these weeks at a cut at which legacy, base and `expected` are the same, exactly.
+    """End the stream's coverage of these weeks at a cut at which legacy, base and `expected` are exactly equal.
 
     Safe to repeat, also for weeks whose release was begun and never finished: it is done again at a new cut.
 
@@ -94,7 +94,7 @@ def release_weeks(
 
 
 def _intend(base: Connected, records: Sequence[SliceRecord]) -> None:
-    """Released from here on, whatever dies. While the filter changes, nobody knows what it must be."""
+    """Note the weeks as released from here on, whatever dies. While the filter changes, the ledger does not know it."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute(
@@ -106,7 +106,7 @@ def _intend(base: Connected, records: Sequence[SliceRecord]) -> None:
 
 
 def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRecord]) -> None:
-    """The filter was never touched. Best effort: the first error is the one to raise, and a re-run mends the rest."""
+    """Take the note back where the filter was never touched. Best effort: a re-run mends the rest."""
     covered = [record.lock_key for record in records if record.under_cdc]
     try:
         with base.transaction():

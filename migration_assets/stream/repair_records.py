@@ -18,7 +18,7 @@ from migration_assets.stream.differences import Keys, key_matches, unnested
 
 
 def begin_repair(base: Connected, record: SliceRecord, *, marker: int | None, lsn: str, run_id: str | None) -> int:
-    """Its number; `marker` is None at a slot's own snapshot."""
+    """Begin a repair's record and return its number; `marker` is None at a slot's own snapshot."""
     row = base.execute(
         "INSERT INTO migration.repairs (relation, quarter, week, marker, lsn, missing, extra, changed, run_id)"
         " VALUES (%s, %s, %s, %s, %s, 0, 0, 0, %s) RETURNING id",
@@ -28,7 +28,7 @@ def begin_repair(base: Connected, record: SliceRecord, *, marker: int | None, ls
 
 
 def end_repair(base: Connected, repair_id: int, differences: Differences) -> int | None:
-    """Note what it changed; one that changed nothing is none."""
+    """Note what the repair changed; the record of one that changed nothing is deleted."""
     if not differences.rows:
         base.execute("DELETE FROM migration.repairs WHERE id = %s", [repair_id])
         return None
@@ -41,7 +41,7 @@ def end_repair(base: Connected, repair_id: int, differences: Differences) -> int
 
 @contextmanager
 def images_fit(where: str, repair_id: int) -> Generator[None]:
-    """The body puts images of before back into a table that may have changed since.
+    """Run the body, which puts images of before back into a table that may have changed since.
 
     Raises:
         LedgerError: They do not go in any more; names no value of a row.
@@ -64,7 +64,7 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
 def require_put_back(
     connection: Connected, spec: TableSpec, description: TableDescription, images: Sequence[str], repair_id: int
 ) -> None:
-    """After these images of rows were put back: each is stored as it is, but for what is computed from it.
+    """Check, after images of rows were put back, that each is stored as it is, except for generated columns.
 
     Raises:
         LedgerError: Something there changed rows on their way in, or kept them out.
@@ -92,13 +92,13 @@ def require_put_back(
 
 
 def require_no_others(connection: Connected, rows: SliceRows, keys: Keys, images: int, repair_id: int) -> None:
-    """After images were put back: of all the repair's keys the slice has that many rows, and none that was not there.
+    """Check, after images were put back, that the slice has exactly the rows of the repair's keys that it had before.
 
     Raises:
         LedgerError: As `require_put_back`.
     """
     row = connection.execute(
-        # Two keys may be one value: 1.0 and 1.00.
+        # Two keys as texts may be one value: 1.0 and 1.00.
         sql.SQL("SELECT count(*) FROM {} AS t WHERE EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
             table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
         )

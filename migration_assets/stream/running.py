@@ -18,7 +18,7 @@ _UNTOUCHED = "nothing was touched"
 
 
 def require_not_barred(base: Connected, relation: str, *, mending: bool = False) -> None:
-    """To be asked before any lock is waited for. A cutover asks this of itself, too, and passes.
+    """Refuse work on the stream while a cutover has it; asked before any lock is waited for. A cutover itself passes.
 
     Args:
         base: Any session on the base.
@@ -60,7 +60,7 @@ def require_not_barred(base: Connected, relation: str, *, mending: bool = False)
 
 
 def _rebuilding(left: UnderWay) -> bool:
-    """A rollback that is past its point of no return lets the change stream begin anew itself."""
+    """Whether it is a rollback past its point of no return, which lets the change stream begin anew itself."""
     return left.kind == CutoverKind.ROLLBACK and left.opened
 
 
@@ -86,7 +86,7 @@ def require_stream(base: Connected, relation: str) -> StreamRecord:
 
 
 def require_running(base: Connected, relation: str) -> StreamRecord:
-    """The stream, enabled. The caller holds the stream's lock, so that a step's pause found here belongs to a dead one.
+    """The stream, enabled. The caller holds the stream's lock, so that a pause found here was left by a dead step.
 
     Such a pause is simply ended: the dead step's transaction either put its rows in place or never happened, and the
     stream rests at exactly the marker that its rows stand at.

@@ -66,7 +66,7 @@ class Known:
 
 
 def read_identity(connection: Connected, side: Side) -> Identity:
-    """Of the server behind a session.
+    """Read the identity of the server behind a session.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -98,7 +98,7 @@ def require_same_servers(base: Connected, relation: str, legacy: Connected | Non
 
 
 def look_at_servers(base: Connected, relation: str, legacy: Connected | None = None) -> tuple[str, ...]:
-    """What changed about the servers, in sentences; found now or before, and not mended. Bars the stream if something.
+    """What changed about the servers, in sentences: found now, or earlier and not mended. Any change bars the stream.
 
     A server that the ledger does not know yet is noted.
 
@@ -111,7 +111,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
     if barred is not None:
         return (barred,)
     known = known_servers(base, relation)
-    # Before the legacy is asked where it stands: it only goes forward meanwhile.
+    # Before the legacy is asked for its position, which only goes forward meanwhile.
     passed = _origin(base, relation)
     lasting = _compared(base, relation, "base", known)
     notice_alterations(base, relation, legacy)
@@ -121,7 +121,8 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
         now = read_identity(legacy, "legacy")
         if passed is not None and position(passed) > position(now.lsn):
             of_legacy.append(f"the legacy stands at {now.lsn}, and the base has applied it up to {passed}")
-        # Another server altogether may be no more than a wrong URL: that passes, and nothing happened to the stream.
+        # Another server altogether may only mean a wrong URL: then nothing happened to the stream, and nothing is
+        # barred.
         same = "legacy" not in known or known["legacy"].identity.system_identifier == now.system_identifier
         (lasting if same else passing).extend(of_legacy)
     if lasting:
@@ -133,7 +134,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
 
 
 def require_servers(databases: Databases, base: Connected, relation: str) -> None:
-    """As `require_same_servers`, with a session on the legacy; one that cannot be reached says nothing of itself.
+    """As `require_same_servers`, with its own session on the legacy; one that cannot be reached is not judged.
 
     For steps that need the legacy for nothing else: those that do are told so by their own session.
 
@@ -151,12 +152,12 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
 
 
 def _knows_servers(base: Connected) -> bool:
-    """Whether the ledger is new enough to."""
+    """Whether the ledger is new enough to know servers."""
     return ledger_has(base, "server_changes")
 
 
 def _rests_on_servers(base: Connected, relation: str) -> bool:
-    """Whether a stream was begun, and the legacy is not out of the game."""
+    """Whether a stream was begun and the legacy is not decommissioned."""
     if not _knows_servers(base) or read_stream(base, relation) is None:
         return False
     closed = base.execute(
@@ -225,7 +226,7 @@ def position(lsn: str) -> int:
 
 
 def _origin(base: Connected, relation: str) -> str | None:
-    """Up to where the base has applied the legacy; None where our role may not see that, or nothing was applied."""
+    """The position up to which the base has applied the legacy; None where it cannot be seen, or there is none."""
     row = base.execute("SELECT has_table_privilege('pg_replication_origin_status', 'SELECT')").fetchone()
     stream = read_stream(base, relation)
     if stream is None or not require_row(row, "has_table_privilege")[0]:
@@ -235,7 +236,7 @@ def _origin(base: Connected, relation: str) -> str | None:
 
 
 def known_servers(base: Connected, relation: str) -> dict[Side, Known]:
-    """What the ledger has of each side."""
+    """What the ledger knows of each side's server."""
     if not _knows_servers(base):
         return {}
     return {
@@ -245,7 +246,7 @@ def known_servers(base: Connected, relation: str) -> dict[Side, Known]:
 
 
 def note_server(base: Connected, relation: str, side: Side, now: Identity, markers_since: int, by: str) -> None:
-    """From now on this is the server; in the caller's transaction, where there is one.
+    """Note that this is the server from now on; in the caller's transaction, where there is one.
 
     Args:
         base: Whose ledger.
@@ -268,7 +269,7 @@ def note_server(base: Connected, relation: str, side: Side, now: Identity, marke
 
 
 def note_position(base: Connected, relation: str, side: Side, lsn: str) -> None:
-    """The server stood there, and had it on its disk: a commit that came later was waited for."""
+    """Note a position that the server has on its disk: a later commit was waited for."""
     base.execute(
         "UPDATE migration.servers SET lsn_seen = %(lsn)s, seen_at = clock_timestamp()"
         " WHERE relation = %(relation)s AND side = %(side)s AND lsn_seen < %(lsn)s::pg_lsn",
@@ -293,7 +294,7 @@ def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> Non
 
 
 def _on_disk(connection: Connected, now: Identity) -> Identity:
-    """The same, with a position that a crash does not take back: what is on the disk may end within a record."""
+    """The identity with a position that a crash does not take back: the WAL on disk may end within a record."""
     row = connection.execute(
         "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 16777216, 0))::text"
     ).fetchone()
@@ -301,7 +302,7 @@ def _on_disk(connection: Connected, now: Identity) -> Identity:
 
 
 def count_markers_anew(base: Connected, sender: Connected, relation: str, side: Side) -> None:
-    """A stream begins: of the markers that this side sent until now none need arrive."""
+    """Note that a stream begins: no marker that this side sent until now has to arrive."""
     if not _knows_servers(base):
         return
     base.execute(
@@ -325,7 +326,7 @@ def newest_sent(connection: Connected, side: Side) -> int:
 
 
 def open_change(base: Connected, relation: str) -> str | None:
-    """What was found and is not mended."""
+    """The change that was found earlier and is not mended; None where there is none."""
     if not _knows_servers(base):
         return None
     row = base.execute(
@@ -337,7 +338,7 @@ def open_change(base: Connected, relation: str) -> str | None:
 
 
 def bar(base: Connected, relation: str, what: Sequence[str]) -> None:
-    """Let nothing be applied in the base any more, and say why; what was found first stays the reason."""
+    """Bar the stream: nothing is applied in the base any more. The first reason that was found stays."""
     stream = read_stream(base, relation)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")

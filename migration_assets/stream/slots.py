@@ -23,7 +23,7 @@ from migration_assets.postgres.sessions import Connected, Timeouts, connect, req
 from migration_assets.postgres.snapshots import in_snapshot
 from migration_assets.stream.plan import StreamPlan
 
-# Within the server: an ended reader is back within some milliseconds, and a wait for his end looks every 100 ms only.
+# Tried within the server: an ended reader is back within milliseconds, and a wait for its end looks every 100 ms only.
 _TAKE_AWAY: LiteralString = """
 DO $$ DECLARE until timestamptz := clock_timestamp() + interval '1 s'; BEGIN
     LOOP
@@ -53,7 +53,7 @@ def has_failover_slots(publisher: Connected) -> bool:
 
 
 def create_slot(publisher: Connected, slot: str) -> None:
-    """A slot that begins now, without a snapshot to look at; one that outlives a failover where the server can."""
+    """Create a slot that begins now, without a snapshot; it outlives a failover where the server can do that."""
     failover = sql.SQL(", failover => true" if has_failover_slots(publisher) else "")
     publisher.execute(
         sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{})").format(sql.Literal(slot), failover)
@@ -106,7 +106,7 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
 
 @contextmanager
 def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
-    """No slot keeps WAL for a body that failed, perhaps until a person has decided something: none goes on with it.
+    """Drop the slot where the body fails: nothing would read it, perhaps until a person has decided something.
 
     Args:
         legacy: The session that claimed the slot, in no transaction. Where a later run has ended it, the slot is that
@@ -153,7 +153,7 @@ def _closing(connection: Connected) -> Generator[Connected]:
 def _create(replication: Connected, legacy: Connected, slot: str, patience_seconds: float) -> SlotSnapshot:
     options = sql.SQL("SNAPSHOT 'export', FAILOVER" if has_failover_slots(legacy) else "SNAPSHOT 'export'")
     created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(sql.Identifier(slot), options)
-    # A walsender does not keep to statement_timeout.
+    # A walsender ignores statement_timeout.
     watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
     watchdog.start()
     try:
@@ -182,7 +182,7 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
 
 
 def require_session(legacy: Connected, replication: Connected, slot: str, made: SlotSnapshot) -> None:
-    """The slot is made by a session of its own, also where ours was ended before: then it is nobody's, and goes.
+    """Remove the slot that the server makes after our session was ended: nobody knows of it then.
 
     A run that ends our session from here on finds the slot and drops it. Where somebody else has made one of that name,
     it begins later, and stays.
@@ -214,13 +214,13 @@ def _oldest_writer(legacy: Connected) -> str:
         found = prepared.fetchone()
         return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
     pid, user, application, age, command = row
-    # Who is not in pg_read_all_stats sees of others no more than that they are there.
+    # A role outside pg_read_all_stats sees of other sessions only that they exist.
     old = "of unknown age" if age is None else f"{age:,.0f} s old"
     return f"backend {pid} ({user}, {application}), {old}: {command}"
 
 
 def drop_slot(legacy: Connected, slot: str) -> None:
-    """Gone afterwards, also where it was not there; a walsender that still reads it is ended first.
+    """Drop the slot, if it is there; a walsender that still reads it is ended first.
 
     Raises:
         psycopg.errors.ObjectInUse: It is in use by somebody who comes back at once.
@@ -230,7 +230,7 @@ def drop_slot(legacy: Connected, slot: str) -> None:
         " WHERE slot_name = %s AND active_pid IS NOT NULL",
         [slot],
     )
-    # Asked for only where it is: who may not have slots has none to drop.
+    # Only where it exists: a role without the right to slots has none to drop.
     with suppress(errors.UndefinedObject):
         legacy.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
@@ -283,7 +283,7 @@ def look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
         row = cursor.execute(_LEGACY, {"slot": slot, "ours": OUR_SLOTS}).fetchone()
     found = dict(row or {})
     if slot is None and not found.get("slot_exists"):
-        found["slot_exists"] = None  # perhaps there is none of ours, perhaps it is gone
+        found["slot_exists"] = None  # there may be none of ours, or it is gone
     return found
 
 

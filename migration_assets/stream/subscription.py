@@ -96,7 +96,7 @@ def create_subscription(
         sql.SQL("binary = {}").format(sql.SQL("true" if binary else "false")),
         # 18's default, parallel, lets a large transaction's end pass a worker that waits at a marker (5 of 5).
         sql.SQL("streaming = on"),
-        # It would disable the stream on every lost connection as well.
+        # It would also disable the stream on every lost connection.
         sql.SQL("disable_on_error = false"),
     ]
     if base.info.server_version >= _ORIGIN_SINCE:
@@ -159,7 +159,7 @@ def disable(base: Connected, subscription: str) -> None:
 
 
 def drop_subscription(base: Connected, subscription: str) -> None:
-    """Gone afterwards, with its worker; the slot on the legacy is left to `drop_slot`, which needs no worker."""
+    """Drop the subscription and its worker; `drop_slot` removes the slot on the legacy, which needs no worker."""
     name = sql.Identifier(subscription)
     with altering_subscription(base, subscription):
         if apply_worker(base, subscription) is None:
@@ -170,7 +170,7 @@ def drop_subscription(base: Connected, subscription: str) -> None:
 
 
 def require_enabled(worker: Worker | None, subscription: str) -> Worker:
-    """The subscription, which must be there and enabled.
+    """Require that the subscription is there and enabled.
 
     Raises:
         StreamError: It was dropped or disabled behind our back.
@@ -194,7 +194,7 @@ def require_enabled(worker: Worker | None, subscription: str) -> Worker:
 
 _TAIL_BYTES = 256 * 1024
 _CSV_SEVERITY, _CSV_MESSAGE, _CSV_CONTEXT = 11, 13, 18
-# A conflict that the worker passes over is logged too, with the same context.
+# A conflict that the worker skips is logged, too, with the same context.
 _NO_ERROR = re.compile(r"\b(LOG|WARNING|NOTICE|INFO|FATAL|PANIC|DEBUG\d?):  ")
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ _KEYS_AT_ONCE = 5_000
 
 @dataclass(frozen=True)
 class TruedUp:
-    """A slice that is equal now; `differences` is what was wrong before."""
+    """A slice that is equal now; `differences` says what was wrong before."""
 
     week: FiscalWeek
     legacy: Fingerprint
@@ -110,7 +110,7 @@ def true_up(
 
 
 def _may_be_too_many(compared: Compared, deletions: Deletions) -> bool:
-    """Whether a person might have to confirm what is deleted: only then the rows need be counted before."""
+    """Whether a person might have to confirm the deletions: only then must rows be counted first."""
     return deletions.limit.asks(compared.base_rows, legacy=compared.legacy.rows, base=compared.base.rows)
 
 
@@ -125,7 +125,7 @@ def _counted(legacy: Connected, base: Connected, rows: SliceRows, compared: Comp
 
 
 def _may_replace(base: Connected, rows: SliceRows, compared: Compared, counted: Differences) -> bool:
-    """Whether deleting rows that only go to come back sets off nothing that the rows that differ would not."""
+    """Whether deleting all rows, to copy them again, fires no more triggers than deleting those that differ."""
     if not compared.base.rows or counted.extra or counted.changed:
         return True
     return not what_fires(base, [rows.target, rows.leaf])
@@ -142,10 +142,10 @@ def _copy_again(legacy: Connected, base: Connected, rows: SliceRows, compared: C
 def _key_by_key(
     legacy: Connected, base: Connected, rows: SliceRows, compared: Compared, repair_id: int | None
 ) -> Differences:
-    """First out, then in, over all batches: what comes may be equal, in a unique key, to what goes in another one.
+    """Delete over all batches, then insert: a new row may share a unique key with one that goes in another batch.
 
-    Keys that are equal as values may differ as texts as well (1.0 and 1.00). What is to come is not kept until then,
-    since memory is bounded, unless one batch was all: it is what is missing once the others are out.
+    Keys that are equal as values may differ as texts as well (1.0 and 1.00). The keys of rows to insert are not kept,
+    since memory is bounded (unless there is one batch only): they are what is missing once the others are deleted.
     """
     differences = Differences()
     coming: Keys | None = None
@@ -213,7 +213,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
 
 
 def chunks(keys: Keys) -> Iterator[Keys]:
-    """The keys in pieces that one statement can take."""
+    """Cut the keys into pieces that one statement can take."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]
 

@@ -48,7 +48,7 @@ class Found:
 
 
 def places_without(bounds: Iterable[tuple[Any, Any]]) -> list[Place]:
-    """Everywhere that is in none of these half-open ranges; with no range at all, every time is."""
+    """All places outside these half-open ranges; every time where there is no range."""
     v = sql.SQL("v")
     merged: list[list[Any]] = []
     for lower, upper in sorted(bounds):
@@ -110,7 +110,7 @@ def any_of(spec: TableSpec, places: Iterable[Place]) -> sql.Composed:
 
 
 def _any_row(connection: Connected, spec: TableSpec, places: Iterable[Place]) -> bool:
-    """One look for all of them: where no index helps, the table is read once and not once a place."""
+    """Look for all places in one query: where no index helps, the table is read once instead of once a place."""
     row = connection.execute(
         sql.SQL("SELECT EXISTS (SELECT FROM (SELECT {c} AS v FROM {t}) AS t WHERE {w})").format(
             c=sql.Identifier(spec.control_column),
@@ -122,7 +122,7 @@ def _any_row(connection: Connected, spec: TableSpec, places: Iterable[Place]) ->
 
 
 def remedy_of(spec: TableSpec, place: Place) -> str:
-    """What is to be done about rows of the legacy there, while it is in charge."""
+    """The advice about such rows of the legacy, while it is in charge."""
     column = quote_identifier(spec.control_column)
     if not place.is_time:
         return f"give these rows of the legacy a real {column}, or delete them: no week can be theirs"

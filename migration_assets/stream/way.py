@@ -31,12 +31,12 @@ SELECT pubname::text FROM pg_publication WHERE pubname ~ '^migration_assets_way_
 AND split_part(pubname, '_', 4)::int NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
 """
 
-# A walsender of the database, and none of another one of the same server.
+# A walsender of this database, not one of another database of the same server.
 _ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
 
 
 def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
-    """The subscriber's server reaches the publisher's database, and no other, whatever that is a copy of.
+    """Require that the subscriber's server reaches exactly the publisher's database, and no copy of it.
 
     Not asked where our role may not keep the answer out of that server's log, see `may_ask_untold`.
 
@@ -81,7 +81,7 @@ def drop_left_behind(publisher: Connected) -> None:
 
 
 def finds_publication(subscriber: Connected, conninfo: str, publication: str) -> bool:
-    """Let the subscriber's server connect, in a transaction that is rolled back; whether it finds a publication there.
+    """Let the subscriber's server connect, in a transaction that is rolled back; whether it finds the publication.
 
     Args:
         subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
@@ -97,8 +97,8 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
         " WITH (connect = true, create_slot = false, slot_name = NONE, enabled = false, copy_data = false)"
     ).format(sql.Identifier(name), sql.Literal(conninfo), sql.Identifier(publication))
     with _warnings(subscriber) as seen, subscriber.transaction():
-        # A role may be set to hear of no warnings. The server's log must not have it: with the warning it would tell
-        # the whole statement, and so the password.
+        # The client may be set to hear no warnings. The server's log must not get the warning: it would log the
+        # statement with it, and so the password.
         subscriber.execute("SET LOCAL client_min_messages = 'warning'")
         subscriber.execute("SET LOCAL log_min_messages = 'error'")
         subscriber.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
@@ -108,7 +108,7 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
 
 
 def may_ask_untold(subscriber: Connected) -> bool:
-    """Whether our role may keep a warning out of the server's log, with which the password would be in there."""
+    """Whether our role may keep a warning out of the server's log, which would get the password with it."""
     row = subscriber.execute(
         "SELECT has_parameter_privilege('log_min_messages', 'SET')"
         if subscriber.info.server_version >= _PARAMETER_RIGHTS_SINCE
@@ -118,7 +118,7 @@ def may_ask_untold(subscriber: Connected) -> bool:
 
 
 def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
-    """As `require_way`, and nothing is made anywhere: whether the subscriber's connection was seen on the publisher.
+    """Whether the subscriber's connection is seen on the publisher, as in `require_way`, but without making anything.
 
     It lives for some milliseconds. So a yes is sure, and a no is nearly so: it is looked for several times.
 
@@ -171,7 +171,7 @@ _APPLYING: Mapping[str, tuple[str, str]] = {
     "array_nulls": ("on", "a NULL inside an array that comes as text becomes the word NULL"),
     "xmloption": ("content", "an xml value without a single root is refused, and the stream stands"),
 }
-# Below it a walsender gives up on a base that is busy for a moment.
+# Below this a walsender gives up on a base that is busy for a moment.
 _SHORTEST_SENDER_TIMEOUT_MS = 5_000
 # Both make damaged pages look empty: rows vanish, and a copy or a comparison does not see that they were there.
 _HIDING = ("zero_damaged_pages", "ignore_checksum_failure")
@@ -222,7 +222,7 @@ def _settings(connection: Connected, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _remedy(connection: Connected, name: str, value: str) -> str:
-    """For our role in this database alone, which beats what either is set to: applications keep theirs."""
+    """The statement that sets it for our role in this database alone; applications keep their own settings."""
     row = connection.execute("SELECT current_user::text, current_database()::text").fetchone()
     role, database = require_row(row, "the role")
     return f"ALTER ROLE {quote_identifier(role)} IN DATABASE {quote_identifier(database)} SET {name} = '{value}';"
