@@ -66,8 +66,8 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
         timeouts = copy.limits.timeouts()
         with ExitStack() as stack:
             base = stack.enter_context(databases.session("base", copy.week.key, timeouts))
-            # Also of a week that was never under CDC: the base has rows of its own while it is in charge. And before
-            # the legacy is asked for anything, which may be gone then.
+            # This holds for a week that was never under CDC, too: a base in charge has rows of its own. It is asked
+            # before the legacy is asked for anything, which may be gone then.
             require_not_barred(base, copy.spec.relation)
             legacy = stack.enter_context(databases.session("legacy", copy.week.key, timeouts))
             record = stack.enter_context(slice_lock(base, _require_record(base, copy)))
@@ -77,7 +77,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             then = SliceState.STREAMING if live else SliceState.COPIED
             require_slice_transition(record.state, then, where=copy.week.key)
             if live:
-                # Now, and not after hours of copying.
+                # Checked now, and not after hours of copying.
                 with stream_lock(base, copy.spec.relation, shared=True):
                     require_running(base, copy.spec.relation)
             brake.wait()
@@ -87,7 +87,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
 
 
 def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
-    """Between two blocks, as long as there is a reason: the servers' buffers fill, and both sides simply wait.
+    """Wait between two blocks as long as there is a reason: the servers' buffers fill, and both sides wait.
 
     Both transactions stay open meanwhile, and with the legacy's its snapshot. So a copy that has waited long enough in
     one is rolled back: its next try waits before it begins, when nothing is open, and reads from a fresh snapshot.
@@ -135,7 +135,7 @@ def _attempt(
 
 
 def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -> None:
-    """Statistics of the new leaf; never the reason to copy it again, since autovacuum would come by anyway.
+    """Analyze the new leaf. A failure is no reason to copy it again, since autovacuum will analyze it, too.
 
     After the commit, and after the session's counters are flushed: else the loaded rows count as changed since this
     ANALYZE, and autovacuum does it all again, deeper, while the next slices are being copied (seen).
@@ -173,7 +173,7 @@ def _load(
     staging = QualifiedName(own_schema(base), record.leaf)
     with ExitStack() as after_commit, base.transaction():
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
-        # The legacy's session is done with: if it breaks from here on, it cannot spoil a copy that is in place.
+        # The legacy's session is not needed any more: if it breaks from here on, it does not matter.
         live = record.under_cdc
         before = _rows_in_place(plan, copy, record)
         proof = Proof(loaded.legacy, loaded.base, loaded.lsn, None, loaded.definitions)
@@ -220,13 +220,13 @@ def _load(
 
 
 def _rows_in_place(plan: StreamPlan, copy: SliceCopy, record: SliceRecord) -> int:
-    """How many rows the leaf has that is to be replaced, before the stream is paused for it.
+    """Count the rows of the leaf that is to be replaced, before the stream is paused.
 
-    In a session of its own: a lock on the leaf that the swap's transaction held already would make it wait for others
-    who hold the quarter.
+    It uses a session of its own: with a lock on the leaf, the swap's transaction would wait for sessions that hold the
+    quarter.
     """
     if record.state is SliceState.ABSENT:
-        return 0  # the swap itself refuses a leaf with rows then
+        return 0  # then the swap itself refuses a leaf with rows
     leaf = table_name(copy.spec.table.sibling(record.leaf))
     with plan.databases.session("base", f"{copy.week.key}:count", copy.limits.timeouts()) as base:
         row = base.execute(sql.SQL("SELECT count(*) FROM {}").format(leaf)).fetchone()

@@ -104,7 +104,7 @@ def load_slice(
 
         _bound_resources(legacy, base, copy.limits)
         if copy.waits_for_long:
-            # Held back behind the last row, both are idle.
+            # A copy that is held back after its last row leaves both sessions idle.
             allow_waiting(base, copy.limits)
             allow_waiting(legacy, copy.limits)
         base.execute(
@@ -144,7 +144,7 @@ def load_slice(
 
 
 def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> None:
-    """One backend a slice on the legacy, so that the number of slices is the load; the same for indexes by default."""
+    """Use one backend a slice on the legacy, so that the number of slices is the load; by default also for indexes."""
     legacy.execute("SELECT set_config('max_parallel_workers_per_gather', '0', true)")
     base.execute(
         "SELECT set_config('max_parallel_workers_per_gather', '0', true),"
@@ -154,7 +154,7 @@ def _bound_resources(legacy: Connected, base: Connected, limits: CopyLimits) -> 
 
 
 def allow_waiting(connection: Connected, limits: CopyLimits) -> None:
-    """For the rest of the transaction: one side may wait, idle, for the other's index build, or both for a throttle."""
+    """Let the transaction idle for long: one side waits for the other's index build, or both wait for the throttle."""
     connection.execute(
         "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [f"{limits.copy_timeout_seconds}s"]
     )
@@ -257,7 +257,7 @@ def swap_leaf(
                     state_left="the copy was rolled back; the base is as before",
                     next_step=f"materialize quarter_partitions for {record.week.quarter.key}",
                 )
-            # Parent before child, as every reader locks them: no deadlock.
+            # The parent is locked before the child, as every reader does, so that there is no deadlock.
             base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(parent)))
             _require_ours(base, record, leaf)
             _drop(base, record, leaf)
@@ -291,7 +291,7 @@ def place_leaf(
     """
     base.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(staging), sql.Identifier(leaf.schema)))
     attach(base, parent, leaf, bounds)
-    # It spared ATTACH the scan; from now on the partition's own bounds say the same.
+    # It spared ATTACH the scan. From now on the partition's own bounds say the same.
     base.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT slice_bounds").format(table_name(leaf)))
     _require_adopted_indexes(base, leaf, indexes)
 

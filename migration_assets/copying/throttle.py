@@ -37,7 +37,7 @@ class ThrottleError(MigrationError):
 
 @dataclass(frozen=True)
 class ThrottleLimits:
-    """Above which a copy waits, 0 for never; `patience_seconds` 0: it waits for as long as it takes.
+    """The limits above which a copy waits; 0 for never. With `patience_seconds` 0 it waits for as long as it takes.
 
     `snapshot_seconds` is how long all waits in one snapshot of the legacy may take together, 0 for no limit.
     """
@@ -50,7 +50,7 @@ class ThrottleLimits:
 
     @property
     def off(self) -> bool:
-        """Whether there is nothing to look at."""
+        """Whether no limit is set."""
         return not (self.lag_seconds or self.retained_wal_gb or self.legacy_active_sessions)
 
     @classmethod
@@ -66,7 +66,7 @@ class ThrottleLimits:
 
 
 class Throttle:
-    """Asked by one try of a copy, in one thread. Opens its own sessions when first asked; `close` it."""
+    """The brake of one try of a copy, used by one thread. It opens its own sessions when first asked; `close` it."""
 
     def __init__(self, databases: Databases, relation: str, limits: ThrottleLimits) -> None:
         self._databases = databases
@@ -78,7 +78,7 @@ class Throttle:
         self._waited_in_snapshot = 0.0
 
     def close(self) -> None:
-        """Give the sessions back; asking again opens new ones."""
+        """Close the sessions; asking again opens new ones."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
@@ -91,7 +91,7 @@ class Throttle:
         return list(self._reasons)
 
     def wait(self, on_wait: Callable[[str], None] | None = None, *, in_snapshot: bool = False) -> float:
-        """Come back when there is no reason to wait any more; says in the log why, each minute, and when it goes on.
+        """Wait until there is no reason to wait; logs the reason each minute, and when the copy goes on.
 
         Args:
             on_wait: Told the same, for a page that shows it.
@@ -146,13 +146,13 @@ class Throttle:
         try:
             return self._judge(self._measure())
         except psycopg.Error as error:
-            # The copy's own sessions will find out whatever is the matter; a throttle must not be what stops it.
+            # The copy's own sessions will find out what is wrong; the throttle must not be what stops it.
             log.warning("the throttle could not look, and holds nothing back: %s", told(error))
             self.close()
             return []
 
     def _measure(self) -> StreamSample:
-        """The last look, where it is fresh; else what can be had cheaply."""
+        """The last look, where it is fresh; else a cheap look of its own."""
         base = self._session("base")
         if not has_ledger(base):
             record = None
@@ -170,7 +170,7 @@ class Throttle:
             return measured
         lag = age_of_oldest_under_way(legacy, self._relation, newest_arrived(base, self._relation))
         if lag is None and time.monotonic() - self._sent_at >= _HEARTBEAT_SECONDS:
-            # Where no watch runs, nobody else sends what the lag is told by.
+            # Where no watch runs, nobody else sends the heartbeats that tell the lag.
             self._sent_at = time.monotonic()
             prune_heartbeats(legacy, base, self._relation, keep_seconds=_KEEP_SECONDS)
             send_heartbeat(legacy, self._relation)
@@ -185,7 +185,7 @@ class Throttle:
     def _judge(self, sample: StreamSample) -> list[str]:
         limits, reasons = self._limits, list[str]()
         lag, kept, active = sample.lag_seconds, sample.retained_wal_bytes, sample.legacy_active_sessions
-        # A stream that stands on purpose catches up no sooner for a copy that waits.
+        # A stream that rests on purpose does not catch up sooner if a copy waits.
         live = sample.status == StreamStatus.LIVE
         if limits.lag_seconds and live and lag is not None and lag > limits.lag_seconds:
             reasons.append(f"lag {lag:,.1f} s is over {limits.lag_seconds:g} s")
@@ -225,7 +225,7 @@ class CopyLimits:
     attempts: int = 5
 
     def timeouts(self) -> Timeouts:
-        """Of both sessions of a copy: long statements, and short waits for locks."""
+        """Timeouts of both sessions of a copy: statements may take long, waits for locks are short."""
         return Timeouts(
             lock=5_000,
             statement=self.copy_timeout_seconds * 1000,
@@ -248,7 +248,7 @@ class CopyLimits:
 
 @dataclass(frozen=True)
 class SliceCopy:
-    """What is to be copied, on whose behalf."""
+    """One slice that is to be copied, with everything that the copy needs."""
 
     spec: TableSpec
     calendar: FiscalCalendar
@@ -261,7 +261,7 @@ class SliceCopy:
 
     @property
     def waits_for_long(self) -> bool:
-        """Whether it may be held back, in its snapshot, for longer than an idle session is believed to live."""
+        """Whether the copy may be held back in its snapshot for longer than its idle timeout."""
         return not self.throttle.off and not 0 < self.throttle.snapshot_seconds < self.limits.idle_timeout_seconds
 
     @classmethod

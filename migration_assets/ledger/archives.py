@@ -75,7 +75,7 @@ def read_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRec
 
 
 def require_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord:
-    """The slice's archive.
+    """Require the slice's archive.
 
     Raises:
         ArchiveError: It was never archived.
@@ -125,7 +125,7 @@ def record_archive(
     *,
     base_in_charge: bool = False,
 ) -> int:
-    """The slice's new archive in place of the one before, if any; in a transaction, under the slice's lock.
+    """Record the slice's new archive in place of an earlier one; in a transaction, under the slice's lock.
 
     Args:
         base: In a transaction.
@@ -167,14 +167,14 @@ def record_archive(
 
 
 def note_leaf_of_archive(base: Connected, archive_id: int, root: QualifiedName, leaf: str) -> None:
-    """The leaf was made anew from the archive, and proven: from now on what is done to this one makes it stale."""
+    """Note that the leaf was made anew from the archive and proven; later changes of it make the archive stale."""
     states = table_states(base, [root, root.sibling(leaf)])
     seen = Definitions(None, states.get(root), states.get(root.sibling(leaf)))
     base.execute("UPDATE migration.archives SET definitions = %s WHERE id = %s", [Jsonb(seen.as_json()), archive_id])
 
 
 def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
-    """What re-reading an archive's files said; `error` is None where every byte was as it was proven."""
+    """Record what re-reading an archive's files found; `error` is None where every byte was as it was proven."""
     base.execute(
         "UPDATE migration.archives SET verified_at = clock_timestamp(), verified_equal = %s, verify_error = %s"
         " WHERE id = %s",
@@ -193,7 +193,7 @@ class TrialRecord:
 
 
 def read_trials(base: Connected, relation: str, week: FiscalWeek) -> list[TrialRecord]:
-    """All of them for the archive that is in force, oldest first; none where there is no archive."""
+    """All trials of the archive in force, the oldest first; none where there is no archive."""
     with base.cursor(row_factory=class_row(TrialRecord)) as cursor:
         cursor.execute(
             "WITH current AS (SELECT * FROM migration.archives WHERE relation = %s AND quarter = %s AND week = %s"

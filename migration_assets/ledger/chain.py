@@ -31,11 +31,11 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 _NO_TEXT = "it has no single text"
 _RETIREMENT: LiteralString = "SELECT id, quarter, week, run_id, begun_at, done_by{} FROM migration.retirements WHERE {}"
-# Each has the parameter `relation`, and `row` for one row alone.
+# Each query has the parameter `relation`, and `row` for a single row.
 _QUERIES: Mapping[ChainKind, LiteralString] = {
     ChainKind.SIGN_OFF: "SELECT id, quarter, approved_by, note, evidence, sha256, signed_at, run_id,"
     " done_by FROM migration.sign_offs WHERE true",
-    # With what every week of it held: the fingerprints are what the equality rests on.
+    # With the fingerprints of every week, on which the equality rests.
     ChainKind.RECONCILIATION: "SELECT id, quarter, marker, lsn::text, equal, duplicate_keys, reconciled_at, run_id,"
     " (SELECT coalesce(jsonb_agg(jsonb_build_object('week', v.week, 'method', v.method, 'equal', v.equal,"
     "   'legacy', v.legacy_rows || '/' || v.legacy_sum_a || '/' || v.legacy_sum_b,"
@@ -53,7 +53,7 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
     # `seconds` is left out: it is a float, and proves nothing.
     ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at,"
     " done_by FROM migration.restores WHERE true",
-    # A cutover is noted once it has ended; `stream_barred` is taken from it by the next rollback, and is no evidence.
+    # A cutover is noted once it has ended. The next rollback changes its `stream_barred`, which is no evidence.
     ChainKind.CUTOVER: "SELECT id, kind, rehearse, approved_by, state, timeline, held_at, opened_at, released_at,"
     " round(downtime_ms * 1000)::bigint AS downtime_us, compared_weeks, compared_rows, error, outcome, run_id,"
     " started_at, finished_at, done_by FROM migration.cutovers WHERE outcome <> 'running'",
@@ -83,7 +83,7 @@ def _rows_of(base: Connected, relation: str, kind: ChainKind, row: int | None) -
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    # What was written before the ledger noted who did it is covered as it was then.
+    # A row from before the ledger noted who did it is covered as it was then.
     said = {name: value for name, value in row.items() if name != "done_by" or value is not None}
     return {name: _hashed(value) if name == "evidence" else _value(value) for name, value in said.items()}
 
@@ -104,10 +104,10 @@ def _hashed(evidence: Any) -> str:
     try:
         return digest(evidence)
     except ValueError:
-        return _NO_TEXT  # an edit put a float into it; what was signed has none
+        return _NO_TEXT  # somebody edited a float into it; what was signed has none
 
 
-# The ledger's versions: with the first the chain came, with others what it notes besides.
+# Versions of the ledger: the chain came with the first, further kinds of records came with the others.
 _FIRST_VERSION = 5
 _LATER: Mapping[ChainKind, int] = {ChainKind.CUTOVER: 7, ChainKind.DECOMMISSION: 7}
 _READ = (
@@ -117,19 +117,19 @@ _READ = (
 
 
 def hold_chain(base: Connected) -> None:
-    """Until the caller's transaction ends nobody else appends: the next one sees what this one wrote.
+    """Keep everybody else from appending until the caller's transaction ends: the next one sees what this one wrote.
 
     In a REPEATABLE READ transaction it comes first: the snapshot is taken by the first statement after it.
 
     Raises:
         psycopg.errors.LockNotAvailable: Somebody else appends for longer than the session's `lock_timeout`.
     """
-    # Those who append under another table's name wait, too, for moments; nobody who reads does.
+    # Appends for another table wait, too, for moments; readers do not wait.
     base.execute("LOCK TABLE migration.evidence_chain IN SHARE ROW EXCLUSIVE MODE")
 
 
 def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> ChainRecord:
-    """A record of what a row of the ledger says; in the transaction that wrote it, as late as may be.
+    """Append a record of what a row of the ledger says; in the transaction that wrote it, as late as possible.
 
     Raises:
         LedgerError: There is no such row.
@@ -149,7 +149,7 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
 
 
 def _note_older(base: Connected, relation: str, kind: ChainKind, *, besides: int) -> None:
-    """With the first record of a kind that the chain did not know from its beginning: those of what was there."""
+    """Append records of older rows before the first record of a kind that the chain got later."""
     rows = {key: says for key, says in read_rows(base, relation).items() if key != (kind, besides)}
     for key in from_before(read_chain(base, relation), rows, kind, _since(base).get(kind)):
         append(base, relation, kind, {"row": key[1], **rows[key]}, run_id=rows[key]["run_id"])
@@ -164,7 +164,7 @@ def append(
     quarter: str | None = None,
     run_id: str | None = None,
 ) -> ChainRecord:
-    """A record of anything: plain JSON without floats; in the transaction of what it speaks of.
+    """Append a record of anything, as plain JSON without floats; in the transaction of what it speaks of.
 
     Where the chain is empty, a record of all that the ledger held before comes first.
 
@@ -173,7 +173,7 @@ def append(
         psycopg.errors.UniqueViolation: In REPEATABLE READ, without `hold_chain`, and somebody else was quicker.
     """
     with base.transaction():
-        # Evidence is not to be lost, also on a base that commits asynchronously by default.
+        # Evidence must not be lost, even on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
         hold_chain(base)
         newest = _read(base, relation, newest=True)
@@ -182,7 +182,7 @@ def append(
 
 
 def begin_chain(base: Connected, relation: str) -> None:
-    """The first record, where there is none yet, so that there is a head to write down."""
+    """Append the first record, where there is none yet, so that there is a head to write down."""
     with base.transaction():
         hold_chain(base)
         if not _read(base, relation, newest=True):
@@ -228,14 +228,14 @@ def _read(base: Connected, relation: str, *, newest: bool) -> list[ChainRecord]:
 
 def _record(row: dict[str, Any]) -> ChainRecord:
     if not isinstance(row["payload"], dict):
-        row["payload"] = {"not an object": str(row["payload"])}  # an edit made it that, which its hash tells
+        row["payload"] = {"not an object": str(row["payload"])}  # somebody edited it, which its hash tells
     return ChainRecord(**row)
 
 
 def verify_chain(
     base: Connected, relation: str, *, pack: Head | None = None
 ) -> tuple[list[ChainRecord], tuple[Break, ...]]:
-    """All records, and everything that does not hold, the first break first; read at one moment.
+    """Read all records at one moment, with everything that does not hold, the first break first.
 
     Args:
         base: In a REPEATABLE READ transaction, or alone with its ledger.

@@ -61,7 +61,7 @@ class CutoverFacts:
 
 
 def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
-    """Also of a base without a ledger, or with an older one. Changes nothing, waits for nobody."""
+    """Read the facts, also of a base without a ledger or with an older one. Changes nothing, waits for nobody."""
     there = base.execute(
         "SELECT to_regclass('migration.cutovers') IS NOT NULL, to_regclass('migration.decommissions') IS NOT NULL"
     ).fetchone()
@@ -108,7 +108,7 @@ def is_base_in_charge(base: Connected, relation: str) -> bool:
 
 
 def is_decommissioned(base: Connected, relation: str) -> bool:
-    """Whether the legacy is out of the game: nobody goes back to it, and it need not answer any more."""
+    """Whether the legacy is decommissioned: nobody goes back to it, and it need not answer any more."""
     return read_cutover_facts(base, relation).decommissioned is not None
 
 
@@ -134,9 +134,9 @@ def require_legacy_in_charge(base: Connected, relation: str, what: str) -> None:
 
 
 def keep_legacy_in_charge(base: Connected, relation: str) -> None:
-    """Until the caller's transaction ends the legacy stays in charge: no cutover can begin, and none is under way.
+    """Keep the legacy in charge until the caller's transaction ends: no cutover can begin, and none is under way.
 
-    The last look of a step that puts the legacy's rows in place; the first one may be hours old.
+    It is the last look of a step that puts the legacy's rows in place; the first one may be hours old.
 
     Raises:
         BaseInChargeError: The base is in charge, or is about to be: roll the transaction back.
@@ -144,7 +144,7 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
     # A cutover notes itself there before anything else, and again at every step.
     base.execute("LOCK TABLE migration.cutovers IN SHARE MODE")
-    # Sessions are listed as they were at the transaction's first look at them.
+    # A transaction sees the list of sessions as it was at its first look.
     base.execute("SELECT pg_stat_clear_snapshot()")
     if holder_pids(base, StreamLock.CUTOVER.named(relation)):
         raise BaseInChargeError(
@@ -153,7 +153,7 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
             state_left="it was rolled back; the base is as before",
             next_step="wait for its end; run this again if the legacy is in charge then",
         )
-    # One may have ended, or begun, between the look and the lock.
+    # A cutover may have ended, or begun, between the look and the lock.
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
 
 
@@ -180,7 +180,7 @@ def legacy_leads(relation: str, what: str) -> Callable[[Connected], None]:
 
 
 def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:
-    """Why no week is compared with the legacy now, and whether that is well; None where the stream follows it."""
+    """Why no week is compared with the legacy now, and whether that is right; None where the stream follows it."""
     with migration.databases.session("base", "charge") as base:
         since = base_in_charge_since(base, migration.spec.relation)
         if since is not None:

@@ -39,7 +39,7 @@ ORDER BY id
 
 
 def give_code(base: Connected, deed: Deed, examined: Examined, *, run_id: str | None = None) -> GivenCode:
-    """A new code for the deed, as the base is now. It is shown once: only its digest is kept."""
+    """Give a new code for the deed, bound to the base as it is now. It is shown once: only its digest is kept."""
     code = new_code()
     with base.transaction():
         base.execute("DELETE FROM migration.confirmations WHERE expires_at < clock_timestamp() - %s::interval", [_KEPT])
@@ -75,7 +75,7 @@ class Confirmation:
         return bool(self._code.strip())
 
     def require(self, base: Connected) -> None:
-        """See that it is good; before the step looks at anything that takes long.
+        """Check the code, before the step looks at anything that takes long.
 
         Raises:
             ConfirmationError: It is not; says why.
@@ -84,7 +84,7 @@ class Confirmation:
             self._in_time.add(self._find(base))
 
     def give_back(self, base: Connected) -> None:
-        """As if this call had never used it: nothing came of that."""
+        """Give the code back, as if this call had never used it: nothing came of that."""
         base.execute(
             "UPDATE migration.confirmations SET spent_at = NULL, spent_by = NULL WHERE relation = %s AND spent_by = %s",
             [self._deed.relation, self._use],
@@ -96,7 +96,7 @@ class Confirmation:
         return bool(require_row(base.execute(spent, [self._deed.relation, self._use]).fetchone(), "EXISTS")[0])
 
     def spend(self, base: Connected, cutover: int | None = None) -> None:
-        """Use it up, in the transaction in which the step begins: both are done, or neither.
+        """Use the code up, in the transaction in which the step begins: both happen, or neither.
 
         Args:
             base: In that transaction.
@@ -124,7 +124,7 @@ class Confirmation:
         raise self._deed.refused(why_not or self._not_its_own(base, digests))
 
     def _why_not(self, base: Connected, row: tuple[Any, ...]) -> str:
-        """Why the code that `_FIND` found is good for nothing; empty where it is good."""
+        """Why the code that `_FIND` found is not good; empty where it is good."""
         number, examined, expires_at, over, spent_at, spent_by, undone = row
         if spent_by == self._use:
             return ""
@@ -144,7 +144,7 @@ class Confirmation:
 
 
 def examined_sides(base: Connected, relation: str) -> dict[str, Any]:
-    """Who is in charge since which cutover, which servers these are, and which weeks are where."""
+    """Describe the sides: who is in charge since which cutover, which servers these are, and which weeks are where."""
     facts = read_cutover_facts(base, relation)
     servers = base.execute(
         "SELECT side, system_identifier, timeline, database_oid::text FROM migration.servers WHERE relation = %s"

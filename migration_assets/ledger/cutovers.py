@@ -59,7 +59,7 @@ def unfinished_cutover(base: Connected, relation: str) -> CutoverRecord | None:
 
 
 def read_cutover(base: Connected, cutover: int) -> CutoverRecord:
-    """One, as it is now."""
+    """One cutover as it is now."""
     return _read(base, "WHERE id = %s", cutover)[0]
 
 
@@ -104,7 +104,7 @@ def begin(
     timeout_seconds: float,
     on_begin: Callable[[Connected, int], None] | None = None,
 ) -> int:
-    """A new record, state `begun`; its id. The timeout is kept with `begun`: later than that it does not answer.
+    """Make a new record in state `begun` and return its id. Its timeout is kept: a run that is later does not answer.
 
     `on_begin` is called in the same transaction, see `CutoverPlan`.
     """
@@ -122,7 +122,7 @@ def begin(
 
 
 def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | None = None) -> None:
-    """Note that a step begins, and that the one before is finished.
+    """Note that a state begins, and that the one before is finished.
 
     Raises:
         CutoverError: The transition is not allowed.
@@ -144,7 +144,7 @@ def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | No
 
 
 def finish(base: Connected, cutover: int, outcome: str) -> None:
-    """Note how it ended, once, and with a record in the chain of evidence. Never while writes are held."""
+    """Note how it ended, once, with a record in the chain of evidence. Never called while writes are held."""
     with durably(base):
         row = base.execute(
             "UPDATE migration.cutovers SET outcome = %s, finished_at = clock_timestamp(),"
@@ -158,14 +158,14 @@ def finish(base: Connected, cutover: int, outcome: str) -> None:
 
 
 def note_held(base: Connected, cutover: int) -> None:
-    """Writes are held from about now on."""
+    """Note that writes are held from about now on."""
     base.execute("UPDATE migration.cutovers SET held_at = clock_timestamp() WHERE id = %s", [cutover])
 
 
 def note_forward_start(base: Connected, cutover: int, lsn: str) -> None:
-    """From where on the legacy's stream is to go on after the rollback, whose state is `reversed`.
+    """Note the position from which the forward stream is to go on after the rollback, whose state is `reversed`.
 
-    It need not be on disk: what is lost with it costs a rebuild of the stream, and no writer waits for it.
+    It need not be on disk, so that no writer waits for it: where it is lost, the stream is rebuilt.
     """
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = off")
@@ -177,21 +177,21 @@ def note_forward_start(base: Connected, cutover: int, lsn: str) -> None:
 
 
 def read_forward_start(base: Connected, cutover: int) -> str | None:
-    """What was noted; None where nothing was, or it was lost."""
+    """The position that was noted; None where none was, or where it was lost."""
     return read_cutover(base, cutover).timeline.get(CutoverState.REVERSED, {}).get("forward_lsn")
 
 
 def note_compared(base: Connected, cutover: int, weeks: int, rows: int) -> None:
-    """What was compared while writes were held."""
+    """Note how much was compared while writes were held."""
     base.execute(
         "UPDATE migration.cutovers SET compared_weeks = %s, compared_rows = %s WHERE id = %s", [weeks, rows, cutover]
     )
 
 
 def note_released(base: Connected, cutover: int, downtime_ms: float | None, *, opened: bool) -> None:
-    """Some side accepts writes again; in the transaction that opens it where that is the base's.
+    """Note that a side accepts writes again; in the transaction that opens it, where that is one of the base.
 
-    Without `downtime_ms` it is counted from the ledger's own times: the process that knew better is dead.
+    Without `downtime_ms` it is computed from the ledger's own times, since the process that measured it is dead.
     """
     base.execute(
         "UPDATE migration.cutovers SET released_at = coalesce(released_at, clock_timestamp()),"
@@ -203,7 +203,7 @@ def note_released(base: Connected, cutover: int, downtime_ms: float | None, *, o
 
 
 def bar_stream(base: Connected, cutover: int, *, barred: bool) -> None:
-    """From now on nobody lets the change stream go on (or everybody may again); in the caller's transaction."""
+    """Bar the change stream from now on, or free it again; in the caller's transaction."""
     if barred:
         base.execute("UPDATE migration.cutovers SET stream_barred = true WHERE id = %s", [cutover])
     else:
@@ -216,7 +216,7 @@ def bar_stream(base: Connected, cutover: int, *, barred: bool) -> None:
 
 @contextmanager
 def durably(base: Connected) -> Generator[None]:
-    """A transaction whose commit is on disk when it returns, also on a base that commits asynchronously by default."""
+    """A transaction whose commit is on disk when it returns, even on a base that commits asynchronously by default."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         yield

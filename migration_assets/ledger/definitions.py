@@ -33,7 +33,7 @@ used AS (
     FROM used u JOIN pg_type y ON y.oid = u.oid JOIN pg_namespace n ON n.oid = y.typnamespace
 )
 """
-# Several times as dear, and for the same text where no type is made of others.
+# This form is several times as expensive, and gives the same text where no type is made of others.
 _COMPOSED: LiteralString = """
 used AS (
     SELECT DISTINCT a.atttypid AS oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
@@ -87,7 +87,7 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
        types.composed
 FROM tables t CROSS JOIN types
 """
-# What triggers call is looked for only where there are any: it takes the planner as long as all the rest.
+# Functions of triggers are looked up only where there are triggers: planning that takes as long as all the rest.
 _PLAIN = _STATES.replace("_called", "NULL")
 _CALLING = _STATES.replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 
@@ -97,7 +97,7 @@ Files = Mapping[int, tuple[int | None, int | None]]
 
 
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
-    """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
+    """The definitions of these tables in the session's transaction; a table that does not exist is left out."""
     wanted = {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
     wanted["ours"] = list(ON_TABLES)
     rows = connection.execute(_WANTED + _DIRECT + _PLAIN, wanted).fetchall()
@@ -134,7 +134,7 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
 def seen_definitions(
     legacy: Connected, base: Connected, table: QualifiedName, leaves: Sequence[QualifiedName]
 ) -> dict[QualifiedName, Definitions]:
-    """What a proof of each leaf sees of both sides, in the transactions in which it reads them.
+    """The definitions that a proof of each leaf sees on both sides, in the transactions in which it reads them.
 
     Args:
         legacy: Where the table lies.
@@ -159,7 +159,7 @@ def altered_since(
     proofs: Iterable[tuple[FiscalWeek, str, Definitions | None]],
     legacy_table: TableState | None,
 ) -> dict[FiscalWeek, str]:
-    """What was done to the tables since the newest proof of each week, in words; weeks of which nothing is known lack.
+    """How the tables were altered since the newest proof of each week, in words; unaltered weeks are left out.
 
     Args:
         base: Whose root and leaves are looked at now.
@@ -180,7 +180,7 @@ def altered_since(
 
 
 def files(connection: Connected, table: QualifiedName) -> Files:
-    """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
+    """The files that hold the rows of the table, its partitions and their long values, by the tables' oids."""
     rows = connection.execute(
         "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"
         " pg_relation_filenode(nullif(c.reltoastrelid, 0))::bigint FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"
@@ -191,7 +191,7 @@ def files(connection: Connected, table: QualifiedName) -> Files:
 
 
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:
-    """Which table it is and where its rows are now, whatever an open transaction's snapshot shows.
+    """The table's oid and file now, whatever an open transaction's snapshot shows.
 
     Two equal answers mean that nobody rewrote or truncated the table in between.
     """

@@ -38,8 +38,8 @@ HOLDS: LiteralString = (
     "migration.holds (relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT"
     " false, held_at timestamptz NOT NULL DEFAULT clock_timestamp())"
 )
-# Of unlogged rows nothing is left after a crash, as of the sessions that wrote them; and nobody who publishes or
-# subscribes to all tables of a database gets them.
+# After a crash unlogged rows are gone, like the sessions that wrote them. And publications of all tables of a database
+# do not carry them.
 SESSION_LOCKS: LiteralString = (
     "migration.session_locks (id bigint PRIMARY KEY, name text NOT NULL, shared boolean NOT NULL, pid integer NOT NULL,"
     " role oid NOT NULL, backend_start timestamptz, since timestamptz NOT NULL DEFAULT clock_timestamp())"
@@ -57,7 +57,7 @@ _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe()",
     "wait_at_reverse_marker()",
 })  # fmt: skip
-# What the bodies of earlier versions say, and no stranger's does.
+# A text in the bodies of earlier versions that no function of somebody else has.
 _OUR_TEXT = ("migration_assets", ".worker'", "would not reach the legacy")
 _PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
@@ -112,7 +112,7 @@ SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted
              AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> ALL(%(ours)s::text[]) ORDER BY 1)
 FROM pg_namespace n WHERE n.nspname = %(schema)s
 """
-# Where the schema is not there yet it will be ours.
+# A schema that does not exist yet will be ours.
 _RIGHTS = """
 SELECT quote_ident(current_user), coalesce(has_schema_privilege(n.oid, 'USAGE'), true),
        coalesce(has_schema_privilege(n.oid, 'CREATE'), true)
@@ -127,7 +127,7 @@ SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnu
         AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
 FROM pg_class c WHERE c.oid = to_regclass('migration.schema_versions') AND c.relkind = 'r'
 """
-# Sessions that have looked, so that each does once.
+# Sessions that have looked already: each looks once.
 _LOOKED: WeakSet[Connected] = WeakSet()
 
 
@@ -161,7 +161,7 @@ def _places(connection: Connected) -> list[tuple[Any, ...]]:
 
 
 def _untrusted(connection: Connected) -> list[tuple[str, str]]:
-    """What it is, and the statement that ends it."""
+    """Describe it, with the statement that mends it."""
     names = ledger_names() | set(_TABLES)
     functions = {name.partition("(")[0] for name in names | _FUNCTIONS if "(" in name}
     return connection.execute(
@@ -170,7 +170,7 @@ def _untrusted(connection: Connected) -> list[tuple[str, str]]:
 
 
 def require_trusted(connection: Connected) -> None:
-    """Before a session reads or writes anything of ours: nobody else's statements run as our role when it does.
+    """Require that nobody else's statements run as our role when this session reads or writes anything of ours.
 
     Only the catalogue is read. Each session looks once.
 
@@ -222,7 +222,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
         names, kinds = ledger_names(), {"table", "sequence", "function"}
         places = [(kind, name) for kind, name, *_ in _places(connection) if name in names and kind in kinds]
         return OwnSchema(unreadable=role, made=tuple(f"{kind} {schema}.{name}" for kind, name in places))
-    # A ledger that is not to be read does not say how far it was made.
+    # A ledger that must not be read cannot say which version it has.
     readable = side == "base" and not untrusted
     to_come = ledger_names(after=ledger_version(connection)) if readable else frozenset[str]()
     made = (ledger_names() - to_come) if readable else frozenset[str]()
@@ -246,7 +246,7 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
 
 @dataclass(frozen=True)
 class QuarantineSchema:
-    """Where leaves of weeks lie that have left the root.
+    """Look at the schema of quarantine, where leaves lie that have left the root.
 
     Attributes:
         owner: Who may drop what lies there, where that is neither our role nor a superuser.
@@ -260,7 +260,7 @@ class QuarantineSchema:
 
 
 def read_quarantine(base: Connected) -> QuarantineSchema:
-    """As it is now; one that is not there yet will be ours."""
+    """Look at the schema as it is now; one that does not exist yet will be ours."""
     ours: list[str] = []
     if "retirements" in ledger_names() - ledger_names(after=ledger_version(base)):
         ours = [
@@ -278,7 +278,7 @@ def read_quarantine(base: Connected) -> QuarantineSchema:
 
 
 def require_no_collision(connection: Connected, names: Collection[str]) -> None:
-    """Before something of these names is made, replaced or used.
+    """Require, before something of these names is made, replaced or used, that it is ours or not there.
 
     Raises:
         ForeignObjectError: One of them is somebody else's, or could run somebody else's statements as our role; nothing
@@ -295,7 +295,7 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
 
 
 def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObjectError:
-    """The refusal."""
+    """The error that refuses them."""
     return ForeignObjectError(
         f"somebody else's objects have names that this program needs: {', '.join(found)}",
         where=in_own_schema(connection, "schema migration"),
@@ -305,7 +305,7 @@ def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObje
 
 
 def how_to_move(connection: Connected) -> str:
-    """What is to be done about objects of others that have names of ours."""
+    """The advice about objects of others that have names of ours."""
     return in_own_schema(
         connection,
         "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA"
@@ -330,7 +330,7 @@ def drop_own_objects(connection: Connected) -> None:
         for kind, name, _, _, comment, text, columns in _places(connection)
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
-    for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
+    for kind, name in sorted(ours, reverse=True):  # tables go first, since their triggers use the functions
         connection.execute(own_sql(connection, f"DROP {kinds[kind]} migration.{name}"))
 
 
@@ -362,7 +362,7 @@ def may_read_ledger(connection: Connected) -> bool:
 
 
 def ledger_version(connection: Connected) -> int:
-    """Of the ledger that is there; 0 where there is none, or where a table of its name is somebody else's."""
+    """The ledger's version; 0 where there is no ledger, or where a table of its name is somebody else's."""
     ours = connection.execute(_VERSIONS_ARE_OURS).fetchone()
     if ours is None or not ours[0]:
         return 0

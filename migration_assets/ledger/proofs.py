@@ -51,7 +51,7 @@ def record_proof(
     changed: bool = False,
     seen: int | None = None,
 ) -> SliceState:
-    """Append a comparison and draw its consequence; in the transaction of what it proves, under the slice's lock.
+    """Append a comparison and set the slice's state; in the transaction of what it proves, under the slice's lock.
 
     Args:
         base: In a transaction.
@@ -77,7 +77,7 @@ def record_proof(
          *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
          differences.extra, differences.changed, run_id, kept],
     )  # fmt: skip
-    # A week that the stream let go of gets what came meanwhile when it joins again: the stream would have brought it.
+    # A released week that joins again gets what came meanwhile, as the stream would have brought it.
     caught_up = purpose == "join" and record.released is not None
     if record.state in _APPROVED and proof.equal and (caught_up or not changed):
         state = record.state
@@ -86,7 +86,7 @@ def record_proof(
     else:
         state = SliceState.STREAMING
     if record.state in _APPROVED and state is SliceState.VALIDATED:
-        # Void first: what was signed is not what is there now.
+        # First the sign-off is void: what was signed is not what is there now.
         require_slice_transition(record.state, SliceState.STREAMING, where=record.week.key)
     elif record.state is not state:
         require_slice_transition(record.state, state, where=record.week.key)
@@ -99,7 +99,7 @@ def record_proof(
         " validated_changes = %s, definitions = %s, run_id = %s, updated_at = clock_timestamp(),"
         " copied_at = coalesce(copied_at, statement_timestamp()),"
         " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END,"
-        # Who joins the stream is covered by it again.
+        # A week that joins the stream is covered by it again.
         " released_at = CASE WHEN %s THEN NULL ELSE released_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
          proof.marker, proof.lsn, seen, kept, run_id, changed, purpose == "join", record.lock_key],
@@ -108,7 +108,7 @@ def record_proof(
 
 
 def changes_of(base: Connected, record: SliceRecord) -> int:
-    """How many row changes the leaf has seen until now; see `changes_by_leaf`."""
+    """How many row changes the leaf has counted until now; see `changes_by_leaf`."""
     return changes_by_leaf(base, QualifiedName.parse(record.relation), [record.leaf]).get(record.leaf, 0)
 
 
@@ -173,7 +173,7 @@ def record_cut(
 
 
 def record_release(base: Connected, relation: str, marker: int, apply_held_ms: float) -> None:
-    """Note how long the stream stood."""
+    """Note how long the apply worker was held."""
     base.execute(
         "UPDATE migration.cuts SET apply_held_ms = %s WHERE relation = %s AND marker = %s",
         [apply_held_ms, relation, marker],
@@ -181,7 +181,7 @@ def record_release(base: Connected, relation: str, marker: int, apply_held_ms: f
 
 
 def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
-    """The record of a pause that is over, with how long the stream stood."""
+    """The record of a pause that is over, with the time that the apply worker was held."""
     row = base.execute(
         "SELECT coalesce(apply_held_ms, 0) FROM migration.cuts WHERE relation = %s AND marker = %s",
         [relation, cut.marker],

@@ -81,7 +81,7 @@ def begin_retirement(
     run_id: str | None,
     on_begin: OnBegin | None = None,
 ) -> int:
-    """Intent before the deed: from its commit on nobody makes, joins or archives the leaf anew.
+    """Note the intent: from this commit on no step makes, joins or archives the leaf anew.
 
     Args:
         base: In no transaction; holds the slice's lock.
@@ -102,7 +102,7 @@ def begin_retirement(
         if on_begin is not None:
             on_begin(base)
         changed = base.execute(
-            # Who was never released had no stream; one that begins later does not cover it.
+            # A week that was never released had no stream; a stream that begins later does not cover it.
             "UPDATE migration.slices SET state = 'retired', released_at = coalesce(released_at, clock_timestamp()),"
             " updated_at = clock_timestamp() WHERE lock_key = %s AND state = 'archived'",
             [record.lock_key],
@@ -127,7 +127,7 @@ def begin_retirement(
 def note_quarantined(
     base: Connected, retirement: Retirement, archive_id: int, *, now: datetime, until: datetime
 ) -> None:
-    """The leaf lies in quarantine; in the transaction that moves it there."""
+    """Note that the leaf lies in quarantine; in the transaction that moves it there."""
     base.execute(
         "UPDATE migration.retirements SET step = 'quarantined', archive_id = %s, quarantined_at = %s, drop_after = %s"
         " WHERE id = %s",
@@ -137,7 +137,7 @@ def note_quarantined(
 
 
 def note_dropped(base: Connected, retirement: Retirement, *, now: datetime) -> None:
-    """The rows are in the archive alone; in the transaction that drops them here."""
+    """Note that the rows are in the archive alone; in the transaction that drops the leaf."""
     base.execute("SET LOCAL synchronous_commit = on")
     base.execute(
         "UPDATE migration.retirements SET step = 'dropped', dropped_at = %s WHERE id = %s", [now, retirement.id]
@@ -156,7 +156,7 @@ def note_returned(
     seconds: float,
     run_id: str | None,
 ) -> None:
-    """The leaf is in the root again, the slice archived and not under CDC; in the transaction that attaches it."""
+    """Note that the leaf is in the root again, archived and not under CDC; in the transaction that attaches it."""
     require_slice_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
     base.execute(
         "UPDATE migration.retirements SET step = 'returned', returned_at = %s WHERE id = %s", [now, retirement.id]

@@ -12,7 +12,7 @@ from migration_assets.domain.alerting import Alert, alert_from
 from migration_assets.domain.samples import StreamSample
 from migration_assets.postgres.sessions import Connected
 
-# A watcher that stands still is replaced after this. One that sends for longer may be joined by another, who tells it
+# A watcher that stands still is replaced after this time. If it only sends for longer, another one may send the same
 # again.
 LEASE_SECONDS = 120.0
 _ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_looks", "sent_at", "sent_severity",
@@ -28,7 +28,7 @@ class AgedSample:
 
 
 def store_sample(base: Connected, sample: StreamSample) -> None:
-    """Keep a sample; of two with the same time the first one stays."""
+    """Keep a sample; of two samples with the same time the first one stays."""
     base.execute(
         "INSERT INTO migration.stream_samples (relation, taken_at, sample) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         [sample.relation, sample.taken_at, Jsonb(sample.to_json())],
@@ -67,7 +67,7 @@ def latest_sample(base: Connected, relation: str) -> AgedSample | None:
 def watch_lease(base: Connected, relation: str) -> Generator[bool]:
     """Whether this watcher is the one that judges and tells now; never waits.
 
-    A row, and no advisory lock: that one anybody who may connect could take, and nobody would be told anything.
+    It is a row and no advisory lock: every role that may connect could take such a lock, and no alert would be sent.
     """
     token = secrets.token_hex(8)
     mine = base.execute(
@@ -76,7 +76,7 @@ def watch_lease(base: Connected, relation: str) -> Generator[bool]:
         " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         " ON CONFLICT (relation) DO UPDATE SET token = excluded.token, pid = excluded.pid,"
         " backend_start = excluded.backend_start, until = excluded.until"
-        # Of another role's session it cannot be seen since when it is there.
+        # The start of another role's session cannot be seen.
         " WHERE w.until < clock_timestamp() OR NOT EXISTS (SELECT FROM pg_stat_activity a"
         " WHERE a.pid = w.pid AND coalesce(a.backend_start = w.backend_start, true))",
         {"relation": relation, "token": token, "lease": LEASE_SECONDS},
@@ -89,7 +89,7 @@ def watch_lease(base: Connected, relation: str) -> Generator[bool]:
 
 
 def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
-    """Those that are not past, by code."""
+    """The alerts that are open, by code."""
     with base.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT * FROM migration.alerts WHERE relation = %s AND cleared_at IS NULL ORDER BY code", [relation]
@@ -104,7 +104,7 @@ def save_alerts(base: Connected, relation: str, alerts: Iterable[Alert]) -> None
     ]
     past = [row for row in rows if row["cleared_at"] is not None]
     with base.transaction(), base.cursor() as cursor:
-        # All as open: a row that is past has no place in the partial index, and would not meet the open one.
+        # All are inserted as open: a closed row is not in the partial index, and would not conflict with the open one.
         cursor.executemany(
             "INSERT INTO migration.alerts (relation, code, severity, what, next_step, since, seen_at, good_looks,"
             " sent_at, sent_severity) VALUES (%(relation)s, %(code)s, %(severity)s, %(what)s, %(next_step)s,"

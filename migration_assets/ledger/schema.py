@@ -38,7 +38,7 @@ def ensure_ledger(connection: Connected) -> int:
     try:
         _upgrade(connection, steps)
     except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
-        # Another run made the ledger in the same moment; from now on there is a table to take turns at.
+        # Another run made the ledger at the same moment; now there is a table to lock.
         _upgrade(connection, steps)
     except errors.ObjectInUse as error:
         raise LedgerError(
@@ -104,12 +104,12 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
 
 
 def has_ledger(base: Connected) -> bool:
-    """Whether a stream could be in the ledger at all; a watch must not be what creates it."""
+    """Whether there is a ledger that could have a stream. A watch must not create one."""
     return ledger_has(base, "streams")
 
 
 def upgrade_ledger(migration: Migration) -> tuple[int, int]:
-    """Make it, or bring it to this program's version; which one it had, 0 where there was none, and has now.
+    """Make the ledger or upgrade it; returns the version that it had (0: there was none) and the one that it has now.
 
     Raises:
         LedgerError: A newer program wrote it.
@@ -125,7 +125,7 @@ _REPAIRS_AT_ONCE = 10
 
 
 def prune_ledger(base: Connected, relation: str, *, record_days: float, image_days: float) -> None:
-    """Delete what is older, some of it at each call, so that none takes long.
+    """Delete what is older, a part of it at each call, so that no call takes long.
 
     Args:
         base: In no transaction.
@@ -153,7 +153,7 @@ def prune_ledger(base: Connected, relation: str, *, record_days: float, image_da
         limits,
     )
     with base.transaction():
-        # Who takes a repair back has its row locked, and keeps its images.
+        # A step that takes a repair back has locked its row, and so keeps its images.
         found = base.execute(
             "UPDATE migration.repairs SET images_removed_at = clock_timestamp() WHERE id IN (SELECT id FROM"
             " migration.repairs WHERE relation = %s AND images_removed_at IS NULL"

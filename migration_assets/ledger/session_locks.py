@@ -25,9 +25,9 @@ from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.own_schema import begin_alone
 from migration_assets.postgres.sessions import Connected, require_row
 
-# Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the
-# whole view: its other rows are nobody's business here. A database may be another one's copy, made by pg_dump, rows and
-# all: a session that works in that one does not work here.
+# The start of another role's session cannot be seen. One process at a time is asked for, and never the whole view,
+# whose other rows are not needed here. A database may be another one's copy, made by pg_dump, rows and all: a session
+# that works in that one does not work here.
 ALIVE = sql.SQL(
     "EXISTS (SELECT FROM pg_stat_get_activity(k.pid) a WHERE a.usesysid = k.role"
     " AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -49,7 +49,7 @@ WHERE k.pid <> pg_backend_pid() AND (%(besides)s = '' OR position(%(besides)s IN
 _OLD_HOLDER = sql.SQL("{} AND k.since < clock_timestamp() - %(seconds)s * interval '1 s'").format(_HOLDER)
 
 # One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
-# before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
+# before it; it does not block readers, nor sessions that release. What is lost in a crash is lost with the sessions.
 _QUEUE = sql.SQL("""
 LOCK TABLE migration.session_locks IN SHARE UPDATE EXCLUSIVE MODE;
 SET LOCAL synchronous_commit = off;
@@ -61,7 +61,7 @@ SELECT coalesce((SELECT max(id) FROM migration.session_locks), 0) + 1, {name}, {
 FROM pg_stat_get_activity(pg_backend_pid()) a
 RETURNING id
 """)
-# By process, too: where somebody dropped the table meanwhile, its rows are numbered anew.
+# By process, too: after a table that somebody dropped, rows are numbered anew.
 _LEAVE = sql.SQL(
     "SET LOCAL synchronous_commit = off; DELETE FROM migration.session_locks WHERE id = {} AND pid = pg_backend_pid()"
 )
@@ -79,7 +79,7 @@ SELECT format('backend %%s (role %%s, connected since %%s UTC, %%s)', a.pid, coa
               coalesce((a.backend_start AT TIME ZONE 'UTC')::timestamp(0)::text, '?'), {application})
 FROM pg_stat_activity a WHERE a.pid = (SELECT k.pid {before} ORDER BY k.id LIMIT 1)
 """).format(application=APPLICATION, before=_BEFORE)
-# Somebody drops the table, or looks after it: a VACUUM by hand.
+# Somebody drops the table, or runs VACUUM on it by hand.
 _AT_TABLE = sql.SQL("""
 SELECT string_agg(format('backend %%s (role %%s, %%s), which holds the table of locks', a.pid,
                          coalesce(a.usename::text, '?'), {application}), '; ')
@@ -142,7 +142,7 @@ def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
 def others_at_work(connection: Connected, *, besides: str) -> list[int]:
     """The processes of other sessions that have locks, or wait for them, where the lock's name has not that in it.
 
-    Nobody comes to work while the caller's transaction has its turn at the objects.
+    No session takes a new lock while the caller's transaction holds the lock on our objects.
     """
     if not has_session_locks(connection):
         return []
@@ -150,9 +150,9 @@ def others_at_work(connection: Connected, *, besides: str) -> list[int]:
 
 
 def has_session_locks(connection: Connected) -> bool:
-    """Whether the table is there, and ours: an older ledger has none, nor has a legacy that nothing was done to.
+    """Whether the table is there and ours. An older ledger has none, nor has a legacy that was never prepared.
 
-    A standby has none that anybody could read, and nobody works there.
+    On a standby an unlogged table cannot be read, and nobody works there.
     """
     row = connection.execute(
         "SELECT to_regclass('migration.session_locks') IS NOT NULL AND NOT pg_is_in_recovery()"
@@ -164,13 +164,13 @@ def has_session_locks(connection: Connected) -> bool:
 
 
 def take_turn_at_partitions(base: Connected) -> None:
-    """Until the caller's transaction ends nobody else makes partitions, or looks at all of them as they are."""
-    # It is in nobody's way who reads or writes the ledger's rows.
+    """Keep others from making partitions, or from looking at all of them, until the caller's transaction ends."""
+    # It blocks nobody who reads or writes the ledger's rows.
     base.execute("LOCK TABLE migration.slices IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def take_turn_at_objects(connection: Connected) -> None:
-    """Until the caller's transaction ends nobody else makes or drops anything of ours in that database's schema.
+    """Keep others from making or dropping anything of ours in that database, until the caller's transaction ends.
 
     Raises:
         ForeignObjectError: Something of somebody else's has the name of our table of locks.
@@ -193,7 +193,7 @@ def make_session_locks(legacy: Connected) -> None:
     if has_session_locks(legacy):
         return require_no_collision(legacy, {"session_locks"})
     while True:
-        # Of two who make it at once one fails, IF NOT EXISTS or not, and finds it made.
+        # Of two sessions that make it at once one fails, in spite of IF NOT EXISTS, and finds it made.
         with suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema), legacy.transaction():
             begin_alone(legacy, "legacy")
             legacy.execute("CREATE SCHEMA IF NOT EXISTS migration")
@@ -222,7 +222,7 @@ def _take(connection: Connected, name: str, refuse: Callable[[str], MigrationErr
 
 
 def _leave(connection: Connected, number: int) -> None:
-    # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
+    # A lost connection has lost the lock by itself, and a dropped schema takes the lock with it.
     with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
         connection.execute(_LEAVE.format(sql.Literal(number)))
 

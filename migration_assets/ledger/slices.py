@@ -184,7 +184,7 @@ def read_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceR
 
 
 def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceRecord:
-    """One slice.
+    """Require one slice.
 
     Raises:
         SliceStateError: Its quarter was never opened.
@@ -282,7 +282,7 @@ def end_attempt(
     legacy: Fingerprint | None = None,
     base: Fingerprint | None = None,
 ) -> None:
-    """Note how an attempt ended; a success in the transaction that holds its result. The first note stands."""
+    """Note how an attempt ended; a success is noted in the transaction that holds its result. The first note counts."""
     connection.execute(
         "UPDATE migration.attempts SET outcome = %s, error = %s, finished_at = clock_timestamp(),"
         " legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s"
@@ -292,9 +292,9 @@ def end_attempt(
 
 
 def note_failure(connection: Connected, attempt: int, error: BaseException) -> None:
-    """Best effort: where the base itself is gone, the attempt stays `running` and is read as interrupted.
+    """Note a failure where possible: if the base is gone, the attempt stays `running` and is read as interrupted.
 
-    Never raises a server's error: the first one is the one to raise.
+    It never raises a server's error, which would hide the first one.
     """
     try:
         end_attempt(connection, attempt, "failed", error=named(error))
@@ -303,14 +303,14 @@ def note_failure(connection: Connected, attempt: int, error: BaseException) -> N
 
 
 def fingerprint_columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:
-    """What the ledger's three columns of a fingerprint hold."""
+    """The values of the ledger's three columns for a fingerprint."""
     return (fingerprint.rows, fingerprint.sum_a, fingerprint.sum_b) if fingerprint else (None, None, None)
 
 
 def record_copy(
     connection: Connected, record: SliceRecord, evidence: CopyEvidence, run_id: str | None, state: SliceState
 ) -> None:
-    """The slice's new leaf with all evidence; only ever inside the transaction that puts the leaf in place."""
+    """Record the slice's new leaf with all evidence; only in the transaction that puts the leaf in place."""
     connection.execute(
         "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s,"
         " legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s, snapshot_lsn = %s, snapshot_at = %s,"
@@ -325,7 +325,7 @@ def record_copy(
 
 
 def record_verification(connection: Connected, record: SliceRecord, base: Fingerprint, *, equal: bool) -> None:
-    """What re-reading the base found; a difference stays visible until the slice is copied again."""
+    """Record what re-reading the base found; a difference stays visible until the slice is copied again."""
     connection.execute(
         "UPDATE migration.slices SET verified_at = clock_timestamp(), verified_equal = %s, base_rows = %s,"
         " base_sum_a = %s, base_sum_b = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
@@ -349,7 +349,7 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
 
 @contextmanager
 def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
-    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
+    """Hold several locks, always taken in the same order, so that two runs wait for each other without a deadlock.
 
     Args:
         connection: Whose session holds them.

@@ -19,7 +19,7 @@ from migration_assets.postgres.sessions import Connected, require_row, set_limit
 
 
 class StreamLock(StrEnum):
-    """What a run holds for itself: work on the stream, the choice of weeks under CDC, a cutover or rollback."""
+    """The locks of a migration: work on the stream, the choice of weeks under CDC, a cutover or rollback."""
 
     STREAM = "stream"
     START = "start"
@@ -31,7 +31,7 @@ class StreamLock(StrEnum):
 
 
 class StreamStatus(StrEnum):
-    """What the ledger says the stream is; whether it really runs is for `stream_health` to see.
+    """What the ledger says of the stream. Whether it really runs is seen by a look at both sides.
 
     `activating` and `joining` are intents: a step that was begun and not finished, which a rebuild mends. `paused` is
     a step's: the stream rests exactly at a marker, and where that step died the next one enables it. `held` is a
@@ -89,13 +89,13 @@ def stream_names(base: Connected, relation: str) -> StreamNames:
 
 
 def fresh_names() -> StreamNames:
-    """Names that nobody ever had."""
+    """Names that no stream ever had."""
     name = f"migration_assets_{secrets.token_hex(6)}"
     return StreamNames(name, name, name)
 
 
 def rename_stream(base: Connected, relation: str, names: StreamNames) -> None:
-    """Its parts are called so from now on; there are none of the old names any more."""
+    """Rename the stream's parts in the ledger; no part with an old name exists any more."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute(
@@ -117,7 +117,7 @@ def _record(row: dict[str, Any]) -> StreamRecord:
 
 
 def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str) -> None:
-    """Intent before the deed: status `activating`, whatever the stream was before."""
+    """Note the intent: status `activating`, whatever the stream was before."""
     with nobody_at_work(base, relation):
         base.execute(
             "INSERT INTO migration.streams (relation, publication, slot, subscription, status, reason)"
@@ -137,7 +137,7 @@ def newest_marker(base: Connected) -> int:
 
 @contextmanager
 def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
-    """A transaction that may change what `keep_at_rest` relies on.
+    """A transaction that may change the status that `keep_at_rest` relies on.
 
     Raises:
         StreamError: A step whose own lock on the stream was lost is still at work; names it.
@@ -175,7 +175,7 @@ def set_status(base: Connected, relation: str, status: StreamStatus, reason: str
 
 
 def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
-    """Until the caller's transaction ends, nobody lets a stream go on that the caller's step has brought to rest.
+    """Keep the stream at rest until the caller's transaction ends: no other step lets it go on.
 
     Every transaction that makes rows true must ask: the stream's lock is another session's and may be lost unnoticed,
     and the next run takes the step for dead.

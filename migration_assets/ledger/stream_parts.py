@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def altering_subscription(base: Connected, subscription: str) -> Generator[None]:
-    """A transaction in which this program alters the subscription: what others did before is noticed, and ours noted.
+    """A transaction in which this program alters the subscription; changes of others are noticed first, ours are noted.
 
-    Where the subscriber has no ledger (the legacy, which follows after a cutover) it is a transaction and no more: a
-    rollback compares whatever was written to the base.
+    A subscriber without a ledger (the legacy, after a cutover) notes nothing: a rollback compares whatever was written
+    to the base.
     """
     with base.transaction():
         relation = _relation_of(base, subscription)
@@ -58,7 +58,7 @@ def altering_subscription(base: Connected, subscription: str) -> Generator[None]
 
 
 def note_publication(base: Connected, legacy: Connected, relation: str, publication: str) -> None:
-    """The publication is as it is meant to be; in the transaction that notes its filter.
+    """Note the publication as it is now, which is as it should be; in the transaction that notes its filter.
 
     Args:
         base: Whose ledger.
@@ -74,7 +74,7 @@ def note_publication(base: Connected, legacy: Connected, relation: str, publicat
 
 
 def notice_alterations(base: Connected, relation: str, legacy: Connected | None = None) -> None:
-    """Count it where somebody else altered a part of the stream; see `alterations`.
+    """Count alterations of the stream by somebody else; see `alterations`.
 
     Without `legacy` only the subscription is looked at.
     """
@@ -84,7 +84,7 @@ def notice_alterations(base: Connected, relation: str, legacy: Connected | None 
         with base.transaction():
             base.execute("INSERT INTO migration.stream_parts (relation) VALUES (%s) ON CONFLICT DO NOTHING", [relation])
             base.execute("SELECT 1 FROM migration.stream_parts WHERE relation = %s FOR UPDATE", [relation])
-            # Again: a step of ours that altered it at the time of the first look has noted so by now.
+            # Look again: a step of ours that altered it at the time of the first look has noted it by now.
             found = _found(base, relation, legacy)
             for part, (now, what) in found.items():
                 base.execute(
@@ -130,7 +130,7 @@ def may_see_subscription(base: Connected) -> bool:
 
 
 def _knows_parts(base: Connected) -> bool:
-    """Whether there is a ledger that is new enough to."""
+    """Whether there is a ledger that is new enough to note parts."""
     row = base.execute("SELECT to_regclass('migration.stream_parts') IS NOT NULL").fetchone()
     return bool(require_row(row, "to_regclass")[0])
 

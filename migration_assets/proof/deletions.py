@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def confirmed_deletions(
     migration: Migration, rows: Mapping[FiscalWeek, int], code: str, *, run_id: str | None = None
 ) -> Generator[Mapping[FiscalWeek, int]]:
-    """The numbers, for a body that may delete so many rows; each used up its code, which a failure gives back.
+    """Yield the confirmed numbers for a body that may delete so many rows; a failure gives the codes back.
 
     Args:
         migration: Which migration.
@@ -72,7 +72,7 @@ def _give_back(migration: Migration, confirmations: list[Confirmation]) -> None:
             for one in confirmations:
                 one.give_back(base)
     except psycopg.OperationalError as error:
-        # What failed is what is to be seen; without its code the next run is refused, and given another one.
+        # The first failure must be seen. Where the code is lost, the next run is refused and shows another one.
         log.warning("codes for deletions stay used, although nothing came of them: %s", told(error))
 
 

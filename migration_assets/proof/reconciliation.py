@@ -35,7 +35,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class DuplicateKey:
-    """A key of the legacy's that the base has in more than one row: the key's text, and the control column's values."""
+    """A key that the base has in more than one row: its text, and the values of the control column."""
 
     key: str
     control_values: tuple[str, ...]
@@ -52,7 +52,7 @@ class Reconciled:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing was missing, different, too many or there twice."""
+        """Whether no row was missing, different or too many, and no key was there twice."""
         return all(proof.equal for _, proof in self.weeks) and not self.duplicates
 
     @property
@@ -121,7 +121,7 @@ def _require_all_under_cdc(records: Sequence[SliceRecord], quarter: FiscalQuarte
 def _compare_all(
     plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord], pair: PairedSnapshots
 ) -> list[Proof]:
-    """Several weeks at a time; what the tables are is asked once for all, where they are locked until the end."""
+    """Compare several weeks at a time. The tables' definitions are read once and locked until the end."""
     root = plan.spec.table
     seen = seen_definitions(pair.legacy, pair.base, root, [root.sibling(record.leaf) for record in records])
     tables = base_tables(pair.base, plan.spec, [record.week for record in records])
@@ -151,7 +151,7 @@ def _duplicates(
 ) -> list[DuplicateKey]:
     """Keys that two rows share: the base's own key has the control column in it and allows that.
 
-    Only of weeks that we hold the locks of: a leaf that is swapped meanwhile would show rows of a later moment.
+    Only weeks whose locks we hold are asked: a leaf that is swapped meanwhile would show rows of a later moment.
 
     Where the legacy's key holds the control column itself, the base's primary key allows no duplicates at all.
     """
@@ -184,7 +184,7 @@ log = logging.getLogger(__name__)
 
 
 def reconcile_quarter(migration: Migration, quarter: FiscalQuarter, *, run_id: str | None = None) -> Reconciled:
-    """Compare all weeks at one cut; see `reconciliation.reconcile_quarter`. A difference is a result, not an error."""
+    """Compare all weeks of the quarter at one cut; see `reconcile`. A difference is a result, not an error."""
     return run_step(
         migration,
         f"reconciliation of {quarter.key}",

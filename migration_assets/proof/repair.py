@@ -47,7 +47,7 @@ _IMAGES_AT_ONCE = 1_000
 
 @dataclass(frozen=True)
 class Repaired:
-    """What differed. `base` is the fingerprint after the repair; in a dry run, as it was found.
+    """What differed. `base` is the fingerprint after the repair; after a dry run, the one that was found.
 
     `repair_id` names the images of before in the ledger; None where nothing was changed.
     """
@@ -107,7 +107,7 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
 def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
     """Put back what a repair changed: its images of before, in the place of what it put in.
 
-    Rows that the legacy has changed since then are put back as well: the slice is as untrue as it was, and the next
+    Rows that the legacy has changed since then are put back as well: the slice differs again as it did, and the next
     validation says so.
 
     Raises:
@@ -159,7 +159,7 @@ def _week_of(base: Connected, plan: StreamPlan, repair_id: int) -> FiscalWeek:
 
 
 def _put_back(base: Connected, rows: SliceRows, repair_id: int) -> None:
-    """Out with every row of the repair's keys, in with the images; generated columns are computed again."""
+    """Delete every row of the repair's keys and insert the images; generated columns are computed again."""
     hold_images(base, [repair_id], str(rows.target))
     keys = [
         tuple(key)

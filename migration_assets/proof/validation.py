@@ -25,7 +25,7 @@ from migration_assets.stream.running import require_not_barred
 
 @dataclass(frozen=True)
 class Validated:
-    """Both fingerprints at one cut: equal, or `validate_slice` would have raised."""
+    """Both fingerprints at one cut; they are equal, else `validate_slice` would have raised."""
 
     week: FiscalWeek
     legacy: Fingerprint
@@ -61,7 +61,7 @@ def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple
     """As `validate_slice`, but a difference is a result."""
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", ATTENDED))
-        # While the slice is locked nobody swaps its leaf, whose frozen rows an older snapshot would see.
+        # While the slice is locked nobody swaps its leaf: an older snapshot would see the frozen rows of a new one.
         record = stack.enter_context(slice_lock(ledger, require_under_cdc(ledger, plan, week)))
         require_streaming_state(record)
         attempt = begin_attempt(ledger, record, "validate", plan.run_id)
@@ -166,8 +166,8 @@ class Candidate:
 def next_in_turn(candidates: Iterable[Candidate], *, budget_rows: int) -> list[FiscalWeek]:
     """The weeks to validate now, never validated ones first.
 
-    The order is kept to: a week that does not fit is waited for and not passed by smaller ones. One that is larger
-    than the whole budget has a turn of its own, or it would never have one.
+    The order is kept: smaller weeks do not pass one that does not fit. A week that is larger than the whole budget is
+    validated alone.
     """
     waiting = sorted(
         (one for one in candidates if not one.busy), key=lambda one: (one.validated_at or _NEVER, one.week)

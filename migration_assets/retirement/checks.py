@@ -40,7 +40,7 @@ from migration_assets.stream.plan import StreamPlan
 
 
 def difference(now: Fingerprint, then: Fingerprint) -> str:
-    """In words, to be followed by what `then` is of; for two that differ."""
+    """How two fingerprints differ, in words that are followed by what the second one is of."""
     more = now.rows - then.rows
     if not more:
         return f"as many rows ({now.rows:,}) but other values than"
@@ -48,7 +48,7 @@ def difference(now: Fingerprint, then: Fingerprint) -> str:
 
 
 def rows_of_week(legacy: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint:
-    """The native fingerprint of what the legacy has of the week; reads all of it, and is no reader that counts."""
+    """The native fingerprint of the legacy's rows of the week; reads all of them, and is not counted as a reader."""
     uncounted(legacy)
     description = require_table(legacy, plan.spec.table, "legacy")
     bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
@@ -57,9 +57,9 @@ def rows_of_week(legacy: Connected, plan: StreamPlan, record: SliceRecord) -> Fi
 
 
 def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
-    """Why a rollback would not find on the legacy what the archive holds; nothing once nobody can go back.
+    """Why a rollback would not find on the legacy what the archive holds; empty once no rollback is possible.
 
-    Sends a marker along the reverse stream and waits for it, so that what the leaf has got until now has arrived.
+    It sends a marker along the reverse stream and waits for it, so that all changes of the leaf until now have arrived.
     """
     if is_decommissioned(base, plan.relation):
         return
@@ -109,7 +109,7 @@ WHERE k.contype = 'f' AND k.conparentid = 0
 
 @dataclass(frozen=True)
 class LateBooking:
-    """A slice that has left the stream or the root, and that is no longer what the legacy has of it."""
+    """A slice that has left the stream or the root, and differs from the legacy now."""
 
     week: FiscalWeek
     state: SliceState
@@ -118,7 +118,7 @@ class LateBooking:
 
     @property
     def rows(self) -> int:
-        """How many rows the legacy has more than the archive; 0 where only values differ, negative for fewer."""
+        """How many more rows the legacy has than the archive; 0 where only values differ, negative for fewer rows."""
         return self.legacy.rows - self.archived.rows
 
     def __str__(self) -> str:
@@ -137,12 +137,12 @@ def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
 
 
 def of_table(base: Connected, plan: StreamPlan, table: QualifiedName) -> Fingerprint:
-    """The native fingerprint of a leaf, wherever it is; as the archive's was taken."""
+    """The native fingerprint of a leaf, wherever it lies, taken as the archive's was."""
     return take_fingerprint(base, table, hashed_columns(_root(base, plan)), EVERYTHING)
 
 
 def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint | None:
-    """What the legacy has of the slice now; None where there is no stream, and so nobody who can tell."""
+    """The fingerprint of the legacy's rows of the slice now; None where there is no stream."""
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
@@ -192,7 +192,7 @@ def obstacles(
 
 
 def _pointed_at(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
-    """PostgreSQL lets no partition go whose rows others point at; by then the stream would have let go of it."""
+    """Foreign keys that would keep PostgreSQL from detaching the partition, found before the stream lets go of it."""
     leaf = leaf_of(base, plan, record)
     keys = base.execute(
         _KEYS, {"control": plan.spec.control_column, "tables": [str(plan.spec.table), str(leaf.table)]}
@@ -225,7 +225,7 @@ def obstacles_to_drop(
 ) -> list[str]:
     """Everything that stands in the way of dropping what lies in quarantine, as texts; changes nothing.
 
-    The sign-off stood when it left the root, and what was signed is proven here again, so that it is not asked for.
+    The sign-off held when it left the root, and the rows are proven again here, so that it is not asked for again.
     """
     leaf = leaf_of(base, plan, record)
     found: list[str] = []
@@ -241,7 +241,7 @@ def obstacles_to_drop(
 
 
 def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
-    """What reading the archive's files again says; empty where every byte is as it was proven."""
+    """What is wrong with the archive's files, read again; empty where every byte is as it was proven."""
     try:
         reread(archive)
     except ArchiveError as error:
@@ -253,7 +253,7 @@ def why_not_approved(plan: StreamPlan, base: Connected, record: SliceRecord) -> 
     """What is wrong with the sign-off of the slice's quarter.
 
     While the base is in charge none is asked for: the cutover compared all of them and has its own approval, and nobody
-    could sign what came after. But one that was edited says that somebody has had their hands in the ledger.
+    could sign what came after. But a sign-off that was edited shows that somebody wrote to the ledger.
     """
     sign_off = read_sign_off(base, plan.spec, record.week.quarter)
     own = is_base_in_charge(base, plan.relation)
@@ -294,7 +294,7 @@ def _of_archive(plan: StreamPlan, base: Connected, record: SliceRecord, archive:
 
 
 def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
-    """Why the legacy is not known to hold of a slice without a stream what its archive does; nothing where it is.
+    """Why it is not known that the legacy holds what the archive of a slice without a stream does; else empty.
 
     While the legacy is in charge, what it has got since is late. While the base is, nothing is late: but a rollback
     must find on the legacy what left the base.
@@ -317,7 +317,7 @@ def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: Ar
 
 
 def how_to_take_in(record: SliceRecord) -> str:
-    """What brings a late booking into the base and the archive."""
+    """The advice for bringing a late booking into the base and the archive."""
     back = "return the week into the root, " if record.state is SliceState.RETIRED else ""
     return f"{back}materialize change_stream for {record.week.quarter.key}, then parquet_archive again"
 
@@ -325,7 +325,7 @@ def how_to_take_in(record: SliceRecord) -> str:
 def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = None) -> list[LateBooking]:
     """Slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
 
-    Empty as well while the base is in charge: it is the legacy then that may not have everything yet.
+    Empty as well while the base is in charge, when the legacy may not have everything yet.
 
     Reads each such slice of the legacy in full, exactly: what differs is late, whatever the row counts say.
     """

@@ -83,7 +83,7 @@ class Leaving:
 
     @property
     def week(self) -> FiscalWeek:
-        """Which."""
+        """Which week."""
         return self.record.week
 
 
@@ -119,7 +119,7 @@ def refused(week: FiscalWeek, obstacles: Sequence[str], state_left: str) -> Reti
 def leave_root(
     plan: StreamPlan, base: Connected, leaving: Leaving, attempt: int, *, now: datetime, quarantine: timedelta
 ) -> None:
-    """Detach, look for the last time, and into quarantine; or back, where somebody has written to it until then.
+    """Detach the leaf, compare it once more, and move it into quarantine; or put it back where somebody wrote to it.
 
     Raises:
         RetirementError: Transactions in the way of the detach; or it is back in the root; or its leaf is gone.
@@ -231,9 +231,9 @@ class Retired:
     confirmation: GivenCode | None = None
 
     def may_go_further(self, now: datetime) -> bool:
-        """Whether it may leave the root, or be dropped, and nothing stands in the way of that.
+        """Whether it may go further now (leave the root, or be dropped) and nothing stands in the way.
 
-        Where its leaving was only interrupted there is nothing to decide any more.
+        A leaving that was interrupted goes on without a decision.
         """
         return not self.obstacles and (self.step is None or is_over(self.step, self.drop_after, now))
 
@@ -261,7 +261,7 @@ class _Call:
 
     @property
     def spend(self) -> OnBegin | None:
-        """What uses the code up, where one is asked for."""
+        """The function that uses the code up, where one is asked for."""
         return self.confirmation.spend if self.confirmation is not None else None
 
 
@@ -306,7 +306,7 @@ def retire_slice(
             held.enter_context(slice_lock(base, record))
             return _look_further(call, base) if dry_run else _go_on(call, base, None, None)
         call.confirm(base, looked=False)
-        # All files are read here: nobody who wants to join the stream waits for that.
+        # All files are read before the stream's lock is taken, so that no join waits for that.
         with slice_lock(base, record) as record:
             found = _look(call, base, record)
             if dry_run:
@@ -325,7 +325,7 @@ def retire_slice(
 
 
 def _look(call: _Call, base: Connected, record: SliceRecord) -> Retired:
-    """At a slice that is still in the root."""
+    """Look at a slice that is still in the root."""
     found = obstacles(call.plan, base, record, reread=call.reread, outside_retention=call.outside_retention)
     leaf = leaf_of(base, call.plan, record).table
     archive = read_archive(base, call.plan.relation, call.week)
@@ -340,7 +340,7 @@ def _require_allowed(call: _Call, base: Connected, record: SliceRecord, found: R
 
 
 def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> CutRecord | None:
-    """Out of the stream, and on its way: the caller holds the stream's start and the slice."""
+    """Release the slice from the stream and begin its retirement; the caller holds the stream's start and the slice."""
     now = read_archive(base, call.plan.relation, call.week)
     same = now is not None and now.id == archive.id and now.verified_equal
     approved = not list(why_not_approved(call.plan, base, record))
@@ -359,7 +359,7 @@ def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: Archive
 
 
 def _on_the_way(call: _Call, base: Connected) -> Leaving:
-    """As the ledger has it now; the caller holds the slice."""
+    """Read the retirement as the ledger has it now; the caller holds the slice."""
     record = require_slice(base, call.plan.relation, call.week)
     retirement = read_retirement(base, call.plan.relation, call.week)
     archive = read_archive(base, call.plan.relation, call.week)
@@ -375,7 +375,7 @@ def _on_the_way(call: _Call, base: Connected) -> Leaving:
 
 
 def _look_further(call: _Call, base: Connected) -> Retired:
-    """At a slice that is on its way or gone."""
+    """Look at a slice that is on its way or gone."""
     leaving = _on_the_way(call, base)
     found: list[str] = []
     if _is_over(call, leaving):
@@ -384,7 +384,7 @@ def _look_further(call: _Call, base: Connected) -> Retired:
 
 
 def _go_on(call: _Call, base: Connected, attempt: int | None, cut: CutRecord | None) -> Retired:
-    """From wherever it is on its way; the caller holds the slice."""
+    """Go on with the retirement from wherever it is; the caller holds the slice."""
     plan, freed, may_drop = call.plan, None, True
     leaving = _on_the_way(call, base)
     with ExitStack() as attempts:

@@ -31,20 +31,20 @@ class RetentionPolicy:
             raise ValueError("today's quarter always stays")
 
     def oldest_kept(self, now: datetime) -> FiscalQuarter:
-        """The oldest quarter that stays; the first one that can exist where that would be earlier."""
+        """The oldest quarter that stays, but no earlier than the first quarter that can exist."""
         today = self.calendar.quarter_of(now).ordinal
         return FiscalQuarter.from_ordinal(max(today - self.quarters + 1, FiscalQuarter(1, 1).ordinal))
 
     def is_due(self, week: FiscalWeek, now: datetime) -> bool:
-        """Whether the week is older than what stays."""
+        """Whether the week is older than the quarters that stay."""
         return week.quarter < self.oldest_kept(now)
 
     def due(self, weeks: Iterable[FiscalWeek], now: datetime) -> list[FiscalWeek]:
-        """Those that are older than what stays, oldest first."""
+        """The weeks that are older than the quarters that stay, oldest first."""
         return sorted(week for week in weeks if self.is_due(week, now))
 
     def why_not_due(self, week: FiscalWeek, now: datetime) -> str | None:
-        """What stands in the way of its leaving, as a text for people; None where nothing does."""
+        """Why the week is not due to leave, as a text for people; None where it is due."""
         if self.is_due(week, now):
             return None
         return (
@@ -78,7 +78,7 @@ class Due:
 
 
 def retention_policy(migration: Migration) -> RetentionPolicy:
-    """How many quarters stay, by the settings."""
+    """The policy that the settings describe."""
     return RetentionPolicy(migration.calendar, migration.settings.retention_quarters)
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Place(StrEnum):
-    """Where a leaf is. A pending one is on its way out: new queries of the root do not see its rows any more."""
+    """Where a leaf is. New queries of the root no longer see the rows of a leaf whose detach is pending."""
 
     ATTACHED = "attached"
     PENDING = "pending"
@@ -65,7 +65,7 @@ def place_of(base: Connected, leaf: Leaf) -> Place:
 
 
 def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: str) -> None:
-    """Detach it without holding any reader or writer up; finishes what a dead run left pending. Safe to repeat.
+    """Detach it without holding up readers or writers; finish what a dead run left pending. Safe to repeat.
 
     Args:
         base: In no transaction; its `lock_timeout` is changed.
@@ -114,9 +114,9 @@ def _detach(base: Connected, leaf: Leaf) -> None:
 
 
 def _patiently(base: Connected, deadline: float, call: Callable[[], object]) -> None:
-    """One long try instead of many short ones: nobody queues behind a DETACH that waits.
+    """Make one long try instead of many short ones: nobody queues behind a DETACH that waits.
 
-    What a broken deadlock or a rounded time leaves of it is used for another try.
+    The time that is left after a broken deadlock is used for another try.
     """
     while True:
         _wait_at_most(base, deadline - time.monotonic())
@@ -135,7 +135,7 @@ def _lock_of(quarter: QualifiedName) -> str:
 
 
 def _finish_others(base: Connected, leaf: Leaf) -> None:
-    """Other leaves of the quarter that a dead run left pending: PostgreSQL detaches no second one beside them."""
+    """Finish other pending leaves of the quarter that a dead run left: PostgreSQL allows one pending detach only."""
     for schema, name in base.execute(
         "SELECT n.nspname, c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.inhdetachpending AND i.inhparent = %s",
@@ -149,7 +149,7 @@ def _finish_others(base: Connected, leaf: Leaf) -> None:
 
 
 def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
-    """Who has a lock on the quarter or an older snapshot, oldest first: FINALIZE waits for those as well."""
+    """Sessions with a lock on the quarter or an older snapshot, the oldest first: FINALIZE waits for both."""
     rows = base.execute(
         sql.SQL(
             "SELECT coalesce('backend ' || a.pid, 'a prepared transaction'), coalesce(a.usename::text, '?'),"
@@ -173,19 +173,19 @@ def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
 
 
 def lock_alone(base: Connected, table: QualifiedName) -> None:
-    """Nobody reads or writes it until the caller's transaction ends; waits as long as the session's `lock_timeout`."""
+    """Lock it against readers and writers until the caller's transaction ends; waits as long as the `lock_timeout`."""
     base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(table)))
 
 
 def make_quarantine(base: Connected) -> None:
-    """The schema, where it is missing; in no transaction."""
-    # IF NOT EXISTS does not see one that another week is making at this moment, and fails over its name (seen).
+    """Make the schema of quarantine, where it is missing; in no transaction."""
+    # IF NOT EXISTS does not see a schema that another week is making at this moment, and fails over its name.
     with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema):
         base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(own_quarantine(base))))
 
 
 def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
-    """From its own schema into quarantine, which is there, indexes and all; in a transaction.
+    """Move the leaf with its indexes from its own schema into quarantine; in a transaction.
 
     Raises:
         RetirementError: Something of its name is there already.
@@ -194,7 +194,7 @@ def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
 
 
 def take_from_quarantine(base: Connected, leaf: Leaf) -> None:
-    """Back into its own schema; in a transaction.
+    """Move the leaf back into its own schema; in a transaction.
 
     Raises:
         RetirementError: Something of its name is there already.
@@ -215,7 +215,7 @@ def _move(base: Connected, table: QualifiedName, schema: str) -> None:
 
 
 def attach_again(base: Connected, leaf: Leaf) -> None:
-    """ATTACH without a scan, and with the indexes that it has; in a transaction, with a short `lock_timeout`.
+    """Attach the leaf without a scan and with its indexes; in a transaction, with a short `lock_timeout`.
 
     Raises:
         PartitionError: The root has other indexes than the leaf.
@@ -241,7 +241,7 @@ def attach_again(base: Connected, leaf: Leaf) -> None:
 
 
 def _indexes(base: Connected, table: QualifiedName) -> tuple[int, int]:
-    """How many there are, and how many are no partition of an index of the root."""
+    """How many indexes the leaf has, and how many of them belong to no index of the root."""
     row = base.execute(
         "SELECT count(*), count(*) FILTER (WHERE NOT c.relispartition) FROM pg_index i"
         " JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s",
@@ -252,7 +252,7 @@ def _indexes(base: Connected, table: QualifiedName) -> tuple[int, int]:
 
 
 def drop_quarantined(base: Connected, leaf: Leaf) -> None:
-    """Drop it; in the transaction that notes it."""
+    """Drop the leaf; in the transaction that notes it."""
     base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf.quarantined)))
 
 

@@ -52,7 +52,7 @@ from migration_assets.runtime import Migration
 
 
 def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: TableDescription) -> list[StoredColumn]:
-    """Those that a COPY carries; what the table has got since gets its default.
+    """The columns that a COPY carries; columns that the table has got since get their defaults.
 
     Raises:
         RestoreError: A column is gone, has another type, lost a label, or is computed by now.
@@ -83,7 +83,7 @@ def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: Ta
 
 
 def as_hashed(columns: Sequence[StoredColumn]) -> tuple[Column, ...]:
-    """For the native fingerprint of the rows that were archived."""
+    """The columns for the native fingerprint of the archived rows."""
     return tuple(
         Column(
             name=column.name,
@@ -151,7 +151,7 @@ def restore_slice(databases: Databases, plan: Restoration) -> Restored:
 
 
 def drill_restore(databases: Databases, plan: Restoration) -> Restored:
-    """The same into a scratch table that is rolled back after the comparison; the base stays as it is.
+    """Load into a scratch table, compare, and roll back; the base stays as it is.
 
     Raises:
         ArchiveError, RestoreError: As `restore_slice`; the latter is kept in the ledger.
@@ -264,7 +264,7 @@ def _place(
 
 
 def _require_gone(base: Connected, plan: Restoration) -> None:
-    """Rows that are in the base are taken back, not loaded a second time."""
+    """Refuse where the rows are still in the base: they are taken back, not loaded a second time."""
     retirement = read_retirement(base, plan.spec.relation, plan.week)
     if retirement is not None and retirement.under_way:
         raise RestoreError(
@@ -286,7 +286,7 @@ def _require_comparable(plan: Restoration, archive: ArchiveRecord) -> None:
 
 
 def _not_taken(plan: Restoration, error: psycopg.Error) -> RestoreError:
-    """The types have the same names, and are others by now: a domain's condition, a composite's fields, an enum."""
+    """Refuse where a type has the same name and another meaning now: a domain, a composite, an enum."""
     found = _COLUMN.search(error.diag.context or "")
     return RestoreError(
         f"PostgreSQL does not take what was archived: {told(error)}",

@@ -44,7 +44,7 @@ from migration_assets.stream.plan import StreamPlan
 
 
 def examined_week(base: Connected, relation: str, week: FiscalWeek, quarantine: timedelta) -> dict[str, Any]:
-    """Its archive, its quarter's sign-off, how far it has got, and how long it would lie in quarantine."""
+    """What a code is bound to: archive, sign-off, how far the week has got, and how long it would lie in quarantine."""
     archive = read_archive(base, relation, week)
     retirement = read_retirement(base, relation, week)
     signed = base.execute(
@@ -62,7 +62,7 @@ def examined_week(base: Connected, relation: str, week: FiscalWeek, quarantine: 
 class Returned:
     """A slice that is in the root again. `seconds` are those of the transaction that attached it.
 
-    `equal` says whether it is what was archived: one that had not left yet may have got rows until then.
+    `equal` says whether it holds what was archived: a week that had not left yet may have got rows until then.
     """
 
     week: FiscalWeek
@@ -102,7 +102,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
             leaf = leaf_of(base, plan, record)
             patience = plan.limits.cut_patience_seconds
             if place_of(base, leaf) is Place.PENDING:
-                # There is no way back from a detach that has begun but through its end.
+                # A detach that has begun can only be finished first.
                 detach_leaf(base, leaf, patience_seconds=patience, where=week.key)
             began = time.monotonic()
 
@@ -122,7 +122,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
 def _put_back(
     base: Connected, plan: StreamPlan, leaf: Leaf, retirement: Retirement, archive: ArchiveRecord
 ) -> Fingerprint:
-    """Attached, whatever way it had gone; what it holds."""
+    """Attach the leaf from wherever it is; returns its fingerprint."""
     place = place_of(base, leaf)
     if place is Place.ATTACHED and retirement.step is Step.DETACHING:
         return of_table(base, plan, leaf.table)
@@ -233,7 +233,7 @@ def _deed(relation: str, week: FiscalWeek) -> Deed:
 
 
 def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
-    """Out of quarantine where the rows are still there, else from the archive; proven equal in both cases."""
+    """Bring the week back, out of quarantine where its rows are still there, else from the archive; proven equal."""
     started = time.monotonic()
     with open_ledger(migration, f"{week.key}:restore") as base:
         retirement = read_retirement(base, migration.spec.relation, week)
@@ -249,7 +249,7 @@ def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = N
 
 
 def late_in(migration: Migration, week: FiscalWeek) -> LateBooking | None:
-    """What the legacy has got of a week since that left the stream; None where nothing. See `late_bookings`."""
+    """The late booking of a week that left the stream; None where there is none. See `late_bookings`."""
     prepare_ledger(migration, "retirement")
     return next((one for one in late_bookings(StreamPlan.of(migration), week) if one.week == week), None)
 
