@@ -1,4 +1,4 @@
-"""Archives in the ledger: which files hold a slice, proven by which fingerprints."""
+"""Archives in the ledger: the files that hold a slice, the fingerprints that prove them, and later verifications."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class ArchiveEvidence:
-    """What a finished archive proved. `native` is the leaf's in the snapshot that was archived; sizes in bytes."""
+    """What a finished archive proved. `native` is the leaf's fingerprint in the archived snapshot; sizes in bytes."""
 
     location: str
     generation: str
@@ -40,7 +40,7 @@ class ArchiveEvidence:
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """One archive as the ledger knows it; `location` is the slice's folder as a URL, without credentials."""
+    """One archive in the ledger; `location` is the slice's folder as a URL without credentials."""
 
     id: int
     relation: str
@@ -69,16 +69,16 @@ _CURRENT = "SELECT * FROM migration.archives WHERE relation = %s AND superseded_
 
 
 def read_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord | None:
-    """The slice's archive, or None where it was never archived."""
+    """The slice's archive, or None if it was never archived."""
     found = _read(base, f"{_CURRENT} AND quarter = %s AND week = %s", [relation, week.quarter.key, week.name])
     return found[0] if found else None
 
 
 def require_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord:
-    """The slice's archive.
+    """The slice's archive, which must exist.
 
     Raises:
-        ArchiveError: It was never archived.
+        ArchiveError: The slice was never archived.
     """
     archive = read_archive(base, relation, week)
     if archive is None:
@@ -92,7 +92,7 @@ def require_archive(base: Connected, relation: str, week: FiscalWeek) -> Archive
 
 
 def read_archives(base: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[ArchiveRecord]:
-    """The archives of all slices that have one, or of a quarter's; oldest slice first."""
+    """The archives of all slices, or of one quarter's slices; oldest slice first."""
     where = " AND (%s::text IS NULL OR quarter = %s)"
     key = quarter.key if quarter else None
     return sorted(_read(base, _CURRENT + where, [relation, key, key]), key=lambda record: record.week)
@@ -125,14 +125,14 @@ def record_archive(
     *,
     base_in_charge: bool = False,
 ) -> int:
-    """The slice's new archive in place of the one before, if any; in a transaction, under the slice's lock.
+    """Record the slice's new archive, which replaces an earlier one; in a transaction, under the slice's lock.
 
     Args:
         base: In a transaction.
-        record: Read under its lock.
+        record: The slice, read under its lock.
         evidence: What was archived.
-        run_id: Noted.
-        base_in_charge: And the week is over: then it need not be signed off.
+        run_id: The Dagster run, which is recorded.
+        base_in_charge: Whether the base is in charge and the week is over; the slice then need not be signed off.
 
     Returns:
         The archive's id.
@@ -167,14 +167,14 @@ def record_archive(
 
 
 def note_leaf_of_archive(base: Connected, archive_id: int, root: QualifiedName, leaf: str) -> None:
-    """The leaf was made anew from the archive, and proven: from now on what is done to this one makes it stale."""
+    """Note that the leaf was restored from the archive and proven; later alterations of this leaf make it stale."""
     states = table_states(base, [root, root.sibling(leaf)])
     seen = Definitions(None, states.get(root), states.get(root.sibling(leaf)))
     base.execute("UPDATE migration.archives SET definitions = %s WHERE id = %s", [Jsonb(seen.as_json()), archive_id])
 
 
 def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
-    """What re-reading an archive's files said; `error` is None where every byte was as it was proven."""
+    """Note the result of reading an archive's files again; `error` is None if every byte was as proven."""
     base.execute(
         "UPDATE migration.archives SET verified_at = clock_timestamp(), verified_equal = %s, verify_error = %s"
         " WHERE id = %s",
@@ -184,7 +184,7 @@ def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One occasion on which the rows of a slice's archive were compared: archived, restore, return or drill."""
+    """One comparison of the rows of a slice's archive; `kind` is archived, restore, return or drill."""
 
     kind: str
     at: datetime
@@ -193,7 +193,7 @@ class TrialRecord:
 
 
 def read_trials(base: Connected, relation: str, week: FiscalWeek) -> list[TrialRecord]:
-    """All of them for the archive that is in force, oldest first; none where there is no archive."""
+    """All comparisons of the slice's present archive, oldest first; empty if there is no archive."""
     with base.cursor(row_factory=class_row(TrialRecord)) as cursor:
         cursor.execute(
             "WITH current AS (SELECT * FROM migration.archives WHERE relation = %s AND quarter = %s AND week = %s"

@@ -1,9 +1,8 @@
-"""The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified.
+"""The evidence chain in the ledger: appends records in the transaction of the row that they cover, and verifies them.
 
-What the chain of evidence holds of each kind of the ledger's rows: all that must never change once it was said.
-
-What may change later is not in it: when an archive was read again or superseded, and how far a retirement got, whose
-steps are records of their own. One query serves who appends and who verifies: they cannot disagree.
+A record covers the columns of a ledger row that must never change once they are written. Columns that change later are
+left out: when an archive was read again or superseded, and how far a retirement is (each of its steps has its own
+record). The same queries serve appending and verifying, so the two cannot disagree.
 """
 
 from collections.abc import Mapping
@@ -34,11 +33,11 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 _NO_TEXT = "it has no single text"
 _RETIREMENT: LiteralString = "SELECT id, quarter, week, run_id, begun_at, done_by{} FROM migration.retirements WHERE {}"
-# Each has the parameter `relation`, and `row` for one row alone.
+# Each query has the parameters `relation` and `row`; `row` NULL means all rows.
 _QUERIES: Mapping[ChainKind, LiteralString] = {
     ChainKind.SIGN_OFF: "SELECT id, quarter, approved_by, note, evidence, sha256, signed_at, run_id,"
     " done_by FROM migration.sign_offs WHERE true",
-    # With what every week of it held: the fingerprints are what the equality rests on.
+    # Includes the fingerprints of its weeks, which prove the equality.
     ChainKind.RECONCILIATION: "SELECT id, quarter, marker, lsn::text, equal, duplicate_keys, reconciled_at, run_id,"
     " (SELECT coalesce(jsonb_agg(jsonb_build_object('week', v.week, 'method', v.method, 'equal', v.equal,"
     "   'legacy', v.legacy_rows || '/' || v.legacy_sum_a || '/' || v.legacy_sum_b,"
@@ -56,7 +55,7 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
     # `seconds` is left out: it is a float, and proves nothing.
     ChainKind.RESTORE: "SELECT id, quarter, week, archive_id, kind, rows, equal, error, run_id, restored_at,"
     " done_by FROM migration.restores WHERE true",
-    # A cutover is noted once it has ended; `stream_barred` is taken from it by the next rollback, and is no evidence.
+    # A cutover gets its record once it has ended. `stream_barred` is left out: the next rollback changes it.
     ChainKind.CUTOVER: "SELECT id, kind, rehearse, approved_by, state, timeline, held_at, opened_at, released_at,"
     " round(downtime_ms * 1000)::bigint AS downtime_us, compared_weeks, compared_rows, error, outcome, run_id,"
     " started_at, finished_at, done_by FROM migration.cutovers WHERE outcome <> 'running'",
@@ -66,12 +65,12 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
 
 
 def read_row(base: Connected, relation: str, kind: ChainKind, row: int) -> dict[str, Any] | None:
-    """What one row says now, as plain JSON without floats; None where it is not there."""
+    """The present contents of one row, as plain JSON without floats; None if the row does not exist."""
     return _rows_of(base, relation, kind, row).get((kind, row))
 
 
 def read_rows(base: Connected, relation: str) -> dict[RowKey, dict[str, Any]]:
-    """What all rows of all kinds say now."""
+    """The present contents of all rows of all kinds."""
     found: dict[RowKey, dict[str, Any]] = {}
     for kind in _QUERIES:
         found.update(_rows_of(base, relation, kind, None))
@@ -86,7 +85,7 @@ def _rows_of(base: Connected, relation: str, kind: ChainKind, row: int | None) -
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    # What was written before the ledger noted who did it is covered as it was then.
+    # Rows that are older than the column `done_by` are covered without it, as their records were made.
     said = {name: value for name, value in row.items() if name != "done_by" or value is not None}
     return {name: _hashed(value) if name == "evidence" else _value(value) for name, value in said.items()}
 
@@ -107,10 +106,10 @@ def _hashed(evidence: Any) -> str:
     try:
         return digest(evidence)
     except ValueError:
-        return _NO_TEXT  # an edit put a float into it; what was signed has none
+        return _NO_TEXT  # it was edited and now contains a float, which signed evidence never has
 
 
-# The ledger's versions: with the first the chain came, with others what it notes besides.
+# The ledger version that brought the chain, and the later versions that added kinds to it.
 _FIRST_VERSION = 5
 _LATER: Mapping[ChainKind, int] = {ChainKind.CUTOVER: 7, ChainKind.DECOMMISSION: 7}
 _READ = (
@@ -120,23 +119,23 @@ _READ = (
 
 
 def hold_chain(base: Connected) -> None:
-    """Until the caller's transaction ends nobody else appends: the next one sees what this one wrote.
+    """Keep other sessions from appending until the caller's transaction ends.
 
-    In a REPEATABLE READ transaction it comes first: the snapshot is taken by the first statement after it.
+    In a REPEATABLE READ transaction call it first, so that the snapshot is taken after the lock was obtained.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Somebody else appends for longer than the session's `lock_timeout`.
+        psycopg.errors.LockNotAvailable: Another session appends for longer than the session's `lock_timeout`.
     """
-    # Those who append under another table's name wait, too, for moments; nobody who reads does.
+    # Appends for other migrated tables wait, too, but only for moments; readers do not wait.
     base.execute("LOCK TABLE migration.evidence_chain IN SHARE ROW EXCLUSIVE MODE")
 
 
 def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> ChainRecord:
-    """A record of what a row of the ledger says; in the transaction that wrote it, as late as may be.
+    """Append a record of a ledger row; call it in the transaction that wrote the row, as late as possible.
 
     Raises:
         LedgerError: There is no such row.
-        psycopg.errors.LockNotAvailable: Somebody else appends for longer than `lock_timeout`.
+        psycopg.errors.LockNotAvailable: Another session appends for longer than `lock_timeout`.
     """
     says = read_row(base, relation, kind, row)
     if says is None:
@@ -152,7 +151,7 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
 
 
 def _note_older(base: Connected, relation: str, kind: ChainKind, *, besides: int) -> None:
-    """With the first record of a kind that the chain did not know from its beginning: those of what was there."""
+    """Before the first record of a kind that was added later, append records of its existing rows."""
     rows = {key: says for key, says in read_rows(base, relation).items() if key != (kind, besides)}
     for key in from_before(read_chain(base, relation), rows, kind, _since(base).get(kind)):
         append(base, relation, kind, {"row": key[1], **rows[key]}, run_id=rows[key]["run_id"])
@@ -167,16 +166,16 @@ def append(
     quarter: str | None = None,
     run_id: str | None = None,
 ) -> ChainRecord:
-    """A record of anything: plain JSON without floats; in the transaction of what it speaks of.
+    """Append a record with any payload (plain JSON without floats), in the transaction of what it covers.
 
-    Where the chain is empty, a record of all that the ledger held before comes first.
+    If the chain is empty, a first record of all existing ledger rows comes before it.
 
     Raises:
-        ValueError: The payload has no single text.
-        psycopg.errors.UniqueViolation: In REPEATABLE READ, without `hold_chain`, and somebody else was quicker.
+        ValueError: The payload has no canonical text.
+        psycopg.errors.UniqueViolation: In REPEATABLE READ without `hold_chain`, when another session appended first.
     """
     with base.transaction():
-        # Evidence is not to be lost, also on a base that commits asynchronously by default.
+        # Evidence must not be lost in a crash, even on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
         hold_chain(base)
         newest = _read(base, relation, newest=True)
@@ -185,7 +184,7 @@ def append(
 
 
 def begin_chain(base: Connected, relation: str) -> None:
-    """The first record, where there is none yet, so that there is a head to write down."""
+    """Append the first record if the chain is empty, so that there is a head to print."""
     with base.transaction():
         hold_chain(base)
         if not _read(base, relation, newest=True):
@@ -193,7 +192,7 @@ def begin_chain(base: Connected, relation: str) -> None:
 
 
 def _since(base: Connected) -> dict[ChainKind, datetime]:
-    """Since when each kind is noted, by the ledger's upgrades."""
+    """The time from which each kind is recorded: that of the ledger upgrade which added it."""
     upgrades = dict(base.execute("SELECT version, upgraded_at FROM migration.schema_versions").fetchall())
     noted = {kind: upgrades.get(_LATER.get(kind, _FIRST_VERSION)) for kind in LEDGER_KINDS}
     return {kind: at for kind, at in noted.items() if at is not None}
@@ -231,18 +230,18 @@ def _read(base: Connected, relation: str, *, newest: bool) -> list[ChainRecord]:
 
 def _record(row: dict[str, Any]) -> ChainRecord:
     if not isinstance(row["payload"], dict):
-        row["payload"] = {"not an object": str(row["payload"])}  # an edit made it that, which its hash tells
+        row["payload"] = {"not an object": str(row["payload"])}  # it was edited; its hash shows that
     return ChainRecord(**row)
 
 
 def verify_chain(
     base: Connected, relation: str, *, pack: Head | None = None
 ) -> tuple[list[ChainRecord], tuple[Break, ...]]:
-    """All records, and everything that does not hold, the first break first; read at one moment.
+    """Read all records, and find everything that is wrong, the first break first.
 
     Args:
-        base: In a REPEATABLE READ transaction, or alone with its ledger.
-        relation: Which table's.
+        base: In a REPEATABLE READ transaction, or without concurrent writers to the ledger.
+        relation: The table's key in the ledger.
         pack: A head that the chain must still contain.
     """
     records = read_chain(base, relation)

@@ -1,11 +1,8 @@
-"""Which side decides what is true: the gates of everything that makes sense under one of them alone.
+"""Which side is in charge by the ledger, and the gates of steps that are only allowed while the legacy is.
 
-While the base is in charge the legacy's rows are the older ones. Nothing may bring them into the base then: whoever
-could asks here before it touches anything, and again, with a fence, in the transaction that would put them in place.
-
-The gate of every step that rests on the legacy's being the truth, and what to say where it does not.
-
-What the ledger says of cutovers at one moment: for those who look, and for those who must not act.
+While the base is in charge, the legacy's rows are out of date and must not be brought into the base. A step that could
+do so asks here before it touches anything. It asks again in the transaction that would put the rows in place; that
+check also keeps a cutover from beginning before the transaction ends.
 """
 
 import logging
@@ -42,15 +39,17 @@ WHERE relation = %s AND state IN ('closed', 'severed', 'done')
 
 @dataclass(frozen=True)
 class CutoverFacts:
-    """Who is in charge since when, and what is not finished; times by the base's clock.
+    """Which side is in charge since when, and an unfinished cutover; times are by the base's clock.
 
     Attributes:
-        ledger: Whether the base has a ledger that could know.
-        known: Whether any cutover of the table was ever begun.
-        in_charge: The side that writes belong to.
-        since: Since when, by which `cutover`, approved by whom; None where none was ever done.
-        under_way: One that is not finished; `pid` is never the caller's own session.
-        stream_barred: The change stream must not go on.
+        ledger: Whether the base has a ledger that records cutovers.
+        known: Whether a cutover of the table was ever begun.
+        in_charge: The side in charge.
+        since: Since when it is in charge; None if there never was a cutover.
+        cutover: The id of the cutover or rollback that put it in charge.
+        approved_by: Who approved that cutover or rollback.
+        under_way: An unfinished cutover or rollback; its `pid` is never the caller's own session.
+        stream_barred: Whether only a cutover or rollback may let the change stream go on.
         decommissioned: Since when the legacy is closed for good.
     """
 
@@ -66,7 +65,7 @@ class CutoverFacts:
 
 
 def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
-    """Also of a base without a ledger, or with an older one. Changes nothing, waits for nobody."""
+    """Read the facts, also from a base without a ledger or with an older one; changes nothing and waits for no lock."""
     there = base.execute(
         "SELECT to_regclass('migration.cutovers') IS NOT NULL, to_regclass('migration.decommissions') IS NOT NULL"
     ).fetchone()
@@ -97,38 +96,38 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
 
 
 def in_charge(base: Connected, relation: str) -> SideName:
-    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
+    """The side in charge: the legacy until a cutover opened the base; after that the side that was opened last."""
     return read_cutover_facts(base, relation).in_charge
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
-    """Since when writes belong to the base; None while they belong to the legacy, and where no cutover ever was."""
+    """Since when the base is in charge; None while the legacy is."""
     facts = read_cutover_facts(base, relation)
     return facts.since if facts.in_charge == "base" else None
 
 
 def is_base_in_charge(base: Connected, relation: str) -> bool:
-    """Whether writes belong to the base."""
+    """Whether the base is in charge."""
     return base_in_charge_since(base, relation) is not None
 
 
 def is_decommissioned(base: Connected, relation: str) -> bool:
-    """Whether the legacy is out of the game: nobody goes back to it, and it need not answer any more."""
+    """Whether the legacy was decommissioned: there is no rollback to it, and it need not be reachable."""
     return read_cutover_facts(base, relation).decommissioned is not None
 
 
 def is_abandoned(base: Connected, relation: str) -> bool:
-    """Whether the legacy is in charge and nobody follows it: what it holds by now is not known here."""
+    """Whether the legacy is in charge without a change stream, so that its present rows are not known here."""
     return read_stream(base, relation) is None and not is_base_in_charge(base, relation)
 
 
 def require_legacy_in_charge(base: Connected, relation: str, what: str) -> None:
-    """Refuse what rests on the legacy's being the truth.
+    """Refuse a step that needs the legacy to be in charge.
 
     Args:
         base: Any session on the base.
         relation: The table's key in the ledger.
-        what: What is not done then, and why, after a colon: `nothing is copied from the legacy, …`.
+        what: What is not done and why; the error shows it after a colon: `nothing is copied from the legacy, …`.
 
     Raises:
         BaseInChargeError: The base is in charge; nothing was touched.
@@ -139,31 +138,31 @@ def require_legacy_in_charge(base: Connected, relation: str, what: str) -> None:
 
 
 def keep_legacy_in_charge(base: Connected, relation: str) -> None:
-    """Until the caller's transaction ends the legacy stays in charge: no cutover can begin, and none is under way.
+    """Keep the legacy in charge until the caller's transaction ends: no cutover is under way, and none can begin.
 
-    The last look of a step that puts the legacy's rows in place; the first one may be hours old.
+    This is the last check of a step that puts the legacy's rows in place; its first check may be hours old.
 
     Raises:
         BaseInChargeError: The base is in charge, or is about to be: roll the transaction back.
     """
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
-    # Whoever cuts over notes it there before anything else, and again at every step.
+    # A cutover writes to this table before anything else, and again at every step.
     base.execute("LOCK TABLE migration.cutovers IN SHARE MODE")
-    # Sessions are listed as they were at the transaction's first look at them.
+    # Without this the transaction would see the sessions that existed when it first looked at them.
     base.execute("SELECT pg_stat_clear_snapshot()")
     if holder_pids(base, StreamLock.CUTOVER.named(relation)):
         raise BaseInChargeError(
             "a cutover or rollback is under way: what was read from the legacy is not put in place",
             where=relation,
-            state_left="it was rolled back; the base is as before",
-            next_step="wait for its end; run this again if the legacy is in charge then",
+            state_left="this step was rolled back; the base is as before",
+            next_step="wait until it ends; run this again if the legacy is in charge then",
         )
-    # One may have ended, or begun, between the look and the lock.
+    # A cutover may have ended or begun between the first check and the lock.
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
 
 
 def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
-    """The error of whoever met a base in charge; `what` as in `require_legacy_in_charge`."""
+    """The error of a step that is not allowed while the base is in charge; `what` as in `require_legacy_in_charge`."""
     since = f" since {instant_text(facts.since)}" if facts.since else ""
     return BaseInChargeError(
         f"the base is in charge{since} (cutover {facts.cutover}): {what}",
@@ -171,8 +170,8 @@ def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
         state_left="nothing was touched",
         next_step="nothing: the legacy was decommissioned"
         if facts.decommissioned
-        else "nothing where that is meant to be. `migration-assets repair-legacy QUARTER WEEK` mends the legacy after"
-        " the base; `migration-assets rollback` shows the way back to the legacy",
+        else "nothing, if the base is meant to be in charge. `migration-assets repair-legacy QUARTER WEEK` makes the"
+        " legacy equal to the base; `migration-assets rollback` shows the way back to the legacy",
     )
 
 
@@ -180,11 +179,11 @@ log = logging.getLogger(__name__)
 
 
 def require_legacy(migration: Migration, what: str) -> None:
-    """Refuse while the base is in charge, before the legacy is asked for anything: it may be gone.
+    """Refuse while the base is in charge, before the legacy is asked anything: it may no longer exist.
 
     Args:
-        migration: Which.
-        what: What is not done then, and why; follows a colon.
+        migration: The migration to check.
+        what: What is not done and why; the error shows it after a colon.
 
     Raises:
         BaseInChargeError: The base is in charge; nothing was touched.
@@ -198,11 +197,11 @@ def require_legacy(migration: Migration, what: str) -> None:
 
 
 def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:
-    """Why no week is compared with the legacy now, and whether that is well; None where the stream follows it."""
+    """Why no week can be compared with the legacy now, and whether that is intended; None if weeks can be compared."""
     with migration.databases.session("base", "charge") as base:
         since = base_in_charge_since(base, migration.spec.relation)
         if since is not None:
-            return f"the base is in charge since {instant_text(since)}: bookings come to the base alone", True
+            return f"the base is in charge since {instant_text(since)}: new rows are written only to the base", True
         if is_abandoned(base, migration.spec.relation):
-            return "nobody follows the legacy: what it has got by now is not known here", False
+            return "no change stream follows the legacy: its present rows are not known here", False
     return None

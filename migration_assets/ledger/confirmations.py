@@ -1,6 +1,7 @@
-"""Gives confirmation codes out and takes them back: the ledger knows each by its digest, and what it was given for.
+"""Confirmation codes in the ledger: gives codes out and checks codes that are given back.
 
-What the code for moving the writes is bound to: the sides as they are, and what was moved between them.
+The ledger keeps each code's digest, the step that it was given for, and what the step's dry run examined. The codes of
+cutovers and rollbacks are bound to the state of both sides and to the weeks that were moved.
 """
 
 import secrets
@@ -17,7 +18,7 @@ from migration_assets.ledger.slices import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 
 Examined = Callable[[Connected], Mapping[str, Any]]
-"""What a step's dry run looked at and the step rests on, as JSON; it must not change by itself in a few minutes."""
+"""Reads what a step's dry run examined, as JSON; the values must not change by themselves within a few minutes."""
 
 _KEPT = "30 days"
 _FIND = """
@@ -39,7 +40,7 @@ ORDER BY id
 
 
 def give_code(base: Connected, deed: Deed, examined: Examined, *, run_id: str | None = None) -> GivenCode:
-    """A new code for the deed, as the base is now. It is shown once: only its digest is kept."""
+    """Make a new code for the deed in the base's present state. It is shown once; only its digest is kept."""
     code = new_code()
     with base.transaction():
         base.execute("DELETE FROM migration.confirmations WHERE expires_at < clock_timestamp() - %s::interval", [_KEPT])
@@ -52,59 +53,59 @@ def give_code(base: Connected, deed: Deed, examined: Examined, *, run_id: str | 
 
 
 class Confirmation:
-    """A code that was given back, for one call of one step.
+    """A code that a person gave back, for one call of one step.
 
     Args:
-        deed: What is to be done.
-        examined: What it rests on; compared with what it was when the code was given.
-        code: The code; or several, between blanks or commas, of which the deed takes its own. Empty where nobody gave
-            one.
+        deed: The step to confirm.
+        examined: Reads the state that the step depends on; compared with the state when the code was given.
+        code: The code, or several separated by blanks or commas, of which the deed's own is used. Empty if none was
+            given.
     """
 
     def __init__(self, deed: Deed, examined: Examined, code: str) -> None:
         self._deed = deed
         self._examined = examined
         self._code = code
-        # Whoever tries again within one call, since an answer was lost, has spent it himself.
+        # Identifies this call: a retry after a lost answer finds that the same call has spent the code.
         self._use = secrets.token_hex(8)
         self._in_time = set[int]()
 
     @property
     def given(self) -> bool:
-        """Whether anybody gave one."""
+        """Whether a code was given."""
         return bool(self._code.strip())
 
     def require(self, base: Connected) -> None:
-        """See that it is good; before the step looks at anything that takes long.
+        """Check that the code is valid; call it before anything in the step that takes long.
 
         Raises:
-            ConfirmationError: It is not; says why.
+            ConfirmationError: The code is not valid; the error says why.
         """
         with base.transaction():
             self._in_time.add(self._find(base))
 
     def give_back(self, base: Connected) -> None:
-        """As if this call had never used it: nothing came of that."""
+        """Make the code unused again, because the call that used it had no effect."""
         base.execute(
             "UPDATE migration.confirmations SET spent_at = NULL, spent_by = NULL WHERE relation = %s AND spent_by = %s",
             [self._deed.relation, self._use],
         )
 
     def is_spent(self, base: Connected) -> bool:
-        """Whether this call has used it up."""
+        """Whether this call has used the code."""
         spent = "SELECT EXISTS (SELECT FROM migration.confirmations WHERE relation = %s AND spent_by = %s)"
         return bool(require_row(base.execute(spent, [self._deed.relation, self._use]).fetchone(), "EXISTS")[0])
 
     def spend(self, base: Connected, cutover: int | None = None) -> None:
-        """Use it up, in the transaction in which the step begins: both are done, or neither.
+        """Use the code, in the transaction in which the step begins, so that both happen or neither.
 
         Args:
             base: In that transaction.
-            cutover: The record that begins. A step that was undone before anything was opened, or closed for good, has
-                done nothing: then the code is as before.
+            cutover: The id of the record that begins. If that step is undone before anything was opened or closed for
+                good, it had no effect, and the code is valid again.
 
         Raises:
-            ConfirmationError: It is not good, or no longer.
+            ConfirmationError: The code is not valid, or no longer.
         """
         base.execute(
             "UPDATE migration.confirmations SET spent_at = clock_timestamp(), spent_by = %s, cutover = %s"
@@ -124,7 +125,7 @@ class Confirmation:
         raise self._deed.refused(why_not or self._not_its_own(base, digests))
 
     def _why_not(self, base: Connected, row: tuple[Any, ...]) -> str:
-        """Why the code that `_FIND` found is good for nothing; empty where it is good."""
+        """Why the code that `_FIND` found is not valid; empty if it is valid."""
         number, examined, expires_at, over, spent_at, spent_by, undone = row
         if spent_by == self._use:
             return ""
@@ -144,7 +145,7 @@ class Confirmation:
 
 
 def examined_sides(base: Connected, relation: str) -> dict[str, Any]:
-    """Who is in charge since which cutover, which servers these are, and which weeks are where."""
+    """The state that a code is bound to: the side in charge, the last cutover, both servers, and the retired weeks."""
     facts = read_cutover_facts(base, relation)
     servers = base.execute(
         "SELECT side, system_identifier, timeline, database_oid::text FROM migration.servers WHERE relation = %s"

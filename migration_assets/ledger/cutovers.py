@@ -1,4 +1,4 @@
-"""The ledger's record of every cutover and rollback: intent before each deed, durably."""
+"""Cutovers and rollbacks in the ledger; each step is noted durably before it is done."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +21,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class CutoverRecord:
-    """One cutover or rollback; times are by the base's clock, see the ledger's comments."""
+    """One cutover or rollback; times are by the base's clock; `ledger.sql` explains the columns."""
 
     id: int
     relation: str
@@ -43,23 +43,23 @@ class CutoverRecord:
     started_at: datetime
     finished_at: datetime | None
     done_by: Mapping[str, object] | None = None
-    # Not of the ledger: the code that a rehearsal gives to whoever ran it.
+    # Not in the ledger: the code that a rehearsal shows to the person who ran it.
     confirmation: GivenCode | None = field(default=None, compare=False)
 
 
 def read_cutovers(base: Connected, relation: str) -> list[CutoverRecord]:
-    """All of them, oldest first."""
+    """All cutovers and rollbacks of the table, oldest first."""
     return _read(base, "WHERE relation = %s ORDER BY id", relation)
 
 
 def unfinished_cutover(base: Connected, relation: str) -> CutoverRecord | None:
-    """The one that is under way, or was when its process died."""
+    """The unfinished cutover or rollback: under way, or left by a process that died; None if there is none."""
     found = _read(base, "WHERE relation = %s AND outcome = 'running'", relation)
     return found[0] if found else None
 
 
 def read_cutover(base: Connected, cutover: int) -> CutoverRecord:
-    """One, as it is now."""
+    """One cutover or rollback, by its id."""
     return _read(base, "WHERE id = %s", cutover)[0]
 
 
@@ -75,10 +75,10 @@ def _record(row: dict[str, Any]) -> CutoverRecord:
 
 
 def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]:
-    """Hold the cutover: whoever has the lock may take an unfinished one for dead.
+    """Hold the cutover's lock: its holder may treat an unfinished cutover as dead.
 
     Raises:
-        StreamError: Somebody else has it; says who.
+        StreamError: Another session holds it; the error names it.
     """
 
     def refuse(who: str) -> StreamError:
@@ -86,7 +86,7 @@ def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]
             f"the cutover is being worked on by {who}",
             where=relation,
             state_left="nothing was changed by this run",
-            next_step="wait for it (where it still holds writes 5 s after its timeout, the next run ends it); or end it"
+            next_step="wait for it (if it still holds writes 5 s after its timeout, the next run ends it); or end it"
             " (SELECT pg_terminate_backend(pid) on the base), then run this again",
         )
 
@@ -104,9 +104,10 @@ def begin(
     timeout_seconds: float,
     on_begin: Callable[[Connected, int], None] | None = None,
 ) -> int:
-    """A new record, state `begun`; its id. The timeout is kept with `begun`: later than that it does not answer.
+    """Create a record with state `begun`, and return its id.
 
-    `on_begin` is called in the same transaction, see `CutoverPlan`.
+    The timeout is kept with it, so that other processes can tell when this one hangs. `on_begin` is called in the same
+    transaction, see `CutoverPlan`.
     """
     with durably(base):
         row = base.execute(
@@ -122,7 +123,7 @@ def begin(
 
 
 def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | None = None) -> None:
-    """Note that a step begins, and that the one before is finished.
+    """Note that a step begins, and that the step before it is finished.
 
     Raises:
         CutoverError: The transition is not allowed.
@@ -144,7 +145,7 @@ def enter(base: Connected, cutover: int, state: CutoverState, *, error: str | No
 
 
 def finish(base: Connected, cutover: int, outcome: str) -> None:
-    """Note how it ended, once, and with a record in the chain of evidence. Never while writes are held."""
+    """Note the outcome, once, with a record in the evidence chain; never call it while writes are held."""
     with durably(base):
         row = base.execute(
             "UPDATE migration.cutovers SET outcome = %s, finished_at = clock_timestamp(),"
@@ -158,14 +159,15 @@ def finish(base: Connected, cutover: int, outcome: str) -> None:
 
 
 def note_held(base: Connected, cutover: int) -> None:
-    """Writes are held from about now on."""
+    """Note that writes are held from about now on."""
     base.execute("UPDATE migration.cutovers SET held_at = clock_timestamp() WHERE id = %s", [cutover])
 
 
 def note_forward_start(base: Connected, cutover: int, lsn: str) -> None:
-    """From where on the legacy's stream is to go on after the rollback, whose state is `reversed`.
+    """Note the position from which the change stream goes on after a rollback, whose state is `reversed`.
 
-    It need not be on disk: what is lost with it costs a rebuild of the stream, and no writer waits for it.
+    The commit is asynchronous, so that no writer waits for the disk. If the note is lost in a crash, the stream must
+    be rebuilt, and nothing else.
     """
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = off")
@@ -177,21 +179,21 @@ def note_forward_start(base: Connected, cutover: int, lsn: str) -> None:
 
 
 def read_forward_start(base: Connected, cutover: int) -> str | None:
-    """What was noted; None where nothing was, or it was lost."""
+    """The position that `note_forward_start` noted; None if there is none, or it was lost."""
     return read_cutover(base, cutover).timeline.get(CutoverState.REVERSED, {}).get("forward_lsn")
 
 
 def note_compared(base: Connected, cutover: int, weeks: int, rows: int) -> None:
-    """What was compared while writes were held."""
+    """Note how many weeks and rows were compared while writes were held."""
     base.execute(
         "UPDATE migration.cutovers SET compared_weeks = %s, compared_rows = %s WHERE id = %s", [weeks, rows, cutover]
     )
 
 
 def note_released(base: Connected, cutover: int, downtime_ms: float | None, *, opened: bool) -> None:
-    """Some side accepts writes again; in the transaction that opens it where that is the base's.
+    """Note that a side accepts writes again; if that is the base, call it in the transaction that opens the base.
 
-    Without `downtime_ms` it is counted from the ledger's own times: the process that knew better is dead.
+    Without `downtime_ms` the downtime is computed from the ledger's times, because the process that measured it died.
     """
     base.execute(
         "UPDATE migration.cutovers SET released_at = coalesce(released_at, clock_timestamp()),"
@@ -203,7 +205,7 @@ def note_released(base: Connected, cutover: int, downtime_ms: float | None, *, o
 
 
 def bar_stream(base: Connected, cutover: int, *, barred: bool) -> None:
-    """From now on nobody lets the change stream go on (or everybody may again); in the caller's transaction."""
+    """Bar every other step from letting the change stream go on, or lift that; in the caller's transaction."""
     if barred:
         base.execute("UPDATE migration.cutovers SET stream_barred = true WHERE id = %s", [cutover])
     else:

@@ -1,4 +1,4 @@
-"""The ledger's record of the decommissioning: one row of a table ever, intent before each deed, durably."""
+"""The ledger's record of the decommissioning: at most one row a table; each step is noted durably before it is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class DecommissionRecord:
-    """The decommissioning of one table's legacy; times are by the base's clock, see the ledger's comments."""
+    """The decommissioning of one table's legacy; times are by the base's clock; `ledger.sql` explains the columns."""
 
     id: int
     relation: str
@@ -39,13 +39,13 @@ class DecommissionRecord:
 
 
 def current_cutover(base: Connected, relation: str) -> CutoverRecord | None:
-    """The one that put the base in charge; None where the legacy is."""
+    """The cutover that put the base in charge; None while the legacy is in charge."""
     facts = read_cutover_facts(base, relation)
     return None if facts.in_charge == "legacy" or facts.cutover is None else read_cutover(base, facts.cutover)
 
 
 def read_decommission(base: Connected, relation: str) -> DecommissionRecord | None:
-    """It, or None where it was never begun, or called off."""
+    """The table's decommissioning, or None if none was begun or it was cancelled."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute("SELECT * FROM migration.decommissions WHERE relation = %s", [relation]).fetchone()
     if row is None:
@@ -55,10 +55,10 @@ def read_decommission(base: Connected, relation: str) -> DecommissionRecord | No
 
 
 def require_decommission(base: Connected, relation: str) -> DecommissionRecord:
-    """The one that is there.
+    """The table's decommissioning, which must exist.
 
     Raises:
-        DecommissionError: It is gone: a rollback called it off.
+        DecommissionError: It is gone, because a rollback cancelled it.
     """
     record = read_decommission(base, relation)
     if record is None:
@@ -73,7 +73,7 @@ def require_decommission(base: Connected, relation: str) -> DecommissionRecord:
 
 def begin(base: Connected, relation: str, cutover: int, *, approved_by: str, note: str, scope: Scope,
           run_id: str | None) -> None:  # fmt: skip
-    """A new record, or the one of a dead run, which nothing was closed by yet, anew."""
+    """Begin a new record, or restart that of a dead run which has not closed anything yet."""
     with durably(base):
         base.execute(
             "INSERT INTO migration.decommissions (relation, cutover, approved_by, note, scope, run_id, watched_since,"
@@ -91,7 +91,7 @@ def begin(base: Connected, relation: str, cutover: int, *, approved_by: str, not
 
 
 def note_final(base: Connected, record: int, final: Mapping[str, Any]) -> None:
-    """The last fingerprints were taken."""
+    """Note the last fingerprints of the legacy."""
     with durably(base):
         base.execute(
             "UPDATE migration.decommissions SET state = 'fingerprinted', final = %s WHERE id = %s",
@@ -100,7 +100,7 @@ def note_final(base: Connected, record: int, final: Mapping[str, Any]) -> None:
 
 
 def note_closed(base: Connected, record: int, former: Mapping[str, Any]) -> None:
-    """From here on there is no way back; what is about to be taken away is kept."""
+    """Note that the legacy is about to be closed for good; `former` keeps what will be taken away."""
     with durably(base):
         base.execute(
             "UPDATE migration.decommissions SET state = 'closed', former = %s, error = NULL WHERE id = %s",
@@ -109,13 +109,13 @@ def note_closed(base: Connected, record: int, former: Mapping[str, Any]) -> None
 
 
 def note_severed(base: Connected, record: int) -> None:
-    """The legacy is closed; the reverse stream goes next."""
+    """Note that the legacy is closed, and that the reverse stream is removed next."""
     with durably(base):
         base.execute("UPDATE migration.decommissions SET state = 'severed', error = NULL WHERE id = %s", [record])
 
 
 def note_done(base: Connected, relation: str, record: int, *, left: Mapping[str, Any]) -> None:
-    """All of it is done; the chain of evidence says so, in the same transaction. `left` goes to what was `former`."""
+    """Note that all is done, with a record in the evidence chain; `left` is merged into `former`."""
     with durably(base):
         base.execute(
             "UPDATE migration.decommissions SET state = 'done', error = NULL, former = former || %s,"
@@ -126,12 +126,12 @@ def note_done(base: Connected, relation: str, record: int, *, left: Mapping[str,
 
 
 def note_error(base: Connected, record: int, error: str) -> None:
-    """Where it stopped."""
+    """Note the error that stopped it."""
     base.execute("UPDATE migration.decommissions SET error = %s WHERE id = %s", [error, record])
 
 
 def call_off(base: Connected, relation: str) -> bool:
-    """Nothing was closed yet, and nothing will be; whether there was one."""
+    """Cancel a decommissioning that has not closed anything yet; returns whether there was one."""
     with durably(base):
         gone = base.execute(
             "DELETE FROM migration.decommissions WHERE relation = %s AND state IN ('begun', 'fingerprinted')",
@@ -141,6 +141,6 @@ def call_off(base: Connected, relation: str) -> bool:
 
 
 def seconds_since(base: Connected, moment: datetime) -> float:
-    """By the base's clock."""
+    """Seconds since a moment, by the base's clock."""
     row = base.execute("SELECT extract(epoch FROM clock_timestamp() - %s::timestamptz)::float8", [moment]).fetchone()
     return float(require_row(row, "the clock")[0])

@@ -1,4 +1,4 @@
-"""Reads how tables are defined and in which files they are, inside the locks of whoever proves something of them."""
+"""Reads the definitions and files of tables, in the transaction of the step that proves their rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import LiteralString
@@ -12,9 +12,9 @@ from migration_assets.postgres.own_schema import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side
 from migration_assets.postgres.untrusted import bodies, functions_of
 
-# Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
-# that was restored, may be compared. Columns that were dropped count: they are a definition that changed. Triggers that
-# fire for an apply worker change what arrives, and rules change what our own statements do; ours are not counted.
+# Types are named with their schema, so that the search_path does not matter. No oid enters a digest, so that different
+# or restored servers can be compared. Dropped columns count, because they are a change of the definition. Triggers that
+# fire for an apply worker change the rows that arrive, and rules change our own statements; our own ones do not count.
 _WANTED: LiteralString = """
 WITH RECURSIVE tables AS (
     SELECT c.*, w.nspname, w.relname AS wanted
@@ -33,7 +33,7 @@ used AS (
     FROM used u JOIN pg_type y ON y.oid = u.oid JOIN pg_namespace n ON n.oid = y.typnamespace
 )
 """
-# Several times as dear, and for the same text where no type is made of others.
+# Several times as expensive, and needed only if a type is made of other types; else the text is the same.
 _COMPOSED: LiteralString = """
 used AS (
     SELECT DISTINCT a.atttypid AS oid FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid
@@ -87,17 +87,17 @@ SELECT t.nspname::text, t.wanted::text, t.oid::bigint, pg_relation_filenode(t.oi
        types.composed
 FROM tables t CROSS JOIN types
 """
-# What triggers call is looked for only where there are any: it takes the planner as long as all the rest.
+# Functions called by triggers are read only if there are triggers: planning that takes as long as all the rest.
 _PLAIN = _STATES.replace("_called", "NULL")
 _CALLING = _STATES.replace("_called", bodies(functions_of("pg_trigger", "g.oid")))
 
 
 Files = Mapping[int, tuple[int | None, int | None]]
-"""By a table's oid: the files of its rows and of their long values."""
+"""For each table's oid the files (filenodes) of its rows and of its TOAST table."""
 
 
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
-    """What these tables are now, in the session's transaction; one that does not exist is not in the answer."""
+    """The present states of these tables, in the session's transaction; tables that do not exist are left out."""
     wanted = {"schemas": [one.schema for one in tables], "names": [one.name for one in tables]}
     wanted["ours"] = list(ON_TABLES)
     rows = connection.execute(_WANTED + _DIRECT + _PLAIN, wanted).fetchall()
@@ -112,10 +112,10 @@ def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict
 
 
 def require_all_rows(connection: Connected, table: QualifiedName, side: Side) -> None:
-    """Refuse to read a table of which our role would see a part: row level security was switched on.
+    """Refuse to read a table if row level security would hide rows from our role.
 
     Raises:
-        TableSpecError: Says how to let it see all.
+        TableSpecError: Row level security applies to our role; the error says how to let it see all rows.
     """
     row = connection.execute(
         "SELECT current_user::text FROM to_regclass(%s) AS c WHERE c IS NOT NULL AND row_security_active(c)",
@@ -123,10 +123,10 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
     ).fetchone()
     if row is not None:
         raise TableSpecError(
-            f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
+            f"row level security is on, and role {row[0]} does not pass it: it would see only a part of the rows",
             where=f"{table} in the {side}",
-            state_left="no row was changed; what the step had begun on the stream is done when it is run again",
-            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
+            state_left="no row was changed; run again, the step finishes the work that it had begun on the stream",
+            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, if that role owns the table,"
             f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
         )
 
@@ -134,16 +134,16 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
 def seen_definitions(
     legacy: Connected, base: Connected, table: QualifiedName, leaves: Sequence[QualifiedName]
 ) -> dict[QualifiedName, Definitions]:
-    """What a proof of each leaf sees of both sides, in the transactions in which it reads them.
+    """The table states that a proof of each leaf sees, in the transactions in which it reads the rows.
 
     Args:
-        legacy: Where the table lies.
-        base: Where its leaves lie, below a root that has the table's name.
-        table: That name.
-        leaves: Of the weeks that are proven.
+        legacy: A session on the legacy, which has the table.
+        base: A session on the base, which has the leaves below a root of the table's name.
+        table: The table's name on both sides.
+        leaves: The leaves of the weeks that are proven.
 
     Raises:
-        TableSpecError: On one side row level security hides rows from us.
+        TableSpecError: On one side row level security hides rows from our role.
     """
     require_all_rows(legacy, table, "legacy")
     require_all_rows(base, table, "base")
@@ -159,13 +159,13 @@ def altered_since(
     proofs: Iterable[tuple[FiscalWeek, str, Definitions | None]],
     legacy_table: TableState | None,
 ) -> dict[FiscalWeek, str]:
-    """What was done to the tables since the newest proof of each week, in words; weeks of which nothing is known lack.
+    """What was done to the tables since each week's newest proof, in words; only weeks with a known alteration.
 
     Args:
-        base: Whose root and leaves are looked at now.
+        base: A session on the base, whose root and leaves are examined.
         spec: The table.
-        proofs: Each week with its leaf and what its proof saw.
-        legacy_table: What the legacy's table is now; None where nobody looked.
+        proofs: Each week with its leaf and the state that its proof saw.
+        legacy_table: The present state of the legacy's table; None if it was not examined.
     """
     known = [(week, spec.table.sibling(leaf), seen) for week, leaf, seen in proofs if seen is not None]
     if not known:
@@ -180,7 +180,7 @@ def altered_since(
 
 
 def files(connection: Connected, table: QualifiedName) -> Files:
-    """Where the rows of the table and all its partitions are now, with their long values; by the tables' oids."""
+    """The present files of the table and all its partitions, with their TOAST tables; by the tables' oids."""
     rows = connection.execute(
         "SELECT c.oid::bigint, pg_relation_filenode(c.oid)::bigint,"
         " pg_relation_filenode(nullif(c.reltoastrelid, 0))::bigint FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"
@@ -191,9 +191,9 @@ def files(connection: Connected, table: QualifiedName) -> Files:
 
 
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:
-    """Which table it is and where its rows are now, whatever an open transaction's snapshot shows.
+    """The table's oid and the files of its rows and its TOAST table now, independent of the transaction's snapshot.
 
-    Two equal answers mean that nobody rewrote or truncated the table in between.
+    Two equal results mean that the table was not rewritten or truncated in between. None if there is no such table.
     """
     row = connection.execute(
         "SELECT c::oid::bigint, pg_relation_filenode(c)::bigint, (SELECT pg_relation_filenode(reltoastrelid)::bigint"

@@ -1,7 +1,7 @@
-"""What this program makes in schema `migration`, and how it is told from what somebody else has there.
+"""The objects that this program creates in schema `migration`, and how they are distinguished from foreign objects.
 
-Ours is what has our comment, or what an earlier version of this program made, known by its columns or its text. Nothing
-else of these names is ever replaced, used or dropped.
+An object is ours if it has our comment, or if an earlier version of this program made it, which its columns or its text
+show. No other object of these names is ever replaced, used or dropped.
 """
 
 import re
@@ -25,7 +25,7 @@ from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.postgres.untrusted import ALL_OURS, TRUSTED, UNTRUSTED
 
 TAG: LiteralString = "migration_assets: "
-# How the tables that travel look on the legacy: made so, and told so to whoever subscribes to all of its tables.
+# The legacy's definitions of replicated tables: used to create them, and shown to subscribers of all its tables.
 MARKERS: LiteralString = (
     "migration.markers (relation text NOT NULL, id integer NOT NULL, kind text NOT NULL,"
     " sent_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, id))"
@@ -38,13 +38,13 @@ HOLDS: LiteralString = (
     "migration.holds (relation text PRIMARY KEY, owner bigint NOT NULL, opener bigint, opening boolean NOT NULL DEFAULT"
     " false, held_at timestamptz NOT NULL DEFAULT clock_timestamp())"
 )
-# Of unlogged rows nothing is left after a crash, as of the sessions that wrote them; and nobody who publishes or
-# subscribes to all tables of a database gets them.
+# The table is unlogged: a crash removes its rows together with the sessions that wrote them, and publications of all
+# tables do not contain it.
 SESSION_LOCKS: LiteralString = (
     "migration.session_locks (id bigint PRIMARY KEY, name text NOT NULL, shared boolean NOT NULL, pid integer NOT NULL,"
     " role oid NOT NULL, backend_start timestamptz, since timestamptz NOT NULL DEFAULT clock_timestamp())"
 )
-# By name: the columns that every version of it has had. A sequence has those of its row.
+# For each table the columns that all its versions have had; for a sequence the columns of its row.
 _TABLES: Mapping[str, Mapping[str, str]] = {
     **EVERYWHERE,
     "reverse_markers": {"relation": "text", "id": "bigint", "sent_at": "timestamp with time zone"},
@@ -57,7 +57,7 @@ _FUNCTIONS = frozenset({
     "refuse_truncate()", "refuse_writes()", "refuse_rows()", "refuse_base_truncate()", "subscribe()",
     "wait_at_reverse_marker()",
 })  # fmt: skip
-# What the bodies of earlier versions say, and no stranger's does.
+# Texts in the function bodies of earlier versions, which no foreign function contains.
 _OUR_TEXT = ("migration_assets", ".worker'", "would not reach the legacy")
 _PLACES: LiteralString = """
 SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
@@ -81,8 +81,8 @@ ORDER BY 1, 2
 """
 OWNS: LiteralString = "owns the schema"
 CREATES: LiteralString = "may create in the schema"
-# Who could harm the ledger without running anything as our role: drop what is in it, get in the way of its next
-# version, write what no step of ours has found, or lock its tables. To read them is all that harms nobody.
+# Roles that could harm the ledger without running anything as our role: they could drop its objects, create objects in
+# the way of its next version, write false rows, or lock its tables. Only reading is harmless.
 _MEDDLERS: LiteralString = """
 , ours AS (
     SELECT c.oid, c.relname, c.relacl FROM pg_class c
@@ -103,7 +103,7 @@ SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)::te
        array_agg(DISTINCT may ORDER BY may)
 FROM found WHERE role NOT IN (SELECT oid FROM trusted) GROUP BY 1 ORDER BY 1
 """
-# The owner of a schema may drop whatever lies in it. Our role may use what it may create something beside.
+# The owner of a schema may drop everything in it. Our role needs both USAGE and CREATE on it.
 _QUARANTINE: LiteralString = """
 SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted),
        CASE WHEN NOT has_schema_privilege(n.oid, 'CREATE') OR NOT has_schema_privilege(n.oid, 'USAGE')
@@ -112,7 +112,7 @@ SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted
              AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> ALL(%(ours)s::text[]) ORDER BY 1)
 FROM pg_namespace n WHERE n.nspname = %(schema)s
 """
-# Where the schema is not there yet it will be ours.
+# A schema that does not exist yet will be ours.
 _RIGHTS = """
 SELECT quote_ident(current_user), coalesce(has_schema_privilege(n.oid, 'USAGE'), true),
        coalesce(has_schema_privilege(n.oid, 'CREATE'), true)
@@ -127,23 +127,23 @@ SELECT (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnu
         AND (a.attname, a.atttypid) IN (('version', 'int4'::regtype), ('upgraded_at', 'timestamptz'::regtype))) = 2
 FROM pg_class c WHERE c.oid = to_regclass('migration.schema_versions') AND c.relkind = 'r'
 """
-# Sessions that have looked, so that each does once.
+# Sessions that have been checked already; each is checked once.
 _LOOKED: WeakSet[Connected] = WeakSet()
 
 
 @dataclass(frozen=True)
 class OwnSchema:
-    """Schema `migration` of one side.
+    """What was found in schema `migration` of one side.
 
     Attributes:
-        collisions: What has a name that this program needs, and is not this program's.
-        untrusted: Through what a role that is neither ours nor a superuser could have its statements run as our role:
-            what it is, and the statement that ends it.
+        collisions: Foreign objects that have a name which this program needs.
+        untrusted: Objects through which a role that is neither ours nor a superuser could run its statements as our
+            role: each in words, with the statement that removes the danger.
         meddlers: Roles that are neither ours nor superusers, and what each may do to the schema and its tables.
-        others: What else is there, and stays as it is.
-        missing_right: Our role, where the schema is there and our role may not use it, or create anything in it.
-        unreadable: Our role, where a ledger is there that it may not read.
-        made: What the ledger consists of, where it is unreadable: kind and name.
+        others: Other foreign objects, which stay as they are.
+        missing_right: Our role, if the schema exists and our role may not use it or create objects in it.
+        unreadable: Our role, if there is a ledger that it may not read.
+        made: The objects of an unreadable ledger: kind and name.
     """
 
     collisions: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def _places(connection: Connected) -> list[tuple[Any, ...]]:
 
 
 def _untrusted(connection: Connected) -> list[tuple[str, str]]:
-    """What it is, and the statement that ends it."""
+    """Every untrusted object in words, and the statement that removes the danger."""
     names = ledger_names() | set(_TABLES)
     functions = {name.partition("(")[0] for name in names | _FUNCTIONS if "(" in name}
     return connection.execute(
@@ -170,13 +170,13 @@ def _untrusted(connection: Connected) -> list[tuple[str, str]]:
 
 
 def require_trusted(connection: Connected) -> None:
-    """Before a session reads or writes anything of ours: nobody else's statements run as our role when it does.
+    """Check that using our schema cannot run another role's statements as our role.
 
-    Only the catalogue is read. Each session looks once.
+    Call it before a session reads or writes anything of ours. It reads only the catalogue, once for each session.
 
     Raises:
-        ForeignObjectError: A role that is not ours could have them run; says through what.
-        LedgerError: Somebody has renamed the schema.
+        ForeignObjectError: Another role could run its statements as ours; the error says through which object.
+        LedgerError: The schema was renamed.
     """
     if connection in _LOOKED:
         return
@@ -193,16 +193,16 @@ def require_trusted(connection: Connected) -> None:
             state_left="nothing was read from it, and nothing was changed",
             next_step="as a superuser: "
             + " ".join(dict.fromkeys(remedy for _, remedy in found))
-            + " -- or, where that role is your own team's: GRANT it TO the role that this program uses",
+            + " -- or, if that role belongs to your own team: GRANT it TO the role that this program uses",
         )
     _LOOKED.add(connection)
 
 
 def ledger_has(base: Connected, table: str) -> bool:
-    """Whether the ledger is there, and new enough to have that table.
+    """Whether there is a ledger that is new enough to have this table.
 
     Raises:
-        ForeignObjectError: As `require_trusted`.
+        ForeignObjectError: As in `require_trusted`.
     """
     row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [in_own_schema(base, f"migration.{table}")]).fetchone()
     if not require_row(row, "to_regclass")[0]:
@@ -212,17 +212,17 @@ def ledger_has(base: Connected, table: str) -> bool:
 
 
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
-    """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
+    """Examine everything in the schema; on the base the tables of the ledger's present version count as ours."""
     schema = own_schema(connection)
     role, usable, creating = require_row(connection.execute(_RIGHTS).fetchone(), "our role")
     if not usable:
-        return OwnSchema(missing_right=role)  # whoever may not use it cannot read what version the ledger has
+        return OwnSchema(missing_right=role)  # without USAGE our role cannot read the ledger's version
     untrusted = _untrusted(connection)
     if side == "base" and not untrusted and not may_read_ledger(connection):
         names, kinds = ledger_names(), {"table", "sequence", "function"}
         places = [(kind, name) for kind, name, *_ in _places(connection) if name in names and kind in kinds]
         return OwnSchema(unreadable=role, made=tuple(f"{kind} {schema}.{name}" for kind, name in places))
-    # A ledger that is not to be read does not say how far it was made.
+    # The version of an unreadable ledger is not known.
     readable = side == "base" and not untrusted
     to_come = ledger_names(after=ledger_version(connection)) if readable else frozenset[str]()
     made = (ledger_names() - to_come) if readable else frozenset[str]()
@@ -246,12 +246,12 @@ def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
 
 @dataclass(frozen=True)
 class QuarantineSchema:
-    """Where leaves of weeks lie that have left the root.
+    """What was found of the quarantine schema, which holds the leaves of retired weeks.
 
     Attributes:
-        owner: Who may drop what lies there, where that is neither our role nor a superuser.
-        missing_right: Our role, where it may not put anything there.
-        strangers: Tables and views that no retirement of the ledger's has put there.
+        owner: Its owner, who may drop everything in it, if that is neither our role nor a superuser.
+        missing_right: Our role, if it may not create objects there.
+        strangers: Tables and views that no retirement in the ledger has put there.
     """
 
     owner: str | None
@@ -260,7 +260,7 @@ class QuarantineSchema:
 
 
 def read_quarantine(base: Connected) -> QuarantineSchema:
-    """As it is now; one that is not there yet will be ours."""
+    """Examine the quarantine schema; one that does not exist yet will be ours, and nothing is wrong with it."""
     ours: list[str] = []
     if "retirements" in ledger_names() - ledger_names(after=ledger_version(base)):
         ours = [
@@ -278,11 +278,11 @@ def read_quarantine(base: Connected) -> QuarantineSchema:
 
 
 def require_no_collision(connection: Connected, names: Collection[str]) -> None:
-    """Before something of these names is made, replaced or used.
+    """Check that objects of these names may be created, replaced or used.
 
     Raises:
-        ForeignObjectError: One of them is somebody else's, or could run somebody else's statements as our role; nothing
-            was changed.
+        ForeignObjectError: One of them is not ours, or could run another role's statements as our role; nothing was
+            changed.
     """
     require_trusted(connection)
     found = [
@@ -295,22 +295,22 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
 
 
 def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObjectError:
-    """The refusal."""
+    """The error for foreign objects that have names of ours."""
     return ForeignObjectError(
         f"somebody else's objects have names that this program needs: {', '.join(found)}",
         where=in_own_schema(connection, "schema migration"),
-        state_left="they are as they were, and nothing was made",
+        state_left="they are unchanged, and nothing was created",
         next_step=how_to_move(connection),
     )
 
 
 def how_to_move(connection: Connected) -> str:
-    """What is to be done about objects of others that have names of ours."""
+    """What to do about foreign objects that have names of ours."""
     return in_own_schema(
         connection,
         "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA"
         " …; views, triggers and keys that use them follow by themselves, texts of functions and applications do not);"
-        " or let this program have another schema (MIGRATION_OWN_SCHEMA), as long as nothing was begun",
+        " or, before the migration has begun, give this program another schema (MIGRATION_OWN_SCHEMA)",
     )
 
 
@@ -323,19 +323,19 @@ def is_ours(connection: Connected, name: str) -> bool:
 
 
 def drop_own_objects(connection: Connected) -> None:
-    """Everything on the legacy that this program made in the schema; what is somebody else's stays."""
+    """Drop everything that this program created in the legacy's schema; foreign objects stay."""
     kinds = {"table": "TABLE", "sequence": "SEQUENCE", "function": "FUNCTION"}
     ours = [
         (kind, name)
         for kind, name, _, _, comment, text, columns in _places(connection)
         if kind in kinds and (name in _TABLES or name in _FUNCTIONS) and _is_ours(name, comment, text, columns)
     ]
-    for kind, name in sorted(ours, reverse=True):  # tables, whose triggers use the functions, go first
+    for kind, name in sorted(ours, reverse=True):  # tables first, because their triggers use the functions
         connection.execute(own_sql(connection, f"DROP {kinds[kind]} migration.{name}"))
 
 
 def own_trigger_functions(connection: Connected) -> list[str]:
-    """The functions of our triggers that are there, as `to_regprocedure` reads them."""
+    """The existing functions of our triggers, in the form that `to_regprocedure` reads."""
     return [
         f"{own_schema(connection)}.{name}"
         for _, name, _, _, comment, text, columns in _places(connection)
@@ -353,7 +353,7 @@ def _is_ours(name: str, comment: str, text: str, columns: Mapping[str, str] | No
 
 
 def may_read_ledger(connection: Connected) -> bool:
-    """Whether our role may read the ledger, or there is none."""
+    """Whether our role may read the ledger; also true if there is none."""
     row = connection.execute(
         "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_namespace n"
         " JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = 'migration' AND c.relname = 'schema_versions'"
@@ -362,7 +362,7 @@ def may_read_ledger(connection: Connected) -> bool:
 
 
 def ledger_version(connection: Connected) -> int:
-    """Of the ledger that is there; 0 where there is none, or where a table of its name is somebody else's."""
+    """The ledger's version; 0 if there is none, or if the table of that name is not ours."""
     ours = connection.execute(_VERSIONS_ARE_OURS).fetchone()
     if ours is None or not ours[0]:
         return 0
@@ -384,7 +384,7 @@ def ledger_steps() -> tuple[str, ...]:
 
 @cache
 def ledger_names(after: int = 0) -> frozenset[str]:
-    """Tables, sequences and functions that the ledger's versions after that one make."""
+    """Tables, sequences and functions that the ledger's versions after `after` create."""
     made: list[str] = re.findall(
         r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
         "\n".join(ledger_steps()[after:]),

@@ -1,6 +1,6 @@
-"""Keeps every preflight in the ledger; the newest one is the gate for all that follows.
+"""Preflights and accepted findings in the ledger; the newest preflight is the gate for later steps.
 
-Findings that a named person accepted: in the ledger, and each decision in the chain of evidence.
+Each acceptance and each withdrawal also gets a record in the evidence chain.
 """
 
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from migration_assets.postgres.sessions import Connected
 
 
 def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
-    """All that are in force, the oldest first; none where there is no ledger yet, or an older one."""
+    """All acceptances in force, oldest first; none if there is no ledger, or one that is too old to have them."""
     if not ledger_has(base, "acceptances"):
         return []
     rows = base.execute(
@@ -31,7 +31,7 @@ def read_acceptances(base: Connected, relation: str) -> list[Acceptance]:
 def record_acceptance(
     base: Connected, relation: str, finding: Finding, *, by: str, reason: str, run_id: str | None = None
 ) -> None:
-    """Keep the decision about what the finding is about; a later one about a thing of that name replaces it."""
+    """Record the acceptance of a finding; it replaces an earlier one for the same code and subject."""
     code, subject = finding.code, finding.subject
     with base.transaction():
         base.execute(
@@ -47,7 +47,7 @@ def record_acceptance(
 
 
 def withdraw_acceptance(base: Connected, relation: str, code: str, subject: str) -> bool:
-    """Take the decision back: the finding blocks again. Whether there was one."""
+    """Withdraw an acceptance, so that the finding blocks again; returns whether there was one."""
     with base.transaction():
         found = base.execute(
             "DELETE FROM migration.acceptances WHERE relation = %s AND code = %s AND subject = %s",
@@ -74,7 +74,7 @@ def record_preflight(connection: Connected, relation: str, findings: list[Findin
 
 
 def latest_preflight(connection: Connected, relation: str) -> tuple[datetime, list[Finding]] | None:
-    """When the newest preflight was taken and what it found, or None; what was accepted since is a warning."""
+    """When the newest preflight was taken and its findings, accepted ones as warnings; None if there was none."""
     row = connection.execute(
         "SELECT taken_at, findings FROM migration.preflights WHERE relation = %s ORDER BY id DESC LIMIT 1", [relation]
     ).fetchone()
@@ -89,7 +89,7 @@ def latest_preflight(connection: Connected, relation: str) -> tuple[datetime, li
             f["remedy"],
             f.get("subject", ""),
             f.get("acceptable", False),
-            # A program that did not note it yet could not tell what was accepted either.
+            # Older versions recorded no definition; the evidence stands in for it.
             f.get("definition") or f["evidence"],
         )
         for f in row[1]
@@ -98,10 +98,10 @@ def latest_preflight(connection: Connected, relation: str) -> tuple[datetime, li
 
 
 def require_preflight(connection: Connected, relation: str) -> None:
-    """The gate.
+    """Require a preflight without blocking findings.
 
     Raises:
-        PreflightError: No preflight was taken, or the newest one has blocking findings, which are listed.
+        PreflightError: No preflight was taken, or the newest one has blocking findings, which the error lists.
     """
     latest = latest_preflight(connection, relation)
     if latest is None:

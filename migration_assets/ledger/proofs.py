@@ -1,7 +1,4 @@
-"""Keeps every exact comparison of a slice, and what it means for the slice's state.
-
-What every cut cost, in the ledger.
-"""
+"""Proofs and cuts in the ledger: every exact comparison of a slice, its effect on the slice's state, and every cut."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -25,9 +22,9 @@ _APPROVED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 
 @dataclass(frozen=True)
 class Proof:
-    """Both sides of one slice at one position; `marker` is None at a slot's own snapshot.
+    """Both sides of one slice at one position; `marker` is None at the snapshot of a new slot.
 
-    `definitions` is what the tables were while they were read.
+    `definitions` is the state of the tables while they were read.
     """
 
     legacy: Fingerprint
@@ -39,7 +36,7 @@ class Proof:
 
     @property
     def equal(self) -> bool:
-        """Whether there was nothing to tell the sides apart."""
+        """Whether no difference was found."""
         return self.legacy == self.base and not self.differences.rows
 
 
@@ -54,18 +51,18 @@ def record_proof(
     changed: bool = False,
     seen: int | None = None,
 ) -> SliceState:
-    """Append a comparison and draw its consequence; in the transaction of what it proves, under the slice's lock.
+    """Record a comparison and set the slice's state; in the transaction of what it proves, under the slice's lock.
 
     Args:
         base: In a transaction.
         record: The slice, read under its lock.
-        proof: What was compared.
-        purpose: On which occasion.
-        run_id: Noted.
-        found: What was wrong before a true-up, to be counted.
-        changed: Whether we put rows in: a sign-off is void then, unless a released week joins again.
-        seen: The leaf's changes, counted before the cut: what is applied while rows are compared came after it. None
-            where nothing was applied meanwhile.
+        proof: The comparison.
+        purpose: The kind of step that compared.
+        run_id: The Dagster run, which is recorded.
+        found: The differences before a true-up, which are counted.
+        changed: Whether we wrote rows. A sign-off is void then, except when a released week joins again.
+        seen: The leaf's change counter before the cut: changes applied during the comparison came after the cut. None
+            if nothing was applied meanwhile.
 
     Returns:
         The slice's new state.
@@ -80,7 +77,7 @@ def record_proof(
          *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal, differences.missing,
          differences.extra, differences.changed, run_id, kept],
     )  # fmt: skip
-    # A week that the stream let go of gets what came meanwhile when it joins again: the stream would have brought it.
+    # A released week that joins again only catches up on changes that the stream would have brought.
     caught_up = purpose == "join" and record.released_at is not None
     if record.state in _APPROVED and proof.equal and (caught_up or not changed):
         state = record.state
@@ -89,7 +86,7 @@ def record_proof(
     else:
         state = SliceState.STREAMING
     if record.state in _APPROVED and state is SliceState.VALIDATED:
-        # Void first: what was signed is not what is there now.
+        # The sign-off or archive becomes void first: the rows are no longer those that were signed.
         require_slice_transition(record.state, SliceState.STREAMING, where=record.week.key)
     elif record.state is not state:
         require_slice_transition(record.state, state, where=record.week.key)
@@ -102,7 +99,7 @@ def record_proof(
         " validated_changes = %s, definitions = %s, run_id = %s, updated_at = clock_timestamp(),"
         " copied_at = coalesce(copied_at, statement_timestamp()),"
         " changed_at = CASE WHEN %s THEN statement_timestamp() ELSE changed_at END,"
-        # Who joins the stream is covered by it again.
+        # A slice that joins the stream is covered by it again.
         " released_at = CASE WHEN %s THEN NULL ELSE released_at END WHERE lock_key = %s",
         [state, METHOD, *fingerprint_columns(proof.legacy), *fingerprint_columns(proof.base), proof.equal,
          proof.marker, proof.lsn, seen, kept, run_id, changed, purpose == "join", record.lock_key],
@@ -111,7 +108,7 @@ def record_proof(
 
 
 def changes_of(base: Connected, record: SliceRecord) -> int:
-    """How many row changes the leaf has seen until now; see `changes_by_leaf`."""
+    """How many row changes the leaf has had until now; see `changes_by_leaf`."""
     return changes_by_leaf(base, QualifiedName.parse(record.relation), [record.leaf]).get(record.leaf, 0)
 
 
@@ -120,7 +117,7 @@ CutKind = Literal["validate", "pause"]
 
 @dataclass(frozen=True)
 class CutRecord:
-    """One cut; `lsn` is the legacy's, all durations are milliseconds (see the ledger's comments)."""
+    """One cut; `lsn` is the legacy's; all durations are milliseconds (`ledger.sql` explains them)."""
 
     marker: int
     lsn: str
@@ -134,7 +131,7 @@ class CutRecord:
 
 @dataclass(frozen=True)
 class Barrier:
-    """The legacy's half of a cut: the marker, and what it took to set it."""
+    """The legacy's half of a cut: the marker, its position, and how long setting it took."""
 
     marker: int
     lsn: str
@@ -155,10 +152,10 @@ def record_cut(
     reached_ms: float,
     worker: int,
 ) -> datetime:
-    """Note a cut, durably: where the stream is paused, the marker that came before this commit is on disk then, too.
+    """Note a cut durably; if the stream is paused, this also puts the marker that was applied before it on disk.
 
-    `worker` is the process that brought the marker; see `weeks_carried`. It is noted only where our role would see that
-    somebody told it to skip something afterwards.
+    `worker` is the apply worker that brought the marker; see `weeks_carried`. It is noted only if our role could see a
+    later ALTER SUBSCRIPTION … SKIP.
     """
     known = worker if may_see_subscription(base) else None
     with base.transaction():
@@ -176,7 +173,7 @@ def record_cut(
 
 
 def record_release(base: Connected, relation: str, marker: int, apply_held_ms: float) -> None:
-    """Note how long the stream stood."""
+    """Note how long the stream was paused."""
     base.execute(
         "UPDATE migration.cuts SET apply_held_ms = %s WHERE relation = %s AND marker = %s",
         [apply_held_ms, relation, marker],
@@ -184,7 +181,7 @@ def record_release(base: Connected, relation: str, marker: int, apply_held_ms: f
 
 
 def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
-    """The record of a pause that is over, with how long the stream stood."""
+    """The record of a pause that is over, with how long the stream was paused."""
     row = base.execute(
         "SELECT coalesce(apply_held_ms, 0) FROM migration.cuts WHERE relation = %s AND marker = %s",
         [relation, cut.marker],
@@ -193,12 +190,13 @@ def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
 
 
 def weeks_carried(base: Connected, relation: str) -> set[int]:
-    """Weeks whose newest proof was taken at a marker that the apply worker of now brought; by their lock's key.
+    """The lock keys of weeks whose newest proof was taken at a marker that the present apply worker brought.
 
-    Since then nothing was skipped. While a worker reads, nobody can move its slot or its origin onwards, or drop the
-    slot; and with its connection the worker itself ends. Where another one reads now, somebody may have done so in
-    between, and no look at the servers tells. A worker whose beginning our role may not see carries nothing, nor does
-    any where our role may not see that somebody altered the subscription: ALTER SUBSCRIPTION … SKIP ends no worker.
+    For these weeks nothing was skipped since the proof. While a worker reads, its slot and its origin cannot be
+    advanced and the slot cannot be dropped; and a worker ends with its connection. If another worker reads now, one of
+    these may have happened in between, and the servers do not show it. A worker whose start time our role may not see
+    counts for no week. No worker counts if our role may not see alterations of the subscription, because ALTER
+    SUBSCRIPTION … SKIP does not end the worker.
     """
     if not may_see_subscription(base):
         return set()
@@ -216,7 +214,7 @@ def weeks_carried(base: Connected, relation: str) -> set[int]:
 
 
 def read_cuts(base: Connected, relation: str) -> list[tuple[CutKind, CutRecord]]:
-    """Every cut of the stream that is over, oldest first."""
+    """Every finished cut of the stream, oldest first."""
     found = base.execute(
         "SELECT kind, marker, lsn::text, taken_at, tries, writers_held_ms, longest_try_ms, reached_ms, apply_held_ms"
         " FROM migration.cuts WHERE relation = %s AND apply_held_ms IS NOT NULL ORDER BY taken_at",

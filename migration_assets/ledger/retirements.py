@@ -1,4 +1,4 @@
-"""Retirements in the ledger: which slice left the root, how far it got, and what came back."""
+"""Retirements in the ledger: which slices left the root, how far each retirement is, and what was returned."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
 
 OnBegin = Callable[[Connected], None]
-"""Called with the session on the base, in the transaction in which a step begins."""
+"""Called with the session on the base, in the transaction in which a step begins; an error cancels the step."""
 
 
 class Step(StrEnum):
-    """How far a retirement is. `detaching` is an intent: the leaf may be anywhere between root and quarantine."""
+    """How far a retirement is. `detaching` is noted in advance: the leaf may still be in the root or in quarantine."""
 
     DETACHING = "detaching"
     QUARANTINED = "quarantined"
@@ -33,7 +33,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Retirement:
-    """One slice's way out; `drop_after` by the clock of the settings."""
+    """One retirement of a slice; `drop_after` is by this program's clock, which a setting can replace."""
 
     id: int
     relation: str
@@ -48,17 +48,17 @@ class Retirement:
 
     @property
     def under_way(self) -> bool:
-        """Whether its rows are still in the base, outside of the root or on their way there."""
+        """Whether its rows are still in the base: in quarantine, or about to be moved there."""
         return self.step in {Step.DETACHING, Step.QUARANTINED}
 
 
 def is_over(step: Step | None, drop_after: datetime | None, now: datetime) -> bool:
-    """Whether it lies in quarantine and has done so for long enough."""
+    """Whether a slice is in quarantine and its quarantine has ended, so that it may be dropped."""
     return step is Step.QUARANTINED and drop_after is not None and drop_after <= now
 
 
 def read_retirement(base: Connected, relation: str, week: FiscalWeek) -> Retirement | None:
-    """The slice's newest retirement, or None where it never began one."""
+    """The slice's newest retirement, or None if there never was one."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             "SELECT id, relation, archive_id, step, run_id, begun_at, quarantined_at, drop_after, dropped_at,"
@@ -81,20 +81,20 @@ def begin_retirement(
     run_id: str | None,
     on_begin: OnBegin | None = None,
 ) -> int:
-    """Intent before the deed: from its commit on nobody makes, joins or archives the leaf anew.
+    """Note that a retirement begins; once this is committed, no step creates, joins or archives the leaf again.
 
     Args:
-        base: In no transaction; holds the slice's lock.
-        record: Read under it.
-        archive: What holds the rows from now on.
-        run_id: Noted.
-        on_begin: Called in the transaction; what it raises ends it, and nothing was done.
+        base: Not in a transaction; it holds the slice's lock.
+        record: The slice, read under that lock.
+        archive: The archive that holds the rows from now on.
+        run_id: The Dagster run, which is recorded.
+        on_begin: Called in the transaction; if it raises, nothing is done.
 
     Returns:
         The retirement's id.
 
     Raises:
-        SliceStateError: The slice is not archived any more.
+        SliceStateError: The slice is no longer archived.
     """
     require_slice_transition(record.state, SliceState.RETIRED, where=record.week.key)
     with base.transaction():
@@ -102,14 +102,14 @@ def begin_retirement(
         if on_begin is not None:
             on_begin(base)
         changed = base.execute(
-            # Who was never released had no stream; one that begins later does not cover it.
+            # A slice that was never released had no stream; a stream that begins later must not cover it.
             "UPDATE migration.slices SET state = 'retired', released_at = coalesce(released_at, clock_timestamp()),"
             " updated_at = clock_timestamp() WHERE lock_key = %s AND state = 'archived'",
             [record.lock_key],
         )
         if changed.rowcount != 1:
             raise SliceStateError(
-                "the slice is not archived any more: somebody worked on it without its lock",
+                "the slice is no longer archived: another session changed it without holding its lock",
                 where=record.week.key,
                 state_left="nothing was changed",
                 next_step="see `migration-assets status`, then run this again",
@@ -127,7 +127,7 @@ def begin_retirement(
 def note_quarantined(
     base: Connected, retirement: Retirement, archive_id: int, *, now: datetime, until: datetime
 ) -> None:
-    """The leaf lies in quarantine; in the transaction that moves it there."""
+    """Note that the leaf is in quarantine until `until`; call it in the transaction that moves the leaf."""
     base.execute(
         "UPDATE migration.retirements SET step = 'quarantined', archive_id = %s, quarantined_at = %s, drop_after = %s"
         " WHERE id = %s",
@@ -137,7 +137,7 @@ def note_quarantined(
 
 
 def note_dropped(base: Connected, retirement: Retirement, *, now: datetime) -> None:
-    """The rows are in the archive alone; in the transaction that drops them here."""
+    """Note that the rows are now only in the archive; call it in the transaction that drops the leaf."""
     base.execute("SET LOCAL synchronous_commit = on")
     base.execute(
         "UPDATE migration.retirements SET step = 'dropped', dropped_at = %s WHERE id = %s", [now, retirement.id]
@@ -156,7 +156,10 @@ def note_returned(
     seconds: float,
     run_id: str | None,
 ) -> None:
-    """The leaf is in the root again, the slice archived and not under CDC; in the transaction that attaches it."""
+    """Note that the leaf is attached again: the slice is archived and not under CDC.
+
+    Call it in the transaction that attaches the leaf.
+    """
     require_slice_transition(record.state, SliceState.ARCHIVED, where=record.week.key)
     base.execute(
         "UPDATE migration.retirements SET step = 'returned', returned_at = %s WHERE id = %s", [now, retirement.id]

@@ -1,4 +1,4 @@
-"""The ledger's memory of the watch: samples of the stream, and the alerts that are open."""
+"""The watch's tables in the ledger: samples of the stream, open alerts, and the lease of the watcher."""
 
 import secrets
 from collections.abc import Generator, Iterable, Sequence
@@ -12,8 +12,8 @@ from migration_assets.domain.alerting import Alert, alert_from
 from migration_assets.domain.samples import StreamSample
 from migration_assets.postgres.sessions import Connected
 
-# A watcher that stands still is replaced after this. One that sends for longer may be joined by another, who tells it
-# again.
+# A watcher that hangs is replaced after this time. If it only takes longer to send, another watcher may send the same
+# messages again.
 LEASE_SECONDS = 120.0
 _ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_looks", "sent_at", "sent_severity",
           "cleared_at")  # fmt: skip
@@ -21,14 +21,14 @@ _ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_loo
 
 @dataclass(frozen=True)
 class AgedSample:
-    """A sample, and how long ago the base took it in, by the base's own clock."""
+    """A sample, and how long ago the base stored it, by the base's clock."""
 
     sample: StreamSample
     age_seconds: float
 
 
 def store_sample(base: Connected, sample: StreamSample) -> None:
-    """Keep a sample; of two with the same time the first one stays."""
+    """Store a sample; of two samples with the same time the first one stays."""
     base.execute(
         "INSERT INTO migration.stream_samples (relation, taken_at, sample) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         [sample.relation, sample.taken_at, Jsonb(sample.to_json())],
@@ -36,7 +36,7 @@ def store_sample(base: Connected, sample: StreamSample) -> None:
 
 
 def prune_samples(base: Connected, relation: str, days: float) -> int:
-    """Delete samples that are older; returns how many."""
+    """Delete samples that are older than `days` days; returns how many."""
     return base.execute(
         "DELETE FROM migration.stream_samples"
         " WHERE relation = %s AND stored_at < clock_timestamp() - %s * interval '1 day'",
@@ -54,7 +54,7 @@ def read_samples(base: Connected, relation: str, *, limit: int) -> list[StreamSa
 
 
 def latest_sample(base: Connected, relation: str) -> AgedSample | None:
-    """The newest sample that the base took in."""
+    """The newest stored sample, with its age."""
     row = base.execute(
         "SELECT sample, extract(epoch FROM clock_timestamp() - stored_at)::float8"
         " FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT 1",
@@ -65,9 +65,9 @@ def latest_sample(base: Connected, relation: str) -> AgedSample | None:
 
 @contextmanager
 def watch_lease(base: Connected, relation: str) -> Generator[bool]:
-    """Whether this watcher is the one that judges and tells now; never waits.
+    """Try to become the one watcher that judges samples and sends messages; yields whether it succeeded, never waits.
 
-    A row, and no advisory lock: that one anybody who may connect could take, and nobody would be told anything.
+    The lease is a row and not an advisory lock: any role that may connect could take such a lock and stop all messages.
     """
     token = secrets.token_hex(8)
     mine = base.execute(
@@ -76,7 +76,7 @@ def watch_lease(base: Connected, relation: str) -> Generator[bool]:
         " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         " ON CONFLICT (relation) DO UPDATE SET token = excluded.token, pid = excluded.pid,"
         " backend_start = excluded.backend_start, until = excluded.until"
-        # Of another role's session it cannot be seen since when it is there.
+        # The start time of another role's session cannot be seen; the pid alone decides then.
         " WHERE w.until < clock_timestamp() OR NOT EXISTS (SELECT FROM pg_stat_activity a"
         " WHERE a.pid = w.pid AND coalesce(a.backend_start = w.backend_start, true))",
         {"relation": relation, "token": token, "lease": LEASE_SECONDS},
@@ -89,7 +89,7 @@ def watch_lease(base: Connected, relation: str) -> Generator[bool]:
 
 
 def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
-    """Those that are not past, by code."""
+    """The open alerts, ordered by code."""
     with base.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT * FROM migration.alerts WHERE relation = %s AND cleared_at IS NULL ORDER BY code", [relation]
@@ -98,13 +98,13 @@ def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
 
 
 def save_alerts(base: Connected, relation: str, alerts: Iterable[Alert]) -> None:
-    """Write alerts over the open ones of the same codes; those that are past are closed."""
+    """Replace the open alerts of the same codes, and close those that are cleared."""
     rows: Sequence[dict[str, object]] = [
         {"relation": relation, **{name: getattr(alert, name) for name in _ALERT}} for alert in alerts
     ]
     past = [row for row in rows if row["cleared_at"] is not None]
     with base.transaction(), base.cursor() as cursor:
-        # All as open: a row that is past has no place in the partial index, and would not meet the open one.
+        # Write all as open first: the partial index covers open rows only, so a cleared row would not replace any.
         cursor.executemany(
             "INSERT INTO migration.alerts (relation, code, severity, what, next_step, since, seen_at, good_looks,"
             " sent_at, sent_severity) VALUES (%(relation)s, %(code)s, %(severity)s, %(what)s, %(next_step)s,"

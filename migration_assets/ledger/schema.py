@@ -1,10 +1,7 @@
-"""Creates and upgrades the ledger's own tables in the base.
+"""The ledger's schema in the base: creates and upgrades its tables, and deletes rows that are kept only for a while.
 
-The ledger, in place and of this version before a step begins.
-
-What the ledger keeps for a while alone: attempts, preflights, past alerts, rows as they were before repairs.
-
-What the chain of evidence covers, and what a gate or a proof rests on, is never among it.
+Only attempts, preflights, cleared alerts and the row images of repairs are ever deleted. Rows that the evidence chain
+covers, or that a gate or a proof depends on, are not.
 """
 
 import logging
@@ -27,15 +24,15 @@ from migration_assets.runtime import Migration
 
 
 def ensure_ledger(connection: Connected) -> int:
-    """Bring schema `migration` to this program's version; where it is already, nothing is done or waited for.
+    """Bring schema `migration` to this program's version; if it has that version, nothing is done or waited for.
 
     Returns:
         The version.
 
     Raises:
-        LedgerError: The ledger was written by a newer version of this program, or an older one is at work.
-        ForeignObjectError: Something of somebody else's has a name that the ledger needs.
-        LedgerError: On this side or the other one this program keeps its own in another schema.
+        LedgerError: A newer version of this program wrote the ledger, or an older one is at work; or this program
+            already uses a schema of another name on one of the sides.
+        ForeignObjectError: A foreign object has a name that the ledger needs.
     """
     steps = ledger_steps()
     if _known_version(connection, len(steps)) == len(steps):
@@ -43,24 +40,24 @@ def ensure_ledger(connection: Connected) -> int:
     try:
         _upgrade(connection, steps)
     except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
-        # Another run made the ledger in the same moment; from now on there is a table to take turns at.
+        # Another run created the ledger at the same moment; now there is a table whose lock orders the two.
         _upgrade(connection, steps)
     except errors.ObjectInUse as error:
         raise LedgerError(
             f"the ledger cannot be upgraded now: {error.diag.message_primary}",
             where=in_own_schema(connection, "schema migration in the base"),
-            state_left="the ledger is as it was",
-            next_step="let that program end what it does, then run this again; both must not work beside each other",
+            state_left="the ledger is unchanged",
+            next_step="wait until that program has finished, then run this again; the two must not work side by side",
         ) from None
     return len(steps)
 
 
 def require_ledger(connection: Connected) -> None:
-    """For whoever only looks: the ledger is there and of this program's version. Nothing is made, upgraded or locked.
+    """Check for a read-only step that the ledger has this program's version; nothing is created, upgraded or locked.
 
     Raises:
-        LedgerError: There is none, or it is of an older or a newer version.
-        ForeignObjectError: As `ensure_ledger`.
+        LedgerError: There is no ledger, or it has an older or a newer version.
+        ForeignObjectError: As in `ensure_ledger`.
     """
     newest = len(ledger_steps())
     version = _known_version(connection, newest)
@@ -101,7 +98,7 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
             "CREATE TABLE IF NOT EXISTS migration.schema_versions ("
             " version integer PRIMARY KEY, upgraded_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
-        # Two runs that start together do not race. Not an advisory lock, which anybody who may connect can hold.
+        # Orders runs that start together. It is not an advisory lock, which any role that may connect could hold.
         connection.execute("LOCK TABLE migration.schema_versions IN SHARE ROW EXCLUSIVE MODE")
         for number in range(_known_version(connection, len(steps)) + 1, len(steps) + 1):
             connection.execute(own_sql(connection, steps[number - 1]))
@@ -109,7 +106,7 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
 
 
 def has_ledger(base: Connected) -> bool:
-    """Whether a stream could be in the ledger at all; a watch must not be what creates it."""
+    """Whether there is a ledger that could contain a stream; for the watch, which must not create one."""
     return ledger_has(base, "streams")
 
 
@@ -117,15 +114,15 @@ log = logging.getLogger(__name__)
 
 
 def prepare_ledger(migration: Migration, purpose: str) -> None:
-    """Make or upgrade it in a session of its own; tried again where the base was lost for a moment.
+    """Create or upgrade the ledger in a session of its own, with retries if the base is unreachable for a moment.
 
     Args:
-        migration: Whose base.
+        migration: The migration whose base has the ledger.
         purpose: Shown as `application_name`.
 
     Raises:
-        UnavailableError: The base is away, and stays away.
-        ForeignObjectError: Somebody else's objects have its names.
+        UnavailableError: The base stays unreachable.
+        ForeignObjectError: Foreign objects have names that the ledger needs.
     """
 
     def once() -> None:
@@ -136,11 +133,14 @@ def prepare_ledger(migration: Migration, purpose: str) -> None:
 
 
 def upgrade_ledger(migration: Migration) -> tuple[int, int]:
-    """Make it, or bring it to this program's version; which one it had, 0 where there was none, and has now.
+    """Create the ledger, or bring it to this program's version.
+
+    Returns:
+        The version that it had (0 if there was none), and the version that it has now.
 
     Raises:
-        LedgerError: A newer program wrote it.
-        ForeignObjectError: Somebody else's objects have its names, or could run something as our role.
+        LedgerError: A newer version of this program wrote it.
+        ForeignObjectError: Foreign objects have names that the ledger needs, or could run statements as our role.
     """
     with migration.databases.session("base", "ledger") as base:
         before = ledger_version(base)
@@ -152,13 +152,14 @@ _REPAIRS_AT_ONCE = 10
 
 
 def prune_ledger(base: Connected, relation: str, *, record_days: float, image_days: float) -> None:
-    """Delete what is older, some of it at each call, so that none takes long.
+    """Delete old rows, a limited number in each call so that no call takes long.
 
     Args:
-        base: In no transaction.
+        base: Not in a transaction.
         relation: The table's key in the ledger.
-        record_days: Of attempts (but the last one of a week), preflights (but the last one) and cleared alerts.
-        image_days: Of the rows that repairs changed, as they were before.
+        record_days: Age in days from which attempts, preflights and cleared alerts are deleted, except the last attempt
+            of each week and the last preflight.
+        image_days: Age in days from which the row images of repairs are deleted.
     """
     limits = {"relation": relation, "days": record_days, "limit": _AT_ONCE}
     base.execute(
@@ -180,7 +181,7 @@ def prune_ledger(base: Connected, relation: str, *, record_days: float, image_da
         limits,
     )
     with base.transaction():
-        # Who takes a repair back has its row locked, and keeps its images.
+        # A step that takes a repair back has locked the repair's row, which is skipped here.
         found = base.execute(
             "UPDATE migration.repairs SET images_removed_at = clock_timestamp() WHERE id IN (SELECT id FROM"
             " migration.repairs WHERE relation = %s AND images_removed_at IS NULL"
@@ -195,7 +196,7 @@ def hold_images(base: Connected, repairs: Iterable[int], where: str) -> None:
     """Keep the images of these repairs until the transaction ends.
 
     Raises:
-        LedgerError: Some were removed already: they were too old.
+        LedgerError: Some images were already removed because of their age.
     """
     rows = base.execute(
         "SELECT id, images_removed_at FROM migration.repairs WHERE id = ANY(%s) ORDER BY id FOR UPDATE", [list(repairs)]
@@ -203,10 +204,10 @@ def hold_images(base: Connected, repairs: Iterable[int], where: str) -> None:
     for number, removed_at in rows:
         if removed_at is not None:
             raise LedgerError(
-                f"of repair {number} the rows as they were before it were removed at {removed_at:%Y-%m-%d %H:%M} UTC:"
+                f"the row images of repair {number} were removed at {removed_at:%Y-%m-%d %H:%M} UTC:"
                 " they were older than MIGRATION_REPAIR_IMAGE_DAYS",
                 where=where,
                 state_left="nothing was changed; the ledger's table repairs says how many rows it changed, and when",
-                next_step="a validation says whether the week is equal now; what was in it before has no other copy"
-                " here than backups of the base",
+                next_step="a validation says whether the week is equal now; the rows from before the repair are only in"
+                " backups of the base",
             )

@@ -1,9 +1,9 @@
-"""Locks that a session holds until it ends: rows of a table of ours, which ask for rights, and no advisory locks.
+"""Locks that a session holds until it ends, made of rows in a table of ours instead of advisory locks.
 
-Whoever may connect to a database can take any advisory lock of it, and so stop every step that waits for it. A row of
-`migration.session_locks` can be written only by who may write to our schema. Rows of one name are a queue: a session
-has the lock once no row before its own is in the way. A row counts as long as the session that wrote it lives, which
-the server itself tells: by its process, its role and its beginning. So a lock goes with its session, whatever ended it.
+Any role that may connect to a database can take any of its advisory locks, and so stop every step that waits for it.
+Rows of `migration.session_locks` can be written only by roles with rights on our table. The rows of one name form a
+queue: a session has the lock once no earlier row conflicts with its own. A row counts while the session that wrote it
+lives, which the server shows by process, role and start time. So a lock ends with its session, however that ended.
 """
 
 import time
@@ -24,9 +24,9 @@ from migration_assets.postgres.activity import APPLICATION
 from migration_assets.postgres.own_schema import begin_alone
 from migration_assets.postgres.sessions import Connected, require_row
 
-# Of another role's session it cannot be seen since when it is there. One process at a time is asked for, and never the
-# whole view: its other rows are nobody's business here. A database may be another one's copy, made by pg_dump, rows and
-# all: whoever works in that one does not work here.
+# The start time of another role's session cannot be seen; it is then not compared. The function is asked for one
+# process at a time instead of reading the whole view. The database is compared because the table may be a copy made by
+# pg_dump, whose rows name sessions of the original database.
 ALIVE = sql.SQL(
     "EXISTS (SELECT FROM pg_stat_get_activity(k.pid) a WHERE a.usesysid = k.role"
     " AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -47,8 +47,8 @@ WHERE k.pid <> pg_backend_pid() AND (%(besides)s = '' OR position(%(besides)s IN
 """).format(alive=ALIVE)
 _OLD_HOLDER = sql.SQL("{} AND k.since < clock_timestamp() - %(seconds)s * interval '1 s'").format(_HOLDER)
 
-# One message and one transaction. The table's lock lets rows come one after the other, so that of two each sees the one
-# before it; it is not in the way of those who read, or let go. What is lost in a crash is lost with the sessions.
+# One message and one transaction. The table's lock orders insertions, so that each session sees the rows before its
+# own; it does not block sessions that read or release. Rows lost in a crash belong to sessions that ended with it.
 _QUEUE = sql.SQL("""
 LOCK TABLE migration.session_locks IN SHARE UPDATE EXCLUSIVE MODE;
 SET LOCAL synchronous_commit = off;
@@ -60,7 +60,7 @@ SELECT coalesce((SELECT max(id) FROM migration.session_locks), 0) + 1, {name}, {
 FROM pg_stat_get_activity(pg_backend_pid()) a
 RETURNING id
 """)
-# By process, too: where somebody dropped the table meanwhile, its rows are numbered anew.
+# The process is compared, too: if the table was dropped and created again meanwhile, ids begin again at 1.
 _LEAVE = sql.SQL(
     "SET LOCAL synchronous_commit = off; DELETE FROM migration.session_locks WHERE id = {} AND pid = pg_backend_pid()"
 )
@@ -78,7 +78,7 @@ SELECT format('backend %%s (role %%s, connected since %%s UTC, %%s)', a.pid, coa
               coalesce((a.backend_start AT TIME ZONE 'UTC')::timestamp(0)::text, '?'), {application})
 FROM pg_stat_activity a WHERE a.pid = (SELECT k.pid {before} ORDER BY k.id LIMIT 1)
 """).format(application=APPLICATION, before=_BEFORE)
-# Somebody drops the table, or looks after it: a VACUUM by hand.
+# Finds sessions that hold the table itself, such as a DROP or a manual VACUUM.
 _AT_TABLE = sql.SQL("""
 SELECT string_agg(format('backend %%s (role %%s, %%s), which holds the table of locks', a.pid,
                          coalesce(a.usename::text, '?'), {application}), '; ')
@@ -94,16 +94,16 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 def session_lock(
     connection: Connected, name: str, refuse: Callable[[str], MigrationError], *, shared: bool = False
 ) -> Generator[None]:
-    """Hold a lock while the body runs; it goes with the session. A session that has it already gets it again.
+    """Hold a lock while the body runs; it ends with the session. A session that has it already gets it again.
 
     Args:
-        connection: Whose session holds it, in no transaction. It waits as long as this session's `lock_timeout`.
-        name: What is locked, on that server's database.
-        refuse: Makes the error of who has waited for too long, from a text that names the holder.
-        shared: Besides others who share it.
+        connection: The session that holds the lock, not in a transaction. It waits as long as its `lock_timeout`.
+        name: What is locked, within that server's database.
+        refuse: Makes the error for a wait that took too long, from a text that names the holder.
+        shared: Whether other sessions may share the lock.
 
     Raises:
-        MigrationError: What `refuse` made: somebody else holds it.
+        MigrationError: Another session holds the lock; made by `refuse`.
         psycopg.Error: The session was lost, or our role may not write to the table.
     """
     number = _take(connection, name, refuse, shared=shared)
@@ -114,12 +114,15 @@ def session_lock(
 
 
 def lock_until_session_ends(connection: Connected, name: str, refuse: Callable[[str], MigrationError]) -> None:
-    """As `session_lock`, alone, for a session that may be in a transaction, or read-only, when it is closed."""
+    """Take an exclusive lock and keep it until the session ends; for sessions that cannot release it themselves.
+
+    Such a session may be in a transaction, or read-only, when it is closed. Otherwise as `session_lock`.
+    """
     _take(connection, name, refuse, shared=False)
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """The process of the other session that has the lock alone, where it asked for it so long ago, seconds."""
+    """The pid of another session that holds the lock exclusively and asked for it at least so many seconds ago."""
     if not has_session_locks(connection):
         return []
     rows = connection.execute(_OLD_HOLDER, {"lock": name, "seconds": older_than_seconds}).fetchall()
@@ -127,21 +130,21 @@ def holder_pids(connection: Connected, name: str, *, older_than_seconds: float =
 
 
 def holder_or_null(connection: Connected) -> sql.Composed:
-    """An expression for the process of the other session that has lock `%(lock)s` alone; NULL where nobody can."""
+    """An SQL expression: the pid of another session that holds lock `%(lock)s` exclusively, or NULL."""
     return sql.SQL("({})").format(_HOLDER if has_session_locks(connection) else sql.SQL("SELECT NULL::integer"))
 
 
 def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
-    """Whether somebody has the lock that the expression names, or waits for it; false where there is no table."""
+    """An SQL expression: whether a session holds the lock or waits for it; false if there is no table of locks."""
     if not has_session_locks(connection):
         return sql.Composed([sql.SQL("false")])
     return _HELD.format(name=name, alive=ALIVE)
 
 
 def others_at_work(connection: Connected, *, besides: str) -> list[int]:
-    """The processes of other sessions that have locks, or wait for them, where the lock's name has not that in it.
+    """The pids of other sessions that hold or wait for locks, except locks whose name contains `besides`.
 
-    Nobody comes to work while the caller's transaction has its turn at the objects.
+    While the caller's transaction holds `take_turn_at_objects`, no further session can take a lock.
     """
     if not has_session_locks(connection):
         return []
@@ -149,9 +152,9 @@ def others_at_work(connection: Connected, *, besides: str) -> list[int]:
 
 
 def has_session_locks(connection: Connected) -> bool:
-    """Whether the table is there, and ours: an older ledger has none, nor has a legacy that nothing was done to.
+    """Whether the table exists and can be trusted; an older ledger and a legacy that was never used have none.
 
-    A standby has none that anybody could read, and nobody works there.
+    On a standby an unlogged table cannot be read, and no step works there.
     """
     row = connection.execute(
         "SELECT to_regclass('migration.session_locks') IS NOT NULL AND NOT pg_is_in_recovery()"
@@ -163,36 +166,36 @@ def has_session_locks(connection: Connected) -> bool:
 
 
 def take_turn_at_partitions(base: Connected) -> None:
-    """Until the caller's transaction ends nobody else makes partitions, or looks at all of them as they are."""
-    # It is in nobody's way who reads or writes the ledger's rows.
+    """Keep others from creating partitions, or from examining all of them, until the caller's transaction ends."""
+    # This lock mode does not block sessions that read or write the ledger's rows.
     base.execute("LOCK TABLE migration.slices IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 def take_turn_at_objects(connection: Connected) -> None:
-    """Until the caller's transaction ends nobody else makes or drops anything of ours in that database's schema.
+    """Keep others from creating or dropping objects in our schema until the caller's transaction ends.
 
     Raises:
-        ForeignObjectError: Something of somebody else's has the name of our table of locks.
-        psycopg.errors.LockNotAvailable: Somebody is at it for longer than `lock_timeout`.
+        ForeignObjectError: A foreign object has the name of our table of locks.
+        psycopg.errors.LockNotAvailable: Another session holds it for longer than `lock_timeout`.
     """
     while True:
         with suppress(errors.UndefinedTable, errors.InvalidSchemaName), connection.transaction():
             make_session_locks(connection)
             connection.execute("LOCK TABLE migration.session_locks IN SHARE UPDATE EXCLUSIVE MODE")
             return
-        # Whoever was first dropped it: it is made anew.
+        # The session before us dropped the table, so it is created again.
 
 
 def make_session_locks(legacy: Connected) -> None:
-    """Make the table, where it is missing; on the base the ledger has it. Safe to repeat, and for several at once.
+    """Create the table of locks if it is missing; on the base the ledger has it. Safe to repeat and concurrently.
 
     Raises:
-        ForeignObjectError: Something of somebody else's has its name.
+        ForeignObjectError: A foreign object has its name.
     """
     if has_session_locks(legacy):
         return require_no_collision(legacy, {"session_locks"})
     while True:
-        # Of two who make it at once one fails, IF NOT EXISTS or not, and finds it made.
+        # If two sessions create it at once, one fails in spite of IF NOT EXISTS, and then finds it created.
         with suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema), legacy.transaction():
             begin_alone(legacy, "legacy")
             legacy.execute("CREATE SCHEMA IF NOT EXISTS migration")
@@ -221,14 +224,14 @@ def _take(connection: Connected, name: str, refuse: Callable[[str], MigrationErr
 
 
 def _leave(connection: Connected, number: int) -> None:
-    # A lost connection lost the lock by itself; and who drops our schema drops the lock with it.
+    # A lost connection has lost the lock already, and dropping our schema drops the lock with it.
     with suppress(psycopg.OperationalError, errors.UndefinedTable, errors.InvalidSchemaName):
         connection.execute(_LEAVE.format(sql.Literal(number)))
 
 
 def _stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
     if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
-        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
+        raise RuntimeError("a session lock must not be taken inside a transaction: other sessions would not see it")
     cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
     while cursor.nextset():
         pass
@@ -252,11 +255,11 @@ def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationE
 def _is_behind(connection: Connected, mine: dict[str, int], refuse: Callable[[str], MigrationError]) -> bool:
     row = connection.execute(_IS_BEHIND, mine).fetchone()
     if row is None:
-        raise refuse("nobody any more: somebody removed the row of this session, which waited for it")
+        raise refuse("no known session: the waiting row of this session was removed from the table of locks")
     return bool(row[0])
 
 
 def _lock_timeout(connection: Connected) -> float:
-    """The session's own, seconds; 0 for never."""
+    """The session's `lock_timeout` in seconds; 0 means no limit."""
     row = connection.execute("SELECT extract(epoch FROM current_setting('lock_timeout')::interval)::float8").fetchone()
     return float(require_row(row, "lock_timeout")[0])

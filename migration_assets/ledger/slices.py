@@ -1,6 +1,6 @@
-"""The ledger: what the base holds of each slice, and every try at it. The authority for every gate.
+"""Slices in the ledger: what the base holds of each, every attempt at it, and the lock that admits one worker.
 
-One worker a slice: a lock on the base, which goes when its session goes.
+Every gate decides by these rows. A slice's lock is held on the base and ends with its session.
 """
 
 import logging
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice as the ledger knows it.
+    """One slice in the ledger.
 
-    `copies` counts the tries at copying it. `working` says whether somebody holds the slice's lock now. `last_outcome`
-    is that of the newest attempt, where a running attempt that nobody holds the lock for counts as interrupted.
+    `copies` counts the attempts to copy it. `working` says whether a session holds the slice's lock now. `last_outcome`
+    is that of the newest attempt; a running attempt without a held lock counts as interrupted.
     """
 
     relation: str
@@ -76,15 +76,16 @@ class SliceRecord:
 
     @property
     def under_cdc(self) -> bool:
-        """Whether the change stream covers the slice: a retiring one is released from it at a cut."""
+        """Whether the change stream covers the slice; a slice that retires is released from it at a cut."""
         return self.state in _STREAMED and self.released_at is None
 
 
 @dataclass(frozen=True)
 class CopyEvidence:
-    """What a finished copy proved and measured; bytes are of the leaf's heap with TOAST, and of its indexes.
+    """What a finished copy proved and measured.
 
-    `seconds` has those of each phase, some of which run side by side, and `total`: from the snapshot to this record.
+    `table_bytes` counts the leaf's heap with TOAST, `index_bytes` its indexes. `seconds` has the duration of each
+    phase, some of which overlap, and `total`: from the snapshot to this record.
     """
 
     legacy: Fingerprint
@@ -116,18 +117,18 @@ ORDER BY s.lower_bound, s.quarter, s.week
 
 
 def read_slices(connection: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[SliceRecord]:
-    """All known slices of the table, or of one quarter, oldest first."""
+    """All slices of the table in the ledger, or those of one quarter; oldest first."""
     return _read(connection, relation, quarter.key if quarter else None, None)
 
 
 def read_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceRecord | None:
-    """One slice, or None where its quarter was never opened."""
+    """One slice, or None if its quarter was never opened."""
     records = _read(connection, relation, week.quarter.key, week.name)
     return records[0] if records else None
 
 
 def require_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceRecord:
-    """One slice.
+    """One slice, which must exist.
 
     Raises:
         SliceStateError: Its quarter was never opened.
@@ -173,12 +174,12 @@ def _record(row: dict[str, Any]) -> SliceRecord:
 
 
 def register_slices(connection: Connected, relation: str, slices: Iterable[tuple[FiscalWeek, str, str, str]]) -> None:
-    """Make the rows of a quarter's slices, state `absent`; those that exist stay as they are.
+    """Insert the rows of a quarter's slices with state `absent`; existing rows stay unchanged.
 
     Args:
-        connection: On the base, inside the transaction that makes the leaves.
+        connection: On the base, in the transaction that creates the leaves.
         relation: The table's key in the ledger.
-        slices: Week, leaf, lower and upper bound as the server writes them.
+        slices: Week, leaf, lower and upper bound as the server prints them.
     """
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -189,7 +190,7 @@ def register_slices(connection: Connected, relation: str, slices: Iterable[tuple
 
 
 def begin_attempt(connection: Connected, record: SliceRecord, action: Action, run_id: str | None) -> int:
-    """Note that work on a slice begins. The caller holds the slice's lock, so older running attempts are dead.
+    """Note that work on a slice begins. The caller holds the slice's lock, so earlier running attempts are dead.
 
     Returns:
         The attempt's id.
@@ -219,7 +220,7 @@ def end_attempt(
     legacy: Fingerprint | None = None,
     base: Fingerprint | None = None,
 ) -> None:
-    """Note how an attempt ended; a success in the transaction that holds its result. The first note stands."""
+    """Note how an attempt ended; a success in the transaction of its result. Only the first note counts."""
     connection.execute(
         "UPDATE migration.attempts SET outcome = %s, error = %s, finished_at = clock_timestamp(),"
         " legacy_rows = %s, legacy_sum_a = %s, legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s"
@@ -229,9 +230,9 @@ def end_attempt(
 
 
 def note_failure(connection: Connected, attempt: int, error: BaseException) -> None:
-    """Best effort: where the base itself is gone, the attempt stays `running` and is read as interrupted.
+    """Try to note that an attempt failed; if the base is unreachable, it stays `running` and is read as interrupted.
 
-    Never raises a server's error: the first one is the one to raise.
+    It never raises a server's error, because the caller raises the error that made the attempt fail.
     """
     try:
         end_attempt(connection, attempt, "failed", error=named(error))
@@ -240,14 +241,14 @@ def note_failure(connection: Connected, attempt: int, error: BaseException) -> N
 
 
 def fingerprint_columns(fingerprint: Fingerprint | None) -> tuple[int | None, int | None, int | None]:
-    """What the ledger's three columns of a fingerprint hold."""
+    """The values of the ledger's three columns for a fingerprint; NULL for None."""
     return (fingerprint.rows, fingerprint.sum_a, fingerprint.sum_b) if fingerprint else (None, None, None)
 
 
 def record_copy(
     connection: Connected, record: SliceRecord, evidence: CopyEvidence, run_id: str | None, state: SliceState
 ) -> None:
-    """The slice's new leaf with all evidence; only ever inside the transaction that puts the leaf in place."""
+    """Record a copied slice with all evidence; call it only in the transaction that puts the leaf in place."""
     connection.execute(
         "UPDATE migration.slices SET state = %s, method = %s, legacy_rows = %s, legacy_sum_a = %s,"
         " legacy_sum_b = %s, base_rows = %s, base_sum_a = %s, base_sum_b = %s, snapshot_lsn = %s, snapshot_at = %s,"
@@ -262,7 +263,7 @@ def record_copy(
 
 
 def record_verification(connection: Connected, record: SliceRecord, base: Fingerprint, *, equal: bool) -> None:
-    """What re-reading the base found; a difference stays visible until the slice is copied again."""
+    """Record the result of reading the base's rows again; a difference stays recorded until the next copy."""
     connection.execute(
         "UPDATE migration.slices SET verified_at = clock_timestamp(), verified_equal = %s, base_rows = %s,"
         " base_sum_a = %s, base_sum_b = %s, updated_at = clock_timestamp() WHERE lock_key = %s",
@@ -272,13 +273,13 @@ def record_verification(connection: Connected, record: SliceRecord, base: Finger
 
 @contextmanager
 def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRecord]:
-    """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
+    """Hold the slice's lock; it waits as long as the session's `lock_timeout`, as a dead worker's lock ends in seconds.
 
     Yields:
-        The slice as the ledger has it now: whoever held the lock before may have changed what `record` says.
+        The slice as the ledger has it now; the previous holder of the lock may have changed it since `record` was read.
 
     Raises:
-        SliceBusyError: Another session holds it; says which.
+        SliceBusyError: Another session holds the lock; the error names it.
     """
     with _locked(connection, record):
         yield read_slice(connection, record.relation, record.week) or record
@@ -286,17 +287,17 @@ def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRec
 
 @contextmanager
 def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Generator[list[SliceRecord]]:
-    """Hold several, always taken in the same order, so that two who want the same ones wait instead of deadlocking.
+    """Hold the locks of several slices, always taken in the same order so that two callers cannot deadlock.
 
     Args:
-        connection: Whose session holds them.
+        connection: The session that holds them.
         records: Slices of one table.
 
     Yields:
         The slices as the ledger has them now, oldest first.
 
     Raises:
-        SliceBusyError: Somebody works on one of them; none is held then.
+        SliceBusyError: Another session works on one of them; no lock is held then.
     """
     with ExitStack() as held:
         ordered = sorted(records, key=lambda record: record.lock_key)
