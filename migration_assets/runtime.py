@@ -1,4 +1,4 @@
-"""Settings turned into what the work is done with: the table, the calendar, the two databases."""
+"""Turns settings into the objects that all steps work with: the table, the calendar, and both databases."""
 
 import os
 import pwd
@@ -21,22 +21,22 @@ from migration_assets.embedded.servers import EmbeddedServers
 from migration_assets.postgres.sessions import Databases
 from migration_assets.settings import STORAGE_URL, MigrationSettings
 
-# Places of Dagster for what reads much of the legacy: one a week.
+# Dagster pool of steps that read much of the legacy, one slot for each week.
 LEGACY_READ_POOL = "legacy_read"
-# One at a time: each works on as many weeks at once as the other pool has places.
+# Dagster pool with one slot: each of its steps works on as many weeks at once as the other pool has slots.
 MANY_WEEKS_POOL = "many_weeks"
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One migration, ready to work on. Holds no connection; its repr shows no secret."""
+    """One migration, ready to work on. It holds no connection, and its repr shows no secret."""
 
     settings: MigrationSettings
     databases: Databases
 
     @property
     def spec(self) -> TableSpec:
-        """Table and control column."""
+        """The table and its control column."""
         return self.settings.spec()
 
     @property
@@ -45,12 +45,12 @@ class Migration:
         return self.settings.calendar()
 
     def now(self) -> datetime:
-        """The clock, unless a setting replaces it; the embedded legacy has a present of its own. Aware."""
+        """The present time, aware: by the clock, the setting `as_of`, or the fixed date of the embedded legacy."""
         return self.settings.as_of or (AS_OF if self.settings.embedded else datetime.now(UTC))
 
     @property
     def thresholds(self) -> StreamThresholds:
-        """Where a figure of the stream becomes a problem, on an ordinary day."""
+        """The watch's thresholds on an ordinary day."""
         return StreamThresholds(
             lag_warning_seconds=self.settings.lag_warning_seconds,
             lag_critical_seconds=self.settings.lag_critical_seconds,
@@ -65,14 +65,14 @@ class Migration:
 
     @property
     def runway_policy(self) -> RunwayPolicy:
-        """How early quarters are open, and how many always are."""
+        """How early quarters are opened, and how many are always open."""
         return RunwayPolicy(days=self.settings.runway_days, quarters=self.settings.runway_quarters)
 
 
 def keep_files_private(settings: MigrationSettings) -> None:
-    """What this process and its children write from now on is for nobody else, or for the group alone if it may.
+    """Set the umask so that new files of this process and its children are private, or readable by the group if set.
 
-    The embedded servers of root run as somebody else, who has to get through folders; they do not open to his eyes.
+    Embedded servers started by root run as another user, who must be able to enter the folders, but not to list them.
     """
     taken = 0o027 if settings.files_for_group else 0o077
     if settings.embedded and server_user() is not None:
@@ -81,10 +81,10 @@ def keep_files_private(settings: MigrationSettings) -> None:
 
 
 def open_migration(settings: MigrationSettings) -> Migration:
-    """Resolve the databases; nothing is connected to. Files are private from now on, see `keep_files_private`.
+    """Find out both databases without connecting to them. New files are private, see `keep_files_private`.
 
     Raises:
-        EmbeddedServerError: No URLs are set and the embedded servers were never started.
+        EmbeddedServerError: No URLs are set, and the embedded servers were never started.
     """
     keep_files_private(settings)
     if settings.legacy_url is not None and settings.base_url is not None:
@@ -96,14 +96,14 @@ def open_migration(settings: MigrationSettings) -> Migration:
 
 
 def launched_by(migration: Migration, tags: Mapping[str, str]) -> Migration:
-    """The same for a run: of its tags, those that name a person are noted with what it does."""
+    """The same migration for a Dagster run: tags that name a person are recorded in the ledger with its work."""
     databases = migration.databases
     doer = databases.doer and replace(databases.doer, tags={name: tags[name] for name in USER_TAGS if name in tags})
     return replace(migration, databases=replace(databases, doer=doer))
 
 
 def _this_process() -> Doer:
-    # Not by the environment's LOGNAME, which says what anybody wants.
+    # By the uid and not by LOGNAME, which anyone can set.
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -112,16 +112,16 @@ def _this_process() -> Doer:
 
 
 def project_folder() -> Path:
-    """Where `dagster.yaml` and `workspace.yaml` lie: Dagster's home."""
+    """Dagster's home: the folder with `dagster.yaml` and `workspace.yaml`."""
     return Path(__file__).resolve().parent.parent
 
 
 def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
-    """The variables that `dagster.yaml` reads; to be set before Dagster's instance is opened.
+    """The environment variables that `dagster.yaml` reads; set them before Dagster's instance is opened.
 
     Raises:
-        SettingsError: The databases are real ones and MIGRATION_DAGSTER_URL is not set.
-        EmbeddedServerError: The embedded servers are wanted and were never started.
+        SettingsError: The databases are not the embedded ones, and MIGRATION_DAGSTER_URL is not set.
+        EmbeddedServerError: The embedded servers are to be used and were never started.
     """
     keep_files_private(settings)
     if settings.dagster_url is None and settings.embedded:
@@ -134,7 +134,7 @@ def dagster_environment(settings: MigrationSettings) -> Mapping[str, str]:
             next_step="create an empty database for Dagster's own runs and events, anywhere, and set its URL",
         )
     else:
-        # Left to itself SQLAlchemy takes psycopg 3, whose NOTIFY with a parameter dagster-postgres trips over.
+        # Name the driver: by default SQLAlchemy takes psycopg 3, with which the NOTIFY of dagster-postgres fails.
         url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg2:", settings.dagster_url.get_secret_value())
     return {
         "DAGSTER_HOME": str(project_folder()),

@@ -1,4 +1,7 @@
-"""The settings of a migration: `MIGRATION_*` variables, from the environment or `.env`. Nothing else reads them."""
+"""The settings of a migration: `MIGRATION_*` variables from the environment, `.env` or files with secrets.
+
+No other module reads these variables.
+"""
 
 import os
 import re
@@ -23,7 +26,7 @@ from migration_assets.domain.table_spec import QualifiedName, TableSpec
 
 PREFIX = "MIGRATION_"
 STORAGE_URL = "DAGSTER_STORAGE_URL"
-"""What dagster.yaml reads; made from the settings."""
+"""The variable that `dagster.yaml` reads; `runtime.dagster_environment` sets it from the settings."""
 _FILE = "_FILE"
 _SECRETS_FOLDER = f"{PREFIX}SECRETS_FOLDER"
 _URL_SCHEMES = ("postgresql", "postgres")
@@ -34,126 +37,140 @@ _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 class MigrationSettings(BaseSettings):
-    """Everything that differs between two migrations. Frozen; build it with `load_settings` for readable errors."""
+    """Everything that can differ between two migrations. Frozen; build it with `load_settings` for readable errors."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
-    legacy_url: SecretStr | None = Field(default=None, description="legacy database; unset: the embedded one")
-    base_url: SecretStr | None = Field(default=None, description="base database; unset: the embedded one")
-    dagster_url: SecretStr | None = Field(default=None, description="Dagster's storage; unset: on the embedded base")
+    legacy_url: SecretStr | None = Field(
+        default=None, description="URL of the legacy database; unset: the embedded one"
+    )
+    base_url: SecretStr | None = Field(default=None, description="URL of the base database; unset: the embedded one")
+    dagster_url: SecretStr | None = Field(
+        default=None, description="URL of Dagster's storage; unset: on the embedded base"
+    )
     legacy_url_for_base: SecretStr | None = Field(
-        default=None, description="the legacy as the base's server reaches it; unset: as LEGACY_URL"
+        default=None, description="URL by which the base's server reaches the legacy; unset: LEGACY_URL"
     )
     base_url_for_legacy: SecretStr | None = Field(
-        default=None, description="the base as the legacy's server reaches it; unset: as BASE_URL"
+        default=None, description="URL by which the legacy's server reaches the base; unset: BASE_URL"
     )
 
-    table: str = Field(default="public.amenity_bookings", description="the table, on both sides, as in SQL")
+    table: str = Field(default="public.amenity_bookings", description="the table, written as in SQL, on both sides")
     own_schema: str = Field(
-        default=DEFAULT_SCHEMA, description="schema of our own, made on both sides: the ledger, markers, locks"
+        default=DEFAULT_SCHEMA, description="this program's own schema on both sides: the ledger, markers, locks"
     )
-    control_column: str = Field(default="booked_at", description="decides the partition; exact, never folded")
+    control_column: str = Field(default="booked_at", description="column that decides the partition; exact case")
 
     fiscal_start_month: int = Field(default=1, ge=1, le=12, description="month in which a fiscal year starts")
-    fiscal_label_offset: int = Field(default=1, description="label year minus calendar year of the start")
-    fiscal_time_zone: str = Field(default="UTC", description="IANA zone whose midnights bound the weeks")
-    as_of: datetime | None = Field(default=None, description='replaces the clock wherever "now" matters')
+    fiscal_label_offset: int = Field(default=1, description="year in the label minus calendar year of the start")
+    fiscal_time_zone: str = Field(default="UTC", description="IANA time zone whose midnights separate the weeks")
+    as_of: datetime | None = Field(default=None, description="replaces the present time in every step")
 
     parallel_copies: int = Field(default=2, ge=1, le=64, description="slices copied at once")
     legacy_sessions: int = Field(
-        default=0, ge=0, description="sessions of ours on the legacy at most, by fewer weeks at once; 0: off"
+        default=0, ge=0, description="most sessions on the legacy, kept by working on fewer weeks at once; 0: no limit"
     )
-    base_sessions: int = Field(default=0, ge=0, description="the same on the base")
+    base_sessions: int = Field(default=0, ge=0, description="most sessions on the base, in the same way; 0: no limit")
     window_hours: float = Field(default=3.0, gt=0, description="length of the maintenance window, hours")
-    target_gb_per_hour: float = Field(default=72.22, gt=0, description="rate the window asks for, 10^9 bytes/hour")
+    target_gb_per_hour: float = Field(default=72.22, gt=0, description="rate the window needs, 10^9 bytes/hour")
 
-    lock_timeout_ms: int = Field(default=200, ge=10, le=60_000, description="one try for a lock on the base, ms")
-    lock_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries go on, s")
+    lock_timeout_ms: int = Field(
+        default=200, ge=10, le=60_000, description="wait of one try for a lock on the base, ms"
+    )
+    lock_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries are repeated, s")
     copy_timeout_seconds: int = Field(default=4 * 3600, ge=10, description="longest single statement of a copy, s")
-    idle_timeout_seconds: int = Field(default=900, ge=10, description="longest idle moment inside a transaction, s")
-    retry_attempts: int = Field(default=5, ge=1, le=100, description="tries of a slice when errors are transient")
+    idle_timeout_seconds: int = Field(default=900, ge=10, description="longest idle time inside a transaction, s")
+    retry_attempts: int = Field(default=5, ge=1, le=100, description="tries of a step when errors are transient")
     maintenance_work_mem_mb: int = Field(default=256, ge=1, description="memory of one index build on the base, MiB")
     index_workers: int = Field(default=0, ge=0, le=64, description="parallel workers of one index build on the base")
     cut_lock_timeout_ms: int = Field(
-        default=100, ge=10, le=5_000, description="longest that one try of a cut may hold the legacy's writers, ms"
+        default=100, ge=10, le=5_000, description="longest time that one try of a cut may hold the legacy's writers, ms"
     )
-    cut_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries go on, s")
+    cut_patience_seconds: float = Field(default=60.0, ge=0, description="how long such tries are repeated, s")
     stream_patience_seconds: float = Field(
         default=600.0, ge=1, description="how long a step waits for the stream to catch up, s"
     )
     validation_max_age_hours: float = Field(
-        default=24.0, gt=0, description="older validations are stale and stop a sign-off, hours"
+        default=24.0, gt=0, description="age from which a validation is stale and prevents a sign-off, hours"
     )
-    ongoing_validation_rows: int = Field(default=20_000_000, ge=1, description="rows of one tick of ongoing validation")
-    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300, description="a look waits so long for its heartbeat, s")
-    lag_warning_seconds: float = Field(default=30.0, gt=0, description="the base this far behind: warning, s")
-    lag_critical_seconds: float = Field(default=300.0, gt=0, description="the same, critical, s")
-    retained_wal_warning_gb: float = Field(default=8.0, gt=0, description="WAL the legacy keeps: warning, 10^9 bytes")
-    retained_wal_critical_gb: float = Field(default=12.0, gt=0, description="the same, critical, 10^9 bytes")
+    ongoing_validation_rows: int = Field(
+        default=20_000_000, ge=1, description="most rows compared in one tick of ongoing validation"
+    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300, description="longest wait for a heartbeat's arrival, s")
+    lag_warning_seconds: float = Field(default=30.0, gt=0, description="lag of the base that is a warning, s")
+    lag_critical_seconds: float = Field(default=300.0, gt=0, description="lag of the base that is critical, s")
+    retained_wal_warning_gb: float = Field(
+        default=8.0, gt=0, description="WAL kept for the slot that is a warning, 10^9 bytes"
+    )
+    retained_wal_critical_gb: float = Field(
+        default=12.0, gt=0, description="WAL kept for the slot that is critical, 10^9 bytes"
+    )
     wal_room_warning_minutes: float = Field(
         default=120.0, gt=0, description="time until WAL reaches its limit: warning; critical at a quarter, min"
     )
     legacy_wal_disk_gb: float | None = Field(
-        default=None, gt=0, description="room for WAL on the legacy, where it has no max_slot_wal_keep_size, 10^9 bytes"
+        default=None, gt=0, description="room for WAL on the legacy if it has no max_slot_wal_keep_size, 10^9 bytes"
     )
-    pause_warning_seconds: float = Field(default=300.0, gt=0, description="a stream that stands for longer warns, s")
+    pause_warning_seconds: float = Field(default=300.0, gt=0, description="pause of the stream that is a warning, s")
     watch_factor: float = Field(default=2.0, ge=1, description="how much stricter the watch is around month ends")
-    watch_days: int = Field(default=2, ge=0, le=14, description="days before and after a month's end that this holds")
-    realert_minutes: float = Field(default=60.0, gt=0, description="until an open alert is told again, minutes")
-    sample_days: float = Field(default=30.0, gt=0, description="how long looks at the stream are kept, days")
-    record_days: float = Field(default=90.0, gt=0, description="how long attempts, preflights, past alerts stay, days")
-    repair_image_days: float = Field(default=90.0, gt=0, description="how long a repair can be taken back, days")
+    watch_days: int = Field(default=2, ge=0, le=14, description="days before and after a month's end with that factor")
+    realert_minutes: float = Field(default=60.0, gt=0, description="time until an open alert is sent again, minutes")
+    sample_days: float = Field(default=30.0, gt=0, description="how long samples of the stream are kept, days")
+    record_days: float = Field(
+        default=90.0, gt=0, description="how long attempts, preflights and cleared alerts are kept, days"
+    )
+    repair_image_days: float = Field(default=90.0, gt=0, description="how long a repair can be undone, days")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="apprise URLs that alerts go to, separated by spaces or commas"
+        default=(), description="apprise URLs that alerts are sent to, separated by spaces or commas"
     )
 
-    throttle_lag_seconds: float = Field(
-        default=120.0, ge=0, description="copies wait while the lag is over it, s; 0: off"
-    )
+    throttle_lag_seconds: float = Field(default=120.0, ge=0, description="lag above which copies wait, s; 0: off")
     throttle_retained_wal_gb: float = Field(
-        default=10.0, ge=0, description="copies wait while retained WAL is over it, 10^9 bytes; 0: off"
+        default=10.0, ge=0, description="retained WAL above which copies wait, 10^9 bytes; 0: off"
     )
     throttle_legacy_active_sessions: int = Field(
-        default=0, ge=0, description="copies wait while more sessions of others work on the legacy; 0: off"
+        default=0, ge=0, description="active sessions of others on the legacy above which copies wait; 0: off"
     )
     throttle_patience_seconds: float = Field(
-        default=0.0, ge=0, description="a copy held back for longer fails, s; 0: it waits for as long as it takes"
+        default=0.0, ge=0, description="longest wait of a copy, which then fails, s; 0: no limit"
     )
     throttle_snapshot_seconds: float = Field(
-        default=600.0, ge=0, description="a copy held back for longer in one snapshot begins again, s; 0: off"
+        default=600.0,
+        ge=0,
+        description="longest wait of a copy in one snapshot, after which it starts again, s; 0: off",
     )
-    runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is open, days")
-    runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's on")
+    runway_days: int = Field(default=14, ge=0, le=366, description="how early a quarter is opened, days")
+    runway_quarters: int = Field(default=2, ge=1, le=8, description="quarters that are always open, today's included")
     join_rows: int = Field(
-        default=100_000, ge=0, description="rows up to which a week joins the stream as it is, without a copy"
+        default=100_000, ge=0, description="most rows of a week that joins the stream without a copy"
     )
     recopy_percent: float = Field(
         default=25.0, ge=0, le=100, description="share of a week's rows that differ above which all are copied again, %"
     )
     delete_limit_percent: float = Field(
-        default=20.0, ge=0, le=100, description="share of a week's rows that goes without a person's confirmation, %"
+        default=20.0, ge=0, le=100, description="share of a week's rows that may be deleted without confirmation, %"
     )
     delete_limit_rows: int = Field(
-        default=1_000, ge=0, description="rows of a week that go without it in any case, unless the legacy shows none"
+        default=1_000, ge=0, description="rows of a week that may always be deleted so, unless the legacy shows none"
     )
     archive_url: SecretStr | None = Field(
         default=None, description="where archives go: a folder, s3://, gs:// or abfs:// URL; unset: archive in VAR"
     )
-    archive_file_mb: int = Field(default=512, ge=1, description="size of one Parquet file, about, MB")
-    archive_row_group_rows: int = Field(default=100_000, ge=1_000, description="rows of one row group, at most")
+    archive_file_mb: int = Field(default=512, ge=1, description="approximate size of one Parquet file, MB")
+    archive_row_group_rows: int = Field(default=100_000, ge=1_000, description="most rows of one row group")
     query_url: SecretStr | None = Field(
-        default=None, description="the base as questions reach it, by a role that may only read; unset: as everything"
+        default=None, description="URL of the base for queries, with a role that may only read; unset: BASE_URL"
     )
     query_memory_mb: int = Field(default=2048, ge=128, description="memory of one query over hot and cold rows, MB")
     retention_quarters: int = Field(
         default=8, ge=1, description="quarters that stay in the base, today's included; older ones are archived"
     )
-    auto_retire: bool = Field(default=False, description="whether archived weeks also leave by themselves: no code")
+    auto_retire: bool = Field(default=False, description="retire archived weeks automatically, without a code")
     quarantine_days: float = Field(
         default=7.0, ge=0, description="how long a detached leaf is kept before it is dropped, days"
     )
     drill_max_age_days: float = Field(
-        default=92.0, gt=0, description="an archive without a restore drill for longer than this warns, days"
+        default=92.0, gt=0, description="time without a restore drill of an archive that is a warning, days"
     )
     cutover_timeout_seconds: float = Field(
         default=60.0, ge=1, description="longest time in which no side accepts writes; then a cutover is undone, s"
@@ -162,9 +179,11 @@ class MigrationSettings(BaseSettings):
         default=5.0, gt=0, description="writes are held only once a marker arrives within this time, s"
     )
     cutover_patience_seconds: float = Field(
-        default=60.0, ge=0, description="how long that, and a moment between writers, are waited for, s"
+        default=60.0, ge=0, description="how long to wait for that, and for a gap between writers, s"
     )
-    cutover_sequence_margin: int = Field(default=1000, ge=0, description="keys left out where writes go to then")
+    cutover_sequence_margin: int = Field(
+        default=1000, ge=0, description="values that the target's sequences skip at a cutover"
+    )
     cutover_compare_all: bool = Field(
         default=True, description="compare every week while writes are held; else, before, those that changed"
     )
@@ -175,23 +194,23 @@ class MigrationSettings(BaseSettings):
         default=None, description='the same as a webhook, repeatable: POST of {"relation", "to", "cutover"}'
     )
     cutover_hook_secret: SecretStr | None = Field(
-        default=None, description="signs the webhook's calls, so that their receiver knows who calls"
+        default=None, description="key that signs the webhook's calls, so that the receiver can verify them"
     )
-    cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="of the hook, s")
+    cutover_hook_timeout_seconds: float = Field(default=30.0, gt=0, description="timeout of the hook, s")
     rollback_window_days: float = Field(
-        default=14.0, ge=0, description="the legacy may be decommissioned only so long after the cutover, days"
+        default=14.0, ge=0, description="time after the cutover before the legacy may be decommissioned, days"
     )
     legacy_quiet_days: float = Field(
-        default=7.0, ge=0, description="and only when no client has read its table for so long, days; 0: not asked"
+        default=7.0, ge=0, description="time without reads of its table before it may be, days; 0: not checked"
     )
     progress_seconds: float = Field(default=5.0, gt=0, description="pause between two progress observations, s")
     ui_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="further addresses of the page, as browsers show them: https://name[:port], by spaces"
+        default=(), description="further addresses of the UI as browsers show them: https://name[:port], by spaces"
     )
 
-    var: Path = Field(default=Path("var"), description="folder of everything written at run time")
+    var: Path = Field(default=Path("var"), description="folder for everything that is written at run time")
     files_for_group: bool = Field(
-        default=False, description="our group, too, may read what is written; else nobody but ourselves"
+        default=False, description="let the group read the files that are written; else only the owner"
     )
 
     @field_validator("legacy_url", "base_url", "dagster_url", "legacy_url_for_base", "base_url_for_legacy", "query_url")
@@ -199,13 +218,13 @@ class MigrationSettings(BaseSettings):
     def _is_a_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        # Dagster's URL may name a driver, as SQLAlchemy's do: postgresql+psycopg2.
+        # Dagster's URL may name a driver in SQLAlchemy's way: postgresql+psycopg2.
         try:
             scheme = urlsplit(value.get_secret_value()).scheme.split("+")[0]
         except ValueError:
-            scheme = ""  # its text quotes the URL
+            scheme = ""  # the error's text quotes the URL, so it is not shown
         if scheme not in _URL_SCHEMES:
-            # The value itself stays out of the message: it may hold a password.
+            # The message does not show the value, which may contain a password.
             raise ValueError("expected postgresql://user@host:port/database")
         return value
 
@@ -222,7 +241,7 @@ class MigrationSettings(BaseSettings):
         try:
             words = shlex.split(value.get_secret_value()) if value else ["none"]
         except ValueError:
-            words = []  # its text may quote the command
+            words = []  # the error's text may quote the command, so it is not shown
         if not words or not words[0]:
             raise ValueError("expected a program and its arguments, quoted as for a shell")
         return value
@@ -230,7 +249,7 @@ class MigrationSettings(BaseSettings):
     @field_validator("alert_urls", mode="before")
     @classmethod
     def _are_urls(cls, value: Any) -> Any:
-        # A comma inside a URL belongs to it: only one before the next scheme separates.
+        # A URL may contain commas: only a comma before the next scheme separates two URLs.
         urls = _BETWEEN_URLS.split(value.strip(" ,\t\n")) if isinstance(value, str) else value
         texts = [url.get_secret_value() if isinstance(url, SecretStr) else str(url) for url in urls if url]
         if any(not _URL.match(text) for text in texts):
@@ -241,7 +260,7 @@ class MigrationSettings(BaseSettings):
     @classmethod
     def _are_origins(cls, value: Any) -> Any:
         texts = [text.rstrip("/") for text in (value.replace(",", " ").split() if isinstance(value, str) else value)]
-        # As browsers write it, letter by letter: with a path, a `*` or a default port it would never be met.
+        # Browsers send origins in exactly this form: one with a path, a `*` or a default port would never match.
         if any(not _ORIGIN.fullmatch(text) for text in texts):
             raise ValueError(
                 "expected addresses such as https://migration.example.com, in small letters, without a path"
@@ -255,7 +274,7 @@ class MigrationSettings(BaseSettings):
             parts = urlsplit(value.get_secret_value()) if value else None
             plain = parts is not None and not (parts.scheme == "https" or (parts.scheme == "http" and _is_local(parts)))
         except ValueError:
-            plain = True  # its text quotes the URL
+            plain = True  # the error's text quotes the URL, so it is not shown
         if plain:
             raise ValueError("expected an https:// URL; http:// only on this machine")
         return value
@@ -320,7 +339,7 @@ class MigrationSettings(BaseSettings):
             raise ValueError(f"{PREFIX}FISCAL_*: {error}") from error
         if (self.legacy_url is None) != (self.base_url is None):
             unset = "LEGACY_URL" if self.legacy_url is None else "BASE_URL"
-            # A real database on one side and a toy on the other is never meant.
+            # A real database on one side and an embedded one on the other is never intended.
             raise ValueError(f"{PREFIX}{unset} is not set while the other one is: set both, or neither for the demo")
         return self
 
@@ -336,22 +355,22 @@ class MigrationSettings(BaseSettings):
 
     @property
     def weeks_at_once(self) -> int:
-        """How many weeks are worked on at once: as many as are wanted, or as the limits of sessions leave room for."""
+        """The number of weeks at once: as many as wanted, or fewer if the limits of sessions have no room for them."""
         return weeks_at_once(self.parallel_copies, SessionLimits(self.legacy_sessions, self.base_sessions))
 
     @property
     def cutover_hook_is_local(self) -> bool:
-        """Whether what the hook's address gets stays on this machine."""
+        """Whether the webhook's address is on this machine."""
         return self.cutover_hook_url is not None and _is_local(urlsplit(self.cutover_hook_url.get_secret_value()))
 
     def environment_without_secrets(self) -> dict[str, str]:
-        """What somebody else's program may be started with: the environment without our passwords and their files."""
+        """The environment for foreign programs: without variables that hold our secrets or name files with them."""
         ours = {f"{PREFIX}{name}{end}".upper() for name in SECRETS for end in ("", _FILE)}
         ours |= {STORAGE_URL, _SECRETS_FOLDER}
         return {name: value for name, value in os.environ.items() if name.upper() not in ours}
 
     def files_with_secrets(self) -> list[Path]:
-        """Files that are there and may hold a password: `.env`, those that variables name, the folder of secrets."""
+        """Existing files that may hold a secret: `.env`, files that variables name, and files in the secrets folder."""
         env_file = Path(".env")
         present = {name.upper(): value for name, value in {**_file_of_variables(env_file), **os.environ}.items()}
         named = [present.get(f"{PREFIX}{name}{_FILE}".upper()) for name in SECRETS]
@@ -361,20 +380,20 @@ class MigrationSettings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether the embedded servers stand in for real ones."""
+        """Whether the embedded servers are used instead of real databases."""
         return self.legacy_url is None
 
 
 SECRETS = tuple(name for name, of in MigrationSettings.model_fields.items() if "SecretStr" in str(of.annotation))
-"""Settings that may hold a password."""
+"""Names of the settings that may hold a secret."""
 
 
 def _is_local(url: SplitResult) -> bool:
-    """Whether a URL points at this machine, so that nobody listens on the way."""
+    """Whether a URL points at this machine, so that its traffic does not cross a network."""
     try:
         return url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
     except ValueError:
-        return False  # a name
+        return False  # a host name other than localhost
 
 
 def _refused(what: str, next_step: str) -> SettingsError:
@@ -382,7 +401,7 @@ def _refused(what: str, next_step: str) -> SettingsError:
 
 
 def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
-    """Secrets out of the files that variables name."""
+    """Read secrets from the files that `…_FILE` variables name."""
     given = {name.upper(): value for name, value in variables.items()}
     found: dict[str, str] = {}
     for name in SECRETS:
@@ -397,7 +416,7 @@ def _from_files(variables: Mapping[str, str | None]) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise _refused(
                 f"{variable}{_FILE}: the file cannot be read ({type(error).__name__})",
-                "name a file of text that holds the value alone, and that this user may read",
+                "name a text file that contains only the value and that this user may read",
             ) from None
     return found
 
@@ -413,7 +432,7 @@ def _file_of_variables(env_file: Path | None) -> Mapping[str, str | None]:
 
 
 def _secrets_folder(variables: Mapping[str, str | None]) -> Path | None:
-    """The folder of files that are called like variables, as containers are given their secrets."""
+    """The folder with one file for each secret, named like its variable, as containers provide them; None if unset."""
     named = next((value for name, value in variables.items() if name.upper() == _SECRETS_FOLDER), None)
     if named is None:
         return None
@@ -424,8 +443,8 @@ def _secrets_folder(variables: Mapping[str, str | None]) -> Path | None:
             path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _refused(
-            f"{_SECRETS_FOLDER}: the folder or a file of it cannot be read ({type(error).__name__})",
-            "name a folder of files of text that are called like the variables, and that this user may read",
+            f"{_SECRETS_FOLDER}: the folder or a file in it cannot be read ({type(error).__name__})",
+            "name a folder of text files that are named like the variables and that this user may read",
         ) from None
     _require_known([path.name for path in found], _known())
     return folder
@@ -442,12 +461,18 @@ def _require_known(names: Iterable[str], known: set[str]) -> None:
 
 
 def load_settings(*, env_file: Path | None = Path(".env"), **overrides: Any) -> MigrationSettings:
-    """Read the environment and `env_file`; of a secret, a variable with `_FILE` at its end may name a file of it.
+    """Read the settings from the environment and `env_file`.
 
-    What neither says may lie in the folder that MIGRATION_SECRETS_FOLDER names, in a file called like its variable.
+    A secret may also be in a file that the variable with `_FILE` at its end names. Values that are set in neither may
+    be in the folder that MIGRATION_SECRETS_FOLDER names, in files named like their variables.
+
+    Args:
+        env_file: The file of variables; None for none. A missing file is ignored.
+        overrides: Values by the setting's name, which take precedence over all others.
 
     Raises:
-        SettingsError: Names every wrong or unknown variable and never shows a value that may be secret.
+        SettingsError: A variable is wrong or unknown. The error names each of them and never shows a value that may be
+            secret.
     """
     present = {**_file_of_variables(env_file), **os.environ}
     _require_known(present, _known() | {f"{PREFIX}{name}{_FILE}".upper() for name in SECRETS} | {_SECRETS_FOLDER})

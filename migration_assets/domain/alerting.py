@@ -1,6 +1,6 @@
-"""Who is told of a problem, and when: raised at once, worse at once, reminded after a gap, taken back when it is past.
+"""When messages about a problem are sent: at once when it is raised or gets worse, later as a reminder, and at its end.
 
-Pure: `advance` turns the open alerts and a new evaluation into the alerts that are open now and the messages due.
+Pure: `advance` turns the open alerts and a new evaluation into the alerts that are now open and the messages due.
 """
 
 import json
@@ -18,12 +18,12 @@ _TIMES = ("since", "seen_at", "sent_at", "cleared_at")
 
 @dataclass(frozen=True)
 class Alert:
-    """One problem from its first sight to its end. Times are the watcher's.
+    """One problem from when it was first seen to its end; times are by the watcher's clock.
 
     Attributes:
-        sent_at: When somebody was last told; None until a channel took it.
-        sent_severity: How bad it was then: worse is told at once.
-        good_looks: How many looks in a row did not see it any more.
+        sent_at: When the last message was sent; None until a channel accepted one.
+        sent_severity: The severity in that message; a higher one is sent at once.
+        good_looks: How many consecutive samples did not show the problem.
     """
 
     code: ProblemCode
@@ -49,7 +49,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True)
 class Message:
-    """One alert's news, ready to be sent."""
+    """One message about an alert, ready to be sent."""
 
     event: Event
     alert: Alert
@@ -59,7 +59,7 @@ class Message:
 
 @dataclass(frozen=True)
 class AlertPolicy:
-    """How often is told again, and how many good looks end an alert."""
+    """How long until a reminder, and after how many good samples in a row an alert ends."""
 
     realert: timedelta = timedelta(minutes=60)
     clear_after: int = 3
@@ -67,7 +67,7 @@ class AlertPolicy:
 
 @dataclass(frozen=True)
 class Advance:
-    """The alerts after a look: open ones, those that have just ended, and what is to be sent."""
+    """The alerts after a sample: open ones, those that have just ended, and the messages due."""
 
     open: tuple[Alert, ...]
     cleared: tuple[Alert, ...]
@@ -77,7 +77,7 @@ class Advance:
 def advance(
     alerts: Iterable[Alert], evaluation: Evaluation, now: datetime, *, relation: str, policy: AlertPolicy
 ) -> Advance:
-    """One step: nothing is marked as sent yet, which `mark_sent` does for what a channel took."""
+    """Combine the open alerts with a new evaluation; `mark_sent` then marks the messages that a channel accepted."""
     before = {alert.code: alert for alert in alerts}
     problems = {problem.code: problem for problem in evaluation.problems}
     remaining: list[Alert] = []
@@ -120,15 +120,15 @@ def _due(alert: Alert, now: datetime, policy: AlertPolicy) -> Event | None:
 
 
 def mark_sent(alerts: Iterable[Alert], sent: Iterable[Message], now: datetime) -> tuple[Alert, ...]:
-    """The alerts, those of the messages noted as told."""
-    told = {message.alert.code for message in sent}
+    """The alerts, with those whose message was sent marked as sent at `now`."""
+    codes = {message.alert.code for message in sent}
     return tuple(
-        replace(alert, sent_at=now, sent_severity=_worst(alert)) if alert.code in told else alert for alert in alerts
+        replace(alert, sent_at=now, sent_severity=_worst(alert)) if alert.code in codes else alert for alert in alerts
     )
 
 
 def _worst(alert: Alert) -> Severity:
-    """What was told once need not be told again when it goes down and up within one alert."""
+    """The worst severity sent so far: an alert that falls and rises again need not be sent twice as worse."""
     return Severity.CRITICAL if Severity.CRITICAL in {alert.severity, alert.sent_severity} else alert.severity
 
 
@@ -158,7 +158,7 @@ def _duration(span: timedelta) -> str:
 
 
 def dump_alerts(alerts: Sequence[Alert]) -> str:
-    """As text, for who must remember them while the ledger is away: a sensor's cursor."""
+    """The alerts as text for a sensor's cursor, which keeps them while the ledger is unreachable."""
     return json.dumps([
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(alert).items()}
         for alert in alerts
@@ -166,12 +166,12 @@ def dump_alerts(alerts: Sequence[Alert]) -> str:
 
 
 def load_alerts(text: str | None) -> tuple[Alert, ...]:
-    """What `dump_alerts` wrote; nothing for nothing."""
+    """Read what `dump_alerts` wrote; no alerts for an empty text."""
     return tuple(alert_from(entry) for entry in json.loads(text)) if text else ()
 
 
 def alert_from(stored: Mapping[str, Any]) -> Alert:
-    """From names and plain values; times may be text."""
+    """Build an alert from stored values by name; times may be text."""
     values = dict(stored)
     for name in _TIMES:
         if isinstance(values.get(name), str):

@@ -16,25 +16,25 @@ from migration_assets.domain.errors import CalendarError, DeletionError, Migrati
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 
 GOOD_FOR = timedelta(minutes=15)
-_SIGNS = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # none that is read as another one
+_SIGNS = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # without characters that are easily mistaken for one another
 _GROUPS, _GROUP = 3, 4
 SHOWN_CODE = re.compile(rf"\b[{_SIGNS}]{{{_GROUP}}}(-[{_SIGNS}]{{{_GROUP}}}){{{_GROUPS - 1}}}\b")
-"""A code in a text."""
+"""Matches a code within a text."""
 
 
 class ConfirmationError(MigrationError):
-    """The code is missing, wrong, too old, used, or was given for something else; nothing was touched."""
+    """The code is missing, wrong, expired, used, or was given for something else; nothing was touched."""
 
 
 @dataclass(frozen=True)
 class Deed:
-    """What a code is good for.
+    """The step that a code confirms.
 
     Attributes:
         relation: The table's key in the ledger.
-        step: What is done: `cutover`.
-        subject: With which arguments; empty where it has none.
-        how: How to get a code, to follow "Next:".
+        step: The name of the step, e.g. `cutover`.
+        subject: The step's arguments; empty when it has none.
+        how: How to get a code; an error shows it after "Next:".
     """
 
     relation: str
@@ -46,17 +46,17 @@ class Deed:
         return f"{self.step} {self.subject}".strip()
 
     def refused(self, what: str) -> ConfirmationError:
-        """The error that says why it is not done."""
+        """The error for a refused confirmation; `what` is the reason."""
         return ConfirmationError(what, where=str(self), state_left="nothing was touched", next_step=self.how)
 
 
 @dataclass(frozen=True)
 class GivenCode:
-    """A code as it is shown, once.
+    """A code as it is shown to a person, once.
 
     Attributes:
-        code: Twelve signs in three groups.
-        until: It is good till then, by the base's clock.
+        code: Twelve characters in three groups.
+        until: When it expires, by the base's clock.
     """
 
     code: str = field(repr=False)
@@ -68,24 +68,25 @@ class GivenCode:
 
 @dataclass(frozen=True)
 class CodeOfSeen:
-    """A code that says what was seen, where no ledger can keep one: the same for as long as that is the same.
+    """A code computed from the observed state, for steps without a ledger; it stays the same while the state does.
 
-    It keeps a line of before from being run again, and nobody out who can look for himself.
+    It prevents an old command line from being run again after the state changed. It is not a secret: anyone who can
+    see the state can compute it.
     """
 
     code: str = field(repr=False)
 
     @classmethod
     def of(cls, seen: Mapping[str, Any]) -> "CodeOfSeen":
-        """Of what can be written as JSON."""
+        """Compute the code of an observed state, which must be representable as JSON."""
         number = int.from_bytes(hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).digest())
         return cls(_grouped(_SIGNS[number // len(_SIGNS) ** place % len(_SIGNS)] for place in range(_GROUPS * _GROUP)))
 
     def require(self, typed: str, deed: Deed) -> None:
-        """See that it was given back.
+        """Check the code that a person typed.
 
         Raises:
-            ConfirmationError: It was not.
+            ConfirmationError: No code was typed, or another one.
         """
         if not typed.strip():
             raise deed.refused("it asks for a confirmation code, and none was given")
@@ -97,7 +98,7 @@ class CodeOfSeen:
 
 
 def new_code() -> str:
-    """Nobody guesses it in a quarter of an hour, nor finds it from its digest."""
+    """A random code, long enough that it cannot be guessed in 15 minutes or recovered from its digest."""
     return _grouped(secrets.choice(_SIGNS) for _ in range(_GROUPS * _GROUP))
 
 
@@ -107,59 +108,60 @@ def _grouped(signs: Iterable[str]) -> str:
 
 
 def digest_of(code: str) -> str:
-    """What the ledger keeps of it; small letters, blanks and missing dashes are no other code."""
+    """The SHA-256 of a code, which the ledger keeps; case, blanks and dashes do not matter."""
     return hashlib.sha256("".join(sign for sign in code.upper() if sign.isalnum()).encode()).hexdigest()
 
 
 def codes_in(text: str) -> list[str]:
-    """What a person may mean by it: several codes between blanks or commas, or one with blanks for its dashes."""
+    """Every reading of a typed text: several codes between blanks or commas, or one with blanks instead of dashes."""
     parts = [text, *text.split(","), *re.split(r"[\s,]+", text)]
     return list(dict.fromkeys(part for part in parts if part.strip()))
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what is not as it was when the code was given."""
+    """The sorted names of values that differ from those at the time when the code was given."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 @dataclass(frozen=True)
 class DeletionLimit:
-    """What goes without asking: up to `percent` of the week's rows in the base, and up to `rows` in any case.
+    """How many rows may be deleted without asking: the larger of `percent` of the week's rows and `rows`.
 
-    A legacy that shows no row at all always asks: a snapshot older than a rewrite, a policy, or another database does.
+    A legacy that shows no row at all always needs a confirmation: a snapshot older than a table rewrite, a row-level
+    security policy or a wrong database has the same effect.
     """
 
     percent: float = 20.0
     rows: int = 1_000
 
     def free(self, of: int) -> int:
-        """How many of so many rows may be deleted without asking."""
+        """How many of a week's `of` rows may be deleted without asking."""
         return max(self.rows, int(of * self.percent / 100))
 
     def asks(self, deleted: int, *, legacy: int, base: int) -> bool:
-        """Whether a person must confirm that so many rows are deleted, where the sides hold so many."""
+        """Whether a person must confirm the deletion of `deleted` rows of a week that has so many on each side."""
         return deleted > 0 and (legacy == 0 or deleted > self.free(base))
 
 
 @dataclass(frozen=True)
 class Deletions:
-    """The limit, and what a person confirmed: of these weeks at most so many rows."""
+    """The limit, and what a person confirmed: the most rows that may be deleted, by week."""
 
     limit: DeletionLimit = field(default_factory=DeletionLimit)
     confirmed: Mapping[FiscalWeek, int] = field(default_factory=dict[FiscalWeek, int])
 
     def require(self, week: FiscalWeek, deleted: int, *, legacy: int, base: int, side: str = "base") -> None:
-        """Refuse to delete more than may be.
+        """Refuse to delete more rows of a week than the limit allows or a person confirmed.
 
         Args:
-            week: Whose rows.
-            deleted: How many would be.
+            week: The week that the rows belong to.
+            deleted: How many rows would be deleted.
             legacy: How many rows the legacy shows.
-            base: How many the base has.
-            side: From which side; for the legacy the two numbers are meant the other way round.
+            base: How many rows the base has.
+            side: The side that rows are deleted from; for the legacy the caller exchanges `legacy` and `base`.
 
         Raises:
-            DeletionError: It is more; says how to confirm it.
+            DeletionError: There are more; the error says how to confirm them.
         """
         if not self.limit.asks(deleted, legacy=legacy, base=base) or deleted <= self.confirmed.get(week, 0):
             return
@@ -172,25 +174,25 @@ class Deletions:
         raise DeletionError(
             f"{deleted:,} of the week's {base:,} rows would be deleted from the {side}: the {other} shows {legacy:,}",
             where=week.key,
-            state_left="no row was deleted, the week is as before; a stream that was being built or joined stands till"
-            " then",
-            next_step=f"see why the {other} does not show them: {causes}. If they are to go, confirm their number: run"
-            f" the same again with --confirm-deletes '{asks_for}' ({steps}), or in the launchpad"
+            state_left="no row was deleted, and the week is as before; a stream that was being built or joined stays"
+            " stopped until this is resolved",
+            next_step=f"find out why the {other} does not show them: {causes}. To delete them, confirm their number:"
+            f" run the same command again with --confirm-deletes '{asks_for}' ({steps}), or in the launchpad"
             f' with confirm_deletes: {{"{week.key}": {deleted}}}',
             asks_for=asks_for,
         )
 
 
 def confirmation_text(week: FiscalWeek, rows: int) -> str:
-    """As `parse_confirmations` reads it."""
+    """The text that `parse_confirmations` reads, e.g. `FY25-Q2|W05=70`."""
     return f"{week.key}={rows}"
 
 
 def parse_confirmations(texts: Iterable[str]) -> dict[FiscalWeek, int]:
-    """`FY25-Q2|W05=70` for every week.
+    """Parse confirmed deletions, one text a week such as `FY25-Q2|W05=70`.
 
     Raises:
-        CalendarError: One cannot be read.
+        CalendarError: A text cannot be read.
     """
     found: dict[FiscalWeek, int] = {}
     for text in texts:

@@ -1,6 +1,7 @@
-"""What makes each problem around a cutover one: held writes, two writable sides, a reverse stream that is not well.
+"""The watch's rules around cutovers: held writes, two writable sides, an unhealthy reverse stream. Pure.
 
-And what a cutover means for the rules of the change stream: while the base is in charge nothing is to flow there. Pure.
+It also adapts the change stream's rules: while the base is in charge, nothing flows from the legacy, and that is no
+problem.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ _FOLLOW_ANEW = (
 
 
 def while_it_flows(rule: Rule) -> Rule:
-    """For rules of the change stream: what a cutover does to it on purpose is no problem."""
+    """Wrap a rule of the change stream, so that what a cutover does to the stream on purpose is not a problem."""
 
     def guarded(view: View) -> Verdict:
         cutover = view.sample.cutover
@@ -36,22 +37,22 @@ def while_it_flows(rule: Rule) -> Rule:
 
 
 def _meanwhile(cutover: CutoverSample, verdict: _Bad) -> Verdict:
-    """What a problem of the change stream is while a cutover or rollback is not finished."""
+    """Judge a problem of the change stream while a cutover or rollback is not finished."""
     if cutover.under_way is None:
         return verdict
     if cutover.under_way.alive:
         return None if cutover.stream_barred else UNKNOWN
-    # Nothing else may let the stream go on before.
+    # The stream may only go on after the unfinished cutover is released, so that is the next step.
     return (verdict[0], verdict[1], release_step(cutover.under_way)) if cutover.stream_barred else verdict
 
 
 def release_step(left: UnderWay) -> str:
-    """What to do about one whose process died."""
+    """The next step for a cutover or rollback whose process died."""
     return f"run `migration-assets release-writes`: it finishes or undoes {left.name}, which was left at {left.state}"
 
 
 def _seen(view: View) -> CutoverSample | None:
-    """What a judgement can rest on."""
+    """The sample of cutovers, or None if it is missing or changed during the look."""
     cutover = view.sample.cutover
     return None if cutover is None or cutover.changed else cutover
 
@@ -77,14 +78,14 @@ def _unfinished(view: View) -> Verdict:
     if cutover is None or cutover.in_charge is None:
         return UNKNOWN
     left = cutover.under_way
-    # Where it left the writes held, that alert says all of this.
+    # If it left writes held, the alert WRITES_HELD says all of this.
     if left is None or left.alive or cutover.held is not None:
         return None
     return Severity.WARNING, f"{left.name} was left at {left.state}: its process died", release_step(left)
 
 
 def _with_the_base_in_charge(rule: Callable[[View, CutoverSample], Verdict]) -> Rule:
-    """Only while a rollback could be; and what one does on purpose is no problem."""
+    """Apply a rule only while a rollback is possible; what a running rollback does on purpose is not a problem."""
 
     def guarded(view: View) -> Verdict:
         if view.sample.cutover is None:
@@ -116,7 +117,7 @@ def _legacy_writable(_view: View, cutover: CutoverSample) -> Verdict:
         return UNKNOWN
     if not cutover.legacy_accepts or not cutover.accepts:
         return None
-    what = "two sides accept writes: the base is in charge, and the legacy's hold does not hold everybody"
+    what = "two sides accept writes: the base is in charge, and the legacy's hold does not stop all writes"
     return Severity.CRITICAL, what + (f" ({cutover.legacy_gaps})" if cutover.legacy_gaps else "")
 
 
@@ -137,7 +138,7 @@ def _reverse_down(view: View, reverse: ReverseSample) -> Verdict:
         what = f"the reverse stream's subscription is gone from the legacy: {_NO_ROLLBACK}"
         return Severity.CRITICAL, what, _FOLLOW_ANEW
     if not reverse.subscription_enabled and view.sample.worked_on_by:
-        return UNKNOWN  # a repair of the legacy has it at rest
+        return UNKNOWN  # a repair of the legacy may have paused it
     if not reverse.subscription_enabled:
         what = f"the reverse stream's subscription is disabled on the legacy: {_NO_ROLLBACK}"
         return Severity.CRITICAL, what, f"ALTER SUBSCRIPTION {reverse.name} ENABLE, on the legacy"

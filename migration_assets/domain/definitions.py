@@ -1,4 +1,4 @@
-"""What a proof saw of the tables themselves: how they are defined, and in which files their rows are. Pure."""
+"""The state of the tables that a proof saw: their definitions, and the files that hold their rows. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,10 +10,10 @@ class TableState:
     """One table at one moment.
 
     Attributes:
-        oid: A table that was made anew has another.
-        filenode: Of its rows; another after every rewrite and TRUNCATE. None for a partitioned table.
-        toast: The same of its long values.
-        digest: SHA-256 over its columns, their types' structure and what else changes what a value means.
+        oid: The table's oid; a table that was created again has another one.
+        filenode: The file of its rows; it changes with every rewrite and TRUNCATE. None for a partitioned table.
+        toast: The file of its TOAST table, in the same way.
+        digest: SHA-256 over its columns, the structure of their types, and everything else that gives values meaning.
     """
 
     oid: int
@@ -22,7 +22,7 @@ class TableState:
     digest: str
 
     def change_to(self, now: "TableState | None") -> str | None:
-        """What happened to it since, as the end of a sentence; None for nothing."""
+        """What happened to the table since, as the end of a sentence; None if nothing did."""
         if now is None:
             return "is gone"
         if self.digest != now.digest:
@@ -30,16 +30,16 @@ class TableState:
         if self.oid != now.oid:
             return "was made anew"
         if (self.filenode, self.toast) != (now.filenode, now.toast):
-            # By VACUUM FULL or CLUSTER, which change nothing; or by an ALTER TABLE that was taken back, or by TRUNCATE.
+            # VACUUM FULL and CLUSTER do this without changing a row; TRUNCATE and a reverted ALTER TABLE do it, too.
             return "was rewritten"
         return None
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """Both tables of a proof: the legacy's, and the root and the leaf of the base; None where a side was not read.
+    """The tables of a proof: the legacy's, and the base's root and leaf; None for a table that was not read.
 
-    `alterations` is how often somebody had altered the stream by hand; None where the proof does not rest on it.
+    `alterations` is how often the stream had been altered by hand; None if the proof does not depend on the stream.
     """
 
     legacy: TableState | None
@@ -48,7 +48,7 @@ class Definitions:
     alterations: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As the ledger keeps it, and signatures: as before where the stream counts for nothing."""
+        """The JSON that the ledger and sign-offs keep; `alterations` is left out if None, as older versions did."""
         kept = asdict(self)
         if self.alterations is None:
             del kept["alterations"]
@@ -56,7 +56,7 @@ class Definitions:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any] | None) -> Self | None:
-        """What the ledger kept; None where that is nothing."""
+        """Read what the ledger kept; None if it kept nothing."""
         if not kept:
             return None
 
@@ -73,13 +73,13 @@ class Definitions:
         leaf: TableState | None,
         alterations: int | None = None,
     ) -> str | None:
-        """What was done to the tables since then; None for nothing.
+        """What was done to the tables since the proof, in words; None if nothing was.
 
         Args:
-            legacy: As it is now; None where nobody looked.
-            root: As it is now; None where it is gone.
-            leaf: The same.
-            alterations: Of the stream, by now; None where that is not known.
+            legacy: The legacy's table now; None if it was not examined.
+            root: The base's root now; None if it is gone.
+            leaf: The base's leaf now; None if it is gone.
+            alterations: The number of alterations of the stream now; None if unknown.
         """
         changes = (
             ("the legacy's table", self.legacy.change_to(legacy) if self.legacy and legacy else None),

@@ -7,9 +7,9 @@ class MigrationError(Exception):
     """Base of every error that this package raises on purpose.
 
     Args:
-        what: What happened, one sentence, no secret.
-        where: The slice, table, setting or server it happened to; empty when `what` names it.
-        state_left: What is in the databases now, so that nobody has to guess.
+        what: What happened, in one sentence without secrets.
+        where: The slice, table, setting or server that it happened to; empty when `what` names it.
+        state_left: What is in the databases now.
         next_step: The next command or action.
     """
 
@@ -51,7 +51,7 @@ class LedgerError(MigrationError):
 
 
 class ForeignObjectError(MigrationError):
-    """Something of somebody else's has a name that this program needs; it is not touched."""
+    """An object that this program did not create has a name that it needs; the object is not touched."""
 
 
 class SliceStateError(LedgerError):
@@ -59,13 +59,13 @@ class SliceStateError(LedgerError):
 
 
 class SliceBusyError(MigrationError):
-    """Somebody else is working on the slice now."""
+    """Another step is working on the slice now."""
 
 
 class DeletionError(MigrationError):
-    """More rows of a week would be deleted than goes without a person's word; nothing was.
+    """More rows would be deleted than is allowed without a confirmation; nothing was deleted.
 
-    `asks_for` is what a person may confirm of a week, as `FY25-Q2|W05=70`; empty for rows of no week.
+    `asks_for` is the confirmation that a person can give, such as `FY25-Q2|W05=70`; empty for rows outside every week.
     """
 
     def __init__(self, what: str, *, where: str, state_left: str, next_step: str, asks_for: str = "") -> None:
@@ -74,11 +74,11 @@ class DeletionError(MigrationError):
 
 
 class TriggersFireError(MigrationError):
-    """What we are about to write would set off triggers, or keys of other tables, that no stream does; nothing was."""
+    """Our writes would fire triggers or foreign key actions that the stream would not fire; nothing was written."""
 
 
 class SliceMismatchError(MigrationError):
-    """A slice in the base is not what the legacy holds; carries both fingerprints, and the rows where known."""
+    """A slice differs between base and legacy; the error has both fingerprints, and the differing rows if known."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class SliceMismatchError(MigrationError):
 
 
 class PartitionError(MigrationError):
-    """The base's partitions are not as the calendar wants them."""
+    """The base's partitions do not match the fiscal calendar."""
 
 
 class EmbeddedServerError(MigrationError):
@@ -111,52 +111,52 @@ class EmbeddedServerError(MigrationError):
 
 
 class StreamError(MigrationError):
-    """The change stream is not there, does not run, or was changed behind our back."""
+    """The change stream does not exist, does not run, or was altered by another program."""
 
 
 class CutError(StreamError):
-    """A consistent cut could not be taken; the legacy's writers are free and the stream is as it was."""
+    """A consistent cut could not be taken; the legacy's writers are not blocked, and the stream is as it was."""
 
 
 class ServerChangedError(StreamError):
-    """A server came back as another one, or earlier than it was: nothing that was proven before can be relied on."""
+    """A server is another one now, or was restored to an earlier time: earlier proofs can no longer be relied on."""
 
 
 class TableBusyError(MigrationError):
-    """Somebody alters a table that is to be read, or waits to do so; nothing was changed, and it may be tried again."""
+    """Another session alters a table that we must read, or waits to do so; nothing was changed, and a retry is safe."""
 
 
 class UnavailableError(MigrationError):
-    """A lock, a connection or a server was not to be had, however often it was tried; the same may succeed later."""
+    """A lock, a connection or a server was not available after all retries; the same step may succeed later."""
 
 
 class NoRoomError(UnavailableError):
-    """A server has no disk, memory, lock or connection left; what was begun was rolled back."""
+    """A server has no disk space, memory, locks or connections left; the transaction was rolled back."""
 
 
 class HeldBackError(MigrationError):
-    """A copy waited for other load; it was rolled back on both sides, and may be tried again."""
+    """A copy waited too long for other load to end; it was rolled back on both sides and may be retried."""
 
 
 class RightsError(MigrationError):
-    """Our role may not do what a step needs; it was rolled back, and a right was taken away or never given."""
+    """Our role lacks a right that the step needs; the step was rolled back."""
 
 
 class ArchiveError(MigrationError):
-    """An archive cannot be written, read or trusted; whatever was there before is as it was."""
+    """An archive cannot be written, read or trusted; an existing archive is unchanged."""
 
 
 class ConnectionLostError(ArchiveError):
-    """The server's session went away while rows were read: the same may succeed a little later."""
+    """The connection to the server was lost while rows were read; the same step may succeed later."""
 
 
 class RetirementError(MigrationError):
-    """A slice must not leave the base, or not yet; lists everything that stands in the way."""
+    """A slice must not leave the base, or not yet; the error lists every reason."""
 
 
 class RestoreError(MigrationError):
-    """A slice could not be brought back; the base is as before."""
+    """A slice could not be restored; the base is as before."""
 
 
 class SignOffError(MigrationError):
-    """The ledger does not prove what a sign-off would claim; lists everything that is missing."""
+    """The ledger does not prove what a sign-off would claim; the error lists everything that is missing."""

@@ -16,15 +16,15 @@ from migration_assets.domain.sign_off_evidence import digest, moment_text
 
 FORMAT = "migration_assets evidence, version 1"
 FIRST = "0" * 64
-"""What stands in the place of the SHA-256 before the first record."""
+"""Stands in for the previous SHA-256 in the first record."""
 
 
 class EvidenceError(MigrationError):
-    """An evidence pack cannot be written or read; what it speaks of is as it was."""
+    """An evidence pack cannot be written or read; the databases and the ledger are unchanged."""
 
 
 class ChainKind(StrEnum):
-    """What a record speaks of. Those of `LEDGER_KINDS` speak of one row of the ledger each, by its id."""
+    """The kind of event that a record covers; a record of a kind in `LEDGER_KINDS` covers one ledger row, by its id."""
 
     GENESIS = "genesis"
     SIGN_OFF = "sign_off"
@@ -41,9 +41,9 @@ class ChainKind(StrEnum):
     PACK = "pack"
 
 
-# An acceptance's row is replaced by a later one, so its record says everything itself.
+# A later acceptance overwrites the row of an earlier one, so its record contains everything itself.
 LEDGER_KINDS = frozenset(ChainKind) - {ChainKind.GENESIS, ChainKind.ACCEPTANCE, ChainKind.PACK}
-# What the base's own clock wrote; others are by the clock of the settings.
+# Columns that the base's own clock wrote; other times are by the clock of this program.
 _WRITTEN_AT: Mapping[str, str] = {
     ChainKind.SIGN_OFF: "signed_at",
     ChainKind.RECONCILIATION: "reconciled_at",
@@ -53,7 +53,7 @@ _WRITTEN_AT: Mapping[str, str] = {
     ChainKind.DECOMMISSION: "finished_at",
 }
 RowKey = tuple[str, int]
-"""Kind and id of a row of the ledger."""
+"""Kind and id of a ledger row."""
 _Ledger = Mapping[RowKey, Mapping[str, Any]]
 
 
@@ -74,7 +74,7 @@ class ChainRecord:
 
     @property
     def row(self) -> RowKey | None:
-        """The ledger's row that it speaks of; None where it speaks of none."""
+        """The ledger row that it covers; None if it covers none."""
         number = self.payload.get("row")
         return (self.kind, number) if self.kind in LEDGER_KINDS and isinstance(number, int) else None
 
@@ -90,7 +90,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Break:
-    """Where the evidence does not hold: the record (None: no single one), what is wrong, and of what."""
+    """One place where the evidence does not hold: the record (None: no single one), and what is wrong."""
 
     record: int | None
     what: str
@@ -109,10 +109,10 @@ def sealed(
     at: datetime,
     run_id: str | None,
 ) -> ChainRecord:
-    """The record that follows `before`.
+    """Make the record that follows `before` (None for the first one), with its hashes.
 
     Raises:
-        ValueError: The payload has no single text: a float, or what is not JSON.
+        ValueError: The payload has no canonical text: it holds a float, or a value that is not JSON.
     """
     number, previous = (before.id + 1, before.sha256) if before else (1, FIRST)
     payload_sha256 = digest(payload)
@@ -121,19 +121,19 @@ def sealed(
 
 
 def head_of(records: Sequence[ChainRecord]) -> Head | None:
-    """Of records in order; None where there is none."""
+    """The head of records in order; None if there are none."""
     return Head(records[-1].relation, records[-1].id, records[-1].sha256) if records else None
 
 
 def breaks(
     records: Sequence[ChainRecord], ledger: _Ledger, *, since: Mapping[ChainKind, datetime] | None = None
 ) -> Iterator[Break]:
-    """Everything that is wrong, the chain's own first, in its order; nothing where all holds.
+    """Yield everything that is wrong, breaks within the chain first; nothing when the evidence holds.
 
     Args:
-        records: All of one relation, by id.
-        ledger: What the ledger's rows say now: everything that records may speak of.
-        since: Since when each kind is noted: what is newer must have a record of its own.
+        records: All records of one relation, by id.
+        ledger: The present contents of every ledger row that records can cover.
+        since: The time from which each kind is recorded: a newer row must have a record of its own.
     """
     since = since or {}
     yield from _links(records)
@@ -144,9 +144,9 @@ def breaks(
 def from_before(
     records: Sequence[ChainRecord], ledger: _Ledger, kind: ChainKind, since: datetime | None
 ) -> list[RowKey]:
-    """Rows that were there before the program noted their kind: the kind's first record brings records of them.
+    """Rows older than the time from which their kind is recorded; the kind's first record also adds theirs.
 
-    Until then none of them needs one, as none needs one before the chain's first record.
+    Until then these rows need no record, just as no row needs one before the chain's first record.
     """
     if not records or since is None or since <= records[0].at or any(record.kind == kind for record in records):
         return []
@@ -157,7 +157,7 @@ def from_before(
 
 
 def missing_head(records: Sequence[ChainRecord], known: Head) -> Break | None:
-    """What is wrong where the chain does not contain a head that was known once; None where it does."""
+    """The break when the chain no longer contains a head that was known once; None when it contains it."""
     there = next((record for record in records if record.id == known.id), None)
     if there is None:
         last = f"ends with record {records[-1].id}" if records else "is empty"
@@ -171,7 +171,7 @@ def missing_head(records: Sequence[ChainRecord], known: Head) -> Break | None:
 
 
 def genesis_payload(relation: str, ledger: _Ledger) -> dict[str, Any]:
-    """What was in the ledger before its first record: the SHA-256 of what each row says."""
+    """The payload of the first record: the SHA-256 of every ledger row that existed before the chain."""
     rows = [{"kind": kind, "row": number, "sha256": digest(dict(says))} for (kind, number), says in ledger.items()]
     rows.sort(key=lambda row: (row["kind"], row["row"]))
     return {"format": FORMAT, "relation": relation, "rows": rows}
@@ -221,7 +221,7 @@ def _against_ledger(
             elif digest(dict(says)) != sha256:
                 yield Break(record.id, f"{named(key)} was changed in the ledger{_which(record, says)}")
     if not records:
-        return  # nothing was ever noted: the first record will cover what is there
+        return  # the chain has not begun: its first record will cover the existing rows
     for kind, moment in since.items():
         spoken.update(from_before(records, ledger, kind, moment))
     for key in ledger:
@@ -232,18 +232,22 @@ def _against_ledger(
 def _begun_late(
     records: Sequence[ChainRecord], ledger: _Ledger, since: Mapping[ChainKind, datetime]
 ) -> Iterator[Break]:
-    """A chain that was removed begins anew with a record of all that is there: of too much, and too late."""
+    """Find rows that a removed and restarted chain covers only in its first record.
+
+    Such a chain begins with a record of all existing rows, also of rows that must have records of their own.
+    """
     before = {key for key, _ in _spoken_of(records[0])} if records else set(ledger)
     own = {record.row for record in records}
     limits = {kind.value: moment_text(moment) or "" for kind, moment in since.items()}
     for key in sorted(before & set(ledger) - own):
         if key[0] in limits and _written_at(key, ledger[key]) > limits[key[0]]:
             what = f"{named(key)} has no record of its own, although it came after the chain was there"
-            yield Break(records[0].id if records else None, f"{what}: the chain was removed, or somebody else wrote it")
+            why = "the chain was removed, or another program wrote the row"
+            yield Break(records[0].id if records else None, f"{what}: {why}")
 
 
 def _written_at(key: RowKey, says: Mapping[str, Any]) -> str:
-    # Texts of one form and one zone: they sort as the times do.
+    # All texts have one format and one zone, so they sort as the times do.
     return str(says.get(_WRITTEN_AT.get(key[0], ""), ""))
 
 
@@ -257,7 +261,7 @@ def _spoken_of(record: ChainRecord) -> Iterator[tuple[RowKey, str]]:
                 case {"kind": str(kind), "row": int(number), "sha256": str(sha256)}:
                     yield (kind, number), sha256
                 case _:
-                    pass  # it was changed, which its own SHA-256 tells
+                    pass  # the payload was changed; the record's own SHA-256 reports that
 
 
 def _which(record: ChainRecord, says: Mapping[str, Any]) -> str:
@@ -304,9 +308,9 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Doer:
-    """A process of this program: its user and machine, and who launched the run that it works for.
+    """A process of this program: its user and host, and who launched the run that it works for.
 
-    `os_user` may be empty (a container's number without a name); `tags` are those of `USER_TAGS` that the run has.
+    `os_user` may be empty (a container's uid without a name); `tags` holds those of `USER_TAGS` that the run has.
     """
 
     os_user: str
@@ -314,7 +318,7 @@ class Doer:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def as_json(self) -> str:
-        """For a setting of a session, from which the ledger takes it; its own part, the role, the server adds."""
+        """As JSON for a session setting, from which the ledger reads it; the server adds the session's role."""
         tags = {name: _fit(value) for name, value in self.tags.items()}
         return json.dumps({"os_user": _fit(self.os_user), "host": _fit(self.host), "tags": tags})
 
@@ -325,15 +329,15 @@ def _fit(text: str) -> str:
 
 
 def doer_text(done_by: object) -> str:
-    """What the ledger noted, for people; empty where it was written before it noted such things, or by nobody of us."""
-    noted = _named(done_by)
+    """What the ledger recorded of the doer, for people; empty for rows of older versions or of other programs."""
+    noted = _object_of(done_by)
     if "role" not in noted:
         return ""
     host = noted.get("host")
     process = [f"{noted.get('os_user') or 'somebody'} on {host}"] if host else []
-    tags = [f"{name} {value}" for name, value in _named(noted.get("tags")).items()]
+    tags = [f"{name} {value}" for name, value in _object_of(noted.get("tags")).items()]
     return ", ".join([f"role {noted['role']}", *process, *tags])
 
 
-def _named(value: object) -> dict[str, object]:
+def _object_of(value: object) -> dict[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}

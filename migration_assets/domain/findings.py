@@ -1,4 +1,4 @@
-"""What an examination found: severity, evidence, remedy; and which findings a person has accepted."""
+"""Findings of preflight: severity, evidence and remedy, and which findings a person has accepted."""
 
 import hashlib
 import shlex
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding matters: `blocking` stops all that follows, `warning` wants a decision, `info` is evidence."""
+    """How much a finding matters: `blocking` stops later steps, `warning` needs a decision, `info` is evidence."""
 
     BLOCKING = "blocking"
     WARNING = "warning"
@@ -41,11 +41,11 @@ class Finding:
         area: What was examined.
         severity: See `Severity`.
         evidence: What was measured or read, with figures.
-        remedy: What to do about it; empty when there is nothing to do.
-        subject: The name of the one thing that it is about; empty where it is about all of them.
-        acceptable: Whether a person may decide to go on in spite of it. Such a finding has a subject, and blocks.
-        definition: Of an acceptable finding: what that one thing is made of. A decision about it covers no other thing
-            of the same name.
+        remedy: What to do about it; empty if there is nothing to do.
+        subject: The name of the one object that the finding is about; empty if it is about all of them.
+        acceptable: Whether a person may decide to go on in spite of it. Such a finding has a subject and is blocking.
+        definition: For an acceptable finding the definition of its subject, so that an acceptance does not cover
+            another object of the same name.
     """
 
     code: str
@@ -61,19 +61,19 @@ class Finding:
         if self.severity is not Severity.INFO and not self.remedy:
             raise ValueError(f"finding {self.code} is a {self.severity} without a remedy")
         if self.acceptable and (not self.subject or self.severity is not Severity.BLOCKING):
-            raise ValueError(f"finding {self.code} can only be accepted where it blocks and names its subject")
+            raise ValueError(f"finding {self.code} can only be acceptable if it is blocking and names its subject")
         if self.acceptable and not self.definition:
-            raise ValueError(f"finding {self.code} can only be accepted where it says what its subject is made of")
+            raise ValueError(f"finding {self.code} can only be acceptable if it has the definition of its subject")
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the definition: what an acceptance remembers of it."""
+        """SHA-256 of the definition, which an acceptance keeps."""
         return hashlib.sha256(self.definition.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A person's decision to go on in spite of one finding about one thing, as that thing was then: `digest`."""
+    """A person's decision to go on in spite of one finding; `digest` is that of the subject's definition then."""
 
     code: str
     subject: str
@@ -84,9 +84,9 @@ class Acceptance:
 
 
 def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptance]) -> list[Finding]:
-    """The same findings, of which those that a person accepted are warnings; the others say how to accept them.
+    """Turn accepted findings into warnings, and add to other acceptable findings how to accept them.
 
-    What is not what it was when it was accepted waits again.
+    An acceptance no longer holds when the subject's definition has changed.
     """
     accepted = {(one.code, one.subject): one for one in acceptances}
     judged: list[Finding] = []
@@ -115,10 +115,10 @@ def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptan
 
 
 def blocking(findings: "list[Finding] | tuple[Finding, ...]") -> list[Finding]:
-    """Those that stop all that follows."""
+    """The findings that stop later steps."""
     return [finding for finding in findings if finding.severity is Severity.BLOCKING]
 
 
 def worst_first(findings: "list[Finding] | tuple[Finding, ...]") -> list[Finding]:
-    """Ordered for reading: severity, then area, then code."""
+    """The findings ordered for reading: by severity, then area, then code."""
     return sorted(findings, key=lambda f: (f.severity.rank, list(Area).index(f.area), f.code))

@@ -1,4 +1,4 @@
-"""The fingerprint of a set of rows: how many there are, and two checksums that ignore their order.
+"""Fingerprints of sets of rows (a count and two order-independent checksums), and lists of differing rows. Pure.
 
 Which rows differ is kept here, too, and what the portable fingerprint is: the one that PostgreSQL and DuckDB compute
 alike, to the byte.
@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Self
 
 METHOD = "image-v2"
-"""Name of the way checksums are taken (`postgres/fingerprints.py`); only equal methods can be compared."""
+"""Name of the checksum method in `postgres/fingerprints.py`; only checksums of the same method can be compared."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         if self.rows < 0:
-            raise ValueError(f"a fingerprint of {self.rows} rows cannot be")
+            raise ValueError(f"a fingerprint cannot have {self.rows} rows")
         if self.rows == 0 and (self.sum_a or self.sum_b):
-            raise ValueError("no rows have no checksum")
+            raise ValueError("a fingerprint of no rows cannot have a checksum")
 
     @classmethod
     def from_row(cls, rows: int, sum_a: Decimal | int | None, sum_b: Decimal | int | None) -> Self:
-        """Build from what `count(*), sum(), sum()` returned: sums over no rows are NULL."""
+        """Build from the result of `count(*), sum(), sum()`; sums over no rows are NULL."""
         return cls(rows, int(sum_a or 0), int(sum_b or 0))
 
     def __add__(self, other: "Fingerprint") -> "Fingerprint":
@@ -41,12 +41,12 @@ class Fingerprint:
 
     @property
     def checksum(self) -> str:
-        """Both sums as one short text for people: 32 hexadecimal digits."""
+        """Both sums as one text for people: 32 hexadecimal digits."""
         mask = 2**64 - 1
         return f"{self.sum_a & mask:016x}{self.sum_b & mask:016x}"
 
     def same_checksums(self, other: "Fingerprint") -> bool:
-        """Whether both sums agree; the row counts are compared apart."""
+        """Whether both sums agree; row counts are not compared."""
         return (self.sum_a, self.sum_b) == (other.sum_a, other.sum_b)
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ EMPTY = Fingerprint(0, 0, 0)
 
 
 class Kind(StrEnum):
-    """What is wrong in the base: a row is `missing`, there is one too many (`extra`), or it has other contents."""
+    """What is wrong in the base: a row is `missing`, `extra`, or `changed` (it has other contents)."""
 
     MISSING = "missing"
     EXTRA = "extra"
@@ -66,10 +66,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """One row; `key` maps the columns of the base's primary key to their text.
+    """One differing row; `key` maps the columns of the base's primary key to their text.
 
-    `columns` names those that differ, for `changed` rows alone. Values stay out: they may be personal data, and this
-    is shown in pages and logs.
+    `columns` names the columns that differ, for `changed` rows only. It holds no values: they may be personal data,
+    and differences are shown on pages and in logs.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Differences:
-    """Counts by kind, and a sample of the rows. A row whose control column differs is one missing and one extra."""
+    """Counts by kind, and a sample of rows. A row whose control column differs counts as one missing and one extra."""
 
     missing: int = 0
     extra: int = 0

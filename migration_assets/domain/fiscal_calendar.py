@@ -16,11 +16,11 @@ from migration_assets.domain.errors import CalendarError
 QUARTERS_PER_YEAR = 4
 WEEKS_PER_QUARTER = 13
 WEEK_NAMES = tuple(f"W{number:02d}" for number in range(1, WEEKS_PER_QUARTER + 1))
-"""("W01", ..., "W13"): the names are the same in every quarter, so they can be static partition keys."""
+"""("W01", ..., "W13"): the same in every quarter, so they can be static partition keys."""
 
 FIRST_LABEL_YEAR, LAST_LABEL_YEAR = 1, 9999
-# A label of two digits means the one year of this century-long span that ends with them. Years outside are written
-# with four digits and years inside never are, so every quarter has exactly one key.
+# A label of two digits means the year within this span of 100 years that ends with them. Years outside the span are
+# always written with four digits and years inside never are, so every quarter has exactly one key.
 FIRST_SHORT_YEAR, LAST_SHORT_YEAR = 1970, 2069
 
 _QUARTER_KEY = re.compile(r"FY([0-9]{4}|[0-9]{2})-Q([1-4])")
@@ -34,10 +34,10 @@ def require_int(value: object, lowest: int, highest: int, name: str) -> None:
 
 @dataclass(frozen=True, order=True, slots=True)
 class FiscalQuarter:
-    """One fiscal quarter by its label, in chronological order; CalendarError when it cannot exist.
+    """The label of one fiscal quarter, ordered by time; CalendarError if it cannot exist.
 
     Attributes:
-        fiscal_year: The year in the label (2025 for FY25), 1..9999: not always a year the quarter lies in.
+        fiscal_year: The year in the label (2025 for FY25), 1..9999; the quarter need not lie in that calendar year.
         number: 1..4.
     """
 
@@ -53,7 +53,7 @@ class FiscalQuarter:
 
     @property
     def key(self) -> str:
-        """`FY25-Q2`; label years outside 1970..2069 have four digits: `FY2125-Q1`."""
+        """The quarter's key, `FY25-Q2`; label years outside 1970..2069 have four digits: `FY2125-Q1`."""
         short = FIRST_SHORT_YEAR <= self.fiscal_year <= LAST_SHORT_YEAR
         year = f"{self.fiscal_year % 100:02d}" if short else f"{self.fiscal_year:04d}"
         return f"FY{year}-Q{self.number}"
@@ -103,7 +103,7 @@ class FiscalQuarter:
 
 @dataclass(frozen=True, order=True, slots=True)
 class FiscalWeek:
-    """One slice's label, in chronological order; CalendarError when it cannot exist.
+    """The label of one fiscal week, which is one slice; ordered by time; CalendarError if it cannot exist.
 
     Attributes:
         quarter: The fiscal quarter the week belongs to; a week never spans two.
@@ -161,7 +161,7 @@ def _require_quarter(value: object) -> None:
         raise CalendarError(f"The quarter of a fiscal week must be a FiscalQuarter, not {value!r}")
 
 
-# zoneinfo opens these, but they mean something else on every machine, or count leap seconds as PostgreSQL does not.
+# zoneinfo accepts these names, but they differ between machines, or count leap seconds, which PostgreSQL does not.
 _UNPORTABLE_ZONES = ("localtime", "posixrules", "Factory", "right/", "posix/")
 _SECOND = timedelta(seconds=1)
 
@@ -180,17 +180,17 @@ def load_zone(name: object) -> ZoneInfo:
 def first_midnight(day: date, zone: ZoneInfo) -> datetime:
     """The first instant at which the zone's clock shows `day` 00:00 or later, in UTC.
 
-    So the first one where a clock set back shows midnight twice, and the end of the gap where it was set forward over
-    midnight. A day that never was (Apia, 2011-12-30) gets the same instant as the day after it and is empty. "First
-    instant at or after" cannot decrease from one day to the next, whatever a zone did.
+    If the clock was set back and shows midnight twice, this is the first time; if it was set forward over midnight,
+    the end of the gap. A day that was skipped (Apia, 2011-12-30) gets the same instant as the next day and is empty.
+    This definition never decreases from one day to the next, whatever the zone's clock did.
     """
     midnight = datetime.combine(day, time.min)
     try:
         after = midnight.replace(tzinfo=zone).astimezone(UTC)
         if after.astimezone(zone).replace(tzinfo=None) == midnight:
             return after
-        # In a gap fold=0 counts with the offset before it and so lands after it, fold=1 the other way round. The change
-        # of the clock lies between: halve. (Not always at fold=0: Toronto went from 23:30 to 00:30 in 1919.)
+        # In a gap fold=0 uses the offset before it and so lands after it; fold=1 is the reverse. The change of the
+        # clock lies between the two, so bisect. (It is not always at fold=0: Toronto went from 23:30 to 00:30 in 1919.)
         before = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC)
         while (seconds := (after - before) // _SECOND) > 1:
             middle = before + seconds // 2 * _SECOND
@@ -214,7 +214,7 @@ def as_utc(instant: datetime) -> datetime:
 
 
 def outside_years(what: object) -> CalendarError:
-    """The error for what Python's dates cannot hold."""
+    """The error for a value that Python's dates cannot represent."""
     return CalendarError(f"{what} is outside of the years 1..9999 that the calendar covers")
 
 
@@ -232,7 +232,7 @@ __all__ = [
 _MONTHS_PER_YEAR = 12
 _MONTHS_PER_QUARTER = 3
 _DAYS_PER_WEEK = 7
-# Large enough for any era in use (the Thai one is 543 years ahead); beyond it no year would be left in 1..9999.
+# Large enough for any era in use (the Thai era is 543 years ahead); with more, no year in 1..9999 would be left.
 _HIGHEST_OFFSET = 9998
 
 
@@ -260,7 +260,7 @@ class DayRange:
 
     @property
     def days(self) -> int:
-        """How many calendar days, those that a zone skipped included."""
+        """How many calendar days, including days that a zone skipped."""
         return (self.end - self.first).days
 
 
@@ -288,10 +288,10 @@ class InstantRange:
 
 @dataclass(frozen=True, slots=True)
 class FiscalCalendar:
-    """The rule from labels to time; CalendarError when a parameter makes no sense.
+    """Maps labels to time and back; CalendarError when a parameter makes no sense.
 
-    With the defaults FY25-Q2 is 2024-04-01..2024-06-30 in UTC. Every method raises CalendarError, and nothing else,
-    where the answer would leave the years 1..9999: also for the quarter that would end on the day after 9999-12-31.
+    With the defaults FY25-Q2 is 2024-04-01..2024-06-30 in UTC. Every method raises CalendarError, and no other error,
+    when the result is outside the years 1..9999; this includes the quarter that would end on the day after 9999-12-31.
 
     Attributes:
         start_month: The month a fiscal year begins with, on its first day, 1..12.
@@ -370,9 +370,9 @@ class FiscalCalendar:
             week = self.week_of_day(moment.astimezone(self.zone).date())
         except OverflowError as error:
             raise outside_years(instant) from error
-        # The local date is only a guess. Where a clock was set back over midnight (St. John's: from 00:01 to 23:01 of
-        # the day before) the old date comes a second time, after the bound: those rows stay in the new week. The
-        # other way round cannot be: a bound is the first instant at which the clock shows its day or a later one.
+        # The local date is only a first guess. Where a clock was set back over midnight (St. John's: from 00:01 to
+        # 23:01 of the day before), the old date occurs again after the bound, and those rows belong to the new week.
+        # The opposite cannot happen: a bound is the first instant at which the clock shows its day or a later one.
         return week.next if moment >= self.bounds(week).upper else week
 
     @staticmethod

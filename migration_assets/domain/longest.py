@@ -1,4 +1,4 @@
-"""How long a setting may last. Pure.
+"""Upper limits of settings that are lengths of time. Pure.
 
 Neither PostgreSQL nor Python knows a moment so long ago, and no server takes such a timeout. A person who wants to keep
 something for ever writes many nines, and every look of the watch would fail at them.
@@ -10,7 +10,7 @@ _MOST = {"_days": 36_500, "_hours": 876_000, "_minutes": 52_560_000, "_seconds":
 
 
 def endless(values: Mapping[str, object]) -> str | None:
-    """Which one is too long, and over what; by the end of its name. None where none is."""
+    """Say which setting is over its limit, which the end of its name decides; None if none is."""
     for name, value in values.items():
         most = next((most for ending, most in _MOST.items() if name.endswith(ending)), None)
         if most is not None and isinstance(value, int | float) and value > most:

@@ -1,4 +1,4 @@
-"""How far ahead the base is ready: which quarters must be open now, what they lack, when the runway ends. Pure."""
+"""The runway: how far ahead the base is ready, which quarters must be open now, and what they lack. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from math import ceil
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalQuarter, FiscalWeek
 from migration_assets.domain.samples import Severity
 
-# Critical when only this part of the wanted days is left.
+# A warning becomes critical when only this part of the wanted days is left.
 CRITICAL_PART = 0.25
 NO_LEAF = "has no leaf"
 NOT_UNDER_CDC = "is not under CDC"
@@ -16,7 +16,7 @@ NOT_UNDER_CDC = "is not under CDC"
 
 @dataclass(frozen=True)
 class RunwayPolicy:
-    """How early a quarter is open, in days, and how many quarters always are, today's on; see the settings."""
+    """How many days in advance a quarter is opened, and how many quarters are always open, counting today's."""
 
     days: int = 14
     quarters: int = 2
@@ -24,12 +24,12 @@ class RunwayPolicy:
 
 @dataclass(frozen=True)
 class Places:
-    """What the base has: weeks by what is true of them.
+    """The base's weeks, grouped by their condition.
 
     Attributes:
-        attached: They have a leaf that rows reach.
-        under_cdc: The change stream covers them; None where there is no stream.
-        settled: Nobody is to open or join them: they are retired, or released from the stream to be so.
+        attached: Weeks with an attached leaf.
+        under_cdc: Weeks that the change stream covers; None if there is no stream.
+        settled: Weeks that must not be opened or joined: retired, or released from the stream to be retired.
     """
 
     attached: frozenset[FiscalWeek] = frozenset()
@@ -39,7 +39,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Need:
-    """A quarter that must be open and is not: weeks without a leaf, and weeks that the stream does not cover."""
+    """A quarter that must be open and is not ready: its weeks without a leaf, and those that are not under CDC."""
 
     quarter: FiscalQuarter
     without_leaf: tuple[FiscalWeek, ...]
@@ -48,15 +48,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Runway:
-    """From `now` to the first instant that is not ready.
+    """The time from `now` to the first instant that is not ready.
 
     Attributes:
-        now: Aware.
-        ends_at: The first instant from now on whose week lacks something; `now` itself where it is this week.
+        now: The moment it was measured at; aware.
+        ends_at: The first instant from now on whose week lacks something; `now` itself if that is this week.
         ends_with: That week.
-        because: What it lacks, e.g. `has no leaf`.
-        quarters: How many quarters in a row lack nothing, today's on.
-        followed: Whether weeks must be under CDC, too: a stream that works on the past has not come so far yet.
+        because: What that week lacks, e.g. `has no leaf`.
+        quarters: How many consecutive quarters lack nothing, counting from today's.
+        followed: Whether weeks must also be under CDC; false while the stream still works on past quarters.
     """
 
     now: datetime
@@ -79,7 +79,7 @@ def needed_quarters(calendar: FiscalCalendar, now: datetime, policy: RunwayPolic
     """The quarters that must be open at this moment, oldest first, without a gap; today's is the first.
 
     Raises:
-        CalendarError: Beyond what the calendar can express.
+        CalendarError: A quarter lies beyond the years of the calendar.
     """
     current = calendar.quarter_of(now)
     by_number = FiscalQuarter.from_ordinal(current.ordinal + policy.quarters - 1)
@@ -89,10 +89,10 @@ def needed_quarters(calendar: FiscalCalendar, now: datetime, policy: RunwayPolic
 def left_behind(
     calendar: FiscalCalendar, now: datetime, opened: Collection[FiscalQuarter]
 ) -> tuple[tuple[FiscalQuarter, ...], tuple[FiscalQuarter, ...]]:
-    """Quarters before today's that were never opened: those since the last one that was, and those further back.
+    """Quarters before today's that were never opened: those after the last open one, and those before it.
 
-    The first are what nobody looked ahead for, since this program did not run meanwhile. The others lie between
-    quarters that were opened: people may have meant to leave them for later.
+    The first group was missed because this program did not run meanwhile. The second lies between open quarters and
+    may have been left for later on purpose.
     """
     current = calendar.quarter_of(now)
     before = sorted(quarter for quarter in opened if quarter < current)
@@ -104,7 +104,7 @@ def left_behind(
 
 
 def find_needs(calendar: FiscalCalendar, now: datetime, policy: RunwayPolicy, places: Places) -> tuple[Need, ...]:
-    """Those of the needed quarters that lack something, oldest first."""
+    """The needed quarters that lack something, oldest first."""
     needs: list[Need] = []
     for quarter in needed_quarters(calendar, now, policy):
         weeks = [week for week in calendar.weeks_of(quarter) if week not in places.settled]
@@ -116,10 +116,10 @@ def find_needs(calendar: FiscalCalendar, now: datetime, policy: RunwayPolicy, pl
 
 
 def reaches_present(calendar: FiscalCalendar, now: datetime, places: Places) -> bool:
-    """Whether the stream follows this quarter, or followed the last one: the present is then its business.
+    """Whether the stream covers this quarter or the last one, so that it must also cover the present.
 
-    One that works its way up from old quarters is not late; one whose next quarter was not opened in time is, and stays
-    so for the whole of that quarter.
+    A stream that still works its way up from old quarters is not late. A stream whose next quarter was not opened in
+    time is late, and stays late for the whole of that quarter.
     """
     if not places.under_cdc:
         return False
@@ -128,7 +128,7 @@ def reaches_present(calendar: FiscalCalendar, now: datetime, places: Places) -> 
 
 
 def measure_runway(calendar: FiscalCalendar, now: datetime, places: Places) -> Runway:
-    """How long everything is ready from now on."""
+    """Measure for how long, from now on, every week is ready."""
     moment = now.astimezone(UTC)
     followed = reaches_present(calendar, moment, places)
 
@@ -157,9 +157,9 @@ def _whole_quarters(calendar: FiscalCalendar, now: datetime, places: Places, *, 
 
 
 def judge_days(days: float, wanted: float) -> Severity | None:
-    """How bad it is to have so many days left; what is open just now, for less than a day, is no warning yet.
+    """Judge the number of days left; a shortage of less than one day is not a warning yet.
 
-    The quarter is opened when its time comes, which a look a second earlier must not call late.
+    A quarter is opened when its time comes, and a sample taken a second earlier must not report it as late.
     """
     if days <= 0 or days < wanted * CRITICAL_PART:
         return Severity.CRITICAL
@@ -167,6 +167,6 @@ def judge_days(days: float, wanted: float) -> Severity | None:
 
 
 def judge_runway(runway: Runway, policy: RunwayPolicy) -> Severity | None:
-    """By days, and by quarters where those are enough."""
+    """Judge a runway by its days and, if they suffice, by its quarters."""
     by_days = judge_days(runway.days, policy.days)
     return by_days or (Severity.WARNING if runway.quarters < policy.quarters else None)

@@ -14,9 +14,9 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A cutover or rollback that is not finished. `pid` is its process's session on the base; None: it died.
+    """A cutover or rollback that is not finished. `pid` is its session on the base; None when its process died.
 
-    `timeout_seconds` is its own: one that still holds writes a little later does not answer.
+    `timeout_seconds` is its own timeout: a process that holds writes for clearly longer hangs.
     """
 
     id: int
@@ -28,7 +28,7 @@ class UnderWay:
 
     @property
     def alive(self) -> bool:
-        """Whether its process works."""
+        """Whether its process is still at work."""
         return self.pid is not None
 
     @property
@@ -39,7 +39,7 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class HeldSample:
-    """Writes are refused on the side that they belong to. `seconds` by its own clock; None where nobody noted it."""
+    """Writes are refused on the side in charge; `seconds` is for how long, by that side's clock (None: unknown)."""
 
     side: str
     seconds: float | None
@@ -49,21 +49,21 @@ class HeldSample:
 
 @dataclass(frozen=True)
 class ReverseSample:
-    """The stream from the base to the legacy; None is "not known".
+    """The reverse stream, from the base to the legacy; None means "not known".
 
     Attributes:
-        name: Of its publication, slot and subscription.
-        subscription_exists: On the legacy.
-        subscription_enabled: As `pg_subscription` has it there.
+        name: The name of its publication, slot and subscription.
+        subscription_exists: Whether the subscription exists on the legacy.
+        subscription_enabled: Whether `pg_subscription` on the legacy shows it as enabled.
         worker_runs: Whether an apply worker was seen on the legacy.
-        apply_errors: `apply_error_count` there.
-        slot_exists: On the base.
-        slot_active: A walsender reads it.
-        wal_status: As of any slot.
-        retained_wal_bytes: WAL that the base keeps for it.
-        arrived: Whether this look's marker came to the legacy in time.
-        lag_seconds: How long it took; where it did not come, the age of the oldest marker that is not there yet.
-        marker_error: Why none could be sent or looked for.
+        apply_errors: `apply_error_count` on the legacy.
+        slot_exists: Whether the slot exists on the base.
+        slot_active: Whether a walsender reads the slot.
+        wal_status: The slot's `wal_status`.
+        retained_wal_bytes: WAL that the base keeps for the slot.
+        arrived: Whether this look's marker reached the legacy in time.
+        lag_seconds: How long the marker took; if it did not arrive, the age of the oldest marker that is missing.
+        marker_error: Why no marker could be sent or looked for.
     """
 
     name: str
@@ -82,25 +82,25 @@ class ReverseSample:
 
 @dataclass(frozen=True)
 class CutoverSample:
-    """Everything of cutovers at one look.
+    """What one look observed about cutovers.
 
     Attributes:
-        in_charge: The side that writes belong to, by the ledger; None where the base could not be asked.
-        since: Since when; None where no cutover was ever done.
-        cutover: Which cutover or rollback made it so.
-        approved_by: Who approved it.
-        under_way: One that is not finished.
-        stream_barred: Nobody but a cutover or rollback may let the change stream go on.
-        accepts: Whether the side in charge accepts writes; of a base that is away, whether the legacy does.
-        held: How, where it does not.
-        legacy_accepts: Whether the legacy would take a write, of whomever.
-        legacy_gaps: Through what, in words; one that is held has none.
-        unguarded: Tables of the base in charge of which a TRUNCATE would not reach the legacy.
-        lost_leaves: Weeks that a base in charge has no leaf for, each with the statement that brings it back.
-        reverse: While the base is in charge.
+        in_charge: The side in charge, by the ledger; None if the base could not be asked.
+        since: Since when it is in charge; None if there never was a cutover.
+        cutover: The id of the cutover or rollback that put it in charge.
+        approved_by: Who approved that cutover or rollback.
+        under_way: An unfinished cutover or rollback.
+        stream_barred: Whether only a cutover or rollback may let the change stream go on.
+        accepts: Whether the side in charge accepts writes; if the base is unreachable, whether the legacy does.
+        held: The hold, if the side in charge refuses writes.
+        legacy_accepts: Whether the legacy would accept a write from any role.
+        legacy_gaps: What lets such writes through the legacy's hold, in words; empty when the hold is complete.
+        unguarded: Tables of a base in charge whose TRUNCATE would not reach the legacy.
+        lost_leaves: Weeks without a leaf in a base in charge, each with the statement that brings the leaf back.
+        reverse: The reverse stream, while the base is in charge.
         decommissioned: Since when the legacy is closed for good.
-        changed: Something of this changed during the look, which then proves nothing.
-        ledger: Whether the base has a ledger that could know of it.
+        changed: Whether any of this changed during the look, so that the look proves nothing.
+        ledger: Whether the base has a ledger that records cutovers.
     """
 
     in_charge: SideName | None = "legacy"
@@ -122,7 +122,7 @@ class CutoverSample:
 
     @property
     def base_in_charge(self) -> bool:
-        """Whether writes belong to the base."""
+        """Whether the base is in charge."""
         return self.in_charge == "base"
 
     @property
@@ -139,14 +139,14 @@ class CutoverSample:
 
     @property
     def decommission_text(self) -> str | None:
-        """E.g. `decommissioned at …`; None while a rollback could be."""
+        """When the legacy was decommissioned, in words; None while a rollback is possible."""
         if self.decommissioned is None:
             return None
         return f"the legacy was decommissioned at {self.decommissioned:%Y-%m-%d %H:%M:%S %Z}"
 
     @property
     def case(self) -> str | None:
-        """What is the case, in words: who is in charge, how the reverse stream is, what is under way; or None."""
+        """The situation in words: who is in charge, how the reverse stream runs, what is under way; or None."""
         parts = [self.text] if self.base_in_charge and self.text else []
         if self.decommission_text is not None:
             parts.append(self.decommission_text)
@@ -171,17 +171,17 @@ class CutoverSample:
 
     @property
     def worth_watching(self) -> bool:
-        """Whether there is something to say of cutovers where no change stream is."""
+        """Whether cutovers need watching even without a change stream."""
         return self.held is not None or self.base_in_charge or self.under_way is not None
 
     def to_json(self) -> dict[str, Any]:
-        """`from_json` makes it again."""
+        """As JSON values, which `from_json` reads."""
         times = {name: value.isoformat() for name in ("since", "decommissioned") if (value := getattr(self, name))}
         return {**asdict(self), **times}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "CutoverSample":
-        """As it was, without what another version wrote besides."""
+        """Read a stored sample; fields that only another version of this program knows are ignored."""
         values = _known(cls, stored)
         for name, part in (("under_way", UnderWay), ("held", HeldSample), ("reverse", ReverseSample)):
             if values.get(name) is not None:
@@ -303,7 +303,7 @@ DRIFTS = frozenset({
 
 @dataclass(frozen=True)
 class Drift:
-    """Something that the stream rests on is not as it was built."""
+    """An object that the stream depends on is not as it was built."""
 
     code: ProblemCode
     what: str
@@ -315,44 +315,44 @@ class StreamSample:
 
     Attributes:
         relation: The table's key in the ledger.
-        taken_at: By the watcher's clock, which every sample and alert keeps to; aware.
-        base_error: Why the base could not be asked; None where it was.
-        legacy_error: The same of the legacy.
-        status: As the ledger has it; None where there is no stream, or no base to ask.
+        taken_at: By the watcher's clock, like all times of samples and alerts; aware.
+        base_error: Why the base could not be asked; None if it answered.
+        legacy_error: Why the legacy could not be asked; None if it answered.
+        status: The stream's status in the ledger; None if there is no stream or the base could not be asked.
         reason: Why it has that status.
-        status_seconds: How long it has had it, by the base's clock.
-        worked_on_by: The session that holds the stream alone at this moment: what looks odd may be its doing.
-        subscription_exists: In this database of the base.
-        subscription_enabled: As `pg_subscription` has it.
-        worker_pids: Every apply worker that was seen during the look: none, one, or several where it loops.
-        worker_waits_for: Whose locks the apply worker waits for at this moment: pid, role and application.
-        apply_errors: `apply_error_count`; it does not move while the slot is lost.
-        conflicts: The counters of PostgreSQL 18 by name; empty on older ones.
-        worker_message: The apply worker's newest error, without any value; None where the log may not be read.
-        stricter: What the base refuses and the legacy does not, where that could be compared.
-        slot_exists: On the legacy.
-        slot_active: A walsender reads it.
+        status_seconds: For how long it has had it, by the base's clock.
+        worked_on_by: The session that holds the stream exclusively now; it may cause what looks odd.
+        subscription_exists: Whether this database of the base has the subscription.
+        subscription_enabled: Whether `pg_subscription` shows it as enabled.
+        worker_pids: Every apply worker seen during the look: none, one, or several if the worker keeps restarting.
+        worker_waits_for: The session whose locks the apply worker waits for: pid, role and application.
+        apply_errors: `apply_error_count`; it does not grow while the slot is lost.
+        conflicts: The conflict counters of PostgreSQL 18 by name; empty on older servers.
+        worker_message: The apply worker's newest error, without row values; None if the log cannot be read.
+        stricter: What the base refuses and the legacy accepts, if that could be compared.
+        slot_exists: Whether the legacy has the replication slot.
+        slot_active: Whether a walsender reads the slot.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
-        safe_wal_bytes: What may still be written before the slot is lost; None without `max_slot_wal_keep_size`.
+        safe_wal_bytes: WAL that can be written before the slot is lost; None without `max_slot_wal_keep_size`.
         retained_wal_bytes: WAL that the legacy keeps for the slot (`restart_lsn`).
         unconfirmed_bytes: WAL that the base has not confirmed.
-        lag_seconds: Travel time of this look's heartbeat; where that did not arrive in time, the age by the legacy's
-            clock of the oldest marker that is not on the base. None where none was sent.
-        heartbeat_arrived: Whether this look's did in time; None where none was sent.
-        heartbeat_error: Why none could be sent.
-        legacy_active_sessions: Other people's sessions at work there; None where we may not see them.
-        drifts: What was altered; None where that could not be examined, or changed while it was.
-        foreign_slots: Where each logical slot of others stands on the legacy, while a publication of others carries
-            our tables; None where that was not looked at.
-        proofs_outlived: What somebody altered of the stream by hand, where weeks were proven before that and not since.
-        runway_days: Until the first instant that has no leaf, or is not under CDC; None also where the stream works on
-            the past and has not reached the present.
-        runway_ends: Which week that is, and what it lacks.
-        server_changes: Why a server is not the one that the stream was built on, or no longer holds what it held; empty
-            where both are as they were.
-        outside: Rows of the legacy that no open week can take, in words; None where that is not known, or before the
-            gate of a cutover was ever passed.
-        cutover: Who is in charge, whose writes are refused, the reverse stream; None before anybody looked at that.
+        lag_seconds: Travel time of this look's heartbeat; if it did not arrive in time, the age by the legacy's clock
+            of the oldest marker that is not on the base. None if no heartbeat was sent.
+        heartbeat_arrived: Whether this look's heartbeat arrived in time; None if none was sent.
+        heartbeat_error: Why no heartbeat could be sent.
+        legacy_active_sessions: Sessions of others at work on the legacy; None if our role may not see them.
+        drifts: What was altered; None if that could not be examined, or changed meanwhile.
+        foreign_slots: The position of each logical slot of others on the legacy, while a publication of others
+            contains our tables; None if that was not examined.
+        proofs_outlived: A manual alteration of the stream after which some weeks were not proven again, in words.
+        runway_days: Days until the first instant without a leaf or without CDC; also None while the stream works on the
+            past and has not reached the present.
+        runway_ends: The week at which the runway ends, and what it lacks.
+        server_changes: Why a server is not the one that the stream was built on, or has lost data; empty if both are
+            unchanged.
+        outside: Rows of the legacy that fit no open week, in words; None if unknown, or before the first successful
+            gate check of a cutover.
+        cutover: What was observed about cutovers; None if that was not examined.
     """
 
     relation: str
@@ -392,24 +392,24 @@ class StreamSample:
 
     @property
     def base_in_charge(self) -> bool:
-        """Whether writes belong to the base, so that nothing flows from the legacy."""
+        """Whether the base is in charge, so that nothing flows from the legacy."""
         return self.cutover is not None and self.cutover.base_in_charge
 
     @property
     def seconds_behind(self) -> float | None:
-        """The lag of the stream that is to run now: the change stream's, or the reverse stream's."""
+        """The lag of the change stream or, while the base is in charge, of the reverse stream."""
         if self.cutover is None or not self.base_in_charge:
             return self.lag_seconds
         return self.cutover.reverse.lag_seconds if self.cutover.reverse else None
 
     def to_json(self) -> dict[str, Any]:
-        """For the ledger; `from_json` makes it again."""
+        """As JSON values for the ledger, which `from_json` reads."""
         cutover = self.cutover.to_json() if self.cutover else None
         return {**asdict(self), "taken_at": self.taken_at.isoformat(), "cutover": cutover}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StreamSample":
-        """As it was; what another version of this program wrote besides is left out."""
+        """Read a stored sample; fields that only another version of this program knows are ignored."""
         names = {field.name for field in fields(cls)}
         values = {name: value for name, value in stored.items() if name in names}
         values["taken_at"] = datetime.fromisoformat(values["taken_at"])
@@ -428,7 +428,7 @@ class StreamSample:
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """How bad a problem is."""
 
     WARNING = "warning"
     CRITICAL = "critical"
@@ -446,11 +446,11 @@ class StreamThresholds:
     legacy_wal_disk_gb: float | None = None
     pause_warning_seconds: float = 300.0
     runway_days: float = 14.0
-    # A cutover that works ends by itself within MIGRATION_CUTOVER_TIMEOUT_SECONDS; this is a little more.
+    # A working cutover ends by itself within MIGRATION_CUTOVER_TIMEOUT_SECONDS; this is a little more.
     writes_held_seconds: float = 65.0
 
     def stricter(self, factor: float) -> "StreamThresholds":
-        """For days on which more is written: limits are divided, and the room for WAL is multiplied."""
+        """Thresholds for days with many changes: limits are divided by `factor`, the room for WAL is multiplied."""
         return replace(
             self,
             lag_warning_seconds=self.lag_warning_seconds / factor,
@@ -463,9 +463,9 @@ class StreamThresholds:
 
 
 def high_change(day: date, calendar: FiscalCalendar, days: int) -> str | None:
-    """`quarter end` or `month end` on the last and the first `days` days around one; None in between.
+    """`quarter end` or `month end` within `days` days before or after one; None on other days.
 
-    A fiscal quarter begins on the first of a month, so that every quarter's end is a month's, too.
+    A fiscal quarter begins on the first of a month, so every end of a quarter is also an end of a month.
     """
     if day.day > days and (day + timedelta(days=days)).month == day.month:
         return None

@@ -1,7 +1,7 @@
-"""The name of the schema in which this program keeps what is its own, on both servers.
+"""The name of this program's own schema, which it creates on both servers.
 
-Every text of ours calls it `migration`, statements, functions and advice alike. Where a team has given it another name,
-the texts are renamed on their way: `renamed` does it, and nothing else.
+All texts in this package (statements, functions, advice) call the schema `migration`. If a team chose another name,
+`renamed` replaces it when a text is sent or shown; nothing else does.
 """
 
 import re
@@ -9,10 +9,10 @@ from functools import lru_cache
 
 DEFAULT_SCHEMA = "migration"
 _LONGEST = 48
-"""Characters, so that the name of the quarantine stays within the 63 that PostgreSQL keeps."""
+"""Characters; the longer name of the quarantine schema must stay within PostgreSQL's 63."""
 _PLAIN = re.compile(rf"[a-z][a-z0-9_]{{0,{_LONGEST - 1}}}")
-# Words that PostgreSQL takes for no name (pg_get_keywords, classes R and T; a test compares them with the servers).
-# With them a name would need quotes, which the name of a setting cannot have.
+# Words that PostgreSQL does not accept as a name without quotes (pg_get_keywords, classes R and T; a test compares them
+# with the servers). The schema's name also becomes part of a setting's name, which cannot be quoted.
 _RESERVED = """
 all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
 concurrently constraint create cross current_catalog current_date current_role current_schema current_time
@@ -23,8 +23,8 @@ right select session_user similar some symmetric system_user table tablesample t
 using variadic verbose when where window with
 """
 RESERVED = frozenset(_RESERVED.split())
-# As a qualifier (`migration.slices`), as a text of its own (`'migration'`), and where a statement or a sentence says
-# what it is. Not `migration_assets`, nor the word in a sentence.
+# Matches the name as a qualifier (`migration.slices`), as a literal (`'migration'`), and after the word "schema" in a
+# statement or a sentence. It does not match `migration_assets` or the ordinary word.
 _OURS = re.compile(
     r"(?<![\w.\"-])migration(?=\.(?:[a-z_%{…]|$))"
     r"|(?<=')migration(?=')"
@@ -34,7 +34,7 @@ _OURS = re.compile(
 
 
 def schema_flaw(name: str) -> str | None:
-    """Why a schema of ours cannot have that name; None where it can."""
+    """Why our schema cannot have this name; None if it can."""
     if not _PLAIN.fullmatch(name):
         return f"expected small letters, digits and underscores, a letter first, {_LONGEST} characters at most"
     if name in RESERVED or name.startswith("pg_") or name in {"public", "information_schema"}:
@@ -43,16 +43,16 @@ def schema_flaw(name: str) -> str | None:
 
 
 def quarantine_schema(schema: str) -> str:
-    """Where leaves lie that have left the root."""
+    """The schema for leaves that were detached from the root."""
     return f"{schema}_quarantine"
 
 
 @lru_cache(maxsize=4096)
 def renamed(text: str, schema: str) -> str:
-    """A text of this program with the name that our schema really has.
+    """Replace `migration` in a text of this program by the actual name of our schema.
 
     Args:
-        text: Which calls it `migration`; never one that somebody else wrote, who may mean another schema.
-        schema: Its name.
+        text: A text of this program; never a foreign one, which may mean another schema.
+        schema: The schema's actual name.
     """
     return text if schema == DEFAULT_SCHEMA else _OURS.sub(schema, text)

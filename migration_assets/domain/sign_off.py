@@ -1,4 +1,4 @@
-"""What a sign-off is decided on, and what still stands in its way. Pure: no clock, no database."""
+"""The facts that a sign-off is decided on, and what is still missing for one. Pure: no clock, no database."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _STREAM = "see `migration-assets stream status`"
 
 @dataclass(frozen=True)
 class WeekFacts:
-    """What the ledger holds of one week; `state` is the one before the sign-off, `marker` and `lsn` its proof's."""
+    """The ledger's facts about one week; `state` is that before the sign-off, `marker` and `lsn` those of its proof."""
 
     week: FiscalWeek
     leaf: str
@@ -36,9 +36,9 @@ class WeekFacts:
 
 @dataclass(frozen=True)
 class ReconciliationFacts:
-    """The newest comparison of the whole quarter: read at `cut_at` (where the cut is known), written down at `at`.
+    """The newest reconciliation of the quarter: read at `cut_at` (if the cut is known), recorded at `at`.
 
-    `altered` is what was done to the tables since then, in words; None for nothing that is known.
+    `altered` says how the tables were altered since then, in words; None when no alteration is known.
     """
 
     marker: int
@@ -51,13 +51,13 @@ class ReconciliationFacts:
 
     @property
     def proven_at(self) -> datetime:
-        """The moment the comparison speaks of: the earlier of both."""
+        """The moment that the comparison proves: the earlier of both times."""
         return self.at if self.cut_at is None else min(self.at, self.cut_at)
 
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What the ledger says of the change stream."""
+    """The ledger's facts about the change stream."""
 
     publication: str
     slot: str
@@ -71,7 +71,7 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class CutFacts:
-    """What one cut that the proof rests on cost the legacy's writers and the stream."""
+    """One cut that the proof is based on, and how long it held the legacy's writers and the stream."""
 
     marker: int
     lsn: str
@@ -84,7 +84,7 @@ class CutFacts:
 
 @dataclass(frozen=True)
 class Versions:
-    """What did the proving: this package, both servers, and its present way to take fingerprints."""
+    """The versions used for the proof: this package, both servers, and the fingerprint method."""
 
     package: str
     legacy: str
@@ -94,7 +94,7 @@ class Versions:
 
 @dataclass(frozen=True)
 class QuarterFacts:
-    """Everything that a sign-off is decided on, read at one moment. `problems` are the stream's, as observed."""
+    """All facts for a sign-off, read at one moment. `problems` are the observed problems of the stream."""
 
     relation: str
     quarter: FiscalQuarter
@@ -108,12 +108,12 @@ class QuarterFacts:
     def __post_init__(self) -> None:
         weeks = [facts.week for facts in self.weeks]
         if len(set(weeks)) != len(weeks) or any(week.quarter != self.quarter for week in weeks):
-            raise ValueError(f"these are not weeks of {self.quarter}, each once: {', '.join(map(str, weeks))}")
+            raise ValueError(f"expected distinct weeks of {self.quarter}, got: {', '.join(map(str, weeks))}")
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Who approves, when by the base's clock, and how old a proof may be then."""
+    """Who approves, when (by the base's clock), and how old a proof may be at that moment."""
 
     approved_by: str
     note: str
@@ -123,7 +123,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class Missing:
-    """One thing that is missing: what, to which week or part, and what to do."""
+    """One thing that is missing: what, where (week or part), and the next step."""
 
     what: str
     where: str
@@ -134,7 +134,7 @@ class Missing:
 
 
 class SignOffRefusedError(SignOffError):
-    """Not everything is proven; `missing` has each thing, and so has the text, one on each line."""
+    """Not everything is proven; `missing` and the error's text list what is missing, one thing a line."""
 
     def __init__(self, missing: Sequence[Missing], *, where: str) -> None:
         self.missing = tuple(missing)
@@ -148,7 +148,7 @@ class SignOffRefusedError(SignOffError):
 
 
 def missing(facts: QuarterFacts, approval: Approval) -> list[Missing]:
-    """Everything that stands between these facts and a sign-off, in the order of the work; empty when all is well."""
+    """Everything that these facts lack for a sign-off, in the order of the work; empty when nothing is missing."""
     return [*_approver(approval), *_weeks(facts, approval), *_reconciled(facts, approval), *_streaming(facts)]
 
 
@@ -156,7 +156,7 @@ def _approver(approval: Approval) -> Iterator[Missing]:
     if not any(letter.isprintable() and not letter.isspace() for letter in approval.approved_by):
         yield Missing("nobody is named", "approved_by", "name the person who approves")
     for where, text in (("approved_by", approval.approved_by), ("note", approval.note)):
-        # Neither PostgreSQL nor UTF-8 can hold these.
+        # PostgreSQL cannot store NUL, and UTF-8 cannot encode surrogates.
         if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             yield Missing("holds a character that cannot be stored", where, "write it in plain text")
 
@@ -170,7 +170,7 @@ def _weeks(facts: QuarterFacts, approval: Approval) -> Iterator[Missing]:
     for week in FiscalCalendar.weeks_of(facts.quarter):
         here = known.get(week)
         if here is None:
-            yield Missing("the ledger does not know it", week.key, "materialize quarter_partitions")
+            yield Missing("the ledger does not have this week", week.key, "materialize quarter_partitions")
         else:
             yield from (Missing(what, week.key, step) for what, step in _week(here, approval))
             if before is not None and before.upper_bound != here.lower_bound:
@@ -180,7 +180,7 @@ def _weeks(facts: QuarterFacts, approval: Approval) -> Iterator[Missing]:
 
 
 def _week(facts: WeekFacts, approval: Approval) -> Iterator[tuple[str, str]]:
-    """What is missing, and the next step; a later stage says nothing while an earlier one is missing."""
+    """Yield what is missing for one week and the next step; only for the first incomplete stage."""
     match facts.state:
         case SliceState.ABSENT:
             yield "was never copied", "materialize migrated_slice for it, then change_stream, then validated_slice"
@@ -189,7 +189,7 @@ def _week(facts: WeekFacts, approval: Approval) -> Iterator[tuple[str, str]]:
             yield "is copied, but not under CDC", "materialize change_stream for the quarter, then validated_slice"
             return
         case SliceState.RETIRED:
-            yield "is retired by now", "nothing, if its sign-off came before; else restore it, then change_stream"
+            yield "is already retired", "nothing, if it was signed off before; else restore it, then change_stream"
             return
         case _:
             pass

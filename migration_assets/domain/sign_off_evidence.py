@@ -1,7 +1,7 @@
-"""The evidence of a sign-off: what it says, its hash, and whether the sign-off still stands. Pure: no clock.
+"""The evidence of a sign-off: its contents, its hash, and whether the sign-off is still valid. Pure: no clock.
 
-It is plain JSON without floats, whose canonical text (sorted keys, no blanks, UTF-8) is hashed: a database or a tool
-that writes the same values in another way still arrives at the same SHA-256.
+The evidence is plain JSON without floats. Its canonical text (sorted keys, no blanks, UTF-8) is hashed, so that a
+database or tool that formats the same values differently still gets the same SHA-256.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from migration_assets.domain.sign_off import (
 from migration_assets.domain.states import SliceState, instant_text
 
 FORMAT = "migration_assets sign-off, version 1"
-# What comes after a sign-off rests on it and does not end it.
+# Later states build on a sign-off and do not end it.
 _SIGNED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED})
 
 
 @dataclass(frozen=True)
 class SignedOff:
-    """One sign-off as the ledger keeps it; the columns repeat what the evidence says."""
+    """One sign-off as the ledger keeps it; its columns repeat values of the evidence."""
 
     id: int
     relation: str
@@ -48,10 +48,10 @@ class SignedOff:
 
 
 def sign(facts: QuarterFacts, approval: Approval) -> tuple[dict[str, Any], str]:
-    """The evidence and its SHA-256.
+    """Make the evidence and its SHA-256.
 
     Raises:
-        SignOffRefusedError: Something is missing; lists everything.
+        SignOffRefusedError: Something is missing; the error lists everything that is.
     """
     lacking = missing(facts, approval)
     if lacking:
@@ -61,10 +61,10 @@ def sign(facts: QuarterFacts, approval: Approval) -> tuple[dict[str, Any], str]:
 
 
 def canonical(evidence: object) -> str:
-    """The one text of these values.
+    """The canonical text of these values.
 
     Raises:
-        ValueError: Something in it has no single text: a float, or anything that is not JSON.
+        ValueError: A value has no canonical text: a float, or anything that is not JSON.
     """
     _require_plain(evidence)
     return json.dumps(evidence, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -89,7 +89,7 @@ def digest(evidence: object) -> str:
 
 
 def verify(evidence: object, sha256: str) -> bool:
-    """Whether this is the evidence that was signed, to the last letter."""
+    """Whether this is exactly the evidence that was signed."""
     try:
         return digest(evidence) == sha256
     except ValueError:
@@ -97,12 +97,12 @@ def verify(evidence: object, sha256: str) -> bool:
 
 
 def why_void(signed: SignedOff, weeks: Sequence[WeekFacts]) -> list[str]:
-    """Every reason for which the sign-off does not stand any more; empty while it does. `weeks` are as of now."""
+    """Every reason why the sign-off is no longer valid; empty while it is. `weeks` are the present facts."""
     return [*why_edited(signed), *_overtaken(signed, weeks)]
 
 
 def why_edited(signed: SignedOff) -> Iterator[str]:
-    """Every sign that what the ledger holds is not what was signed."""
+    """Yield every sign that the ledger's contents are not what was signed."""
     if not verify(signed.evidence, signed.sha256):
         yield "the evidence in the ledger is not what was signed: its SHA-256 differs"
     columns = {
@@ -114,7 +114,7 @@ def why_edited(signed: SignedOff) -> Iterator[str]:
     }
     for name, said in columns.items():
         if signed.evidence.get(name) != said:
-            yield f"the ledger's {name} is {said!r}, that of the evidence {signed.evidence.get(name)!r}"
+            yield f"{name} is {said!r} in the ledger and {signed.evidence.get(name)!r} in the evidence"
 
 
 def _overtaken(signed: SignedOff, weeks: Sequence[WeekFacts]) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _overtaken(signed: SignedOff, weeks: Sequence[WeekFacts]) -> Iterator[str]:
     for week in FiscalCalendar.weeks_of(signed.quarter):
         facts = known.get(week)
         if facts is None:
-            yield f"{week.key}: the ledger does not know it any more"
+            yield f"{week.key}: the ledger no longer has this week"
             continue
         changed_at = facts.validation.changed_at
         changed = changed_at is not None and changed_at > signed.signed_at
@@ -214,7 +214,7 @@ def _cut(facts: CutFacts) -> dict[str, Any]:
 
 
 def _fingerprint(fingerprint: Fingerprint | None) -> dict[str, Any] | None:
-    # Sums as text: they pass 2**53, where many readers of JSON begin to round.
+    # Sums are text: they exceed 2**53, above which many JSON readers round.
     return fingerprint and {
         "rows": fingerprint.rows,
         "sum_a": str(fingerprint.sum_a),
@@ -223,7 +223,7 @@ def _fingerprint(fingerprint: Fingerprint | None) -> dict[str, Any] | None:
 
 
 def moment_text(moment: datetime | None) -> str | None:
-    """The one text of a time: UTC, microseconds."""
+    """The canonical text of a time: UTC with microseconds; None for None."""
     return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 

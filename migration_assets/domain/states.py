@@ -25,28 +25,28 @@ class SliceState(StrEnum):
 
 _S = SliceState
 _SLICE_STEPS: dict[SliceState, frozenset[SliceState]] = {
-    # A week that was opened ahead of its time has nothing to copy: it joins the stream as it is.
+    # A week that was opened in advance has nothing to copy, so it joins the stream directly.
     _S.ABSENT: frozenset({_S.COPIED, _S.STREAMING}),
-    # A copy may be repeated as long as nobody relies on it.
+    # A copy may be repeated until the stream builds on it.
     _S.COPIED: frozenset({_S.COPIED, _S.STREAMING}),
     # From here on a re-copy keeps the slice in the stream.
     _S.STREAMING: frozenset({_S.STREAMING, _S.VALIDATED}),
     _S.VALIDATED: frozenset({_S.STREAMING, _S.VALIDATED, _S.SIGNED_OFF}),
-    # A repair after the sign-off makes it void.
+    # A repair after the sign-off makes the sign-off void.
     _S.SIGNED_OFF: frozenset({_S.STREAMING, _S.ARCHIVED}),
-    # A late booking makes an archive stale, and the slice is archived anew; a repair makes its sign-off void as well.
+    # A late booking makes the archive stale, and the slice is archived again; a repair also makes the sign-off void.
     _S.ARCHIVED: frozenset({_S.STREAMING, _S.ARCHIVED, _S.RETIRED}),
-    # Restored: from its archive, or from quarantine.
+    # The slice is restored from its archive or from quarantine.
     _S.RETIRED: frozenset({_S.ARCHIVED}),
 }
-# While the base is in charge nobody can prove a week against a legacy any more, nor sign it off: the cutover compared
-# all of them, and what came after was born in the base. The archive's own proof decides, once the week is over.
+# While the base is in charge, a week can no longer be validated against the legacy or signed off: the cutover compared
+# every week, and later rows were written in the base. Once the week is over, the archive's own verification decides.
 _UNSIGNED = frozenset({_S.ABSENT, _S.COPIED, _S.STREAMING, _S.VALIDATED})
-# What somebody does whose slice is not so far, or further.
+# The next step when a slice cannot enter this state, because it is too early or already past it.
 _WAY = {
     _S.ABSENT: "nothing: a slice is absent only before its first copy",
     _S.COPIED: "where it differs from the legacy, `migration-assets repair QUARTER WEEK` mends it",
-    _S.STREAMING: "a slice is copied before `migration-assets stream start QUARTER` brings its quarter under CDC",
+    _S.STREAMING: "copy the slice first; then `migration-assets stream start QUARTER` brings its quarter under CDC",
     _S.VALIDATED: "`migration-assets stream start QUARTER` brings its quarter under CDC; then validate it",
     _S.SIGNED_OFF: "`migration-assets sign-off QUARTER --approved-by NAME` says what is missing until then",
     _S.ARCHIVED: "an archive is made of signed-off weeks: `migration-assets sign-off QUARTER --approved-by NAME` says"
@@ -63,18 +63,18 @@ def may_become(now: SliceState, then: SliceState, *, base_in_charge: bool = Fals
     """Whether a slice in state `now` may be put into state `then`.
 
     Args:
-        now: Its state.
-        then: The state that is asked for.
-        base_in_charge: The base is in charge, and the slice's week is over.
+        now: The slice's state.
+        then: The requested state.
+        base_in_charge: Whether the base is in charge and the slice's week is over.
     """
     return then in _following(now, base_in_charge=base_in_charge)
 
 
 def require_slice_transition(now: SliceState, then: SliceState, *, where: str, base_in_charge: bool = False) -> None:
-    """Refuse a step that the slice's state does not allow; as `may_become`.
+    """Refuse a step that the slice's state does not allow; the arguments are those of `may_become`.
 
     Raises:
-        SliceStateError: Names both states and those that could follow.
+        SliceStateError: The step is not allowed; the error names both states and the allowed next states.
     """
     if not may_become(now, then, base_in_charge=base_in_charge):
         following = ", ".join(sorted(_following(now, base_in_charge=base_in_charge))) or "none"
@@ -90,36 +90,36 @@ SideName = Literal["legacy", "base"]
 
 
 class CutoverError(MigrationError):
-    """A cutover or rollback stopped; says where, and which side accepts writes now."""
+    """A cutover or rollback stopped; the error says where, and which side accepts writes now."""
 
 
 class BaseInChargeError(StreamError):
-    """What was asked for rests on the legacy's being the truth, and the base is in charge; nothing was touched."""
+    """The step needs the legacy to be in charge, and the base is; nothing was touched."""
 
 
 class CutoverKind(StrEnum):
-    """Where the writes go: to the base, or back to the legacy."""
+    """The direction in which writes move: to the base (cutover) or back to the legacy (rollback)."""
 
     CUTOVER = "cutover"
     ROLLBACK = "rollback"
 
     @property
     def source(self) -> SideName:
-        """The side that accepts writes before."""
+        """The side that accepts writes before the change."""
         return "legacy" if self is CutoverKind.CUTOVER else "base"
 
     @property
     def target(self) -> SideName:
-        """The side that accepts writes after."""
+        """The side that accepts writes after the change."""
         return "base" if self is CutoverKind.CUTOVER else "legacy"
 
 
 class CutoverState(StrEnum):
-    """How far it is: the step that is under way, or was the last one to be.
+    """How far a cutover or rollback is: the step under way, or the last one begun.
 
-    `waiting` for a small lag; writes `held` on the source; all of it `drained` to the target; both sides `compared`;
-    `sequences` set on the target; the stream `reversed`; the target `open` for writes; the applications `switched`;
-    `done`. Or `undoing`, and `undone`.
+    In order: `waiting` for a small lag; writes `held` on the source; all changes `drained` to the target; both sides
+    `compared`; `sequences` set on the target; the stream `reversed`; the target `open` for writes; the applications
+    `switched`; `done`. A change that is taken back is `undoing`, then `undone`.
     """
 
     BEGUN = "begun"
@@ -152,9 +152,10 @@ _ORDER = (
 BEFORE_OPEN = _ORDER[: _ORDER.index(_C.OPEN)]
 _CUTOVER_STEPS: dict[CutoverState, frozenset[CutoverState]] = {
     **{state: frozenset({after, _C.UNDOING}) for state, after in zip(BEFORE_OPEN, _ORDER[1:], strict=False)},
-    # The commit that opens the target may be known to the servers alone: then the look after it decides.
+    # The outcome of the commit that opens the target may be unknown to us (a lost connection). The state is then read
+    # from the server, which decides whether to go on or to undo.
     _C.OPEN: frozenset({_C.OPEN, _C.SWITCHED, _C.UNDOING}),
-    # What comes after is repeated until it succeeds.
+    # These steps are repeated until they succeed.
     _C.SWITCHED: frozenset({_C.SWITCHED, _C.DONE}),
     _C.DONE: frozenset({_C.DONE}),
     _C.UNDOING: frozenset({_C.UNDOING, _C.UNDONE}),
@@ -163,23 +164,23 @@ _CUTOVER_STEPS: dict[CutoverState, frozenset[CutoverState]] = {
 
 
 def require_cutover_transition(before: CutoverState, after: CutoverState, *, opened: bool, where: str) -> None:
-    """Refuse what is not allowed.
+    """Refuse a change of a cutover's state that is not allowed.
 
     Args:
-        before: The state now.
-        after: The state that is asked for.
-        opened: Whether the target is known to have accepted writes: then nothing is undone any more.
-        where: For the error.
+        before: The present state.
+        after: The requested state.
+        opened: Whether the target is known to have accepted writes; it then cannot be undone.
+        where: The place that the error names.
 
     Raises:
-        CutoverError: Not allowed.
+        CutoverError: The change is not allowed.
     """
     if after in _CUTOVER_STEPS[before] and not (opened and after is _C.UNDOING):
         return
     raise CutoverError(
         f"{before} may not become {after}" + (" after the target accepted writes" if opened else ""),
         where=where,
-        state_left="nothing was changed by this",
+        state_left="this step changed nothing",
         next_step="report this: it is a fault of this program",
     )
 
@@ -188,15 +189,15 @@ Scope = Literal["database", "table"]
 
 
 class DecommissionError(MigrationError):
-    """The legacy was not decommissioned, or not completely, or it is and something else was asked for."""
+    """The legacy could not be decommissioned completely, or the step is impossible because it already is."""
 
 
 class DecommissionState(StrEnum):
-    """How far it is.
+    """How far the decommissioning is.
 
-    `begun`: the reverse stream is drained and stopped, and the legacy is fingerprinted. `fingerprinted`: that is
-    done; until here a rollback is possible, and calls it off. From `closed` on there is no way back, and the legacy is
-    being closed; `severed`: it is closed, and the reverse stream is being taken away; `done`.
+    `begun`: the reverse stream is being drained and stopped, and the legacy fingerprinted. `fingerprinted`: this is
+    finished. Up to here a rollback is possible and cancels the decommissioning. `closed`: the legacy is being closed,
+    and there is no way back. `severed`: the legacy is closed, and the reverse stream is being removed. `done`.
     """
 
     BEGUN = "begun"
@@ -207,13 +208,13 @@ class DecommissionState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether there is no way back."""
+        """Whether a rollback is no longer possible."""
         return self in {DecommissionState.CLOSED, DecommissionState.SEVERED, DecommissionState.DONE}
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One thing that stands in the way, and what removes it."""
+    """One thing that prevents the decommissioning, and how to remove it."""
 
     code: str
     what: str
@@ -227,7 +228,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 class Freshness(StrEnum):
-    """What the last validation still says of a slice; only `fresh` proves anything."""
+    """What the last validation still proves about a slice; only `fresh` proves that it is equal."""
 
     NEVER = "never validated"
     CHANGED = "changed since"
@@ -239,14 +240,14 @@ class Freshness(StrEnum):
 
 @dataclass(frozen=True)
 class LastValidation:
-    """The ledger's facts on the last validation of one slice; times are aware, all by the base's clock.
+    """What the ledger knows about the last validation of one slice; times are aware and by the base's clock.
 
     Attributes:
-        at: When it was validated; None for never.
-        equal: Whether both sides were equal then; unknown counts as no.
-        changed_at: When we last put rows in.
-        stream_changes: Row changes that the stream applied since then; None where that is not known.
-        altered: What was done to the tables themselves since then, in words; None for nothing that is known.
+        at: When the slice was validated; None for never.
+        equal: Whether both sides were equal then; None (unknown) counts as no.
+        changed_at: When this program last wrote rows of the slice.
+        stream_changes: Row changes that the stream applied since the validation; None when unknown.
+        altered: How the tables were altered since the validation, in words; None when no alteration is known.
     """
 
     at: datetime | None
@@ -256,22 +257,22 @@ class LastValidation:
     altered: str | None = None
 
     def freshness(self, *, now: datetime, max_age: timedelta) -> Freshness:
-        """The verdict; exactly `max_age` is fresh, and so is a validation of the very moment of the change."""
+        """Judge the validation; an age of exactly `max_age` is fresh, and so is a validation at `changed_at` itself."""
         if self.at is None:
             return Freshness.NEVER
-        # Before `failed`: after a repair the failure is over, and what is missing is a look at the result.
+        # This comes before `failed`: a repair has ended the failure, and its result has not been validated yet.
         if self.changed_at is not None and self.changed_at > self.at:
             return Freshness.CHANGED
         if self.equal is not True:
             return Freshness.FAILED
-        # No stream brings what a rewrite does to rows, and no server counts it.
+        # The stream does not carry what a rewrite does to rows, and the server's counters do not show it.
         if self.altered:
             return Freshness.ALTERED
-        # Absolute: a clock that was set back must not keep a validation fresh for ever.
+        # The absolute value: a clock that was set back must not keep a validation fresh for ever.
         return Freshness.OLD if abs(now - self.at) > max_age else Freshness.FRESH
 
     def describe(self, *, now: datetime, max_age: timedelta) -> str:
-        """One line, e.g. `validated at 2024-06-24 12:00 UTC, 3 h ago; since then 1,204 changes by the stream`."""
+        """Describe it in one line: `validated at 2024-06-24 12:00 UTC, 3 h ago; since then 4 changes by the stream`."""
         if self.at is None:
             return "never validated"
         equal = self.equal is True
@@ -295,19 +296,19 @@ class LastValidation:
 
 
 def changes_since(then: int | None, now: int | None) -> int | None:
-    """The growth of a leaf's counter of changes; None where one is missing, or it was reset (a crash does that)."""
+    """The growth of a leaf's change counter; None if a value is missing or the counter was reset (as by a crash)."""
     if then is None or now is None or now < then:
         return None
     return now - then
 
 
 def instant_text(moment: datetime) -> str:
-    """`2024-06-24 12:00 UTC`, whatever zone the moment is given in."""
+    """The moment in UTC, as `2024-06-24 12:00 UTC`; it may be given in any zone."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def span_text(span: timedelta) -> str:
-    """A length of time, rounded down: `40 s`, `12 min`, `3 h`, from two days on `5 d`."""
+    """A length of time, rounded down: `40 s`, `12 min`, `3 h`, and days from two days on: `5 d`."""
     seconds = int(span.total_seconds())
     if seconds < _MINUTE:
         return f"{seconds} s"

@@ -8,13 +8,13 @@ from typing import TypeAlias
 from migration_assets.domain.samples import ProblemCode, Severity, StreamSample, StreamThresholds
 from migration_assets.domain.schema_name import DEFAULT_SCHEMA
 
-# A raised alert stays until the figure is below this part of its threshold.
+# A raised alert stays open until its figure is below this part of the threshold.
 CLEAR_BELOW = 0.8
 
 
 @dataclass(frozen=True)
 class View:
-    """What a rule sees: the look, those before it (oldest first), which alerts are open; the name of our schema."""
+    """What a rule sees: the sample, earlier ones (oldest first), thresholds, open alerts, and our schema's name."""
 
     sample: StreamSample
     history: Sequence[StreamSample] = ()
@@ -24,11 +24,11 @@ class View:
 
     @property
     def previous(self) -> StreamSample | None:
-        """The last look before this one."""
+        """The sample before this one."""
         return self.history[-1] if self.history else None
 
     def level(self, code: ProblemCode, value: float, warning: float, critical: float) -> Severity | None:
-        """How bad a figure is; what is raised already stays so until well below its threshold."""
+        """Judge a figure; a severity that is already raised stays until the figure is well below its threshold."""
         for severity, threshold in ((Severity.CRITICAL, critical), (Severity.WARNING, warning)):
             open_severity = self.raised.get(code)
             stays = open_severity is Severity.CRITICAL or open_severity is severity
@@ -38,17 +38,17 @@ class View:
 
 
 class Unknown:
-    """A rule's answer where nothing can be said."""
+    """A rule's answer when it cannot judge."""
 
 
 UNKNOWN = Unknown()
-# How bad and what; and what to do, where that is not always the same.
+# The severity and the problem in words; a third part is the next step, for problems that have more than one.
 Verdict: TypeAlias = tuple[Severity, str] | tuple[Severity, str, str] | Unknown | None
 Rule: TypeAlias = Callable[[View], Verdict]
 
 
 def growth(view: View, count: Callable[[StreamSample], int | None]) -> int | None:
-    """How much a counter grew since the last look; one that was reset began at nought."""
+    """How much a counter grew since the last sample; a counter that fell was reset and started again at 0."""
     now = count(view.sample)
     before = count(view.previous) if view.previous else None
     if now is None or before is None:
@@ -66,9 +66,9 @@ _SHORTEST_SPAN = timedelta(seconds=30)
 
 
 def minutes_of_room(sample: StreamSample, history: Sequence[StreamSample], disk_gb: float | None) -> float | None:
-    """Until the slot's limit, or else the legacy's disk, is reached at the growth of the last quarter of an hour.
+    """Minutes until the slot's limit, or else the legacy's disk, is reached at the growth of the last 15 minutes.
 
-    Infinite where the WAL kept does not grow; None where there is no limit, or too little history to tell.
+    Infinite if the retained WAL does not grow; None if there is no limit, or too little history.
     """
     kept = sample.retained_wal_bytes
     room = sample.safe_wal_bytes

@@ -25,12 +25,12 @@ from migration_assets.domain.stream_view import (
 )
 
 __all__ = ["RULES", "UNKNOWN", "Rule", "Unknown", "Verdict", "View"]
-# Critical when only this part of the wanted time is left.
+# A warning becomes critical when only this part of the wanted time is left.
 _CRITICAL_PART = 0.25
 _LOOPING = 3
-# Heartbeats move every reader that is well; the longest pause between two looks is much shorter.
+# Heartbeats advance every healthy reader, and the longest pause between two looks is much shorter than this.
 _FOREIGN_SECONDS = 120.0
-# The stream changes rows that our copies and repairs wrote last: PostgreSQL counts that, and it is no fault.
+# The stream changes rows that our copies and repairs wrote last. PostgreSQL counts that as a conflict; it is none.
 _HARMLESS_CONFLICTS = "origin_differs"
 _STOPPING = {ProblemCode.COLUMNS_DIFFER, ProblemCode.RIGHTS_MISSING, ProblemCode.LEAF_MISSING}
 
@@ -44,7 +44,7 @@ def _unreachable(side: str) -> Rule:
 
 
 def _of_stream(rule: Rule, *statuses: str) -> Rule:
-    """Only where the stream has one of these statuses; a base that is away leaves everything open."""
+    """Apply a rule only while the stream has one of these statuses; unknown while the base cannot be asked."""
 
     def guarded(view: View) -> Verdict:
         if view.sample.base_error is not None:
@@ -55,7 +55,7 @@ def _of_stream(rule: Rule, *statuses: str) -> Rule:
 
 
 def _unless_worked_on(rule: Rule) -> Rule:
-    """Somebody who holds the stream may have it stand, or be about to say in the ledger that it does."""
+    """Report a problem as unknown while a step holds the stream: the step may cause it, and not have noted it yet."""
 
     def guarded(view: View) -> Verdict:
         verdict = rule(view)
@@ -82,7 +82,7 @@ def _worker_down(view: View) -> Verdict:
     sample, previous = view.sample, view.previous
     if not sample.subscription_enabled or sample.worker_pids is None:
         return UNKNOWN
-    # A worker that cannot reach the legacy comes and goes; a short look may see it once and take it for well.
+    # A worker that cannot reach the legacy keeps restarting; a short look may happen to see it running.
     unread = sample.slot_active is False and not sample.heartbeat_arrived
     if sample.worker_pids:
         return (Severity.WARNING, "an apply worker was seen, but nobody reads the slot") if unread else None
@@ -100,7 +100,7 @@ def _worker_looping(view: View) -> Verdict:
     pids = [s.worker_pids[0] for s in looks if s.worker_pids]
     if len(set(pids)) < _LOOPING:
         return None
-    # A pause ends the worker on purpose, and changes the status.
+    # A pause ends the worker on purpose and changes the status, so only looks since the last change count.
     undisturbed = (sample.taken_at - looks[0].taken_at).total_seconds() <= (sample.status_seconds or 0.0)
     if not undisturbed:
         return None
@@ -118,7 +118,7 @@ def _apply_errors(view: View) -> Verdict:
 
 
 def _why(view: View) -> str:
-    """All that is known of the cause: the worker's own words, counters, what differs, what the base alone refuses."""
+    """Everything known about the cause: the worker's message, counters, drifts, and what only the base refuses."""
     sample = view.sample
     causes = [f"the worker says: {sample.worker_message}"] if sample.worker_message else []
     counted = _grown_conflicts(view)
@@ -221,8 +221,8 @@ def _standing(view: View) -> Verdict:
     if sample.status_seconds is None:
         return UNKNOWN
     if sample.server_changes:
-        return None  # it is barred, which is told of as such; a person cannot resume it
-    # A first activation trues up whole quarters while nothing stands still yet.
+        return None  # SERVER_CHANGED reports it; the stream is barred, and resuming would not help
+    # A first activation trues up whole quarters, and there is no running stream yet that it could delay.
     at_work = sample.worked_on_by is not None
     if sample.status_seconds <= view.thresholds.pause_warning_seconds or (at_work and sample.status == "activating"):
         return None
@@ -254,7 +254,7 @@ def _stream_altered(view: View) -> Verdict:
 
 
 def _foreign_slot_stands(view: View) -> Verdict:
-    """Others' slots that read everything, ours included, and have not moved for as long as can be looked back."""
+    """Slots of others that read our tables too and have not advanced for at least `_FOREIGN_SECONDS`."""
     now = view.sample.foreign_slots
     if now is None:
         return UNKNOWN
@@ -289,7 +289,7 @@ def _runway(view: View) -> Verdict:
 def _rows_outside(view: View) -> Verdict:
     found = view.sample.outside
     if view.sample.base_in_charge:
-        return None  # bookings come to the base, which refuses what no leaf can take
+        return None  # new rows are written to the base, which refuses rows that no leaf can take
     if found is None:
         return UNKNOWN
     return (Severity.WARNING, f"a cutover would stop: {'; '.join(found)}") if found else None
@@ -306,7 +306,7 @@ _OF_STREAM: Mapping[ProblemCode, Rule] = {
     ProblemCode.APPLY_ERRORS: _of_stream(_apply_errors, "live", *_STANDING),
     ProblemCode.CONFLICTS: _of_stream(_conflicts, "live", *_STANDING),
     ProblemCode.SLOT_MISSING: _of_stream(_unless_worked_on(_slot_missing), "live", *_STANDING[1:]),
-    # A base that is away keeps nobody from seeing these, and that is when they matter most.
+    # These are seen on the legacy, and matter most while the base is unreachable.
     ProblemCode.SLOT_LOST: _wal_status("lost", _LOST),
     ProblemCode.SLOT_AT_RISK: _wal_status("unreserved", _AT_RISK),
     ProblemCode.RETAINED_WAL: _retained_wal,
@@ -336,7 +336,7 @@ _TO_FIT = "; what had changed in between is found by validated_slice and mended 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in figures, since when, and what to do."""
+    """One problem: what is wrong with figures, since when, and the next step."""
 
     code: ProblemCode
     severity: Severity
@@ -347,14 +347,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The problems, and every code that could be judged: of the others nothing is known."""
+    """The problems found, and every code that could be judged; about the other codes nothing is known."""
 
     problems: tuple[Problem, ...]
     judged: frozenset[ProblemCode]
 
 
 def evaluate(view: View) -> Evaluation:
-    """Every rule on one view."""
+    """Apply every rule to one view."""
     problems: list[Problem] = []
     judged: set[ProblemCode] = set()
     for code, rule in RULES.items():
@@ -370,7 +370,7 @@ def evaluate(view: View) -> Evaluation:
 
 
 def _since(code: ProblemCode, sample: StreamSample) -> datetime:
-    """When it was seen first, or when it began where that is known."""
+    """When the problem began if that is known, else the time of the sample."""
     seconds: float | None = 0.0
     if code is ProblemCode.STREAM_STANDING:
         seconds = sample.status_seconds

@@ -1,4 +1,4 @@
-"""What a catalogue says of the table: columns, types, constraints, indexes. Read by `postgres/introspection.py`."""
+"""The description of a table as the catalogue gives it, and the differences between legacy and base."""
 
 import re
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from migration_assets.domain.user_types import (
 
 
 class Hashing(Enum):
-    """How a column enters a row's hash so that equal hash input means equal bytes."""
+    """How a column's value enters a row's hash, so that equal input means equal bytes."""
 
-    NATIVE = "native"  # the type's own hash tells every two different values apart
-    SEND = "send"  # the bytes that a binary COPY sends: the type's own equality is coarser (1.0 = 1.00)
-    TEXT = "text"  # the text output: the bytes hold object ids that differ between databases
+    NATIVE = "native"  # by the type's own hash, which distinguishes all different values
+    SEND = "send"  # by the bytes of a binary COPY, because the type's own equality is coarser (1.0 = 1.00)
+    TEXT = "text"  # by the text output, because the bytes contain object ids that differ between databases
 
 
 @dataclass(frozen=True)
 class Column:
-    """A live column; `type_name` is schema-qualified unless it is the system's, with its modifiers."""
+    """A column; `type_name` has its modifiers, and its schema unless it is a type of PostgreSQL itself."""
 
     name: str
     type_name: str
@@ -46,12 +46,12 @@ class Column:
 
     @property
     def is_generated(self) -> bool:
-        """Whether the value is computed from other columns, so that it cannot be copied into."""
+        """Whether the value is computed from other columns, so that it cannot be written."""
         return bool(self.generated)
 
     @property
     def is_virtual(self) -> bool:
-        """Whether the value is computed at every read (PostgreSQL 18)."""
+        """Whether the value is computed on every read (PostgreSQL 18)."""
         return self.generated == "v"
 
 
@@ -69,11 +69,11 @@ class Index:
 
     @property
     def deferrable(self) -> str:
-        """The definition of its constraint where that may be broken until the end of a statement or transaction."""
+        """The definition of its constraint if that is deferrable; else empty."""
         return self.constraint if " DEFERRABLE" in self.constraint else ""
 
     def is_unique_with(self, control_column: str) -> bool:
-        """Whether it may stay unique on a partitioned table, which wants the control column in every unique key."""
+        """Whether it can be unique on a partitioned table: every unique key must contain the control column."""
         return self.unique and control_column in self.key_columns
 
 
@@ -96,18 +96,18 @@ class Sequence:
 
 
 class Drawn(StrEnum):
-    """How it comes that new rows draw from a sequence."""
+    """What makes new rows draw from a sequence."""
 
     IDENTITY = "identity"
-    DEFAULT = "default"  # the column's default names it
-    OWNED = "owned"  # OWNED BY the column alone: the application draws by itself
+    DEFAULT = "default"  # the column's default names the sequence
+    OWNED = "owned"  # it is only OWNED BY the column: the application draws from it
     FUNCTION = "function"  # a function that the column's default calls names it
-    TRIGGER = "trigger"  # a function of a trigger names it, for whatever column
+    TRIGGER = "trigger"  # a trigger's function names it; the column is not known
 
 
 @dataclass(frozen=True)
 class SequenceUse:
-    """One sequence, the column that it fills (None: not known), and what draws from it."""
+    """One sequence, the column that it fills (None if unknown), and what draws from it."""
 
     sequence: str
     column: str | None
@@ -117,10 +117,10 @@ class SequenceUse:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """One table as one server's catalogue describes it; what else hangs on it: `table_features`.
+    """One table as one server's catalogue describes it.
 
-    `sequence_uses` says what draws from which of `sequences`; `unknown_draws` names functions that draw from one that
-    their text does not name.
+    `sequence_uses` says what draws from which of `sequences`; `unknown_draws` lists functions that draw from a sequence
+    which their text does not name.
     """
 
     table: QualifiedName
@@ -139,9 +139,10 @@ class TableDescription:
     comment: str | None = None
 
     def equality(self, name: str) -> str:
-        """The operator by which a key tells two values of the column apart, in SQL.
+        """The SQL operator by which a key compares two values of the column.
 
-        What an extension brings as a type of its own has one beside it, and our search path leads to the system's.
+        The operator of an extension's type lies in the extension's schema, which our search path does not contain, so
+        it is schema-qualified.
         """
         of = self.column(name).base_type
         for one in self.types:
@@ -150,10 +151,10 @@ class TableDescription:
         return "="
 
     def column(self, name: str) -> Column:
-        """The column of that exact name.
+        """The column of exactly this name.
 
         Raises:
-            TableSpecError: There is none; lists those that are.
+            TableSpecError: There is no such column; the error lists the existing ones.
         """
         for column in self.columns:
             if column.name == name:
@@ -169,12 +170,12 @@ class TableDescription:
         """The kind of the control column.
 
         Raises:
-            TableSpecError: It is of another type than timestamptz, timestamp or date, or generated.
+            TableSpecError: The column is generated, or its type is not timestamptz, timestamp or date.
         """
         column = self.column(control_column)
         if column.is_generated:
             raise TableSpecError(
-                f"control column {control_column!r} is generated, and PostgreSQL partitions no table by such a column",
+                f"control column {control_column!r} is generated, and PostgreSQL cannot partition by such a column",
                 where=str(self.table),
                 state_left="nothing was touched",
                 next_step="choose another column as MIGRATION_CONTROL_COLUMN: an ordinary one of type timestamptz,"
@@ -185,7 +186,7 @@ class TableDescription:
             "timestamp without time zone": ControlKind.TIMESTAMP,
             "date": ControlKind.DATE,
         }
-        # A domain over one of the three serves as well; a precision such as (0) does not matter.
+        # A domain over one of the three also works; a precision such as (0) does not matter.
         kind = kinds.get(re.sub(r"\(\d+\)", "", column.base_type))
         if kind is None:
             raise TableSpecError(
@@ -197,26 +198,26 @@ class TableDescription:
         return kind
 
     def base_primary_key(self, control_column: str) -> tuple[str, ...]:
-        """The primary key extended by the control column, as a partitioned table wants it."""
+        """The primary key extended by the control column, as a partitioned table requires."""
         if control_column in self.primary_key:
             return self.primary_key
         return (*self.primary_key, control_column)
 
     @property
     def copied_columns(self) -> tuple[Column, ...]:
-        """Those that a COPY carries: all but the generated ones, which the base computes again."""
+        """The columns that a COPY carries: all except generated ones, which the base computes again."""
         return tuple(column for column in self.columns if not column.is_generated)
 
     @property
     def binary_copy(self) -> bool:
-        """Whether every copied column survives a binary COPY between two databases; else text is used."""
+        """Whether a binary COPY between two databases preserves every copied column; if not, text is used."""
         return all(column.binary_copy for column in self.copied_columns)
 
 
 def column_differences(legacy: TableDescription, base: TableDescription) -> list[str]:
-    """What differs in the columns' order, names, types or generation; empty when data can flow. One line each.
+    """List the differences in columns (order, names, types, generation) that prevent copying; one line each.
 
-    The base's NOT NULL is allowed to be stricter where the primary key was extended.
+    A stricter NOT NULL in the base is allowed, because the extended primary key needs it.
     """
     differences: list[str] = []
     if [c.name for c in legacy.columns] != [c.name for c in base.columns]:
@@ -234,15 +235,15 @@ def column_differences(legacy: TableDescription, base: TableDescription) -> list
         if column.type_name != other.type_name:
             differences.append(f"{column.name}: {column.type_name} in the legacy, {other.type_name} in the base")
         elif column.hashing is not other.hashing:
-            # A nondeterministic collation on one side: copying would work, comparing would not.
-            differences.append(f"{column.name}: its values compare in another way (see the collations)")
+            # One side has a nondeterministic collation: copying would work, comparing would not.
+            differences.append(f"{column.name}: its values are compared differently (see the collations)")
         if column.is_generated != other.is_generated:
             differences.append(f"{column.name}: generated on one side only")
     return differences + [one.what for one in structure_differences(legacy, base) if not one.flows]
 
 
 def structure_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
-    """What differs inside the columns' types, and in their collations: some of it lets rows flow all the same."""
+    """List differences in types, collations and deferrable keys; `flows` marks those that do not prevent copying."""
     columns = [(column.name, column.type_name, column.default) for column in legacy.columns]
     return [
         *type_differences(legacy.types, base.types, columns, str(legacy.table)),
@@ -253,7 +254,7 @@ def structure_differences(legacy: TableDescription, base: TableDescription) -> l
 
 
 def collated_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
-    """Columns that sort by another collation in the base."""
+    """List columns that have another collation in the base."""
     of_base = {column.name: column for column in base.columns}
     found: list[TypeDifference] = []
     for one in legacy.columns:
@@ -274,7 +275,7 @@ def collated_differences(legacy: TableDescription, base: TableDescription) -> li
 
 
 def deferral_differences(legacy: TableDescription, base: TableDescription) -> list[TypeDifference]:
-    """Unique keys that a transaction may break for a while on one side only: a legal one then stops the stream."""
+    """List unique keys that are deferrable on one side only: a valid legacy transaction would then stop the stream."""
     found: list[TypeDifference] = []
     there = {index.tail: index for index in base.indexes if index.unique}
     for one in legacy.indexes:
@@ -310,7 +311,7 @@ def deferral_differences(legacy: TableDescription, base: TableDescription) -> li
 
 
 def identity_statement(table: QualifiedName) -> str:
-    """What gives every partition without an immediate key an identity for the stream back to the legacy."""
+    """The statement that sets REPLICA IDENTITY FULL on every partition, which the reverse stream needs."""
     tree = f"pg_partition_tree({quote_text(str(table))})"
     each = "LOOP EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one); END LOOP; END $$;"
     return f"DO $$ DECLARE one regclass; BEGIN FOR one IN SELECT relid FROM {tree} {each}"  # noqa: S608  to be read

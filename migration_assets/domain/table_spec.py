@@ -9,7 +9,7 @@ from migration_assets.domain.fiscal_calendar import FiscalQuarter, FiscalWeek
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*))\s*')
 _MAX_IDENTIFIER_BYTES = 63
-# Words that PostgreSQL (15 to 18) takes for no name of a column or type; pg_get_keywords() lists them.
+# Words that PostgreSQL (15 to 18) does not accept as a column or type name; pg_get_keywords() lists them.
 _RESERVED_WORDS = """
 all analyse analyze and any array as asc asymmetric authorization between bigint binary bit boolean both case cast
 char character check coalesce collate collation column concurrently constraint create cross current_catalog
@@ -29,7 +29,7 @@ _RESERVED = frozenset(_RESERVED_WORDS.split())
 
 @dataclass(frozen=True, order=True)
 class QualifiedName:
-    """A schema and a relation name, both as stored in the catalogue (unquoted, case kept)."""
+    """A schema and a relation name, both as stored in the catalogue (unquoted, case preserved)."""
 
     schema: str
     name: str
@@ -43,7 +43,7 @@ class QualifiedName:
 
     @classmethod
     def parse(cls, text: str) -> "QualifiedName":
-        """Read `schema.table` or `table` with PostgreSQL's rules: unquoted parts fold to lower case.
+        """Parse `schema.table` or `table` by PostgreSQL's rules: unquoted parts fold to lower case.
 
         Raises:
             TableSpecError: The text is not one or two identifiers.
@@ -56,11 +56,12 @@ class QualifiedName:
         raise TableSpecError(f"{text!r} is not a table name: expected table or schema.table")
 
     def __str__(self) -> str:
-        # It is the ledger's key, which never changes; and behind a dot PostgreSQL takes every word.
+        # Reserved words stay unquoted: this text is the ledger's key and must never change, and after a dot PostgreSQL
+        # accepts every word.
         return f"{_plainly_quoted(self.schema)}.{_plainly_quoted(self.name)}"
 
     def sibling(self, name: str) -> "QualifiedName":
-        """Another relation of the same schema."""
+        """Another relation in the same schema."""
         return QualifiedName(self.schema, name)
 
 
@@ -68,7 +69,7 @@ def parse_identifiers(text: str) -> list[str]:
     """Split dotted SQL identifiers, honouring double quotes.
 
     Raises:
-        TableSpecError: Something that is no identifier stands between the dots.
+        TableSpecError: A part between the dots is not an identifier.
     """
     parts: list[str] = []
     position = 0
@@ -90,17 +91,17 @@ def parse_identifiers(text: str) -> list[str]:
 
 
 def _fold(name: str) -> str:
-    """As PostgreSQL folds unquoted names in a UTF-8 database: A to Z alone."""
+    """Fold a name to lower case as PostgreSQL does for unquoted names in a UTF-8 database: only A to Z."""
     return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 def quote_identifier(name: str) -> str:
-    """Quote for people to read and paste; SQL that we run is composed with psycopg.sql."""
+    """Quote an identifier in text for people to read and paste; SQL that we run is composed with psycopg.sql."""
     return _plainly_quoted(name) if name not in _RESERVED else f'"{name}"'
 
 
 def quote_text(text: str) -> str:
-    """A literal, for people to read and paste."""
+    """Quote a literal in text for people to read and paste."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -123,7 +124,7 @@ class TableSpec:
 
 MAX_IDENTIFIER_BYTES = 63
 
-# The room for the longest suffix is kept in every case, so that all partitions of a table share one stem.
+# Room for the longest suffix is always reserved, so that all partitions of a table share one stem.
 _MAX_STEM_BYTES = MAX_IDENTIFIER_BYTES - len("_fy2125_q1_w05")
 _HASH_DIGITS = 8
 _MAX_HEAD_BYTES = _MAX_STEM_BYTES - _HASH_DIGITS - len("_")
@@ -140,8 +141,11 @@ def quarter_table_name(table: str, quarter: FiscalQuarter) -> str:
 def leaf_name(table: str, week: FiscalWeek) -> str:
     """`amenity_bookings_fy25_q2_w05`, at most 63 bytes of UTF-8.
 
-    A table name of more than 49 bytes is cut at a character and gets a hash of the whole: different tables keep
-    different names. TableSpecError for a name that no table can have.
+    A table name of more than 49 bytes is cut between characters and gets a hash of the whole name, so that different
+    tables keep different names.
+
+    Raises:
+        TableSpecError: No table can have this name.
     """
     return f"{_stem(table)}{_suffix(week.quarter)}_{week.name.lower()}"
 
@@ -185,9 +189,9 @@ def _stem(table: str) -> str:
         raise TableSpecError(f"{table!r} cannot be the name of a table: it is not valid Unicode") from error
     if not whole or b"\0" in whole:
         raise TableSpecError(f"{table!r} cannot be the name of a table")
-    # A short name that happens to look like a shortened one is shortened too: otherwise it could be equal to one.
+    # A name that happens to look like a shortened one is shortened too: otherwise it could equal a shortened name.
     looks_shortened = len(whole) > _MAX_STEM_BYTES - _UTF8_MAX_BYTES and _SHORTENED.search(table)
     if len(whole) <= _MAX_STEM_BYTES and not looks_shortened:
         return table
-    head = whole[:_MAX_HEAD_BYTES].decode(errors="ignore")  # drops the bytes of a character that was cut through
+    head = whole[:_MAX_HEAD_BYTES].decode(errors="ignore")  # drops the bytes of a partly cut character
     return f"{head}_{hashlib.sha256(whole).hexdigest()[:_HASH_DIGITS]}"

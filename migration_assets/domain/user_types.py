@@ -1,7 +1,7 @@
-"""Types and collations that a table needs: what they are made of, what makes them, and what differs between two sides.
+"""User-defined types and collations of a table: their parts, the SQL that creates them, differences between sides.
 
-Two types of one name may be two things: fields in another order, labels in another order, another collation. Values
-may then not flow, or flow and mean something else.
+Two types of the same name can still differ: in the order of fields or labels, or in a collation. Values then cannot be
+carried over, or they arrive and mean something else.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin", "d": "default"}
 
 @dataclass(frozen=True)
 class Collation:
-    """One that a column, a field, a domain or a range names."""
+    """A collation that a column, a field, a domain or a range names."""
 
     name: str
     provider: str  # pg_collation.collprovider
@@ -25,7 +25,7 @@ class Collation:
 
     @property
     def options(self) -> str:
-        """What stands in the brackets of CREATE COLLATION."""
+        """The options in the brackets of CREATE COLLATION."""
         parts = [f"provider = {_PROVIDERS.get(self.provider, self.provider)}"]
         if self.provider == "c" and self.ctype != self.locale:
             parts += [f"lc_collate = {quote_text(self.locale or '')}", f"lc_ctype = {quote_text(self.ctype or '')}"]
@@ -40,7 +40,7 @@ class Collation:
 
 @dataclass(frozen=True)
 class Field:
-    """Of a composite type."""
+    """A field of a composite type."""
 
     name: str
     type_name: str
@@ -49,7 +49,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Extension:
-    """Whose a type is; `schema` is where the extension's objects are."""
+    """The extension that a type belongs to; `schema` holds the extension's objects."""
 
     name: str
     schema: str
@@ -57,21 +57,21 @@ class Extension:
 
 @dataclass(frozen=True)
 class UserType:
-    """A type that the table needs and that is not the system's.
+    """A type that the table needs and that PostgreSQL does not bring.
 
     Attributes:
-        name: Qualified.
+        name: Schema-qualified name.
         kind: pg_type.typtype: e enum, d domain, c composite, r range, m multirange, b base.
-        labels: Of an enum, in its order.
-        definition: Of a domain, all after CREATE DOMAIN name AS; of a range, what stands in its brackets.
-        base: Of a domain or a range: the type below it.
-        fields: Of a composite, in order.
-        uses: Names of the user types that it is made of.
-        collations: Names of the collations that it names itself.
-        before: Statements that make what its definition calls.
-        extension: Whose it is.
+        labels: The labels of an enum, in their order.
+        definition: For a domain everything after CREATE DOMAIN name AS; for a range the text in its brackets.
+        base: The underlying type of a domain or a range.
+        fields: The fields of a composite type, in their order.
+        uses: Names of the user-defined types that it is made of.
+        collations: Names of the collations that its own definition names.
+        before: Statements that create the functions that its definition calls.
+        extension: The extension that it belongs to.
         of_table: Whether it is the row type of a table.
-        comment: Its own.
+        comment: The type's comment.
     """
 
     name: str
@@ -89,12 +89,12 @@ class UserType:
 
     @property
     def can_be_created(self) -> bool:
-        """Enums and domains are made on the base; others must be there already."""
+        """Whether this program creates it on the base: enums and domains; other types must exist there already."""
         return self.kind in {"e", "d"} and self.extension is None
 
     @property
     def creation(self) -> tuple[str, ...]:
-        """The statements that make it where all that it uses is there; a comment where no statement can."""
+        """The statements that create it once everything that it uses exists; an SQL comment where no statement can."""
         if self.extension is not None:
             schema = quote_identifier(self.extension.schema)
             return (f"CREATE EXTENSION {quote_identifier(self.extension.name)} WITH SCHEMA {schema};",)
@@ -113,7 +113,7 @@ class UserType:
         }
         if self.kind == "m":
             return ()  # comes with its range
-        return (made.get(self.kind, f"-- install whatever made type {_in_comment(self.name)} in the legacy"),)
+        return (made.get(self.kind, f"-- install what provides type {_in_comment(self.name)} in the legacy"),)
 
 
 def _in_comment(name: str) -> str:
@@ -123,12 +123,12 @@ def _in_comment(name: str) -> str:
 
 @dataclass(frozen=True)
 class TypeDifference:
-    """One thing that is not the same in a type, or a collation, of both sides.
+    """One difference between the two sides in a type or a collation.
 
     Attributes:
-        what: Says so.
-        remedy: What makes it the same in the base.
-        flows: Whether values can flow all the same, only to mean something else.
+        what: The difference, in words.
+        remedy: The statements or steps that make the base equal to the legacy.
+        flows: Whether values can be carried over in spite of it, though they may mean something else.
     """
 
     what: str
@@ -142,13 +142,13 @@ def type_differences(
     columns: Sequence[tuple[str, str, str | None]] = (),
     table: str = "",
 ) -> list[TypeDifference]:
-    """What differs between types of the same name.
+    """Find the differences between types of the same name.
 
     Args:
-        legacy: The legacy's types, each after those that it is made of.
-        base: The base's.
-        columns: Name, type and default of the legacy's columns, for a remedy that has to change them.
-        table: For the same.
+        legacy: The legacy's types, each after the types that it is made of.
+        base: The base's types.
+        columns: Name, type and default of the legacy's columns, for a remedy that has to change columns.
+        table: The name of the table, for the same remedy.
     """
     others = {one.name: one for one in base}
     found: list[TypeDifference] = []
@@ -170,7 +170,7 @@ def type_differences(
 
 
 def collation_differences(legacy: Iterable[Collation], base: Iterable[Collation]) -> list[TypeDifference]:
-    """Collations of the same name that sort in another way."""
+    """Find collations of the same name that have different options on the two sides."""
     others = {one.name: one for one in base}
     return [
         TypeDifference(
@@ -204,13 +204,13 @@ def _labels(
 
 
 def _before(label: str, labels: Sequence[str], there: Sequence[str]) -> str:
-    """In front of the next one that the base has; new ones are added one after the other, so each finds its place."""
+    """Place a label before the next one that the base has; labels are added one by one, so each finds its place."""
     following = next((other for other in labels[labels.index(label) + 1 :] if other in there), None)
     return f" BEFORE {quote_text(following)}" if following is not None else ""
 
 
 def _anew(one: UserType, other: UserType, columns: Sequence[tuple[str, str, str | None]], table: str) -> str:
-    """A new type of the same name: the one way to another order."""
+    """The statements that create a new type of the same name: the only way to change the order of labels."""
     schema, name = parse_identifiers(one.name)
     old = quote_identifier(f"{name}_before")
     labels = (*one.labels, *(label for label in other.labels if label not in one.labels))

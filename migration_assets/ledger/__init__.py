@@ -1,1 +1,1 @@
-"""The ledger: the one shared memory, in the base; one module a group of tables, and who is in charge."""
+"""The ledger: the migration's record in the base. One module for each group of tables, and which side is in charge."""

@@ -1,4 +1,4 @@
-"""Archives in the ledger: which files hold a slice, proven by which fingerprints."""
+"""Archives in the ledger: the files that hold a slice, the fingerprints that prove them, and later verifications."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class ArchiveEvidence:
-    """What a finished archive proved. `native` is the leaf's in the snapshot that was archived; sizes in bytes."""
+    """What a finished archive proved. `native` is the leaf's fingerprint in the archived snapshot; sizes in bytes."""
 
     location: str
     generation: str
@@ -40,7 +40,7 @@ class ArchiveEvidence:
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """One archive as the ledger knows it; `location` is the slice's folder as a URL, without credentials."""
+    """One archive in the ledger; `location` is the slice's folder as a URL without credentials."""
 
     id: int
     relation: str
@@ -69,7 +69,7 @@ _CURRENT = "SELECT * FROM migration.archives WHERE relation = %s AND superseded_
 
 
 def read_archive(base: Connected, relation: str, week: FiscalWeek) -> ArchiveRecord | None:
-    """The slice's archive, or None where it was never archived."""
+    """The slice's archive, or None if it was never archived."""
     found = _read(base, f"{_CURRENT} AND quarter = %s AND week = %s", [relation, week.quarter.key, week.name])
     return found[0] if found else None
 
@@ -78,7 +78,7 @@ def require_archive(base: Connected, relation: str, week: FiscalWeek) -> Archive
     """Require the slice's archive.
 
     Raises:
-        ArchiveError: It was never archived.
+        ArchiveError: The slice was never archived.
     """
     archive = read_archive(base, relation, week)
     if archive is None:
@@ -92,7 +92,7 @@ def require_archive(base: Connected, relation: str, week: FiscalWeek) -> Archive
 
 
 def read_archives(base: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[ArchiveRecord]:
-    """The archives of all slices that have one, or of a quarter's; oldest slice first."""
+    """The archives of all slices, or of one quarter's slices; oldest slice first."""
     where = " AND (%s::text IS NULL OR quarter = %s)"
     key = quarter.key if quarter else None
     return sorted(_read(base, _CURRENT + where, [relation, key, key]), key=lambda record: record.week)
@@ -129,10 +129,10 @@ def record_archive(
 
     Args:
         base: In a transaction.
-        record: Read under its lock.
+        record: The slice, read under its lock.
         evidence: What was archived.
-        run_id: Noted.
-        base_in_charge: And the week is over: then it need not be signed off.
+        run_id: The Dagster run, which is recorded.
+        base_in_charge: Whether the base is in charge and the week is over; the slice then need not be signed off.
 
     Returns:
         The archive's id.
@@ -184,7 +184,7 @@ def record_reread(base: Connected, archive_id: int, error: str | None) -> None:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One occasion on which the rows of a slice's archive were compared: archived, restore, return or drill."""
+    """One comparison of the rows of a slice's archive; `kind` is archived, restore, return or drill."""
 
     kind: str
     at: datetime

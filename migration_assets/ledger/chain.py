@@ -1,4 +1,4 @@
-"""The chain of evidence in the ledger: appended to in the transaction of what it speaks of, and verified.
+"""The evidence chain in the ledger: appends records in the transaction of the row that they cover, and verifies them.
 
 A record holds, of each kind of ledger row, everything that must never change once it was said.
 """
@@ -63,12 +63,12 @@ _QUERIES: Mapping[ChainKind, LiteralString] = {
 
 
 def read_row(base: Connected, relation: str, kind: ChainKind, row: int) -> dict[str, Any] | None:
-    """What one row says now, as plain JSON without floats; None where it is not there."""
+    """The present contents of one row, as plain JSON without floats; None if the row does not exist."""
     return _rows_of(base, relation, kind, row).get((kind, row))
 
 
 def read_rows(base: Connected, relation: str) -> dict[RowKey, dict[str, Any]]:
-    """What all rows of all kinds say now."""
+    """The present contents of all rows of all kinds."""
     found: dict[RowKey, dict[str, Any]] = {}
     for kind in _QUERIES:
         found.update(_rows_of(base, relation, kind, None))
@@ -119,10 +119,10 @@ _READ = (
 def hold_chain(base: Connected) -> None:
     """Keep everybody else from appending until the caller's transaction ends: the next one sees what this one wrote.
 
-    In a REPEATABLE READ transaction it comes first: the snapshot is taken by the first statement after it.
+    In a REPEATABLE READ transaction call it first, so that the snapshot is taken after the lock was obtained.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Somebody else appends for longer than the session's `lock_timeout`.
+        psycopg.errors.LockNotAvailable: Another session appends for longer than the session's `lock_timeout`.
     """
     # Appends for another table wait, too, for moments; readers do not wait.
     base.execute("LOCK TABLE migration.evidence_chain IN SHARE ROW EXCLUSIVE MODE")
@@ -133,7 +133,7 @@ def append_row(base: Connected, relation: str, kind: ChainKind, row: int) -> Cha
 
     Raises:
         LedgerError: There is no such row.
-        psycopg.errors.LockNotAvailable: Somebody else appends for longer than `lock_timeout`.
+        psycopg.errors.LockNotAvailable: Another session appends for longer than `lock_timeout`.
     """
     says = read_row(base, relation, kind, row)
     if says is None:
@@ -166,11 +166,11 @@ def append(
 ) -> ChainRecord:
     """Append a record of anything, as plain JSON without floats; in the transaction of what it speaks of.
 
-    Where the chain is empty, a record of all that the ledger held before comes first.
+    If the chain is empty, a first record of all existing ledger rows comes before it.
 
     Raises:
-        ValueError: The payload has no single text.
-        psycopg.errors.UniqueViolation: In REPEATABLE READ, without `hold_chain`, and somebody else was quicker.
+        ValueError: The payload has no canonical text.
+        psycopg.errors.UniqueViolation: In REPEATABLE READ without `hold_chain`, when another session appended first.
     """
     with base.transaction():
         # Evidence must not be lost, even on a base that commits asynchronously by default.
@@ -190,7 +190,7 @@ def begin_chain(base: Connected, relation: str) -> None:
 
 
 def _since(base: Connected) -> dict[ChainKind, datetime]:
-    """Since when each kind is noted, by the ledger's upgrades."""
+    """The time from which each kind is recorded: that of the ledger upgrade which added it."""
     upgrades = dict(base.execute("SELECT version, upgraded_at FROM migration.schema_versions").fetchall())
     noted = {kind: upgrades.get(_LATER.get(kind, _FIRST_VERSION)) for kind in LEDGER_KINDS}
     return {kind: at for kind, at in noted.items() if at is not None}
@@ -238,8 +238,8 @@ def verify_chain(
     """Read all records at one moment, with everything that does not hold, the first break first.
 
     Args:
-        base: In a REPEATABLE READ transaction, or alone with its ledger.
-        relation: Which table's.
+        base: In a REPEATABLE READ transaction, or without concurrent writers to the ledger.
+        relation: The table's key in the ledger.
         pack: A head that the chain must still contain.
     """
     records = read_chain(base, relation)

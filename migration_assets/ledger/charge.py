@@ -37,15 +37,17 @@ WHERE relation = %s AND state IN ('closed', 'severed', 'done')
 
 @dataclass(frozen=True)
 class CutoverFacts:
-    """Who is in charge since when, and what is not finished; times by the base's clock.
+    """Which side is in charge since when, and an unfinished cutover; times are by the base's clock.
 
     Attributes:
-        ledger: Whether the base has a ledger that could know.
-        known: Whether any cutover of the table was ever begun.
-        in_charge: The side that writes belong to.
-        since: Since when, by which `cutover`, approved by whom; None where none was ever done.
-        under_way: One that is not finished; `pid` is never the caller's own session.
-        stream_barred: The change stream must not go on.
+        ledger: Whether the base has a ledger that records cutovers.
+        known: Whether a cutover of the table was ever begun.
+        in_charge: The side in charge.
+        since: Since when it is in charge; None if there never was a cutover.
+        cutover: The id of the cutover or rollback that put it in charge.
+        approved_by: Who approved that cutover or rollback.
+        under_way: An unfinished cutover or rollback; its `pid` is never the caller's own session.
+        stream_barred: Whether only a cutover or rollback may let the change stream go on.
         decommissioned: Since when the legacy is closed for good.
     """
 
@@ -92,18 +94,18 @@ def read_cutover_facts(base: Connected, relation: str) -> CutoverFacts:
 
 
 def in_charge(base: Connected, relation: str) -> SideName:
-    """The side that writes belong to: the legacy, until a cutover opened the base; then whichever was opened last."""
+    """The side in charge: the legacy until a cutover opened the base; after that the side that was opened last."""
     return read_cutover_facts(base, relation).in_charge
 
 
 def base_in_charge_since(base: Connected, relation: str) -> datetime | None:
-    """Since when writes belong to the base; None while they belong to the legacy, and where no cutover ever was."""
+    """Since when the base is in charge; None while the legacy is."""
     facts = read_cutover_facts(base, relation)
     return facts.since if facts.in_charge == "base" else None
 
 
 def is_base_in_charge(base: Connected, relation: str) -> bool:
-    """Whether writes belong to the base."""
+    """Whether the base is in charge."""
     return base_in_charge_since(base, relation) is not None
 
 
@@ -113,17 +115,17 @@ def is_decommissioned(base: Connected, relation: str) -> bool:
 
 
 def is_abandoned(base: Connected, relation: str) -> bool:
-    """Whether the legacy is in charge and nobody follows it: what it holds by now is not known here."""
+    """Whether the legacy is in charge without a change stream, so that its present rows are not known here."""
     return read_stream(base, relation) is None and not is_base_in_charge(base, relation)
 
 
 def require_legacy_in_charge(base: Connected, relation: str, what: str) -> None:
-    """Refuse what rests on the legacy's being the truth.
+    """Refuse a step that needs the legacy to be in charge.
 
     Args:
         base: Any session on the base.
         relation: The table's key in the ledger.
-        what: What is not done then, and why, after a colon: `nothing is copied from the legacy, …`.
+        what: What is not done and why; the error shows it after a colon: `nothing is copied from the legacy, …`.
 
     Raises:
         BaseInChargeError: The base is in charge; nothing was touched.
@@ -150,8 +152,8 @@ def keep_legacy_in_charge(base: Connected, relation: str) -> None:
         raise BaseInChargeError(
             "a cutover or rollback is under way: what was read from the legacy is not put in place",
             where=relation,
-            state_left="it was rolled back; the base is as before",
-            next_step="wait for its end; run this again if the legacy is in charge then",
+            state_left="this step was rolled back; the base is as before",
+            next_step="wait until it ends; run this again if the legacy is in charge then",
         )
     # A cutover may have ended, or begun, between the look and the lock.
     require_legacy_in_charge(base, relation, "what was read from the legacy is not put in place")
@@ -166,8 +168,8 @@ def refusal(facts: CutoverFacts, relation: str, what: str) -> BaseInChargeError:
         state_left="nothing was touched",
         next_step="nothing: the legacy was decommissioned"
         if facts.decommissioned
-        else "nothing where that is meant to be. `migration-assets repair-legacy QUARTER WEEK` mends the legacy after"
-        " the base; `migration-assets rollback` shows the way back to the legacy",
+        else "nothing, if the base is meant to be in charge. `migration-assets repair-legacy QUARTER WEEK` makes the"
+        " legacy equal to the base; `migration-assets rollback` shows the way back to the legacy",
     )
 
 
@@ -184,7 +186,7 @@ def why_nobody_compares(migration: Migration) -> tuple[str, bool] | None:
     with migration.databases.session("base", "charge") as base:
         since = base_in_charge_since(base, migration.spec.relation)
         if since is not None:
-            return f"the base is in charge since {instant_text(since)}: bookings come to the base alone", True
+            return f"the base is in charge since {instant_text(since)}: new rows are written only to the base", True
         if is_abandoned(base, migration.spec.relation):
-            return "nobody follows the legacy: what it has got by now is not known here", False
+            return "no change stream follows the legacy: its present rows are not known here", False
     return None

@@ -17,7 +17,7 @@ from migration_assets.ledger.slices import read_slices
 from migration_assets.postgres.sessions import Connected, require_row
 
 Examined = Callable[[Connected], Mapping[str, Any]]
-"""What a step's dry run looked at and the step rests on, as JSON; it must not change by itself in a few minutes."""
+"""Reads what a step's dry run examined, as JSON; the values must not change by themselves within a few minutes."""
 
 _KEPT = "30 days"
 _FIND = """
@@ -52,13 +52,13 @@ def give_code(base: Connected, deed: Deed, examined: Examined, *, run_id: str | 
 
 
 class Confirmation:
-    """A code that was given back, for one call of one step.
+    """A code that a person gave back, for one call of one step.
 
     Args:
-        deed: What is to be done.
-        examined: What it rests on; compared with what it was when the code was given.
-        code: The code; or several, between blanks or commas, of which the deed takes its own. Empty where nobody gave
-            one.
+        deed: The step to confirm.
+        examined: Reads the state that the step depends on; compared with the state when the code was given.
+        code: The code, or several separated by blanks or commas, of which the deed's own is used. Empty if none was
+            given.
     """
 
     def __init__(self, deed: Deed, examined: Examined, code: str) -> None:
@@ -71,14 +71,14 @@ class Confirmation:
 
     @property
     def given(self) -> bool:
-        """Whether anybody gave one."""
+        """Whether a code was given."""
         return bool(self._code.strip())
 
     def require(self, base: Connected) -> None:
         """Check the code, before the step looks at anything that takes long.
 
         Raises:
-            ConfirmationError: It is not; says why.
+            ConfirmationError: The code is not valid; the error says why.
         """
         with base.transaction():
             self._in_time.add(self._find(base))
@@ -91,7 +91,7 @@ class Confirmation:
         )
 
     def is_spent(self, base: Connected) -> bool:
-        """Whether this call has used it up."""
+        """Whether this call has used the code."""
         spent = "SELECT EXISTS (SELECT FROM migration.confirmations WHERE relation = %s AND spent_by = %s)"
         return bool(require_row(base.execute(spent, [self._deed.relation, self._use]).fetchone(), "EXISTS")[0])
 
@@ -100,11 +100,11 @@ class Confirmation:
 
         Args:
             base: In that transaction.
-            cutover: The record that begins. A step that was undone before anything was opened, or closed for good, has
-                done nothing: then the code is as before.
+            cutover: The id of the record that begins. If that step is undone before anything was opened or closed for
+                good, it had no effect, and the code is valid again.
 
         Raises:
-            ConfirmationError: It is not good, or no longer.
+            ConfirmationError: The code is not valid, or no longer.
         """
         base.execute(
             "UPDATE migration.confirmations SET spent_at = clock_timestamp(), spent_by = %s, cutover = %s"

@@ -1,4 +1,4 @@
-"""The ledger's record of every cutover and rollback: intent before each deed, durably."""
+"""Cutovers and rollbacks in the ledger; each step is noted durably before it is done."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +21,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class CutoverRecord:
-    """One cutover or rollback; times are by the base's clock, see the ledger's comments."""
+    """One cutover or rollback; times are by the base's clock; `ledger.sql` explains the columns."""
 
     id: int
     relation: str
@@ -48,12 +48,12 @@ class CutoverRecord:
 
 
 def read_cutovers(base: Connected, relation: str) -> list[CutoverRecord]:
-    """All of them, oldest first."""
+    """All cutovers and rollbacks of the table, oldest first."""
     return _read(base, "WHERE relation = %s ORDER BY id", relation)
 
 
 def unfinished_cutover(base: Connected, relation: str) -> CutoverRecord | None:
-    """The one that is under way, or was when its process died."""
+    """The unfinished cutover or rollback: under way, or left by a process that died; None if there is none."""
     found = _read(base, "WHERE relation = %s AND outcome = 'running'", relation)
     return found[0] if found else None
 
@@ -78,7 +78,7 @@ def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]
     """Hold the cutover's lock: its holder may take an unfinished cutover for dead.
 
     Raises:
-        StreamError: Somebody else has it; says who.
+        StreamError: Another session holds it; the error names it.
     """
 
     def refuse(who: str) -> StreamError:
@@ -86,7 +86,7 @@ def cutover_lock(base: Connected, relation: str) -> AbstractContextManager[None]
             f"the cutover is being worked on by {who}",
             where=relation,
             state_left="nothing was changed by this run",
-            next_step="wait for it (where it still holds writes 5 s after its timeout, the next run ends it); or end it"
+            next_step="wait for it (if it still holds writes 5 s after its timeout, the next run ends it); or end it"
             " (SELECT pg_terminate_backend(pid) on the base), then run this again",
         )
 
@@ -106,7 +106,8 @@ def begin(
 ) -> int:
     """Make a new record in state `begun` and return its id. Its timeout is kept: a run that is later does not answer.
 
-    `on_begin` is called in the same transaction, see `CutoverPlan`.
+    The timeout is kept with it, so that other processes can tell when this one hangs. `on_begin` is called in the same
+    transaction, see `CutoverPlan`.
     """
     with durably(base):
         row = base.execute(

@@ -1,4 +1,4 @@
-"""The ledger's record of the decommissioning: one row of a table ever, intent before each deed, durably."""
+"""The ledger's record of the decommissioning: at most one row a table; each step is noted durably before it is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class DecommissionRecord:
-    """The decommissioning of one table's legacy; times are by the base's clock, see the ledger's comments."""
+    """The decommissioning of one table's legacy; times are by the base's clock; `ledger.sql` explains the columns."""
 
     id: int
     relation: str
@@ -58,7 +58,7 @@ def require_decommission(base: Connected, relation: str) -> DecommissionRecord:
     """Require the decommissioning's record.
 
     Raises:
-        DecommissionError: It is gone: a rollback called it off.
+        DecommissionError: It is gone, because a rollback cancelled it.
     """
     record = read_decommission(base, relation)
     if record is None:

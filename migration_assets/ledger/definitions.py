@@ -12,9 +12,9 @@ from migration_assets.postgres.own_schema import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side
 from migration_assets.postgres.untrusted import bodies, functions_of
 
-# Names of types with their schema, whatever the search_path is; no oid enters a digest, so that both servers, and one
-# that was restored, may be compared. Columns that were dropped count: they are a definition that changed. Triggers that
-# fire for an apply worker change what arrives, and rules change what our own statements do; ours are not counted.
+# Types are named with their schema, so that the search_path does not matter. No oid enters a digest, so that different
+# or restored servers can be compared. Dropped columns count, because they are a change of the definition. Triggers that
+# fire for an apply worker change the rows that arrive, and rules change our own statements; our own ones do not count.
 _WANTED: LiteralString = """
 WITH RECURSIVE tables AS (
     SELECT c.*, w.nspname, w.relname AS wanted
@@ -93,7 +93,7 @@ _CALLING = _STATES.replace("_called", bodies(functions_of("pg_trigger", "g.oid")
 
 
 Files = Mapping[int, tuple[int | None, int | None]]
-"""By a table's oid: the files of its rows and of their long values."""
+"""For each table's oid the files (filenodes) of its rows and of its TOAST table."""
 
 
 def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict[QualifiedName, TableState]:
@@ -112,10 +112,10 @@ def table_states(connection: Connected, tables: Sequence[QualifiedName]) -> dict
 
 
 def require_all_rows(connection: Connected, table: QualifiedName, side: Side) -> None:
-    """Refuse to read a table of which our role would see a part: row level security was switched on.
+    """Refuse to read a table if row level security would hide rows from our role.
 
     Raises:
-        TableSpecError: Says how to let it see all.
+        TableSpecError: Row level security applies to our role; the error says how to let it see all rows.
     """
     row = connection.execute(
         "SELECT current_user::text FROM to_regclass(%s) AS c WHERE c IS NOT NULL AND row_security_active(c)",
@@ -123,10 +123,10 @@ def require_all_rows(connection: Connected, table: QualifiedName, side: Side) ->
     ).fetchone()
     if row is not None:
         raise TableSpecError(
-            f"row level security is on, and role {row[0]} does not pass it: it would see a part of the rows",
+            f"row level security is on, and role {row[0]} does not pass it: it would see only a part of the rows",
             where=f"{table} in the {side}",
-            state_left="no row was changed; what the step had begun on the stream is done when it is run again",
-            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, where that role owns the table,"
+            state_left="no row was changed; run again, the step finishes the work that it had begun on the stream",
+            next_step=f"ALTER ROLE {quote_identifier(row[0])} BYPASSRLS; or, if that role owns the table,"
             f" ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; then run this again",
         )
 
@@ -137,13 +137,13 @@ def seen_definitions(
     """The definitions that a proof of each leaf sees on both sides, in the transactions in which it reads them.
 
     Args:
-        legacy: Where the table lies.
-        base: Where its leaves lie, below a root that has the table's name.
-        table: That name.
-        leaves: Of the weeks that are proven.
+        legacy: A session on the legacy, which has the table.
+        base: A session on the base, which has the leaves below a root of the table's name.
+        table: The table's name on both sides.
+        leaves: The leaves of the weeks that are proven.
 
     Raises:
-        TableSpecError: On one side row level security hides rows from us.
+        TableSpecError: On one side row level security hides rows from our role.
     """
     require_all_rows(legacy, table, "legacy")
     require_all_rows(base, table, "base")
@@ -162,10 +162,10 @@ def altered_since(
     """How the tables were altered since the newest proof of each week, in words; unaltered weeks are left out.
 
     Args:
-        base: Whose root and leaves are looked at now.
+        base: A session on the base, whose root and leaves are examined.
         spec: The table.
-        proofs: Each week with its leaf and what its proof saw.
-        legacy_table: What the legacy's table is now; None where nobody looked.
+        proofs: Each week with its leaf and the state that its proof saw.
+        legacy_table: The present state of the legacy's table; None if it was not examined.
     """
     known = [(week, spec.table.sibling(leaf), seen) for week, leaf, seen in proofs if seen is not None]
     if not known:
@@ -193,7 +193,7 @@ def files(connection: Connected, table: QualifiedName) -> Files:
 def filenodes(connection: Connected, table: QualifiedName) -> tuple[int, int | None, int | None] | None:
     """The table's oid and file now, whatever an open transaction's snapshot shows.
 
-    Two equal answers mean that nobody rewrote or truncated the table in between.
+    Two equal results mean that the table was not rewritten or truncated in between. None if there is no such table.
     """
     row = connection.execute(
         "SELECT c::oid::bigint, pg_relation_filenode(c)::bigint, (SELECT pg_relation_filenode(reltoastrelid)::bigint"

@@ -1,7 +1,7 @@
-"""What this program makes in schema `migration`, and how it is told from what somebody else has there.
+"""The objects that this program creates in schema `migration`, and how they are distinguished from foreign objects.
 
-Ours is what has our comment, or what an earlier version of this program made, known by its columns or its text. Nothing
-else of these names is ever replaced, used or dropped.
+An object is ours if it has our comment, or if an earlier version of this program made it, which its columns or its text
+show. No other object of these names is ever replaced, used or dropped.
 """
 
 import re
@@ -44,7 +44,7 @@ SESSION_LOCKS: LiteralString = (
     "migration.session_locks (id bigint PRIMARY KEY, name text NOT NULL, shared boolean NOT NULL, pid integer NOT NULL,"
     " role oid NOT NULL, backend_start timestamptz, since timestamptz NOT NULL DEFAULT clock_timestamp())"
 )
-# By name: the columns that every version of it has had. A sequence has those of its row.
+# For each table the columns that all its versions have had; for a sequence the columns of its row.
 _TABLES: Mapping[str, Mapping[str, str]] = {
     **EVERYWHERE,
     "reverse_markers": {"relation": "text", "id": "bigint", "sent_at": "timestamp with time zone"},
@@ -81,8 +81,8 @@ ORDER BY 1, 2
 """
 OWNS: LiteralString = "owns the schema"
 CREATES: LiteralString = "may create in the schema"
-# Who could harm the ledger without running anything as our role: drop what is in it, get in the way of its next
-# version, write what no step of ours has found, or lock its tables. To read them is all that harms nobody.
+# Roles that could harm the ledger without running anything as our role: they could drop its objects, create objects in
+# the way of its next version, write false rows, or lock its tables. Only reading is harmless.
 _MEDDLERS: LiteralString = """
 , ours AS (
     SELECT c.oid, c.relname, c.relacl FROM pg_class c
@@ -103,7 +103,7 @@ SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)::te
        array_agg(DISTINCT may ORDER BY may)
 FROM found WHERE role NOT IN (SELECT oid FROM trusted) GROUP BY 1 ORDER BY 1
 """
-# The owner of a schema may drop whatever lies in it. Our role may use what it may create something beside.
+# The owner of a schema may drop everything in it. Our role needs both USAGE and CREATE on it.
 _QUARANTINE: LiteralString = """
 SELECT pg_get_userbyid(n.nspowner)::text, n.nspowner IN (SELECT oid FROM trusted),
        CASE WHEN NOT has_schema_privilege(n.oid, 'CREATE') OR NOT has_schema_privilege(n.oid, 'USAGE')
@@ -133,17 +133,17 @@ _LOOKED: WeakSet[Connected] = WeakSet()
 
 @dataclass(frozen=True)
 class OwnSchema:
-    """Schema `migration` of one side.
+    """What was found in schema `migration` of one side.
 
     Attributes:
-        collisions: What has a name that this program needs, and is not this program's.
-        untrusted: Through what a role that is neither ours nor a superuser could have its statements run as our role:
-            what it is, and the statement that ends it.
+        collisions: Foreign objects that have a name which this program needs.
+        untrusted: Objects through which a role that is neither ours nor a superuser could run its statements as our
+            role: each in words, with the statement that removes the danger.
         meddlers: Roles that are neither ours nor superusers, and what each may do to the schema and its tables.
-        others: What else is there, and stays as it is.
-        missing_right: Our role, where the schema is there and our role may not use it, or create anything in it.
-        unreadable: Our role, where a ledger is there that it may not read.
-        made: What the ledger consists of, where it is unreadable: kind and name.
+        others: Other foreign objects, which stay as they are.
+        missing_right: Our role, if the schema exists and our role may not use it or create objects in it.
+        unreadable: Our role, if there is a ledger that it may not read.
+        made: The objects of an unreadable ledger: kind and name.
     """
 
     collisions: tuple[str, ...] = ()
@@ -172,11 +172,11 @@ def _untrusted(connection: Connected) -> list[tuple[str, str]]:
 def require_trusted(connection: Connected) -> None:
     """Require that nobody else's statements run as our role when this session reads or writes anything of ours.
 
-    Only the catalogue is read. Each session looks once.
+    Call it before a session reads or writes anything of ours. It reads only the catalogue, once for each session.
 
     Raises:
-        ForeignObjectError: A role that is not ours could have them run; says through what.
-        LedgerError: Somebody has renamed the schema.
+        ForeignObjectError: Another role could run its statements as ours; the error says through which object.
+        LedgerError: The schema was renamed.
     """
     if connection in _LOOKED:
         return
@@ -193,16 +193,16 @@ def require_trusted(connection: Connected) -> None:
             state_left="nothing was read from it, and nothing was changed",
             next_step="as a superuser: "
             + " ".join(dict.fromkeys(remedy for _, remedy in found))
-            + " -- or, where that role is your own team's: GRANT it TO the role that this program uses",
+            + " -- or, if that role belongs to your own team: GRANT it TO the role that this program uses",
         )
     _LOOKED.add(connection)
 
 
 def ledger_has(base: Connected, table: str) -> bool:
-    """Whether the ledger is there, and new enough to have that table.
+    """Whether there is a ledger that is new enough to have this table.
 
     Raises:
-        ForeignObjectError: As `require_trusted`.
+        ForeignObjectError: As in `require_trusted`.
     """
     row = base.execute("SELECT to_regclass(%s) IS NOT NULL", [in_own_schema(base, f"migration.{table}")]).fetchone()
     if not require_row(row, "to_regclass")[0]:
@@ -212,7 +212,7 @@ def ledger_has(base: Connected, table: str) -> bool:
 
 
 def read_own_schema(connection: Connected, side: Side) -> OwnSchema:
-    """Look at everything that is in the schema; on the base the ledger counts as ours as far as it was made."""
+    """Examine everything in the schema; on the base the tables of the ledger's present version count as ours."""
     schema = own_schema(connection)
     role, usable, creating = require_row(connection.execute(_RIGHTS).fetchone(), "our role")
     if not usable:
@@ -249,9 +249,9 @@ class QuarantineSchema:
     """Look at the schema of quarantine, where leaves lie that have left the root.
 
     Attributes:
-        owner: Who may drop what lies there, where that is neither our role nor a superuser.
-        missing_right: Our role, where it may not put anything there.
-        strangers: Tables and views that no retirement of the ledger's has put there.
+        owner: Its owner, who may drop everything in it, if that is neither our role nor a superuser.
+        missing_right: Our role, if it may not create objects there.
+        strangers: Tables and views that no retirement in the ledger has put there.
     """
 
     owner: str | None
@@ -281,8 +281,8 @@ def require_no_collision(connection: Connected, names: Collection[str]) -> None:
     """Require, before something of these names is made, replaced or used, that it is ours or not there.
 
     Raises:
-        ForeignObjectError: One of them is somebody else's, or could run somebody else's statements as our role; nothing
-            was changed.
+        ForeignObjectError: One of them is not ours, or could run another role's statements as our role; nothing was
+            changed.
     """
     require_trusted(connection)
     found = [
@@ -299,7 +299,7 @@ def foreign_object(connection: Connected, found: Collection[str]) -> ForeignObje
     return ForeignObjectError(
         f"somebody else's objects have names that this program needs: {', '.join(found)}",
         where=in_own_schema(connection, "schema migration"),
-        state_left="they are as they were, and nothing was made",
+        state_left="they are unchanged, and nothing was created",
         next_step=how_to_move(connection),
     )
 
@@ -310,7 +310,7 @@ def how_to_move(connection: Connected) -> str:
         connection,
         "rename them, or move them away (ALTER TABLE migration.… SET SCHEMA …; ALTER FUNCTION migration.…() SET SCHEMA"
         " …; views, triggers and keys that use them follow by themselves, texts of functions and applications do not);"
-        " or let this program have another schema (MIGRATION_OWN_SCHEMA), as long as nothing was begun",
+        " or, before the migration has begun, give this program another schema (MIGRATION_OWN_SCHEMA)",
     )
 
 
@@ -323,7 +323,7 @@ def is_ours(connection: Connected, name: str) -> bool:
 
 
 def drop_own_objects(connection: Connected) -> None:
-    """Everything on the legacy that this program made in the schema; what is somebody else's stays."""
+    """Drop everything that this program created in the legacy's schema; foreign objects stay."""
     kinds = {"table": "TABLE", "sequence": "SEQUENCE", "function": "FUNCTION"}
     ours = [
         (kind, name)
@@ -335,7 +335,7 @@ def drop_own_objects(connection: Connected) -> None:
 
 
 def own_trigger_functions(connection: Connected) -> list[str]:
-    """The functions of our triggers that are there, as `to_regprocedure` reads them."""
+    """The existing functions of our triggers, in the form that `to_regprocedure` reads."""
     return [
         f"{own_schema(connection)}.{name}"
         for _, name, _, _, comment, text, columns in _places(connection)
@@ -353,7 +353,7 @@ def _is_ours(name: str, comment: str, text: str, columns: Mapping[str, str] | No
 
 
 def may_read_ledger(connection: Connected) -> bool:
-    """Whether our role may read the ledger, or there is none."""
+    """Whether our role may read the ledger; also true if there is none."""
     row = connection.execute(
         "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') FROM pg_namespace n"
         " JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = 'migration' AND c.relname = 'schema_versions'"
@@ -384,7 +384,7 @@ def ledger_steps() -> tuple[str, ...]:
 
 @cache
 def ledger_names(after: int = 0) -> frozenset[str]:
-    """Tables, sequences and functions that the ledger's versions after that one make."""
+    """Tables, sequences and functions that the ledger's versions after `after` create."""
     made: list[str] = re.findall(
         r"^CREATE (?:UNLOGGED TABLE|TABLE|SEQUENCE|FUNCTION) migration\.(\w+(?:\(\))?)",
         "\n".join(ledger_steps()[after:]),

@@ -101,7 +101,7 @@ def require_preflight(connection: Connected, relation: str) -> None:
     """Refuse where no preflight was taken, or where it has findings that block.
 
     Raises:
-        PreflightError: No preflight was taken, or the newest one has blocking findings, which are listed.
+        PreflightError: No preflight was taken, or the newest one has blocking findings, which the error lists.
     """
     latest = latest_preflight(connection, relation)
     if latest is None:

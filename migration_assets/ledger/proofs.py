@@ -22,9 +22,9 @@ _APPROVED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED})
 
 @dataclass(frozen=True)
 class Proof:
-    """Both sides of one slice at one position; `marker` is None at a slot's own snapshot.
+    """Both sides of one slice at one position; `marker` is None at the snapshot of a new slot.
 
-    `definitions` is what the tables were while they were read.
+    `definitions` is the state of the tables while they were read.
     """
 
     legacy: Fingerprint
@@ -36,7 +36,7 @@ class Proof:
 
     @property
     def equal(self) -> bool:
-        """Whether there was nothing to tell the sides apart."""
+        """Whether no difference was found."""
         return self.legacy == self.base and not self.differences.rows
 
 
@@ -56,13 +56,13 @@ def record_proof(
     Args:
         base: In a transaction.
         record: The slice, read under its lock.
-        proof: What was compared.
-        purpose: On which occasion.
-        run_id: Noted.
-        found: What was wrong before a true-up, to be counted.
-        changed: Whether we put rows in: a sign-off is void then, unless a released week joins again.
-        seen: The leaf's changes, counted before the cut: what is applied while rows are compared came after it. None
-            where nothing was applied meanwhile.
+        proof: The comparison.
+        purpose: The kind of step that compared.
+        run_id: The Dagster run, which is recorded.
+        found: The differences before a true-up, which are counted.
+        changed: Whether we wrote rows. A sign-off is void then, except when a released week joins again.
+        seen: The leaf's change counter before the cut: changes applied during the comparison came after the cut. None
+            if nothing was applied meanwhile.
 
     Returns:
         The slice's new state.
@@ -117,7 +117,7 @@ CutKind = Literal["validate", "pause"]
 
 @dataclass(frozen=True)
 class CutRecord:
-    """One cut; `lsn` is the legacy's, all durations are milliseconds (see the ledger's comments)."""
+    """One cut; `lsn` is the legacy's; all durations are milliseconds (`ledger.sql` explains them)."""
 
     marker: int
     lsn: str
@@ -131,7 +131,7 @@ class CutRecord:
 
 @dataclass(frozen=True)
 class Barrier:
-    """The legacy's half of a cut: the marker, and what it took to set it."""
+    """The legacy's half of a cut: the marker, its position, and how long setting it took."""
 
     marker: int
     lsn: str
@@ -152,10 +152,10 @@ def record_cut(
     reached_ms: float,
     worker: int,
 ) -> datetime:
-    """Note a cut, durably: where the stream is paused, the marker that came before this commit is on disk then, too.
+    """Note a cut durably; if the stream is paused, this also puts the marker that was applied before it on disk.
 
-    `worker` is the process that brought the marker; see `weeks_carried`. It is noted only where our role would see that
-    somebody told it to skip something afterwards.
+    `worker` is the apply worker that brought the marker; see `weeks_carried`. It is noted only if our role could see a
+    later ALTER SUBSCRIPTION … SKIP.
     """
     known = worker if may_see_subscription(base) else None
     with base.transaction():
@@ -190,12 +190,13 @@ def time_held(base: Connected, relation: str, cut: CutRecord) -> CutRecord:
 
 
 def weeks_carried(base: Connected, relation: str) -> set[int]:
-    """Weeks whose newest proof was taken at a marker that the apply worker of now brought; by their lock's key.
+    """The lock keys of weeks whose newest proof was taken at a marker that the present apply worker brought.
 
-    Since then nothing was skipped. While a worker reads, nobody can move its slot or its origin onwards, or drop the
-    slot; and with its connection the worker itself ends. Where another one reads now, somebody may have done so in
-    between, and no look at the servers tells. A worker whose beginning our role may not see carries nothing, nor does
-    any where our role may not see that somebody altered the subscription: ALTER SUBSCRIPTION … SKIP ends no worker.
+    For these weeks nothing was skipped since the proof. While a worker reads, its slot and its origin cannot be
+    advanced and the slot cannot be dropped; and a worker ends with its connection. If another worker reads now, one of
+    these may have happened in between, and the servers do not show it. A worker whose start time our role may not see
+    counts for no week. No worker counts if our role may not see alterations of the subscription, because ALTER
+    SUBSCRIPTION … SKIP does not end the worker.
     """
     if not may_see_subscription(base):
         return set()
@@ -213,7 +214,7 @@ def weeks_carried(base: Connected, relation: str) -> set[int]:
 
 
 def read_cuts(base: Connected, relation: str) -> list[tuple[CutKind, CutRecord]]:
-    """Every cut of the stream that is over, oldest first."""
+    """Every finished cut of the stream, oldest first."""
     found = base.execute(
         "SELECT kind, marker, lsn::text, taken_at, tries, writers_held_ms, longest_try_ms, reached_ms, apply_held_ms"
         " FROM migration.cuts WHERE relation = %s AND apply_held_ms IS NOT NULL ORDER BY taken_at",

@@ -1,4 +1,4 @@
-"""Retirements in the ledger: which slice left the root, how far it got, and what came back."""
+"""Retirements in the ledger: which slices left the root, how far each retirement is, and what was returned."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.sessions import Connected, require_row
 
 OnBegin = Callable[[Connected], None]
-"""Called with the session on the base, in the transaction in which a step begins."""
+"""Called with the session on the base, in the transaction in which a step begins; an error cancels the step."""
 
 
 class Step(StrEnum):
-    """How far a retirement is. `detaching` is an intent: the leaf may be anywhere between root and quarantine."""
+    """How far a retirement is. `detaching` is noted in advance: the leaf may still be in the root or in quarantine."""
 
     DETACHING = "detaching"
     QUARANTINED = "quarantined"
@@ -33,7 +33,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Retirement:
-    """One slice's way out; `drop_after` by the clock of the settings."""
+    """One retirement of a slice; `drop_after` is by this program's clock, which a setting can replace."""
 
     id: int
     relation: str
@@ -48,17 +48,17 @@ class Retirement:
 
     @property
     def under_way(self) -> bool:
-        """Whether its rows are still in the base, outside of the root or on their way there."""
+        """Whether its rows are still in the base: in quarantine, or about to be moved there."""
         return self.step in {Step.DETACHING, Step.QUARANTINED}
 
 
 def is_over(step: Step | None, drop_after: datetime | None, now: datetime) -> bool:
-    """Whether it lies in quarantine and has done so for long enough."""
+    """Whether a slice is in quarantine and its quarantine has ended, so that it may be dropped."""
     return step is Step.QUARANTINED and drop_after is not None and drop_after <= now
 
 
 def read_retirement(base: Connected, relation: str, week: FiscalWeek) -> Retirement | None:
-    """The slice's newest retirement, or None where it never began one."""
+    """The slice's newest retirement, or None if there never was one."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             "SELECT id, relation, archive_id, step, run_id, begun_at, quarantined_at, drop_after, dropped_at,"
@@ -84,17 +84,17 @@ def begin_retirement(
     """Note the intent: from this commit on no step makes, joins or archives the leaf anew.
 
     Args:
-        base: In no transaction; holds the slice's lock.
-        record: Read under it.
-        archive: What holds the rows from now on.
-        run_id: Noted.
-        on_begin: Called in the transaction; what it raises ends it, and nothing was done.
+        base: Not in a transaction; it holds the slice's lock.
+        record: The slice, read under that lock.
+        archive: The archive that holds the rows from now on.
+        run_id: The Dagster run, which is recorded.
+        on_begin: Called in the transaction; if it raises, nothing is done.
 
     Returns:
         The retirement's id.
 
     Raises:
-        SliceStateError: The slice is not archived any more.
+        SliceStateError: The slice is no longer archived.
     """
     require_slice_transition(record.state, SliceState.RETIRED, where=record.week.key)
     with base.transaction():
@@ -109,7 +109,7 @@ def begin_retirement(
         )
         if changed.rowcount != 1:
             raise SliceStateError(
-                "the slice is not archived any more: somebody worked on it without its lock",
+                "the slice is no longer archived: another session changed it without holding its lock",
                 where=record.week.key,
                 state_left="nothing was changed",
                 next_step="see `migration-assets status`, then run this again",

@@ -1,4 +1,4 @@
-"""The ledger's memory of the watch: samples of the stream, and the alerts that are open."""
+"""The watch's tables in the ledger: samples of the stream, open alerts, and the lease of the watcher."""
 
 import secrets
 from collections.abc import Generator, Iterable, Sequence
@@ -21,7 +21,7 @@ _ALERT = ("code", "severity", "what", "next_step", "since", "seen_at", "good_loo
 
 @dataclass(frozen=True)
 class AgedSample:
-    """A sample, and how long ago the base took it in, by the base's own clock."""
+    """A sample, and how long ago the base stored it, by the base's clock."""
 
     sample: StreamSample
     age_seconds: float
@@ -36,7 +36,7 @@ def store_sample(base: Connected, sample: StreamSample) -> None:
 
 
 def prune_samples(base: Connected, relation: str, days: float) -> int:
-    """Delete samples that are older; returns how many."""
+    """Delete samples that are older than `days` days; returns how many."""
     return base.execute(
         "DELETE FROM migration.stream_samples"
         " WHERE relation = %s AND stored_at < clock_timestamp() - %s * interval '1 day'",
@@ -54,7 +54,7 @@ def read_samples(base: Connected, relation: str, *, limit: int) -> list[StreamSa
 
 
 def latest_sample(base: Connected, relation: str) -> AgedSample | None:
-    """The newest sample that the base took in."""
+    """The newest stored sample, with its age."""
     row = base.execute(
         "SELECT sample, extract(epoch FROM clock_timestamp() - stored_at)::float8"
         " FROM migration.stream_samples WHERE relation = %s ORDER BY taken_at DESC LIMIT 1",
@@ -65,7 +65,7 @@ def latest_sample(base: Connected, relation: str) -> AgedSample | None:
 
 @contextmanager
 def watch_lease(base: Connected, relation: str) -> Generator[bool]:
-    """Whether this watcher is the one that judges and tells now; never waits.
+    """Try to become the one watcher that judges samples and sends messages; yields whether it succeeded, never waits.
 
     It is a row and no advisory lock: every role that may connect could take such a lock, and no alert would be sent.
     """
@@ -98,7 +98,7 @@ def open_alerts(base: Connected, relation: str) -> tuple[Alert, ...]:
 
 
 def save_alerts(base: Connected, relation: str, alerts: Iterable[Alert]) -> None:
-    """Write alerts over the open ones of the same codes; those that are past are closed."""
+    """Replace the open alerts of the same codes, and close those that are cleared."""
     rows: Sequence[dict[str, object]] = [
         {"relation": relation, **{name: getattr(alert, name) for name in _ALERT}} for alert in alerts
     ]

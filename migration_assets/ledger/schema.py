@@ -22,15 +22,15 @@ from migration_assets.runtime import Migration
 
 
 def ensure_ledger(connection: Connected) -> int:
-    """Bring schema `migration` to this program's version; where it is already, nothing is done or waited for.
+    """Bring schema `migration` to this program's version; if it has that version, nothing is done or waited for.
 
     Returns:
         The version.
 
     Raises:
-        LedgerError: The ledger was written by a newer version of this program, or an older one is at work.
-        ForeignObjectError: Something of somebody else's has a name that the ledger needs.
-        LedgerError: On this side or the other one this program keeps its own in another schema.
+        LedgerError: A newer version of this program wrote the ledger, or an older one is at work; or this program
+            already uses a schema of another name on one of the sides.
+        ForeignObjectError: A foreign object has a name that the ledger needs.
     """
     steps = ledger_steps()
     if _known_version(connection, len(steps)) == len(steps):
@@ -44,8 +44,8 @@ def ensure_ledger(connection: Connected) -> int:
         raise LedgerError(
             f"the ledger cannot be upgraded now: {error.diag.message_primary}",
             where=in_own_schema(connection, "schema migration in the base"),
-            state_left="the ledger is as it was",
-            next_step="let that program end what it does, then run this again; both must not work beside each other",
+            state_left="the ledger is unchanged",
+            next_step="wait until that program has finished, then run this again; the two must not work side by side",
         ) from None
     return len(steps)
 
@@ -54,8 +54,8 @@ def require_ledger(connection: Connected) -> None:
     """Require a ledger of this program's version, for steps that only look. Nothing is made, upgraded or locked.
 
     Raises:
-        LedgerError: There is none, or it is of an older or a newer version.
-        ForeignObjectError: As `ensure_ledger`.
+        LedgerError: There is no ledger, or it has an older or a newer version.
+        ForeignObjectError: As in `ensure_ledger`.
     """
     newest = len(ledger_steps())
     version = _known_version(connection, newest)
@@ -96,7 +96,7 @@ def _upgrade(connection: Connected, steps: Sequence[str]) -> None:
             "CREATE TABLE IF NOT EXISTS migration.schema_versions ("
             " version integer PRIMARY KEY, upgraded_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
-        # Two runs that start together do not race. Not an advisory lock, which anybody who may connect can hold.
+        # Orders runs that start together. It is not an advisory lock, which any role that may connect could hold.
         connection.execute("LOCK TABLE migration.schema_versions IN SHARE ROW EXCLUSIVE MODE")
         for number in range(_known_version(connection, len(steps)) + 1, len(steps) + 1):
             connection.execute(own_sql(connection, steps[number - 1]))
@@ -112,8 +112,8 @@ def upgrade_ledger(migration: Migration) -> tuple[int, int]:
     """Make the ledger or upgrade it; returns the version that it had (0: there was none) and the one that it has now.
 
     Raises:
-        LedgerError: A newer program wrote it.
-        ForeignObjectError: Somebody else's objects have its names, or could run something as our role.
+        LedgerError: A newer version of this program wrote it.
+        ForeignObjectError: Foreign objects have names that the ledger needs, or could run statements as our role.
     """
     with migration.databases.session("base", "ledger") as base:
         before = ledger_version(base)
@@ -128,10 +128,11 @@ def prune_ledger(base: Connected, relation: str, *, record_days: float, image_da
     """Delete what is older, a part of it at each call, so that no call takes long.
 
     Args:
-        base: In no transaction.
+        base: Not in a transaction.
         relation: The table's key in the ledger.
-        record_days: Of attempts (but the last one of a week), preflights (but the last one) and cleared alerts.
-        image_days: Of the rows that repairs changed, as they were before.
+        record_days: Age in days from which attempts, preflights and cleared alerts are deleted, except the last attempt
+            of each week and the last preflight.
+        image_days: Age in days from which the row images of repairs are deleted.
     """
     limits = {"relation": relation, "days": record_days, "limit": _AT_ONCE}
     base.execute(
@@ -168,7 +169,7 @@ def hold_images(base: Connected, repairs: Iterable[int], where: str) -> None:
     """Keep the images of these repairs until the transaction ends.
 
     Raises:
-        LedgerError: Some were removed already: they were too old.
+        LedgerError: Some images were already removed because of their age.
     """
     rows = base.execute(
         "SELECT id, images_removed_at FROM migration.repairs WHERE id = ANY(%s) ORDER BY id FOR UPDATE", [list(repairs)]
@@ -176,10 +177,10 @@ def hold_images(base: Connected, repairs: Iterable[int], where: str) -> None:
     for number, removed_at in rows:
         if removed_at is not None:
             raise LedgerError(
-                f"of repair {number} the rows as they were before it were removed at {removed_at:%Y-%m-%d %H:%M} UTC:"
+                f"the row images of repair {number} were removed at {removed_at:%Y-%m-%d %H:%M} UTC:"
                 " they were older than MIGRATION_REPAIR_IMAGE_DAYS",
                 where=where,
                 state_left="nothing was changed; the ledger's table repairs says how many rows it changed, and when",
-                next_step="a validation says whether the week is equal now; what was in it before has no other copy"
-                " here than backups of the base",
+                next_step="a validation says whether the week is equal now; the rows from before the repair are only in"
+                " backups of the base",
             )

@@ -1,4 +1,4 @@
-"""Locks that a session holds until it ends: rows of a table of ours, which ask for rights, and no advisory locks.
+"""Locks that a session holds until it ends, made of rows in a table of ours instead of advisory locks.
 
 Every role that may connect to a database can take any advisory lock of it, and so stop every step that waits for it. A
 row of `migration.session_locks` can be written only by who may write to our schema. Rows of one name are a queue: a
@@ -95,16 +95,16 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 def session_lock(
     connection: Connected, name: str, refuse: Callable[[str], MigrationError], *, shared: bool = False
 ) -> Generator[None]:
-    """Hold a lock while the body runs; it goes with the session. A session that has it already gets it again.
+    """Hold a lock while the body runs; it ends with the session. A session that has it already gets it again.
 
     Args:
-        connection: Whose session holds it, in no transaction. It waits as long as this session's `lock_timeout`.
-        name: What is locked, on that server's database.
-        refuse: Makes the error of who has waited for too long, from a text that names the holder.
-        shared: Besides others who share it.
+        connection: The session that holds the lock, not in a transaction. It waits as long as its `lock_timeout`.
+        name: What is locked, within that server's database.
+        refuse: Makes the error for a wait that took too long, from a text that names the holder.
+        shared: Whether other sessions may share the lock.
 
     Raises:
-        MigrationError: What `refuse` made: somebody else holds it.
+        MigrationError: Another session holds the lock; made by `refuse`.
         psycopg.Error: The session was lost, or our role may not write to the table.
     """
     number = _take(connection, name, refuse, shared=shared)
@@ -115,12 +115,15 @@ def session_lock(
 
 
 def lock_until_session_ends(connection: Connected, name: str, refuse: Callable[[str], MigrationError]) -> None:
-    """As `session_lock`, alone, for a session that may be in a transaction, or read-only, when it is closed."""
+    """Take an exclusive lock and keep it until the session ends; for sessions that cannot release it themselves.
+
+    Such a session may be in a transaction, or read-only, when it is closed. Otherwise as `session_lock`.
+    """
     _take(connection, name, refuse, shared=False)
 
 
 def holder_pids(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """The process of the other session that has the lock alone, where it asked for it so long ago, seconds."""
+    """The pid of another session that holds the lock exclusively and asked for it at least so many seconds ago."""
     if not has_session_locks(connection):
         return []
     rows = connection.execute(_OLD_HOLDER, {"lock": name, "seconds": older_than_seconds}).fetchall()
@@ -128,19 +131,19 @@ def holder_pids(connection: Connected, name: str, *, older_than_seconds: float =
 
 
 def holder_or_null(connection: Connected) -> sql.Composed:
-    """An expression for the process of the other session that has lock `%(lock)s` alone; NULL where nobody can."""
+    """An SQL expression: the pid of another session that holds lock `%(lock)s` exclusively, or NULL."""
     return sql.SQL("({})").format(_HOLDER if has_session_locks(connection) else sql.SQL("SELECT NULL::integer"))
 
 
 def is_held(connection: Connected, name: sql.Composable) -> sql.Composed:
-    """Whether somebody has the lock that the expression names, or waits for it; false where there is no table."""
+    """An SQL expression: whether a session holds the lock or waits for it; false if there is no table of locks."""
     if not has_session_locks(connection):
         return sql.Composed([sql.SQL("false")])
     return _HELD.format(name=name, alive=ALIVE)
 
 
 def others_at_work(connection: Connected, *, besides: str) -> list[int]:
-    """The processes of other sessions that have locks, or wait for them, where the lock's name has not that in it.
+    """The pids of other sessions that hold or wait for locks, except locks whose name contains `besides`.
 
     No session takes a new lock while the caller's transaction holds the lock on our objects.
     """
@@ -173,8 +176,8 @@ def take_turn_at_objects(connection: Connected) -> None:
     """Keep others from making or dropping anything of ours in that database, until the caller's transaction ends.
 
     Raises:
-        ForeignObjectError: Something of somebody else's has the name of our table of locks.
-        psycopg.errors.LockNotAvailable: Somebody is at it for longer than `lock_timeout`.
+        ForeignObjectError: A foreign object has the name of our table of locks.
+        psycopg.errors.LockNotAvailable: Another session holds it for longer than `lock_timeout`.
     """
     while True:
         with suppress(errors.UndefinedTable, errors.InvalidSchemaName), connection.transaction():
@@ -185,10 +188,10 @@ def take_turn_at_objects(connection: Connected) -> None:
 
 
 def make_session_locks(legacy: Connected) -> None:
-    """Make the table, where it is missing; on the base the ledger has it. Safe to repeat, and for several at once.
+    """Create the table of locks if it is missing; on the base the ledger has it. Safe to repeat and concurrently.
 
     Raises:
-        ForeignObjectError: Something of somebody else's has its name.
+        ForeignObjectError: A foreign object has its name.
     """
     if has_session_locks(legacy):
         return require_no_collision(legacy, {"session_locks"})
@@ -229,7 +232,7 @@ def _leave(connection: Connected, number: int) -> None:
 
 def _stand_in_queue(connection: Connected, name: str, *, shared: bool = False) -> int:
     if connection.info.transaction_status is not pq.TransactionStatus.IDLE:
-        raise RuntimeError("a lock that others are to see is not taken inside a transaction")
+        raise RuntimeError("a session lock must not be taken inside a transaction: other sessions would not see it")
     cursor = connection.execute(_QUEUE.format(alive=ALIVE, name=sql.Literal(name), shared=sql.Literal(shared)))
     while cursor.nextset():
         pass
@@ -253,11 +256,11 @@ def _wait(connection: Connected, number: int, refuse: Callable[[str], MigrationE
 def _is_behind(connection: Connected, mine: dict[str, int], refuse: Callable[[str], MigrationError]) -> bool:
     row = connection.execute(_IS_BEHIND, mine).fetchone()
     if row is None:
-        raise refuse("nobody any more: somebody removed the row of this session, which waited for it")
+        raise refuse("no known session: the waiting row of this session was removed from the table of locks")
     return bool(row[0])
 
 
 def _lock_timeout(connection: Connected) -> float:
-    """The session's own, seconds; 0 for never."""
+    """The session's `lock_timeout` in seconds; 0 means no limit."""
     row = connection.execute("SELECT extract(epoch FROM current_setting('lock_timeout')::interval)::float8").fetchone()
     return float(require_row(row, "lock_timeout")[0])

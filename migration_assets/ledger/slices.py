@@ -85,7 +85,7 @@ class LastAttempt:
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice as the ledger knows it.
+    """One slice in the ledger.
 
     Attributes:
         relation: The table's key in the ledger.
@@ -139,9 +139,10 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class CopyEvidence:
-    """What a finished copy proved and measured; bytes are of the leaf's heap with TOAST, and of its indexes.
+    """What a finished copy proved and measured.
 
-    `seconds` has those of each phase, some of which run side by side, and `total`: from the snapshot to this record.
+    `table_bytes` counts the leaf's heap with TOAST, `index_bytes` its indexes. `seconds` has the duration of each
+    phase, some of which overlap, and `total`: from the snapshot to this record.
     """
 
     legacy: Fingerprint
@@ -173,12 +174,12 @@ ORDER BY s.lower_bound, s.quarter, s.week
 
 
 def read_slices(connection: Connected, relation: str, quarter: FiscalQuarter | None = None) -> list[SliceRecord]:
-    """All known slices of the table, or of one quarter, oldest first."""
+    """All slices of the table in the ledger, or those of one quarter; oldest first."""
     return _read(connection, relation, quarter.key if quarter else None, None)
 
 
 def read_slice(connection: Connected, relation: str, week: FiscalWeek) -> SliceRecord | None:
-    """One slice, or None where its quarter was never opened."""
+    """One slice, or None if its quarter was never opened."""
     records = _read(connection, relation, week.quarter.key, week.name)
     return records[0] if records else None
 
@@ -236,12 +237,12 @@ def _part(made: type[_Part], row: Mapping[str, Any], prefix: str, *, tells: str)
 
 
 def register_slices(connection: Connected, relation: str, slices: Iterable[tuple[FiscalWeek, str, str, str]]) -> None:
-    """Make the rows of a quarter's slices, state `absent`; those that exist stay as they are.
+    """Insert the rows of a quarter's slices with state `absent`; existing rows stay unchanged.
 
     Args:
-        connection: On the base, inside the transaction that makes the leaves.
+        connection: On the base, in the transaction that creates the leaves.
         relation: The table's key in the ledger.
-        slices: Week, leaf, lower and upper bound as the server writes them.
+        slices: Week, leaf, lower and upper bound as the server prints them.
     """
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -252,7 +253,7 @@ def register_slices(connection: Connected, relation: str, slices: Iterable[tuple
 
 
 def begin_attempt(connection: Connected, record: SliceRecord, action: Action, run_id: str | None) -> int:
-    """Note that work on a slice begins. The caller holds the slice's lock, so older running attempts are dead.
+    """Note that work on a slice begins. The caller holds the slice's lock, so earlier running attempts are dead.
 
     Returns:
         The attempt's id.
@@ -335,13 +336,13 @@ def record_verification(connection: Connected, record: SliceRecord, base: Finger
 
 @contextmanager
 def slice_lock(connection: Connected, record: SliceRecord) -> Generator[SliceRecord]:
-    """Hold the slice's lock; waits as long as the session's `lock_timeout`, since a dead worker's goes in seconds.
+    """Hold the slice's lock; it waits as long as the session's `lock_timeout`, as a dead worker's lock ends in seconds.
 
     Yields:
         The slice as the ledger has it now: the lock's last holder may have changed what `record` says.
 
     Raises:
-        SliceBusyError: Another session holds it; says which.
+        SliceBusyError: Another session holds the lock; the error names it.
     """
     with _locked(connection, record):
         yield read_slice(connection, record.relation, record.week) or record
@@ -352,14 +353,14 @@ def slice_locks(connection: Connected, records: Iterable[SliceRecord]) -> Genera
     """Hold several locks, always taken in the same order, so that two runs wait for each other without a deadlock.
 
     Args:
-        connection: Whose session holds them.
+        connection: The session that holds them.
         records: Slices of one table.
 
     Yields:
         The slices as the ledger has them now, oldest first.
 
     Raises:
-        SliceBusyError: Somebody works on one of them; none is held then.
+        SliceBusyError: Another session works on one of them; no lock is held then.
     """
     with ExitStack() as held:
         ordered = sorted(records, key=lambda record: record.lock_key)

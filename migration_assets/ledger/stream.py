@@ -1,4 +1,4 @@
-"""What the ledger knows of the change stream: its names, its status, and the locks that order work on it."""
+"""The change stream in the ledger: the names of its parts, its status, and the locks that order work on it."""
 
 import hashlib
 import secrets
@@ -26,16 +26,16 @@ class StreamLock(StrEnum):
     CUTOVER = "cutover"
 
     def named(self, key: str) -> str:
-        """Its name in the table of locks: on the base by table, on the legacy by the stream's slot."""
+        """The lock's name in the table of locks; `key` is the table on the base, the stream's slot on the legacy."""
         return f"{self.value} {key}"
 
 
 class StreamStatus(StrEnum):
     """What the ledger says of the stream. Whether it really runs is seen by a look at both sides.
 
-    `activating` and `joining` are intents: a step that was begun and not finished, which a rebuild mends. `paused` is
-    a step's: the stream rests exactly at a marker, and where that step died the next one enables it. `held` is a
-    person's pause, which nobody but a person ends.
+    `activating` and `joining` mark a step that was begun and is not finished; if it died, a rebuild repairs the stream.
+    `paused` is the pause of a step: the stream rests exactly at a marker, and if that step died, the next one enables
+    the stream. `held` is a person's pause, which only a person ends.
     """
 
     ACTIVATING = "activating"
@@ -47,7 +47,7 @@ class StreamStatus(StrEnum):
 
 @dataclass(frozen=True)
 class StreamNames:
-    """The names of the three parts; slots are the whole server's, so that a name says whose it is."""
+    """The names of the stream's three parts. Slots belong to the whole server, so each name identifies its owner."""
 
     publication: str
     slot: str
@@ -56,7 +56,7 @@ class StreamNames:
 
 @dataclass(frozen=True)
 class StreamRecord:
-    """One table's stream. `exact_since_*` is the position from which all its slices equal the legacy."""
+    """One table's stream. `exact_since_*` is the position from which on all its slices equal the legacy."""
 
     relation: str
     publication: str
@@ -74,12 +74,12 @@ class StreamRecord:
 
 
 def names_of(stream: StreamRecord) -> StreamNames:
-    """The names that the ledger keeps."""
+    """The names of a stream's parts in the ledger."""
     return StreamNames(stream.publication, stream.slot, stream.subscription)
 
 
 def stream_names(base: Connected, relation: str) -> StreamNames:
-    """Names that no other migration has: of this table, this database and this server."""
+    """Names that no other migration has, derived from this table, this database and this server."""
     row = base.execute(
         "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()"
     ).fetchone()
@@ -105,7 +105,7 @@ def rename_stream(base: Connected, relation: str, names: StreamNames) -> None:
 
 
 def read_stream(base: Connected, relation: str) -> StreamRecord | None:
-    """The stream of the table, or None where none was ever begun."""
+    """The stream of the table, or None if none was ever begun."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute("SELECT * FROM migration.streams WHERE relation = %s", [relation]).fetchone()
     return None if row is None else _record(row)
@@ -130,7 +130,7 @@ def begin_stream(base: Connected, relation: str, names: StreamNames, reason: str
 
 
 def newest_marker(base: Connected) -> int:
-    """The highest number of all markers that the base has; 0 where it has none."""
+    """The highest id of all markers in the base; 0 if there are none."""
     row = base.execute("SELECT coalesce(max(id), 0) FROM migration.markers").fetchone()
     return int(require_row(row, "the newest marker")[0])
 
@@ -140,7 +140,7 @@ def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
     """A transaction that may change the status that `keep_at_rest` relies on.
 
     Raises:
-        StreamError: A step whose own lock on the stream was lost is still at work; names it.
+        StreamError: A step that has lost its lock on the stream is still at work; the error names it.
     """
     try:
         with base.transaction():
@@ -164,7 +164,7 @@ def nobody_at_work(base: Connected, relation: str) -> Generator[None]:
 
 
 def set_status(base: Connected, relation: str, status: StreamStatus, reason: str | None = None) -> None:
-    """Note a new status, durably: on a base that commits asynchronously by default, too."""
+    """Note a new status durably, also on a base that commits asynchronously by default."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute(
@@ -182,10 +182,10 @@ def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
 
     Args:
         base: In the transaction that changes rows.
-        stream: As read after the step noted its intent.
+        stream: The stream, read after the step noted its status.
 
     Raises:
-        StreamError: Somebody did let it go on; what was read at the cut is no longer what the base stands at.
+        StreamError: The stream was let go on, so the base is no longer at the position of the cut.
     """
     row = base.execute(
         "SELECT 1 FROM migration.streams WHERE relation = %s AND status = %s AND status_since = %s FOR SHARE",
@@ -193,7 +193,7 @@ def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
     ).fetchone()
     if row is None:
         raise StreamError(
-            "the session that kept the stream at rest was lost, and somebody let it go on",
+            "the session that kept the stream paused was lost, and another step let the stream go on",
             where=stream.relation,
             state_left="this step's rows are rolled back; the base is as the stream left it",
             next_step="run this again",
@@ -203,13 +203,13 @@ def keep_at_rest(base: Connected, stream: StreamRecord) -> None:
 def stream_lock(
     base: Connected, relation: str, *, shared: bool = False, lock: StreamLock = StreamLock.STREAM
 ) -> AbstractContextManager[None]:
-    """Hold the stream: shared while a cut is taken, alone while it is paused, activated or rebuilt.
+    """Hold a lock of the stream: shared while a cut is taken, exclusive while it is paused, activated or rebuilt.
 
     A step that also wants slices takes their locks first; waits as long as the session's `lock_timeout`. Before both
     comes START, which a step holds from its first look on when it decides which weeks are under CDC.
 
     Raises:
-        StreamError: Somebody else holds it; says who.
+        StreamError: Another session holds the lock; the error names it.
     """
 
     def refuse(who: str) -> StreamError:

@@ -1,9 +1,9 @@
-"""Whether the stream's subscription and publication are as this program left them, or somebody altered them by hand.
+"""Detects whether the stream's subscription or publication was altered by hand.
 
-ALTER SUBSCRIPTION … SKIP, a slot or an origin that is moved onwards while the subscription is disabled, a publication
-that leaves something out for a while: each lets changes be skipped, and afterwards all looks as ever. But whoever did
-it wrote a row of the catalogue. So the transaction number in such a row (`xmin`) is noted in the ledger, in the same
-transaction as each ALTER of ours: another one there means that what was proven before may not hold.
+ALTER SUBSCRIPTION … SKIP, advancing a slot or an origin while the subscription is disabled, or a publication that omits
+something for a while: each can skip changes without a trace in the stream. But each writes a row of the catalogue.
+So each ALTER of this program notes the row's transaction number (`xmin`) in the ledger, in the same transaction. A
+different number means that somebody else altered the row, and that earlier proofs may no longer hold.
 """
 
 import logging
@@ -16,7 +16,7 @@ from psycopg import errors
 from migration_assets.ledger.stream import StreamStatus
 from migration_assets.postgres.sessions import Connected, require_row
 
-# Neither VACUUM FREEZE nor VACUUM FULL changes it. One statement, so that all is of one moment.
+# Neither VACUUM FREEZE nor VACUUM FULL changes xmin. One statement reads everything, so that it shows one moment.
 _LOOK = """
 SELECT {subscription}, k.subscription, k.publication, s.status, s.row_filter IS NOT NULL
 FROM migration.streams s LEFT JOIN migration.stream_parts k USING (relation) WHERE s.relation = %s
@@ -32,7 +32,7 @@ SELECT coalesce(string_agg(part, ',' ORDER BY part), '') FROM (
     WHERE p.pubname = %(name)s
 ) AS parts
 """
-# A step of ours that changes the publication says so in the ledger before it does: by the status, or a filter of NULL.
+# Before a step of ours changes the publication, it notes that in the ledger: by the status, or by a filter of NULL.
 _KNOWN_TO_STAND = frozenset({StreamStatus.LIVE, StreamStatus.PAUSED})
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,10 @@ def note_publication(base: Connected, legacy: Connected, relation: str, publicat
     """Note the publication as it is now, which is as it should be; in the transaction that notes its filter.
 
     Args:
-        base: Whose ledger.
-        legacy: In no snapshot that is older than the change of the publication.
-        relation: Whose stream.
-        publication: Its name.
+        base: The session with the ledger.
+        legacy: Without a snapshot that is older than the change of the publication.
+        relation: The table's key in the ledger.
+        publication: The publication's name.
     """
     base.execute(
         "INSERT INTO migration.stream_parts (relation, publication) VALUES (%s, %s)"
@@ -76,7 +76,7 @@ def note_publication(base: Connected, legacy: Connected, relation: str, publicat
 def notice_alterations(base: Connected, relation: str, legacy: Connected | None = None) -> None:
     """Count alterations of the stream by somebody else; see `alterations`.
 
-    Without `legacy` only the subscription is looked at.
+    Without `legacy` only the subscription is examined.
     """
     if not _knows_parts(base) or not _found(base, relation, legacy):
         return
@@ -98,11 +98,11 @@ def notice_alterations(base: Connected, relation: str, legacy: Connected | None 
                 if what is not None:
                     log.warning("%s", what)
     except errors.LockNotAvailable:
-        log.warning("a step is changing the stream: whether somebody else did will be seen at the next look")
+        log.warning("a step is changing the stream now; alterations by others are examined at the next look")
 
 
 def alterations(base: Connected, relation: str) -> int | None:
-    """How often others have altered the stream, in the session's snapshot; None where no ledger could know."""
+    """How often others have altered the stream, in the session's snapshot; None if the ledger does not record it."""
     if not _knows_parts(base):
         return None
     row = base.execute("SELECT alterations FROM migration.stream_parts WHERE relation = %s", [relation]).fetchone()
@@ -110,7 +110,7 @@ def alterations(base: Connected, relation: str) -> int | None:
 
 
 def proofs_outlived(base: Connected, relation: str) -> str | None:
-    """What was altered, and of how many weeks the newest proof is older; None where there are none."""
+    """What was altered, and how many weeks were last proven before that; None if there are none."""
     if alterations(base, relation) in {None, 0}:
         return None
     row = base.execute(
@@ -124,7 +124,7 @@ def proofs_outlived(base: Connected, relation: str) -> str | None:
 
 
 def may_see_subscription(base: Connected) -> bool:
-    """Whether our role may read the transaction number: superusers may, others need the right on that one column."""
+    """Whether our role may read the transaction number: other roles than superusers need SELECT on that column."""
     row = base.execute("SELECT has_column_privilege('pg_catalog.pg_subscription', 'xmin', 'SELECT')").fetchone()
     return bool(require_row(row, "a privilege")[0])
 
@@ -143,7 +143,7 @@ def _relation_of(base: Connected, subscription: str) -> str | None:
 
 
 def _look(base: Connected, relation: str) -> tuple[Any, ...]:
-    """What is there and what is known, by `_LOOK`; of the subscription None where our role may not see it."""
+    """Read what exists and what is known, by `_LOOK`; the subscription is None if our role may not see it."""
     statement = _LOOK.format(subscription=_SUBSCRIPTION if may_see_subscription(base) else "NULL::text")
     return require_row(base.execute(statement.encode(), [relation]).fetchone(), "the stream")
 
@@ -153,7 +153,7 @@ def _publication_rows(legacy: Connected, name: str) -> str:
 
 
 def _found(base: Connected, relation: str, legacy: Connected | None) -> dict[str, tuple[str, str | None]]:
-    """The parts that are not as they are known to be, as they are now; with what was done, where they were known."""
+    """The parts that differ from what is known: their present rows and, if they were known before, what was done."""
     stream = base.execute("SELECT publication FROM migration.streams WHERE relation = %s", [relation]).fetchone()
     if stream is None:
         return {}

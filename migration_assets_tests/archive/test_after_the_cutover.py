@@ -244,7 +244,7 @@ def test_the_check_of_late_bookings_says_that_none_can_come(signed: Migration) -
         job = dg.Definitions.merge(build_defs(signed), dg.Definitions(jobs=[alone])).resolve_job_def("alone")
         [evaluation] = job.execute_in_process(instance=instance, tags=tags).get_asset_check_evaluations()
     assert evaluation.passed
-    assert "bookings come to the base alone" in str(evaluation.description)
+    assert "new rows are written only to the base" in str(evaluation.description)
 
 
 @pytest.mark.long

@@ -49,7 +49,7 @@ def test_an_acceptance_speaks_of_the_thing_as_it_was_and_of_no_other_of_its_name
 def test_only_what_blocks_and_names_its_subject_can_be_acceptable() -> None:
     with pytest.raises(ValueError, match="names its subject"):
         replace(_KEY, subject="")
-    with pytest.raises(ValueError, match="made of"):
+    with pytest.raises(ValueError, match="has the definition of its subject"):
         replace(_KEY, definition="")
-    with pytest.raises(ValueError, match="where it blocks"):
+    with pytest.raises(ValueError, match="if it is blocking"):
         replace(_KEY, severity=Severity.WARNING)

@@ -106,7 +106,7 @@ def test_weeks_that_are_signed_or_archived_already_may_be_signed_again(state: S)
         ({"state": S.ABSENT}, "was never copied", "migrated_slice"),
         ({"state": S.COPIED}, "copied, but not under CDC", "change_stream"),
         ({"state": S.STREAMING}, "is streaming, not validated", "validated_slice"),
-        ({"state": S.RETIRED}, "is retired by now", "restore it"),
+        ({"state": S.RETIRED}, "is already retired", "restore it"),
         ({"validation": {"at": None}}, "never validated", "validated_slice"),
         ({"validation": {"equal": False}}, "validation FAILED", "repair_slices"),
         ({"validation": {"equal": None}}, "validation FAILED", "repair_slices"),
@@ -159,9 +159,9 @@ def test_the_weeks_must_cover_the_quarter_without_a_gap(number: int) -> None:
 
 
 def test_facts_of_another_quarter_or_twice_the_same_week_cannot_be_built() -> None:
-    with pytest.raises(ValueError, match="not weeks of FY25-Q2"):
+    with pytest.raises(ValueError, match="distinct weeks of FY25-Q2"):
         replace(GOOD, weeks=(*GOOD.weeks, GOOD.weeks[0]))
-    with pytest.raises(ValueError, match="not weeks of FY25-Q2"):
+    with pytest.raises(ValueError, match="distinct weeks of FY25-Q2"):
         replace(GOOD, weeks=(replace(GOOD.weeks[0], week=FiscalWeek(QUARTER.next, 1)),))
 
 
@@ -401,7 +401,7 @@ def test_a_validation_that_grows_old_does_not_end_a_sign_off() -> None:
 
 
 def test_a_week_that_left_the_ledger_makes_it_void() -> None:
-    assert why_void(_signed(), _AFTER[:-1]) == ["FY25-Q2|W13: the ledger does not know it any more"]
+    assert why_void(_signed(), _AFTER[:-1]) == ["FY25-Q2|W13: the ledger no longer has this week"]
 
 
 @pytest.mark.parametrize(
