@@ -1,8 +1,8 @@
-"""Whoever changes the other server holds a lock there, too, in the very session that makes the change.
+"""Claims: a run that changes the other server also holds a lock there, in the very session that makes the change.
 
-The lock on the base is lost with its session. Where the base restarts, or an operator ends that session, the next run
-may begin, while the first one is still at work on the legacy, or wakes up there hours later, and would drop a slot or
-narrow a filter that is not its own any more. So the next run ends that session first, on the side that it changes.
+A lock on the base is lost with its session. If the base restarts, or an operator ends that session, the next run may
+begin while the first one still works on the legacy, or wakes up there hours later, and would drop a slot or narrow a
+filter that is no longer its own. So the next run first ends the earlier run's session on the side that it changes.
 """
 
 import logging
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublicationChange:
-    """What is done to the publication under a cut's lock.
+    """A change made to the publication under a cut's lock.
 
     Attributes:
-        slot: The stream's, whose name tells two bases of one legacy apart.
+        slot: The stream's slot, whose name tells two bases of one legacy apart.
         starter: The session on the base that holds the lock of kind START.
-        make: Called with the session that holds the legacy's writers, perhaps more than once.
+        make: Called with the session that holds the legacy's writers, possibly more than once.
     """
 
     slot: str
@@ -40,35 +40,35 @@ class PublicationChange:
 def claimed(
     connection: Connected, key: str, *, holder: Connected, lock: StreamLock = StreamLock.START
 ) -> Generator[None]:
-    """While the body runs, `connection` changes its server for whoever holds the base's lock, and nobody else does.
+    """Let only `connection` change its server on behalf of the run that holds the base's lock, while the body runs.
 
     Args:
-        connection: The session that makes the changes; once another run holds the base's lock, it is ended.
-        key: What it is about: the stream's slot.
-        holder: The session that holds the base's lock of that kind, alone.
-        lock: Which, on both sides.
+        connection: The session that makes the changes; it is ended as soon as another run holds the base's lock.
+        key: What is claimed: the name of the stream's slot.
+        holder: The session that holds the base's lock of that kind exclusively.
+        lock: The kind of lock, on both sides.
 
     Raises:
-        StreamError: A session is left over that our role may not end.
+        StreamError: An earlier run's session is left over that our role may not end.
         psycopg.OperationalError: `holder` was lost, so that another run may have begun.
     """
-    # First, too: whoever has lost the base's lock ends nobody who got it since.
+    # Checked first, too: a run that has lost the base's lock must not end the run that has taken it since.
     holder.execute("SELECT 1")
     left = end_holders(connection, lock.named(key))
     if left:
         log.warning("a run that had lost its lock on the base was still at work: its session %s was ended", left)
     make_session_locks(connection)
     with stream_lock(connection, key, lock=lock):
-        # After the lock: whoever gets the base's from here on ends this session before he changes anything.
+        # Checked again under the lock: a run that gets the base's lock from now on ends this session before any change.
         holder.execute("SELECT 1")
         yield
 
 
 def end_holders(connection: Connected, name: str, *, older_than_seconds: float = 0.0) -> list[int]:
-    """End the sessions that have the lock of that name, and asked for it so long ago; their pids.
+    """End the sessions that hold the lock of that name and requested it at least so long ago; return their pids.
 
     Raises:
-        StreamError: Our role may not.
+        StreamError: Our role may not end one of them.
     """
     pids = holder_pids(connection, name, older_than_seconds=older_than_seconds)
     try:

@@ -1,19 +1,18 @@
-"""A consistent cut: legacy and base looked at, or stopped, at exactly the same marker, while everybody goes on working.
+"""A consistent cut: legacy and base are read, or stopped, at exactly the same marker while applications keep working.
 
-Term by term (proven in 52 randomized runs before this project began):
+How it works (proven in 52 randomized runs before this project began):
 
-1. A session on the base writes a row with the marker's key to the base's table of markers, and does not commit. Whoever
-   inserts the same key waits for that transaction's end: the apply worker will wait *inside the marker's transaction*.
-2. The legacy's table is locked in SHARE mode: no transaction that wrote to it is open, none can begin. Under that lock
-   the marker is inserted by another session and a snapshot is opened by a third; then the lock goes. Writers were held
-   for milliseconds, whatever the table's size, and the snapshot holds exactly what the marker has behind it.
-3. When the apply worker waits for that transaction, the base holds exactly what the marker has behind it, too. Either
-   a snapshot is opened there and the worker goes on (validation), or the subscription is disabled and the worker ends
-   with the marker (pause): the stream then rests at the marker for as long as it takes.
+1. A session on the base inserts a row with the marker's key into the base's marker table and does not commit. Another
+   insert of that key has to wait for this transaction: so the apply worker will wait *inside the marker's transaction*.
+2. The legacy's table is locked in SHARE mode: no transaction that wrote to it is open, and none can begin. Under that
+   lock a second session inserts the marker and a third one opens a snapshot; then the lock is released. Writers were
+   held for milliseconds, whatever the table's size, and the snapshot contains exactly what was committed before the
+   marker.
+3. When the apply worker waits for the transaction of step 1, the base, too, contains exactly what was committed before
+   the marker. Then either a snapshot is opened there and the worker goes on (validation), or the subscription is
+   disabled and the worker ends with the marker (pause): the stream rests at the marker for as long as needed.
 
-This module has the two ways to use a cut: look at both sides there, or let the stream rest there.
-
-Sets the marker on the legacy: under a lock that holds its writers for milliseconds, or not at all.
+`set_marker` does step 2. `paired_snapshots` and `paused_stream` are the two ways to use a cut.
 """
 
 import logging
@@ -45,9 +44,9 @@ from migration_assets.stream.running import go_on, require_not_barred, require_r
 from migration_assets.stream.servers import require_same_servers
 from migration_assets.stream.subscription import disable
 
-# A writer whose transaction is older than this would probably outlast our try, and hold up all others behind it.
+# A writer whose transaction is older than this would probably outlast our try, which holds all others behind it.
 _OLD_MS = 30.0
-# Where transactions of that age never end all at once, a try is made all the same, unless one is this old.
+# If such old writers never all go away, a try is made nevertheless, unless one of them is older than this.
 _HOPELESS_MS = 3_000.0
 _PEEK_SECONDS = 1.0
 _TELL_SECONDS = 10.0
@@ -57,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LegacySessions:
-    """Opened before the lock is taken, since a connection takes longer than the whole cut.
+    """Three sessions, opened before the lock is taken, since connecting takes longer than the whole cut.
 
     `locker` holds the lock, `writer` commits the marker, `reader` keeps the snapshot.
     """
@@ -69,7 +68,7 @@ class LegacySessions:
 
 @contextmanager
 def legacy_sessions(plan: StreamPlan, purpose: str) -> Generator[LegacySessions]:
-    """All three; they are closed at the end."""
+    """Open all three sessions; they are closed at the end."""
     with ExitStack() as stack:
 
         def session(name: str, timeouts: Timeouts | None = None) -> Connected:
@@ -79,7 +78,7 @@ def legacy_sessions(plan: StreamPlan, purpose: str) -> Generator[LegacySessions]
 
 
 def next_marker(legacy: LegacySessions) -> int:
-    """A number that no other marker has: a dead validator's marker is never mistaken for ours."""
+    """Return a number that no other marker has, so that the marker of a dead step is never mistaken for ours."""
     require_trusted(legacy.writer)
     row = legacy.writer.execute("SELECT nextval('migration.marker_id')").fetchone()
     return int(require_row(row, "nextval")[0])
@@ -94,11 +93,12 @@ def set_marker(
         plan: The stream, with its limits.
         legacy: Three sessions.
         marker: The marker's number.
-        in_lock: Done by the session that holds the lock, before the marker. It has claimed the legacy.
+        in_lock: A change of the publication that the locking session makes before the marker; it has claimed the
+            legacy.
 
     Raises:
-        CutError: Writers left no moment for it within our patience; names the oldest.
-        psycopg.Error: A session was lost: no cut, and nobody is held.
+        CutError: Writers left no free moment in time; the message names the oldest.
+        psycopg.Error: A session was lost: there is no cut, and no writer is held.
     """
     _make_gentle(legacy)
     give_up = time.monotonic() + plan.limits.cut_patience_seconds
@@ -112,8 +112,8 @@ def set_marker(
             tries += 1
             started: float | None = None
             try:
-                # Before the lock that holds writers, and in each try anew: an ALTER TABLE that waits for us would keep
-                # that lock from ever being got.
+                # Before the lock that holds writers, and again in each try: an ALTER TABLE that waits for this session
+                # would keep the lock from ever being granted.
                 begin_reading(legacy.reader, [plan.spec.table])
                 started = time.perf_counter()
                 lsn, snapshot = _once(plan, legacy, marker, in_lock)
@@ -130,19 +130,19 @@ def set_marker(
                 longest = max(longest, (time.perf_counter() - started) * 1000)
         if time.monotonic() >= give_up:
             raise _no_moment(plan, legacy, tries, longest)
-        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we do not keep step with a job that comes back
+        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that tries do not coincide with a periodic job
 
 
 def _make_gentle(legacy: LegacySessions) -> None:
     for connection in (legacy.locker, legacy.writer):
-        # A standby that is slow to answer must not keep the lock from going.
+        # A slow synchronous standby must not delay the release of the lock.
         connection.execute("SET synchronous_commit = local")
-    # While it waits for its own lock nobody is held, but an ALTER TABLE is in the way, and the next try may be luckier.
+    # While it waits for its own lock no writer is held; an ALTER TABLE is in the way, and the next try may succeed.
     legacy.reader.execute("SET lock_timeout = '1s'")
 
 
 def _peek(plan: StreamPlan, legacy: LegacySessions, give_up: float) -> list[str]:
-    """Wait for a moment without old writers; those that stayed. A try would hold all others behind them in vain."""
+    """Wait for a moment without old writers and return those that remain: a try would hold all others behind them."""
     deaf = not _may_set_deadlock_timeout(legacy.locker)
     until = min(give_up, time.monotonic() + _PEEK_SECONDS)
     while True:
@@ -160,10 +160,10 @@ def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Public
     with locker.transaction():
         locker.execute(
             "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)",
-            [f"{plan.limits.cut_lock_timeout_ms}ms", _FROZEN],  # a frozen process must not hold writers
+            [f"{plan.limits.cut_lock_timeout_ms}ms", _FROZEN],  # a stalled process must not hold writers
         )
         if _may_set_deadlock_timeout(locker):
-            # An autovacuum in the way is only sent away when this time is over.
+            # An autovacuum in the way is cancelled only after this time.
             locker.execute("SET LOCAL deadlock_timeout = '20ms'")
         locker.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table_name(plan.spec.table)))
         if in_lock is not None:
@@ -173,7 +173,7 @@ def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Public
         )
         # The transaction's first query: its snapshot is taken here, while nobody can write.
         row = legacy.reader.execute("SELECT pg_current_wal_insert_lsn()::text, pg_export_snapshot()").fetchone()
-    # The commit succeeded: an error there means that somebody may have written before the snapshot was taken.
+    # The commit must have succeeded: an error there means that a write may have come before the snapshot was taken.
     lsn, snapshot = require_row(row, "the cut's position")
     return str(lsn), str(snapshot)
 
@@ -185,10 +185,10 @@ def _may_set_deadlock_timeout(connection: Connected) -> bool:
 
 def _frozen(plan: StreamPlan) -> CutError:
     return CutError(
-        f"this process stood still for over {_FROZEN} while it held the legacy's writers, and was cut off",
+        f"this process stalled for over {_FROZEN} while it held the legacy's writers, and the server ended its session",
         where=plan.relation,
         state_left="no writer is held; nothing was changed; the stream goes on as before",
-        next_step="see why the machine stood still (suspended, swapping?), then run this again",
+        next_step="find out why the machine stalled (suspended, swapping?), then run this again",
     )
 
 
@@ -205,13 +205,13 @@ def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms:
 
 
 _WORKER_ENDS_SECONDS = 60.0
-# A pause or a join of a whole quarter holds the stream's lock for as long as its rows take.
+# A pause or a join of a whole quarter keeps the stream's lock for as long as copying its rows takes.
 _STREAM_LOCK_MS = 600_000
 
 
 @dataclass(frozen=True)
 class PairedSnapshots:
-    """Both sides at one marker: sessions in their open snapshots, which any number of other sessions may import."""
+    """Both sides at one marker: sessions with open snapshots, which any number of other sessions may import."""
 
     record: CutRecord
     legacy: Connected
@@ -222,9 +222,9 @@ class PairedSnapshots:
 
 @dataclass(frozen=True)
 class Pause:
-    """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so.
+    """The stream rests at a marker; `legacy` reads the legacy there, and others may import `legacy_snapshot`.
 
-    Whoever changes rows meanwhile calls `keep_at_rest` with `stream` in that transaction.
+    A transaction that changes rows meanwhile must call `keep_at_rest` with `stream`.
     """
 
     record: CutRecord
@@ -241,19 +241,19 @@ def paired_snapshots(
     *,
     in_lock: PublicationChange | None = None,
 ) -> Generator[PairedSnapshots]:
-    """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
+    """Take a cut and read both sides there while the body runs. The stream itself goes on after milliseconds.
 
     Args:
         plan: The stream.
-        purpose: Shown in both servers' lists of sessions, and kept in the ledger.
-        weeks: Whose rows are read: until the body ends nobody rewrites their tables, on either side.
-        in_lock: Done on the legacy under the cut's lock: a narrower filter of the publication, which needs no pause.
-            What widens it does: see `paused_stream`.
+        purpose: Shown in both servers' lists of sessions and kept in the ledger.
+        weeks: The weeks whose rows are read: until the body ends their tables cannot be rewritten on either side.
+        in_lock: A change of the publication made on the legacy under the cut's lock. It may only narrow the filter,
+            which needs no pause; to widen it use `paused_stream`.
 
     Raises:
         StreamError: The stream does not run.
-        ServerChangedError: A server is another one, or went back.
-        CutError: No moment for it, or too far behind.
+        ServerChangedError: A server was replaced or went back in time.
+        CutError: Writers left no free moment, or the stream is too far behind.
         psycopg.Error: A session was lost; nothing was changed.
     """
     with ExitStack() as stack:
@@ -264,7 +264,7 @@ def paired_snapshots(
         with stream_lock(holder, plan.relation, shared=True):
             if in_lock is not None:
                 stack.enter_context(claimed(legacy.locker, in_lock.slot, holder=in_lock.starter))
-            # Before a stream that a dead step left at rest goes on.
+            # Before `require_running`, which lets a stream go on that a dead step left paused.
             require_same_servers(holder, plan.relation, legacy.writer)
             stream = require_running(holder, plan.relation)
             tables = base_tables(reader, plan.spec, weeks)
@@ -275,7 +275,7 @@ def paired_snapshots(
                 since = time.perf_counter()
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
-                # The worker holds no lock of these tables now; earlier it could wait for somebody who waits for us.
+                # The waiting worker holds no lock on these tables now; earlier we could have deadlocked with it.
                 begin_reading(reader, tables)
                 snapshot = export_snapshot(reader)
                 let_go()
@@ -300,21 +300,21 @@ def paused_stream(
     in_lock: PublicationChange | None = None,
     as_join: bool = False,
 ) -> Generator[Pause]:
-    """Let the stream rest at a cut for as long as the body runs, alone; enable it again, whatever happens in the body.
+    """Let the stream rest at a cut while the body runs, under its exclusive lock; enable it again in any case.
 
     Args:
         plan: The stream.
-        purpose: Shown while it rests, and kept in the ledger.
-        in_lock: Done on the legacy under the cut's lock: changes of the publication.
-        as_join: The ledger says `joining` from before the publication changes until the caller says otherwise, in the
-            transaction that completes the join and enables the stream. Where the body fails, the stream stays at rest:
-            it must not run with the new filter before the new weeks are true.
+        purpose: Shown while the stream rests and kept in the ledger.
+        in_lock: A change of the publication made on the legacy under the cut's lock.
+        as_join: The ledger's status is `joining` from before the publication changes until the caller's transaction
+            completes the join and enables the stream. If the body fails, the stream stays at rest: it must not run
+            with the new filter before the new weeks are trued up.
 
     Raises:
-        StreamError: The stream does not run, or somebody else works on it.
-        ServerChangedError: A server is another one, or went back; the stream stays at rest.
-        CutError: No moment for it, too far behind, or void.
-        psycopg.Error: A session was lost. A pause that could not be ended is ended by whoever works on it next.
+        StreamError: The stream does not run, or another step works on it.
+        ServerChangedError: A server was replaced or went back in time; the stream stays at rest.
+        CutError: Writers left no free moment, the stream is too far behind, or the cut is void.
+        psycopg.Error: A session was lost. A pause that could not be ended is ended by the next step on the stream.
     """
     intent = StreamStatus.JOINING if as_join else StreamStatus.PAUSED
     with ExitStack() as stack:
@@ -331,8 +331,8 @@ def paused_stream(
         reached = time.perf_counter()
         changed = False
         try:
-            # Intent first: from DISABLE on the subscription stays disabled until somebody enables it. And before a
-            # join changes the publication: whatever dies from there on, the ledger says that new weeks may be untrue.
+            # Intent first: after DISABLE the subscription stays disabled until an explicit ENABLE, and a join must
+            # be in the ledger before the publication changes: a later run then knows that new weeks may not be exact.
             set_status(holder, plan.relation, intent, purpose)
             stream = require_stream(holder, plan.relation)
             with _gate(plan, holder, marker) as let_go:
@@ -342,7 +342,7 @@ def paused_stream(
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
                 disable(holder, stream.subscription)
-                # With the same commit the worker goes on, to the marker's end and its own.
+                # This commit also lets the worker go on, to the end of the marker's transaction and its own end.
                 let_go()
                 wait_until_gone(holder, stream, pid, barrier, patience=_WORKER_ENDS_SECONDS)
             reached_ms = (reached - since) * 1000
@@ -355,7 +355,7 @@ def paused_stream(
             earlier.require(marker, holder)
             yield Pause(record, stream, legacy.reader, barrier.snapshot)
         except BaseException as error:
-            # A CutError of a marker that was not set: the lock was never got, so the publication is as it was.
+            # A CutError before the marker was set: the lock was never granted, so the publication is unchanged.
             untouched = isinstance(error, CutError) and not changed
             _after_failure(holder, stream, error, as_join=as_join and not untouched)
             raise
@@ -365,9 +365,9 @@ def paused_stream(
 
 
 def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
-    """The first error is the one to raise; what cannot be mended now is mended by the next step."""
+    """Clean up after a failure. The first error is the one that is raised; the next step mends what fails here."""
     if isinstance(error, ServerChangedError):
-        return  # it is barred
+        return  # the stream is barred and must not be enabled
     try:
         if as_join:
             now = require_stream(holder, stream.relation)

@@ -1,8 +1,8 @@
-"""Publications of others that carry this program's own tables to their subscribers, and the slots that may stand still.
+"""Other people's publications that carry this program's own tables to their subscribers, and the slots that may stall.
 
-A native subscriber ends at the first row of a table that it does not have, and begins again for ever: it gets nothing
-of anything any more, and its slot keeps WAL. Nothing that is published for us can be hidden from a publication FOR ALL
-TABLES, so that whoever has one is told before the first marker is written, and watched afterwards.
+A native subscriber fails at the first row of a table that it does not have and restarts forever: it receives nothing
+any more, and its slot retains WAL. Our tables cannot be hidden from a publication FOR ALL TABLES. So the operator is
+told of such publications before the first marker is written, and the watch observes their slots afterwards.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from migration_assets.postgres.activity import APPLICATION_NAME
 from migration_assets.postgres.sessions import Connected
 from migration_assets.stream.slots import OUR_SLOTS
 
-# What a subscriber of all of the legacy's tables must have. It gets the rows of none of them: they are not subscribed.
+# What a subscriber of all of the legacy's tables must create. It gets no rows of these tables: it is not subscribed.
 SUBSCRIBERS_TABLES: LiteralString = (
     "CREATE SCHEMA IF NOT EXISTS migration; "
     + "".join(f"CREATE TABLE IF NOT EXISTS {table}; " for table in (MARKERS, HOLDS, REVERSE_MARKERS))
@@ -37,7 +37,7 @@ FROM pg_publication p
 WHERE p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace n
                                 WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')) ORDER BY 1
 """
-# A walsender's statement names its publications, where our role may see it.
+# A walsender's statement names its publications, if our role may see it.
 _SLOTS: LiteralString = """
 SELECT s.slot_name::text, CASE WHEN r.pid IS NOT NULL THEN {application} END, s.active,
        coalesce(position(%(publication)s IN a.query) > 0 OR a.query = '<insufficient privilege>', true)
@@ -51,7 +51,7 @@ WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.slot_nam
 AND EXISTS (SELECT FROM pg_publication p WHERE p.puballtables OR EXISTS (
     SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')))
 """
-# Whoever publishes the table itself, a partition of it, or all of its schema. Publications of everything are above.
+# Publications of the table itself, of one of its partitions, or of its schema. Those of everything are found above.
 _OF_THE_TABLE: LiteralString = """
 WITH tables AS (
     SELECT c.oid, c.relnamespace FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
@@ -71,7 +71,7 @@ AND (EXISTS (SELECT FROM pg_publication_rel r JOIN tables t ON t.oid = r.prrelid
                 WHERE n.pnpubid = p.oid))
 ORDER BY 1
 """
-# Other plugins know no publications: they are given every table.
+# Output plugins other than pgoutput do not know publications: they are given every table.
 _OF_EVERYTHING: LiteralString = """
 SELECT slot_name::text, plugin::text FROM pg_replication_slots WHERE slot_type = 'logical'
 AND database = current_database() AND plugin <> 'pgoutput' AND slot_name NOT LIKE %(ours)s ORDER BY 1
@@ -80,13 +80,13 @@ AND database = current_database() AND plugin <> 'pgoutput' AND slot_name NOT LIK
 
 @dataclass(frozen=True)
 class Follower:
-    """Somebody else who is sent the changes of one side's table.
+    """Another receiver of changes of one side's table.
 
     Attributes:
-        name: Of the publication, or of the slot where its plugin knows none.
+        name: The name of the publication, or of the slot if its plugin knows no publications.
         what: The same in words.
-        by_leaf: A partition's changes come under its own name.
-        slots: Logical slots whose readers may follow, with the readers' names.
+        by_leaf: Whether a partition's changes are sent under the partition's own name.
+        slots: Logical slots whose readers may follow it, with the readers' names.
     """
 
     name: str
@@ -97,11 +97,11 @@ class Follower:
 
 @dataclass(frozen=True)
 class ForeignPublication:
-    """One that carries everything in schema `migration`.
+    """A publication that carries everything in schema `migration`.
 
     Attributes:
         name: Its name.
-        all_tables: FOR ALL TABLES; else FOR TABLES IN SCHEMA migration.
+        all_tables: FOR ALL TABLES; otherwise FOR TABLES IN SCHEMA migration.
         apart: Statements that publish the same without our schema.
         slots: Logical slots of the database whose readers may follow it, with the readers' names.
     """
@@ -113,7 +113,7 @@ class ForeignPublication:
 
 
 def foreign_publications(connection: Connected) -> list[ForeignPublication]:
-    """All of them; ours name single tables."""
+    """Return all such publications; ours name single tables and are never among them."""
     found: list[ForeignPublication] = []
     for name, all_tables, apart in connection.execute(_PUBLICATIONS, {}).fetchall():
         found.append(ForeignPublication(name, all_tables, apart, _slots(connection, name)))
@@ -121,7 +121,7 @@ def foreign_publications(connection: Connected) -> list[ForeignPublication]:
 
 
 def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
-    """Everybody who is sent the table's changes, but for our own streams and for publications of everything."""
+    """Return all receivers of the table's changes except our own streams and publications of everything."""
     asked = {"table": str(table), "ours": OUR_SLOTS}
     found = [
         Follower(name, f"publication {name}", not via_root, _slots(connection, name))
@@ -134,11 +134,11 @@ def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
 
 
 def _slots(connection: Connected, publication: str) -> tuple[str, ...]:
-    """Slots of others that may follow it, with their readers."""
+    """Return other people's slots whose readers may follow the publication, with their readers."""
     slots = connection.execute(_SLOTS, {"publication": publication, "ours": OUR_SLOTS}).fetchall()
     return tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
 
 
 def slots_at_risk(connection: Connected) -> Mapping[str, str | None]:
-    """Where each logical slot of others stands, while some publication carries our tables; none without one."""
+    """Return the position of each foreign logical slot, if some publication carries our tables; otherwise nothing."""
     return dict(connection.execute(_POSITIONS, {"ours": OUR_SLOTS}).fetchall())

@@ -1,4 +1,4 @@
-"""The stream's parts on the legacy besides the slot: replica identity, markers, guard against TRUNCATE, publication."""
+"""The stream's objects on the legacy, besides the slot: replica identity, markers, TRUNCATE guard, publication."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -25,27 +25,28 @@ _FULL: Literal["f"] = "f"
 
 
 def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, patience_seconds: float) -> str:
-    """Make what the publication needs, before there is one; safe to repeat.
+    """Create on the legacy what must exist before the publication; safe to repeat.
 
-    The table is locked against everybody for an instant, asked for with short tries (the session's `lock_timeout`).
+    The table is locked in ACCESS EXCLUSIVE mode for an instant. The lock is requested in short tries, each as long as
+    the session's `lock_timeout`.
 
     Args:
-        legacy: A session there, with a short `lock_timeout`.
-        spec: Which table.
-        publication: Ours, as it is to be named: it alone is not asked whether it goes with the replica identity.
-        patience_seconds: How long the lock is asked for.
+        legacy: A session on the legacy with a short `lock_timeout`.
+        spec: The table that is migrated.
+        publication: The name our own publication will have: it is the only one that need not fit the new identity.
+        patience_seconds: How long to go on trying to get the lock.
 
     Returns:
         The replica identity that the table had: `d`, `n`, `f`, or `i:` and the index's name.
 
     Raises:
-        ForeignObjectError: Schema migration has something of somebody else's with a name of ours.
-        StreamError: With REPLICA IDENTITY FULL a publication of others would make every update and delete of the
-            legacy's applications fail; the table is as it was.
-        psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
+        ForeignObjectError: Schema migration contains another owner's object with one of our names.
+        StreamError: With REPLICA IDENTITY FULL another publication would make every update and delete of the legacy's
+            applications fail. The table is unchanged.
+        psycopg.errors.LockNotAvailable: The lock was not granted in time; nothing was changed.
     """
     with legacy.transaction():
-        # Two bases may take the same legacy's tables at once.
+        # Two bases may prepare tables of the same legacy at once.
         take_turn_at_objects(legacy)
         _make_markers(legacy)
     former = replica_identity(legacy, spec)
@@ -55,20 +56,20 @@ def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, pati
 
 
 def _require_updates(legacy: Connected, spec: TableSpec, publication: str) -> None:
-    """Whoever holds the table's lock cannot be overtaken by a publication that somebody alters meanwhile."""
+    """Refuse where FULL breaks another publication. The caller's lock keeps publications from being altered."""
     found = refused_changes(legacy, spec.table, identity=_FULL, own=publication)
     if found:
         raise StreamError(
             "the change stream needs REPLICA IDENTITY FULL, and then the applications' own changes would fail: "
             + "; ".join(one.what for one in found),
             where=spec.relation,
-            state_left="the replica identity of the legacy's table is what it was",
+            state_left="the replica identity of the legacy's table is unchanged",
             next_step="on the legacy: " + " ".join(one.remedy for one in found) + "; then run this again",
         )
 
 
 def replica_identity(legacy: Connected, spec: TableSpec) -> str:
-    """`d`efault, `n`othing, `f`ull, or `i:name` of an index."""
+    """Return the table's replica identity: `d`efault, `n`othing, `f`ull, or `i:name` of an index."""
     row = legacy.execute(
         "SELECT c.relreplident::text || coalesce((SELECT ':' || i.indexrelid::regclass::text FROM pg_index i"
         " WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i'), '')"
@@ -79,7 +80,7 @@ def replica_identity(legacy: Connected, spec: TableSpec) -> str:
 
 
 def has_guard(legacy: Connected, spec: TableSpec) -> bool:
-    """Whether the guard against TRUNCATE stands and fires in every session."""
+    """Return whether the TRUNCATE guard exists and fires in every session."""
     row = legacy.execute(
         "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -107,10 +108,10 @@ def _make_markers(legacy: Connected) -> None:
 
 
 def continue_markers(legacy: Connected, after: int) -> None:
-    """Let no new marker have the number of one that the base has: a legacy that was restored would begin at 1 again."""
+    """Keep new markers from reusing numbers that the base already has: a restored legacy would start at 1 again."""
     legacy.execute(
         "SELECT setval('migration.marker_id', %(after)s) FROM migration.marker_id"
-        # A sequence that gave no number yet has its first one as its last value.
+        # A sequence that has given no number yet reports its first one as its last value.
         " WHERE last_value < %(after)s OR (NOT is_called AND last_value = %(after)s)",
         {"after": after},
     )
@@ -119,10 +120,11 @@ def continue_markers(legacy: Connected, after: int) -> None:
 def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
     table = table_name(spec.table)
     with legacy.transaction():
-        # The lock of the ALTER TABLE below, before the look at the publications, which nobody can alter under it.
+        # The lock that ALTER TABLE below needs, taken before the publications are read: nobody can alter them under it.
         legacy.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table))
         if replica_identity(legacy, spec) != _FULL:
-            # Where it is FULL already they fail already, and to go on makes nothing worse; the watch tells of it.
+            # Where the identity is already FULL, such changes fail already and going on makes nothing worse; the watch
+            # reports it.
             _require_updates(legacy, spec, publication)
         legacy.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table))
         legacy.execute(
@@ -137,7 +139,7 @@ def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
 def row_filter(
     weeks: Iterable[FiscalWeek], description: TableDescription, spec: TableSpec, calendar: FiscalCalendar
 ) -> sql.Composed:
-    """The union of the weeks' ranges, adjoining ones merged; false for no weeks at all."""
+    """Return the union of the weeks' ranges with adjoining ones merged; `false` for no weeks at all."""
     kind = description.control_kind(spec.control_column)
     ranges: list[list[Any]] = []
     for lower, upper in sorted(calendar.bound_values(week, kind) for week in weeks):
@@ -153,7 +155,7 @@ def row_filter(
 
 
 def create_publication(legacy: Connected, name: str, spec: TableSpec, where: sql.Composable) -> None:
-    """Publish the filtered table and this table's markers; never TRUNCATE, which no filter would hold back."""
+    """Publish the filtered table and this table's markers, but never TRUNCATE, which no row filter holds back."""
     legacy.execute(
         sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete')").format(
             sql.Identifier(name), _published(spec, where)
@@ -162,7 +164,7 @@ def create_publication(legacy: Connected, name: str, spec: TableSpec, where: sql
 
 
 def alter_filter(legacy: Connected, name: str, spec: TableSpec, where: sql.Composable) -> None:
-    """Replace the filter; only ever in the transaction that holds the table's SHARE lock for a cut."""
+    """Replace the row filter. Only call it in the transaction that holds the table's SHARE lock for a cut."""
     legacy.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(name), _published(spec, where)))
 
 
@@ -173,12 +175,12 @@ def _published(spec: TableSpec, where: sql.Composable) -> sql.Composed:
 
 
 def drop_publication(legacy: Connected, name: str) -> None:
-    """Gone afterwards, also where it was not there."""
+    """Drop the publication if it exists."""
     legacy.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
 
 
 def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | None:
-    """The table's row filter as the server prints it; None where the table is not in the publication."""
+    """Return the table's row filter as the server prints it; None if the table is not in the publication."""
     row = legacy.execute(
         "SELECT coalesce(pg_get_expr(r.prqual, r.prrelid), '') FROM pg_publication_rel r"
         " JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid"
@@ -189,5 +191,5 @@ def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | Non
 
 
 def old_writers(legacy: Connected, spec: TableSpec, *, older_than_ms: float, sees_autovacuum: bool) -> Sequence[str]:
-    """Who holds a lock on the table that a cut has to wait for, for how long, with what command; the oldest first."""
+    """Describe the sessions whose locks on the table a cut has to wait for: age and command, the oldest first."""
     return writers_of(legacy, spec.table, older_than_ms=older_than_ms, sees_autovacuum=sees_autovacuum)

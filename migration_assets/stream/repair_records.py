@@ -1,4 +1,4 @@
-"""The ledger's rows of repairs: what was changed, and under which number its images of before are kept."""
+"""Ledger rows of repairs: what each one changed, and checks that its before-images were put back exactly."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from migration_assets.stream.differences import Keys, key_matches, unnested
 
 
 def begin_repair(base: Connected, record: SliceRecord, *, marker: int | None, lsn: str, run_id: str | None) -> int:
-    """Its number; `marker` is None at a slot's own snapshot."""
+    """Begin a repair and return its number; `marker` is None when the true-up reads at a new slot's own snapshot."""
     row = base.execute(
         "INSERT INTO migration.repairs (relation, quarter, week, marker, lsn, missing, extra, changed, run_id)"
         " VALUES (%s, %s, %s, %s, %s, 0, 0, 0, %s) RETURNING id",
@@ -28,7 +28,7 @@ def begin_repair(base: Connected, record: SliceRecord, *, marker: int | None, ls
 
 
 def end_repair(base: Connected, repair_id: int, differences: Differences) -> int | None:
-    """Note what it changed; one that changed nothing is none."""
+    """Record how many rows the repair changed; a repair that changed nothing is deleted and None is returned."""
     if not differences.rows:
         base.execute("DELETE FROM migration.repairs WHERE id = %s", [repair_id])
         return None
@@ -41,10 +41,10 @@ def end_repair(base: Connected, repair_id: int, differences: Differences) -> int
 
 @contextmanager
 def images_fit(where: str, repair_id: int) -> Generator[None]:
-    """The body puts images of before back into a table that may have changed since.
+    """Guard a body that puts before-images back into a table that may have changed since.
 
     Raises:
-        LedgerError: They do not go in any more; names no value of a row.
+        LedgerError: The images no longer fit the table. The message contains no value of a row.
     """
     try:
         yield
@@ -52,11 +52,11 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
         name = error.diag.constraint_name or error.diag.column_name
         raise LedgerError(
             f"what repair {repair_id} changed cannot be put back as it was: {type(error).__name__}"
-            f"{f' ({name})' if name else ''}. Its rows, or the table, were changed since: a row may be in another week"
-            " by now",
+            f"{f' ({name})' if name else ''}. Its rows or the table were changed since then: a row may be in another"
+            " week by now",
             where=where,
             state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
-            next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on"
+            next_step="look at them (that table's rows of this repair_id), and correct by hand what is still wrong, on"
             " the side that is in charge",
         ) from None
 
@@ -64,10 +64,10 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
 def require_put_back(
     connection: Connected, spec: TableSpec, description: TableDescription, images: Sequence[str], repair_id: int
 ) -> None:
-    """After these images of rows were put back: each is stored as it is, but for what is computed from it.
+    """Check, after these images were put back, that each is stored unchanged except for generated columns.
 
     Raises:
-        LedgerError: Something there changed rows on their way in, or kept them out.
+        LedgerError: A trigger or rule changed rows on their way in, or kept them out.
     """
 
     def each(form: LiteralString, names: Sequence[str], between: LiteralString) -> sql.Composed:
@@ -86,19 +86,19 @@ def require_put_back(
         of_image=each("(images.image).{}", stored, ", "),
         of_row=each("t.{}", stored, ", "),
     )
-    # Whole rows have no place in a statement. Raw: a column's name may have a percent sign.
+    # Raw: a column's name may contain a percent sign, which psycopg would take for a placeholder.
     row = RawCursor(connection).execute(statement, [list(images)]).fetchone()
     _require_all(int(require_row(row, "a count")[0]), len(images), str(spec.table), repair_id)
 
 
 def require_no_others(connection: Connected, rows: SliceRows, keys: Keys, images: int, repair_id: int) -> None:
-    """After images were put back: of all the repair's keys the slice has that many rows, and none that was not there.
+    """Check, after images were put back, that exactly `images` rows of the slice have one of the repair's keys.
 
     Raises:
         LedgerError: As `require_put_back`.
     """
     row = connection.execute(
-        # Two keys may be one value: 1.0 and 1.00.
+        # Two different key texts may be one value: 1.0 and 1.00.
         sql.SQL("SELECT count(*) FROM {} AS t WHERE EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
             table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
         )
@@ -110,9 +110,9 @@ def _require_all(found: int, wanted: int, where: str, repair_id: int) -> None:
     if found == wanted:
         return
     raise LedgerError(
-        f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows {found:,} are there so",
+        f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows only {found:,} are there",
         where=where,
         state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
-        next_step="something there changes rows, or keeps them in or out: see its triggers and rules that are ENABLE"
-        " ALWAYS or REPLICA; disable those, then run this again",
+        next_step="a trigger or rule changes rows, or keeps them in or out: look at those that are ENABLE ALWAYS or"
+        " REPLICA, disable them, then run this again",
     )

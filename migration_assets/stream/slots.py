@@ -1,6 +1,7 @@
-"""The replication slot, and the snapshot of the legacy at which it begins.
+"""The stream's replication slot on the legacy: creating it with its snapshot, dropping it, measuring what it retains.
 
-What the legacy keeps for the stream's slot, and how busy it is: the part of a look that costs one statement.
+`exported_slot` and `true_slot` give the snapshot at which the slot begins; `measure_legacy` is the cheap part of a
+look at the stream (retained WAL and load, one statement).
 """
 
 import logging
@@ -26,7 +27,7 @@ from migration_assets.postgres.sessions import Connected, Timeouts, connect, req
 from migration_assets.postgres.snapshots import in_snapshot
 from migration_assets.stream.plan import StreamPlan
 
-# Within the server: an ended reader is back within some milliseconds, and a wait for his end looks every 100 ms only.
+# Loops within the server: an ended reader returns within milliseconds, but a client's retry looks only every 100 ms.
 _TAKE_AWAY: LiteralString = """
 DO $$ DECLARE until timestamptz := clock_timestamp() + interval '1 s'; BEGIN
     LOOP
@@ -51,12 +52,12 @@ _SLOT_FREE_SECONDS = 20.0
 
 
 def has_failover_slots(publisher: Connected) -> bool:
-    """Whether the server can hand its slots on to a standby, where the standby asks for them."""
+    """Return whether the server can synchronize its slots to a standby that asks for them."""
     return publisher.info.server_version >= _FAILOVER_SINCE
 
 
 def create_slot(publisher: Connected, slot: str) -> None:
-    """A slot that begins now, without a snapshot to look at; one that outlives a failover where the server can."""
+    """Create a slot that begins now and exports no snapshot; it survives a failover where the server supports that."""
     failover = sql.SQL(", failover => true" if has_failover_slots(publisher) else "")
     publisher.execute(
         sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{})").format(sql.Literal(slot), failover)
@@ -73,15 +74,15 @@ class SlotSnapshot:
 
 @contextmanager
 def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotSnapshot]:
-    """As `exported_slot`, where the snapshot shows the table as it is: nobody rewrote it before it could be locked.
+    """Do as `exported_slot`, and guarantee that the table was not rewritten before it could be locked.
 
-    The command that makes a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
-    ever. So the table's files before it and under the lock afterwards must be the same, or the slot is made again. The
-    table stays locked in ACCESS SHARE mode for as long as the body runs.
+    The command that creates a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
+    ever. So the table's filenodes before the command and under the lock afterwards must be the same; otherwise the slot
+    is created again. The table stays locked in ACCESS SHARE mode while the body runs.
 
     Raises:
-        StreamError: As `exported_slot`; or the table was rewritten again and again.
-        TableBusyError: Somebody is altering it, or waits to do so.
+        StreamError: As `exported_slot`; or the table was rewritten at every attempt.
+        TableBusyError: Another session is altering the table, or waits to do so.
     """
     for _ in range(plan.limits.attempts):
         drop_slot(legacy, slot)
@@ -99,7 +100,7 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
         log.warning("%s was rewritten while slot %s was made; the slot is made again", plan.spec.table, slot)
     drop_slot(legacy, slot)
     raise StreamError(
-        f"the legacy's table was rewritten every time that a slot was made, {plan.limits.attempts} times:"
+        f"the legacy's table was rewritten at each of {plan.limits.attempts} attempts to create a slot:"
         " the slot's snapshot would show it empty",
         where=plan.relation,
         state_left="no slot was left behind; nothing was changed",
@@ -109,11 +110,11 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
 
 @contextmanager
 def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
-    """No slot keeps WAL for a body that failed, perhaps until a person has decided something: none goes on with it.
+    """Drop the slot when the body fails: nothing will use it, and it would retain WAL until a person acts.
 
     Args:
-        legacy: The session that claimed the slot, in no transaction. Where a later run has ended it, the slot is that
-            run's, and stays.
+        legacy: The session that claimed the slot, in no transaction. If a later run has ended this session, the slot
+            is that run's and stays.
         slot: Its name.
     """
     try:
@@ -128,15 +129,16 @@ def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
 
 @contextmanager
 def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: float) -> Generator[SlotSnapshot]:
-    """Create the slot and keep its snapshot importable for as long as the body runs. The slot stays.
+    """Create the slot and keep its snapshot importable while the body runs. The slot stays afterwards.
 
-    The server first waits for every transaction that writes anywhere in the database; writers are not held.
+    The server first waits for every open transaction that writes anywhere in the database; writers are not held.
 
     Raises:
-        StreamError: Patience ended before the oldest of them did, and names it; no slot is left. Or the server refused.
-        psycopg.OperationalError: The server cannot be reached, or went away.
+        StreamError: The oldest of these transactions outlasted our patience; the message names it and no slot is left.
+            Or the server refused.
+        psycopg.OperationalError: The server cannot be reached, or the connection was lost.
     """
-    # Its own patience bounds the wait, and it is idle in a transaction by design.
+    # `patience_seconds` limits the wait, and the session is idle in a transaction by design.
     never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
     with _closing(connect(url, "slot", never, replication=True, side=own_side(legacy))) as replication:
         replication.execute("SET wal_sender_timeout = 0")
@@ -156,7 +158,7 @@ def _closing(connection: Connected) -> Generator[Connected]:
 def _create(replication: Connected, legacy: Connected, slot: str, patience_seconds: float) -> SlotSnapshot:
     options = sql.SQL("SNAPSHOT 'export', FAILOVER" if has_failover_slots(legacy) else "SNAPSHOT 'export'")
     created = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({})").format(sql.Identifier(slot), options)
-    # A walsender does not keep to statement_timeout.
+    # A walsender ignores statement_timeout.
     watchdog = threading.Timer(patience_seconds, replication.cancel_safe)
     watchdog.start()
     try:
@@ -185,13 +187,14 @@ def _create(replication: Connected, legacy: Connected, slot: str, patience_secon
 
 
 def require_session(legacy: Connected, replication: Connected, slot: str, made: SlotSnapshot) -> None:
-    """The slot is made by a session of its own, also where ours was ended before: then it is nobody's, and goes.
+    """Drop the new slot again if our claiming session has ended: no run owns the slot then.
 
-    Whoever ends ours from here on finds the slot, and drops it. Where somebody else has made one of that name since,
-    it begins later, and stays.
+    The slot is created by a separate replication session, so it can outlive the session that claimed it. A run that
+    ends our session after this check finds the slot and drops it. If another run has created a slot of the same name
+    meanwhile, that one begins at a later position and is left alone.
 
     Raises:
-        psycopg.OperationalError: Ours is gone; the slot, too.
+        psycopg.OperationalError: The claiming session is gone; the slot was dropped.
     """
     try:
         legacy.execute("SELECT 1")
@@ -217,23 +220,23 @@ def _oldest_writer(legacy: Connected) -> str:
         found = prepared.fetchone()
         return "prepared transaction {} of {}".format(*found) if found else "it has just ended"
     pid, user, application, age, command = row
-    # Who is not in pg_read_all_stats sees of others no more than that they are there.
+    # Without pg_read_all_stats a role sees of other sessions only that they exist.
     old = "of unknown age" if age is None else f"{age:,.0f} s old"
     return f"backend {pid} ({user}, {application}), {old}: {command}"
 
 
 def drop_slot(legacy: Connected, slot: str) -> None:
-    """Gone afterwards, also where it was not there; a walsender that still reads it is ended first.
+    """Drop the slot if it exists; a walsender that still reads it is ended first.
 
     Raises:
-        psycopg.errors.ObjectInUse: It is in use by somebody who comes back at once.
+        psycopg.errors.ObjectInUse: A reader took it again at once.
     """
     legacy.execute(
         "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
         " WHERE slot_name = %s AND active_pid IS NOT NULL",
         [slot],
     )
-    # Asked for only where it is: who may not have slots has none to drop.
+    # Only called where the slot exists: a role without the right to have slots must not fail where there is none.
     with suppress(errors.UndefinedObject):
         legacy.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot]
@@ -241,10 +244,10 @@ def drop_slot(legacy: Connected, slot: str) -> None:
 
 
 def remove_slot(legacy: Connected, slot: str) -> None:
-    """End whoever reads it, and drop it; the slot of a subscription that is not gone yet is fought for, for a while.
+    """Drop the slot, ending its readers; go on trying for a while against a subscription that reconnects.
 
     Raises:
-        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+        StreamError: A reader comes back at once, again and again: a subscription that still exists elsewhere.
     """
 
     def gone() -> bool:
@@ -256,15 +259,15 @@ def remove_slot(legacy: Connected, slot: str) -> None:
 
     if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
         raise StreamError(
-            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            "a subscription that is still enabled reads the slot and reconnects whenever it is ended",
             where=slot,
-            state_left="the slot is there, and so is all that would have been taken away after it",
+            state_left="the slot still exists, and so does everything that would have been removed after it",
             next_step="drop that subscription on its own database, then run this again",
         )
 
 
 OUR_SLOTS: LiteralString = "migration\\_assets\\_%"
-"""For LIKE: how the names of our slots, publications and subscriptions begin, where the exact one is not known."""
+"""A LIKE pattern for the names of our slots, publications and subscriptions, used where the exact name is unknown."""
 _LEGACY = """
 SELECT r.slot_name IS NOT NULL AS slot_exists, r.active AS slot_active, r.wal_status, r.safe_wal_size AS safe_wal_bytes,
        pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)::bigint AS retained_wal_bytes,
@@ -281,15 +284,15 @@ ORDER BY retained_wal_bytes DESC NULLS LAST LIMIT 1
 
 
 def look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
-    """The slot and the load. Of a slot whose name is not known: the one of ours that keeps most."""
+    """Read the slot's state and the legacy's load. Without a slot name, read the one of ours that retains most WAL."""
     with legacy.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(_LEGACY, {"slot": slot, "ours": OUR_SLOTS}).fetchone()
     found = dict(row or {})
     if slot is None and not found.get("slot_exists"):
-        found["slot_exists"] = None  # perhaps there is none of ours, perhaps it is gone
+        found["slot_exists"] = None  # none of ours was found: it may be gone, or may never have existed
     return found
 
 
 def measure_legacy(legacy: Connected, slot: str) -> StreamSample:
-    """The cheap part of a look, for the throttle: retained WAL and load, one statement."""
+    """Measure retained WAL and load for the throttle: the cheap part of a look, one statement."""
     return StreamSample(relation="", taken_at=datetime.now(UTC), **look_at_legacy(legacy, slot))

@@ -1,15 +1,12 @@
-"""Row-level differences between the legacy's snapshot and a leaf, and their application to the leaf.
+"""True-up: bring leaves to exactly what a snapshot of the legacy holds, and prove it.
 
-Rows are put into buckets by a hash of their key, and a fingerprint is taken of every bucket, in one pass over each
-side. Where all agree, that was all. Only the rows of differing buckets are then compared one by one, as key and hash,
-in one more pass over each side and batches of bounded size. Whole rows travel where they differ, by their keys; where
-a large share does, all rows of the slice travel again by one COPY, which costs less.
+Rows are put into buckets by a hash of their key, and every bucket is fingerprinted in one pass over each side. If all
+agree, nothing else is read. Otherwise the rows of the differing buckets are compared one by one, as key and hash, in
+one more pass over each side and in batches of bounded size. Only rows that differ are fetched, by their keys; if a
+large share differs, the whole slice is copied again by one COPY, which costs less.
 
-This module brings a leaf to what the legacy's snapshot holds, and proves it, inside the caller's transaction.
-
-Brings many weeks to one snapshot of the legacy, several at a time.
-
-Weeks shared out among several workers, each of which keeps its sessions from one week to the next.
+`true_up` does one slice in the caller's transaction, `true_up_weeks` many weeks at one snapshot, several at a time.
+`share_out` distributes weeks to workers that keep their sessions from one week to the next.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +43,7 @@ _KEYS_AT_ONCE = 5_000
 
 @dataclass(frozen=True)
 class TruedUp:
-    """A slice that is equal now; `differences` is what was wrong before."""
+    """A slice that is equal now; `differences` is what was different before."""
 
     week: FiscalWeek
     legacy: Fingerprint
@@ -69,18 +66,19 @@ def true_up(
 
     Args:
         legacy: In the snapshot's transaction.
-        base: In a transaction; nobody else may write to the slice until it ends.
+        base: In a transaction; nothing else may write to the slice until it ends.
         rows: Which rows, and where they are in the base.
-        week: For errors.
-        deletions: How many rows may be deleted; None for a table that nobody has seen yet.
-        recopy_percent: The share of the slice's rows that differ above which all of them are copied again: one COPY
-            of a range costs less than many rows that are fetched by their keys.
-        repair_id: Where set, keeps every changed row's image from before under this repair.
+        week: Named in errors.
+        deletions: How many rows may be deleted; None for a table that is not in use yet.
+        recopy_percent: The percentage of differing rows above which the whole slice is copied again: one COPY of a
+            range costs less than fetching many rows by their keys.
+        repair_id: If set, the before-image of every changed row is kept under this repair.
 
     Raises:
         DeletionError: Too many rows would be deleted; nothing was done.
-        TriggersFireError: Rows of other tables would follow, or triggers act.
-        SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
+        TriggersFireError: Rows of other tables would be changed too, or triggers would fire.
+        SliceMismatchError: The sides still differ afterwards: something in the base changes rows on their way in. The
+            caller has to roll back.
     """
     definitions = seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
@@ -114,12 +112,12 @@ def true_up(
 
 
 def _may_be_too_many(compared: Compared, deletions: Deletions) -> bool:
-    """Whether a person might have to confirm what is deleted: only then the rows need be counted before."""
+    """Return whether the deletions might need confirmation: only then must the rows be counted first."""
     return deletions.limit.asks(compared.base_rows, legacy=compared.legacy.rows, base=compared.base.rows)
 
 
 def _counted(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Differences:
-    """How many rows differ, before anything is done; no row is looked at where one side has none."""
+    """Count how many rows differ before anything is done; if one side is empty, no row is read."""
     if not compared.legacy.rows or not compared.base.rows:
         return Differences(missing=compared.legacy.rows, extra=compared.base.rows)
     counted = Differences()
@@ -129,7 +127,7 @@ def _counted(legacy: Connected, base: Connected, rows: SliceRows, compared: Comp
 
 
 def _may_replace(base: Connected, rows: SliceRows, compared: Compared, counted: Differences) -> bool:
-    """Whether deleting rows that only go to come back sets off nothing that the rows that differ would not."""
+    """Return whether deleting unchanged rows and copying them again fires nothing that the differing rows would not."""
     if not compared.base.rows or counted.extra or counted.changed:
         return True
     return not what_fires(base, [rows.target, rows.leaf])
@@ -146,10 +144,11 @@ def _copy_again(legacy: Connected, base: Connected, rows: SliceRows, compared: C
 def _key_by_key(
     legacy: Connected, base: Connected, rows: SliceRows, compared: Compared, repair_id: int | None
 ) -> Differences:
-    """First out, then in, over all batches: what comes may be equal, in a unique key, to what goes in another one.
+    """Delete first and insert afterwards, over all batches: a new row may equal a deleted one in another unique key.
 
-    Keys that are equal as values may differ as texts as well (1.0 and 1.00). What is to come is not kept until then,
-    since memory is bounded, unless one batch was all: it is what is missing once the others are out.
+    Keys that are equal as values may also differ as texts (1.0 and 1.00). The keys to insert are kept only when there
+    is a single batch, since memory is bounded; otherwise they are found again: they are what is missing once the
+    deletions are done.
     """
     differences = Differences()
     coming: Keys | None = None
@@ -181,7 +180,7 @@ def _put_in(legacy: Connected, base: Connected, rows: SliceRows, keys: Keys) -> 
 
 
 def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:
-    """Delete the rows of these keys, within the slice's range."""
+    """Delete the rows with these keys, within the slice's range."""
     base.execute(
         sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {}").format(
             table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
@@ -217,7 +216,7 @@ def _keep_images(base: Connected, rows: SliceRows, batch: DifferingKeys, repair_
 
 
 def chunks(keys: Keys) -> Iterator[Keys]:
-    """The keys in pieces that one statement can take."""
+    """Yield the keys in pieces that one statement can take."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]
 
@@ -237,17 +236,17 @@ def true_up_weeks(
     on_week: OnWeek | None = None,
     keep_images: bool = False,
 ) -> list[TruedUp]:
-    """True up every week in a transaction of its own. The caller holds the slices' locks, and `stream` stands.
+    """True up every week in a transaction of its own. The caller holds the slices' locks and keeps `stream` at rest.
 
-    The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
-    transaction makes that true, and its status in the ledger says meanwhile that it is not.
+    The weeks' states become `streaming`, or stay as they are if nothing differed. They only become true with the
+    caller's next transaction; until then the stream's status in the ledger says so.
 
-    With `keep_images` every row that is changed or deleted is kept, as a repair's, and may be put back as one.
+    With `keep_images` every row that is changed or deleted is kept as a repair's before-image and can be put back.
 
     Raises:
-        DeletionError: Too many rows of a week would be deleted without a person's word.
+        DeletionError: Too many rows of a week would be deleted without confirmation.
         SliceMismatchError: A week cannot be made equal.
-        psycopg.Error: A server failed. Weeks that are done are done; run it again.
+        psycopg.Error: A server failed. Weeks that are done stay done; run it again.
     """
 
     def one(record: SliceRecord) -> TruedUp:
@@ -297,22 +296,22 @@ def true_up_weeks(
 
 
 Taken = Iterator[tuple[int, SliceRecord]]
-"""What one worker takes: records with their places in the list, each when it is done with the one before."""
+"""What one worker takes: records with their places in the list, the next one whenever it asks."""
 
 
 def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, parallel: int, purpose: str) -> None:
-    """Have all records worked on, the largest first; the first error ends the others after their present week.
+    """Process all records in parallel, the largest first; the first error ends the other workers after their week.
 
-    So does an interrupt of the thread that waits here: nobody has to wait for all the weeks that are left.
+    An interrupt of the waiting thread does the same, so that it need not wait for all remaining weeks.
 
     Args:
         records: Each is taken once.
-        work: Run in a thread of its own, as often as `parallel` says.
-        parallel: Workers at the most.
-        purpose: Shown as the threads' name.
+        work: Called once per worker, in a thread of its own.
+        parallel: The largest number of workers.
+        purpose: The threads' name.
 
     Raises:
-        BaseException: The first of what the workers raised, when all have ended.
+        BaseException: The first error of a worker, after all have ended.
     """
     todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
     for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):
