@@ -1,6 +1,7 @@
-"""How many rows a run of Dagster may delete: the number that a person confirms, with the code that the refusal gave.
+"""How many rows a Dagster run may delete: a number that a person confirms with the code given by the refusal.
 
-A command is typed by a person each time, and its number is enough. A run can be executed again, or launched by a link.
+A command is typed by a person each time, so its number is enough. A run can be executed again or launched by a link,
+so it needs a code that is used up.
 """
 
 import logging
@@ -25,17 +26,17 @@ log = logging.getLogger(__name__)
 def confirmed_deletions(
     migration: Migration, rows: Mapping[FiscalWeek, int], code: str, *, run_id: str | None = None
 ) -> Generator[Mapping[FiscalWeek, int]]:
-    """The numbers, for a body that may delete so many rows; each used up its code, which a failure gives back.
+    """Yield the confirmed numbers to a body that may delete so many rows; each uses its code up, a failure returns it.
 
     Args:
-        migration: Which migration.
-        rows: Of these weeks so many rows.
-        code: The code of each, between blanks or commas.
-        run_id: Noted with a new code.
+        migration: The migration.
+        rows: How many rows of each week may be deleted.
+        code: The codes of all weeks, separated by blanks or commas.
+        run_id: Recorded with a new code.
 
     Raises:
-        ConfirmationError: A code is missing or not good; the body was not run.
-        DeletionError: The body was refused: the text has the code to confirm it with.
+        ConfirmationError: A code is missing or invalid; the body did not run.
+        DeletionError: The body was refused; the message contains the code that confirms it.
     """
     relation = migration.spec.relation
     examined = partial(examined_sides, relation=relation)
@@ -72,8 +73,8 @@ def _give_back(migration: Migration, confirmations: list[Confirmation]) -> None:
             for one in confirmations:
                 one.give_back(base)
     except psycopg.OperationalError as error:
-        # What failed is what is to be seen; without its code the next run is refused, and given another one.
-        log.warning("codes for deletions stay used, although nothing came of them: %s", told(error))
+        # The body's own error is the one to show; without its code the next run is refused and gets another one.
+        log.warning("codes for deletions stay used, although nothing was deleted: %s", told(error))
 
 
 def _deed(relation: str, subject: str) -> Deed:

@@ -1,7 +1,4 @@
-"""Compares a whole quarter at one cut, and looks for keys that the base has twice.
-
-The steps on one quarter, each behind its gate.
-"""
+"""Reconciliation: a whole quarter compared at one cut, with a search for keys that the base has twice."""
 
 import logging
 from collections.abc import Sequence
@@ -39,7 +36,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class DuplicateKey:
-    """A key of the legacy's that the base has in more than one row: the key's text, and the control column's values."""
+    """A key of the legacy that the base has in several rows: the key's text and these rows' control column values."""
 
     key: str
     control_values: tuple[str, ...]
@@ -47,7 +44,7 @@ class DuplicateKey:
 
 @dataclass(frozen=True)
 class Reconciled:
-    """13 comparisons at one cut. `duplicates` is at most the first twenty."""
+    """13 comparisons at one cut. `duplicates` has at most the first 20."""
 
     quarter: FiscalQuarter
     cut: CutRecord
@@ -56,33 +53,33 @@ class Reconciled:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing was missing, different, too many or there twice."""
+        """Whether no row is missing, different, extra or duplicated."""
         return all(proof.equal for _, proof in self.weeks) and not self.duplicates
 
     @property
     def legacy(self) -> Fingerprint:
-        """The quarter's, which is the sum of its weeks'."""
+        """The quarter's fingerprint on the legacy: the sum of its weeks'."""
         return sum((proof.legacy for _, proof in self.weeks), EMPTY)
 
     @property
     def base(self) -> Fingerprint:
-        """The quarter's, which is the sum of its weeks'."""
+        """The quarter's fingerprint on the base: the sum of its weeks'."""
         return sum((proof.base for _, proof in self.weeks), EMPTY)
 
 
 def reconcile(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
-    """Compare all weeks at one cut, several at a time, without pausing the stream; the ledger notes the result.
+    """Compare all weeks at one cut, several at a time, without pausing the stream; the ledger records the result.
 
     Raises:
         SliceStateError: A week is not under CDC.
-        SliceBusyError: Somebody works on one of them.
+        SliceBusyError: Another step works on one of the weeks.
         StreamError: The stream does not run.
-        CutError: No moment for a cut.
+        CutError: Writers left no free moment for a cut.
     """
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", purpose, Timeouts(lock=5_000)))
-        ensure_ledger(ledger)  # nobody else on this way does, and its result goes into the chain
+        ensure_ledger(ledger)  # no earlier step of this call does, and the result goes into the chain
         require_not_barred(ledger, plan.relation)
         records = read_slices(ledger, plan.relation, quarter)
         _require_all_under_cdc(records, quarter)
@@ -126,7 +123,7 @@ def _require_all_under_cdc(records: Sequence[SliceRecord], quarter: FiscalQuarte
 def _compare_all(
     plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord], pair: PairedSnapshots
 ) -> list[Proof]:
-    """Several weeks at a time; what the tables are is asked once for all, where they are locked until the end."""
+    """Compare several weeks at a time; the definitions are read once for all, since the tables stay locked."""
     root = plan.spec.table
     seen = seen_definitions(pair.legacy, pair.base, root, [root.sibling(record.leaf) for record in records])
     tables = base_tables(pair.base, plan.spec, [record.week for record in records])
@@ -154,18 +151,18 @@ def _compare_all(
 def _duplicates(
     base: Connected, plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord]
 ) -> list[DuplicateKey]:
-    """Keys that two rows share: the base's own key has the control column in it and allows that.
+    """Return keys that two rows share: the base's own key includes the control column and allows that.
 
-    Only of weeks that we hold the locks of: a leaf that is swapped meanwhile would show rows of a later moment.
+    Only weeks whose locks we hold are searched: a leaf that is swapped meanwhile would show rows of a later moment.
 
-    Where the legacy's key holds the control column itself, the base's primary key allows no duplicates at all.
+    If the legacy's key includes the control column itself, the base's primary key rules duplicates out.
     """
     if plan.spec.control_column in description.primary_key:
         return []
     kind = description.control_kind(plan.spec.control_column)
     bounds = [plan.calendar.bound_values(record.week, kind) for record in records]
     key = sql.SQL(", ").join(sql.Identifier(name) for name in description.primary_key)
-    # Every leaf's index gives its keys in order: merged, no row is ever sorted or kept.
+    # Every leaf's index returns its keys in order; merging them needs neither sorting nor memory for the rows.
     base.execute("SET LOCAL enable_hashagg = off")
     base.execute("SET LOCAL enable_sort = off")
     found = base.execute(
@@ -189,7 +186,7 @@ log = logging.getLogger(__name__)
 
 
 def reconcile_quarter(migration: Migration, quarter: FiscalQuarter, *, run_id: str | None = None) -> Reconciled:
-    """Compare all weeks at one cut; see `reconciliation.reconcile_quarter`. A difference is a result, not an error."""
+    """Compare all weeks at one cut; see `reconcile`. A difference is a result, not an error."""
     require_legacy(migration, "there is nothing to reconcile with, the legacy follows")
     return retry_transient(
         lambda: reconcile(StreamPlan.of(migration, run_id), quarter),

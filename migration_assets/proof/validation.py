@@ -1,6 +1,7 @@
-"""Proves that a slice under CDC equals the legacy, exactly, while everybody goes on writing.
+"""Validation: proving that a slice under CDC equals the legacy exactly while applications write; and whose turn it is.
 
-Whose turn it is to be validated: oldest proof first, as many weeks as the budget of rows allows. Pure.
+`validate_slice` compares at a cut. `next_in_turn` chooses the weeks to validate next, the oldest proof first, within a
+budget of rows; it is pure.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from migration_assets.stream.running import require_not_barred
 
 @dataclass(frozen=True)
 class Validated:
-    """Both fingerprints at one cut: equal, or `validate_slice` would have raised."""
+    """Both fingerprints at one cut. They are equal: otherwise `validate_slice` raises."""
 
     week: FiscalWeek
     legacy: Fingerprint
@@ -34,14 +35,14 @@ class Validated:
 
 
 def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
-    """Compare both sides at a cut without pausing the stream; the ledger notes the result either way.
+    """Compare both sides at a cut without pausing the stream; the ledger records the result either way.
 
     Raises:
         SliceMismatchError: They differ; carries the differing keys. The slice's state is `streaming` again.
         SliceStateError: The slice is not under CDC.
-        SliceBusyError: Somebody works on it.
+        SliceBusyError: Another step works on the slice.
         StreamError: The stream does not run.
-        CutError: No moment for a cut.
+        CutError: Writers left no free moment for a cut.
     """
     proof, cut = examine_slice(plan, week, "validate")
     if not proof.equal:
@@ -49,7 +50,7 @@ def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
             proof.legacy,
             proof.base,
             where=week.key,
-            state_left="the base is as it was found; the ledger notes the difference",
+            state_left="the base is unchanged; the ledger has the difference",
             next_step="job `repair_slices` (or `migration-assets repair`) shows and then repairs it; or materialize"
             " migrated_slice for this week, which replaces its leaf",
             differences=proof.differences,
@@ -58,10 +59,10 @@ def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
 
 
 def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple[Proof, CutRecord]:
-    """As `validate_slice`, but a difference is a result."""
+    """Do as `validate_slice`, but return a difference as a result."""
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", Timeouts(lock=5_000)))
-        # While the slice is locked nobody swaps its leaf, whose frozen rows an older snapshot would see.
+        # The lock keeps the leaf from being swapped: an older snapshot would see the new leaf's frozen rows.
         record = stack.enter_context(slice_lock(ledger, require_under_cdc(ledger, plan, week)))
         require_streaming_state(record)
         attempt = begin_attempt(ledger, record, "validate", plan.run_id)
@@ -99,15 +100,15 @@ def prove(
     marker: int | None,
     definitions: Definitions | None = None,
 ) -> Proof:
-    """Compare in both sessions' snapshots; the rows are looked for only where something differs.
+    """Compare in both sessions' snapshots; single rows are read only if something differs.
 
     Args:
-        legacy: In whose snapshot the legacy's rows are.
-        base: In whose snapshot the base's are.
+        legacy: A session in the legacy's snapshot.
+        base: A session in the base's snapshot.
         rows: The slice.
-        lsn: Of the cut.
-        marker: Of the cut.
-        definitions: As `seen_definitions` saw them in the same snapshots; None to look now.
+        lsn: The cut's position.
+        marker: The cut's marker.
+        definitions: As `seen_definitions` saw them in the same snapshots; None to read them now.
     """
     definitions = definitions or seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
@@ -116,10 +117,10 @@ def prove(
 
 
 def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:
-    """The slice's record, of a state in which it follows the legacy.
+    """Return the record of a slice that follows the legacy.
 
     Raises:
-        SliceStateError: It does not.
+        SliceStateError: The slice does not follow the legacy.
         StreamError: A cutover has the stream, or the base is in charge.
     """
     require_not_barred(base, plan.relation)
@@ -139,7 +140,7 @@ def require_streaming_state(record: SliceRecord) -> None:
     """Refuse a slice that does not follow the legacy.
 
     Raises:
-        SliceStateError: Says what it is instead.
+        SliceStateError: Names the state that the slice is in.
     """
     if not record.under_cdc:
         raise SliceStateError(
@@ -155,7 +156,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A week under CDC; `busy` where somebody works on it now, or a run for it is on its way."""
+    """A week under CDC; `busy` if a step works on it now or a run for it is already queued."""
 
     week: FiscalWeek
     rows: int
@@ -164,10 +165,10 @@ class Candidate:
 
 
 def next_in_turn(candidates: Iterable[Candidate], *, budget_rows: int) -> list[FiscalWeek]:
-    """The weeks to validate now, never validated ones first.
+    """Return the weeks to validate now, those never validated first.
 
-    The order is kept to: a week that does not fit is waited for and not passed by smaller ones. One that is larger
-    than the whole budget has a turn of its own, or it would never have one.
+    The order is strict: a week that does not fit waits, and smaller ones do not overtake it. A week that is larger
+    than the whole budget is validated alone; otherwise its turn would never come.
     """
     waiting = sorted(
         (one for one in candidates if not one.busy), key=lambda one: (one.validated_at or _NEVER, one.week)

@@ -1,9 +1,11 @@
-"""Heartbeats: markers that nobody waits at, whose way to the base is the lag. No difference of two clocks anywhere.
+"""Heartbeats: markers whose travel time to the base is the lag, and the comparison of both sides' markers.
 
-The markers of both sides compared: what one side sent and the other has not was skipped, however long ago that was.
+A heartbeat is a marker that no cut waits at. Lag is measured by one clock only, never as a difference of two clocks.
 
-A side that went back to an earlier moment looks as well as ever once the stream goes on; only what is missing in the
-middle tells. Markers travel in the order of their commits: where one has arrived, all earlier ones must have.
+`MarkersWatch` compares the markers of both sides: one that was sent and never arrived means that changes were skipped,
+however long ago. A side that went back to an earlier moment looks healthy as soon as the stream goes on; only the
+markers missing in the middle show it. Markers travel in the order of their commits: where one has arrived, all earlier
+ones must have arrived, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +30,10 @@ KIND = "heartbeat"
 
 
 def send_heartbeat(legacy: Connected, relation: str) -> int:
-    """Write a heartbeat on the legacy, committed there; returns its id."""
+    """Write a heartbeat on the legacy and commit it; returns its id."""
     require_trusted(legacy)
     with legacy.transaction():
-        # A standby that hangs is no reason for the watch to hang.
+        # A hanging synchronous standby must not make the watch hang.
         legacy.execute("SET LOCAL synchronous_commit = local")
         row = legacy.execute(
             "INSERT INTO migration.markers (relation, id, kind, sent_at)"
@@ -42,9 +44,9 @@ def send_heartbeat(legacy: Connected, relation: str) -> int:
 
 
 def newest_arrived(base: Connected, relation: str) -> int:
-    """The highest marker that the base has; 0 where none came yet.
+    """Return the highest marker id that the base has; 0 before the first.
 
-    What an earlier stream, since rebuilt, never carried has a lower id, and is waited for by nobody.
+    Markers that an earlier stream, rebuilt since, never carried have lower ids and are not waited for.
     """
     row = base.execute(
         "SELECT greatest((SELECT max(id) FROM migration.markers WHERE relation = %(relation)s),"
@@ -55,13 +57,13 @@ def newest_arrived(base: Connected, relation: str) -> int:
 
 
 def has_arrived(base: Connected, relation: str, marker: int) -> bool:
-    """Whether a marker is visible on the base: then all that was committed before it is applied."""
+    """Return whether the marker is visible on the base: then everything committed before it is applied."""
     found = base.execute("SELECT 1 FROM migration.markers WHERE relation = %s AND id = %s", [relation, marker])
     return found.fetchone() is not None
 
 
 def age_of_oldest_under_way(legacy: Connected, relation: str, arrived: int) -> float | None:
-    """Seconds, by the legacy's clock, since the oldest marker after `arrived` was sent; None where there is none."""
+    """Return the seconds, by the legacy's clock, since the oldest marker after `arrived` was sent; None if none was."""
     row = legacy.execute(
         "SELECT extract(epoch FROM clock_timestamp() - min(sent_at))::float8 FROM migration.markers"
         " WHERE relation = %s AND id > %s",
@@ -72,9 +74,9 @@ def age_of_oldest_under_way(legacy: Connected, relation: str, arrived: int) -> f
 
 
 def prune_heartbeats(legacy: Connected, base: Connected, relation: str, *, keep_seconds: float) -> int:
-    """Delete old heartbeats on the legacy; the stream brings the deletes to the base. Returns how many.
+    """Delete old heartbeats on the legacy; the stream carries the deletes to the base. Returns how many.
 
-    Only such as the base has: a delete that meets no row there counts as a conflict, which is an alarm of its own.
+    Only those that the base has: a delete that finds no row there counts as a conflict, which raises an alert.
     """
     old = legacy.execute(
         "SELECT id FROM migration.markers WHERE relation = %s AND kind = %s"
@@ -92,7 +94,7 @@ def prune_heartbeats(legacy: Connected, base: Connected, relation: str, *, keep_
 
 
 def send_reverse_marker(base: Connected, relation: str) -> int:
-    """Write a marker on the base, durably; its id."""
+    """Write a marker on the base, flushed to disk; returns its id."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         row = base.execute(
@@ -104,7 +106,7 @@ def send_reverse_marker(base: Connected, relation: str) -> int:
 
 
 def reverse_arrived(legacy: Connected, relation: str, marker: int) -> bool:
-    """Whether the marker is visible on the legacy: then all that the base committed before it is applied there."""
+    """Return whether the marker is visible on the legacy: then everything the base committed before it is applied."""
     found = legacy.execute(
         "SELECT 1 FROM migration.reverse_markers WHERE relation = %s AND id = %s", [relation, marker]
     )
@@ -117,12 +119,12 @@ _TABLES: Mapping[Side, str] = {"legacy": "markers", "base": "reverse_markers"}
 
 
 def differing_markers(sent: set[int], before: set[int], arrived: set[int]) -> list[str]:
-    """What the markers say about changes that were skipped, or were sent by a server that went back.
+    """Return what the markers say about skipped changes, or about a sender that went back in time.
 
     Args:
-        sent: Those that the sender has, and had before something was sent that has arrived by now.
-        before: Those that the sender had at any time of the look.
-        arrived: Those that the follower has.
+        sent: Markers that the sender has now and had before a marker was sent that has arrived by now.
+        before: Markers that the sender had at any time of the look.
+        arrived: Markers that the follower has.
     """
     lost, strange = sorted(sent - arrived), sorted(arrived - before)
     found: list[str] = []
@@ -146,7 +148,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def read_markers(connection: Connected, relation: str, since: int, table: str = "markers") -> set[int]:
-    """The numbers of a table's later markers on one side; `table` is `markers`, or `reverse_markers`."""
+    """Return the ids greater than `since` in one side's marker table (`markers` or `reverse_markers`)."""
     rows = connection.execute(
         sql.SQL("SELECT id FROM {} WHERE relation = %s AND id > %s").format(
             sql.Identifier(own_schema(connection), table)
@@ -158,7 +160,7 @@ def read_markers(connection: Connected, relation: str, since: int, table: str = 
 
 @dataclass(frozen=True)
 class MarkersWatch:
-    """Whether a marker that arrives found all earlier ones there; made before that marker is sent."""
+    """Checks whether a marker that arrives finds all earlier ones there; made before that marker is sent."""
 
     ledger: Connected
     sender: Connected
@@ -173,14 +175,14 @@ class MarkersWatch:
     def begin(
         cls, ledger: Connected, sender: Connected, follower: Connected, relation: str, side: Side
     ) -> "MarkersWatch":
-        """Look at what the sender has by now.
+        """Read which markers the sender has by now.
 
         Args:
-            ledger: The base, whose ledger it is.
-            sender: Who sends.
-            follower: Who follows.
-            relation: Whose stream.
-            side: Which of the two the sender is.
+            ledger: A session on the base, which has the ledger.
+            sender: A session on the side that sends.
+            follower: A session on the side that follows.
+            relation: The table whose stream it is.
+            side: The sender's side.
         """
         known = known_servers(ledger, relation).get(side)
         since = known.markers_since if known else newest_sent(sender, side)
@@ -190,16 +192,18 @@ class MarkersWatch:
         )
 
     def arrived(self, follower: Connected | None = None) -> list[str]:
-        """To be asked once that marker has arrived; what is wrong bars the stream. One that others deleted is none.
+        """Compare the markers once the new one has arrived, and return what is wrong, which also bars the stream.
+
+        A marker that was deleted on the sender meanwhile is not reported.
 
         Args:
-            follower: Where it is to be looked at: in a cut's snapshot.
+            follower: The session to read the follower with, such as one in a cut's snapshot.
         """
         of_follower = read_markers(follower or self.follower, self.relation, self.since, _TABLES[self.side])
         found: list[str] = []
 
         def settled() -> bool:
-            """A marker travels before its own session has seen the end of its commit: one that is strange may be so."""
+            """A marker may arrive before its own session has seen its commit end, so unknown ones are checked again."""
             nonlocal found
             after = read_markers(self.sender, self.relation, self.since, _TABLES[self.side])
             found = differing_markers(self.before & after, self.before | after, of_follower)
@@ -209,19 +213,19 @@ class MarkersWatch:
         if found:
             bar(self.ledger, self.relation, found)
         else:
-            # The marker's commit was waited for, and it came later.
+            # The position was read before that marker's commit, which was flushed: so it is on disk.
             note_position(self.ledger, self.relation, self.side, self.lsn)
         return found
 
     def require(self, marker: int, base: Connected) -> None:
-        """The same at a cut, whose own marker stays the proof from now on: a side that goes back loses it.
+        """Do the same at a cut, whose own marker is the proof from now on: a side that goes back in time loses it.
 
         Args:
-            marker: The cut's own.
+            marker: The cut's own marker.
             base: In the cut's snapshot, or while the stream rests there.
 
         Raises:
-            ServerChangedError: Something was skipped, or the legacy went back; the stream is barred.
+            ServerChangedError: Changes were skipped, or the legacy went back in time; the stream is barred.
         """
         if self.arrived(base):
             require_same_servers(self.ledger, self.relation)

@@ -1,7 +1,4 @@
-"""A person stops the stream for a while, and lets it go on.
-
-The steps on the change stream, each behind its gate.
-"""
+"""Starting, holding and resuming the change stream: each step behind its gate, with retries where a server was lost."""
 
 import logging
 from collections.abc import Generator, Mapping
@@ -24,18 +21,18 @@ from migration_assets.stream.servers import require_servers
 from migration_assets.stream.subscription import apply_worker, disable
 from migration_assets.stream.true_up import OnWeek
 
-# Somebody who types a command wants an answer.
+# A person who types a command waits for the answer.
 _TIMEOUTS = Timeouts(lock=30_000)
 
 
 def hold_stream(plan: StreamPlan, reason: str) -> str:
-    """Stop the stream until a person resumes it; the legacy keeps its WAL meanwhile.
+    """Stop the stream until a person resumes it; the legacy retains its WAL meanwhile.
 
     Returns:
-        What was done, one sentence.
+        What was done, in one sentence.
 
     Raises:
-        StreamError: It does not run, somebody works on it, a cutover has it, or the base is in charge.
+        StreamError: It does not run, another step works on it, a cutover has it, or the base is in charge.
     """
     with plan.databases.session("base", "hold", _TIMEOUTS) as base, _alone_with_stream(base, plan):
         record = require_stream(base, plan.relation)
@@ -49,20 +46,20 @@ def hold_stream(plan: StreamPlan, reason: str) -> str:
 
 
 def continue_stream(plan: StreamPlan) -> str:
-    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that never was.
+    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that was interrupted.
 
     Returns:
-        What was done, one sentence.
+        What was done, in one sentence.
 
     Raises:
         StreamError: There is no stream, its subscription is gone, its first activation was never finished, a cutover
             has it, or the base is in charge.
-        ServerChangedError: A server is another one, or went back; the stream stands.
+        ServerChangedError: A server was replaced or went back in time; the stream stays at rest.
     """
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, _alone_with_stream(base, plan):
         record = require_stream(base, plan.relation)
         if record.status in {StreamStatus.LIVE, StreamStatus.PAUSED, StreamStatus.HELD}:
-            # The legacy may have become another server while the stream stood, and nobody looked.
+            # The legacy may have become another server while the stream rested and nothing checked it.
             require_servers(plan.databases, base, plan.relation)
             _guard_again(plan, base, record)
             worker = apply_worker(base, record.subscription)
@@ -71,14 +68,14 @@ def continue_stream(plan: StreamPlan) -> str:
             go_on(base, record)
             was = record.status if record.status is not StreamStatus.LIVE else "disabled by hand"
             return f"the stream goes on (it was {was}{f': {record.reason}' if record.reason else ''})"
-    # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
+    # Nothing less is safe: the publication may already include the new weeks, and not all their rows are exact.
     done = join_stream(plan, None, rebuild=True)
     return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
 
 
 @contextmanager
 def _alone_with_stream(base: Connected, plan: StreamPlan) -> Generator[None]:
-    """Hold the stream's lock. A cutover is refused before the wait and after it: one may have begun meanwhile."""
+    """Hold the stream's lock; a cutover is refused before the wait and after it, since one may begin meanwhile."""
     require_not_barred(base, plan.relation)
     with stream_lock(base, plan.relation):
         require_not_barred(base, plan.relation)
@@ -86,7 +83,7 @@ def _alone_with_stream(base: Connected, plan: StreamPlan) -> Generator[None]:
 
 
 def _guard_again(plan: StreamPlan, base: Connected, stream: StreamRecord) -> None:
-    """What protects the stream on the legacy may have been taken away by hand; it costs nothing where it stands."""
+    """Restore what protects the stream on the legacy, in case it was removed by hand; cheap if nothing is missing."""
     timeouts = Timeouts(lock=plan.limits.cut_lock_timeout_ms)
     with (
         plan.databases.session("legacy", "resume", timeouts) as legacy,
@@ -107,11 +104,11 @@ def start_stream(
     on_week: OnWeek | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined:
-    """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
+    """Bring the quarter under CDC; started again from the beginning if a server was lost for a while.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
-        MigrationError: As `joining.start_stream`.
+        MigrationError: As `join_stream`.
     """
     plan = StreamPlan.of(migration, run_id, confirmed_deletes)
 
@@ -131,7 +128,7 @@ def start_stream(
 
 
 def pause_stream(migration: Migration, reason: str) -> str:
-    """Stop the stream until `resume_stream`; see `holding.hold_stream`."""
+    """Stop the stream until `resume_stream`; see `hold_stream`."""
     return retry_transient(
         lambda: hold_stream(StreamPlan.of(migration), reason),
         what="pause of the change stream",
@@ -143,7 +140,7 @@ def pause_stream(migration: Migration, reason: str) -> str:
 def resume_stream(
     migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
 ) -> str:
-    """Let it go on, and finish what never was; see `holding.resume_stream`."""
+    """Let the stream go on, and finish what was interrupted; see `continue_stream`."""
     return retry_transient(
         lambda: continue_stream(StreamPlan.of(migration, run_id, confirmed_deletes)),
         what="resumption of the change stream",

@@ -1,4 +1,4 @@
-"""Weeks that join the stream without a copy: they were opened ahead of their time and hold next to nothing."""
+"""Weeks that join the stream without a copy, because they were opened ahead of time and hold few rows or none."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ from migration_assets.stream.true_up import OnWeek, TruedUp, true_up_weeks
 
 
 def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
-    """Whether the slice comes under CDC with its quarter: copied, opened ahead, or returned to the base."""
+    """Return whether the slice joins with its quarter: copied, opened ahead, or returned to the base."""
     if record.week.quarter != quarter or record.under_cdc:
         return False
     returned = record.state is SliceState.ARCHIVED and record.released_at is not None
@@ -42,17 +42,17 @@ def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
 
 
 def in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
-    """Every week under CDC, and those with a leaf that may come under it: after a rollback all are on both sides."""
+    """Return every week under CDC, and those with a leaf that may join: after a rollback all are on both sides."""
     attached = attached_leaves(plan.spec.table, read_partitions(base, plan.spec.table))
     records = read_slices(base, plan.relation)
     return [r for r in records if r.under_cdc or (r.week in attached and joins(r, r.week.quarter))]
 
 
 def require_leaves(base: Connected, spec: TableSpec, records: Iterable[SliceRecord]) -> None:
-    """Rows can only be put into weeks that have a place.
+    """Refuse if a week has no leaf to put its rows into.
 
     Raises:
-        StreamError: Names the weeks that have none.
+        StreamError: Names the weeks without a leaf.
     """
     attached = attached_leaves(spec.table, read_partitions(base, spec.table))
     lacking = [record.week for record in records if record.week not in attached]
@@ -69,10 +69,10 @@ def require_leaves(base: Connected, spec: TableSpec, records: Iterable[SliceReco
 def require_small(
     plan: StreamPlan, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
 ) -> None:
-    """A week that was never copied may only join if truing it up is a matter of moments.
+    """Refuse weeks that were never copied and are too large to be brought in by the true-up alone.
 
     Raises:
-        StreamError: Names the weeks that are not, and their rows.
+        StreamError: Names these weeks and their row counts.
     """
     most = plan.limits.join_rows
     large = large_weeks(legacy, description, plan.spec, plan.calendar, weeks, most=most)
@@ -89,9 +89,9 @@ def require_small(
 def require_few_deletions(
     plan: StreamPlan, base: Connected, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
 ) -> None:
-    """Of weeks that were never copied: refuse before the stream is touched what the true-up would refuse afterwards.
+    """Refuse, before the stream is touched, deletions in never copied weeks that the true-up would refuse later.
 
-    A week that was opened ahead holds no row in the base, unless somebody wrote there.
+    A week that was opened ahead has no rows in the base unless an application or a person wrote there.
 
     Raises:
         DeletionError: A week has rows in the base that the legacy does not have.
@@ -118,10 +118,11 @@ def true_up_joining(
     on_week: OnWeek | None = None,
     keep_images: bool = False,
 ) -> list[TruedUp]:
-    """As `true_up_weeks`, but weeks without a copy are counted first, all in one query a side.
+    """Do as `true_up_weeks`, but count weeks without a copy first, all in one query a side.
 
-    Those that neither side has a row of are equal, and nothing more is read for them: a quarter that was opened ahead
-    costs a legacy without an index one scan, not 13. The counts also tell the true-up how finely to compare the others.
+    Weeks without rows on both sides are equal, and nothing more is read for them: on a legacy without an index, a
+    quarter that was opened ahead costs one scan instead of 13. The counts also tell the true-up how many buckets to
+    use for the other weeks.
     """
     opened = [record for record in records if record.state is SliceState.ABSENT]
     others = [record for record in records if record.state is not SliceState.ABSENT]
@@ -160,7 +161,7 @@ def true_up_joining(
 def _count(
     connection: Connected, description: TableDescription, plan: StreamPlan, weeks: Sequence[FiscalWeek]
 ) -> Mapping[FiscalWeek, int]:
-    """Rows of each week, in the session's transaction."""
+    """Return the number of rows of each week, in the session's transaction."""
     kind = description.control_kind(plan.spec.control_column)
     ordered = sorted(weeks)
     connection.execute(BY_INDEX)
@@ -184,5 +185,5 @@ def _record_empty(plan: StreamPlan, base: Connected, record: SliceRecord, proof:
 
 
 def _expecting(record: SliceRecord, of_legacy: int, of_base: int) -> SliceRecord:
-    # Only the counts are used, to choose how many buckets are compared: too few of a large week would fill the memory.
+    # Only the counts are used: they decide the number of buckets, and too few for a large week would fill the memory.
     return replace(record, legacy=Fingerprint(of_legacy, 0, 0), base=Fingerprint(of_base, 0, 0))

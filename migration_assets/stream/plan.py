@@ -1,4 +1,4 @@
-"""Which stream is meant, and how patiently and gently work on it is done."""
+"""The plan of work on the change stream: which stream, and how patiently and gently the work is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ class StreamLimits:
     deletions: DeletionLimit = field(default_factory=DeletionLimit)
 
     def timeouts(self) -> Timeouts:
-        """Of sessions that read whole slices or stand still in a transaction while others do."""
+        """Return the timeouts of sessions that read whole slices or keep a transaction open while others work."""
         return Timeouts(lock=10_000, statement=self.statement_seconds * 1000, idle_in_transaction=0)
 
     @classmethod
     def of(cls, settings: MigrationSettings) -> "StreamLimits":
-        """As the settings say."""
+        """Return the limits that the settings ask for."""
         return cls(
             cut_lock_timeout_ms=settings.cut_lock_timeout_ms,
             cut_patience_seconds=settings.cut_patience_seconds,
@@ -47,9 +47,9 @@ class StreamLimits:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """One migration's stream; `legacy_url_for_base` is the legacy as the base's own server reaches it.
+    """One migration's stream; `legacy_url_for_base` is the legacy's URL as the base's own server reaches it.
 
-    `confirmed_deletes` is how many rows of a week a person allows to be deleted where that asks for it.
+    `confirmed_deletes` is how many rows of a week a person has confirmed to be deleted.
     """
 
     databases: Databases
@@ -74,7 +74,7 @@ class StreamPlan:
     def of(
         cls, migration: Migration, run_id: str | None = None, confirmed_deletes: Mapping[FiscalWeek, int] | None = None
     ) -> "StreamPlan":
-        """The plan of any work on the change stream."""
+        """Return the plan for work on this migration's change stream."""
         url = migration.settings.legacy_url_for_base
         return cls(
             migration.databases,

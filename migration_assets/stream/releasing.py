@@ -1,8 +1,8 @@
-"""Weeks leave the change stream: at one cut the publication's filter narrows, and who leaves is compared there.
+"""Weeks leave the change stream: one cut narrows the publication's filter, and the leaving weeks are compared there.
 
-Intent comes first: before the legacy's lock is asked for, the ledger says that the weeks are released. Whoever joins or
-rebuilds after a death in between computes a filter without them, and nobody takes a week for covered that no longer is.
-`change_stream` takes a released week in again, trued up at a cut.
+Intent comes first: before the legacy's lock is requested, the ledger says that the weeks are released. If the process
+dies in between, a join or rebuild computes a filter without them, and no step takes a week for covered that is not.
+`change_stream` takes a released week in again and trues it up at a cut.
 """
 
 import logging
@@ -34,24 +34,24 @@ log = logging.getLogger(__name__)
 def release_weeks(
     plan: StreamPlan, base: Connected, records: Sequence[SliceRecord], expected: Mapping[FiscalWeek, Fingerprint]
 ) -> CutRecord:
-    """End the stream's coverage of these weeks at a cut at which legacy, base and `expected` are the same, exactly.
+    """End the stream's coverage of these weeks at a cut at which legacy, base and `expected` are exactly the same.
 
     Safe to repeat, also for weeks whose release was begun and never finished: it is done again at a new cut.
 
     Args:
         plan: The stream.
         base: The session that holds the lock of kind START and those of the weeks; in no transaction.
-        records: Who leaves, read under their locks.
-        expected: What the archives hold, by native fingerprint.
+        records: The leaving weeks, read under their locks.
+        expected: The archives' native fingerprints.
 
     Returns:
-        The cut from which on the weeks are no longer covered.
+        The cut from which the weeks are no longer covered.
 
     Raises:
-        RetirementError: At the cut something differed. The weeks are released all the same: `change_stream` takes them
+        RetirementError: Something differed at the cut. The weeks are released nevertheless: `change_stream` takes them
             in again.
         StreamError: The stream does not run; nothing was changed.
-        CutError: No moment for a cut, or too far behind.
+        CutError: Writers left no free moment, or the stream is too far behind.
     """
     purpose = f"{records[0].week.key}:release"
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def release_weeks(
             if not asked:
                 _take_back(base, stream, records)
             raise
-        # Not in the cut's own session: its snapshot is older than the change of the publication.
+        # Read in another session than the cut's, whose snapshot is older than the publication's change.
         _note(base, legacy, stream, pair.record, records, published_filter(legacy, stream.publication, plan.spec))
         proofs = [_compared(pair, slice_rows(plan, description, record)) for record in records]
         differing = [
@@ -94,7 +94,7 @@ def release_weeks(
 
 
 def _intend(base: Connected, records: Sequence[SliceRecord]) -> None:
-    """Released from here on, whatever dies. While the filter changes, nobody knows what it must be."""
+    """Record the release before it happens; while the filter changes, its noted value is unknown (NULL)."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         base.execute(
@@ -106,7 +106,7 @@ def _intend(base: Connected, records: Sequence[SliceRecord]) -> None:
 
 
 def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRecord]) -> None:
-    """The filter was never touched. Best effort: the first error is the one to raise, and a re-run mends the rest."""
+    """Undo the intent, since the filter was never touched. If this fails, too, running the step again mends it."""
     covered = [record.lock_key for record in records if record.under_cdc]
     try:
         with base.transaction():
@@ -115,7 +115,7 @@ def _take_back(base: Connected, stream: StreamRecord, records: Sequence[SliceRec
                 "UPDATE migration.streams SET row_filter = %s WHERE relation = %s", [stream.row_filter, stream.relation]
             )
     except psycopg.Error as second:
-        log.warning("the release could not be taken back (%s); it is finished by whoever runs it again", told(second))
+        log.warning("the release could not be taken back (%s); running it again finishes it", told(second))
 
 
 def _note(
@@ -147,9 +147,9 @@ def _slipped_in(records: Sequence[SliceRecord], differing: Sequence[str]) -> Ret
     weeks = ", ".join(record.week.key for record in records)
     quarters = ", ".join(sorted({record.week.quarter.key for record in records}))
     return RetirementError(
-        "at the cut at which the change stream let go of it, the archive was not what the legacy and the base held: "
+        "at the cut where the change stream let go of it, the archive differed from the legacy or the base: "
         + "; ".join(differing),
         where=weeks,
-        state_left="it is still in the base, and the change stream no longer covers it; nothing is lost",
+        state_left="its rows are still in the base, and the change stream no longer covers them; nothing is lost",
         next_step=f"materialize change_stream for {quarters}, which takes it in again, then parquet_archive",
     )

@@ -1,7 +1,4 @@
-"""Whether the stream may be worked on now; a pause that a dead step left behind is ended on the way.
-
-Refuses work on the change stream, before anything is touched, while a cutover has it or the base is in charge.
-"""
+"""Whether the stream may be worked on now: refuses while a cutover has it, and ends a pause left by a dead step."""
 
 import logging
 
@@ -18,16 +15,18 @@ _UNTOUCHED = "nothing was touched"
 
 
 def require_not_barred(base: Connected, relation: str, *, mending: bool = False) -> None:
-    """To be asked before any lock is waited for. A cutover asks this of itself, too, and passes.
+    """Refuse work on the stream while a cutover has it; call it before waiting for any lock.
+
+    A cutover calls this itself, too, and passes.
 
     Args:
         base: Any session on the base.
         relation: The table's key in the ledger.
-        mending: The caller builds the stream anew, which mends what another server in the place of one has done.
+        mending: The caller rebuilds the stream, which repairs the damage of a replaced server.
 
     Raises:
         BaseInChargeError: The base is in charge.
-        ServerChangedError: A server is another one than the stream was built on, or went back.
+        ServerChangedError: A server is not the one that the stream was built on, or went back in time.
         StreamError: A cutover or rollback is not finished; says what to do first.
     """
     facts = read_cutover_facts(base, relation)
@@ -50,17 +49,17 @@ def require_not_barred(base: Connected, relation: str, *, mending: bool = False)
         raise refusal(facts, relation, "nothing flows from the legacy")
     if facts.stream_barred and left is None:
         raise StreamError(
-            "the change stream is barred by a cutover that the ledger does not have as unfinished",
+            "the change stream is barred by a cutover that the ledger does not list as unfinished",
             where=relation,
             state_left=_UNTOUCHED,
-            next_step="run `migration-assets stream status`; report this: it is a fault of this program",
+            next_step="run `migration-assets stream status`; report this: it is a bug in this program",
         )
     if not mending:
         require_same_servers(base, relation)
 
 
 def _rebuilding(left: UnderWay) -> bool:
-    """A rollback that is past its point of no return lets the change stream begin anew itself."""
+    """Return whether this is a rollback past its point of no return, which rebuilds the change stream itself."""
     return left.kind == CutoverKind.ROLLBACK and left.opened
 
 
@@ -69,10 +68,10 @@ log = logging.getLogger(__name__)
 
 
 def require_stream(base: Connected, relation: str) -> StreamRecord:
-    """The stream, whatever its status.
+    """Return the stream's record, whatever its status.
 
     Raises:
-        StreamError: None was ever begun.
+        StreamError: No stream was ever begun.
     """
     record = read_stream(base, relation)
     if record is None:
@@ -86,14 +85,14 @@ def require_stream(base: Connected, relation: str) -> StreamRecord:
 
 
 def require_running(base: Connected, relation: str) -> StreamRecord:
-    """The stream, enabled. The caller holds the stream's lock, so that a step's pause found here belongs to a dead one.
+    """Return the stream, which must be enabled. The caller holds the stream's lock.
 
-    Such a pause is simply ended: the dead step's transaction either put its rows in place or never happened, and the
-    stream rests at exactly the marker that its rows stand at.
+    So a pause found here belongs to a dead step, and is simply ended: the step's transaction either put its rows in
+    place or never happened, and the stream rests at exactly the marker that its rows are at.
 
     Raises:
         StreamError: There is none, a person holds it, a join or activation was never finished, a cutover has it, the
-            base is in charge, or somebody disabled or dropped the subscription behind our back.
+            base is in charge, or the subscription was disabled or dropped by hand.
     """
     record = require_stream(base, relation)
     require_not_barred(base, relation)
@@ -117,7 +116,7 @@ def require_running(base: Connected, relation: str) -> StreamRecord:
 
 
 def go_on(base: Connected, record: StreamRecord) -> None:
-    """Enable the subscription and note it, in one transaction."""
+    """Enable the subscription and record it, in one transaction."""
     if apply_worker(base, record.subscription) is None:
         require_enabled(None, record.subscription)
     with nobody_at_work(base, record.relation):

@@ -1,12 +1,12 @@
-"""Which two servers a stream rests on, and whether they are still those, no earlier than they were.
+"""Which two servers a stream rests on, and whether they are still the same and did not go back in time.
 
-PostgreSQL starts a subscription at the later of its own position and the slot's. A subscriber that went back (a standby
-that lagged was promoted, a backup was restored) skips what the slot takes for applied, and a publisher that went back
-sends new changes under positions that were passed already: neither is an error to PostgreSQL. So the ledger keeps what
-tells a server from another, and both sides keep the markers: each that one side sent must be on the other.
+PostgreSQL starts a subscription at the later of its own position and the slot's. A subscriber that went back (a lagging
+standby was promoted, a backup was restored) skips what the slot considers applied, and a publisher that went back sends
+new changes at positions that were passed already. Neither is an error to PostgreSQL. So the ledger keeps what
+identifies each server, and both sides keep the markers: each marker that one side sent must be on the other.
 
-What cannot be told: a copy of the data folder that is put back without recovery, where between the copy and its return
-nobody looked and no cut was taken.
+Not detected: a copy of the data directory that is put back without recovery, if between the copy and its return no
+look was made and no cut was taken.
 """
 
 import logging
@@ -46,7 +46,7 @@ WHERE p.subname = {} AND p.subdbid = (SELECT oid FROM pg_database WHERE datname 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a server and its database from others; `lsn` is where its WAL stands."""
+    """What identifies a server and its database; `lsn` is its current WAL position."""
 
     system_identifier: str
     timeline: int
@@ -58,7 +58,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Known:
-    """A server as the ledger has it: `identity.lsn` was on its disk at `seen_at`."""
+    """A server as the ledger knows it: `identity.lsn` was on its disk at `seen_at`."""
 
     identity: Identity
     seen_at: str
@@ -66,7 +66,7 @@ class Known:
 
 
 def read_identity(connection: Connected, side: Side) -> Identity:
-    """Of the server behind a session.
+    """Read the identity of the server behind a session.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -79,12 +79,12 @@ def read_identity(connection: Connected, side: Side) -> Identity:
 
 
 def require_same_servers(base: Connected, relation: str, legacy: Connected | None = None) -> None:
-    """The one gate of every step that rests on the stream or on what was proven with it.
+    """Refuse if a server was replaced or went back: the one gate of every step that relies on the stream or its proofs.
 
-    Without `legacy` only the base and what was found before are judged. What is found bars the stream.
+    Without `legacy` only the base and earlier findings are judged. A finding bars the stream.
 
     Raises:
-        ServerChangedError: A server is another one, or went back.
+        ServerChangedError: A server was replaced or went back in time.
     """
     found = look_at_servers(base, relation, legacy)
     if found:
@@ -98,9 +98,9 @@ def require_same_servers(base: Connected, relation: str, legacy: Connected | Non
 
 
 def look_at_servers(base: Connected, relation: str, legacy: Connected | None = None) -> tuple[str, ...]:
-    """What changed about the servers, in sentences; found now or before, and not mended. Bars the stream if something.
+    """Return what changed about the servers, in sentences: new and earlier, unmended findings. They bar the stream.
 
-    A server that the ledger does not know yet is noted.
+    A server that the ledger does not know yet is recorded.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -111,7 +111,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
     if barred is not None:
         return (barred,)
     known = known_servers(base, relation)
-    # Before the legacy is asked where it stands: it only goes forward meanwhile.
+    # Read before the legacy's position, which only moves forward meanwhile.
     passed = _origin(base, relation)
     lasting = _compared(base, relation, "base", known)
     notice_alterations(base, relation, legacy)
@@ -121,7 +121,7 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
         now = read_identity(legacy, "legacy")
         if passed is not None and position(passed) > position(now.lsn):
             of_legacy.append(f"the legacy stands at {now.lsn}, and the base has applied it up to {passed}")
-        # Another server altogether may be no more than a wrong URL: that passes, and nothing happened to the stream.
+        # Another server altogether may just be a wrong URL: not a lasting problem, as nothing happened to the stream.
         same = "legacy" not in known or known["legacy"].identity.system_identifier == now.system_identifier
         (lasting if same else passing).extend(of_legacy)
     if lasting:
@@ -133,12 +133,12 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
 
 
 def require_servers(databases: Databases, base: Connected, relation: str) -> None:
-    """As `require_same_servers`, with a session on the legacy; one that cannot be reached says nothing of itself.
+    """Do as `require_same_servers`, with a session on the legacy; an unreachable legacy is not a reason to refuse.
 
-    For steps that need the legacy for nothing else: those that do are told so by their own session.
+    For steps that need the legacy for nothing else: the others notice a lost legacy by their own session.
 
     Raises:
-        ServerChangedError: A server is another one, or went back.
+        ServerChangedError: A server was replaced or went back in time.
     """
     require_same_servers(base, relation)
     if not _rests_on_servers(base, relation):
@@ -147,16 +147,16 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
         with databases.session("legacy", "servers") as legacy:
             require_same_servers(base, relation, legacy)
     except psycopg.OperationalError as error:
-        log.info("the legacy cannot be asked whether it is the one that it was: %s", told(error))
+        log.info("the legacy's identity could not be checked: %s", told(error))
 
 
 def _knows_servers(base: Connected) -> bool:
-    """Whether the ledger is new enough to."""
+    """Return whether the ledger is new enough to have the servers."""
     return ledger_has(base, "server_changes")
 
 
 def _rests_on_servers(base: Connected, relation: str) -> bool:
-    """Whether a stream was begun, and the legacy is not out of the game."""
+    """Return whether a stream was begun and the legacy is not decommissioned."""
     if not _knows_servers(base) or read_stream(base, relation) is None:
         return False
     closed = base.execute(
@@ -178,13 +178,13 @@ def _compared(
 
 
 def changed_server(base: Connected, relation: str, side: Side, connection: Connected) -> tuple[str, ...]:
-    """How the server behind a session differs from the one that the ledger knows as this side; notes and bars nothing.
+    """Return how the server behind a session differs from the one that the ledger knows; records and bars nothing.
 
     Args:
-        base: Whose ledger.
-        relation: Whose stream.
-        side: Which of the two.
-        connection: A session there.
+        base: The base, whose ledger is read.
+        relation: The table whose stream it is.
+        side: The session's side.
+        connection: A session on that side.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -219,13 +219,13 @@ def _differing(known: Known, now: Identity, side: Side) -> list[str]:
 
 
 def position(lsn: str) -> int:
-    """A position in the WAL as a number."""
+    """Return a WAL position as a number."""
     high, low = lsn.split("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
 def _origin(base: Connected, relation: str) -> str | None:
-    """Up to where the base has applied the legacy; None where our role may not see that, or nothing was applied."""
+    """Return how far the base has applied the legacy; None if our role may not see that or nothing was applied."""
     row = base.execute("SELECT has_table_privilege('pg_replication_origin_status', 'SELECT')").fetchone()
     stream = read_stream(base, relation)
     if stream is None or not require_row(row, "has_table_privilege")[0]:
@@ -235,7 +235,7 @@ def _origin(base: Connected, relation: str) -> str | None:
 
 
 def known_servers(base: Connected, relation: str) -> dict[Side, Known]:
-    """What the ledger has of each side."""
+    """Return what the ledger knows of each side."""
     if not _knows_servers(base):
         return {}
     return {
@@ -245,15 +245,15 @@ def known_servers(base: Connected, relation: str) -> dict[Side, Known]:
 
 
 def note_server(base: Connected, relation: str, side: Side, now: Identity, markers_since: int, by: str) -> None:
-    """From now on this is the server; in the caller's transaction, where there is one.
+    """Record this as the side's server from now on, in the caller's transaction if there is one.
 
     Args:
-        base: Whose ledger.
-        relation: Whose stream.
-        side: Which of the two.
+        base: The base, whose ledger is written.
+        relation: The table whose stream it is.
+        side: The server's side.
         now: The server; its `lsn` must be on its disk.
-        markers_since: Only later markers of this side need be on the other.
-        by: Who says so.
+        markers_since: Only later markers of this side have to be on the other.
+        by: Recorded as the author.
     """
     base.execute(
         "INSERT INTO migration.servers (relation, side, system_identifier, timeline, database_oid, database_name,"
@@ -268,7 +268,7 @@ def note_server(base: Connected, relation: str, side: Side, now: Identity, marke
 
 
 def note_position(base: Connected, relation: str, side: Side, lsn: str) -> None:
-    """The server stood there, and had it on its disk: a commit that came later was waited for."""
+    """Record a position that the server had on its disk: the caller has waited for a later commit."""
     base.execute(
         "UPDATE migration.servers SET lsn_seen = %(lsn)s, seen_at = clock_timestamp()"
         " WHERE relation = %(relation)s AND side = %(side)s AND lsn_seen < %(lsn)s::pg_lsn",
@@ -277,9 +277,9 @@ def note_position(base: Connected, relation: str, side: Side, lsn: str) -> None:
 
 
 def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> None:
-    """Both servers as they are now, for a stream that begins here; what was found before is mended.
+    """Record both servers as they are now, for a stream that begins here; earlier findings become mended.
 
-    In the transaction that lets the stream run. Both streams' later markers count from here on.
+    Call it in the transaction that lets the stream run. Later markers of both streams count from here on.
     """
     sides: Mapping[Side, Connected] = {"legacy": legacy, "base": base}
     for side, connection in sides.items():
@@ -293,7 +293,7 @@ def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> Non
 
 
 def _on_disk(connection: Connected, now: Identity) -> Identity:
-    """The same, with a position that a crash does not take back: what is on the disk may end within a record."""
+    """Return the identity with a position 16 MB back, which a crash cannot undo: the flushed WAL may end mid-record."""
     row = connection.execute(
         "SELECT ('0/0'::pg_lsn + greatest(pg_current_wal_flush_lsn() - '0/0'::pg_lsn - 16777216, 0))::text"
     ).fetchone()
@@ -301,7 +301,7 @@ def _on_disk(connection: Connected, now: Identity) -> Identity:
 
 
 def count_markers_anew(base: Connected, sender: Connected, relation: str, side: Side) -> None:
-    """A stream begins: of the markers that this side sent until now none need arrive."""
+    """Restart the count for a stream that begins: markers that this side sent until now need not arrive."""
     if not _knows_servers(base):
         return
     base.execute(
@@ -311,7 +311,7 @@ def count_markers_anew(base: Connected, sender: Connected, relation: str, side: 
 
 
 def newest_sent(connection: Connected, side: Side) -> int:
-    """The number of the newest marker that a side may have sent, of whichever table; 0 before the first."""
+    """Return the number of the newest marker that a side may have sent, in any table; 0 before the first."""
     name = in_own_schema(connection, "migration.marker_id" if side == "legacy" else "migration.reverse_marker_id")
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
     if not require_row(row, "to_regclass")[0]:
@@ -325,7 +325,7 @@ def newest_sent(connection: Connected, side: Side) -> int:
 
 
 def open_change(base: Connected, relation: str) -> str | None:
-    """What was found and is not mended."""
+    """Return the finding that is not mended yet, if there is one."""
     if not _knows_servers(base):
         return None
     row = base.execute(
@@ -337,7 +337,7 @@ def open_change(base: Connected, relation: str) -> str | None:
 
 
 def bar(base: Connected, relation: str, what: Sequence[str]) -> None:
-    """Let nothing be applied in the base any more, and say why; what was found first stays the reason."""
+    """Stop applying in the base and record why; the first finding stays the recorded reason."""
     stream = read_stream(base, relation)
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")

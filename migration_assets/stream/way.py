@@ -1,10 +1,11 @@
-"""Whether one side's server reaches the very database that we reach as the other side: asked before a stream begins.
+"""Whether one side's server reaches the very database that we know as the other side, and how its workers are set.
 
-The URL with which the servers reach each other may be another one than ours, and the same text may mean another place
-on another host. PostgreSQL does not say whom a subscription reaches, and one that follows a copy of the legacy looks
-well for as long as nobody compares.
+The servers may reach each other by another URL than ours, and the same text may lead elsewhere from another host.
+PostgreSQL does not report which database a subscription reaches, and one that follows a copy of the legacy looks
+healthy until the rows are compared. So this is checked before a stream begins.
 
-What a database or a role is set to reaches the servers' own workers of replication, whom no session of ours sets.
+Settings of a database or a role also apply to the servers' replication workers, which our sessions cannot set:
+`examine_applying` and `examine_sending` report those that harm the stream.
 """
 
 import secrets
@@ -32,26 +33,25 @@ SELECT pubname::text FROM pg_publication WHERE pubname ~ '^migration_assets_way_
 AND split_part(pubname, '_', 4)::int NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)
 """
 
-# A walsender of the database, and none of another one of the same server.
+# A walsender of this database; the server may have other databases.
 _ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
 
 
 def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
-    """The subscriber's server reaches the publisher's database, and no other, whatever that is a copy of.
+    """Check that the subscriber's server reaches the publisher's database, and not, for example, a copy of it.
 
-    Not asked where our role may not keep the answer out of that server's log, see `may_ask_untold`.
-
-    An empty publication of a name that nobody ever had is made in the publisher for it: it is there or not.
+    An empty publication with a new random name is created on the publisher, and the subscriber's server must see it.
+    The check is skipped if our role cannot keep the answer out of that server's log, see `may_ask_untold`.
 
     Args:
-        publisher: In no transaction; it has claimed the legacy where it is the legacy.
+        publisher: In no transaction; if it is the legacy, the session has claimed it.
         subscriber: In no transaction.
-        url: The publisher as the subscriber's server sees it.
-        to: Which side the publisher is.
+        url: The publisher as the subscriber's server reaches it.
+        to: The publisher's side.
 
     Raises:
-        StreamError: It reaches another database.
-        psycopg.Error: It reaches none, or may not subscribe; the message holds no password.
+        StreamError: The server reaches another database.
+        psycopg.Error: It reaches none, or may not subscribe; the message contains no password.
     """
     drop_left_behind(publisher)
     if not may_ask_untold(subscriber):
@@ -76,21 +76,21 @@ def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Si
 
 
 def drop_left_behind(publisher: Connected) -> None:
-    """Whoever was killed while he asked left an empty publication: it goes, unless its session lives."""
+    """Drop the empty publications of killed checks, recognized by sessions that no longer exist."""
     for (left,) in publisher.execute(_LEFT_BEHIND).fetchall():
         publisher.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(left)))
 
 
 def finds_publication(subscriber: Connected, conninfo: str, publication: str) -> bool:
-    """Let the subscriber's server connect, in a transaction that is rolled back; whether it finds a publication there.
+    """Return whether the subscriber's server finds a publication; it connects in a transaction that is rolled back.
 
     Args:
         subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
         conninfo: How its server reaches the publisher.
-        publication: Of the publisher.
+        publication: The name to look for on the publisher.
 
     Raises:
-        psycopg.Error: It does not reach it, or may not subscribe.
+        psycopg.Error: The server does not reach the publisher, or may not subscribe.
     """
     name = f"{_PREFIX}_{secrets.token_hex(6)}"
     statement = sql.SQL(
@@ -98,8 +98,8 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
         " WITH (connect = true, create_slot = false, slot_name = NONE, enabled = false, copy_data = false)"
     ).format(sql.Identifier(name), sql.Literal(conninfo), sql.Identifier(publication))
     with _warnings(subscriber) as seen, subscriber.transaction():
-        # A role may be set to hear of no warnings. The server's log must not have it: with the warning it would tell
-        # the whole statement, and so the password.
+        # A role may be set to receive no warnings. The server's log must not get the warning: it would be logged with
+        # the whole statement, and so with the password.
         subscriber.execute("SET LOCAL client_min_messages = 'warning'")
         subscriber.execute("SET LOCAL log_min_messages = 'error'")
         subscriber.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
@@ -109,7 +109,7 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
 
 
 def may_ask_untold(subscriber: Connected) -> bool:
-    """Whether our role may keep a warning out of the server's log, with which the password would be in there."""
+    """Return whether our role may keep a warning, logged with the statement's password, out of the server's log."""
     row = subscriber.execute(
         "SELECT has_parameter_privilege('log_min_messages', 'SET')"
         if subscriber.info.server_version >= _PARAMETER_RIGHTS_SINCE
@@ -119,17 +119,17 @@ def may_ask_untold(subscriber: Connected) -> bool:
 
 
 def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
-    """As `require_way`, and nothing is made anywhere: whether the subscriber's connection was seen on the publisher.
+    """Do as `require_way` without creating anything: return whether the subscriber's connection was seen.
 
-    It lives for some milliseconds. So a yes is sure, and a no is nearly so: it is looked for several times.
+    The connection lives for some milliseconds, so it is looked for several times: a yes is certain, a no nearly so.
 
     Args:
         publisher: May be read only.
         subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
-        url: The publisher as the subscriber's server sees it.
+        url: The publisher as the subscriber's server reaches it.
 
     Raises:
-        psycopg.Error: The subscriber's server reaches nobody, or may not subscribe.
+        psycopg.Error: The subscriber's server reaches no server, or may not subscribe.
     """
     for _ in range(_TRIES):
         mark = f"{_PREFIX}_{secrets.token_hex(6)}"
@@ -148,7 +148,7 @@ def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
 
 @contextmanager
 def _warnings(connection: Connected) -> Generator[list[str]]:
-    """The codes of the warnings that the server sends meanwhile."""
+    """Collect the codes of the warnings that the server sends while the body runs."""
     seen: list[str] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -163,23 +163,23 @@ def _warnings(connection: Connected) -> Generator[list[str]]:
 
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
-# What each must be for whoever applies changes, and what happens else.
+# The value that each setting must have for an apply worker, and what happens otherwise.
 _APPLYING: Mapping[str, tuple[str, str]] = {
-    "lock_timeout": ("0", "it ends at every lock that it waits for, and at every cut, and begins again"),
-    "transaction_timeout": ("0", "it ends in every transaction that takes longer, and begins it again for ever"),
+    "lock_timeout": ("0", "it fails at every lock that it waits for, and at every cut, and starts again"),
+    "transaction_timeout": ("0", "it fails in every transaction that takes longer, and starts it again forever"),
     "default_transaction_isolation": ("read committed", "it fails where another session changes the same row"),
-    "default_transaction_read_only": ("off", "triggers that write fail, and with them the stream"),
-    "array_nulls": ("on", "a NULL inside an array that comes as text becomes the word NULL"),
-    "xmloption": ("content", "an xml value without a single root is refused, and the stream stands"),
+    "default_transaction_read_only": ("off", "triggers that write fail, and the stream with them"),
+    "array_nulls": ("on", "a NULL inside an array that arrives as text becomes the word NULL"),
+    "xmloption": ("content", "an xml value without a single root is refused, and the stream stops"),
 }
-# Below it a walsender gives up on a base that is busy for a moment.
+# With less, a walsender gives up on a base that is busy for a moment.
 _SHORTEST_SENDER_TIMEOUT_MS = 5_000
-# Both make damaged pages look empty: rows vanish, and a copy or a comparison does not see that they were there.
+# Both make damaged pages look empty: rows disappear, and a copy or a comparison does not notice that they existed.
 _HIDING = ("zero_damaged_pages", "ignore_checksum_failure")
 
 
 def examine_applying(connection: Connected, side: Side) -> list[Finding]:
-    """What an apply worker of our role gets on this side; `reset_val` is what a new session begins with."""
+    """Examine what an apply worker of our role gets on this side; `reset_val` is what a new session begins with."""
     found = _settings(connection, (*_APPLYING, *_HIDING))
     wrong = [
         Finding(
@@ -195,11 +195,11 @@ def examine_applying(connection: Connected, side: Side) -> list[Finding]:
     wrong += _hidden(connection, side, found)
     if wrong:
         return wrong
-    return [Finding("apply_worker_settings", _AREA[side], Severity.INFO, "nothing is set against the apply worker")]
+    return [Finding("apply_worker_settings", _AREA[side], Severity.INFO, "no setting harms the apply worker")]
 
 
 def examine_sending(connection: Connected, side: Side) -> list[Finding]:
-    """What a walsender of our role gets on this side."""
+    """Examine what a walsender of our role gets on this side."""
     found = _settings(connection, ("wal_sender_timeout", *_HIDING))
     wrong = list(_hidden(connection, side, found))
     timeout = int(found["wal_sender_timeout"])
@@ -223,7 +223,7 @@ def _settings(connection: Connected, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _remedy(connection: Connected, name: str, value: str) -> str:
-    """For our role in this database alone, which beats what either is set to: applications keep theirs."""
+    """Return a statement for our role in this database alone, which overrides both and spares applications."""
     row = connection.execute("SELECT current_user::text, current_database()::text").fetchone()
     role, database = require_row(row, "the role")
     return f"ALTER ROLE {quote_identifier(role)} IN DATABASE {quote_identifier(database)} SET {name} = '{value}';"
