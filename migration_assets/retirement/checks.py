@@ -1,9 +1,8 @@
-"""What stands in the way of a slice's leaving the base, all of it at once; and bookings that came after it left.
+"""What prevents a slice from leaving the base, all of it at once; and bookings that came after a slice left.
 
-While the base is in charge: whether the legacy holds of a week what its archive does, so that a rollback finds it.
-
-DETACH and DROP do not travel: a week's rows stay on the legacy when it leaves the base. Nobody but the reverse stream
-writes there, and of a week without a leaf it has nothing to bring: what is equal now stays so.
+While the base is in charge, a rollback must find the rows on the legacy: so the checks compare the legacy's week with
+its archive. DETACH and DROP are not replicated: a week's rows stay on the legacy when it leaves the base. Only the
+reverse stream writes there, and it carries nothing for a week without a leaf: what is equal now stays equal.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ from migration_assets.stream.plan import StreamPlan
 
 
 def difference(now: Fingerprint, then: Fingerprint) -> str:
-    """In words, to be followed by what `then` is of; for two that differ."""
+    """Describe how `now` differs from `then`, in words that end with "than"; only for two that differ."""
     more = now.rows - then.rows
     if not more:
         return f"as many rows ({now.rows:,}) but other values than"
@@ -49,7 +48,7 @@ def difference(now: Fingerprint, then: Fingerprint) -> str:
 
 
 def rows_of_week(legacy: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint:
-    """The native fingerprint of what the legacy has of the week; reads all of it, and is no reader that counts."""
+    """Return the native fingerprint of the legacy's week; reads all of it without being counted as a reader."""
     uncounted(legacy)
     description = require_table(legacy, plan.spec.table, "legacy")
     bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
@@ -58,9 +57,9 @@ def rows_of_week(legacy: Connected, plan: StreamPlan, record: SliceRecord) -> Fi
 
 
 def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
-    """Why a rollback would not find on the legacy what the archive holds; nothing once nobody can go back.
+    """Yield why a rollback would not find on the legacy what the archive holds; nothing once a rollback is impossible.
 
-    Sends a marker along the reverse stream and waits for it, so that what the leaf has got until now has arrived.
+    Sends a marker along the reverse stream and waits for it: then the legacy has all rows that the leaf has received.
     """
     if is_decommissioned(base, plan.relation):
         return
@@ -71,7 +70,7 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
             patience = plan.limits.cut_patience_seconds
             if not wait_until(lambda: reverse_arrived(legacy, plan.relation, marker), seconds=patience):
                 yield (
-                    f"the reverse stream brought nothing to the legacy for {patience:g} s: {keep};"
+                    f"the reverse stream carried nothing to the legacy for {patience:g} s: {keep};"
                     " see `migration-assets stream status`"
                 )
                 return
@@ -96,7 +95,8 @@ Reread = Callable[[ArchiveRecord], object]
 _ANEW = "materialize parquet_archive again"
 _RUNS = frozenset({StreamStatus.LIVE, StreamStatus.PAUSED})
 
-# Each key that points at the table, with its column for the control column, which every unique key of the base has.
+# Each foreign key that references the table, with its column for the control column, which is in every unique key of
+# the base.
 _KEYS = """
 SELECT k.conname::text, n.nspname::text, c.relname::text, a.attname::text
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -110,7 +110,7 @@ WHERE k.contype = 'f' AND k.conparentid = 0
 
 @dataclass(frozen=True)
 class LateBooking:
-    """A slice that has left the stream or the root, and that is no longer what the legacy has of it."""
+    """A slice that has left the stream or the root and no longer equals what the legacy has of it."""
 
     week: FiscalWeek
     state: SliceState
@@ -119,7 +119,7 @@ class LateBooking:
 
     @property
     def rows(self) -> int:
-        """How many rows the legacy has more than the archive; 0 where only values differ, negative for fewer."""
+        """How many rows more than the archive the legacy has; 0 if only values differ, negative for fewer."""
         return self.legacy.rows - self.archived.rows
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ class LateBooking:
 
 
 def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
-    """The slice's leaf, its quarter and its bounds, by the base's own root."""
+    """Return the slice's leaf with its quarter and its bounds, by the base's own root."""
     kind = _root(base, plan).control_kind(plan.spec.control_column)
     return Leaf(
         plan.spec.table.sibling(record.leaf),
@@ -138,12 +138,12 @@ def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
 
 
 def of_table(base: Connected, plan: StreamPlan, table: QualifiedName) -> Fingerprint:
-    """The native fingerprint of a leaf, wherever it is; as the archive's was taken."""
+    """Return the native fingerprint of a leaf, wherever it is, taken as the archive's was."""
     return take_fingerprint(base, table, hashed_columns(_root(base, plan)), EVERYTHING)
 
 
 def of_legacy(base: Connected, plan: StreamPlan, record: SliceRecord) -> Fingerprint | None:
-    """What the legacy has of the slice now; None where there is no stream, and so nobody who can tell."""
+    """Return the fingerprint of the legacy's rows of the slice now; None if there is no stream to reach it by."""
     if read_stream(base, plan.relation) is None:
         return None
     with plan.databases.session("legacy", f"{record.week.key}:late", plan.limits.timeouts()) as legacy:
@@ -155,9 +155,9 @@ def _root(base: Connected, plan: StreamPlan) -> TableDescription:
 
 
 def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> bool:
-    """Whether the stream covers the slice, or may do so because its release was begun and never finished.
+    """Return whether the stream covers the slice, or may cover it because its release was never finished.
 
-    While the base is in charge there is no stream that could cover anything.
+    While the base is in charge no stream covers anything.
     """
     covered = record.under_cdc or record.released_marker is None
     return covered and read_stream(base, plan.relation) is not None and not is_base_in_charge(base, plan.relation)
@@ -166,14 +166,14 @@ def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> 
 def obstacles(
     plan: StreamPlan, base: Connected, record: SliceRecord, *, reread: Reread, outside_retention: bool | str
 ) -> list[str]:
-    """Everything that stands in the way of the slice's leaving, as texts; changes nothing.
+    """List everything that prevents the slice from leaving, as texts; changes nothing.
 
     Args:
         plan: The stream, which need not exist any more.
         base: In no transaction; holds the slice's lock.
-        record: Read under it.
-        reread: Reads the archive's files again; raises ArchiveError where they are not what was proven.
-        outside_retention: Whether the policy lets it go; a text says why not.
+        record: Read under that lock.
+        reread: Reads the archive's files again; raises ArchiveError if they are not what was proven.
+        outside_retention: Whether the policy lets the slice go; a text says why not.
     """
     found = [
         *_of_ledger(plan, base, record),
@@ -193,7 +193,7 @@ def obstacles(
 
 
 def _pointed_at(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
-    """PostgreSQL lets no partition go whose rows others point at; by then the stream would have let go of it."""
+    """Report foreign keys: PostgreSQL refuses to detach referenced rows, when the stream has already let go of them."""
     leaf = leaf_of(base, plan, record)
     keys = base.execute(
         _KEYS, {"control": plan.spec.control_column, "tables": [str(plan.spec.table), str(leaf.table)]}
@@ -207,33 +207,33 @@ def _pointed_at(plan: StreamPlan, base: Connected, record: SliceRecord) -> Itera
         if require_row(row, "EXISTS")[0]:
             child = QualifiedName(schema, table)
             drop = f"ALTER TABLE {child} DROP CONSTRAINT {quote_identifier(name)};"
-            yield f"rows of {child} point at its rows (key {name}): move or delete those, or {drop}"
+            yield f"rows of {child} reference its rows (foreign key {name}): move or delete those, or {drop}"
 
 
 def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:
-    """What keeps the leaf from lying in quarantine, or from lying there safely."""
+    """Yield what keeps the leaf from being moved to quarantine, or from being safe there."""
     for one in blocking(with_acceptances(examine_quarantine(base), read_acceptances(base, record.relation))):
         yield f"{one.evidence}; {one.remedy}"
     seen = read_quarantine(base)
     if seen.missing_right is not None:
         yield f"GRANT USAGE, CREATE ON SCHEMA {own_quarantine(base)} TO {seen.missing_right}"
     if record.leaf in seen.strangers:
-        yield f"{own_quarantine(base)}.{record.leaf} is there already, and is no week's: rename it, or move it away"
+        yield f"{own_quarantine(base)}.{record.leaf} exists already and belongs to no week: rename it, or move it away"
 
 
 def obstacles_to_drop(
     plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord, *, reread: Reread
 ) -> list[str]:
-    """Everything that stands in the way of dropping what lies in quarantine, as texts; changes nothing.
+    """List everything that prevents dropping what is in quarantine, as texts; changes nothing.
 
-    The sign-off stood when it left the root, and what was signed is proven here again, so that it is not asked for.
+    The sign-off is not checked again: it was valid when the slice left the root, and the signed rows are proven here.
     """
     leaf = leaf_of(base, plan, record)
     found: list[str] = []
     if place_of(base, leaf) is not Place.QUARANTINED:
-        found.append(f"{leaf.quarantined} is not there, or a table of its name stands in the root's schema")
+        found.append(f"{leaf.quarantined} is not there, or a table of its name is in the root's schema")
     elif (now := of_table(base, plan, leaf.quarantined)) != archive.native:
-        found.append(f"what lies in quarantine has {difference(now, archive.native)} the archive: return the week")
+        found.append(f"what is in quarantine has {difference(now, archive.native)} the archive: return the week")
     if not archive.verified_equal:
         found.append(f"its archive was found damaged: {archive.verify_error}")
     found += why_late(plan, base, record, archive)
@@ -242,7 +242,7 @@ def obstacles_to_drop(
 
 
 def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
-    """What reading the archive's files again says; empty where every byte is as it was proven."""
+    """Return what reading the archive's files again reports; empty if every byte is as it was proven."""
     try:
         reread(archive)
     except ArchiveError as error:
@@ -251,16 +251,16 @@ def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
 
 
 def why_not_approved(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
-    """What is wrong with the sign-off of the slice's quarter.
+    """Yield what is wrong with the sign-off of the slice's quarter.
 
-    While the base is in charge none is asked for: the cutover compared all of them and has its own approval, and nobody
-    could sign what came after. But one that was edited says that somebody has had their hands in the ledger.
+    While the base is in charge none is required: the cutover compared all weeks and has its own approval, and later
+    weeks cannot be signed off. But an edited sign-off is reported, since it shows that the ledger was changed by hand.
     """
     sign_off = read_sign_off(base, plan.spec, record.week.quarter)
     own = is_base_in_charge(base, plan.relation)
     if sign_off.signed is None:
         if not own:
-            yield f"nobody has signed off {record.week.quarter.key}"
+            yield f"{record.week.quarter.key} is not signed off"
         return
     void = list(why_edited(sign_off.signed)) if own else sign_off.void
     if void:
@@ -273,7 +273,7 @@ def _of_ledger(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterat
         yield f"it is {record.state}, not archived"
     retirement = read_retirement(base, plan.relation, record.week)
     if retirement is not None and retirement.under_way and record.state is not SliceState.RETIRED:
-        yield f"an earlier retirement of it is {retirement.step}, and yet it is {record.state}: return it first"
+        yield f"an earlier retirement of it is {retirement.step}, and yet the week is {record.state}: return it first"
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status not in _RUNS and must_be_released(base, plan, record):
         yield f"the change stream is {stream.status} and cannot let go of it: `migration-assets stream status`"
@@ -295,18 +295,18 @@ def _of_archive(plan: StreamPlan, base: Connected, record: SliceRecord, archive:
 
 
 def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
-    """Why the legacy is not known to hold of a slice without a stream what its archive does; nothing where it is.
+    """Yield why a slice without a stream may differ on the legacy from its archive; nothing if it is known to be equal.
 
-    While the legacy is in charge, what it has got since is late. While the base is, nothing is late: but a rollback
-    must find on the legacy what left the base.
+    While the legacy is in charge, what it has received since is late. While the base is in charge nothing is late, but
+    a rollback must find on the legacy what left the base.
     """
     if is_base_in_charge(base, plan.relation):
         yield from why_not_brought(plan, base, record, archive)
         return
     if is_abandoned(base, plan.relation):
         yield (
-            "the migration was abandoned: the legacy is in charge and nobody follows it, so that what it has got of the"
-            " week by now is not known here: bring a quarter under CDC again (materialize change_stream) first"
+            "the migration was abandoned: the legacy is in charge and no stream follows it, so what it has received for"
+            " the week since then is not known here: bring a quarter under CDC again (materialize change_stream) first"
         )
         return
     legacy = of_legacy(base, plan, record)
@@ -318,17 +318,17 @@ def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: Ar
 
 
 def how_to_take_in(record: SliceRecord) -> str:
-    """What brings a late booking into the base and the archive."""
+    """Return what brings a late booking into the base and the archive."""
     back = "return the week into the root, " if record.state is SliceState.RETIRED else ""
     return f"{back}materialize change_stream for {record.week.quarter.key}, then parquet_archive again"
 
 
 def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = None) -> list[LateBooking]:
-    """Slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
+    """Return slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
 
-    Empty as well while the base is in charge: it is the legacy then that may not have everything yet.
+    Empty as well while the base is in charge: then it is the legacy that may not have everything yet.
 
-    Reads each such slice of the legacy in full, exactly: what differs is late, whatever the row counts say.
+    Reads each such slice of the legacy in full: any difference counts as late, even if the row counts agree.
     """
     found: list[LateBooking] = []
     quarter = period.quarter if isinstance(period, FiscalWeek) else period

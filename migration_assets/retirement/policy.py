@@ -1,6 +1,6 @@
-"""What retention asks for now: which weeks are to be archived, archived anew, or to leave the base.
+"""Retention: which quarters stay in the base, and which weeks are due to be archived, archived again, or retired.
 
-Which quarters stay in the base, and which are old enough to be archived and to leave. Pure: the clock is given.
+`RetentionPolicy` is pure and is given the clock; `due_weeks` asks the ledger.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from migration_assets.runtime import Migration
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """How many quarters stay in the base: today's and those before it; quarters to come stay in any case."""
+    """How many quarters stay in the base: today's and those before it; future quarters stay in any case."""
 
     calendar: FiscalCalendar
     quarters: int
@@ -34,20 +34,20 @@ class RetentionPolicy:
             raise ValueError("today's quarter always stays")
 
     def oldest_kept(self, now: datetime) -> FiscalQuarter:
-        """The oldest quarter that stays; the first one that can exist where that would be earlier."""
+        """Return the oldest quarter that stays, but none before the first one that can exist."""
         today = self.calendar.quarter_of(now).ordinal
         return FiscalQuarter.from_ordinal(max(today - self.quarters + 1, FiscalQuarter(1, 1).ordinal))
 
     def is_due(self, week: FiscalWeek, now: datetime) -> bool:
-        """Whether the week is older than what stays."""
+        """Return whether the week is older than what stays."""
         return week.quarter < self.oldest_kept(now)
 
     def due(self, weeks: Iterable[FiscalWeek], now: datetime) -> list[FiscalWeek]:
-        """Those that are older than what stays, oldest first."""
+        """Return the weeks that are older than what stays, oldest first."""
         return sorted(week for week in weeks if self.is_due(week, now))
 
     def why_not_due(self, week: FiscalWeek, now: datetime) -> str | None:
-        """What stands in the way of its leaving, as a text for people; None where nothing does."""
+        """Return why the week may not leave yet, as a text for people; None if it may."""
         if self.is_due(week, now):
             return None
         return (
@@ -65,7 +65,7 @@ class Step(Enum):
 
 @dataclass(frozen=True)
 class DueWeek:
-    """One week that is due, for what, and why."""
+    """One week that is due: for what, and why."""
 
     week: FiscalWeek
     step: Step
@@ -74,19 +74,19 @@ class DueWeek:
 
 @dataclass(frozen=True)
 class Due:
-    """All that is due, oldest first; `why_nothing` says what was looked at where nothing is."""
+    """All weeks that are due, oldest first; `why_nothing` says what was examined if there are none."""
 
     weeks: tuple[DueWeek, ...]
     why_nothing: str
 
 
 def retention_policy(migration: Migration) -> RetentionPolicy:
-    """How many quarters stay, by the settings."""
+    """Return the policy that the settings ask for."""
     return RetentionPolicy(migration.calendar, migration.settings.retention_quarters)
 
 
 def due_weeks(migration: Migration) -> Due:
-    """Ask the ledger. Retiring is asked for only where the settings allow that it happens by itself."""
+    """Ask the ledger what is due. Weeks are due for retirement only if the settings allow automatic retirement."""
     relation = migration.spec.relation
     policy, now = retention_policy(migration), migration.now()
     oldest = policy.oldest_kept(now)
@@ -100,7 +100,7 @@ def due_weeks(migration: Migration) -> Due:
         weeks = tuple(_due(base, migration, records, now, unsigned=own, retires=retires))
     left = [record for record in records if record.state in {SliceState.ARCHIVED, SliceState.RETIRED}]
     if abandoned and left:
-        why = f"{len(left)} older weeks stay where they are, since nobody follows the legacy, which is in charge"
+        why = f"{len(left)} older weeks stay where they are, since the legacy is in charge and no stream follows it"
         return Due(weeks, f"nothing is due: {oldest} and later stay; {why}")
     waiting = sum(record.state not in {SliceState.ARCHIVED, SliceState.RETIRED} for record in records)
     return Due(
@@ -142,7 +142,7 @@ def _why_archive(
     if unsigned and record.state not in {SliceState.ARCHIVED, SliceState.RETIRED}:
         return "old enough, and the base is in charge"
     if record.state is SliceState.ARCHIVED and archive is not None and changes > archive.leaf_changes:
-        # The server's counters are a hint; the archive's own fingerprint decides when it is to leave.
+        # The server's counters are only a hint; the archive's own fingerprint decides when the week is to leave.
         return f"{changes - archive.leaf_changes} row changes since its archive {archive.id}"
     if record.state is SliceState.ARCHIVED and archive is not None and altered:
         return f"{altered} since its archive {archive.id}"
@@ -154,7 +154,7 @@ def _why_retire(record: SliceRecord, retirement: Retirement | None, now: datetim
         return "archived and old enough"
     if record.state is SliceState.RETIRED and retirement is not None:
         if retirement.step is RetirementStep.DETACHING:
-            return "its leaving was interrupted"
+            return "its retirement was interrupted"
         if is_over(retirement.step, retirement.drop_after, now):
             return "its quarantine is over"
     return None

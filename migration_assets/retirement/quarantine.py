@@ -1,6 +1,7 @@
-"""A leaf's way out of the root and back: where it is, DETACH CONCURRENTLY, the quarantine's schema, ATTACH.
+"""A leaf's way out of the root and back: where it is, DETACH CONCURRENTLY, the quarantine schema, ATTACH.
 
-Belongs here: catalogue and DDL. What the ledger says of it stands in `retirement_records`, who decides, `retirement`.
+Only catalogue queries and DDL belong here. The ledger's records of it are in `ledger/retirements.py`; the order of the
+steps and the decisions are in `leaving.py`.
 """
 
 import logging
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Place(StrEnum):
-    """Where a leaf is. A pending one is on its way out: new queries of the root do not see its rows any more."""
+    """Where a leaf is. A pending one is being detached: new queries of the root no longer see its rows."""
 
     ATTACHED = "attached"
     PENDING = "pending"
@@ -51,7 +52,7 @@ class Leaf:
 
 
 def place_of(base: Connected, leaf: Leaf) -> Place:
-    """Where it is; a table of its name in its own schema comes before one in quarantine."""
+    """Return where the leaf is; a table of its name in its own schema takes precedence over one in quarantine."""
     row = base.execute(
         "SELECT i.inhdetachpending FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE n.nspname = %s AND c.relname = %s",
@@ -65,16 +66,17 @@ def place_of(base: Connected, leaf: Leaf) -> Place:
 
 
 def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: str) -> None:
-    """Detach it without holding any reader or writer up; finishes what a dead run left pending. Safe to repeat.
+    """Detach the leaf without blocking readers or writers; finish what a dead run left pending. Safe to repeat.
 
     Args:
         base: In no transaction; its `lock_timeout` is changed.
-        leaf: Which.
+        leaf: The leaf.
         patience_seconds: How long to wait for transactions that have used the quarter.
-        where: For the error.
+        where: The week, for the error.
 
     Raises:
-        RetirementError: Patience ended; names who is in the way. The leaf may be pending, which a re-run finishes.
+        RetirementError: These transactions did not end in time; names them. The leaf may be pending, which a re-run
+            finishes.
     """
     deadline = time.monotonic() + patience_seconds
 
@@ -90,7 +92,7 @@ def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: 
 
     _wait_at_most(base, patience_seconds)
     try:
-        # A quarter can have one pending leaf only: whoever has this lock finds none that a living run waits for.
+        # A quarter can have only one pending leaf: under this lock, a pending one does not belong to a living run.
         with session_lock(base, _lock_of(leaf.quarter), late):
             _patiently(base, deadline, lambda: _detach(base, leaf))
     except psycopg.OperationalError as error:
@@ -114,9 +116,9 @@ def _detach(base: Connected, leaf: Leaf) -> None:
 
 
 def _patiently(base: Connected, deadline: float, call: Callable[[], object]) -> None:
-    """One long try instead of many short ones: nobody queues behind a DETACH that waits.
+    """Make one long try instead of many short ones: nothing queues behind a DETACH that waits.
 
-    What a broken deadlock or a rounded time leaves of it is used for another try.
+    If a resolved deadlock or rounding ends the try early, the remaining time is used for another one.
     """
     while True:
         _wait_at_most(base, deadline - time.monotonic())
@@ -135,7 +137,7 @@ def _lock_of(quarter: QualifiedName) -> str:
 
 
 def _finish_others(base: Connected, leaf: Leaf) -> None:
-    """Other leaves of the quarter that a dead run left pending: PostgreSQL detaches no second one beside them."""
+    """Finish other leaves of the quarter that a dead run left pending: PostgreSQL allows only one pending detach."""
     for schema, name in base.execute(
         "SELECT n.nspname, c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.inhdetachpending AND i.inhparent = %s",
@@ -149,7 +151,7 @@ def _finish_others(base: Connected, leaf: Leaf) -> None:
 
 
 def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
-    """Who has a lock on the quarter or an older snapshot, oldest first: FINALIZE waits for those as well."""
+    """Describe who holds a lock on the quarter or an older snapshot, oldest first: FINALIZE waits for those as well."""
     rows = base.execute(
         sql.SQL(
             "SELECT coalesce('backend ' || a.pid, 'a prepared transaction'), coalesce(a.usename::text, '?'),"
@@ -173,31 +175,31 @@ def _in_the_way(base: Connected, leaf: Leaf) -> Sequence[str]:
 
 
 def lock_alone(base: Connected, table: QualifiedName) -> None:
-    """Nobody reads or writes it until the caller's transaction ends; waits as long as the session's `lock_timeout`."""
+    """Lock the table against all access until the caller's transaction ends, within the session's `lock_timeout`."""
     base.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table_name(table)))
 
 
 def make_quarantine(base: Connected) -> None:
-    """The schema, where it is missing; in no transaction."""
-    # IF NOT EXISTS does not see one that another week is making at this moment, and fails over its name (seen).
+    """Create the quarantine schema if it is missing; in no transaction."""
+    # IF NOT EXISTS misses a schema that another week is creating at this moment, and fails on the name (seen).
     with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema):
         base.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(own_quarantine(base))))
 
 
 def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
-    """From its own schema into quarantine, which is there, indexes and all; in a transaction.
+    """Move the leaf with its indexes from its own schema into the existing quarantine; in a transaction.
 
     Raises:
-        RetirementError: Something of its name is there already.
+        RetirementError: A relation of its name is there already.
     """
     _move(base, leaf.table, leaf.quarantined.schema)
 
 
 def take_from_quarantine(base: Connected, leaf: Leaf) -> None:
-    """Back into its own schema; in a transaction.
+    """Move the leaf back into its own schema; in a transaction.
 
     Raises:
-        RetirementError: Something of its name is there already.
+        RetirementError: A relation of its name is there already.
     """
     _move(base, leaf.quarantined, leaf.table.schema)
 
@@ -215,13 +217,13 @@ def _move(base: Connected, table: QualifiedName, schema: str) -> None:
 
 
 def attach_again(base: Connected, leaf: Leaf) -> None:
-    """ATTACH without a scan, and with the indexes that it has; in a transaction, with a short `lock_timeout`.
+    """ATTACH the leaf without a scan and with its existing indexes; in a transaction, with a short `lock_timeout`.
 
     Raises:
         PartitionError: The root has other indexes than the leaf.
     """
     before = _indexes(base, leaf.table)[0]
-    # DETACH CONCURRENTLY left a CHECK with the partition's bounds, which spares ATTACH the scan.
+    # DETACH CONCURRENTLY left a CHECK with the partition's bounds, which lets ATTACH skip the scan.
     attach(base, leaf.quarter, leaf.table, leaf.bounds)
     for (name,) in base.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = %(leaf)s AND contype = 'c' AND conislocal"
@@ -232,16 +234,16 @@ def attach_again(base: Connected, leaf: Leaf) -> None:
     after, loose = _indexes(base, leaf.table)
     if after != before or loose:
         raise PartitionError(
-            f"the leaf has {before} indexes, and {after} with those of the root; {loose} are the leaf's alone:"
-            " the root's were changed since it left",
+            f"the leaf has {before} indexes, and {after} with those of the root; {loose} exist on the leaf alone:"
+            " the root's indexes were changed since it left",
             where=str(leaf.table),
             state_left="it was rolled back; the leaf is where it was",
-            next_step="make the same indexes on the leaf (or drop what the root no longer has), then run this again",
+            next_step="create the same indexes on the leaf (or drop those the root no longer has), then run this again",
         )
 
 
 def _indexes(base: Connected, table: QualifiedName) -> tuple[int, int]:
-    """How many there are, and how many are no partition of an index of the root."""
+    """Return how many indexes the table has, and how many of them are not a partition of one of the root's."""
     row = base.execute(
         "SELECT count(*), count(*) FILTER (WHERE NOT c.relispartition) FROM pg_index i"
         " JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s",
@@ -252,11 +254,11 @@ def _indexes(base: Connected, table: QualifiedName) -> tuple[int, int]:
 
 
 def drop_quarantined(base: Connected, leaf: Leaf) -> None:
-    """Drop it; in the transaction that notes it."""
+    """Drop the quarantined table, in the transaction that records it."""
     base.execute(sql.SQL("DROP TABLE {}").format(table_name(leaf.quarantined)))
 
 
 def size_of(base: Connected, table: QualifiedName) -> int:
-    """Bytes of the table with its indexes; 0 where it is gone."""
+    """Return the size of the table with its indexes in bytes; 0 if it is gone."""
     row = base.execute("SELECT coalesce(pg_total_relation_size(%s), 0)", [relation_oid(base, table)]).fetchone()
     return int(require_row(row, "the size of a table")[0])

@@ -1,8 +1,6 @@
-"""A week back from its Parquet files, or only the proof that it could come back.
+"""Restoring an archived week from its Parquet files: as an attached leaf, or, as a drill, only to compare.
 
-Brings an archived slice back from the rows of its archive: as an attached leaf, or, for a drill, only to compare.
-
-An archive's columns beside those that the table has now: what can be loaded, and how they are fingerprinted.
+Also here: which of the archive's columns can be loaded into the table as it is now, and how they are fingerprinted.
 """
 
 import logging
@@ -53,10 +51,10 @@ from migration_assets.runtime import Migration
 
 
 def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: TableDescription) -> list[StoredColumn]:
-    """Those that a COPY carries; what the table has got since gets its default.
+    """Return the columns that a COPY loads; columns that the table has gained since get their default.
 
     Raises:
-        RestoreError: A column is gone, has another type, lost a label, or is computed by now.
+        RestoreError: A column is gone, has another type, lost a label, or has become generated.
     """
     there = {column.name: column for column in root.columns}
     labels = {column.name: column.labels for column in stored_columns(root)}
@@ -77,14 +75,14 @@ def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: Ta
             "the table has changed since the slice was archived: " + "; ".join(problems),
             where=week.key,
             state_left="nothing was changed; the archive can still be queried",
-            next_step="alter the table, or the type (ALTER TYPE ... RENAME VALUE), back, restore, and alter it again;"
+            next_step="change the table, or the type (ALTER TYPE ... RENAME VALUE), back, restore, and change it again;"
             " or query the archive as it is",
         )
     return [column for column in columns if not column.generated]
 
 
 def as_hashed(columns: Sequence[StoredColumn]) -> tuple[Column, ...]:
-    """For the native fingerprint of the rows that were archived."""
+    """Return the columns for the native fingerprint of the archived rows."""
     return tuple(
         Column(
             name=column.name,
@@ -104,17 +102,17 @@ _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Restoration:
-    """What is to be restored, on whose behalf.
+    """What is to be restored, and for which run.
 
     Attributes:
         spec: The table.
         calendar: Gives the slice's bounds.
         week: The slice.
-        columns: As the archive keeps them.
-        chunks: Makes the archive's rows anew, as CSV of all columns that are not generated; it is called once a try.
+        columns: The columns as the archive keeps them.
+        chunks: Produces the archive's rows as CSV of all columns that are not generated; called once a try.
         limits: Timeouts and patience.
-        now: By the clock of the settings; kept as the time of the restore.
-        run_id: Noted in the ledger.
+        now: The current time by the settings' clock, kept as the time of the restore.
+        run_id: Recorded in the ledger.
     """
 
     spec: TableSpec
@@ -140,23 +138,23 @@ class Restored:
 def restore_slice(databases: Databases, plan: Restoration) -> Restored:
     """Load the archive's rows into a new leaf, prove it by its native fingerprint, and attach it: all or nothing.
 
-    The slice is `archived` then, and no longer covered by the change stream: `change_stream` takes it in again.
+    The slice is then `archived` and not covered by the change stream: `change_stream` takes it in again.
 
     Raises:
-        SliceStateError: It has not left the base.
+        SliceStateError: The slice has not left the base.
         ArchiveError: There is no archive.
-        RestoreError: The table has changed too much since, or what came back is not what left.
-        SliceBusyError: Somebody works on it.
+        RestoreError: The table was changed too much since, or the loaded rows are not what was archived.
+        SliceBusyError: Another step works on the slice.
     """
     return _load_back(databases, plan, "restore")
 
 
 def drill_restore(databases: Databases, plan: Restoration) -> Restored:
-    """The same into a scratch table that is rolled back after the comparison; the base stays as it is.
+    """Do the same with a scratch table that is rolled back after the comparison; the base stays as it is.
 
     Raises:
         ArchiveError, RestoreError: As `restore_slice`; the latter is kept in the ledger.
-        SliceBusyError: Somebody works on the slice.
+        SliceBusyError: Another step works on the slice.
     """
     return _load_back(databases, plan, "drill")
 
@@ -173,7 +171,7 @@ def _load_back(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
                     f"the slice is {record.state}: it is in the base",
                     where=plan.week.key,
                     state_left="nothing was touched",
-                    next_step="restore only what was retired; a drill works at any time",
+                    next_step="restore only weeks that were retired; a drill works at any time",
                 )
             _require_gone(base, plan)
         archive = require_archive(base, plan.spec.relation, plan.week)
@@ -265,14 +263,14 @@ def _place(
 
 
 def _require_gone(base: Connected, plan: Restoration) -> None:
-    """Rows that are in the base are taken back, not loaded a second time."""
+    """Refuse rows that are still in the base: they must be taken back instead of being loaded a second time."""
     retirement = read_retirement(base, plan.spec.relation, plan.week)
     if retirement is not None and retirement.under_way:
         raise RestoreError(
             f"its rows are still in the base: its retirement is {retirement.step}",
             where=plan.week.key,
             state_left="nothing was touched",
-            next_step="take the leaf back: `migration-assets restore` and the asset restored_slice do",
+            next_step="take the leaf back with `migration-assets restore` or the asset restored_slice",
         )
 
 
@@ -287,13 +285,13 @@ def _require_comparable(plan: Restoration, archive: ArchiveRecord) -> None:
 
 
 def _not_taken(plan: Restoration, error: psycopg.Error) -> RestoreError:
-    """The types have the same names, and are others by now: a domain's condition, a composite's fields, an enum."""
+    """Explain rows that a type of the same name no longer accepts: a changed domain, composite type or enum."""
     found = _COLUMN.search(error.diag.context or "")
     return RestoreError(
-        f"PostgreSQL does not take what was archived: {told(error)}",
+        f"PostgreSQL does not accept the archived rows: {told(error)}",
         where=f"{plan.week.key}{f', column {found[1]}' if found else ''}",
         state_left="everything was rolled back; the base and the archive are as before",
-        next_step="a type or a condition was changed since: alter it back, restore, and alter it again; or query the"
+        next_step="a type or a condition was changed since: change it back, restore, and change it again; or query the"
         " archive as it is",
     )
 
@@ -336,7 +334,7 @@ def restore_week(migration: Migration, week: FiscalWeek, *, run_id: str | None =
 
     Raises:
         ArchiveError: The archive is not what was proven; nothing was restored.
-        RestoreError: What came back is not what left.
+        RestoreError: The loaded rows are not what was archived.
     """
     return _restore(migration, week, run_id, restore_slice)
 

@@ -1,8 +1,8 @@
-"""A week out of the base, behind every gate; and back, by the shortest way that is left.
+"""Retiring a week and bringing it back: the steps behind their gates, for commands, jobs and assets.
 
-What the code for letting a week leave is bound to: the files that hold its rows, and what would become of it now.
-
-A slice that is on its way out of the base comes back into the root, out of quarantine or from half a detach.
+`retire_week` lets a week leave the base as far as it may now; its confirmation code is bound to the archive, the
+sign-off and the week's progress (`examined_week`). `return_slice` takes a slice on its way out back into the root, out
+of quarantine or from an interrupted detach; `bring_back` falls back to the archive when the rows are no longer there.
 """
 
 import logging
@@ -45,7 +45,7 @@ from migration_assets.stream.plan import StreamPlan
 
 
 def examined_week(base: Connected, relation: str, week: FiscalWeek, quarantine: timedelta) -> dict[str, Any]:
-    """Its archive, its quarter's sign-off, how far it has got, and how long it would lie in quarantine."""
+    """Return what the code is bound to: archive, the quarter's sign-off, the week's progress, time in quarantine."""
     archive = read_archive(base, relation, week)
     retirement = read_retirement(base, relation, week)
     signed = base.execute(
@@ -61,9 +61,9 @@ def examined_week(base: Connected, relation: str, week: FiscalWeek, quarantine: 
 
 @dataclass(frozen=True)
 class Returned:
-    """A slice that is in the root again. `seconds` are those of the transaction that attached it.
+    """A slice that is in the root again. `seconds` is how long the transaction that attached it took.
 
-    `equal` says whether it is what was archived: one that had not left yet may have got rows until then.
+    `equal` says whether it equals its archive: a slice that had not left yet may have received rows until then.
     """
 
     week: FiscalWeek
@@ -73,22 +73,22 @@ class Returned:
 
 
 def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: str | None = None) -> Returned:
-    """Take a slice back into the root, with every row that it has; all or nothing, safe to repeat after any death.
+    """Take a slice back into the root with every row that it has; all or nothing, and safe to repeat after any crash.
 
-    It is archived then, and not under CDC: `change_stream` takes it in again.
+    The slice is then archived and not under CDC: `change_stream` takes it in again.
 
     Args:
         plan: The stream and its limits; the stream need not exist any more.
         week: The slice.
-        now: By the clock of the settings.
-        run_id: Noted in the ledger.
+        now: The current time by the settings' clock.
+        run_id: Recorded in the ledger.
 
     Raises:
-        RestoreError: It is not on its way out (what was dropped comes back from its archive), or what lies in
+        RestoreError: The slice is not on its way out (a dropped one comes back from its archive), or what is in
             quarantine is not what was archived.
-        RetirementError: Transactions that a half-done detach waits for; names them.
-        PartitionError: The root's indexes were changed since it left.
-        SliceBusyError: Somebody works on the slice.
+        RetirementError: Open transactions keep an interrupted detach from finishing; names them.
+        PartitionError: The root's indexes were changed since the slice left.
+        SliceBusyError: Another step works on the slice.
     """
     plan = replace(plan, run_id=run_id or plan.run_id)
     with (
@@ -103,7 +103,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
             leaf = leaf_of(base, plan, record)
             patience = plan.limits.cut_patience_seconds
             if place_of(base, leaf) is Place.PENDING:
-                # There is no way back from a detach that has begun but through its end.
+                # A detach that has begun can only be finished, not cancelled.
                 detach_leaf(base, leaf, patience_seconds=patience, where=week.key)
             began = time.monotonic()
 
@@ -123,7 +123,7 @@ def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: s
 def _put_back(
     base: Connected, plan: StreamPlan, leaf: Leaf, retirement: Retirement, archive: ArchiveRecord
 ) -> Fingerprint:
-    """Attached, whatever way it had gone; what it holds."""
+    """Attach the leaf from wherever it is, and return the fingerprint of what it holds."""
     place = place_of(base, leaf)
     if place is Place.ATTACHED and retirement.step is Step.DETACHING:
         return of_table(base, plan, leaf.table)
@@ -141,7 +141,7 @@ def _put_back(
     found = of_table(base, plan, leaf.table)
     if retirement.step is Step.QUARANTINED and found != archive.native:
         raise RestoreError(
-            f"what lies in quarantine has {difference(found, archive.native)} the archive: it was changed there",
+            f"what is in quarantine has {difference(found, archive.native)} the archive: it was changed there",
             where=archive.week.key,
             state_left="it was rolled back; its rows are in quarantine, as before",
             next_step=f"look at {leaf.quarantined}: put its rows back as they were; or drop it, note the retirement as"
@@ -154,7 +154,7 @@ def _put_back(
 def _not_on_its_way(record: SliceRecord, retirement: Retirement | None) -> RestoreError:
     dropped = record.state is SliceState.RETIRED and retirement is not None and retirement.step is Step.DROPPED
     return RestoreError(
-        "it was dropped; its rows are in the archive alone" if dropped else f"it is {record.state}, in the root",
+        "it was dropped; its rows are only in the archive" if dropped else f"it is {record.state}, in the root",
         where=record.week.key,
         state_left="nothing was touched",
         next_step="restore it from its archive: materialize restored_slice"
@@ -184,13 +184,13 @@ def retire_week(
     confirm: str = "",
     run_id: str | None = None,
 ) -> Retired:
-    """Let the week leave, as far as it may now; see `retire_slice`.
+    """Let the week leave the base as far as it may now; see `retire_slice`.
 
-    A dry run that finds no obstacle gives the code that each of the two steps asks for, out of the root and the drop,
-    as `confirm` (which may hold other weeks' codes, too). With MIGRATION_AUTO_RETIRE nobody is asked.
+    A dry run that finds no obstacle gives the code that each of the two steps (out of the root, and the drop) requires
+    as `confirm`, which may also contain other weeks' codes. With MIGRATION_AUTO_RETIRE no code is required.
 
     Raises:
-        ConfirmationError: The code is missing or not good; nothing was touched.
+        ConfirmationError: The code is missing or invalid; nothing was touched.
     """
     store, relation = archive_store(migration), migration.spec.relation
     quarantine = timedelta(days=migration.settings.quarantine_days)
@@ -237,7 +237,7 @@ def _deed(relation: str, week: FiscalWeek) -> Deed:
 
 
 def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Back:
-    """Out of quarantine where the rows are still there, else from the archive; proven equal in both cases."""
+    """Take the week out of quarantine if its rows are still there, otherwise from the archive; both prove it equal."""
     started = time.monotonic()
     prepare_ledger(migration, "retirement")
     with migration.databases.session("base", f"{week.key}:restore") as base:
@@ -255,13 +255,13 @@ def bring_back(migration: Migration, week: FiscalWeek, *, run_id: str | None = N
 
 
 def late_in(migration: Migration, week: FiscalWeek) -> LateBooking | None:
-    """What the legacy has got of a week since that left the stream; None where nothing. See `late_bookings`."""
+    """Return what the legacy received for a week that left the stream, or None for nothing; see `late_bookings`."""
     prepare_ledger(migration, "retirement")
     return next((one for one in late_bookings(StreamPlan.of(migration), week) if one.week == week), None)
 
 
 def told(done: Retired) -> str:
-    """One line for people: where the week is now, or what stands in the way."""
+    """Say in one line where the week is now, or what prevents it from leaving."""
     if done.obstacles:
         return f"stays: {'; '.join(done.obstacles)}"
     size = f"{done.bytes / 1e6:,.1f} MB"
@@ -271,6 +271,6 @@ def told(done: Retired) -> str:
         case RetirementStep.DROPPED:
             return f"has left the base, {size} freed; its rows are in {done.archive.location if done.archive else '?'}"
         case RetirementStep.DETACHING:
-            return "its leaving was interrupted: it goes on where it stopped, and asks for no code"
+            return "its retirement was interrupted: it goes on where it stopped and needs no code"
         case _:
             return f"may leave: nothing stands in the way ({size})"
