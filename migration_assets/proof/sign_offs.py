@@ -1,4 +1,4 @@
-"""Sign-offs in the ledger: the facts to decide on, read at one moment, the record, and whether it is still valid."""
+"""Sign-offs in the ledger: the facts to decide on, the record itself, and whether it is still valid."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager

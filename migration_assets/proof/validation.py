@@ -1,4 +1,4 @@
-"""Validation: proving that a slice under CDC equals the legacy exactly while applications write; and whose turn it is.
+"""Validation: proving that a slice under CDC equals the legacy exactly; and which weeks are next in turn.
 
 `validate_slice` compares at a cut. `next_in_turn` chooses the weeks to validate next, the oldest proof first, within a
 budget of rows; it is pure.

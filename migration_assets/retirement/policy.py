@@ -1,4 +1,4 @@
-"""Retention: which quarters stay in the base, and which weeks are due to be archived, archived again, or retired.
+"""Retention: which quarters stay in the base, and which weeks are due to be archived, or to be retired.
 
 `RetentionPolicy` is pure and is given the clock; `due_weeks` asks the ledger.
 """

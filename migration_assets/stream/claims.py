@@ -1,4 +1,4 @@
-"""Claims: a run that changes the other server also holds a lock there, in the very session that makes the change.
+"""Claims: a run that changes the other server also holds a lock there, in the session that makes the change.
 
 A lock on the base is lost with its session. If the base restarts, or an operator ends that session, the next run may
 begin while the first one still works on the legacy, or wakes up there hours later, and would drop a slot or narrow a

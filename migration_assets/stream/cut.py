@@ -1,4 +1,4 @@
-"""A consistent cut: legacy and base are read, or stopped, at exactly the same marker while applications keep working.
+"""A consistent cut: legacy and base are read, or stopped, at exactly the same marker while applications write.
 
 How it works (proven in 52 randomized runs before this project began):
 

@@ -1,4 +1,4 @@
-"""Other people's publications that carry this program's own tables to their subscribers, and the slots that may stall.
+"""Foreign publications that carry this program's own tables to their subscribers, and slots that may stall.
 
 A native subscriber fails at the first row of a table that it does not have and restarts forever: it receives nothing
 any more, and its slot retains WAL. Our tables cannot be hidden from a publication FOR ALL TABLES. So the operator is

@@ -1,4 +1,4 @@
-"""Starting, holding and resuming the change stream: each step behind its gate, with retries where a server was lost."""
+"""Starting, holding and resuming the change stream: each step behind its gate, retried after a lost server."""
 
 import logging
 from collections.abc import Generator, Mapping

@@ -1,4 +1,4 @@
-"""Weeks leave the change stream: one cut narrows the publication's filter, and the leaving weeks are compared there.
+"""Weeks leave the change stream: a cut narrows the publication's filter and compares the leaving weeks.
 
 Intent comes first: before the legacy's lock is requested, the ledger says that the weeks are released. If the process
 dies in between, a join or rebuild computes a filter without them, and no step takes a week for covered that is not.

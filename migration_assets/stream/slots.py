@@ -1,4 +1,4 @@
-"""The stream's replication slot on the legacy: creating it with its snapshot, dropping it, measuring what it retains.
+"""The stream's replication slot on the legacy: creating it with a snapshot, dropping it, measuring its WAL.
 
 `exported_slot` and `true_slot` give the snapshot at which the slot begins; `measure_legacy` is the cheap part of a
 look at the stream (retained WAL and load, one statement).

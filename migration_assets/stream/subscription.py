@@ -1,4 +1,4 @@
-"""The subscription and its apply worker: creating, trying, enabling, dropping it, and reading why its worker fails.
+"""The subscription and its apply worker: creating, enabling and dropping it, and reading why its worker fails.
 
 Why an apply worker fails is only in the server's log; no view has the message in any version. It is read where the
 server lets our role read the log. Only the words that PostgreSQL itself wrote and the names of tables, columns and

@@ -1,4 +1,4 @@
-"""Rows outside all weeks: before the first, between two, beyond the last, with an infinite time or with none (NULL)."""
+"""Rows outside all weeks: before the first, between two, beyond the last, with an infinite time or NULL."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether one side's server reaches the very database that we know as the other side, and how its workers are set.
+"""Whether one side's server reaches the very database that we call the other side, and how its workers are set.
 
 The servers may reach each other by another URL than ours, and the same text may lead elsewhere from another host.
 PostgreSQL does not report which database a subscription reaches, and one that follows a copy of the legacy looks

@@ -1,4 +1,4 @@
-"""Sending texts to apprise URLs (Slack, e-mail, PagerDuty, webhooks), which are secrets and never leave this module."""
+"""Sending texts to apprise URLs (Slack, e-mail, PagerDuty, webhooks): secrets that never leave this module."""
 
 import logging
 import re
