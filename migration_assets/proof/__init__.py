@@ -1,1 +1,1 @@
-"""Whether both sides are equal: validation, repair, reconciliation, and the sign-off that rests on them."""
+"""Proof that both sides are equal: validation, repair, reconciliation, and the sign-off based on them."""

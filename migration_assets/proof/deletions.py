@@ -1,6 +1,7 @@
-"""How many rows a run of Dagster may delete: the number that a person confirms, with the code that the refusal gave.
+"""How many rows a Dagster run may delete: a number that a person confirms with the code given by the refusal.
 
-A command is typed by a person each time, and its number is enough. A run can be executed again, or launched by a link.
+A command is typed by a person each time, so its number is enough. A run can be executed again or launched by a link,
+so it needs a code that is used up.
 """
 
 import logging
@@ -28,14 +29,14 @@ def confirmed_deletions(
     """Yield the confirmed numbers for a body that may delete so many rows; a failure gives the codes back.
 
     Args:
-        migration: Which migration.
-        rows: Of these weeks so many rows.
-        code: The code of each, between blanks or commas.
-        run_id: Noted with a new code.
+        migration: The migration.
+        rows: How many rows of each week may be deleted.
+        code: The codes of all weeks, separated by blanks or commas.
+        run_id: Recorded with a new code.
 
     Raises:
-        ConfirmationError: A code is missing or not good; the body was not run.
-        DeletionError: The body was refused: the text has the code to confirm it with.
+        ConfirmationError: A code is missing or invalid; the body did not run.
+        DeletionError: The body was refused; the message contains the code that confirms it.
     """
     relation = migration.spec.relation
     examined = partial(examined_sides, relation=relation)

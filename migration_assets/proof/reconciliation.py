@@ -43,7 +43,7 @@ class DuplicateKey:
 
 @dataclass(frozen=True)
 class Reconciled:
-    """13 comparisons at one cut. `duplicates` is at most the first twenty."""
+    """13 comparisons at one cut. `duplicates` has at most the first 20."""
 
     quarter: FiscalQuarter
     cut: CutRecord
@@ -57,23 +57,23 @@ class Reconciled:
 
     @property
     def legacy(self) -> Fingerprint:
-        """The quarter's, which is the sum of its weeks'."""
+        """The quarter's fingerprint on the legacy: the sum of its weeks'."""
         return sum((proof.legacy for _, proof in self.weeks), EMPTY)
 
     @property
     def base(self) -> Fingerprint:
-        """The quarter's, which is the sum of its weeks'."""
+        """The quarter's fingerprint on the base: the sum of its weeks'."""
         return sum((proof.base for _, proof in self.weeks), EMPTY)
 
 
 def reconcile(plan: StreamPlan, quarter: FiscalQuarter) -> Reconciled:
-    """Compare all weeks at one cut, several at a time, without pausing the stream; the ledger notes the result.
+    """Compare all weeks at one cut, several at a time, without pausing the stream; the ledger records the result.
 
     Raises:
         SliceStateError: A week is not under CDC.
-        SliceBusyError: Somebody works on one of them.
+        SliceBusyError: Another step works on one of the weeks.
         StreamError: The stream does not run.
-        CutError: No moment for a cut.
+        CutError: Writers left no free moment for a cut.
     """
     purpose = f"{quarter.key}:reconcile"
     with ExitStack() as stack:
@@ -149,18 +149,18 @@ def _compare_all(
 def _duplicates(
     base: Connected, plan: StreamPlan, description: TableDescription, records: Sequence[SliceRecord]
 ) -> list[DuplicateKey]:
-    """Keys that two rows share: the base's own key has the control column in it and allows that.
+    """Return keys that two rows share: the base's own key includes the control column and allows that.
 
     Only weeks whose locks we hold are asked: a leaf that is swapped meanwhile would show rows of a later moment.
 
-    Where the legacy's key holds the control column itself, the base's primary key allows no duplicates at all.
+    If the legacy's key includes the control column itself, the base's primary key rules duplicates out.
     """
     if plan.spec.control_column in description.primary_key:
         return []
     kind = description.control_kind(plan.spec.control_column)
     bounds = [plan.calendar.bound_values(record.week, kind) for record in records]
     key = sql.SQL(", ").join(sql.Identifier(name) for name in description.primary_key)
-    # Every leaf's index gives its keys in order: merged, no row is ever sorted or kept.
+    # Every leaf's index returns its keys in order; merging them needs neither sorting nor memory for the rows.
     base.execute("SET LOCAL enable_hashagg = off")
     base.execute("SET LOCAL enable_sort = off")
     found = base.execute(

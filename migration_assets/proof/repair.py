@@ -1,4 +1,4 @@
-"""Repairs a slice row by row at a cut, keeping what was there before; and takes a repair back."""
+"""Repair of a slice row by row at a cut, keeping the before-images; and undoing a repair."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -41,7 +41,7 @@ from migration_assets.stream.repair_records import (
 )
 from migration_assets.stream.true_up import chunks, delete_rows, true_up
 
-# Whole rows, in memory and in one message.
+# Whole rows are kept in memory and sent in one message.
 _IMAGES_AT_ONCE = 1_000
 
 
@@ -49,7 +49,7 @@ _IMAGES_AT_ONCE = 1_000
 class Repaired:
     """What differed. `base` is the fingerprint after the repair; after a dry run, the one that was found.
 
-    `repair_id` names the images of before in the ledger; None where nothing was changed.
+    `repair_id` identifies the before-images in the ledger; None if nothing was changed.
     """
 
     week: FiscalWeek
@@ -62,14 +62,14 @@ class Repaired:
 
 
 def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) -> Repaired:
-    """Make the slice equal at a cut, in one transaction of the base; a dry run only says what it would do.
+    """Make the slice equal at a cut, in one transaction of the base; a dry run only reports what differs.
 
     Raises:
         SliceStateError: The slice is not under CDC.
-        SliceBusyError: Somebody works on it.
-        StreamError: The stream does not run, or somebody works on it.
-        CutError: No moment for a cut.
-        DeletionError: Too many rows would be deleted without a person's word; rolled back.
+        SliceBusyError: Another step works on the slice.
+        StreamError: The stream does not run, or another step works on it.
+        CutError: Writers left no free moment for a cut.
+        DeletionError: Too many rows would be deleted without confirmation; rolled back.
         SliceMismatchError: Something in the base changes rows on their way in; rolled back.
     """
     if dry_run:
@@ -105,13 +105,13 @@ def repair_slice(plan: StreamPlan, week: FiscalWeek, *, dry_run: bool = True) ->
 
 
 def undo_repair(plan: StreamPlan, repair_id: int) -> Repaired:
-    """Put back what a repair changed: its images of before, in the place of what it put in.
+    """Undo a repair: delete the rows that it put in and put its before-images back.
 
     Rows that the legacy has changed since then are put back as well: the slice differs again as it did, and the next
     validation says so.
 
     Raises:
-        LedgerError: There is no such repair, or it was undone already, or its images do not go in any more.
+        LedgerError: There is no such repair, it was undone already, or its images no longer fit the table.
         TriggersFireError: As `true_up`.
     """
     with ExitStack() as stack:

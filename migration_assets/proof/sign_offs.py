@@ -1,4 +1,4 @@
-"""Sign-offs in the ledger: the facts one is decided on, read at one moment, its row, and whether it still stands."""
+"""Sign-offs in the ledger: the facts to decide on, the record itself, and whether it is still valid."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 @dataclass(frozen=True)
 class SignOffState:
-    """A quarter's newest sign-off, None where nobody signed, and every reason for which it is void."""
+    """A quarter's newest sign-off (None if it was never signed) and every reason for which it is void."""
 
     signed: SignedOff | None
     void: tuple[str, ...]
@@ -50,8 +50,8 @@ def hold_quarter(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> Ge
     """Hold all of the quarter's slices and, shared, the stream: no copy, repair, join or pause runs meanwhile.
 
     Raises:
-        SliceBusyError: Somebody works on one of the slices.
-        StreamError: Somebody works on the stream.
+        SliceBusyError: Another step works on one of the slices.
+        StreamError: Another step works on the stream.
     """
     with (
         slice_locks(base, read_slices(base, spec.relation, quarter)),
@@ -88,26 +88,26 @@ def record_sign_off(
     seen: SeenNow,
     run_id: str | None = None,
 ) -> SignedOff:
-    """Read, decide, and sign in one transaction; the caller holds the quarter.
+    """Read the facts, decide, and sign in one transaction; the caller holds the quarter.
 
     Args:
         base: A session on the base.
         spec: The table.
-        quarter: Which quarter.
-        approved_by: Who approves.
-        note: What that person adds.
+        quarter: The quarter to sign off.
+        approved_by: The person who approves.
+        note: That person's comment.
         max_age: How old a proof may be.
         seen: What a look at the legacy and the stream has just found.
         run_id: Noted in the ledger.
 
     Raises:
         SignOffRefusedError: Lists everything that is missing.
-        psycopg.errors.SerializationFailure: A slice was changed at this moment by somebody who held no lock.
+        psycopg.errors.SerializationFailure: A slice was changed at this moment by a session that held no lock.
     """
     with _one_snapshot(base):
-        # First of all: in this snapshot the chain's newest record must be the newest one.
+        # First of all, so that this snapshot contains the chain's newest record.
         hold_chain(base)
-        # A signature is not to be lost, also on a base that commits asynchronously by default.
+        # A sign-off must not be lost in a crash, even on a base that commits asynchronously by default.
         base.execute("SET LOCAL synchronous_commit = on")
         facts = _read_facts(base, spec, quarter, seen)
         row = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")
@@ -128,7 +128,7 @@ def record_sign_off(
 def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -> None:
     for facts in weeks:
         if facts.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED}:
-            continue  # signed before, and nothing happened since
+            continue  # signed before, and unchanged since
         require_slice_transition(facts.state, SliceState.SIGNED_OFF, where=facts.week.key)
         base.execute(
             "UPDATE migration.slices SET state = 'signed_off', updated_at = clock_timestamp()"
@@ -138,7 +138,7 @@ def _sign_slices(base: Connected, spec: TableSpec, weeks: Sequence[WeekFacts]) -
 
 
 def read_sign_off(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> SignOffState:
-    """The quarter's newest sign-off, and whether it still stands."""
+    """Return the quarter's newest sign-off and whether it is still valid."""
     with _one_snapshot(base), base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             "SELECT id, approved_by, note, evidence, sha256, run_id, signed_at FROM migration.sign_offs"
@@ -148,7 +148,7 @@ def read_sign_off(base: Connected, spec: TableSpec, quarter: FiscalQuarter) -> S
         if row is None:
             return SignOffState(None, ())
         if not isinstance(row["evidence"], dict):
-            row["evidence"] = {}  # an edit made it something else, which its hash tells
+            row["evidence"] = {}  # it was edited into another type; its hash shows that
         signed = SignedOff(relation=spec.relation, quarter=quarter, **row)
         return SignOffState(signed, tuple(why_void(signed, read_week_facts(base, spec, quarter))))
 
@@ -190,9 +190,9 @@ def _read_facts(
 def read_week_facts(
     base: Connected, spec: TableSpec, quarter: FiscalQuarter, legacy_table: TableState | None = None
 ) -> tuple[WeekFacts, ...]:
-    """What the ledger holds of the quarter's weeks now, oldest first.
+    """Return what the ledger holds of the quarter's weeks now, oldest first.
 
-    Without `legacy_table`, what the legacy's table is now, only the base's own tables tell whether they were altered.
+    Without `legacy_table`, the current state of the legacy's table, only alterations of the base's tables are noticed.
     """
     records = read_slices(base, spec.relation, quarter)
     counted = changes_by_leaf(base, spec.table, [record.leaf for record in records])
@@ -209,12 +209,12 @@ def read_week_facts(
 
 
 def last_validation(record: SliceRecord, changes_now: int | None = None, altered: str | None = None) -> LastValidation:
-    """What the ledger says of the slice's last validation.
+    """Return what the ledger knows of the slice's last validation.
 
     Args:
         record: The slice.
-        changes_now: The leaf's in `changes_by_leaf`.
-        altered: The week's in `altered_since`.
+        changes_now: The leaf's number in `changes_by_leaf`.
+        altered: The week's text in `altered_since`.
     """
     known = record.validated
     if known is None:

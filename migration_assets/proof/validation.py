@@ -34,14 +34,14 @@ class Validated:
 
 
 def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
-    """Compare both sides at a cut without pausing the stream; the ledger notes the result either way.
+    """Compare both sides at a cut without pausing the stream; the ledger records the result either way.
 
     Raises:
         SliceMismatchError: They differ; carries the differing keys. The slice's state is `streaming` again.
         SliceStateError: The slice is not under CDC.
-        SliceBusyError: Somebody works on it.
+        SliceBusyError: Another step works on the slice.
         StreamError: The stream does not run.
-        CutError: No moment for a cut.
+        CutError: Writers left no free moment for a cut.
     """
     proof, cut = examine_slice(plan, week, "validate")
     if not proof.equal:
@@ -49,7 +49,7 @@ def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
             proof.legacy,
             proof.base,
             where=week.key,
-            state_left="the base is as it was found; the ledger notes the difference",
+            state_left="the base is unchanged; the ledger has the difference",
             next_step="job `repair_slices` (or `migration-assets repair`) shows and then repairs it; or materialize"
             " migrated_slice for this week, which replaces its leaf",
             differences=proof.differences,
@@ -58,7 +58,7 @@ def validate_slice(plan: StreamPlan, week: FiscalWeek) -> Validated:
 
 
 def examine_slice(plan: StreamPlan, week: FiscalWeek, purpose: Purpose) -> tuple[Proof, CutRecord]:
-    """As `validate_slice`, but a difference is a result."""
+    """Do as `validate_slice`, but return a difference as a result."""
     with ExitStack() as stack:
         ledger = stack.enter_context(plan.databases.session("base", f"{week.key}:{purpose}", ATTENDED))
         # While the slice is locked nobody swaps its leaf: an older snapshot would see the frozen rows of a new one.
@@ -99,15 +99,15 @@ def prove(
     marker: int | None,
     definitions: Definitions | None = None,
 ) -> Proof:
-    """Compare in both sessions' snapshots; the rows are looked for only where something differs.
+    """Compare in both sessions' snapshots; single rows are read only if something differs.
 
     Args:
-        legacy: In whose snapshot the legacy's rows are.
-        base: In whose snapshot the base's are.
+        legacy: A session in the legacy's snapshot.
+        base: A session in the base's snapshot.
         rows: The slice.
-        lsn: Of the cut.
-        marker: Of the cut.
-        definitions: As `seen_definitions` saw them in the same snapshots; None to look now.
+        lsn: The cut's position.
+        marker: The cut's marker.
+        definitions: As `seen_definitions` saw them in the same snapshots; None to read them now.
     """
     definitions = definitions or seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
@@ -116,10 +116,10 @@ def prove(
 
 
 def require_under_cdc(base: Connected, plan: StreamPlan, week: FiscalWeek) -> SliceRecord:
-    """The slice's record, of a state in which it follows the legacy.
+    """Return the record of a slice that follows the legacy.
 
     Raises:
-        SliceStateError: It does not.
+        SliceStateError: The slice does not follow the legacy.
         StreamError: A cutover has the stream, or the base is in charge.
     """
     require_not_barred(base, plan.relation)
@@ -139,7 +139,7 @@ def require_streaming_state(record: SliceRecord) -> None:
     """Refuse a slice that does not follow the legacy.
 
     Raises:
-        SliceStateError: Says what it is instead.
+        SliceStateError: Names the state that the slice is in.
     """
     if not record.under_cdc:
         raise SliceStateError(
@@ -155,7 +155,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A week under CDC; `busy` where somebody works on it now, or a run for it is on its way."""
+    """A week under CDC; `busy` if a step works on it now or a run for it is already queued."""
 
     week: FiscalWeek
     rows: int
@@ -164,7 +164,7 @@ class Candidate:
 
 
 def next_in_turn(candidates: Iterable[Candidate], *, budget_rows: int) -> list[FiscalWeek]:
-    """The weeks to validate now, never validated ones first.
+    """Return the weeks to validate now, those never validated first.
 
     The order is kept: smaller weeks do not pass one that does not fit. A week that is larger than the whole budget is
     validated alone.

@@ -1,1 +1,1 @@
-"""A week leaves the base, and comes back: quarantine, the drop, the return from its archive."""
+"""Retirement: a week leaves the base through quarantine and the drop, and comes back from there or its archive."""

@@ -1,4 +1,4 @@
-"""What stands in the way of a slice's leaving the base, all of it at once; and bookings that came after it left.
+"""What prevents a slice from leaving the base, all of it at once; and bookings that came after a slice left.
 
 While the base is in charge a week leaves only if the legacy holds of it what its archive does. DETACH and DROP do not
 travel: the rows stay on the legacy, where only the reverse stream writes, and of a week without a leaf it has nothing
@@ -70,7 +70,7 @@ def why_not_brought(plan: StreamPlan, base: Connected, record: SliceRecord, arch
             patience = plan.limits.cut_patience_seconds
             if not wait_until(lambda: reverse_arrived(legacy, plan.relation, marker), seconds=patience):
                 yield (
-                    f"the reverse stream brought nothing to the legacy for {patience:g} s: {keep};"
+                    f"the reverse stream carried nothing to the legacy for {patience:g} s: {keep};"
                     " see `migration-assets stream status`"
                 )
                 return
@@ -95,7 +95,8 @@ Reread = Callable[[ArchiveRecord], object]
 _ANEW = "materialize parquet_archive again"
 _RUNS = frozenset({StreamStatus.LIVE, StreamStatus.PAUSED})
 
-# Each key that points at the table, with its column for the control column, which every unique key of the base has.
+# Each foreign key that references the table, with its column for the control column, which is in every unique key of
+# the base.
 _KEYS = """
 SELECT k.conname::text, n.nspname::text, c.relname::text, a.attname::text
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -126,7 +127,7 @@ class LateBooking:
 
 
 def leaf_of(base: Connected, plan: StreamPlan, record: SliceRecord) -> Leaf:
-    """The slice's leaf, its quarter and its bounds, by the base's own root."""
+    """Return the slice's leaf with its quarter and its bounds, by the base's own root."""
     kind = _root(base, plan).control_kind(plan.spec.control_column)
     return Leaf(
         plan.spec.table.sibling(record.leaf),
@@ -154,9 +155,9 @@ def _root(base: Connected, plan: StreamPlan) -> TableDescription:
 
 
 def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> bool:
-    """Whether the stream covers the slice, or may do so because its release was begun and never finished.
+    """Return whether the stream covers the slice, or may cover it because its release was never finished.
 
-    While the base is in charge there is no stream that could cover anything.
+    While the base is in charge no stream covers anything.
     """
     covered = record.under_cdc or record.released is None or record.released.marker is None
     return covered and read_stream(base, plan.relation) is not None and not is_base_in_charge(base, plan.relation)
@@ -165,14 +166,14 @@ def must_be_released(base: Connected, plan: StreamPlan, record: SliceRecord) -> 
 def obstacles(
     plan: StreamPlan, base: Connected, record: SliceRecord, *, reread: Reread, outside_retention: bool | str
 ) -> list[str]:
-    """Everything that stands in the way of the slice's leaving, as texts; changes nothing.
+    """List everything that prevents the slice from leaving, as texts; changes nothing.
 
     Args:
         plan: The stream, which need not exist any more.
         base: In no transaction; holds the slice's lock.
-        record: Read under it.
-        reread: Reads the archive's files again; raises ArchiveError where they are not what was proven.
-        outside_retention: Whether the policy lets it go; a text says why not.
+        record: Read under that lock.
+        reread: Reads the archive's files again; raises ArchiveError if they are not what was proven.
+        outside_retention: Whether the policy lets the slice go; a text says why not.
     """
     found = [
         *_of_ledger(plan, base, record),
@@ -206,33 +207,33 @@ def _pointed_at(plan: StreamPlan, base: Connected, record: SliceRecord) -> Itera
         if require_row(row, "EXISTS")[0]:
             child = QualifiedName(schema, table)
             drop = f"ALTER TABLE {child} DROP CONSTRAINT {quote_identifier(name)};"
-            yield f"rows of {child} point at its rows (key {name}): move or delete those, or {drop}"
+            yield f"rows of {child} reference its rows (foreign key {name}): move or delete those, or {drop}"
 
 
 def of_quarantine(base: Connected, record: SliceRecord) -> Iterator[str]:
-    """What keeps the leaf from lying in quarantine, or from lying there safely."""
+    """Yield what keeps the leaf from being moved to quarantine, or from being safe there."""
     for one in blocking(with_acceptances(examine_quarantine(base), read_acceptances(base, record.relation))):
         yield f"{one.evidence}; {one.remedy}"
     seen = read_quarantine(base)
     if seen.missing_right is not None:
         yield f"GRANT USAGE, CREATE ON SCHEMA {own_quarantine(base)} TO {seen.missing_right}"
     if record.leaf in seen.strangers:
-        yield f"{own_quarantine(base)}.{record.leaf} is there already, and is no week's: rename it, or move it away"
+        yield f"{own_quarantine(base)}.{record.leaf} exists already and belongs to no week: rename it, or move it away"
 
 
 def obstacles_to_drop(
     plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord, *, reread: Reread
 ) -> list[str]:
-    """Everything that stands in the way of dropping what lies in quarantine, as texts; changes nothing.
+    """List everything that prevents dropping what is in quarantine, as texts; changes nothing.
 
     The sign-off held when it left the root, and the rows are proven again here, so that it is not asked for again.
     """
     leaf = leaf_of(base, plan, record)
     found: list[str] = []
     if place_of(base, leaf) is not Place.QUARANTINED:
-        found.append(f"{leaf.quarantined} is not there, or a table of its name stands in the root's schema")
+        found.append(f"{leaf.quarantined} is not there, or a table of its name is in the root's schema")
     elif (now := of_table(base, plan, leaf.quarantined)) != archive.native:
-        found.append(f"what lies in quarantine has {difference(now, archive.native)} the archive: return the week")
+        found.append(f"what is in quarantine has {difference(now, archive.native)} the archive: return the week")
     if not archive.verified_equal:
         found.append(f"its archive was found damaged: {archive.verify_error}")
     found += why_late(plan, base, record, archive)
@@ -250,7 +251,7 @@ def why_not_readable(archive: ArchiveRecord, reread: Reread) -> list[str]:
 
 
 def why_not_approved(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterator[str]:
-    """What is wrong with the sign-off of the slice's quarter.
+    """Yield what is wrong with the sign-off of the slice's quarter.
 
     While the base is in charge none is asked for: the cutover compared all of them and has its own approval, and nobody
     could sign what came after. But a sign-off that was edited shows that somebody wrote to the ledger.
@@ -259,7 +260,7 @@ def why_not_approved(plan: StreamPlan, base: Connected, record: SliceRecord) -> 
     own = is_base_in_charge(base, plan.relation)
     if sign_off.signed is None:
         if not own:
-            yield f"nobody has signed off {record.week.quarter.key}"
+            yield f"{record.week.quarter.key} is not signed off"
         return
     void = list(why_edited(sign_off.signed)) if own else sign_off.void
     if void:
@@ -272,7 +273,7 @@ def _of_ledger(plan: StreamPlan, base: Connected, record: SliceRecord) -> Iterat
         yield f"it is {record.state}, not archived"
     retirement = read_retirement(base, plan.relation, record.week)
     if retirement is not None and retirement.under_way and record.state is not SliceState.RETIRED:
-        yield f"an earlier retirement of it is {retirement.step}, and yet it is {record.state}: return it first"
+        yield f"an earlier retirement of it is {retirement.step}, and yet the week is {record.state}: return it first"
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status not in _RUNS and must_be_released(base, plan, record):
         yield f"the change stream is {stream.status} and cannot let go of it: `migration-assets stream status`"
@@ -296,16 +297,16 @@ def _of_archive(plan: StreamPlan, base: Connected, record: SliceRecord, archive:
 def why_late(plan: StreamPlan, base: Connected, record: SliceRecord, archive: ArchiveRecord) -> Iterator[str]:
     """Why it is not known that the legacy holds what the archive of a slice without a stream does; else empty.
 
-    While the legacy is in charge, what it has got since is late. While the base is, nothing is late: but a rollback
-    must find on the legacy what left the base.
+    While the legacy is in charge, what it has received since is late. While the base is in charge nothing is late, but
+    a rollback must find on the legacy what left the base.
     """
     if is_base_in_charge(base, plan.relation):
         yield from why_not_brought(plan, base, record, archive)
         return
     if is_abandoned(base, plan.relation):
         yield (
-            "the migration was abandoned: the legacy is in charge and nobody follows it, so that what it has got of the"
-            " week by now is not known here: bring a quarter under CDC again (materialize change_stream) first"
+            "the migration was abandoned: the legacy is in charge and no stream follows it, so what it has received for"
+            " the week since then is not known here: bring a quarter under CDC again (materialize change_stream) first"
         )
         return
     legacy = of_legacy(base, plan, record)
@@ -323,11 +324,11 @@ def how_to_take_in(record: SliceRecord) -> str:
 
 
 def late_bookings(plan: StreamPlan, period: FiscalQuarter | FiscalWeek | None = None) -> list[LateBooking]:
-    """Slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
+    """Return slices that left the stream and got bookings on the legacy afterwards; empty once there is no stream.
 
     Empty as well while the base is in charge, when the legacy may not have everything yet.
 
-    Reads each such slice of the legacy in full, exactly: what differs is late, whatever the row counts say.
+    Reads each such slice of the legacy in full: any difference counts as late, even if the row counts agree.
     """
     found: list[LateBooking] = []
     quarter = period.quarter if isinstance(period, FiscalWeek) else period

@@ -1,4 +1,4 @@
-"""A slice leaves the base: out of the stream, out of the root into quarantine, and in the end dropped.
+"""A slice leaves the base: out of the stream, out of the root into quarantine, and finally dropped.
 
 At every moment every row is in the root or beside it, until all of them are proven to be in the archive. Each
 transaction has a last look before it. Killed anywhere, the same call goes on from there.
@@ -74,7 +74,7 @@ SHORT_LOCK_MS = 200
 
 @dataclass(frozen=True)
 class Leaving:
-    """A slice that is on its way: `record` read under its lock, `archive` what holds its rows."""
+    """A slice on its way out: `record` was read under its lock, `archive` holds its rows."""
 
     record: SliceRecord
     retirement: Retirement
@@ -89,7 +89,7 @@ class Leaving:
 
 @contextmanager
 def leaving_session(plan: StreamPlan, week: FiscalWeek, purpose: str) -> Generator[Connected]:
-    """A session on the base that waits for a slice's lock for seconds, and works on its rows for as long as needed."""
+    """Open a session on the base that waits some seconds for a slice's lock and may work on its rows for hours."""
     timeouts = replace(plan.limits.timeouts(), lock=SLICE_LOCK_MS)
     with plan.databases.session("base", f"{week.key}:{purpose}", timeouts) as base:
         yield base
@@ -97,7 +97,7 @@ def leaving_session(plan: StreamPlan, week: FiscalWeek, purpose: str) -> Generat
 
 @contextmanager
 def attempted(base: Connected, record: SliceRecord, action: Action, run_id: str | None) -> Generator[int]:
-    """An attempt that the body ends where it succeeds; noted as failed where it does not."""
+    """Record an attempt that the body ends when it succeeds; an error in the body is recorded as its failure."""
     attempt = begin_attempt(base, record, action, run_id)
     try:
         yield attempt
@@ -107,7 +107,7 @@ def attempted(base: Connected, record: SliceRecord, action: Action, run_id: str 
 
 
 def refused(week: FiscalWeek, obstacles: Sequence[str], state_left: str) -> RetirementError:
-    """The error that lists everything that stands in the way."""
+    """Return the error that lists all obstacles."""
     return RetirementError(
         "it must not leave the base: " + "; ".join(f"({number}) {what}" for number, what in enumerate(obstacles, 1)),
         where=week.key,
@@ -122,7 +122,7 @@ def leave_root(
     """Detach the leaf, compare it once more, and move it into quarantine; or put it back where somebody wrote to it.
 
     Raises:
-        RetirementError: Transactions in the way of the detach; or it is back in the root; or its leaf is gone.
+        RetirementError: Open transactions prevent the detach; or the slice is back in the root; or its leaf is gone.
     """
     record, archive, leaf = leaving.record, leaving.archive, leaving.leaf
     patience = plan.limits.cut_patience_seconds
@@ -155,7 +155,7 @@ def leave_root(
     found = retry_locked(last_look, patience_seconds=patience)
     if found != archive.native:
         raise RetirementError(
-            f"somebody wrote to it until it was detached: it has {difference(found, archive.native)} the archive",
+            f"it was written to until it was detached: it has {difference(found, archive.native)} the archive",
             where=leaving.week.key,
             state_left="it is in the root again, with every row",
             next_step="materialize parquet_archive again, then run this again",
@@ -171,9 +171,9 @@ def drop(
     now: datetime,
     on_begin: OnBegin | None = None,
 ) -> None:
-    """Drop what lies in quarantine, once more proven equal to its archive, under a lock of its own.
+    """Drop what is in quarantine after proving once more, under a lock of its own, that it equals its archive.
 
-    `on_begin` is called in the transaction that drops it; what it raises ends that, and nothing was done.
+    `on_begin` is called in the transaction that drops it; an error that it raises rolls everything back.
 
     Raises:
         RetirementError: It is not equal.
@@ -187,7 +187,7 @@ def drop(
             if found != leaving.archive.native:
                 raise refused(
                     leaving.week,
-                    [f"what lies in quarantine has {difference(found, leaving.archive.native)} the archive"],
+                    [f"what is in quarantine has {difference(found, leaving.archive.native)} the archive"],
                     f"its rows are in {leaving.leaf.quarantined}, as before",
                 )
             if on_begin is not None:
@@ -199,7 +199,7 @@ def drop(
     retry_locked(look_and_drop, patience_seconds=plan.limits.cut_patience_seconds)
 
 
-# A quarter that joins holds the stream for as long as its rows take.
+# A joining quarter keeps the stream's lock for as long as truing up its rows takes.
 _STREAM_LOCK_MS = 600_000
 _BACK = Step.RETURNED
 
@@ -210,14 +210,14 @@ class Retired:
 
     Attributes:
         week: The slice.
-        obstacles: What stands in the way of its next step; a run that is not dry raises them instead.
-        step: None while it is in the root and not on its way.
-        archive: What holds its rows; None where there is nothing.
+        obstacles: What prevents its next step; outside a dry run they are raised as an error instead.
+        step: None while the slice is in the root and not on its way.
+        archive: The archive of its rows; None if there is none.
         leaf: Where its rows are in the base; None once they were dropped.
-        bytes: Of that table with its indexes; of a dropped one, what this call freed.
-        drop_after: The end of the grace period, by the clock of the settings.
-        cut: At which the stream let go of it, where this call made it do so.
-        confirmation: The code that its next step asks for, of a dry run that somebody was told of.
+        bytes: The size of that table with its indexes; after a drop, what this call freed.
+        drop_after: The end of the quarantine, by the settings' clock.
+        cut: The cut at which the stream let go of it, if this call did that.
+        confirmation: The code that its next step requires, if a dry run gave one.
     """
 
     week: FiscalWeek
@@ -240,7 +240,7 @@ class Retired:
 
 @dataclass(frozen=True)
 class _Call:
-    """What `retire_slice` was given; see there."""
+    """The arguments of `retire_slice`."""
 
     plan: StreamPlan
     week: FiscalWeek
@@ -251,10 +251,12 @@ class _Call:
     confirmation: Confirmation | None
 
     def confirm(self, base: Connected, *, looked: bool) -> None:
-        """Ask for the code: before the look, which may take hours, where one was given; else after it, which says more.
+        """Require the code: before the look, which may take hours, if a code was given; otherwise after it.
+
+        After the look, a missing code is reported together with what the look has found out.
 
         Raises:
-            ConfirmationError: It is missing or not good.
+            ConfirmationError: The code is missing or invalid.
         """
         if self.confirmation is not None and self.confirmation.given is not looked:
             self.confirmation.require(base)
@@ -276,27 +278,27 @@ def retire_slice(
     dry_run: bool = True,
     confirmation: Confirmation | None = None,
 ) -> Retired:
-    """Take the slice as far out of the base as it may go now; run again, it goes on where it was left.
+    """Take the slice as far out of the base as it may go now; a repeated call continues where it stopped.
 
     Args:
         plan: The stream and its limits; the stream need not exist any more.
         week: The slice.
-        reread: Reads its archive's files again, byte by byte; raises ArchiveError where they are not what was proven.
+        reread: Reads the archive's files again, byte by byte; raises ArchiveError if they are not what was proven.
             Called before the slice leaves the root, and again before it is dropped.
-        now: By the clock of the settings.
-        quarantine: How long its rows stay in the base after they have left the root; 0 to drop them at once.
+        now: The current time by the settings' clock.
+        quarantine: How long its rows stay in the base after they have left the root; 0 drops them at once.
         outside_retention: Whether the policy lets it go; a text says why not.
         dry_run: Look only, and change nothing.
         confirmation: The code without which it neither leaves the root nor is dropped; None where nobody is asked. What
             a call that died has begun goes on without one, as far as into quarantine.
 
     Raises:
-        ConfirmationError: The code is missing or not good; nothing was touched.
-        RetirementError: Lists everything that stands in the way; or names the transactions that a DETACH waits for; or
-            a booking came in between. Says where the rows are.
-        SliceBusyError: Somebody works on the slice.
-        StreamError: The stream does not run, or somebody works on it.
-        CutError: No moment for a cut.
+        ConfirmationError: The code is missing or invalid; nothing was touched.
+        RetirementError: Lists all obstacles; or names the transactions that a DETACH waits for; or a booking was
+            written meanwhile. Says where the rows are.
+        SliceBusyError: Another step works on the slice.
+        StreamError: The stream does not run, or another step works on it.
+        CutError: Writers left no free moment for a cut.
     """
     call = _Call(plan, week, reread, now, quarantine, outside_retention, None if dry_run else confirmation)
     with leaving_session(plan, week, "retire") as base, ExitStack() as held:
@@ -346,7 +348,7 @@ def _set_out(call: _Call, base: Connected, record: SliceRecord, archive: Archive
     approved = not list(why_not_approved(call.plan, base, record))
     if not (same and approved and record.state is SliceState.ARCHIVED):
         raise RetirementError(
-            "somebody worked on it while its archive was read",
+            "it was worked on while its archive was read",
             where=call.week.key,
             state_left="nothing was changed; it is in the base as before",
             next_step="run this again",
@@ -368,7 +370,7 @@ def _on_the_way(call: _Call, base: Connected) -> Leaving:
             f"it is {record.state}, and its retirement {retirement.step if retirement else 'unknown'}",
             where=call.week.key,
             state_left="nothing was touched",
-            next_step="if somebody returned it just now, run this again; else look at the ledger's tables retirements"
+            next_step="if it was returned just now, run this again; otherwise look at the ledger's tables retirements"
             " and archives",
         )
     return Leaving(record, retirement, archive, leaf_of(base, call.plan, record))
@@ -410,7 +412,7 @@ def _go_on(call: _Call, base: Connected, attempt: int | None, cut: CutRecord | N
 
 
 def _is_over(call: _Call, leaving: Leaving) -> bool:
-    """Whether the grace period has ended."""
+    """Return whether the quarantine has ended."""
     return is_over(leaving.retirement.step, leaving.retirement.drop_after, call.now)
 
 

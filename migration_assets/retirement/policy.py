@@ -21,7 +21,7 @@ from migration_assets.runtime import Migration
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """How many quarters stay in the base: today's and those before it; quarters to come stay in any case."""
+    """How many quarters stay in the base: today's and those before it; future quarters stay in any case."""
 
     calendar: FiscalCalendar
     quarters: int
@@ -62,7 +62,7 @@ class Step(Enum):
 
 @dataclass(frozen=True)
 class DueWeek:
-    """One week that is due, for what, and why."""
+    """One week that is due: for what, and why."""
 
     week: FiscalWeek
     step: Step
@@ -71,7 +71,7 @@ class DueWeek:
 
 @dataclass(frozen=True)
 class Due:
-    """All that is due, oldest first; `why_nothing` says what was looked at where nothing is."""
+    """All weeks that are due, oldest first; `why_nothing` says what was examined if there are none."""
 
     weeks: tuple[DueWeek, ...]
     why_nothing: str
@@ -83,7 +83,7 @@ def retention_policy(migration: Migration) -> RetentionPolicy:
 
 
 def due_weeks(migration: Migration) -> Due:
-    """Ask the ledger. Retiring is asked for only where the settings allow that it happens by itself."""
+    """Ask the ledger what is due. Weeks are due for retirement only if the settings allow automatic retirement."""
     relation = migration.spec.relation
     policy, now = retention_policy(migration), migration.now()
     oldest = policy.oldest_kept(now)
@@ -97,7 +97,7 @@ def due_weeks(migration: Migration) -> Due:
         weeks = tuple(_due(base, migration, records, now, unsigned=own, retires=retires))
     left = [record for record in records if record.state in {SliceState.ARCHIVED, SliceState.RETIRED}]
     if abandoned and left:
-        why = f"{len(left)} older weeks stay where they are, since nobody follows the legacy, which is in charge"
+        why = f"{len(left)} older weeks stay where they are, since the legacy is in charge and no stream follows it"
         return Due(weeks, f"nothing is due: {oldest} and later stay; {why}")
     waiting = sum(record.state not in {SliceState.ARCHIVED, SliceState.RETIRED} for record in records)
     return Due(
@@ -139,7 +139,7 @@ def _why_archive(
     if unsigned and record.state not in {SliceState.ARCHIVED, SliceState.RETIRED}:
         return "old enough, and the base is in charge"
     if record.state is SliceState.ARCHIVED and archive is not None and changes > archive.leaf_changes:
-        # The server's counters are a hint; the archive's own fingerprint decides when it is to leave.
+        # The server's counters are only a hint; the archive's own fingerprint decides when the week is to leave.
         return f"{changes - archive.leaf_changes} row changes since its archive {archive.id}"
     if record.state is SliceState.ARCHIVED and archive is not None and altered:
         return f"{altered} since its archive {archive.id}"
@@ -151,7 +151,7 @@ def _why_retire(record: SliceRecord, retirement: Retirement | None, now: datetim
         return "archived and old enough"
     if record.state is SliceState.RETIRED and retirement is not None:
         if retirement.step is RetirementStep.DETACHING:
-            return "its leaving was interrupted"
+            return "its retirement was interrupted"
         if is_over(retirement.step, retirement.drop_after, now):
             return "its quarantine is over"
     return None

@@ -1,6 +1,7 @@
-"""A leaf's way out of the root and back: where it is, DETACH CONCURRENTLY, the quarantine's schema, ATTACH.
+"""A leaf's way out of the root and back: where it is, DETACH CONCURRENTLY, the quarantine schema, ATTACH.
 
-Belongs here: catalogue and DDL. What the ledger says of it stands in `retirement_records`, who decides, `retirement`.
+Only catalogue queries and DDL belong here. The ledger's records of it are in `ledger/retirements.py`; the order of the
+steps and the decisions are in `leaving.py`.
 """
 
 import logging
@@ -51,7 +52,7 @@ class Leaf:
 
 
 def place_of(base: Connected, leaf: Leaf) -> Place:
-    """Where it is; a table of its name in its own schema comes before one in quarantine."""
+    """Return where the leaf is; a table of its name in its own schema takes precedence over one in quarantine."""
     row = base.execute(
         "SELECT i.inhdetachpending FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE n.nspname = %s AND c.relname = %s",
@@ -69,12 +70,13 @@ def detach_leaf(base: Connected, leaf: Leaf, *, patience_seconds: float, where: 
 
     Args:
         base: In no transaction; its `lock_timeout` is changed.
-        leaf: Which.
+        leaf: The leaf.
         patience_seconds: How long to wait for transactions that have used the quarter.
-        where: For the error.
+        where: The week, for the error.
 
     Raises:
-        RetirementError: Patience ended; names who is in the way. The leaf may be pending, which a re-run finishes.
+        RetirementError: These transactions did not end in time; names them. The leaf may be pending, which a re-run
+            finishes.
     """
     deadline = time.monotonic() + patience_seconds
 
@@ -188,7 +190,7 @@ def move_to_quarantine(base: Connected, leaf: Leaf) -> None:
     """Move the leaf with its indexes from its own schema into quarantine; in a transaction.
 
     Raises:
-        RetirementError: Something of its name is there already.
+        RetirementError: A relation of its name is there already.
     """
     _move(base, leaf.table, leaf.quarantined.schema)
 
@@ -197,7 +199,7 @@ def take_from_quarantine(base: Connected, leaf: Leaf) -> None:
     """Move the leaf back into its own schema; in a transaction.
 
     Raises:
-        RetirementError: Something of its name is there already.
+        RetirementError: A relation of its name is there already.
     """
     _move(base, leaf.quarantined, leaf.table.schema)
 
@@ -221,7 +223,7 @@ def attach_again(base: Connected, leaf: Leaf) -> None:
         PartitionError: The root has other indexes than the leaf.
     """
     before = _indexes(base, leaf.table)[0]
-    # DETACH CONCURRENTLY left a CHECK with the partition's bounds, which spares ATTACH the scan.
+    # DETACH CONCURRENTLY left a CHECK with the partition's bounds, which lets ATTACH skip the scan.
     attach(base, leaf.quarter, leaf.table, leaf.bounds)
     for (name,) in base.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = %(leaf)s AND contype = 'c' AND conislocal"
@@ -232,11 +234,11 @@ def attach_again(base: Connected, leaf: Leaf) -> None:
     after, loose = _indexes(base, leaf.table)
     if after != before or loose:
         raise PartitionError(
-            f"the leaf has {before} indexes, and {after} with those of the root; {loose} are the leaf's alone:"
-            " the root's were changed since it left",
+            f"the leaf has {before} indexes, and {after} with those of the root; {loose} exist on the leaf alone:"
+            " the root's indexes were changed since it left",
             where=str(leaf.table),
             state_left="it was rolled back; the leaf is where it was",
-            next_step="make the same indexes on the leaf (or drop what the root no longer has), then run this again",
+            next_step="create the same indexes on the leaf (or drop those the root no longer has), then run this again",
         )
 
 
@@ -257,6 +259,6 @@ def drop_quarantined(base: Connected, leaf: Leaf) -> None:
 
 
 def size_of(base: Connected, table: QualifiedName) -> int:
-    """Bytes of the table with its indexes; 0 where it is gone."""
+    """Return the size of the table with its indexes in bytes; 0 if it is gone."""
     row = base.execute("SELECT coalesce(pg_total_relation_size(%s), 0)", [relation_oid(base, table)]).fetchone()
     return int(require_row(row, "the size of a table")[0])

@@ -55,7 +55,7 @@ def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: Ta
     """The columns that a COPY carries; columns that the table has got since get their defaults.
 
     Raises:
-        RestoreError: A column is gone, has another type, lost a label, or is computed by now.
+        RestoreError: A column is gone, has another type, lost a label, or has become generated.
     """
     there = {column.name: column for column in root.columns}
     labels = {column.name: column.labels for column in stored_columns(root)}
@@ -76,7 +76,7 @@ def loadable_columns(week: FiscalWeek, columns: Sequence[StoredColumn], root: Ta
             "the table has changed since the slice was archived: " + "; ".join(problems),
             where=week.key,
             state_left="nothing was changed; the archive can still be queried",
-            next_step="alter the table, or the type (ALTER TYPE ... RENAME VALUE), back, restore, and alter it again;"
+            next_step="change the table, or the type (ALTER TYPE ... RENAME VALUE), back, restore, and change it again;"
             " or query the archive as it is",
         )
     return [column for column in columns if not column.generated]
@@ -103,17 +103,17 @@ _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Restoration:
-    """What is to be restored, on whose behalf.
+    """What is to be restored, and for which run.
 
     Attributes:
         spec: The table.
         calendar: Gives the slice's bounds.
         week: The slice.
-        columns: As the archive keeps them.
-        chunks: Makes the archive's rows anew, as CSV of all columns that are not generated; it is called once a try.
+        columns: The columns as the archive keeps them.
+        chunks: Produces the archive's rows as CSV of all columns that are not generated; called once a try.
         limits: Timeouts and patience.
-        now: By the clock of the settings; kept as the time of the restore.
-        run_id: Noted in the ledger.
+        now: The current time by the settings' clock, kept as the time of the restore.
+        run_id: Recorded in the ledger.
     """
 
     spec: TableSpec
@@ -139,13 +139,13 @@ class Restored:
 def restore_slice(databases: Databases, plan: Restoration) -> Restored:
     """Load the archive's rows into a new leaf, prove it by its native fingerprint, and attach it: all or nothing.
 
-    The slice is `archived` then, and no longer covered by the change stream: `change_stream` takes it in again.
+    The slice is then `archived` and not covered by the change stream: `change_stream` takes it in again.
 
     Raises:
-        SliceStateError: It has not left the base.
+        SliceStateError: The slice has not left the base.
         ArchiveError: There is no archive.
-        RestoreError: The table has changed too much since, or what came back is not what left.
-        SliceBusyError: Somebody works on it.
+        RestoreError: The table was changed too much since, or the loaded rows are not what was archived.
+        SliceBusyError: Another step works on the slice.
     """
     return _load_back(databases, plan, "restore")
 
@@ -155,7 +155,7 @@ def drill_restore(databases: Databases, plan: Restoration) -> Restored:
 
     Raises:
         ArchiveError, RestoreError: As `restore_slice`; the latter is kept in the ledger.
-        SliceBusyError: Somebody works on the slice.
+        SliceBusyError: Another step works on the slice.
     """
     return _load_back(databases, plan, "drill")
 
@@ -172,7 +172,7 @@ def _load_back(databases: Databases, plan: Restoration, kind: Kind) -> Restored:
                     f"the slice is {record.state}: it is in the base",
                     where=plan.week.key,
                     state_left="nothing was touched",
-                    next_step="restore only what was retired; a drill works at any time",
+                    next_step="restore only weeks that were retired; a drill works at any time",
                 )
             _require_gone(base, plan)
         archive = require_archive(base, plan.spec.relation, plan.week)
@@ -271,7 +271,7 @@ def _require_gone(base: Connected, plan: Restoration) -> None:
             f"its rows are still in the base: its retirement is {retirement.step}",
             where=plan.week.key,
             state_left="nothing was touched",
-            next_step="take the leaf back: `migration-assets restore` and the asset restored_slice do",
+            next_step="take the leaf back with `migration-assets restore` or the asset restored_slice",
         )
 
 
@@ -289,10 +289,10 @@ def _not_taken(plan: Restoration, error: psycopg.Error) -> RestoreError:
     """Refuse where a type has the same name and another meaning now: a domain, a composite, an enum."""
     found = _COLUMN.search(error.diag.context or "")
     return RestoreError(
-        f"PostgreSQL does not take what was archived: {told(error)}",
+        f"PostgreSQL does not accept the archived rows: {told(error)}",
         where=f"{plan.week.key}{f', column {found[1]}' if found else ''}",
         state_left="everything was rolled back; the base and the archive are as before",
-        next_step="a type or a condition was changed since: alter it back, restore, and alter it again; or query the"
+        next_step="a type or a condition was changed since: change it back, restore, and change it again; or query the"
         " archive as it is",
     )
 
@@ -335,7 +335,7 @@ def restore_week(migration: Migration, week: FiscalWeek, *, run_id: str | None =
 
     Raises:
         ArchiveError: The archive is not what was proven; nothing was restored.
-        RestoreError: What came back is not what left.
+        RestoreError: The loaded rows are not what was archived.
     """
     return _restore(migration, week, run_id, restore_slice)
 

@@ -60,7 +60,7 @@ def examined_week(base: Connected, relation: str, week: FiscalWeek, quarantine: 
 
 @dataclass(frozen=True)
 class Returned:
-    """A slice that is in the root again. `seconds` are those of the transaction that attached it.
+    """A slice that is in the root again. `seconds` is how long the transaction that attached it took.
 
     `equal` says whether it holds what was archived: a week that had not left yet may have got rows until then.
     """
@@ -72,22 +72,22 @@ class Returned:
 
 
 def return_slice(plan: StreamPlan, week: FiscalWeek, *, now: datetime, run_id: str | None = None) -> Returned:
-    """Take a slice back into the root, with every row that it has; all or nothing, safe to repeat after any death.
+    """Take a slice back into the root with every row that it has; all or nothing, and safe to repeat after any crash.
 
-    It is archived then, and not under CDC: `change_stream` takes it in again.
+    The slice is then archived and not under CDC: `change_stream` takes it in again.
 
     Args:
         plan: The stream and its limits; the stream need not exist any more.
         week: The slice.
-        now: By the clock of the settings.
-        run_id: Noted in the ledger.
+        now: The current time by the settings' clock.
+        run_id: Recorded in the ledger.
 
     Raises:
-        RestoreError: It is not on its way out (what was dropped comes back from its archive), or what lies in
+        RestoreError: The slice is not on its way out (a dropped one comes back from its archive), or what is in
             quarantine is not what was archived.
-        RetirementError: Transactions that a half-done detach waits for; names them.
-        PartitionError: The root's indexes were changed since it left.
-        SliceBusyError: Somebody works on the slice.
+        RetirementError: Open transactions keep an interrupted detach from finishing; names them.
+        PartitionError: The root's indexes were changed since the slice left.
+        SliceBusyError: Another step works on the slice.
     """
     plan = replace(plan, run_id=run_id or plan.run_id)
     with (
@@ -140,7 +140,7 @@ def _put_back(
     found = of_table(base, plan, leaf.table)
     if retirement.step is Step.QUARANTINED and found != archive.native:
         raise RestoreError(
-            f"what lies in quarantine has {difference(found, archive.native)} the archive: it was changed there",
+            f"what is in quarantine has {difference(found, archive.native)} the archive: it was changed there",
             where=archive.week.key,
             state_left="it was rolled back; its rows are in quarantine, as before",
             next_step=f"look at {leaf.quarantined}: put its rows back as they were; or drop it, note the retirement as"
@@ -153,7 +153,7 @@ def _put_back(
 def _not_on_its_way(record: SliceRecord, retirement: Retirement | None) -> RestoreError:
     dropped = record.state is SliceState.RETIRED and retirement is not None and retirement.step is Step.DROPPED
     return RestoreError(
-        "it was dropped; its rows are in the archive alone" if dropped else f"it is {record.state}, in the root",
+        "it was dropped; its rows are only in the archive" if dropped else f"it is {record.state}, in the root",
         where=record.week.key,
         state_left="nothing was touched",
         next_step="restore it from its archive: materialize restored_slice"
@@ -183,13 +183,13 @@ def retire_week(
     confirm: str = "",
     run_id: str | None = None,
 ) -> Retired:
-    """Let the week leave, as far as it may now; see `retire_slice`.
+    """Let the week leave the base as far as it may now; see `retire_slice`.
 
-    A dry run that finds no obstacle gives the code that each of the two steps asks for, out of the root and the drop,
-    as `confirm` (which may hold other weeks' codes, too). With MIGRATION_AUTO_RETIRE nobody is asked.
+    A dry run that finds no obstacle gives the code that each of the two steps (out of the root, and the drop) requires
+    as `confirm`, which may also contain other weeks' codes. With MIGRATION_AUTO_RETIRE no code is required.
 
     Raises:
-        ConfirmationError: The code is missing or not good; nothing was touched.
+        ConfirmationError: The code is missing or invalid; nothing was touched.
     """
     store, relation = archive_store(migration), migration.spec.relation
     quarantine = timedelta(days=migration.settings.quarantine_days)
@@ -255,7 +255,7 @@ def late_in(migration: Migration, week: FiscalWeek) -> LateBooking | None:
 
 
 def told(done: Retired) -> str:
-    """One line for people: where the week is now, or what stands in the way."""
+    """Say in one line where the week is now, or what prevents it from leaving."""
     if done.obstacles:
         return f"stays: {'; '.join(done.obstacles)}"
     size = f"{done.bytes / 1e6:,.1f} MB"
@@ -265,6 +265,6 @@ def told(done: Retired) -> str:
         case RetirementStep.DROPPED:
             return f"has left the base, {size} freed; its rows are in {done.archive.location if done.archive else '?'}"
         case RetirementStep.DETACHING:
-            return "its leaving was interrupted: it goes on where it stopped, and asks for no code"
+            return "its retirement was interrupted: it goes on where it stopped and needs no code"
         case _:
             return f"may leave: nothing stands in the way ({size})"

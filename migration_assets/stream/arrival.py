@@ -1,4 +1,4 @@
-"""Holds the apply worker at a marker; waits on the base until it stands there, or has ended behind it."""
+"""Hold the apply worker at a marker, and wait on the base until the worker has arrived there or has ended there."""
 
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -25,7 +25,7 @@ _ROW_OF_GATE: Mapping[str, LiteralString] = {
 _SEQUENCES = {MARKER_TABLE: "migration.marker_id", REVERSE_MARKER_TABLE: "migration.reverse_marker_id"}
 _LET_GO = sql.SQL("DELETE FROM {} WHERE relation = {} AND id = {}; COMMIT")
 _SHORTEST, _LONGEST = 0.001, 0.05
-# An apply worker that fails starts again within wal_retrieve_retry_interval, 5 s by default.
+# An apply worker that fails is started again after wal_retrieve_retry_interval, 5 s by default.
 _WORKER_MAY_BE_AWAY = 30.0
 _WORKER_LIVES = 0.5
 # Longer than a step that looks at the base at a marker waits for a lock, and longer than a busy machine stands still.
@@ -36,21 +36,21 @@ FROZEN_SECONDS = 20.0
 def marker_gate(
     holder: Connected, markers: LiteralString, relation: str, marker: int, *, moment_seconds: float
 ) -> Generator[Callable[[], None]]:
-    """Hold the apply worker of the side that follows at the marker, until the yielded function is called.
+    """Hold the apply worker of the following side at the marker until the yielded function is called.
 
     A row of the marker's own key, in a transaction that is not committed: another insert of that key waits
     until it is known whether this one stays. It never does. The yielded function commits what else was done in the
     transaction. A process that stands still meanwhile loses its session, and the worker goes on.
 
     Args:
-        holder: A session on that side, in no transaction.
+        holder: A session on the following side, in no transaction.
         markers: The table that the worker writes the marker to.
-        relation: Whose marker it is.
-        marker: Its number.
-        moment_seconds: How long it may take at most until the marker is set, and `hold_for_moments` called.
+        relation: The table whose stream carries the marker.
+        marker: The marker's number.
+        moment_seconds: How long it may take until the marker is set and `hold_for_moments` is called.
 
     Raises:
-        CutError: This process stood still for too long: the cut is void. Or the marker is there already.
+        CutError: This process stalled for too long, so the cut is void; or the marker's number was used before.
     """
     key: dict[str, object] = {"relation": relation, "marker": marker}
 
@@ -67,10 +67,10 @@ def marker_gate(
         yield let_go
     except errors.IdleInTransactionSessionTimeout:
         raise CutError(
-            "this process stood still while it held the apply worker at a marker, and was cut off",
+            "this process stalled while it held the apply worker at a marker, and the server ended its session",
             where=f"marker {marker}",
             state_left="no writer is held; the cut is void; the stream goes on, or rests until the next step on it",
-            next_step="see why the machine stood still (suspended, swapping?), then run this again",
+            next_step="find out why the machine stalled (suspended, swapping?), then run this again",
         ) from None
     finally:
         # A lost connection has let the worker go by itself.
@@ -84,7 +84,7 @@ def _stand_at(holder: Connected, markers: LiteralString, key: Mapping[str, objec
         holder.execute(_ROW_OF_GATE[markers], key)
     except errors.UniqueViolation:
         raise CutError(
-            f"marker {key['marker']} was set once before: the sequence that numbers markers was set back",
+            f"marker {key['marker']} was already used: the sequence that numbers markers was set back",
             where=str(key["relation"]),
             state_left="nothing was changed; no writer is held",
             next_step=in_own_schema(
@@ -109,16 +109,16 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
 
     Args:
         base: The session that holds the gate.
-        stream: Whose worker.
-        marker: Which was set.
-        patience_seconds: How long at most.
+        stream: The stream whose worker is waited for.
+        marker: The number of the marker that was set.
+        patience_seconds: How long to wait at most.
 
     Returns:
-        That worker's process.
+        The process id of the worker.
 
     Raises:
-        StreamError: The worker is away for too long, or the subscription was disabled or dropped.
-        CutError: The stream is too far behind.
+        StreamError: The worker was away for too long, or the subscription was disabled or dropped.
+        CutError: The stream is too far behind to arrive in time.
     """
     hold_for_moments(base)
     began = seen = since = time.monotonic()
@@ -137,10 +137,10 @@ def wait_at_marker(base: Connected, stream: StreamRecord, marker: int, *, patien
                 return pid
         if now - seen > _WORKER_MAY_BE_AWAY:
             raise StreamError(
-                f"the apply worker has been away for {now - seen:.0f} s: it fails and starts again, or cannot connect",
+                f"the apply worker has been away for {now - seen:.0f} s: it fails and restarts, or cannot connect",
                 where=stream.subscription,
                 state_left="nothing was changed; no writer is held",
-                next_step="`migration-assets stream status` says what is wrong; the base's server log has the error",
+                next_step="`migration-assets stream status` shows what is wrong; the base's server log has the error",
             )
         if now - began > patience_seconds:
             raise CutError(
@@ -168,13 +168,13 @@ def wait_until_gone(base: Connected, stream: StreamRecord, pid: int, barrier: Ba
     """Wait, after DISABLE, until the worker has committed the marker and ended; the base then rests exactly there.
 
     Raises:
-        CutError: It did not end, or the base does not stand at the marker: the cut is void.
+        CutError: The worker did not end, or the base is not at the marker: the cut is void.
     """
     deadline = time.monotonic() + patience
     pause = _SHORTEST
     while _is_alive(base, stream.subscription, pid):
         if time.monotonic() > deadline:
-            raise _void(stream, "the apply worker does not end")
+            raise _void(stream, "the apply worker did not end")
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST)
     row = base.execute(
@@ -198,7 +198,7 @@ def _is_alive(base: Connected, subscription: str, pid: int) -> bool:
 def _origin_beyond(base: Connected, subscription: str, lsn: str) -> str | None:
     """The stream's own position where it is past the cut: a second proof of what the marker says.
 
-    Only roles that were granted it may read the view.
+    The view needs a grant; without it the answer is None.
     """
     row = base.execute("SELECT has_table_privilege('pg_replication_origin_status', 'SELECT')").fetchone()
     if not require_row(row, "has_table_privilege")[0]:
@@ -219,5 +219,5 @@ def _void(stream: StreamRecord, what: str) -> CutError:
         f"the cut is void: {what}",
         where=stream.relation,
         state_left="nothing was changed; no writer is held",
-        next_step="run this again; if it comes back, see the base's server log",
+        next_step="run this again; if it happens again, see the base's server log",
     )

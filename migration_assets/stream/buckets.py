@@ -33,9 +33,10 @@ _FULLEST = 100_000
 
 @dataclass(frozen=True)
 class SliceRows:
-    """Which rows are compared, and how: the legacy's description decides on both sides.
+    """Which rows are compared, and how: the legacy's table description applies to both sides.
 
-    `target` is where the base has them: the root, or a table that is still being made. `leaf` is the table itself.
+    `target` is where the base has the rows: the root, or a table that is still being built. `leaf` is the leaf's own
+    table.
     """
 
     description: TableDescription
@@ -47,7 +48,7 @@ class SliceRows:
 
     @property
     def where(self) -> sql.Composed:
-        """The slice's range."""
+        """The slice's range as a condition."""
         return in_range(self.spec.control_column, self.bounds)
 
     @property
@@ -63,17 +64,17 @@ class SliceRows:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """All columns that count."""
+        """All columns that are part of the fingerprint."""
         return hashed_columns(self.description)
 
     def hashed(self, table: QualifiedName, buckets: int) -> sql.Composed:
-        """A sub-query: every row's hash `h`, bucket `b` and key columns, as text, `k1`, `k2`…."""
+        """Return a sub-query: every row's hash `h`, bucket `b`, and its key columns as text, `k1`, `k2`…."""
         keys = sql.SQL(", ").join(
             sql.SQL("format('%s', {}) AS {}").format(sql.Identifier(column.name), sql.Identifier(f"k{number}"))
             for number, column in enumerate(self.key, start=1)
         )
         return sql.SQL(
-            # OFFSET 0 keeps the planner from computing the hash once for every use of it.
+            # OFFSET 0 keeps the planner from computing the hash again for every use of it.
             "(SELECT {hash} AS h, (hash_record_extended(row({key}), 0) & {mask})::integer AS b, {keys}"
             " FROM {table} WHERE {where} OFFSET 0) AS hashed"
         ).format(
@@ -88,10 +89,10 @@ class SliceRows:
 
 @dataclass(frozen=True)
 class Compared:
-    """Both fingerprints, and of the buckets that differ how many rows the fuller side has.
+    """Both sides' fingerprints and the buckets that differ.
 
-    `base_rows` is how many rows the base has in these buckets: no more than that can be too many. `buckets` is how many
-    there are in all, a power of two.
+    `differing` maps each differing bucket to the larger of both sides' row counts. `base_rows` is how many rows the
+    base has in these buckets: at most so many can be deleted. `buckets` is the number of all buckets, a power of two.
     """
 
     legacy: Fingerprint
@@ -112,9 +113,10 @@ class Compared:
 
 
 def compare(legacy: Connected, base: Connected, rows: SliceRows) -> Compared:
-    """One pass over each side, at the same time, each in its session's snapshot or transaction.
+    """Compare in one pass over each side, in parallel, each in its session's snapshot or transaction.
 
-    A second one where they differ, and the slice has grown so much since the ledger counted it that a bucket is full.
+    A second pass with more buckets follows if they differ and the slice has grown so much since the ledger counted it
+    that a bucket is too full.
     """
     found = _compare(legacy, base, rows, _buckets_for(rows.expected_rows))
     if max(found.differing.values(), default=0) > _FULLEST:
@@ -125,7 +127,7 @@ def compare(legacy: Connected, base: Connected, rows: SliceRows) -> Compared:
 
 
 def _buckets_for(expected_rows: int) -> int:
-    """A power of two, so that a bucket of a real week holds about a thousand rows."""
+    """Return a power of two such that a bucket of a typical week holds about a thousand rows."""
     wanted = max(_FEWEST, min(_MOST, expected_rows // _ROWS_A_BUCKET))
     return 1 << (wanted - 1).bit_length()
 
@@ -148,14 +150,14 @@ def _compare(legacy: Connected, base: Connected, rows: SliceRows, buckets: int) 
 def at_once(
     legacy: Connected, of_legacy: Callable[[], _Result], of_base: Callable[[], _Result]
 ) -> tuple[_Result, _Result]:
-    """Ask both sides at the same time; an error of the base, or Ctrl-C, ends what the legacy does."""
+    """Ask both sides at the same time; an error of the base, or Ctrl-C, cancels the legacy's statement."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="legacy") as pool:
         future = pool.submit(of_legacy)
         try:
             found = of_base()
             return future.result(), found
         except BaseException:
-            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            # A lost server cannot be told to stop; the first error is the one to raise.
             with suppress(psycopg.Error):
                 legacy.cancel_safe()
             raise
@@ -173,7 +175,7 @@ def _fingerprints(connection: Connected, hashed: sql.Composed) -> dict[int, Fing
 def slice_rows(
     plan: StreamPlan, description: TableDescription, record: SliceRecord, target: QualifiedName | None = None
 ) -> SliceRows:
-    """The slice's rows through the base's root, which is what applications read, unless `target` says otherwise."""
+    """Return the slice's rows through the base's root, which applications read, unless `target` names a table."""
     bounds = plan.calendar.bound_values(record.week, description.control_kind(plan.spec.control_column))
     expected = max(side.rows for side in (record.legacy, record.base) if side) if record.legacy and record.base else 0
     leaf = target or plan.spec.table.sibling(record.leaf)
@@ -181,10 +183,10 @@ def slice_rows(
 
 
 def same_table(plan: StreamPlan, legacy: Connected, base: Connected) -> TableDescription:
-    """The legacy's table, which the base's root must match.
+    """Return the description of the legacy's table, which the base's root must match.
 
     Raises:
-        TableSpecError: One of them does not exist.
+        TableSpecError: One of the tables does not exist.
         PartitionError: They differ: a column was added or changed on one side.
     """
     description = require_table(legacy, plan.spec.table, "legacy")
@@ -196,7 +198,7 @@ def table_before_cut(plan: StreamPlan, base: Connected, purpose: str) -> TableDe
     """As `same_table`, but before anybody is held: no step waits for a stream that stands because of a new column.
 
     Raises:
-        TableSpecError: One of them does not exist.
+        TableSpecError: One of the tables does not exist.
         PartitionError: They differ.
     """
     with plan.databases.session("legacy", purpose) as legacy:
@@ -209,13 +211,13 @@ def require_unaltered(
     """Check, where a difference was found, that the table itself was not altered since it was described.
 
     Raises:
-        StreamError: It was altered, on both sides.
-        PartitionError: It was altered, on one side.
+        StreamError: It was altered on both sides.
+        PartitionError: It was altered on one side.
     """
     if same_table(plan, legacy, base) != description:
         raise StreamError(
             "the table was altered while it was being compared",
             where=where,
-            state_left="nothing was changed; nothing was noted",
+            state_left="nothing was changed; nothing was recorded",
             next_step="run this again",
         )

@@ -1,8 +1,8 @@
 """A step that changes the other server holds a lock there, too, in the very session that makes the change.
 
-The lock on the base is lost with its session. Where the base restarts, or an operator ends that session, the next run
-may begin, while the first one is still at work on the legacy, or wakes up there hours later, and would drop a slot or
-narrow a filter that is not its own any more. So the next run ends that session first, on the side that it changes.
+A lock on the base is lost with its session. If the base restarts, or an operator ends that session, the next run may
+begin while the first one still works on the legacy, or wakes up there hours later, and would drop a slot or narrow a
+filter that is no longer its own. So the next run first ends the earlier run's session on the side that it changes.
 """
 
 import logging
@@ -26,9 +26,9 @@ class PublicationChange:
     """A change of the publication that is made under a cut's lock.
 
     Attributes:
-        slot: The stream's, whose name tells two bases of one legacy apart.
+        slot: The stream's slot, whose name tells two bases of one legacy apart.
         starter: The session on the base that holds the lock of kind START.
-        make: Called with the session that holds the legacy's writers, perhaps more than once.
+        make: Called with the session that holds the legacy's writers, possibly more than once.
     """
 
     slot: str
@@ -43,13 +43,13 @@ def claimed(
     """While the body runs, `connection` changes its server for the holder of the base's lock, and nobody else does.
 
     Args:
-        connection: The session that makes the changes; once another run holds the base's lock, it is ended.
-        key: What it is about: the stream's slot.
-        holder: The session that holds the base's lock of that kind, alone.
-        lock: Which, on both sides.
+        connection: The session that makes the changes; it is ended as soon as another run holds the base's lock.
+        key: What is claimed: the name of the stream's slot.
+        holder: The session that holds the base's lock of that kind exclusively.
+        lock: The kind of lock, on both sides.
 
     Raises:
-        StreamError: A session is left over that our role may not end.
+        StreamError: An earlier run's session is left over that our role may not end.
         psycopg.OperationalError: `holder` was lost, so that another run may have begun.
     """
     # First, too: a run that has lost the base's lock must not end the one that got it since.
@@ -68,7 +68,7 @@ def end_holders(connection: Connected, name: str, *, older_than_seconds: float =
     """End the sessions that hold the lock of that name for at least so long; returns their pids.
 
     Raises:
-        StreamError: Our role may not.
+        StreamError: Our role may not end one of them.
     """
     pids = holder_pids(connection, name, older_than_seconds=older_than_seconds)
     try:

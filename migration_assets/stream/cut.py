@@ -1,4 +1,4 @@
-"""A consistent cut: legacy and base looked at, or stopped, at exactly the same marker, while everybody goes on working.
+"""A consistent cut: legacy and base are read, or stopped, at exactly the same marker while applications write.
 
 1. A session on the base writes a row with the marker's key to the base's table of markers, and does not commit. An
    insert of the same key waits for that transaction's end: the apply worker will wait inside the marker's transaction.
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LegacySessions:
-    """Opened before the lock is taken, since a connection takes longer than the whole cut.
+    """Three sessions, opened before the lock is taken, since connecting takes longer than the whole cut.
 
     `locker` holds the lock, `writer` commits the marker, `reader` keeps the snapshot.
     """
@@ -88,11 +88,12 @@ def set_marker(
         plan: The stream, with its limits.
         legacy: Three sessions.
         marker: The marker's number.
-        in_lock: Done by the session that holds the lock, before the marker. It has claimed the legacy.
+        in_lock: A change of the publication that the locking session makes before the marker; it has claimed the
+            legacy.
 
     Raises:
-        CutError: Writers left no moment for it within our patience; names the oldest.
-        psycopg.Error: A session was lost: no cut, and nobody is held.
+        CutError: Writers left no free moment in time; the message names the oldest.
+        psycopg.Error: A session was lost: there is no cut, and no writer is held.
     """
     _make_gentle(legacy)
     give_up = time.monotonic() + plan.limits.cut_patience_seconds
@@ -124,7 +125,7 @@ def set_marker(
                 longest = max(longest, (time.perf_counter() - started) * 1000)
         if time.monotonic() >= give_up:
             raise _no_moment(plan, legacy, tries, longest)
-        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we do not keep step with a job that comes back
+        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that tries do not coincide with a periodic job
 
 
 def _make_gentle(legacy: LegacySessions) -> None:
@@ -154,7 +155,7 @@ def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Public
     with locker.transaction():
         locker.execute(
             "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)",
-            [f"{plan.limits.cut_lock_timeout_ms}ms", _FROZEN],  # a frozen process must not hold writers
+            [f"{plan.limits.cut_lock_timeout_ms}ms", _FROZEN],  # a stalled process must not hold writers
         )
         if _may_set_deadlock_timeout(locker):
             # An autovacuum in the way is cancelled only when this time is over.
@@ -167,7 +168,7 @@ def _once(plan: StreamPlan, legacy: LegacySessions, marker: int, in_lock: Public
         )
         # The transaction's first query: its snapshot is taken here, while nobody can write.
         row = legacy.reader.execute("SELECT pg_current_wal_insert_lsn()::text, pg_export_snapshot()").fetchone()
-    # The commit succeeded: an error there means that somebody may have written before the snapshot was taken.
+    # The commit must have succeeded: an error there means that a write may have come before the snapshot was taken.
     lsn, snapshot = require_row(row, "the cut's position")
     return str(lsn), str(snapshot)
 
@@ -179,10 +180,10 @@ def _may_set_deadlock_timeout(connection: Connected) -> bool:
 
 def _frozen(plan: StreamPlan) -> CutError:
     return CutError(
-        f"this process stood still for over {_FROZEN} while it held the legacy's writers, and was cut off",
+        f"this process stalled for over {_FROZEN} while it held the legacy's writers, and the server ended its session",
         where=plan.relation,
         state_left="no writer is held; nothing was changed; the stream goes on as before",
-        next_step="see why the machine stood still (suspended, swapping?), then run this again",
+        next_step="find out why the machine stalled (suspended, swapping?), then run this again",
     )
 
 
@@ -199,7 +200,7 @@ def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms:
 
 
 _WORKER_ENDS_SECONDS = 60.0
-# A pause or a join of a whole quarter holds the stream's lock for as long as its rows take.
+# A pause or a join of a whole quarter keeps the stream's lock for as long as copying its rows takes.
 _STREAM_LOCK_MS = 600_000
 
 
@@ -216,7 +217,7 @@ class PairedSnapshots:
 
 @dataclass(frozen=True)
 class Pause:
-    """The stream rests at a marker; `legacy` reads the legacy there, and `legacy_snapshot` lets others do so.
+    """The stream rests at a marker; `legacy` reads the legacy there, and others may import `legacy_snapshot`.
 
     A step that changes rows meanwhile calls `keep_at_rest` with `stream` in that transaction.
     """
@@ -235,19 +236,19 @@ def paired_snapshots(
     *,
     in_lock: PublicationChange | None = None,
 ) -> Generator[PairedSnapshots]:
-    """Take a cut and look at both sides for as long as the body runs. The stream goes on after milliseconds.
+    """Take a cut and read both sides there while the body runs. The stream itself goes on after milliseconds.
 
     Args:
         plan: The stream.
-        purpose: Shown in both servers' lists of sessions, and kept in the ledger.
-        weeks: Whose rows are read: until the body ends nobody rewrites their tables, on either side.
-        in_lock: Done on the legacy under the cut's lock: a narrower filter of the publication, which needs no pause.
-            What widens it does: see `paused_stream`.
+        purpose: Shown in both servers' lists of sessions and kept in the ledger.
+        weeks: The weeks whose rows are read: until the body ends their tables cannot be rewritten on either side.
+        in_lock: A change of the publication made on the legacy under the cut's lock. It may only narrow the filter,
+            which needs no pause; to widen it use `paused_stream`.
 
     Raises:
         StreamError: The stream does not run.
-        ServerChangedError: A server is another one, or went back.
-        CutError: No moment for it, or too far behind.
+        ServerChangedError: A server was replaced or went back in time.
+        CutError: Writers left no free moment, or the stream is too far behind.
         psycopg.Error: A session was lost; nothing was changed.
     """
     with ExitStack() as stack:
@@ -298,11 +299,11 @@ def paused_stream(
 
     Args:
         plan: The stream.
-        purpose: Shown while it rests, and kept in the ledger.
-        in_lock: Done on the legacy under the cut's lock: changes of the publication.
-        as_join: The ledger says `joining` from before the publication changes until the caller says otherwise, in the
-            transaction that completes the join and enables the stream. Where the body fails, the stream stays at rest:
-            it must not run with the new filter before the new weeks are true.
+        purpose: Shown while the stream rests and kept in the ledger.
+        in_lock: A change of the publication made on the legacy under the cut's lock.
+        as_join: The ledger's status is `joining` from before the publication changes until the caller's transaction
+            completes the join and enables the stream. If the body fails, the stream stays at rest: it must not run
+            with the new filter before the new weeks are trued up.
 
     Raises:
         StreamError: The stream does not run, or somebody else works on it.
@@ -336,7 +337,7 @@ def paused_stream(
                 pid = wait_at_marker(holder, stream, marker, patience_seconds=plan.limits.stream_patience_seconds)
                 reached = time.perf_counter()
                 disable(holder, stream.subscription)
-                # With the same commit the worker goes on, to the marker's end and its own.
+                # This commit also lets the worker go on, to the end of the marker's transaction and its own end.
                 let_go()
                 wait_until_gone(holder, stream, pid, barrier, patience=_WORKER_ENDS_SECONDS)
             reached_ms = (reached - since) * 1000
@@ -349,7 +350,7 @@ def paused_stream(
             earlier.require(marker, holder)
             yield Pause(record, stream, legacy.reader, barrier.snapshot)
         except BaseException as error:
-            # A CutError of a marker that was not set: the lock was never got, so the publication is as it was.
+            # A CutError before the marker was set: the lock was never granted, so the publication is unchanged.
             untouched = isinstance(error, CutError) and not changed
             _after_failure(holder, stream, error, as_join=as_join and not untouched)
             raise
@@ -361,7 +362,7 @@ def paused_stream(
 def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException, *, as_join: bool) -> None:
     """Try to enable the stream without hiding the first error; the next step mends what cannot be mended now."""
     if isinstance(error, ServerChangedError):
-        return  # it is barred
+        return  # the stream is barred and must not be enabled
     try:
         if as_join:
             now = require_stream(holder, stream.relation)

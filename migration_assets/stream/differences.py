@@ -1,4 +1,4 @@
-"""Which rows differ, found by comparing key and hash of the buckets that do."""
+"""Which rows differ: keys and hashes of the differing buckets are compared one by one."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import raw_sql, table_name
 from migration_assets.stream.buckets import Compared, SliceRows, at_once
 
-# A key and a hash take some 300 bytes on each side.
+# A key and a hash take about 300 bytes on each side.
 _ROWS_AT_ONCE = 100_000
 _FETCHED_AT_ONCE = 10_000
 _CURSOR = "migration_assets_differing"
@@ -35,11 +35,11 @@ class DifferingKeys:
     changed: Keys
 
     def of(self, kind: Kind) -> Keys:
-        """The keys of one kind."""
+        """Return the keys of one kind."""
         return {Kind.MISSING: self.missing, Kind.EXTRA: self.extra, Kind.CHANGED: self.changed}[kind]
 
     def added_to(self, counts: Differences) -> Differences:
-        """The counts with those of this batch."""
+        """Return the counts with those of this batch added."""
         return Differences(
             counts.missing + len(self.missing), counts.extra + len(self.extra), counts.changed + len(self.changed)
         )
@@ -50,9 +50,9 @@ def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared
 
     Args:
         legacy: In the transaction whose snapshot counts; both sessions may be used for other things between batches.
-        base: The same. What is changed between batches is not seen.
+        base: Likewise. Changes made between batches are not seen.
         rows: The slice.
-        compared: What is known to differ.
+        compared: The buckets that are known to differ.
     """
     names = ["b", *(f"k{number}" for number in range(1, len(rows.key) + 1)), "h"]
     with legacy.cursor(name=_CURSOR) as of_legacy, base.cursor(name=_CURSOR) as of_base:
@@ -64,7 +64,7 @@ def differing_keys(legacy: Connected, base: Connected, rows: SliceRows, compared
 
 
 def _batches(differing: dict[int, int]) -> Iterator[int]:
-    """The last bucket of each batch."""
+    """Yield the last bucket of each batch."""
     last = size = 0
     for bucket, count in differing.items():
         if size and size + count > _ROWS_AT_ONCE:
@@ -121,7 +121,7 @@ def _compare(legacy: pl.DataFrame, base: pl.DataFrame, key_columns: int) -> Diff
 
 
 def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
-    """The keys as a table `k` of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
+    """Return the keys as a table `k` of typed columns `__key_1`, `__key_2`…, for a FROM clause."""
     columns = rows.key
     arrays = sql.SQL(", ").join(
         sql.SQL("{}::text[]").format(sql.Literal([key[number] for key in keys])) for number in range(len(columns))
@@ -139,7 +139,7 @@ def unnested(rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
 
 
 def key_matches(rows: SliceRows, of: Sequence[str] = ("t",)) -> sql.Composed:
-    """`t.id = k.__key_1 AND …`, where the table is called `t` unless `of` says otherwise."""
+    """Return `t.id = k.__key_1 AND …`, where the table is called `t` unless `of` gives another name."""
     return sql.SQL(" AND ").join(
         sql.SQL("{} {} k.{}").format(
             sql.Identifier(*of, column.name),
@@ -151,7 +151,7 @@ def key_matches(rows: SliceRows, of: Sequence[str] = ("t",)) -> sql.Composed:
 
 
 def having_keys(rows: SliceRows, keys: Keys) -> sql.Composed:
-    """A condition on the table that is copied, which has no other name: the slice's rows of these keys."""
+    """Return a condition for the slice's rows with these keys, in a query on the copied table without an alias."""
     of = (rows.description.table.schema, rows.description.table.name)
     return sql.SQL("EXISTS (SELECT FROM {} WHERE {}) AND {}").format(
         unnested(rows, keys), key_matches(rows, of), rows.where
@@ -159,7 +159,7 @@ def having_keys(rows: SliceRows, keys: Keys) -> sql.Composed:
 
 
 def look(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Differences:
-    """Counts by kind and a sample with the columns that differ; changes nothing."""
+    """Count differing rows by kind and collect a sample with the columns that differ; changes nothing."""
     counts = dict.fromkeys(Kind, 0)
     sample: list[Difference] = []
     for batch in differing_keys(legacy, base, rows, compared):
@@ -173,14 +173,14 @@ def look(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared
 
 
 def named(rows: SliceRows, key: tuple[str, ...]) -> dict[str, str]:
-    """A key's texts by the names of its columns."""
+    """Return a key's texts by the names of its columns."""
     return {column.name: text for column, text in zip(rows.key, key, strict=True)}
 
 
 def differing_columns(
     legacy: Connected, base: Connected, rows: SliceRows, keys: Keys
 ) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """For rows that are on both sides: the names of the columns whose values are not the same bytes."""
+    """Return, for rows that are on both sides, the names of the columns whose bytes differ."""
     of_legacy = _column_hashes(legacy, rows, rows.spec.table, keys)
     of_base = _column_hashes(base, rows, rows.target, keys)
     return {

@@ -1,4 +1,4 @@
-"""Publications of others that carry this program's own tables to their subscribers, and the slots that may stand still.
+"""Foreign publications that carry this program's own tables to their subscribers, and slots that may stall.
 
 A native subscriber ends at the first row of a table that it does not have, and begins again for ever: it gets nothing
 of anything any more, and its slot keeps WAL. Nothing that is published for us can be hidden from a publication FOR ALL
@@ -37,7 +37,7 @@ FROM pg_publication p
 WHERE p.puballtables OR EXISTS (SELECT FROM pg_publication_namespace n
                                 WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('migration')) ORDER BY 1
 """
-# A walsender's statement names its publications, where our role may see it.
+# A walsender's statement names its publications, if our role may see it.
 _SLOTS: LiteralString = """
 SELECT s.slot_name::text, CASE WHEN r.pid IS NOT NULL THEN {application} END, s.active,
        coalesce(position(%(publication)s IN a.query) > 0 OR a.query = '<insufficient privilege>', true)
@@ -80,13 +80,13 @@ AND database = current_database() AND plugin <> 'pgoutput' AND slot_name NOT LIK
 
 @dataclass(frozen=True)
 class Follower:
-    """Somebody else who is sent the changes of one side's table.
+    """Another receiver of changes of one side's table.
 
     Attributes:
-        name: Of the publication, or of the slot where its plugin knows none.
+        name: The name of the publication, or of the slot if its plugin knows no publications.
         what: The same in words.
-        by_leaf: A partition's changes come under its own name.
-        slots: Logical slots whose readers may follow, with the readers' names.
+        by_leaf: Whether a partition's changes are sent under the partition's own name.
+        slots: Logical slots whose readers may follow it, with the readers' names.
     """
 
     name: str
@@ -101,7 +101,7 @@ class ForeignPublication:
 
     Attributes:
         name: Its name.
-        all_tables: FOR ALL TABLES; else FOR TABLES IN SCHEMA migration.
+        all_tables: FOR ALL TABLES; otherwise FOR TABLES IN SCHEMA migration.
         apart: Statements that publish the same without our schema.
         slots: Logical slots of the database whose readers may follow it, with the readers' names.
     """
@@ -134,7 +134,7 @@ def followers(connection: Connected, table: QualifiedName) -> list[Follower]:
 
 
 def _slots(connection: Connected, publication: str) -> tuple[str, ...]:
-    """Slots of others that may follow it, with their readers."""
+    """Return other people's slots whose readers may follow the publication, with their readers."""
     slots = connection.execute(_SLOTS, {"publication": publication, "ours": OUR_SLOTS}).fetchall()
     return tuple(f"{slot} ({reader or 'no reader now'})" for slot, reader, _, may_follow in slots if may_follow)
 

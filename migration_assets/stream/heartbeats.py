@@ -27,7 +27,7 @@ KIND = "heartbeat"
 
 
 def send_heartbeat(legacy: Connected, relation: str) -> int:
-    """Write a heartbeat on the legacy, committed there; returns its id."""
+    """Write a heartbeat on the legacy and commit it; returns its id."""
     require_trusted(legacy)
     with legacy.transaction():
         # A standby that hangs must not make the watch hang.
@@ -41,9 +41,9 @@ def send_heartbeat(legacy: Connected, relation: str) -> int:
 
 
 def newest_arrived(base: Connected, relation: str) -> int:
-    """The highest marker that the base has; 0 where none came yet.
+    """Return the highest marker id that the base has; 0 before the first.
 
-    What an earlier stream, since rebuilt, never carried has a lower id, and is waited for by nobody.
+    Markers that an earlier stream, rebuilt since, never carried have lower ids and are not waited for.
     """
     row = base.execute(
         "SELECT greatest((SELECT max(id) FROM migration.markers WHERE relation = %(relation)s),"
@@ -54,13 +54,13 @@ def newest_arrived(base: Connected, relation: str) -> int:
 
 
 def has_arrived(base: Connected, relation: str, marker: int) -> bool:
-    """Whether a marker is visible on the base: then all that was committed before it is applied."""
+    """Return whether the marker is visible on the base: then everything committed before it is applied."""
     found = base.execute("SELECT 1 FROM migration.markers WHERE relation = %s AND id = %s", [relation, marker])
     return found.fetchone() is not None
 
 
 def age_of_oldest_under_way(legacy: Connected, relation: str, arrived: int) -> float | None:
-    """Seconds, by the legacy's clock, since the oldest marker after `arrived` was sent; None where there is none."""
+    """Return the seconds, by the legacy's clock, since the oldest marker after `arrived` was sent; None if none was."""
     row = legacy.execute(
         "SELECT extract(epoch FROM clock_timestamp() - min(sent_at))::float8 FROM migration.markers"
         " WHERE relation = %s AND id > %s",
@@ -71,9 +71,9 @@ def age_of_oldest_under_way(legacy: Connected, relation: str, arrived: int) -> f
 
 
 def prune_heartbeats(legacy: Connected, base: Connected, relation: str, *, keep_seconds: float) -> int:
-    """Delete old heartbeats on the legacy; the stream brings the deletes to the base. Returns how many.
+    """Delete old heartbeats on the legacy; the stream carries the deletes to the base. Returns how many.
 
-    Only such as the base has: a delete that meets no row there counts as a conflict, which is an alarm of its own.
+    Only those that the base has: a delete that finds no row there counts as a conflict, which raises an alert.
     """
     old = legacy.execute(
         "SELECT id FROM migration.markers WHERE relation = %s AND kind = %s"
@@ -91,7 +91,7 @@ def prune_heartbeats(legacy: Connected, base: Connected, relation: str, *, keep_
 
 
 def send_reverse_marker(base: Connected, relation: str) -> int:
-    """Write a marker on the base, durably; its id."""
+    """Write a marker on the base, flushed to disk; returns its id."""
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
         row = base.execute(
@@ -103,7 +103,7 @@ def send_reverse_marker(base: Connected, relation: str) -> int:
 
 
 def reverse_arrived(legacy: Connected, relation: str, marker: int) -> bool:
-    """Whether the marker is visible on the legacy: then all that the base committed before it is applied there."""
+    """Return whether the marker is visible on the legacy: then everything the base committed before it is applied."""
     found = legacy.execute(
         "SELECT 1 FROM migration.reverse_markers WHERE relation = %s AND id = %s", [relation, marker]
     )
@@ -116,12 +116,12 @@ _TABLES: Mapping[Side, str] = {"legacy": "markers", "base": "reverse_markers"}
 
 
 def differing_markers(sent: set[int], before: set[int], arrived: set[int]) -> list[str]:
-    """What the markers say about changes that were skipped, or were sent by a server that went back.
+    """Return what the markers say about skipped changes, or about a sender that went back in time.
 
     Args:
-        sent: Those that the sender has, and had before something was sent that has arrived by now.
-        before: Those that the sender had at any time of the look.
-        arrived: Those that the follower has.
+        sent: Markers that the sender has now and had before a marker was sent that has arrived by now.
+        before: Markers that the sender had at any time of the look.
+        arrived: Markers that the follower has.
     """
     lost, strange = sorted(sent - arrived), sorted(arrived - before)
     found: list[str] = []
@@ -145,7 +145,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def read_markers(connection: Connected, relation: str, since: int, table: str = "markers") -> set[int]:
-    """The numbers of a table's later markers on one side; `table` is `markers`, or `reverse_markers`."""
+    """Return the ids greater than `since` in one side's marker table (`markers` or `reverse_markers`)."""
     rows = connection.execute(
         sql.SQL("SELECT id FROM {} WHERE relation = %s AND id > %s").format(
             sql.Identifier(own_schema(connection), table)
@@ -157,7 +157,7 @@ def read_markers(connection: Connected, relation: str, since: int, table: str = 
 
 @dataclass(frozen=True)
 class MarkersWatch:
-    """Whether a marker that arrives found all earlier ones there; made before that marker is sent."""
+    """Checks whether a marker that arrives finds all earlier ones there; made before that marker is sent."""
 
     ledger: Connected
     sender: Connected
@@ -172,14 +172,14 @@ class MarkersWatch:
     def begin(
         cls, ledger: Connected, sender: Connected, follower: Connected, relation: str, side: Side
     ) -> "MarkersWatch":
-        """Look at what the sender has by now.
+        """Read which markers the sender has by now.
 
         Args:
-            ledger: The base, whose ledger it is.
-            sender: Who sends.
-            follower: Who follows.
-            relation: Whose stream.
-            side: Which of the two the sender is.
+            ledger: A session on the base, which has the ledger.
+            sender: A session on the side that sends.
+            follower: A session on the side that follows.
+            relation: The table whose stream it is.
+            side: The sender's side.
         """
         known = known_servers(ledger, relation).get(side)
         since = known.markers_since if known else newest_sent(sender, side)
@@ -192,7 +192,7 @@ class MarkersWatch:
         """Compare both sides once that marker has arrived; a gap bars the stream, unless others deleted the marker.
 
         Args:
-            follower: Where it is to be looked at: in a cut's snapshot.
+            follower: The session to read the follower with, such as one in a cut's snapshot.
         """
         of_follower = read_markers(follower or self.follower, self.relation, self.since, _TABLES[self.side])
         found: list[str] = []
@@ -216,11 +216,11 @@ class MarkersWatch:
         """Compare at a cut. Its own marker is the proof from now on: a side that goes back loses it.
 
         Args:
-            marker: The cut's own.
+            marker: The cut's own marker.
             base: In the cut's snapshot, or while the stream rests there.
 
         Raises:
-            ServerChangedError: Something was skipped, or the legacy went back; the stream is barred.
+            ServerChangedError: Changes were skipped, or the legacy went back in time; the stream is barred.
         """
         if self.arrived(base):
             require_same_servers(self.ledger, self.relation)

@@ -23,13 +23,13 @@ _TIMEOUTS = Timeouts(lock=30_000)
 
 
 def hold_stream(plan: StreamPlan, reason: str) -> str:
-    """Stop the stream until a person resumes it; the legacy keeps its WAL meanwhile.
+    """Stop the stream until a person resumes it; the legacy retains its WAL meanwhile.
 
     Returns:
-        What was done, one sentence.
+        What was done, in one sentence.
 
     Raises:
-        StreamError: It does not run, somebody works on it, a cutover has it, or the base is in charge.
+        StreamError: It does not run, another step works on it, a cutover has it, or the base is in charge.
     """
     with plan.databases.session("base", "hold", _TIMEOUTS) as base, _alone_with_stream(base, plan):
         record = require_stream(base, plan.relation)
@@ -43,15 +43,15 @@ def hold_stream(plan: StreamPlan, reason: str) -> str:
 
 
 def continue_stream(plan: StreamPlan) -> str:
-    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that never was.
+    """Let a stream go on that was held, paused or disabled; finish a join or rebuild that was interrupted.
 
     Returns:
-        What was done, one sentence.
+        What was done, in one sentence.
 
     Raises:
         StreamError: There is no stream, its subscription is gone, its first activation was never finished, a cutover
             has it, or the base is in charge.
-        ServerChangedError: A server is another one, or went back; the stream stands.
+        ServerChangedError: A server was replaced or went back in time; the stream stays at rest.
     """
     with plan.databases.session("base", "resume", _TIMEOUTS) as base, _alone_with_stream(base, plan):
         record = require_stream(base, plan.relation)
@@ -65,14 +65,14 @@ def continue_stream(plan: StreamPlan) -> str:
             go_on(base, record)
             was = record.status if record.status is not StreamStatus.LIVE else "disabled by hand"
             return f"the stream goes on (it was {was}{f': {record.reason}' if record.reason else ''})"
-    # Nothing smaller is safe: the publication may have the new weeks already, whose rows are not all true.
+    # Nothing less is safe: the publication may already include the new weeks, and not all their rows are exact.
     done = join_stream(plan, None, rebuild=True)
     return f"a {record.status} that was never finished: {len(done.weeks)} weeks are {done.how}, exact since {done.lsn}"
 
 
 @contextmanager
 def _alone_with_stream(base: Connected, plan: StreamPlan) -> Generator[None]:
-    """Hold the stream's lock. A cutover is refused before the wait and after it: one may have begun meanwhile."""
+    """Hold the stream's lock; a cutover is refused before the wait and after it, since one may begin meanwhile."""
     require_not_barred(base, plan.relation)
     with stream_lock(base, plan.relation):
         require_not_barred(base, plan.relation)
@@ -98,11 +98,11 @@ def start_stream(
     on_week: OnWeek | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined:
-    """Bring the quarter under CDC; tried again from its beginning where a server was lost for a while.
+    """Bring the quarter under CDC; started again from the beginning if a server was lost for a while.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
-        MigrationError: As `joining.start_stream`.
+        MigrationError: As `join_stream`.
     """
     plan = StreamPlan.of(migration, run_id, confirmed_deletes)
 

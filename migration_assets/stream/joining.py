@@ -1,4 +1,4 @@
-"""Weeks come under CDC: the first ones with a slot of their own, later ones at a cut of the running stream."""
+"""Bring weeks under CDC: the first ones with a new slot, later ones at a cut of the running stream."""
 
 import time
 from collections.abc import Sequence
@@ -78,10 +78,9 @@ _SLICE_LOCK_MS = 5_000
 class Joined:
     """A quarter that is under CDC now; None for all that was under CDC before.
 
-    `how`: activated, joined, rebuilt, or already under CDC.
-
-    `weeks` are those that were trued up, `lsn` the position from which all are exact, `marker` that of the cut (None
-    where a slot's own snapshot was used), `paused_ms` how long a running stream stood.
+    `how` is activated, joined, rebuilt, or already under CDC. `weeks` are those that were trued up, `lsn` is the
+    position from which all are exact, `marker` that of the cut (None if a slot's own snapshot was used), `paused_ms`
+    how long a running stream rested.
     """
 
     quarter: FiscalQuarter | None
@@ -110,28 +109,28 @@ def join_stream(
     by: str | None = None,
     on_week: OnWeek | None = None,
 ) -> Joined:
-    """Bring the quarter's 13 weeks under CDC, in the way that the stream's state asks for; safe to repeat.
+    """Bring the quarter's 13 weeks under CDC, in the way that the stream's state requires; safe to repeat.
 
-    Weeks that were copied join, those that came back to the base, and those that were opened ahead of their time and
-    hold at most `join_rows` rows on the legacy: the true-up alone brings these. Retired ones stay away.
+    The quarter's weeks join if they were copied, if they came back to the base, or if they were opened ahead of time
+    and hold at most `join_rows` rows on the legacy: the true-up alone brings those. Retired weeks stay out.
 
-    Without a quarter: those that are under CDC already, which only a rebuild does anything for; with `whole_root` every
-    week that has a leaf, however much it holds: after a rollback all of them are on both sides, and were equal.
+    Without a quarter, the weeks are those that are under CDC already, and only a rebuild does anything for them. With
+    `whole_root` they are all weeks with a leaf, whatever their size: after a rollback all are on both sides and equal.
 
-    Where there is no stream, or an earlier step on it was never finished, or `rebuild` is set: a new slot, and every
-    week that is or comes under CDC is trued up against its snapshot. That mends whatever was wrong with a stream: a
-    lost slot, a dropped subscription, an altered publication, a join that died, and a server that came back as another
-    or earlier than it was: then every row that is changed or deleted in the base is kept as a repair's, and the servers
-    are noted anew, as `by` says. Else the quarter joins at a cut.
+    If there is no stream, or an earlier step on it was never finished, or `rebuild` is set, a new slot is created and
+    every week that is or comes under CDC is trued up against its snapshot. That repairs any damage to a stream: a lost
+    slot, a dropped subscription, an altered publication, a join that died, and a server that was replaced or went back
+    in time. In the last case every row that is changed or deleted in the base is kept as a repair's before-image, and
+    the servers are recorded anew in the name of `by`. In all other cases the quarter joins at a cut.
 
     Raises:
-        DeletionError: Too many rows of a week would be deleted without a person's word.
-        StreamError: A week is not copied yet and holds too much (lists which), or has no leaf; a person or a cutover
-            holds the stream, or the base is in charge.
+        DeletionError: Too many rows of a week would be deleted without confirmation.
+        StreamError: A week is not copied yet and too large (lists which), or has no leaf; a person or a cutover holds
+            the stream, or the base is in charge.
         TableSpecError: Row level security hides rows of a side from our role.
-        SliceBusyError: Somebody works on one of the weeks.
-        CutError: No moment for a cut.
-        psycopg.OperationalError: The base's own server does not reach the legacy; no slot is left there.
+        SliceBusyError: Another step works on one of the weeks.
+        CutError: Writers left no free moment for a cut.
+        psycopg.OperationalError: The base's server does not reach the legacy; no slot is left there.
     """
     started = time.monotonic()
     timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
@@ -150,10 +149,10 @@ def join_stream(
         set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
-        # Later it would stop in the middle, with the stream cleared away.
+        # Checked early: later it would fail in the middle, after the old stream was cleared away.
         require_all_rows(legacy, plan.spec.table, "legacy")
         require_all_rows(base, plan.spec.table, "base")
-        # Before anything is cleared away: what it has to keep of the base depends on it.
+        # Checked before anything is cleared away: it decides which rows of the base have to be kept.
         changed = bool(look_at_servers(base, plan.relation, legacy))
         if changed and not rebuild:
             require_same_servers(base, plan.relation, legacy)
@@ -204,7 +203,7 @@ def _under_cdc(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
 
 
 def _wanted(base: Connected, plan: StreamPlan, quarter: FiscalQuarter) -> list[SliceRecord]:
-    """The quarter's weeks that are to join, and all that are under CDC already."""
+    """Return the records of the quarter's weeks that are to join and of all weeks under CDC already."""
     records = read_slices(base, plan.relation)
     if not any(record.week.quarter == quarter for record in records):
         raise StreamError(
@@ -226,12 +225,12 @@ def _activate(
     on_week: OnWeek | None,
     mending: Mending,
 ) -> tuple[str, list[TruedUp]]:
-    """A new slot and all weeks at its snapshot; whatever an earlier try left behind is cleared away first."""
+    """Create a new slot and true up all weeks at its snapshot; remains of an earlier attempt are cleared away first."""
     with ExitStack() as stack:
         stack.enter_context(stream_lock(base, plan.relation))
-        existing = _unheld(base, plan, mending=mending.changed)  # a person may have been faster
+        existing = _unheld(base, plan, mending=mending.changed)  # a person may have put it on hold meanwhile
         names = names_of(existing) if existing else stream_names(base, plan.relation)
-        # Before anything is changed, a claim included: a server that reaches a copy of the legacy would follow that.
+        # Before anything is changed, including a claim: a server that reaches a copy of the legacy would follow it.
         url = plan.legacy_url_for_base or plan.databases.legacy_url
         require_way(legacy, base, url, to="legacy")
         stack.enter_context(claimed(legacy, names.slot, holder=base))
@@ -265,7 +264,7 @@ def _activate(
             resting = require_stream(base, plan.relation)
             conninfo = legacy_conninfo(legacy, url, names.subscription)
             with dropped_on_failure(legacy, names.slot):
-                # Before every week is trued up.
+                # Tried out before the long true-up of every week.
                 try_subscription(base, names, conninfo, binary=False, failover=has_failover_slots(legacy))
                 moment = Joining(
                     plan, description, resting, slot.snapshot, slot.lsn, None, on_week, keep_images=mending.changed
@@ -316,7 +315,7 @@ def _join(
             base.execute(
                 "UPDATE migration.streams SET row_filter = %s, exact_since_marker = %s, exact_since_lsn = %s,"
                 " exact_since = clock_timestamp() WHERE relation = %s",
-                # Not in the pause's session: its snapshot is older than the change of the publication.
+                # Read in another session than the pause's, whose snapshot is older than the publication's change.
                 [published_filter(legacy, stream.publication, plan.spec), cut.marker, cut.lsn, plan.relation],
             )
             note_publication(base, legacy, plan.relation, stream.publication)

@@ -1,4 +1,4 @@
-"""Weeks that join the stream without a copy: they were opened ahead of their time and hold next to nothing."""
+"""Weeks that join the stream without a copy, because they were opened ahead of time and hold few rows or none."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ from migration_assets.stream.true_up import Joining, TruedUp, true_up_weeks
 
 
 def joins(record: SliceRecord, quarter: FiscalQuarter) -> bool:
-    """Whether the slice comes under CDC with its quarter: copied, opened ahead, or returned to the base."""
+    """Return whether the slice joins with its quarter: copied, opened ahead, or returned to the base."""
     if record.week.quarter != quarter or record.under_cdc:
         return False
     returned = record.state is SliceState.ARCHIVED and record.released is not None
@@ -49,10 +49,10 @@ def in_root(base: Connected, plan: StreamPlan) -> list[SliceRecord]:
 
 
 def require_leaves(base: Connected, spec: TableSpec, records: Iterable[SliceRecord]) -> None:
-    """Rows can only be put into weeks that have a place.
+    """Refuse if a week has no leaf to put its rows into.
 
     Raises:
-        StreamError: Names the weeks that have none.
+        StreamError: Names the weeks without a leaf.
     """
     attached = attached_leaves(spec.table, read_partitions(base, spec.table))
     lacking = [record.week for record in records if record.week not in attached]
@@ -69,10 +69,10 @@ def require_leaves(base: Connected, spec: TableSpec, records: Iterable[SliceReco
 def require_small(
     plan: StreamPlan, legacy: Connected, description: TableDescription, weeks: Sequence[FiscalWeek]
 ) -> None:
-    """A week that was never copied may only join if truing it up is a matter of moments.
+    """Refuse weeks that were never copied and are too large to be brought in by the true-up alone.
 
     Raises:
-        StreamError: Names the weeks that are not, and their rows.
+        StreamError: Names these weeks and their row counts.
     """
     most = plan.limits.join_rows
     large = large_weeks(legacy, description, plan.spec, plan.calendar, weeks, most=most)
@@ -91,7 +91,7 @@ def require_few_deletions(
 ) -> None:
     """Refuse now, before the stream is touched, what the true-up of weeks that were never copied would refuse later.
 
-    A week that was opened ahead holds no row in the base, unless somebody wrote there.
+    A week that was opened ahead has no rows in the base unless an application or a person wrote there.
 
     Raises:
         DeletionError: A week has rows in the base that the legacy does not have.
@@ -109,8 +109,9 @@ def require_few_deletions(
 def true_up_joining(joining: Joining, records: Sequence[SliceRecord]) -> list[TruedUp]:
     """As `true_up_weeks`, but weeks without a copy are counted first, all in one query a side.
 
-    Those that neither side has a row of are equal, and nothing more is read for them: a quarter that was opened ahead
-    costs a legacy without an index one scan, not 13. The counts also tell the true-up how finely to compare the others.
+    Weeks without rows on both sides are equal, and nothing more is read for them: on a legacy without an index, a
+    quarter that was opened ahead costs one scan instead of 13. The counts also tell the true-up how many buckets to
+    use for the other weeks.
     """
     plan, description = joining.plan, joining.description
     opened = [record for record in records if record.state is SliceState.ABSENT]
@@ -148,7 +149,7 @@ def true_up_joining(joining: Joining, records: Sequence[SliceRecord]) -> list[Tr
 def _count(
     connection: Connected, description: TableDescription, plan: StreamPlan, weeks: Sequence[FiscalWeek]
 ) -> Mapping[FiscalWeek, int]:
-    """Rows of each week, in the session's transaction."""
+    """Return the number of rows of each week, in the session's transaction."""
     kind = description.control_kind(plan.spec.control_column)
     ordered = sorted(weeks)
     connection.execute(BY_INDEX)
@@ -172,5 +173,5 @@ def _record_empty(plan: StreamPlan, base: Connected, record: SliceRecord, proof:
 
 
 def _expecting(record: SliceRecord, of_legacy: int, of_base: int) -> SliceRecord:
-    # Only the counts are used, to choose how many buckets are compared: too few of a large week would fill the memory.
+    # Only the counts are used: they decide the number of buckets, and too few for a large week would fill the memory.
     return replace(record, legacy=Fingerprint(of_legacy, 0, 0), base=Fingerprint(of_base, 0, 0))

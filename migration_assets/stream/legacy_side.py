@@ -1,4 +1,4 @@
-"""The stream's parts on the legacy besides the slot: replica identity, markers, guard against TRUNCATE, publication."""
+"""The stream's objects on the legacy, besides the slot: replica identity, markers, TRUNCATE guard, publication."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -25,24 +25,25 @@ _FULL: Literal["f"] = "f"
 
 
 def prepare_legacy(legacy: Connected, spec: TableSpec, publication: str, *, patience_seconds: float) -> str:
-    """Make what the publication needs, before there is one; safe to repeat.
+    """Create on the legacy what must exist before the publication; safe to repeat.
 
-    The table is locked against everybody for an instant, asked for with short tries (the session's `lock_timeout`).
+    The table is locked in ACCESS EXCLUSIVE mode for an instant. The lock is requested in short tries, each as long as
+    the session's `lock_timeout`.
 
     Args:
-        legacy: A session there, with a short `lock_timeout`.
-        spec: Which table.
-        publication: Ours, as it is to be named: it alone is not asked whether it goes with the replica identity.
-        patience_seconds: How long the lock is asked for.
+        legacy: A session on the legacy with a short `lock_timeout`.
+        spec: The table that is migrated.
+        publication: The name our own publication will have: it is the only one that need not fit the new identity.
+        patience_seconds: How long to go on trying to get the lock.
 
     Returns:
         The replica identity that the table had: `d`, `n`, `f`, or `i:` and the index's name.
 
     Raises:
-        ForeignObjectError: Schema migration has something of somebody else's with a name of ours.
-        StreamError: With REPLICA IDENTITY FULL a publication of others would make every update and delete of the
-            legacy's applications fail; the table is as it was.
-        psycopg.errors.LockNotAvailable: Patience ended; nothing was changed.
+        ForeignObjectError: Schema migration contains another owner's object with one of our names.
+        StreamError: With REPLICA IDENTITY FULL another publication would make every update and delete of the legacy's
+            applications fail. The table is unchanged.
+        psycopg.errors.LockNotAvailable: The lock was not granted in time; nothing was changed.
     """
     with legacy.transaction():
         # Two bases may prepare the same legacy at once.
@@ -62,13 +63,13 @@ def _require_updates(legacy: Connected, spec: TableSpec, publication: str) -> No
             "the change stream needs REPLICA IDENTITY FULL, and then the applications' own changes would fail: "
             + "; ".join(one.what for one in found),
             where=spec.relation,
-            state_left="the replica identity of the legacy's table is what it was",
+            state_left="the replica identity of the legacy's table is unchanged",
             next_step="on the legacy: " + " ".join(one.remedy for one in found) + "; then run this again",
         )
 
 
 def replica_identity(legacy: Connected, spec: TableSpec) -> str:
-    """`d`efault, `n`othing, `f`ull, or `i:name` of an index."""
+    """Return the table's replica identity: `d`efault, `n`othing, `f`ull, or `i:name` of an index."""
     row = legacy.execute(
         "SELECT c.relreplident::text || coalesce((SELECT ':' || i.indexrelid::regclass::text FROM pg_index i"
         " WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i'), '')"
@@ -119,7 +120,7 @@ def continue_markers(legacy: Connected, after: int) -> None:
 def _mark_table(legacy: Connected, spec: TableSpec, publication: str) -> None:
     table = table_name(spec.table)
     with legacy.transaction():
-        # The lock of the ALTER TABLE below, before the look at the publications, which nobody can alter under it.
+        # The lock that ALTER TABLE below needs, taken before the publications are read: nobody can alter them under it.
         legacy.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table))
         if replica_identity(legacy, spec) != _FULL:
             # Where it is FULL already, updates fail already: going on makes nothing worse, and the watch raises an
@@ -154,7 +155,7 @@ def row_filter(
 
 
 def create_publication(legacy: Connected, name: str, spec: TableSpec, where: sql.Composable) -> None:
-    """Publish the filtered table and this table's markers; never TRUNCATE, which no filter would hold back."""
+    """Publish the filtered table and this table's markers, but never TRUNCATE, which no row filter holds back."""
     legacy.execute(
         sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete')").format(
             sql.Identifier(name), _published(spec, where)
@@ -163,7 +164,7 @@ def create_publication(legacy: Connected, name: str, spec: TableSpec, where: sql
 
 
 def alter_filter(legacy: Connected, name: str, spec: TableSpec, where: sql.Composable) -> None:
-    """Replace the filter; only ever in the transaction that holds the table's SHARE lock for a cut."""
+    """Replace the row filter. Only call it in the transaction that holds the table's SHARE lock for a cut."""
     legacy.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(name), _published(spec, where)))
 
 
@@ -179,7 +180,7 @@ def drop_publication(legacy: Connected, name: str) -> None:
 
 
 def published_filter(legacy: Connected, name: str, spec: TableSpec) -> str | None:
-    """The table's row filter as the server prints it; None where the table is not in the publication."""
+    """Return the table's row filter as the server prints it; None if the table is not in the publication."""
     row = legacy.execute(
         "SELECT coalesce(pg_get_expr(r.prqual, r.prrelid), '') FROM pg_publication_rel r"
         " JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid"

@@ -1,4 +1,4 @@
-"""Which stream is meant, and how patiently and gently work on it is done."""
+"""The plan of work on the change stream: which stream, and how patiently and gently the work is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class StreamLimits:
 
     @classmethod
     def of(cls, settings: MigrationSettings) -> "StreamLimits":
-        """As the settings say."""
+        """Return the limits that the settings ask for."""
         return cls(
             cut_lock_timeout_ms=settings.cut_lock_timeout_ms,
             cut_patience_seconds=settings.cut_patience_seconds,
@@ -47,9 +47,9 @@ class StreamLimits:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """One migration's stream; `legacy_url_for_base` is the legacy as the base's own server reaches it.
+    """One migration's stream; `legacy_url_for_base` is the legacy's URL as the base's own server reaches it.
 
-    `confirmed_deletes` is how many rows of a week a person allows to be deleted where that asks for it.
+    `confirmed_deletes` is how many rows of a week a person has confirmed to be deleted.
     """
 
     databases: Databases

@@ -1,4 +1,4 @@
-"""Weeks leave the change stream: at one cut the publication's filter narrows, and who leaves is compared there.
+"""Weeks leave the change stream: a cut narrows the publication's filter and compares the leaving weeks.
 
 Intent comes first: before the legacy's lock is asked for, the ledger says that the weeks are released. A step that
 joins or rebuilds after a death in between computes a filter without them, and nobody takes a week for covered that no
@@ -41,17 +41,17 @@ def release_weeks(
     Args:
         plan: The stream.
         base: The session that holds the lock of kind START and those of the weeks; in no transaction.
-        records: Who leaves, read under their locks.
-        expected: What the archives hold, by native fingerprint.
+        records: The leaving weeks, read under their locks.
+        expected: The archives' native fingerprints.
 
     Returns:
-        The cut from which on the weeks are no longer covered.
+        The cut from which the weeks are no longer covered.
 
     Raises:
-        RetirementError: At the cut something differed. The weeks are released all the same: `change_stream` takes them
+        RetirementError: Something differed at the cut. The weeks are released nevertheless: `change_stream` takes them
             in again.
         StreamError: The stream does not run; nothing was changed.
-        CutError: No moment for a cut, or too far behind.
+        CutError: Writers left no free moment, or the stream is too far behind.
     """
     purpose = f"{records[0].week.key}:release"
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def release_weeks(
             if not asked:
                 _take_back(base, stream, records)
             raise
-        # Not in the cut's own session: its snapshot is older than the change of the publication.
+        # Read in another session than the cut's, whose snapshot is older than the publication's change.
         _note(base, legacy, stream, pair.record, records, published_filter(legacy, stream.publication, plan.spec))
         proofs = [_compared(pair, slice_rows(plan, description, record)) for record in records]
         differing = [
@@ -147,9 +147,9 @@ def _slipped_in(records: Sequence[SliceRecord], differing: Sequence[str]) -> Ret
     weeks = ", ".join(record.week.key for record in records)
     quarters = ", ".join(sorted({record.week.quarter.key for record in records}))
     return RetirementError(
-        "at the cut at which the change stream let go of it, the archive was not what the legacy and the base held: "
+        "at the cut where the change stream let go of it, the archive differed from the legacy or the base: "
         + "; ".join(differing),
         where=weeks,
-        state_left="it is still in the base, and the change stream no longer covers it; nothing is lost",
+        state_left="its rows are still in the base, and the change stream no longer covers them; nothing is lost",
         next_step=f"materialize change_stream for {quarters}, which takes it in again, then parquet_archive",
     )

@@ -1,4 +1,4 @@
-"""The ledger's rows of repairs: what was changed, and under which number its images of before are kept."""
+"""Ledger rows of repairs: what each one changed, and checks that its before-images were put back exactly."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
     """Run the body, which puts images of before back into a table that may have changed since.
 
     Raises:
-        LedgerError: They do not go in any more; names no value of a row.
+        LedgerError: The images no longer fit the table. The message contains no value of a row.
     """
     try:
         yield
@@ -52,11 +52,11 @@ def images_fit(where: str, repair_id: int) -> Generator[None]:
         name = error.diag.constraint_name or error.diag.column_name
         raise LedgerError(
             f"what repair {repair_id} changed cannot be put back as it was: {type(error).__name__}"
-            f"{f' ({name})' if name else ''}. Its rows, or the table, were changed since: a row may be in another week"
-            " by now",
+            f"{f' ({name})' if name else ''}. Its rows or the table were changed since then: a row may be in another"
+            " week by now",
             where=where,
             state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
-            next_step="look at them (that table's rows of this repair_id), and change by hand what is still wrong, on"
+            next_step="look at them (that table's rows of this repair_id), and correct by hand what is still wrong, on"
             " the side that is in charge",
         ) from None
 
@@ -67,7 +67,7 @@ def require_put_back(
     """Check, after images of rows were put back, that each is stored as it is, except for generated columns.
 
     Raises:
-        LedgerError: Something there changed rows on their way in, or kept them out.
+        LedgerError: A trigger or rule changed rows on their way in, or kept them out.
     """
 
     def each(form: LiteralString, names: Sequence[str], between: LiteralString) -> sql.Composed:
@@ -86,7 +86,7 @@ def require_put_back(
         of_image=each("(images.image).{}", stored, ", "),
         of_row=each("t.{}", stored, ", "),
     )
-    # Whole rows have no place in a statement. Raw: a column's name may have a percent sign.
+    # Raw: a column's name may contain a percent sign, which psycopg would take for a placeholder.
     row = RawCursor(connection).execute(statement, [list(images)]).fetchone()
     _require_all(int(require_row(row, "a count")[0]), len(images), str(spec.table), repair_id)
 
@@ -110,9 +110,9 @@ def _require_all(found: int, wanted: int, where: str, repair_id: int) -> None:
     if found == wanted:
         return
     raise LedgerError(
-        f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows {found:,} are there so",
+        f"what repair {repair_id} changed was not put back as it was: of {wanted:,} rows only {found:,} are there",
         where=where,
         state_left="nothing was changed; the images of before stay in the ledger's table repaired_rows",
-        next_step="something there changes rows, or keeps them in or out: see its triggers and rules that are ENABLE"
-        " ALWAYS or REPLICA; disable those, then run this again",
+        next_step="a trigger or rule changes rows, or keeps them in or out: look at those that are ENABLE ALWAYS or"
+        " REPLICA, disable them, then run this again",
     )

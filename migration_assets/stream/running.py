@@ -23,11 +23,11 @@ def require_not_barred(base: Connected, relation: str, *, mending: bool = False)
     Args:
         base: Any session on the base.
         relation: The table's key in the ledger.
-        mending: The caller builds the stream anew, which mends what another server in the place of one has done.
+        mending: The caller rebuilds the stream, which repairs the damage of a replaced server.
 
     Raises:
         BaseInChargeError: The base is in charge.
-        ServerChangedError: A server is another one than the stream was built on, or went back.
+        ServerChangedError: A server is not the one that the stream was built on, or went back in time.
         StreamError: A cutover or rollback is not finished; says what to do first.
     """
     facts = read_cutover_facts(base, relation)
@@ -50,10 +50,10 @@ def require_not_barred(base: Connected, relation: str, *, mending: bool = False)
         raise refusal(facts, relation, "nothing flows from the legacy")
     if facts.stream_barred and left is None:
         raise StreamError(
-            "the change stream is barred by a cutover that the ledger does not have as unfinished",
+            "the change stream is barred by a cutover that the ledger does not list as unfinished",
             where=relation,
             state_left=_UNTOUCHED,
-            next_step="run `migration-assets stream status`; report this: it is a fault of this program",
+            next_step="run `migration-assets stream status`; report this: it is a bug in this program",
         )
     if not mending:
         require_same_servers(base, relation)
@@ -69,10 +69,10 @@ log = logging.getLogger(__name__)
 
 
 def require_stream(base: Connected, relation: str) -> StreamRecord:
-    """The stream, whatever its status.
+    """Return the stream's record, whatever its status.
 
     Raises:
-        StreamError: None was ever begun.
+        StreamError: No stream was ever begun.
     """
     record = read_stream(base, relation)
     if record is None:
@@ -88,12 +88,12 @@ def require_stream(base: Connected, relation: str) -> StreamRecord:
 def require_running(base: Connected, relation: str) -> StreamRecord:
     """The stream, enabled. The caller holds the stream's lock, so that a pause found here was left by a dead step.
 
-    Such a pause is simply ended: the dead step's transaction either put its rows in place or never happened, and the
-    stream rests at exactly the marker that its rows stand at.
+    So a pause found here belongs to a dead step, and is simply ended: the step's transaction either put its rows in
+    place or never happened, and the stream rests at exactly the marker that its rows are at.
 
     Raises:
         StreamError: There is none, a person holds it, a join or activation was never finished, a cutover has it, the
-            base is in charge, or somebody disabled or dropped the subscription behind our back.
+            base is in charge, or the subscription was disabled or dropped by hand.
     """
     record = require_stream(base, relation)
     require_not_barred(base, relation)
@@ -117,7 +117,7 @@ def require_running(base: Connected, relation: str) -> StreamRecord:
 
 
 def go_on(base: Connected, record: StreamRecord) -> None:
-    """Enable the subscription and note it, in one transaction."""
+    """Enable the subscription and record it, in one transaction."""
     if apply_worker(base, record.subscription) is None:
         require_enabled(None, record.subscription)
     with nobody_at_work(base, record.relation):

@@ -1,12 +1,12 @@
-"""Which two servers a stream rests on, and whether they are still those, no earlier than they were.
+"""Which two servers a stream rests on, and whether they are still the same and did not go back in time.
 
-PostgreSQL starts a subscription at the later of its own position and the slot's. A subscriber that went back (a standby
-that lagged was promoted, a backup was restored) skips what the slot takes for applied, and a publisher that went back
-sends new changes under positions that were passed already: neither is an error to PostgreSQL. So the ledger keeps what
-tells a server from another, and both sides keep the markers: each that one side sent must be on the other.
+PostgreSQL starts a subscription at the later of its own position and the slot's. A subscriber that went back (a lagging
+standby was promoted, a backup was restored) skips what the slot considers applied, and a publisher that went back sends
+new changes at positions that were passed already. Neither is an error to PostgreSQL. So the ledger keeps what
+identifies each server, and both sides keep the markers: each marker that one side sent must be on the other.
 
-What cannot be told: a copy of the data folder that is put back without recovery, where between the copy and its return
-nobody looked and no cut was taken.
+Not detected: a copy of the data directory that is put back without recovery, if between the copy and its return no
+look was made and no cut was taken.
 """
 
 import logging
@@ -46,7 +46,7 @@ WHERE p.subname = {} AND p.subdbid = (SELECT oid FROM pg_database WHERE datname 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a server and its database from others; `lsn` is where its WAL stands."""
+    """What identifies a server and its database; `lsn` is its current WAL position."""
 
     system_identifier: str
     timeline: int
@@ -58,7 +58,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Known:
-    """A server as the ledger has it: `identity.lsn` was on its disk at `seen_at`."""
+    """A server as the ledger knows it: `identity.lsn` was on its disk at `seen_at`."""
 
     identity: Identity
     seen_at: str
@@ -79,12 +79,12 @@ def read_identity(connection: Connected, side: Side) -> Identity:
 
 
 def require_same_servers(base: Connected, relation: str, legacy: Connected | None = None) -> None:
-    """The one gate of every step that rests on the stream or on what was proven with it.
+    """Refuse if a server was replaced or went back: the one gate of every step that relies on the stream or its proofs.
 
-    Without `legacy` only the base and what was found before are judged. What is found bars the stream.
+    Without `legacy` only the base and earlier findings are judged. A finding bars the stream.
 
     Raises:
-        ServerChangedError: A server is another one, or went back.
+        ServerChangedError: A server was replaced or went back in time.
     """
     found = look_at_servers(base, relation, legacy)
     if found:
@@ -100,7 +100,7 @@ def require_same_servers(base: Connected, relation: str, legacy: Connected | Non
 def look_at_servers(base: Connected, relation: str, legacy: Connected | None = None) -> tuple[str, ...]:
     """What changed about the servers, in sentences: found now, or earlier and not mended. Any change bars the stream.
 
-    A server that the ledger does not know yet is noted.
+    A server that the ledger does not know yet is recorded.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -136,10 +136,10 @@ def look_at_servers(base: Connected, relation: str, legacy: Connected | None = N
 def require_servers(databases: Databases, base: Connected, relation: str) -> None:
     """As `require_same_servers`, with its own session on the legacy; one that cannot be reached is not judged.
 
-    For steps that need the legacy for nothing else: those that do are told so by their own session.
+    For steps that need the legacy for nothing else: the others notice a lost legacy by their own session.
 
     Raises:
-        ServerChangedError: A server is another one, or went back.
+        ServerChangedError: A server was replaced or went back in time.
     """
     require_same_servers(base, relation)
     if not _rests_on_servers(base, relation):
@@ -148,7 +148,7 @@ def require_servers(databases: Databases, base: Connected, relation: str) -> Non
         with databases.session("legacy", "servers") as legacy:
             require_same_servers(base, relation, legacy)
     except psycopg.OperationalError as error:
-        log.info("the legacy cannot be asked whether it is the one that it was: %s", told(error))
+        log.info("the legacy's identity could not be checked: %s", told(error))
 
 
 def _knows_servers(base: Connected) -> bool:
@@ -179,13 +179,13 @@ def _compared(
 
 
 def changed_server(base: Connected, relation: str, side: Side, connection: Connected) -> tuple[str, ...]:
-    """How the server behind a session differs from the one that the ledger knows as this side; notes and bars nothing.
+    """Return how the server behind a session differs from the one that the ledger knows; records and bars nothing.
 
     Args:
-        base: Whose ledger.
-        relation: Whose stream.
-        side: Which of the two.
-        connection: A session there.
+        base: The base, whose ledger is read.
+        relation: The table whose stream it is.
+        side: The session's side.
+        connection: A session on that side.
 
     Raises:
         ServerChangedError: A standby answers.
@@ -220,7 +220,7 @@ def _differing(known: Known, now: Identity, side: Side) -> list[str]:
 
 
 def position(lsn: str) -> int:
-    """A position in the WAL as a number."""
+    """Return a WAL position as a number."""
     high, low = lsn.split("/")
     return int(high, 16) << 32 | int(low, 16)
 
@@ -249,12 +249,12 @@ def note_server(base: Connected, relation: str, side: Side, now: Identity, marke
     """Note that this is the server from now on; in the caller's transaction, where there is one.
 
     Args:
-        base: Whose ledger.
-        relation: Whose stream.
-        side: Which of the two.
+        base: The base, whose ledger is written.
+        relation: The table whose stream it is.
+        side: The server's side.
         now: The server; its `lsn` must be on its disk.
-        markers_since: Only later markers of this side need be on the other.
-        by: Who says so.
+        markers_since: Only later markers of this side have to be on the other.
+        by: Recorded as the author.
     """
     base.execute(
         "INSERT INTO migration.servers (relation, side, system_identifier, timeline, database_oid, database_name,"
@@ -278,9 +278,9 @@ def note_position(base: Connected, relation: str, side: Side, lsn: str) -> None:
 
 
 def note_pair(base: Connected, legacy: Connected, relation: str, by: str) -> None:
-    """Both servers as they are now, for a stream that begins here; what was found before is mended.
+    """Record both servers as they are now, for a stream that begins here; earlier findings become mended.
 
-    In the transaction that lets the stream run. Both streams' later markers count from here on.
+    Call it in the transaction that lets the stream run. Later markers of both streams count from here on.
     """
     sides: Mapping[Side, Connected] = {"legacy": legacy, "base": base}
     for side, connection in sides.items():
@@ -312,7 +312,7 @@ def count_markers_anew(base: Connected, sender: Connected, relation: str, side: 
 
 
 def newest_sent(connection: Connected, side: Side) -> int:
-    """The number of the newest marker that a side may have sent, of whichever table; 0 before the first."""
+    """Return the number of the newest marker that a side may have sent, in any table; 0 before the first."""
     name = in_own_schema(connection, "migration.marker_id" if side == "legacy" else "migration.reverse_marker_id")
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
     if not require_row(row, "to_regclass")[0]:

@@ -48,7 +48,7 @@ _SLOT_FREE_SECONDS = 20.0
 
 
 def has_failover_slots(publisher: Connected) -> bool:
-    """Whether the server can hand its slots on to a standby, where the standby asks for them."""
+    """Return whether the server can synchronize its slots to a standby that asks for them."""
     return publisher.info.server_version >= _FAILOVER_SINCE
 
 
@@ -70,15 +70,15 @@ class SlotSnapshot:
 
 @contextmanager
 def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotSnapshot]:
-    """As `exported_slot`, where the snapshot shows the table as it is: nobody rewrote it before it could be locked.
+    """Do as `exported_slot`, and guarantee that the table was not rewritten before it could be locked.
 
-    The command that makes a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
-    ever. So the table's files before it and under the lock afterwards must be the same, or the slot is made again. The
-    table stays locked in ACCESS SHARE mode for as long as the body runs.
+    The command that creates a slot cannot lock a table first: an ALTER TABLE that waited for us would make it wait for
+    ever. So the table's filenodes before the command and under the lock afterwards must be the same; otherwise the slot
+    is created again. The table stays locked in ACCESS SHARE mode while the body runs.
 
     Raises:
-        StreamError: As `exported_slot`; or the table was rewritten again and again.
-        TableBusyError: Somebody is altering it, or waits to do so.
+        StreamError: As `exported_slot`; or the table was rewritten at every attempt.
+        TableBusyError: Another session is altering the table, or waits to do so.
     """
     for _ in range(plan.limits.attempts):
         drop_slot(legacy, slot)
@@ -96,7 +96,7 @@ def true_slot(plan: StreamPlan, legacy: Connected, slot: str) -> Generator[SlotS
         log.warning("%s was rewritten while slot %s was made; the slot is made again", plan.spec.table, slot)
     drop_slot(legacy, slot)
     raise StreamError(
-        f"the legacy's table was rewritten every time that a slot was made, {plan.limits.attempts} times:"
+        f"the legacy's table was rewritten at each of {plan.limits.attempts} attempts to create a slot:"
         " the slot's snapshot would show it empty",
         where=plan.relation,
         state_left="no slot was left behind; nothing was changed",
@@ -109,8 +109,8 @@ def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
     """Drop the slot where the body fails: nothing would read it, perhaps until a person has decided something.
 
     Args:
-        legacy: The session that claimed the slot, in no transaction. Where a later run has ended it, the slot is that
-            run's, and stays.
+        legacy: The session that claimed the slot, in no transaction. If a later run has ended this session, the slot
+            is that run's and stays.
         slot: Its name.
     """
     try:
@@ -125,15 +125,16 @@ def dropped_on_failure(legacy: Connected, slot: str) -> Generator[None]:
 
 @contextmanager
 def exported_slot(url: str, legacy: Connected, slot: str, *, patience_seconds: float) -> Generator[SlotSnapshot]:
-    """Create the slot and keep its snapshot importable for as long as the body runs. The slot stays.
+    """Create the slot and keep its snapshot importable while the body runs. The slot stays afterwards.
 
-    The server first waits for every transaction that writes anywhere in the database; writers are not held.
+    The server first waits for every open transaction that writes anywhere in the database; writers are not held.
 
     Raises:
-        StreamError: Patience ended before the oldest of them did, and names it; no slot is left. Or the server refused.
-        psycopg.OperationalError: The server cannot be reached, or went away.
+        StreamError: The oldest of these transactions outlasted our patience; the message names it and no slot is left.
+            Or the server refused.
+        psycopg.OperationalError: The server cannot be reached, or the connection was lost.
     """
-    # Its own patience bounds the wait, and it is idle in a transaction by design.
+    # `patience_seconds` limits the wait, and the session is idle in a transaction by design.
     never = Timeouts(lock=0, statement=0, idle_in_transaction=0)
     with _closing(connect(url, "slot", never, replication=True, side=own_side(legacy))) as replication:
         replication.execute("SET wal_sender_timeout = 0")
@@ -188,7 +189,7 @@ def require_session(legacy: Connected, replication: Connected, slot: str, made: 
     it begins later, and stays.
 
     Raises:
-        psycopg.OperationalError: Ours is gone; the slot, too.
+        psycopg.OperationalError: The claiming session is gone; the slot was dropped.
     """
     try:
         legacy.execute("SELECT 1")
@@ -223,7 +224,7 @@ def drop_slot(legacy: Connected, slot: str) -> None:
     """Drop the slot, if it is there; a walsender that still reads it is ended first.
 
     Raises:
-        psycopg.errors.ObjectInUse: It is in use by somebody who comes back at once.
+        psycopg.errors.ObjectInUse: A reader took it again at once.
     """
     legacy.execute(
         "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
@@ -241,7 +242,7 @@ def remove_slot(legacy: Connected, slot: str) -> None:
     """End the slot's reader and drop the slot. The reader of a subscription that still exists comes back for a while.
 
     Raises:
-        StreamError: Somebody comes back to it at once, again and again: a subscription elsewhere.
+        StreamError: A reader comes back at once, again and again: a subscription that still exists elsewhere.
     """
 
     def gone() -> bool:
@@ -253,15 +254,15 @@ def remove_slot(legacy: Connected, slot: str) -> None:
 
     if not wait_until(gone, seconds=_SLOT_FREE_SECONDS):
         raise StreamError(
-            "somebody reads the slot and comes back as soon as he is ended: a subscription that is still enabled",
+            "a subscription that is still enabled reads the slot and reconnects whenever it is ended",
             where=slot,
-            state_left="the slot is there, and so is all that would have been taken away after it",
+            state_left="the slot still exists, and so does everything that would have been removed after it",
             next_step="drop that subscription on its own database, then run this again",
         )
 
 
 OUR_SLOTS: LiteralString = "migration\\_assets\\_%"
-"""For LIKE: how the names of our slots, publications and subscriptions begin, where the exact one is not known."""
+"""A LIKE pattern for the names of our slots, publications and subscriptions, used where the exact name is unknown."""
 _LEGACY = """
 SELECT r.slot_name IS NOT NULL AS slot_exists, r.active AS slot_active, r.wal_status, r.safe_wal_size AS safe_wal_bytes,
        pg_wal_lsn_diff(pg_current_wal_lsn(), r.restart_lsn)::bigint AS retained_wal_bytes,
@@ -278,7 +279,7 @@ ORDER BY retained_wal_bytes DESC NULLS LAST LIMIT 1
 
 
 def look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
-    """The slot and the load. Of a slot whose name is not known: the one of ours that keeps most."""
+    """Read the slot's state and the legacy's load. Without a slot name, read the one of ours that retains most WAL."""
     with legacy.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(_LEGACY, {"slot": slot, "ours": OUR_SLOTS}).fetchone()
     found = dict(row or {})
@@ -288,5 +289,5 @@ def look_at_legacy(legacy: Connected, slot: str | None) -> dict[str, Any]:
 
 
 def measure_legacy(legacy: Connected, slot: str) -> StreamSample:
-    """The cheap part of a look, for the throttle: retained WAL and load, one statement."""
+    """Measure retained WAL and load for the throttle: the cheap part of a look, one statement."""
     return StreamSample(relation="", taken_at=datetime.now(UTC), **look_at_legacy(legacy, slot))

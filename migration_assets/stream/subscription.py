@@ -27,10 +27,10 @@ from migration_assets.postgres.sessions import Connected, require_row
 _LEADER_PID_SINCE = 160000
 _ORIGIN_SINCE = 160000
 _FAILOVER_SINCE = 170000
-# The statement holds the publisher's password. Servers log statements and their parameters, and show them to others;
-# what a COPY brings is neither logged nor shown, nor is what a function runs. A table in our own schema needs no right
-# to make temporary ones; nobody ever sees it, since it is gone before the transaction ends. An error is raised anew,
-# without the statement in its context.
+# The statement contains the publisher's password. Servers log statements and parameters and show them to others. Rows
+# of a COPY are neither logged nor shown, and neither is what a function executes: so the statement goes through a table
+# by COPY and is executed by a function. The table is in our own schema, which needs no right to create temporary
+# tables, and is dropped before the transaction ends. An error is raised anew, without the statement in its context.
 _UNTOLD = """
 CREATE UNLOGGED TABLE {schema}.subscribing (statement text);
 CREATE FUNCTION {schema}.subscribe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -50,8 +50,8 @@ class Worker:
 
 
 def apply_worker(base: Connected, subscription: str) -> Worker | None:
-    """What the base says of the subscription of this database, or None where there is none of that name."""
-    # Parallel apply workers and table synchronisation have rows of their own.
+    """Return the state of this database's subscription of that name, or None if it does not exist."""
+    # Parallel apply workers and table synchronization have rows of their own.
     leaders = sql.SQL("AND s.leader_pid IS NULL" if base.info.server_version >= _LEADER_PID_SINCE else "")
     row = base.execute(
         sql.SQL(
@@ -64,11 +64,13 @@ def apply_worker(base: Connected, subscription: str) -> Worker | None:
 
 
 def legacy_conninfo(legacy: Connected, url: str, name: str) -> str:
-    """How the base's server reaches the legacy: with the password in use, since it has no password file of ours.
+    """Return the conninfo with which the base's server reaches the legacy, including the password.
+
+    The server has no password file of ours, so the password in use must be in the conninfo.
 
     Args:
-        legacy: A session on the legacy: its password is taken where `url` names none.
-        url: The legacy as the base's server sees it.
+        legacy: A session on the legacy; its password is used if `url` contains none.
+        url: The legacy as the base's server reaches it.
         name: The `application_name` of the stream's WAL sender.
     """
     password = conninfo_to_dict(url).get("password") or legacy.info.password
@@ -79,22 +81,23 @@ def legacy_conninfo(legacy: Connected, url: str, name: str) -> str:
 def create_subscription(
     base: Connected, names: StreamNames, conninfo: str, *, binary: bool, failover: bool = False
 ) -> None:
-    """Subscribe to the slot that is there, enabled: the worker starts with the commit. In the caller's transaction.
+    """Create an enabled subscription to the existing slot, in the caller's transaction; the worker starts at commit.
 
     Args:
-        base: Who subscribes.
-        names: Of the three parts.
-        conninfo: How its server reaches the publisher.
-        binary: Whether rows travel as bytes.
-        failover: Whether the slot is one that outlives a failover. From 17 on a subscription sets its slot to what it
-            says itself.
+        base: A session on the subscribing side.
+        names: The names of publication, slot and subscription.
+        conninfo: How the subscribing server reaches the publisher.
+        binary: Whether rows are sent in binary format.
+        failover: Whether the slot survives a failover. From version 17 on a subscription sets its slot to its own
+            option.
     """
     options = [
         sql.SQL("create_slot = false, copy_data = false, enabled = true, slot_name = {}").format(
             sql.Literal(names.slot)
         ),
         sql.SQL("binary = {}").format(sql.SQL("true" if binary else "false")),
-        # 18's default, parallel, lets a large transaction's end pass a worker that waits at a marker (5 of 5).
+        # Version 18's default, `parallel`, lets the end of a large transaction pass a worker that waits at a marker
+        # (seen in 5 of 5 runs).
         sql.SQL("streaming = on"),
         # It would also disable the stream on every lost connection.
         sql.SQL("disable_on_error = false"),
@@ -114,12 +117,12 @@ def create_subscription(
 
 
 def execute_untold(connection: Connected, statement: sql.Composed, *, schema: str) -> None:
-    """Execute what holds a password, so that no server logs it; in the caller's transaction.
+    """Execute a statement that contains a password so that no server logs it, in the caller's transaction.
 
     Args:
-        connection: Where.
-        statement: It returns nothing.
-        schema: Ours, where two things are made and dropped again.
+        connection: The session to execute it in.
+        statement: A statement that returns nothing.
+        schema: Our own schema, where a table and a function are created and dropped again.
     """
     place = sql.Identifier(schema)
     connection.execute(sql.SQL(_UNTOLD).format(schema=place))
@@ -132,14 +135,14 @@ def execute_untold(connection: Connected, statement: sql.Composed, *, schema: st
 def try_subscription(
     subscriber: Connected, names: StreamNames, conninfo: str, *, binary: bool, failover: bool = False
 ) -> None:
-    """Subscribe and roll back: rights, the password and the way from server to server, before anything rests on them.
+    """Subscribe and roll back, to test rights, password and the connection between the servers before relying on them.
 
     Args:
         subscriber: In no transaction.
-        names: As for `create_subscription`, and so on; the slot must be there.
-        conninfo: The same.
-        binary: The same.
-        failover: The same.
+        names: As for `create_subscription`; the slot must exist.
+        conninfo: As for `create_subscription`.
+        binary: As for `create_subscription`.
+        failover: As for `create_subscription`.
     """
     with subscriber.transaction():
         create_subscription(subscriber, names, conninfo, binary=binary, failover=failover)
@@ -147,13 +150,13 @@ def try_subscription(
 
 
 def enable(base: Connected, subscription: str) -> None:
-    """Let the apply worker run; with the caller's transaction."""
+    """Enable the subscription: the apply worker starts at the commit of the caller's transaction."""
     with altering_subscription(base, subscription):
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(subscription)))
 
 
 def disable(base: Connected, subscription: str) -> None:
-    """Let the apply worker end after the transaction that it is in."""
+    """Disable the subscription: the apply worker ends after its current transaction."""
     with altering_subscription(base, subscription):
         base.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(subscription)))
 
@@ -173,20 +176,20 @@ def require_enabled(worker: Worker | None, subscription: str) -> Worker:
     """Require that the subscription is there and enabled.
 
     Raises:
-        StreamError: It was dropped or disabled behind our back.
+        StreamError: It was dropped or disabled by hand.
     """
     if worker is None:
         raise StreamError(
             "the subscription is gone: it was dropped by hand",
             where=subscription,
-            state_left="the base stands where it stopped; the slot may still keep WAL on the legacy",
+            state_left="the base is at the position where it stopped; the slot may still retain WAL on the legacy",
             next_step="materialize change_stream with rebuild set: a new slot, and every week trued up against it",
         )
     if not worker.enabled:
         raise StreamError(
             "the subscription was disabled by hand",
             where=subscription,
-            state_left="the base stands where it stopped; the slot keeps WAL on the legacy",
+            state_left="the base is at the position where it stopped; the slot retains WAL on the legacy",
             next_step="run `migration-assets stream resume`",
         )
     return worker
@@ -200,10 +203,10 @@ log = logging.getLogger(__name__)
 
 
 def read_worker_message(base: Connected, subscription: str) -> str | None:
-    """The newest error of the subscription's worker that may be shown; None where the log says nothing or is not ours.
+    """Return the newest error of the subscription's worker that may be shown; None if none is found.
 
     Args:
-        base: A session there. Reading the log takes `pg_monitor` and `pg_read_server_files`, or a superuser.
+        base: A session on the base. Reading the log takes `pg_monitor` and `pg_read_server_files`, or a superuser.
         subscription: Its name.
     """
     try:
@@ -225,12 +228,12 @@ def read_worker_message(base: Connected, subscription: str) -> str | None:
 
 
 def newest_message(form: str, text: str, origin: str) -> str | None:
-    """The newest message of a log that the worker of this origin wrote and that may be shown.
+    """Return the newest showable error in a log that was written by the worker of this replication origin.
 
     Args:
         form: `stderr`, `csvlog` or `jsonlog`.
-        text: The end of the log; its first line may be a part of one.
-        origin: Of the subscription, as the worker's context names it: `pg_16385`.
+        text: The end of the log; its first line may be incomplete.
+        origin: The subscription's origin, as the worker's context names it: `pg_16385`.
     """
     newest = None
     for message, context in _entries(form, text):
@@ -262,24 +265,24 @@ def _log_tail(base: Connected) -> tuple[str, str] | None:
 
 
 def _entries(form: str, text: str) -> Iterator[tuple[str, str]]:
-    """Message and context of each error, oldest first."""
+    """Yield message and context of each error, oldest first."""
     return {"jsonlog": _of_json, "csvlog": _of_csv, "stderr": _of_plain}[form](text)
 
 
 def _of_json(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         if not line.startswith("{"):
-            continue  # the first line, cut in two
+            continue  # the first line, cut in the middle
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # the same, cut at a brace; or the last line, which is being written
+            continue  # the first line again, cut at a brace; or the last one, which is still being written
         if entry.get("error_severity") == "ERROR":
             yield str(entry.get("message", "")), str(entry.get("context", ""))
 
 
 def _of_csv(text: str) -> Iterator[tuple[str, str]]:
-    # A statement may be as long as all that was read.
+    # One field, a statement, may be as long as the whole text that was read.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     for row in csv.reader(io.StringIO(text.partition("\n")[2])):
         if len(row) > _CSV_CONTEXT and row[_CSV_SEVERITY] == "ERROR":
@@ -289,13 +292,13 @@ def _of_csv(text: str) -> Iterator[tuple[str, str]]:
 def _of_plain(text: str) -> Iterator[tuple[str, str]]:
     message = ""
     for line in text.splitlines():
-        # An error's lines stand together: the server writes them at once.
+        # The server writes an error's lines at once, so they follow each other.
         _, found, said = line.partition("ERROR:  ")
         if found:
             message = said
             continue
         if _NO_ERROR.search(line):
-            message = ""  # the context that follows is not the error's
+            message = ""  # the context that follows belongs to this other message
             continue
         _, found, context = line.partition("CONTEXT:  ")
         if found:

@@ -65,18 +65,19 @@ def true_up(
 
     Args:
         legacy: In the snapshot's transaction.
-        base: In a transaction; nobody else may write to the slice until it ends.
+        base: In a transaction; nothing else may write to the slice until it ends.
         rows: Which rows, and where they are in the base.
-        week: For errors.
-        deletions: How many rows may be deleted; None for a table that nobody has seen yet.
-        recopy_percent: The share of the slice's rows that differ above which all of them are copied again: one COPY
-            of a range costs less than many rows that are fetched by their keys.
-        repair_id: Where set, keeps every changed row's image from before under this repair.
+        week: Named in errors.
+        deletions: How many rows may be deleted; None for a table that is not in use yet.
+        recopy_percent: The percentage of differing rows above which the whole slice is copied again: one COPY of a
+            range costs less than fetching many rows by their keys.
+        repair_id: If set, the before-image of every changed row is kept under this repair.
 
     Raises:
         DeletionError: Too many rows would be deleted; nothing was done.
-        TriggersFireError: Rows of other tables would follow, or triggers act.
-        SliceMismatchError: Even then they differ: something in the base changes rows on their way in. Roll back.
+        TriggersFireError: Rows of other tables would be changed too, or triggers would fire.
+        SliceMismatchError: The sides still differ afterwards: something in the base changes rows on their way in. The
+            caller has to roll back.
     """
     definitions = seen_definitions(legacy, base, rows.spec.table, [rows.leaf])[rows.leaf]
     compared = compare(legacy, base, rows)
@@ -115,7 +116,7 @@ def _may_be_too_many(compared: Compared, deletions: Deletions) -> bool:
 
 
 def _counted(legacy: Connected, base: Connected, rows: SliceRows, compared: Compared) -> Differences:
-    """How many rows differ, before anything is done; no row is looked at where one side has none."""
+    """Count how many rows differ before anything is done; if one side is empty, no row is read."""
     if not compared.legacy.rows or not compared.base.rows:
         return Differences(missing=compared.legacy.rows, extra=compared.base.rows)
     counted = Differences()
@@ -177,7 +178,7 @@ def _put_in(legacy: Connected, base: Connected, rows: SliceRows, keys: Keys) -> 
 
 
 def delete_rows(base: Connected, rows: SliceRows, keys: Keys) -> None:
-    """Delete the rows of these keys, within the slice's range."""
+    """Delete the rows with these keys, within the slice's range."""
     base.execute(
         sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {}").format(
             table_name(rows.target), unnested(rows, keys), key_matches(rows), rows.where_of_t
@@ -249,13 +250,13 @@ class Joining:
 def true_up_weeks(joining: Joining, records: Sequence[SliceRecord]) -> list[TruedUp]:
     """True up every week in a transaction of its own. The caller holds the slices' locks.
 
-    The weeks' states become `streaming` (or stay what they are, where nothing was wrong with them): the caller's next
-    transaction makes that true, and its status in the ledger says meanwhile that it is not.
+    The weeks' states become `streaming`, or stay as they are if nothing differed. They only become true with the
+    caller's next transaction; until then the stream's status in the ledger says so.
 
     Raises:
-        DeletionError: Too many rows of a week would be deleted without a person's word.
+        DeletionError: Too many rows of a week would be deleted without confirmation.
         SliceMismatchError: A week cannot be made equal.
-        psycopg.Error: A server failed. Weeks that are done are done; run it again.
+        psycopg.Error: A server failed. Weeks that are done stay done; run it again.
     """
     plan = joining.plan
 
@@ -308,22 +309,22 @@ def true_up_weeks(joining: Joining, records: Sequence[SliceRecord]) -> list[True
 
 
 Taken = Iterator[tuple[int, SliceRecord]]
-"""What one worker takes: records with their places in the list, each when it is done with the one before."""
+"""What one worker takes: records with their places in the list, the next one whenever it asks."""
 
 
 def share_out(records: Sequence[SliceRecord], work: Callable[[Taken], None], *, parallel: int, purpose: str) -> None:
-    """Have all records worked on, the largest first; the first error ends the others after their present week.
+    """Process all records in parallel, the largest first; the first error ends the other workers after their week.
 
-    So does an interrupt of the thread that waits here: nobody has to wait for all the weeks that are left.
+    An interrupt of the waiting thread does the same, so that it need not wait for all remaining weeks.
 
     Args:
         records: Each is taken once.
-        work: Run in a thread of its own, as often as `parallel` says.
-        parallel: Workers at the most.
-        purpose: Shown as the threads' name.
+        work: Called once per worker, in a thread of its own.
+        parallel: The largest number of workers.
+        purpose: The threads' name.
 
     Raises:
-        BaseException: The first of what the workers raised, when all have ended.
+        BaseException: The first error of a worker, after all have ended.
     """
     todo: SimpleQueue[tuple[int, SliceRecord]] = SimpleQueue()
     for entry in sorted(enumerate(records), key=lambda entry: -(entry[1].base.rows if entry[1].base else 0)):

@@ -1,4 +1,4 @@
-"""Rows that lie where no week is: before the first, between two, beyond the last, without a time or an infinite one."""
+"""Rows outside all weeks: before the first, between two, beyond the last, with an infinite time or NULL."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 CAP = 10_000
-"""No more rows than this are counted in one place: that many say enough."""
+"""At most this many rows are counted in one place: more would not change the message."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """Rows in such a place.
+    """Rows found in such a place.
 
-    `rows` is never more than `CAP`, `example` is the lowest value of those, `tables` are the partitions that hold them.
+    `rows` is at most `CAP`, `example` is the lowest value among them, `tables` are the partitions that hold them.
     """
 
     place: Place
@@ -75,9 +75,10 @@ def places_without(bounds: Iterable[tuple[Any, Any]]) -> list[Place]:
 
 
 def count_in(connection: Connected, spec: TableSpec, places: Iterable[Place]) -> list[Found]:
-    """Those places that hold rows of the session's table; cheap where an index begins with the control column.
+    """Return those places that hold rows of the session's table; cheap if an index begins with the control column.
 
-    In one transaction, or statement by statement where the caller has none: where nobody writes both are the same.
+    It runs in the caller's transaction, or statement by statement if there is none. Where nothing is written meanwhile
+    both give the same answer.
     """
     found: list[Found] = []
     wanted = list(places)
@@ -102,7 +103,7 @@ def count_in(connection: Connected, spec: TableSpec, places: Iterable[Place]) ->
 
 
 def any_of(spec: TableSpec, places: Iterable[Place]) -> sql.Composed:
-    """A condition on the table's rows: they are in one of the places."""
+    """Return a condition on the table's rows: true for those in one of the places."""
     return sql.SQL("(SELECT {} FROM (SELECT {} AS v) AS one)").format(
         sql.SQL(" OR ").join(sql.SQL("({})").format(place.condition) for place in places),
         sql.Identifier(spec.control_column),
@@ -125,7 +126,7 @@ def remedy_of(spec: TableSpec, place: Place) -> str:
     """The advice about such rows of the legacy, while it is in charge."""
     column = quote_identifier(spec.control_column)
     if not place.is_time:
-        return f"give these rows of the legacy a real {column}, or delete them: no week can be theirs"
+        return f"give these rows of the legacy a real {column}, or delete them: they cannot belong to any week"
     return (
         "open their quarters and bring them under CDC (materialize quarter_partitions, migrated_slice, change_stream),"
         f" or correct {column} where no such time was meant"

@@ -38,19 +38,18 @@ _ARRIVED = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND datna
 def require_way(publisher: Connected, subscriber: Connected, url: str, *, to: Side) -> None:
     """Require that the subscriber's server reaches exactly the publisher's database, and no copy of it.
 
-    Not asked where our role may not keep the answer out of that server's log, see `may_ask_untold`.
-
-    An empty publication of a name that nobody ever had is made in the publisher for it: it is there or not.
+    An empty publication with a new random name is created on the publisher, and the subscriber's server must see it.
+    The check is skipped if our role cannot keep the answer out of that server's log, see `may_ask_untold`.
 
     Args:
-        publisher: In no transaction; it has claimed the legacy where it is the legacy.
+        publisher: In no transaction; if it is the legacy, the session has claimed it.
         subscriber: In no transaction.
-        url: The publisher as the subscriber's server sees it.
-        to: Which side the publisher is.
+        url: The publisher as the subscriber's server reaches it.
+        to: The publisher's side.
 
     Raises:
-        StreamError: It reaches another database.
-        psycopg.Error: It reaches none, or may not subscribe; the message holds no password.
+        StreamError: The server reaches another database.
+        psycopg.Error: It reaches none, or may not subscribe; the message contains no password.
     """
     drop_left_behind(publisher)
     if not may_ask_untold(subscriber):
@@ -86,10 +85,10 @@ def finds_publication(subscriber: Connected, conninfo: str, publication: str) ->
     Args:
         subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
         conninfo: How its server reaches the publisher.
-        publication: Of the publisher.
+        publication: The name to look for on the publisher.
 
     Raises:
-        psycopg.Error: It does not reach it, or may not subscribe.
+        psycopg.Error: The server does not reach the publisher, or may not subscribe.
     """
     name = f"{_PREFIX}_{secrets.token_hex(6)}"
     statement = sql.SQL(
@@ -120,15 +119,15 @@ def may_ask_untold(subscriber: Connected) -> bool:
 def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
     """Whether the subscriber's connection is seen on the publisher, as in `require_way`, but without making anything.
 
-    It lives for some milliseconds. So a yes is sure, and a no is nearly so: it is looked for several times.
+    The connection lives for some milliseconds, so it is looked for several times: a yes is certain, a no nearly so.
 
     Args:
         publisher: May be read only.
         subscriber: In no transaction; a session that may ask, see `may_ask_untold`.
-        url: The publisher as the subscriber's server sees it.
+        url: The publisher as the subscriber's server reaches it.
 
     Raises:
-        psycopg.Error: The subscriber's server reaches nobody, or may not subscribe.
+        psycopg.Error: The subscriber's server reaches no server, or may not subscribe.
     """
     for _ in range(_TRIES):
         mark = f"{_PREFIX}_{secrets.token_hex(6)}"
@@ -147,7 +146,7 @@ def sees_way(publisher: Connected, subscriber: Connected, url: str) -> bool:
 
 @contextmanager
 def _warnings(connection: Connected) -> Generator[list[str]]:
-    """The codes of the warnings that the server sends meanwhile."""
+    """Collect the codes of the warnings that the server sends while the body runs."""
     seen: list[str] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -164,21 +163,21 @@ def _warnings(connection: Connected) -> Generator[list[str]]:
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 # What each setting must be for an apply worker, and what happens otherwise.
 _APPLYING: Mapping[str, tuple[str, str]] = {
-    "lock_timeout": ("0", "it ends at every lock that it waits for, and at every cut, and begins again"),
-    "transaction_timeout": ("0", "it ends in every transaction that takes longer, and begins it again for ever"),
+    "lock_timeout": ("0", "it fails at every lock that it waits for, and at every cut, and starts again"),
+    "transaction_timeout": ("0", "it fails in every transaction that takes longer, and starts it again forever"),
     "default_transaction_isolation": ("read committed", "it fails where another session changes the same row"),
-    "default_transaction_read_only": ("off", "triggers that write fail, and with them the stream"),
-    "array_nulls": ("on", "a NULL inside an array that comes as text becomes the word NULL"),
-    "xmloption": ("content", "an xml value without a single root is refused, and the stream stands"),
+    "default_transaction_read_only": ("off", "triggers that write fail, and the stream with them"),
+    "array_nulls": ("on", "a NULL inside an array that arrives as text becomes the word NULL"),
+    "xmloption": ("content", "an xml value without a single root is refused, and the stream stops"),
 }
 # Below this a walsender gives up on a base that is busy for a moment.
 _SHORTEST_SENDER_TIMEOUT_MS = 5_000
-# Both make damaged pages look empty: rows vanish, and a copy or a comparison does not see that they were there.
+# Both make damaged pages look empty: rows disappear, and a copy or a comparison does not notice that they existed.
 _HIDING = ("zero_damaged_pages", "ignore_checksum_failure")
 
 
 def examine_applying(connection: Connected, side: Side) -> list[Finding]:
-    """What an apply worker of our role gets on this side; `reset_val` is what a new session begins with."""
+    """Examine what an apply worker of our role gets on this side; `reset_val` is what a new session begins with."""
     found = _settings(connection, (*_APPLYING, *_HIDING))
     wrong = [
         Finding(
@@ -194,11 +193,11 @@ def examine_applying(connection: Connected, side: Side) -> list[Finding]:
     wrong += _hidden(connection, side, found)
     if wrong:
         return wrong
-    return [Finding("apply_worker_settings", _AREA[side], Severity.INFO, "nothing is set against the apply worker")]
+    return [Finding("apply_worker_settings", _AREA[side], Severity.INFO, "no setting harms the apply worker")]
 
 
 def examine_sending(connection: Connected, side: Side) -> list[Finding]:
-    """What a walsender of our role gets on this side."""
+    """Examine what a walsender of our role gets on this side."""
     found = _settings(connection, ("wal_sender_timeout", *_HIDING))
     wrong = list(_hidden(connection, side, found))
     timeout = int(found["wal_sender_timeout"])

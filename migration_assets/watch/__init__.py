@@ -1,1 +1,1 @@
-"""One look at the stream and the cutover, what it means, who is told; and who still reads the legacy."""
+"""The watch: looks at the stream and the cutover, judges them, sends alerts, and finds readers of the legacy."""

@@ -1,6 +1,7 @@
-"""What a stream rests on, compared with how it was built: publication, identity, guard, columns, rights, subscription.
+"""Drift: the objects that the stream relies on, compared with how the stream's own steps created them.
 
-Whatever is found here was altered by hand: the stream's own steps hold its lock, and write to the ledger first.
+Compared are publication, replica identity, TRUNCATE guard, columns, rights and subscription. Every difference was made
+by hand, since the stream's own steps hold its lock and write to the ledger first.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _FULL = "f"
 
 @dataclass(frozen=True)
 class LegacySide:
-    """As the legacy's catalogue has it now. `published` maps tables to their filters; `markers` is one of ours."""
+    """The legacy's catalogue now. `published` maps tables to their row filters; `markers` names our marker table."""
 
     markers: tuple[str, str]
     actions: dict[str, bool] | None
@@ -39,7 +40,7 @@ class LegacySide:
 
 @dataclass(frozen=True)
 class BaseSide:
-    """As the base's catalogue has it now."""
+    """The base's catalogue now."""
 
     markers: tuple[str, str]
     subscription: dict[str, Any] | None
@@ -51,7 +52,7 @@ class BaseSide:
 
 
 def examine_legacy(legacy: Connected, spec: TableSpec, publication: str) -> LegacySide:
-    """Read the legacy's part; waits for nobody longer than the session's `lock_timeout`."""
+    """Read the legacy's part; no lock is waited for longer than the session's `lock_timeout`."""
     with legacy.cursor(row_factory=dict_row) as cursor:
         actions = cursor.execute(
             "SELECT pubinsert AS insert, pubupdate AS update, pubdelete AS delete, NOT pubtruncate AS no_truncate,"
@@ -77,7 +78,7 @@ def examine_legacy(legacy: Connected, spec: TableSpec, publication: str) -> Lega
         column_lists=tuple(f"{row[0]}.{row[1]}" for row in published if row[3]),
         identity=str(table[0]) if table else None,
         guarded=bool(table and table[1]),
-        # A column list of our own publication is told of as such.
+        # A column list of our own publication is reported separately.
         refused=tuple(refused_changes(legacy, spec.table, own=publication)),
         description=describe_table(legacy, spec.table),
     )
@@ -113,11 +114,12 @@ def examine_base(base: Connected, spec: TableSpec, subscription: str) -> BaseSid
 
 
 def _rights_missing(base: Connected, spec: TableSpec, subscription: int) -> tuple[str, ...]:
-    """What the apply worker would be refused.
+    """Return the rights that the apply worker lacks.
 
-    Since PostgreSQL 16 it acts as the table's owner, whom the subscription's owner must be able to become; before, and
-    with `run_as_owner`, as the subscription's owner. Only the rights on the leaves are asked for: those on the root
-    may be missing (seen). A subscription's owner that may not log in has its worker end at every start (seen).
+    Since PostgreSQL 16 the worker acts as the table's owner, and the subscription's owner must be able to SET ROLE to
+    it; before, and with `run_as_owner`, it acts as the subscription's owner. Only rights on the leaves are checked:
+    those on the root may be missing (seen). If the subscription's owner may not log in, the worker ends at every start
+    (seen).
     """
     as_owner = "s.subrunasowner" if base.info.server_version >= _RUN_AS_OWNER_SINCE else "true"
     may_become = (
@@ -164,7 +166,7 @@ def _rights_missing(base: Connected, spec: TableSpec, subscription: int) -> tupl
 
 
 def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: TableSpec) -> tuple[Drift, ...]:
-    """Everything that is not as it was built."""
+    """Return everything that is not as the stream's steps created it."""
     table = (spec.table.schema, spec.table.name)
     drifts = [*_of_publication(legacy, record, table), *_of_subscription(base, record, table)]
 
@@ -195,7 +197,7 @@ def find_drifts(legacy: LegacySide, base: BaseSide, record: StreamRecord, spec: 
 
 
 def _of_columns(legacy: TableDescription, base: TableDescription) -> list[str]:
-    """Columns that differ, and what differs inside their types, with the statements that mend it."""
+    """Return columns that differ, and differences inside their types with the statements that correct them."""
     inside = structure_differences(legacy, base)
     plain = {one.what for one in inside}
     return [
@@ -205,7 +207,7 @@ def _of_columns(legacy: TableDescription, base: TableDescription) -> list[str]:
 
 
 def stricter_in_base(legacy: TableDescription, base: TableDescription) -> tuple[str, ...]:
-    """What the base refuses and the legacy does not: no drift by itself, but what a looping worker may run into."""
+    """Return what only the base refuses: not a drift by itself, but a possible reason why the worker keeps failing."""
     may_be_null = {column.name for column in legacy.columns if not column.not_null}
     found = [
         f"{column.name} is NOT NULL in the base alone"
@@ -238,7 +240,7 @@ def _of_publication(legacy: LegacySide, record: StreamRecord, table: tuple[str, 
 
 def _of_subscription(base: BaseSide, record: StreamRecord, table: tuple[str, str]) -> list[Drift]:
     if base.subscription is None:
-        return []  # has a code of its own
+        return []  # a missing subscription has a code of its own
     found: list[str] = []
     if base.subscription["slot"] != record.slot:
         found.append(f"the subscription reads slot {base.subscription['slot']} instead of {record.slot}")

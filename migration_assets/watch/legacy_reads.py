@@ -29,7 +29,7 @@ from migration_assets.postgres.sessions import LOOK, Connected, require_row
 from migration_assets.runtime import Migration
 
 APART = timedelta(seconds=11)
-"""A server tells what it could not tell at once within ten seconds (PGSTAT_IDLE_INTERVAL)."""
+"""A server reports what it could not report at once within ten seconds (PGSTAT_IDLE_INTERVAL)."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Counted:
     """The legacy's statistics at one look.
 
     Attributes:
-        life: What changes when the statistics begin anew: the times of their resets.
+        life: Changes whenever the statistics begin anew: the times of their resets.
         raw: Counters that never go back within one life.
-        excess: By table and index: scans that the apply worker does not explain. It may be off for a moment.
-        reading: Clients that have the table locked now: they read it, whatever is counted.
-        suspects: Those, and clients whose last statement since the look before names the table.
+        excess: By table and index: scans that the apply worker does not explain. It may be wrong for a moment.
+        reading: Clients that hold a lock on the table now: they read it, whatever the counters say.
+        suspects: Those, and clients whose last statement since the previous look names the table.
     """
 
     life: str
@@ -53,9 +53,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one look hands to the next; `accepted` is None until three looks say where the counting begins.
+    """What one look hands to the next.
 
-    `earlier` is the first one's excess, once the second is there.
+    `accepted` is None until three looks have determined where the count begins. `earlier` is the first look's excess,
+    once there is a second one.
     """
 
     life: str
@@ -67,7 +68,7 @@ class Memory:
     earlier: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the ledger."""
+        """Return the form that the ledger stores."""
         return {
             "life": self.life, "raw": dict(self.raw), "excess": dict(self.excess),
             "excess_at": self.excess_at.isoformat(), "suspects": self.suspects,
@@ -77,7 +78,7 @@ class Memory:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self | None:
-        """Back from there; None where it says nothing that can be used."""
+        """Return the memory that the ledger stored; None if it cannot be used."""
         try:
             return cls(stored["life"], stored["raw"], stored["excess"], datetime.fromisoformat(stored["excess_at"]),
                        stored["accepted"], stored["suspects"], stored.get("earlier"))  # fmt: skip
@@ -89,7 +90,7 @@ class Memory:
 class ReadWatch:
     """What is known of the legacy's readers; times are by the base's clock.
 
-    `watched_since`: nothing can have been missed since. `unsettled`: this look saw more than is believed yet, or a
+    `watched_since`: no read since then can have been missed. `unsettled`: this look saw more than is believed yet, or a
     client whose last statement names the table and may not be in the statistics yet.
     """
 
@@ -102,12 +103,12 @@ class ReadWatch:
 
 
 def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: timedelta = APART) -> ReadWatch:
-    """What is known after one more look.
+    """Return what is known after one more look.
 
     Args:
-        before: After the look before; None at the first.
+        before: What was known after the previous look; None at the first.
         counted: What was seen now.
-        at: When, by the base's clock.
+        at: The time of the look, by the base's clock.
         apart: How far apart two looks must be for an excess to be believed.
     """
     memory = before.memory if before else None
@@ -125,7 +126,7 @@ def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: 
         if memory.earlier is None:
             after = Memory(counted.life, counted.raw, counted.excess, at, None, suspects, memory.excess)
             return ReadWatch(at, at, last_read_at, last_reader, after, unsettled=True)
-        # Only now is it known what was there before: a read between these looks cannot be told from it.
+        # Only now is the starting value known: a read between these looks cannot be told from earlier ones.
         accepted = {
             name: sorted((memory.earlier.get(name, 0), memory.excess.get(name, 0), now))[1]
             for name, now in counted.excess.items()
@@ -140,7 +141,7 @@ def watched(before: ReadWatch | None, counted: Counted, at: datetime, *, apart: 
         if low > known:
             read, accepted[name] = True, low
         elif high < known:
-            accepted[name] = high  # what was believed at the beginning had been off
+            accepted[name] = high  # the starting value was too high
     if read and not counted.reading:
         last_read_at = at
         last_reader = suspects or "not known: whoever it was had gone at the look"
@@ -172,7 +173,7 @@ WITH RECURSIVE family AS (
     UNION SELECT i.inhrelid FROM pg_inherits i JOIN family f ON i.inhparent = f.oid
 )
 """
-"""`family`: the table with its children, should it have any."""
+"""`family`: the table and its child tables."""
 
 CLIENTS: LiteralString = """
 clients AS (
@@ -180,14 +181,14 @@ clients AS (
            coalesce(a.client_addr::text, 'local') AS address
     FROM pg_stat_activity a
     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-      -- Of other roles' sessions a role without pg_read_all_stats sees neither kind nor query.
+      -- A role without pg_read_all_stats sees neither the type nor the query of other roles' sessions.
       AND coalesce(a.backend_type, 'client backend') = 'client backend'
       AND NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid = a.pid)
       AND NOT EXISTS (SELECT FROM pg_stat_subscription s WHERE s.pid = a.pid)
       AND NOT starts_with(coalesce(a.application_name, ''), 'migration_assets:')
 )
 """.replace("{application}", APPLICATION_NAME)
-"""`clients`, after WITH or a comma: sessions in the database that are not ours."""
+"""`clients`, to follow WITH or a comma: other sessions in the database that are not ours."""
 
 
 _COUNTERS: LiteralString = """
@@ -196,13 +197,13 @@ SELECT 't' || o.oid::text, NULL::text, pg_stat_get_numscans(o.oid), pg_stat_get_
 FROM family o WHERE o.oid IS NOT NULL
 UNION ALL
 SELECT 't' || x.indrelid::text, 'i' || x.indexrelid::text, pg_stat_get_numscans(x.indexrelid), 0, 0, 0,
-       -- What the apply worker finds its row by.
+       -- The index by which the apply worker finds its row.
        CASE WHEN c.relreplident = 'i' THEN x.indisreplident ELSE x.indisprimary END
 FROM family o JOIN pg_index x ON x.indrelid = o.oid JOIN pg_class c ON c.oid = o.oid
 WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = x.indrelid
                   AND (k.contype = 'x' OR (k.contype IN ('p', 'u') AND k.condeferrable)))
 """
-# After a crash of the server the database's own reset time is not set; the archiver's is.
+# After a crash the database's own reset time is not set, but the archiver's is.
 _LIFE = """
 SELECT concat_ws('/', %s::text, current_setting('track_counts'), to_regclass(%s)::oid, d.stats_reset, a.stats_reset)
 FROM pg_stat_database d, pg_stat_archiver a WHERE d.datname = current_database()
@@ -220,7 +221,7 @@ _NAMED = 3
 
 
 def count_reads(legacy: Connected, spec: TableSpec, cutover: int, since: datetime | None) -> Counted:
-    """One look at the statistics and at who is there; `since` is when the one before was."""
+    """Look once at the statistics and the sessions; `since` is the time of the previous look."""
     legacy.execute("SET stats_fetch_consistency = 'snapshot'")
     with legacy.transaction():
         parameters = {"table": str(spec.table)}
@@ -257,18 +258,18 @@ _READ = (
 def look_for_reads(
     base: Connected, legacy: Connected, spec: TableSpec, cutover: int, *, apart: timedelta = APART
 ) -> ReadWatch:
-    """Look once and keep it. Two looks at the same time come one after the other.
+    """Look once and store the result. Of two looks at the same time the second waits for the first.
 
     Args:
-        base: The ledger.
-        legacy: Where it is looked.
-        spec: Which table.
-        cutover: The one that put the base in charge; with another one the watch begins anew.
+        base: A session on the base, which has the ledger.
+        legacy: A session on the legacy.
+        spec: The table.
+        cutover: The id of the cutover that put the base in charge; with another one the watch begins anew.
         apart: See `watched`.
     """
     with base.transaction():
         before = _read(base, spec.relation)
-        # By the base's clock, a little before the look: whatever is seen later counts for the next one.
+        # By the base's clock, a little before the look: everything seen later counts for the next look.
         at = require_row(base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0]
         counted = count_reads(legacy, spec, cutover, before.seen_at if before else None)
         after = watched(before, counted, at, apart=apart)
@@ -284,7 +285,7 @@ def look_for_reads(
 
 
 def _read(base: Connected, relation: str) -> ReadWatch | None:
-    """What is known, locked; None where nobody looked yet."""
+    """Return what is known and lock the row; None before the first look."""
     row = base.execute(_READ, [relation]).fetchone()
     if row is None:
         return None
@@ -296,11 +297,10 @@ log = logging.getLogger(__name__)
 
 
 def note_legacy_reads(migration: Migration) -> ReadWatch | None:
-    """One look, kept in the ledger; None while the legacy is in charge or is closed, and where it could not be done.
+    """Look once and keep the result; None while the legacy is in charge or closed, and if the look failed.
 
-    For a watch, which has seen to the ledger.
-
-    Never raises what a server says: the next look makes up for this one.
+    The caller, a watch, has made sure that the ledger is there. Errors of a server are not raised: the next look makes
+    up for this one.
     """
     try:
         with migration.databases.session("base", "watch:reads", LOOK) as base:
@@ -311,5 +311,5 @@ def note_legacy_reads(migration: Migration) -> ReadWatch | None:
             with migration.databases.session("legacy", "watch:reads", LOOK) as legacy:
                 return look_for_reads(base, legacy, migration.spec, cutover.id)
     except (psycopg.Error, MigrationError) as error:
-        log.info("whether the legacy is read could not be seen: %s", told(error))
+        log.info("whether the legacy is still read could not be determined: %s", told(error))
         return None

@@ -1,4 +1,4 @@
-"""Looks at the change stream on both sides and says what is there; a side that is away is part of the answer."""
+"""One look at the change stream on both sides; a side that is away is part of the answer, not an error."""
 
 import logging
 import time
@@ -71,7 +71,7 @@ class LookLimits:
 
 @dataclass(frozen=True)
 class Ahead:
-    """By which calendar and from which instant the runway is measured."""
+    """The calendar and the instant from which the runway is measured."""
 
     calendar: FiscalCalendar
     now: datetime
@@ -80,14 +80,14 @@ class Ahead:
 def observe_stream(
     databases: Databases, spec: TableSpec, limits: LookLimits | None = None, ahead: Ahead | None = None
 ) -> StreamSample:
-    """One look, of at most some seconds. Without `ahead` the runway is not known.
+    """Look once, for at most some seconds. Without `ahead` the runway is not measured.
 
-    Changes nothing but heartbeats and what is known of the servers; where one of them went back, the stream is barred.
+    Changes only heartbeats and the ledger's knowledge of the servers; if a server went back, the stream is barred.
 
-    Never raises what a server says: a side that cannot be asked is in the sample with its error. Where no stream was
+    Errors of a server are not raised: a side that cannot be asked is in the sample with its error. If no stream was
     ever begun the legacy is only asked whether it refuses writes, and may be away.
 
-    While the base is in charge the reverse stream is looked at instead: nothing is to flow from the legacy.
+    While the base is in charge the reverse stream is looked at instead, since nothing flows from the legacy.
 
     Raises:
         SettingsError: A connection URL cannot be read.
@@ -105,7 +105,7 @@ def observe_stream(
                 if record is not None and ahead is not None:
                     seen.update(_look_ahead(base, spec, ahead, follows=facts.in_charge == "legacy"))
         if facts is not None and record is None and not facts.known:
-            # Nothing was begun that the ledger knows of; a legacy that refuses writes is told of all the same.
+            # The ledger knows of nothing that was begun; a legacy that refuses writes is reported nevertheless.
             quiet = SidesAsked(base, _open(stack, databases, "legacy", {}))
             return StreamSample(**seen, cutover=observe_cutover(quiet, spec, facts, seconds=0.0))
         closed = facts is not None and facts.decommissioned is not None
@@ -133,7 +133,7 @@ def observe_stream(
                 seen["proofs_outlived"] = proofs_outlived(base, spec.relation)
                 _look_once_more_at_servers(base, spec.relation, seen)
                 if not seen.get("heartbeat_arrived") and seen["subscription_exists"]:
-                    # Only where something is wrong: reading the log costs more than all the rest.
+                    # Only if something is wrong: reading the log costs more than all the rest of a look.
                     seen["worker_message"] = read_worker_message(base, record.subscription)
     return StreamSample(**seen)
 
@@ -141,7 +141,7 @@ def observe_stream(
 def _look_at_servers(
     base: Connected | None, record: StreamRecord | None, legacy: Connected | None, seen: dict[str, Any]
 ) -> None:
-    """Whether both are the servers that the stream was built on; where the legacy is away only the base is asked."""
+    """Check that both are the servers that the stream was built on; if the legacy is away, only the base is asked."""
     if base is None or record is None or "base_error" in seen:
         return
     if "legacy_error" in seen:
@@ -156,7 +156,7 @@ def _look_at_servers(
 
 
 def _look_once_more_at_servers(base: Connected, relation: str, seen: dict[str, Any]) -> None:
-    """What the reverse stream's marker told, or another look meanwhile."""
+    """Report what the reverse stream's marker showed, or what another look found meanwhile."""
     barred = open_change(base, relation)
     if barred is not None and not seen.get("server_changes"):
         seen["server_changes"] = (barred,)
@@ -168,7 +168,7 @@ def _errors(seen: dict[str, Any]) -> bool:
 
 @contextmanager
 def _asking(side: Side, seen: dict[str, Any]) -> Generator[None]:
-    """Whatever stands against it becomes part of the sample: somebody is to be told."""
+    """Put errors of a side into the sample, so that they are reported."""
     try:
         yield
     except (psycopg.Error, ForeignObjectError) as error:
@@ -182,8 +182,8 @@ def _open(stack: ExitStack, databases: Databases, side: Side, seen: dict[str, An
     return None
 
 
-# One statement, so that status and subscription are of one moment. The row of pg_stat_subscription_stats as JSON has
-# whichever conflict counters the version knows.
+# One statement, so that status and subscription are read at the same moment. The row of pg_stat_subscription_stats is
+# read as JSON, which has whichever conflict counters the server's version knows.
 _BASE = sql.SQL("""
 SELECT s.status, s.reason, extract(epoch FROM clock_timestamp() - s.status_since)::float8 AS status_seconds,
        p.oid IS NOT NULL AS subscription_exists, p.subenabled AS subscription_enabled, to_jsonb(t) AS stats,
@@ -224,7 +224,7 @@ def _look_at_base(base: Connected, relation: str, seen: dict[str, Any]) -> Strea
 
 def _look_ahead(base: Connected, spec: TableSpec, ahead: Ahead, *, follows: bool) -> dict[str, Any]:
     places = read_places(base, spec)
-    if not follows:  # what the base itself is in charge of needs a leaf, and nobody to follow
+    if not follows:  # while the base is in charge, a week needs a leaf but no stream
         places = replace(places, under_cdc=places.attached)
     if not reaches_present(ahead.calendar, ahead.now, places):
         return {}
@@ -232,7 +232,7 @@ def _look_ahead(base: Connected, spec: TableSpec, ahead: Ahead, *, follows: bool
     return {"runway_days": runway.days, "runway_ends": f"{runway.ends_with.key} {runway.because}"}
 
 
-# Several migrations may have this legacy: of theirs, the slots of streams that this table is in.
+# Several migrations may share this legacy: only slots of streams that include this table count.
 _UNFETCHED = """
 SELECT NOT pg_is_in_recovery() AND to_regclass('migration.marker_id') IS NOT NULL AND EXISTS (
     SELECT FROM pg_replication_slots s JOIN pg_publication p ON p.pubname = s.slot_name
@@ -242,7 +242,7 @@ SELECT NOT pg_is_in_recovery() AND to_regclass('migration.marker_id') IS NOT NUL
 
 
 def _mark_absence(legacy: Connected, spec: TableSpec, seen: dict[str, Any]) -> None:
-    """Leave a marker among the changes that nobody fetches, as long as the base is away.
+    """Leave a marker among the changes that wait in the slot while the base is away.
 
     A DBA who moves the slot onwards meanwhile, to free the legacy's WAL, moves it past a marker that never
     arrives, and so is found out. Afterwards nothing else would tell. A legacy that takes no marker (its disk is full)
@@ -260,7 +260,7 @@ def _mark_absence(legacy: Connected, spec: TableSpec, seen: dict[str, Any]) -> N
 
 
 def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: StreamRecord, seen: dict[str, Any]) -> None:
-    """Compare with how it was built; where a lock is in the way this look knows nothing of it."""
+    """Compare the stream with how it was built; if a lock is in the way, this look leaves that part out."""
     of_legacy = _unless_locked("legacy", seen, lambda: examine_legacy(legacy, spec, record.publication))
     of_base = _unless_locked("base", seen, lambda: examine_base(base, spec, record.subscription))
     if of_legacy is not None and of_base is not None:
@@ -273,7 +273,7 @@ def _examine(legacy: Connected, base: Connected, spec: TableSpec, record: Stream
 def _look_outside(
     databases: Databases, legacy: Connected, base: Connected, spec: TableSpec, ahead: Ahead | None, seen: dict[str, Any]
 ) -> None:
-    """Rows of the legacy that no open week can take; not known without a calendar, or where it takes too long."""
+    """Find rows of the legacy that no open week can take; unknown without a calendar, or if it takes too long."""
     if ahead is None or _errors(seen):
         return
     plan = CutoverPlan(StreamPlan(databases, spec, ahead.calendar))
@@ -292,7 +292,7 @@ def _unless_locked(side: Side, seen: dict[str, Any], read: Callable[[], _Read]) 
 def _measure_lag(
     legacy: Connected, base: Connected, record: StreamRecord, seen: dict[str, Any], limits: LookLimits
 ) -> None:
-    """Send a heartbeat and wait for it; where none can arrive, or one is under way and nobody fetches it, only wait."""
+    """Send a heartbeat and wait for it; only wait if none can arrive, or if an earlier one is not fetched."""
     if record.status is StreamStatus.ACTIVATING or _errors(seen) or seen.get("server_changes"):
         return
     runs = (
@@ -329,13 +329,13 @@ def _measure_lag(
         else:
             seen["lag_seconds"] = age_of_oldest_under_way(legacy, relation, newest_arrived(base, relation))
         seen["heartbeat_arrived"] = arrived if marker is not None else None
-        # A heartbeat that is there was brought by somebody, even if he was between two entries of the view.
+        # A heartbeat that arrived was applied by a worker, even if each of our reads missed it in the view.
         seen["worker_pids"] = tuple(pids) if pids or not arrived else None
 
 
 @contextmanager
 def _asking_both(legacy: Connected, base: Connected, seen: dict[str, Any]) -> Generator[None]:
-    """A side that is lost is told from two that answer, where one does not take or show markers."""
+    """Tell a lost side from two sides that answer while one of them does not store or show markers."""
     try:
         yield
     except psycopg.Error as error:
@@ -345,7 +345,7 @@ def _asking_both(legacy: Connected, base: Connected, seen: dict[str, Any]) -> Ge
 
 
 def _look_again(base: Connected, record: StreamRecord, seen: dict[str, Any]) -> None:
-    """Counters after the wait; and what a step changed meanwhile must not look like somebody's meddling."""
+    """Read the counters again after the wait; what a step changed meanwhile must not look like a change by hand."""
     before = seen["worked_on_by"]
     now = _look_at_base(base, record.relation, seen)
     if now != record or seen["worked_on_by"] or before:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of one text on one channel; `channel` is its place in the list and its scheme, no more."""
+    """The result of sending one text to one channel; `channel` is only its place in the list and its scheme."""
 
     channel: str
     delivered: bool
@@ -33,9 +33,9 @@ class Delivery:
 
 
 def send(urls: Sequence[str], title: str, body: str, kind: Kind = "info") -> tuple[Delivery, ...]:
-    """Send to every channel, one after the other; one that fails is logged and keeps nobody else from being told.
+    """Send to every channel in turn; a channel that fails is logged and does not keep the others from being served.
 
-    What others have called things is no markup there.
+    Markup characters in names that come from others are neutralized.
     """
     title, body = for_chat(title), for_chat(body)
     deliveries: list[Delivery] = []
@@ -49,23 +49,23 @@ def send(urls: Sequence[str], title: str, body: str, kind: Kind = "info") -> tup
 
 def _send_one(channel: str, url: str, title: str, body: str, kind: Kind) -> Delivery:
     with _listening() as heard:
-        # Its own annotations are partly unknown.
+        # Apprise's own type annotations are incomplete.
         sender: Any = apprise.Apprise()
         try:
             with warnings.catch_warnings():
-                # The first URL loads all plugins, one of which wants what Python 3.13 dropped.
+                # The first URL loads all plugins; one of them imports a module that Python 3.13 has removed.
                 warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)
                 known = sender.add(url)
             if not known:
                 return Delivery(channel, delivered=False, error="apprise does not understand the URL")
             delivered = bool(sender.notify(body=body, title=title, notify_type=apprise.NotifyType(kind)))
-        except Exception as error:  # noqa: BLE001 - any of a hundred plugins; what they say may hold the URL
+        except Exception as error:  # noqa: BLE001 - any of a hundred plugins may fail; their texts may contain the URL
             return Delivery(channel, delivered=False, error=f"apprise failed with {type(error).__name__}")
     return Delivery(channel, delivered, None if delivered else _explain(heard))
 
 
 def _explain(heard: Sequence[str]) -> str:
-    """A reason without a word of apprise's own, who puts hosts, users and tokens into its texts."""
+    """Return a reason without apprise's own words, since its texts contain hosts, users and tokens."""
     text = "\n".join(heard)
     status = _STATUS.search(text)
     if status:
@@ -79,7 +79,7 @@ def _scheme(url: str) -> str:
 
 
 class _Ear(logging.Handler):
-    """Keeps what is logged."""
+    """Collects what is logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -91,9 +91,9 @@ class _Ear(logging.Handler):
 
 @contextmanager
 def _listening() -> Generator[list[str]]:
-    """Hear what apprise logs, and keep it from everybody else: its texts, and those of urllib3, hold parts of URLs."""
+    """Collect what apprise logs and keep it out of all logs: its texts and those of urllib3 contain parts of URLs."""
     logger, ear, http = logging.getLogger("apprise"), _Ear(), logging.getLogger("urllib3.connectionpool")
-    logger.propagate = False  # for good
+    logger.propagate = False  # permanently
     logger.addHandler(ear)
     http.addFilter(_nothing)
     try:
@@ -108,5 +108,5 @@ def _nothing(_: logging.LogRecord) -> bool:
 
 
 def send_failure(migration: Migration, title: str, body: str) -> tuple[Delivery, ...]:
-    """To every channel; empty where MIGRATION_ALERT_URLS is not set."""
+    """Send to every channel; the result is empty if MIGRATION_ALERT_URLS is not set."""
     return send(tuple(url.get_secret_value() for url in migration.settings.alert_urls), title, body, "failure")

@@ -1,4 +1,4 @@
-"""Everything that a page about the whole migration shows, read from the base alone: no side is asked to do anything."""
+"""What the page about the whole migration shows, read from the base alone; it makes no side do anything."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ _CUTS = 100
 
 @dataclass(frozen=True)
 class PastCut:
-    """One cut; milliseconds as in the ledger, `apply_held_ms` None while the stream still stands at it."""
+    """One cut; milliseconds as in the ledger, `apply_held_ms` is None while the stream still rests at it."""
 
     marker: int
     kind: str
@@ -49,7 +49,7 @@ class PastCut:
 
 @dataclass(frozen=True)
 class CutCosts:
-    """What the last cuts cost, in milliseconds; `worst_try_ms` has the tries that failed in it."""
+    """What the last cuts cost, in milliseconds; `worst_try_ms` includes failed tries."""
 
     cuts: int
     held_p50: float
@@ -61,7 +61,7 @@ class CutCosts:
 
 @dataclass(frozen=True)
 class Signature:
-    """A quarter's newest sign-off; whether it stands is in the states of the slices."""
+    """A quarter's newest sign-off; whether it is still valid shows in the states of the slices."""
 
     approved_by: str
     signed_at: datetime
@@ -69,10 +69,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class Overview:
-    """One look. `now` is the base's clock, `changes` are by leaf, `lags` and `cuts` the last ones, oldest first.
+    """One look. `now` is the base's clock, `changes` are by leaf, `lags` and `cuts` are the last ones, oldest first.
 
     `altered` is what was done to tables since they were proven, as far as the base can tell. `reverse` is what the base
-    alone knows of the reverse stream, while it is in charge.
+    alone knows of the reverse stream while the base is in charge.
     """
 
     relation: str
@@ -93,7 +93,7 @@ class Overview:
 
     @property
     def costs(self) -> CutCosts | None:
-        """Of all cuts in `cuts`; None where none was taken."""
+        """The costs of all cuts in `cuts`; None if there are none."""
         if not self.cuts:
             return None
         held = sorted(cut.writers_held_ms for cut in self.cuts)
@@ -108,12 +108,12 @@ class Overview:
 
 
 def quantile(ordered: Sequence[float], part: float) -> float:
-    """The smallest of the ascending values that at least this part of them does not exceed; one that was measured."""
+    """Return the smallest of the ascending values that at least this share of them does not exceed."""
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
 def read_overview(base: Connected, spec: TableSpec) -> Overview:
-    """Look once; the ledger must be there.
+    """Look once; the ledger must exist.
 
     Raises:
         psycopg.OperationalError: The base was lost.

@@ -1,4 +1,4 @@
-"""One watch over the change stream: looked at, judged, kept, and told to people where that is due.
+"""The watch over the change stream: look, judge, store, and send what is due; and one look for a person.
 
 A person's look is judged by the same rules, but neither stored nor sent.
 """
@@ -47,11 +47,11 @@ class Watched:
         open: Every open alert afterwards; hand it to the next watch as `remembered`.
         raised: Alerts that are new, or worse than they were.
         cleared: Alerts that have ended.
-        messages: What was due to be told.
-        sent: What became of it, channel by channel; empty where no channels are set.
+        messages: The messages that were due.
+        sent: The result of sending, channel by channel; empty if no channels are set.
         stored: Whether the ledger has the sample and the alerts.
         note: Why not, or what else is unusual; None on an ordinary watch.
-        high_change: `month end` or `quarter end` where the thresholds were stricter.
+        high_change: `month end` or `quarter end` if the thresholds were stricter for that reason.
         idle: There is nothing to watch; `note` says why.
     """
 
@@ -69,14 +69,14 @@ class Watched:
 
 
 def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begun: bool = True) -> Watched:
-    """Look once, and tell whom it may concern.
+    """Look once and send the alerts that are due.
 
-    Where there is no stream, a legacy that refuses writes is told of all the same.
+    A legacy that refuses writes is reported even if there is no stream.
 
     Args:
-        migration: Which migration.
-        remembered: The open alerts after the last watch: while the base is away, only they say what was told already.
-        begun: Whether a stream is known of; else a base that is away is none of ours to tell of.
+        migration: The migration.
+        remembered: The open alerts after the last watch: while the base is away, only they tell what was already sent.
+        begun: Whether a stream is known to exist; if not, an unreachable base is not reported.
 
     Raises:
         LedgerError: The ledger is newer than this program.
@@ -91,9 +91,9 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
         try:
             with migration.databases.session("base", "watch") as base:
                 return _watch_with_ledger(migration, base, sample, remembered)
-        except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
+        except (psycopg.Error, ForeignObjectError) as error:  # during the look it answered
             sample = replace(sample, base_error=told(error))
-        except ServerChangedError as error:  # a standby; the look says so, too
+        except ServerChangedError as error:  # a standby answers; the look reports that, too
             standby = error.what
     why = standby or ("the base has no ledger" if sample.base_error is None else "the base cannot be asked")
     log.warning("%s, and this look is not stored%s", why, f": {sample.base_error}" if sample.base_error else "")
@@ -103,7 +103,7 @@ def watch_stream(migration: Migration, remembered: Sequence[Alert] = (), *, begu
 
 
 def _idle(sample: StreamSample, remembered: Sequence[Alert], *, begun: bool) -> str | None:
-    """Why there is nothing to watch, where that is so."""
+    """Return why there is nothing to watch; None if there is."""
     cutover = sample.cutover
     known = any(alert.code is ProblemCode.WRITES_HELD for alert in remembered)
     if known or (cutover is not None and cutover.worth_watching):
@@ -121,12 +121,12 @@ def _watch_with_ledger(
     with watch_lease(base, relation) as mine:
         history = read_samples(base, relation, limit=_HISTORY)
         known = {alert.code: alert for alert in open_alerts(base, relation)}
-        # What was seen while nothing could be stored; the rest of what is remembered the ledger knows better.
+        # Adds what was seen while nothing could be stored; for everything else the ledger is newer than the memory.
         last = history[-1].taken_at if history else None
         known.update({alert.code: alert for alert in remembered if last is None or alert.seen_at > last})
         judged = _judge(migration, sample, history, tuple(known.values()))
         if not mine:
-            note = "another watch is at work, and tells what is to be told"
+            note = "another watch is at work and sends the alerts"
             return Watched(sample, judged.problems, tuple(known.values()), note=note, high_change=judged.high_change)
         store_sample(base, sample)
         save_alerts(base, relation, (*judged.open, *judged.cleared))
@@ -143,21 +143,21 @@ def _watch_with_ledger(
 
 
 def _prune(migration: Migration, base: Connected) -> str | None:
-    """Why it could not be done; the next watch tries again."""
+    """Remove old rows from the ledger; return why that failed, or None. The next watch tries again."""
     relation, settings = migration.spec.relation, migration.settings
     try:
         prune_samples(base, relation, settings.sample_days)
         prune_ledger(base, relation, record_days=settings.record_days, image_days=settings.repair_image_days)
     except psycopg.Error as error:
-        log.warning("what is old could not be removed from the ledger: %s", told(error))
-        return f"what is old could not be removed from the ledger: {told(error)}"
+        log.warning("old rows could not be removed from the ledger: %s", told(error))
+        return f"old rows could not be removed from the ledger: {told(error)}"
     return None
 
 
 def _judge(
     migration: Migration, sample: StreamSample, history: Sequence[StreamSample], known: tuple[Alert, ...]
 ) -> Watched:
-    """Everything but telling: `messages` are due, and `open` does not have them as sent."""
+    """Do everything but send: `messages` are due, and the alerts in `open` are not marked as sent yet."""
     settings = migration.settings
     today = migration.now().astimezone(migration.calendar.zone).date()
     busy = high_change(today, migration.calendar, settings.watch_days)
@@ -175,7 +175,7 @@ def _judge(
 
 
 def _tell(migration: Migration, judged: Watched) -> Watched:
-    """Send what is due; what no channel took is due again at the next watch."""
+    """Send what is due; a message that no channel accepted is due again at the next watch."""
     urls = _channels(migration)
     sent: list[Delivery] = []
     told: list[Message] = []
@@ -201,7 +201,7 @@ def _channels(migration: Migration) -> tuple[str, ...]:
 
 
 def send_test_alert(migration: Migration) -> tuple[Delivery, ...]:
-    """A text to every channel, to see that it arrives; empty where MIGRATION_ALERT_URLS is not set."""
+    """Send a test text to every channel; the result is empty if MIGRATION_ALERT_URLS is not set."""
     return send(
         _channels(migration),
         f"[TEST] change stream of {migration.spec.relation}",
@@ -217,12 +217,12 @@ class Observed:
     Attributes:
         sample: The look.
         problems: What is wrong now, the worst first.
-        thresholds: What was judged by.
-        high_change: `month end` or `quarter end` where they were stricter.
-        record: The ledger's, None where there is none, or no base to ask.
-        weeks: How many weeks of which quarters are under CDC: keys and numbers.
-        alerts: Those that are open.
-        room_minutes: Until the slot's limit is reached; None where that is not known.
+        thresholds: The thresholds that were applied.
+        high_change: `month end` or `quarter end` if the thresholds were stricter for that reason.
+        record: The stream's record in the ledger; None if there is none or the base does not answer.
+        weeks: The number of weeks under CDC by quarter: pairs of quarter key and number.
+        alerts: The open alerts.
+        room_minutes: Minutes until the slot's limit is reached; None if that is not known.
     """
 
     sample: StreamSample
@@ -236,12 +236,12 @@ class Observed:
 
     @property
     def critical(self) -> bool:
-        """Whether something is critical."""
+        """Whether at least one problem is critical."""
         return any(problem.severity is Severity.CRITICAL for problem in self.problems)
 
 
 def observe(migration: Migration) -> Observed:
-    """Look at both sides once, of at most some seconds; a side that is away is a problem, not an error.
+    """Look at both sides once, for at most some seconds; a side that is away is reported as a problem, not raised.
 
     Raises:
         LedgerError: The ledger is newer than this program.
@@ -268,7 +268,7 @@ def observe(migration: Migration) -> Observed:
                     weeks=tuple((key, under_cdc.count(key)) for key in dict.fromkeys(under_cdc)),
                     alerts=open_alerts(base, relation),
                 )
-        except (psycopg.Error, ForeignObjectError) as error:  # for the look it could be asked
+        except (psycopg.Error, ForeignObjectError) as error:  # during the look it answered
             sample = replace(sample, base_error=told(error))
     raised = {alert.code: alert.severity for alert in known.alerts}
     problems = evaluate(View(sample, history, thresholds, raised, migration.settings.own_schema)).problems

@@ -280,6 +280,6 @@ def test_once_the_migration_is_given_up_retention_lets_nothing_leave_nor_drops_i
     assert abandon_migration(signed, apply=True, confirm=code_for_abandon(signed)).done
     due = due_weeks(later)
     assert not any(one.step.value == "retire" for one in due.weeks)
-    assert "nobody follows the legacy, which is in charge" in due.why_nothing
+    assert "the legacy is in charge and no stream follows it" in due.why_nothing
     [obstacle] = retire_week(later, WEEKS[3]).obstacles
-    assert obstacle.startswith("the migration was abandoned: the legacy is in charge and nobody follows it")
+    assert obstacle.startswith("the migration was abandoned: the legacy is in charge and no stream follows it")

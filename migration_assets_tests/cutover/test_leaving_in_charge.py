@@ -99,7 +99,7 @@ def test_a_week_leaves_only_when_the_legacy_has_what_left_before_it(departure: D
     ground.run("base", "UPDATE bookings_fy25_q2_w05 SET guests = 55")
     departure.archive()
     said = departure.impatient(0.5).refusal()
-    assert "the reverse stream brought nothing to the legacy for 0.5 s: its rows stay in the base" in said
+    assert "the reverse stream carried nothing to the legacy for 0.5 s: its rows stay in the base" in said
     ground.run("legacy", _REVERSE.replace("{}", "ENABLE"))
     assert departure.retire(quarantine=timedelta()).step is Step.DROPPED
     assert ground.one("legacy", "SELECT count(*) FROM bookings WHERE guests = 55") == 70

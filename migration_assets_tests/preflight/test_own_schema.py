@@ -217,7 +217,7 @@ def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_the
         ground = patient.ground.streamed()
         with ground.databases.session("base", "test") as base:
             said = [*of_quarantine(base, ground.record(5))]
-            assert [role in said[0], "is there already" in said[1], len(said)] == [True, True, 2]
+            assert [role in said[0], "exists already" in said[1], len(said)] == [True, True, 2]
             record_acceptance(base, ground.spec.relation, owned, by="Ada", reason="our own DBA")
             assert len([*of_quarantine(base, ground.record(4))]) == 0
         do(patient, "base", owned.remedy.partition("in the base: ")[2].partition(" --")[0])

@@ -205,7 +205,7 @@ def test_after_the_migration_was_abandoned_no_week_leaves_and_none_is_dropped(de
     departure.ground.run("base", "DELETE FROM migration.streams")
     for number, now in ((5, NOW), (6, NOW + GRACE)):
         said = departure.refusal(number, now=now)
-        assert "the migration was abandoned: the legacy is in charge and nobody follows it" in said
+        assert "the migration was abandoned: the legacy is in charge and no stream follows it" in said
     assert len(departure.in_quarantine(6)) == 70
 
 

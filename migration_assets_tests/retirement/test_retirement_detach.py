@@ -75,7 +75,7 @@ def test_a_week_whose_rows_others_point_at_is_refused_before_the_stream_lets_go_
         "INSERT INTO payments SELECT id, booked_at FROM bookings WHERE id IN (31, 38)",
     )
     before = departure.state()
-    with pytest.raises(RetirementError, match=r"rows of public\.payments point at its rows") as refused:
+    with pytest.raises(RetirementError, match=r"rows of public\.payments reference its rows") as refused:
         departure.retire()
     assert departure.state() is before
     assert "DROP CONSTRAINT payments_booking_at_fkey;" in str(refused.value)
@@ -147,7 +147,7 @@ def test_a_leaf_that_was_dropped_by_hand_on_its_way_is_not_taken_for_quarantined
 def test_a_name_that_is_taken_in_quarantine_stops_the_move_and_nothing_is_lost(departure: Departure) -> None:
     departure.ground.run("base", "CREATE SCHEMA migration_quarantine",
                          "CREATE TABLE migration_quarantine.bookings_fy25_q2_w05 ()")  # fmt: skip
-    with pytest.raises(RetirementError, match="is there already, and is no week"):
+    with pytest.raises(RetirementError, match="exists already and belongs to no week"):
         departure.retire()
     assert departure.ground.one("base", f"SELECT count(*) FROM {leaf(5)}") == 70  # pyright: ignore[reportArgumentType]
     departure.ground.run("base", "DROP TABLE migration_quarantine.bookings_fy25_q2_w05")

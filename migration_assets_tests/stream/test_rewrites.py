@@ -49,7 +49,7 @@ def test_a_rewrite_at_every_moment_of_a_first_copy_and_an_activation_waits_or_vo
     with monkeypatch.context() as patch:
         # Nobody can lock before the slot is there: what was rewritten until then makes it void.
         between = before(patch, slots, "in_snapshot", lambda: rewrite(ground, "legacy"))
-        with pytest.raises(StreamError, match="rewritten every time that a slot was made, 1 times"):
+        with pytest.raises(StreamError, match="rewritten at each of 1 attempts to create a slot"):
             ground.streamed()
         assert between == [True]
         assert (

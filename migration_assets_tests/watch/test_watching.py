@@ -115,7 +115,7 @@ def test_somebody_is_told_also_where_a_right_or_a_failing_statement_keeps_the_wa
         on("base", "ALTER SUBSCRIPTION {} DISABLE")
         watched = post.watch()
         assert (watched.stored, len(watched.open)) == (True, 1)
-        assert "what is old could not be removed from the ledger" in (watched.note or "")
+        assert "old rows could not be removed from the ledger" in (watched.note or "")
         assert post.hook.titles == ["[CRITICAL] change stream of public.bookings: subscription disabled"]
         on("base", fails % "INSERT ON migration.stream_samples")
         stopped = post.watch()
