@@ -1,6 +1,7 @@
-"""What a run of the machine has at hand: the sessions, the locks, the names, the deadline.
+"""What every state of a cutover or rollback works with: sessions, locks, names of the streams, and the deadline.
 
-Bounds the time without writes: when it is over the source accepts them again, whatever the step hangs at.
+`Work` is one run under way. `Deadline` bounds the time without writes: when it is over, the source accepts writes
+again, whatever the run hangs at.
 """
 
 import logging
@@ -26,7 +27,7 @@ from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts
 from migration_assets.stream.running import require_stream
 
-# The steps give up by themselves a little earlier; the watchdog is for those that hang.
+# The steps give up by themselves at this share of the timeout; the watchdog, a little later, is for steps that hang.
 _STEPS = 0.9
 _WATCHDOG = 0.95
 _AGAIN_SECONDS = 1.0
@@ -34,7 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Deadline:
-    """Runs from the moment that writes are held. `release` must need no session of the step's."""
+    """Bounds the time from the moment that writes are held; when it is over, `release` lets the source's writes go on.
+
+    `release` runs in a thread of its own. It must not need any session that the steps use.
+    """
 
     def __init__(self, seconds: float, release: Callable[[], bool]) -> None:
         self._seconds, self._release = seconds, release
@@ -45,30 +49,30 @@ class Deadline:
         self._timer: threading.Timer | None = None
 
     def start(self) -> None:
-        """Writes are about to be held."""
+        """Begin to count: writes are about to be held."""
         self._started = time.monotonic()
         self._timer = threading.Timer(self._seconds * _WATCHDOG, self._expire)
         self._timer.daemon = True
         self._timer.start()
 
     def stop(self) -> None:
-        """Nobody is held any more, or the other side is open."""
+        """Stop the watchdog: no writes are held any more, or the other side is open."""
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
 
     @property
     def started(self) -> bool:
-        """Whether writes were held by this process."""
+        """Whether this process has held writes."""
         return self._timer is not None
 
     @property
     def elapsed_ms(self) -> float:
-        """Since writes were held."""
+        """Milliseconds since writes were held."""
         return (time.monotonic() - self._started) * 1000
 
     def remaining(self) -> float:
-        """Seconds that the steps have left; 0 or less: none."""
+        """Seconds that the steps have left; 0 or less means none."""
         if self._timer is None:
             return self._seconds
         return self._started + self._seconds * _STEPS - time.monotonic()
@@ -76,18 +80,22 @@ class Deadline:
     def check(self, what: str) -> None:
         """Give up when the time is over.
 
+        Args:
+            what: The step that took so long, for the error.
+
         Raises:
-            CutoverError: It is.
+            CutoverError: The time is over.
         """
         if self._expired.is_set() or self.remaining() <= 0:
             raise CutoverError(
                 f"{what} took longer than the timeout of {self._seconds:g} s allows",
-                next_step="see what was slow in the timeline; mend it or raise MIGRATION_CUTOVER_TIMEOUT_SECONDS",
+                next_step="see in the timeline what was slow; make it faster, or raise"
+                " MIGRATION_CUTOVER_TIMEOUT_SECONDS",
             )
 
     @contextmanager
     def bounding(self, *connections: Connected, what: str) -> Generator[None]:
-        """No statement of these sessions takes longer than what is left; they have no other limit of their own.
+        """Limit every statement of these sessions to the time that is left; they have no other limit of their own.
 
         Raises:
             CutoverError: The time is over.
@@ -106,7 +114,7 @@ class Deadline:
 
     @contextmanager
     def watched(self, connection: Connected) -> Generator[Connected]:
-        """A session of the steps': it is cut off when the watchdog strikes."""
+        """Register a session that the steps use: the watchdog closes its connection when it strikes."""
         with self._lock:
             self._sessions.append(connection)
         try:
@@ -125,14 +133,14 @@ class Deadline:
         log.error("the timeout of %g s is over: the writes were released", self._seconds)
         with self._lock:
             for connection in self._sessions:
-                # Not a cancel request: a server that stands still would never answer it.
+                # We shut the socket instead of sending a cancel request, which a frozen server would never answer.
                 with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
 
     def _try_release(self) -> bool | None:
         try:
             return self._release()
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+        except Exception as error:  # noqa: BLE001 - nothing would catch an error of this thread
             log.critical("the timeout is over and the writes could not be released yet: %s", told(error))
             return None
 
@@ -142,26 +150,26 @@ def _limit(connection: Connected, seconds: float) -> None:
     connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
 
 
-# A step on the stream may take long; nobody is held while we wait for it.
+# Another step on the stream may take long. No writes are held while we wait for its lock.
 _STREAM_LOCK_MS = 60_000
 
 
 @dataclass(frozen=True)
 class KeptSession:
-    """A session that was opened before writes were held; one thread at a time uses it.
+    """A session that was opened before writes were held, for letting them go; one thread at a time uses it.
 
-    Applications whose writes wait, and try again, take all connections that a server has left; or somebody keeps them
-    out by letting nobody in.
+    It is needed where the server takes no new session any more: applications whose writes wait and are tried again may
+    take all connections that are left, or a DBA lets nobody connect so as to keep the applications out.
     """
 
     session: Connected
     alone: threading.Lock = field(default_factory=threading.Lock)
 
     def require_alive(self, side: SideName) -> None:
-        """Before anybody is held.
+        """Check that the session works, before writes are held.
 
         Raises:
-            CutoverError: Somebody ended it, or the network did.
+            CutoverError: The session was ended, by a person or by the network.
         """
         try:
             with self.alone:
@@ -177,7 +185,11 @@ class KeptSession:
 
 @dataclass(frozen=True)
 class Work:
-    """One cutover or rollback under way. `base` holds the locks, so that what it does is never done by a dead run."""
+    """One cutover or rollback under way.
+
+    `base` is the session that holds the locks: a run that lost it has lost its locks too, and can change nothing in the
+    ledger any more.
+    """
 
     plan: CutoverPlan
     id: int
@@ -187,43 +199,43 @@ class Work:
     forward: StreamNames
     deadline: Deadline
     unfollowed: list[tuple[SliceRecord, Proof]] = field(default_factory=list[tuple[SliceRecord, Proof]])
-    """Weeks with a leaf that no stream follows, as they were found equal while writes were held."""
+    """Weeks that have a leaf but are not under CDC, with the proofs that they were equal while writes were held."""
     left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
-    """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
+    """Weeks that left the base, as the legacy had them before writes were held; by the key of the week's lock."""
 
     carried: set[int] = field(default_factory=set[int])
-    """Weeks that the worker which brought the last marker has followed since their proof; by their lock's key."""
+    """Keys of the locks of the weeks whose proof the last marker's apply worker has carried on without a gap."""
 
     kept: KeptSession | None = None
-    """On the source, for letting its writes go where it takes no further session."""
+    """A session on the source that lets its writes go where the server takes no further session."""
 
     files: dict[SideName, Files] = field(default_factory=dict[SideName, Files])
-    """Where each side's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
+    """The table's files on each side before the comparison: a hold does not refuse an ALTER TABLE that rewrites it."""
 
     @property
     def source(self) -> Connected:
-        """The side whose writes leave."""
+        """The side that gives the writes away."""
         return self.legacy if self.kind is CutoverKind.CUTOVER else self.base
 
     @property
     def target(self) -> Connected:
-        """The side that they go to."""
+        """The side that the writes go to."""
         return self.base if self.kind is CutoverKind.CUTOVER else self.legacy
 
     @property
     def reverse(self) -> StreamNames:
-        """The reverse stream's names."""
+        """The names of the reverse stream."""
         return reverse_names(self.forward)
 
     def tell(self, state: CutoverState) -> None:
-        """Say that a state was reached to whoever watches."""
+        """Report a state to the plan's `on_state`; what that raises is ignored."""
         if self.plan.on_state is not None:
             with suppress(Exception):
                 self.plan.on_state(self.kind, state)
 
 
 def long_session() -> Timeouts:
-    """Of the sessions that the whole run goes through: a statement may take long, a lock not."""
+    """The limits of the sessions that live as long as the run: statements may take long, waiting for a lock may not."""
     return Timeouts(lock=5_000, statement=0, idle_in_transaction=30_000)
 
 
@@ -231,18 +243,18 @@ def forward_names(base: Connected, relation: str) -> StreamNames:
     """The names of the stream from the legacy to the base.
 
     Raises:
-        StreamError: There was none ever.
+        StreamError: There never was a change stream.
     """
     return names_of(require_stream(base, relation))
 
 
 @contextmanager
 def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
-    """Nobody joins, copies, repairs, validates or pauses meanwhile.
+    """Lock the stream and all weeks for the body: no other process joins, copies, repairs, validates or pauses.
 
     Raises:
-        SliceBusyError: Somebody works on a week.
-        StreamError: Somebody works on the stream.
+        SliceBusyError: Another process works on a week.
+        StreamError: Another process works on the stream.
     """
     with ExitStack() as stack:
         base.execute(f"SET lock_timeout = {_STREAM_LOCK_MS}".encode())

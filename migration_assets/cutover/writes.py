@@ -1,6 +1,8 @@
-"""Whether the two sides accept writes, and what is wrong where the side that they belong to does not.
+"""Says whether each side accepts writes, and releases or renews a hold.
 
-Whether a side refuses writes that it should accept, since when, and how to release it: for alerts and for people.
+`writes_held` finds a hold on the side that should accept writes: since when, whose it is, and how to release it.
+`release_writes` lets writes go on after a cutover or rollback died. `hold_again` renews the legacy's hold while the
+base is in charge.
 """
 
 from dataclasses import dataclass
@@ -27,10 +29,17 @@ _RELEASE = "`migration-assets release-writes` (or the same cutover or rollback a
 
 @dataclass(frozen=True)
 class HeldWrites:
-    """No side accepts writes, or none that is known of.
+    """No side accepts writes, or none that we know of.
 
-    `side` is the one that should; `since` by its own clock, `seconds` ago. `alive`: whether the process that holds
-    them works (None: not known); one that still holds them when its timeout is over does not.
+    Attributes:
+        side: The side that should accept writes.
+        since: When the hold began, by that side's own clock; None where that is not known.
+        cutover: The id of the cutover or rollback that holds them, where it is known.
+        alive: Whether the process that holds them works; None: not known. A process that still holds them after its
+            timeout counts as dead.
+        what: The finding, one sentence.
+        next_step: What to do.
+        seconds: For how long writes have been held.
     """
 
     side: SideName
@@ -44,14 +53,14 @@ class HeldWrites:
 
 @dataclass(frozen=True)
 class SideWrites:
-    """One side at one moment, by its own clock.
+    """Whether one side accepts writes at one moment, by its own clock.
 
     Attributes:
-        exists: There is such a table.
-        refuses: Who writes in the ordinary way is refused.
-        gaps: Why not everybody is; empty for a hold that holds everybody.
-        hold: What is noted of the hold.
-        seconds: For how long it has been held.
+        exists: Whether the table exists.
+        refuses: Whether an ordinary write to the table is refused.
+        gaps: By what ways writes still get past the hold; empty for a hold without gaps.
+        hold: The row that the side keeps about its hold; None where there is none.
+        seconds: For how long writes have been held.
     """
 
     exists: bool
@@ -62,7 +71,7 @@ class SideWrites:
 
 
 def read_writes(connection: Connected, spec: TableSpec) -> SideWrites:
-    """Ask the side; needs no right on anything but the catalogue, and leaves it as it is."""
+    """Look at one side; needs no right but to read the catalogue, and changes nothing."""
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL, clock_timestamp()", [str(spec.table)]).fetchone()
     exists, now = require_row(row, "the table")
     refuses = is_held(connection, spec.table)
@@ -72,7 +81,7 @@ def read_writes(connection: Connected, spec: TableSpec) -> SideWrites:
 
 
 def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) -> HeldWrites | None:
-    """What is wrong with the side in charge; `legacy` None: it could not be asked."""
+    """What is wrong with the writes of the side in charge; `legacy` is None where the legacy could not be asked."""
     writes = base if facts.in_charge == "base" else legacy
     if writes is None or not writes.refuses:
         return None
@@ -84,12 +93,14 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
     if left is not None:
         return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", _RELEASE)
     if writes.hold is None:
-        return _held(side, writes, None, "nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}")
+        return _held(
+            side, writes, None, "its hold is there, and nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}"
+        )
     return _held(side, writes, False, "no cutover is under way", _RELEASE)
 
 
 def find_held_alone(legacy: SideWrites, error: str) -> HeldWrites | None:
-    """The same where the base cannot be asked."""
+    """As `find_held`, where the base cannot be asked and only the legacy is known."""
     if not legacy.refuses:
         return None
     opening = legacy.hold is not None and legacy.hold.opening
@@ -117,10 +128,10 @@ __all__ = ["HeldWrites", "hold_again", "release_writes", "writes_held"]
 
 
 def writes_held(plan: CutoverPlan) -> HeldWrites | None:
-    """The hold on the side that writes belong to, or None where it accepts them.
+    """The hold on the side in charge, or None where that side accepts writes.
 
     Raises:
-        psycopg.OperationalError: The legacy cannot be reached, nor the base.
+        psycopg.OperationalError: Neither the base nor the legacy can be reached; or the legacy is in charge and cannot.
     """
     databases, spec = plan.stream.databases, plan.stream.spec
     try:
@@ -137,18 +148,19 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
 
 
 def release_writes(plan: CutoverPlan) -> str:
-    """Let writes go on after a cutover or rollback died: what is open stays open, else it is undone.
+    """Let writes go on after a cutover or rollback died.
 
-    Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened; and the
-    base alone, after a rollback that died, where the legacy cannot.
+    A run whose target was opened is finished; any other is undone. Where the base cannot be reached, the legacy alone
+    is released, unless the base may have been opened. Where the legacy cannot be reached, the base alone is released
+    after a rollback that died, unless the legacy may have been opened.
 
     Returns:
         What was done, one sentence.
 
     Raises:
-        StreamError: The cutover's process lives; says how to end it.
-        CutoverError: Only the other side knows whether it accepts writes, and it cannot be asked.
-        psycopg.OperationalError: The legacy cannot be reached, and the base is not what is to be released.
+        StreamError: The cutover's process is alive; the error says how to end it.
+        CutoverError: The other side may accept writes, and it cannot be asked.
+        psycopg.OperationalError: The legacy cannot be reached, and it is not the base that has to be released.
     """
     try:
         with plan.stream.databases.session("base", "cutover:release") as base:
@@ -181,21 +193,21 @@ def release_writes(plan: CutoverPlan) -> str:
             raise _unowned(plan, charge)
         release(side, plan.stream, writes.hold.owner, looked=True)
         follow_hold(base, plan.stream)
-        return f"the {charge} was held by nobody that is known of; it accepts writes again"
+        return f"the {charge} refused writes although no cutover or rollback was under way; it accepts them again"
 
 
 def hold_again(plan: CutoverPlan) -> str:
-    """While the base is in charge: the legacy refuses everybody's writes, and no TRUNCATE of the base is taken.
+    """Make the legacy refuse all writes again, and the base every TRUNCATE, while the base is in charge.
 
-    For a hold that somebody took away, or that an earlier version of this program made.
+    This renews a hold that was removed by hand, or that was made by an earlier version of this program.
 
     Returns:
         What was done, one sentence.
 
     Raises:
         StreamError: A cutover or rollback is at work.
-        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long; or a table that
-            inherits lets writers past every trigger.
+        CutoverError: The legacy is in charge, or decommissioned; or a writer's transaction stayed open for too long; or
+            a table that inherits from the legacy's lets writers past every trigger.
     """
     with (
         plan.stream.databases.session("base", "cutover:hold") as base,
@@ -207,7 +219,7 @@ def hold_again(plan: CutoverPlan) -> str:
             raise CutoverError(
                 "the legacy was decommissioned" if facts.decommissioned
                 else f"{facts.under_way.name} is not finished" if facts.under_way
-                else "the legacy is in charge, and is to accept writes",
+                else "the legacy is in charge, and has to accept writes",
                 where=plan.relation,
                 state_left="nothing was changed",
                 next_step="run `migration-assets release-writes`" if facts.under_way else "nothing",
@@ -221,18 +233,18 @@ def hold_again(plan: CutoverPlan) -> str:
         left = gaps(legacy, plan.stream.spec.table)
     if left:
         raise CutoverError(
-            f"no trigger keeps everybody from writing to the legacy: {'; '.join(left)}",
+            f"no trigger can keep all writers from the legacy: {'; '.join(left)}",
             where=plan.relation,
-            state_left="who names the table itself is refused there",
-            next_step="see whose table that is, move its rows to where they belong, and take it away from the legacy's"
-            " (ALTER TABLE child NO INHERIT parent); then run this again",
+            state_left="writes that name the legacy's table itself are refused",
+            next_step="find out whose table that is, move its rows to where they belong, and detach it from the"
+            " legacy's table (ALTER TABLE child NO INHERIT parent); then run this again",
         )
     done = "the legacy refuses writes, and the base every TRUNCATE"
     if not before:
         return done
     return (
-        f"{done}. The legacy could be written to before ({'; '.join(before)}): `migration-assets repair-legacy` over"
-        " every quarter shows what was"
+        f"{done}. Before, writes could reach the legacy ({'; '.join(before)}): `migration-assets repair-legacy` over"
+        " every quarter shows what was written"
     )
 
 
@@ -255,11 +267,12 @@ def _release_legacy_alone(plan: CutoverPlan, why: str) -> str:
 
 
 def _release_base_alone(plan: CutoverPlan) -> str | None:
-    """None where it is not held by a rollback, or cannot be reached itself."""
+    """Release the base without the legacy, after a rollback that died; None where no rollback is unfinished."""
     why = "the legacy cannot be reached"
     with (
         plan.stream.databases.session("base", "cutover:release") as base,
-        # Whoever was to open the legacy has it, and marks the base's hold before: he is dead, and never will.
+        # A process that is about to open the legacy has this lock, and marks the base's hold first. Now that we have
+        # the lock that process is dead: it will not mark the hold any more.
         cutover_lock(base, plan.relation),
     ):
         left = unfinished_cutover(base, plan.relation)
@@ -274,7 +287,7 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
                 state_left="the base goes on refusing writes: two sides that accept them could never be reconciled",
                 next_step="bring that legacy back, then run this again",
             )
-        # Now: whoever undoes the rest when the legacy is back would count the time until then.
+        # Noted now: the run that undoes the rest when the legacy is back would count the time until then as downtime.
         note_released(base, left.id, None, opened=False)
         follow_hold(base, plan.stream)
     return f"the base accepts writes again: the legacy was never opened; {why}: run this again when it is back"
@@ -283,9 +296,9 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
 def _unowned(plan: CutoverPlan, side: SideName) -> CutoverError:
     table = plan.stream.spec.table
     return CutoverError(
-        f"the {side} refuses writes, and nobody noted why: its row in our table holds is gone",
+        f"the {side} refuses writes, and nobody noted why: its row in the table migration.holds is gone",
         where=plan.relation,
         state_left="nothing was changed",
-        next_step=f"see that the other side was never open for writes; then on the {side}: ALTER TABLE {table} DISABLE"
-        f" TRIGGER {HOLD}",
+        next_step=f"make sure that the other side was never open for writes; then on the {side}: ALTER TABLE {table}"
+        f" DISABLE TRIGGER {HOLD}",
     )
