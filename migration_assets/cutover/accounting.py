@@ -1,14 +1,14 @@
 """Accounts for every row that no compared week holds: none may be left behind when the writes move, on either side.
 
-A row lies in a week that is compared (or whose proof still stands), in a week that left the base and whose archive is
-what the legacy has of it, or it stops the cutover or rollback by name. Counted under hold, when nobody writes; looked
-at before that as well, so that nobody is held in vain.
+Every row has to lie in a week that is compared (or whose proof is still valid), or in a week that left the base and of
+which the legacy has exactly what its archive holds. Any other row stops the cutover or rollback, by name. All is
+counted under hold, when nobody writes; it is also looked at before, so that no hold is made in vain.
 
-Tells of rows of the legacy that no open week can take while the applications write them, not only at the cutover.
-
-From the gate of a cutover on: then every row was seen to be in a week, and what comes later can be told from what was
-never brought. Cheap: ends of ranges on the control column's index, and of weeks that left the base the versions of the
-rows, where these are few enough. The cutover itself looks at all of it, exactly.
+`find_early` reports rows of the legacy that no open week can take while applications go on writing, and not only at the
+cutover. It works from the first time on that the gate of a cutover was passed: then every row was in a week, so what
+comes later can be told from what was never migrated. It is cheap: it reads the ends of ranges of the control column's
+index and, of weeks that left the base, the versions of the rows where these are few enough. The cutover itself looks at
+all of it, exactly.
 """
 
 import time
@@ -40,7 +40,7 @@ from migration_assets.stream.uncovered import Found, count_in, places_without, r
 
 @dataclass(frozen=True)
 class Unaccounted:
-    """Rows that would be left behind: what they are, and what to do about them."""
+    """Rows that would be left behind, and what to do about them."""
 
     what: str
     remedy: str
@@ -48,9 +48,11 @@ class Unaccounted:
 
 @dataclass(frozen=True)
 class Weeks:
-    """The table's weeks by who answers for their rows; what is in neither answers for none.
+    """The table's weeks, by where their rows are compared with; a week in neither group has none compared.
 
-    `compared`: they have a leaf, or should; `left`: they left the base.
+    Attributes:
+        compared: Weeks that have a leaf, or should have one: the two sides are compared.
+        left: Weeks that left the base: the legacy is compared with their archives.
     """
 
     compared: tuple[SliceRecord, ...]
@@ -58,7 +60,7 @@ class Weeks:
 
 
 def weeks_of(base: Connected, plan: CutoverPlan) -> Weeks:
-    """As the ledger and the base's partitions say."""
+    """Sort the ledger's weeks by what the ledger and the base's partitions say of them."""
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
     compared = tuple(record for record in known if record.under_cdc or record.week in in_root)
@@ -74,11 +76,18 @@ def look_again(
     *,
     before_each: Callable[[], object],
 ) -> tuple[dict[int, AsFound], float]:
-    """Look on the legacy at the weeks that left the base; those that may have changed since `before` are read again.
+    """Look on the legacy at the weeks that left the base; read again those that may have changed since `before`.
+
+    Args:
+        legacy: In no transaction.
+        plan: Which table.
+        weeks: As `weeks_of` returns them.
+        before: What an earlier look found, by the key of the week's lock.
+        before_each: Called before each week; may raise to stop.
 
     Returns:
-        What was found, by the week's lock; and how long the looking took, in seconds, without what was read again: so
-        long as it will take when nobody writes.
+        What was found, by the key of the week's lock; and how many seconds the look took without the weeks that were
+        read again. It will take that long when nobody writes any more.
     """
     known = [
         one
@@ -106,9 +115,9 @@ def find_unaccounted(
     left: Iterable[AsFound],
     description: TableDescription,
 ) -> list[Unaccounted]:
-    """Everything that no week answers for, and weeks that left with something else than the legacy has now.
+    """Every row that no week accounts for, and every week that left and of which the legacy has something else now.
 
-    `description` is of the table, which both sides have alike.
+    `description` is the table's; it is the same on both sides.
     """
     return [
         *outside_of_base(base, plan, kind, weeks, description),
@@ -120,14 +129,14 @@ def find_unaccounted(
 def outside_of_base(
     base: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
 ) -> list[Unaccounted]:
-    """Rows of the base in no leaf that is compared: in partitions that somebody made by hand."""
+    """Rows of the base in no compared leaf: they are in partitions that were made by hand."""
     return list(_outside(base, plan, kind, "base", weeks.compared, description))
 
 
 def outside_of_legacy(
     legacy: Connected, plan: CutoverPlan, kind: CutoverKind, weeks: Weeks, description: TableDescription
 ) -> Iterator[Unaccounted]:
-    """Rows of the legacy for which there is no week at all; cheap where an index begins with the control column."""
+    """Rows of the legacy that belong to no week; cheap where an index begins with the control column."""
     records = (*weeks.compared, *(week.record for week in weeks.left))
     yield from _outside(legacy, plan, kind, "legacy", records, description)
 
@@ -136,7 +145,7 @@ def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccoun
     """Stop where rows would be left behind.
 
     Raises:
-        CutoverError: Names all of them, with what to do.
+        CutoverError: Names all of these rows, and what to do.
     """
     if found:
         raise CutoverError(
@@ -158,7 +167,7 @@ def _outside(
     control = description.control_kind(spec.control_column)
     places = places_without(plan.stream.calendar.bound_values(record.week, control) for record in records)
     with connection.transaction():
-        # Where an index begins with the control column it is used, however few pages the table has.
+        # So that an index that begins with the control column is used, however few pages the table has.
         connection.execute("SET LOCAL enable_seqscan = off")
         found = count_in(connection, spec, places)
     for one in found:
@@ -170,12 +179,12 @@ def _remedy(plan: CutoverPlan, kind: CutoverKind, side: SideName, one: Found) ->
     spec, tables = plan.stream.spec, ", ".join(one.tables)
     if side == "base" and kind is CutoverKind.CUTOVER:
         return (
-            f"{tables} is none of our leaves: take it out of {spec.table} (ALTER TABLE … DETACH PARTITION {tables}), or"
-            " delete its rows"
+            f"{tables} is not one of our leaves: take it out of {spec.table} (ALTER TABLE … DETACH PARTITION {tables}),"
+            " or delete its rows"
         )
     if side == "base":
         return (
-            f"{tables} is none of our leaves: keep its rows aside (CREATE TABLE … AS TABLE {tables}), delete them"
+            f"{tables} is not one of our leaves: keep its rows aside (CREATE TABLE … AS TABLE {tables}), delete them"
             f" there, drop it, open their quarter (materialize quarter_partitions), and insert them into {spec.table}"
         )
     if kind is CutoverKind.CUTOVER:
@@ -191,13 +200,13 @@ def _to_take_in(kind: CutoverKind, one: AsFound) -> str:
     return f"`migration-assets restore {key}`, then `migration-assets repair-legacy {key}`"
 
 
-# A look is short; what takes longer is left to the gate.
+# A look of the watch must be short; what takes longer is left to the gate of the cutover.
 _SECONDS = 2.0
 _ROWS = 500_000
 
 
 def note_accounted(base: Connected, legacy: Connected, plan: CutoverPlan) -> None:
-    """Every row of the legacy was just seen to be in a week: from now on the watch tells of what is in none."""
+    """Note that every row of the legacy is in a week now; from now on the watch reports rows that are in none."""
     file, horizon = state_of_file(legacy, plan.stream)
     base.execute(
         "INSERT INTO migration.accounted (relation, file, horizon) VALUES (%s, %s, %s)"
@@ -208,10 +217,10 @@ def note_accounted(base: Connected, legacy: Connected, plan: CutoverPlan) -> Non
 
 
 def find_early(base: Connected, legacy: Connected, plan: CutoverPlan) -> tuple[str, ...] | None:
-    """What no open week can take, in words; None before the gate was ever passed.
+    """Rows of the legacy that no open week can take, in words; None before the gate of a cutover was ever passed.
 
     Raises:
-        psycopg.errors.QueryCanceled: It takes longer than a look may.
+        psycopg.errors.QueryCanceled: The look takes longer than the watch may spend.
     """
     there = base.execute("SELECT to_regclass('migration.accounted') IS NOT NULL").fetchone()
     if not require_row(there, "to_regclass")[0]:

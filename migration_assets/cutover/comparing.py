@@ -1,6 +1,7 @@
-"""The exact comparison while both sides stand still: no cut is needed, any two snapshots show the same moment.
+"""The exact comparison of both sides during a cutover or rollback, and the validation before it that makes it short.
 
-Validates once more what changed, while everybody writes, so that little is left to compare while writes are held.
+`compare_sides` compares while both sides stand still: no cut is needed, any two snapshots show the same moment.
+`revalidate` validates the weeks that changed while everybody still writes, so that few are left to compare under hold.
 """
 
 import logging
@@ -28,14 +29,20 @@ from migration_assets.quarters.runway import attached_leaves, read_partitions
 from migration_assets.stream.buckets import slice_rows
 from migration_assets.stream.true_up import Taken, share_out
 
-# A lock of each leaf, and of each of its indexes that is read, stays to the end of a snapshot; a server has room for a
-# few thousand locks of all its sessions together.
+# A snapshot keeps a lock on each leaf and on each of its indexes that it reads until it ends. All sessions of a server
+# together have room for a few thousand locks.
 _LEAVES_LOCKED, _TAKEN_AT_ONCE = 1_000, 13
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How many weeks were compared and found equal, how many rows they hold; proofs of those that no stream follows."""
+    """The result of a comparison that found all weeks equal.
+
+    Attributes:
+        weeks: How many were compared.
+        rows: How many rows they hold.
+        unfollowed: The weeks that no stream follows, with their proofs.
+    """
 
     weeks: int
     rows: int
@@ -53,16 +60,26 @@ def compare_sides(
     *,
     carried: Collection[int] | None = None,
 ) -> Compared:
-    """Compare every week that matters; the ledger notes each result. `carried`: as for `to_compare`.
+    """Compare every week that matters; the ledger keeps each result.
+
+    Args:
+        plan: Which table.
+        kind: A cutover or a rollback.
+        base: The session that writes to the ledger.
+        legacy: The other side.
+        description: The legacy's table.
+        marker: The marker at which both sides stand, where there is one.
+        deadline: Bounds the comparison.
+        carried: As for `to_compare`.
 
     Raises:
-        CutoverError: A week differs; names it and the rows. Or the time is over.
+        CutoverError: A week differs; the error names it and says how many rows. Or the time is over.
     """
     records = to_compare(base, legacy, plan, kind, carried=carried)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
     proofs = _prove_all(plan, records, description, lsn, marker, deadline)
     changes = changes_by_leaf(base, plan.stream.spec.table, [record.leaf for record in records])
-    # One commit for all: each waits for the disk, while writes are held.
+    # All in one commit: each commit waits for the disk, and writes are held meanwhile.
     with base.transaction():
         for record, proof in zip(records, proofs, strict=True):
             if record.under_cdc:
@@ -84,19 +101,19 @@ def compare_sides(
 
 
 def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
-    """What the side that is in charge then allows."""
+    """What to do about differing weeks; that depends on the side that is in charge."""
     steps: list[str] = []
     if kind is CutoverKind.ROLLBACK:
         for quarter in dict.fromkeys(record.week.quarter for record in differing):
             names = " ".join(record.week.name for record in differing if record.week.quarter == quarter)
             steps.append(
-                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply mends them"
+                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply repairs them"
             )
     else:
         if any(record.under_cdc for record in differing):
             steps.append("`migration-assets repair` shows and repairs the rows")
         if not all(record.under_cdc for record in differing):
-            steps.append("what is not under CDC is to be copied, and to join: migrated_slice, change_stream")
+            steps.append("weeks that are not under CDC have to be copied and to join: migrated_slice, change_stream")
     return "; ".join(steps) + "; then run this again"
 
 
@@ -108,22 +125,24 @@ def to_compare(
     *,
     carried: Collection[int] | None = None,
 ) -> list[SliceRecord]:
-    """The weeks under CDC, or those of them that changed since they were last proven equal; and the others with a leaf.
+    """The weeks to compare: those under CDC, or those of them that may have changed; and other weeks with a leaf.
 
-    What changed is what the base's server counted, and what was altered or rewritten on either side, which no server
-    counts. Under hold the apply worker has ended, and told all it did; before a cutover everybody else has, too (see
-    `counted`). Before a rollback nobody can wait for that: what applications wrote in the last seconds may be in no
-    count, and then goes the way of the reverse stream without being compared.
+    A week may have changed since it was last proven equal if the base's server counted changes of its leaf, or if a
+    table was altered or rewritten on either side, which no server counts. Under hold the apply worker has ended and has
+    handed over all its counts; before a cutover all other sessions have too (see `require_counted`). A rollback cannot
+    wait for that: what applications wrote in the last seconds may not be counted yet. Such a change goes along the
+    reverse stream without being compared.
 
-    The others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
-    either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
+    The other weeks were opened ahead, copied or restored, and no stream follows them. Applications read and write them
+    on either side: if a cutover left rows behind there, it could never be rolled back, and the weeks never archived.
 
     Args:
-        base: Whose ledger and counts.
+        base: Has the ledger and the counts.
         legacy: The other side.
         plan: Which table, and whether every week is wanted.
-        kind: A cutover also compares what the stream may have skipped since its proof.
-        carried: What it cannot have skipped, where its worker has ended already; see `weeks_carried`.
+        kind: A cutover also compares weeks whose changes the stream may have skipped since their proof.
+        carried: The weeks of which it cannot have skipped any, as `weeks_carried` returns them; for a caller whose
+            apply worker has ended already.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
@@ -144,7 +163,7 @@ def to_compare(
             if r.week not in in_root
             or not r.validated_equal
             or r.validated_changes != changes.get(r.leaf, 0)
-            # A proof of an older version of this program says nothing of the tables.
+            # Proofs of older versions of this program did not keep the definitions of the tables.
             or r.definitions is None
             or r.week in altered
             or r.lock_key not in carried
@@ -155,7 +174,7 @@ def to_compare(
 
 
 def _counts(base: Connected) -> bool:
-    """Whether the server counts what sessions change: it can be switched off, also for one role or database."""
+    """Whether the server counts what sessions change: that can be switched off, also for one role or database."""
     row = base.execute(
         "SELECT current_setting('track_counts') = 'on' AND NOT EXISTS"
         " (SELECT FROM pg_db_role_setting WHERE setdatabase IN (0, (SELECT oid FROM pg_database"
@@ -166,7 +185,7 @@ def _counts(base: Connected) -> bool:
 
 
 def _counted_since(base: Connected) -> datetime | None:
-    """When the counters began at zero again: by a crash, or by hand; None where they never did."""
+    """When the counters were last reset, by a crash or by hand; None where they never were."""
     row = base.execute(
         "SELECT greatest((SELECT stats_reset FROM pg_stat_bgwriter),"
         " (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()))"
@@ -178,9 +197,10 @@ def _counted_since(base: Connected) -> datetime | None:
 def _in_pictures(
     records: Sequence[SliceRecord], weeks: Taken, parallel: int
 ) -> Iterator[tuple[Sequence[SliceRecord], Iterable[tuple[int, SliceRecord]]]]:
-    """What a worker compares in one snapshot: the weeks whose leaves it locks, and those of them that it takes.
+    """Split a worker's weeks into snapshots: yields the weeks whose leaves are locked, and those of them to compare.
 
-    All at once, unless they are many; then few, so that no worker has much to do when the others are done.
+    All weeks go into one snapshot, unless there are too many to lock. Then few go into each, so that the workers end at
+    about the same time.
     """
     if len(records) * parallel <= _LEAVES_LOCKED:
         yield records, weeks
@@ -198,9 +218,9 @@ def _prove_all(
     marker: int | None,
     deadline: Deadline,
 ) -> list[Proof]:
-    """Each worker has one session on either side, and few snapshots and looks at what the tables are.
+    """Prove all weeks in parallel, with one session per worker and side, and few snapshots.
 
-    Nothing moves any more, and writers are held: what is asked for each week by itself makes them wait.
+    Writers are held meanwhile, so definitions are read once per snapshot and not once per week.
     """
     stream, root = plan.stream, plan.stream.spec.table
     proofs: dict[int, Proof] = {}
@@ -234,16 +254,17 @@ log = logging.getLogger(__name__)
 
 
 def revalidate(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
-    """Validate the weeks that changed since their validation, again where that makes them fewer.
+    """Validate the weeks that changed since their last validation, and repeat that while it leaves fewer of them.
 
-    Before the cutover takes its locks: each validation takes its own, at a cut that holds writers for milliseconds.
+    To be called before the cutover takes its locks. Each validation takes its own, at a cut that holds writers for
+    milliseconds.
 
     Returns:
         The weeks that changed again meanwhile: applications write to them all the time.
 
     Raises:
-        CutoverError: Weeks differ; names them. Nothing was begun.
-        SliceBusyError: Somebody works on one of them.
+        CutoverError: Weeks differ; the error names them. The cutover has not begun.
+        SliceBusyError: Another process works on one of the weeks.
         StreamError: The stream does not run.
     """
     changed = _changed(plan, base, legacy)
@@ -267,17 +288,17 @@ def revalidate(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[Fi
 
 
 def _changed(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
-    """Of what is to be compared, the weeks that a cut can prove."""
+    """The weeks to compare that can be validated at a cut, because they are under CDC."""
     return [record.week for record in to_compare(base, legacy, plan) if record.under_cdc]
 
 
 def _validate(plan: CutoverPlan, week: FiscalWeek) -> str | None:
-    """What differs, or None."""
+    """Validate one week; returns what differs, or None."""
     try:
         validate_slice(plan.stream, week)
     except SliceMismatchError as error:
         return f"{week.key}: {error.what}"
     except CutError as error:
-        # It is compared while writes are held then, if that ends in time.
+        # Not fatal: the week is compared while writes are held, if the time allows.
         log.warning("%s was not validated before the cutover: %s", week.key, error)
     return None

@@ -1,6 +1,6 @@
-"""How long the comparison under hold will take, and the refusal of what cannot end in time, before anybody is held.
+"""Estimates how long the comparison under hold will take, and refuses one that cannot end in time before any hold.
 
-How long a comparison of many weeks will take, from how long it took before. Pure.
+`estimate` is pure: it works from how long earlier comparisons took. `estimate_comparison` reads those from the ledger.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from migration_assets.domain.states import CutoverError, CutoverKind
 from migration_assets.ledger.slices import SliceRecord
 from migration_assets.postgres.sessions import Connected
 
-# Hashing both sides of a row, on a slow machine; only until anything was measured.
+# Hashing both sides of a row on a slow machine; used only until something was measured.
 ASSUMED_ROWS_PER_SECOND = 250_000.0
 _PER_WEEK_SECONDS = 0.05
-# What fewer rows took says how long a week takes, not how long a row does.
+# The time for fewer rows than this measures the fixed cost of a week, and not the cost of a row.
 _TELLING_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Week:
-    """One that will be compared. `measured_*` is its own last comparison, as one worker's work; None: not known."""
+    """A week to compare. `measured_*` are of its own last comparison, as the work of one worker; None: not known."""
 
     key: str
     rows: int
@@ -30,7 +30,7 @@ class Week:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """An earlier comparison of many weeks while writes were held; seconds as the clock went."""
+    """An earlier comparison of many weeks while writes were held; `seconds` is wall-clock time."""
 
     weeks: int
     rows: int
@@ -39,7 +39,7 @@ class Rehearsed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds as the clock will go, and what they rest on."""
+    """How long a comparison will take (`seconds` of wall-clock time), of how much, and what the estimate rests on."""
 
     seconds: float
     weeks: int
@@ -48,11 +48,14 @@ class Estimate:
 
 
 def estimate(weeks: Sequence[Week], *, parallel: int, rehearsed: Rehearsed | None = None) -> Estimate:
-    """A rehearsal of most of it is the best witness; else each week's own last comparison; else the others' rate.
+    """Estimate how long comparing the weeks takes.
+
+    The best evidence is a rehearsal or cutover that compared most of it; else each week's own last comparison; for
+    weeks without one, the rate of the others.
 
     Args:
-        weeks: All that will be compared.
-        parallel: How many at a time.
+        weeks: All weeks that will be compared.
+        parallel: How many are compared at a time.
         rehearsed: The last comparison of a cutover or a rehearsal.
     """
     rows = sum(week.rows for week in weeks)
@@ -76,9 +79,9 @@ def _of(week: Week, rate: float) -> float:
     return week.measured_seconds + max(0, week.rows - week.measured_rows) / rate
 
 
-# The rest is for draining, the sequences, the reverse stream, and for being wrong.
+# The rest of the timeout is for draining, the sequences and the reverse stream, and for errors of the estimate.
 SHARE = 0.7
-# A cut's own clock begins when both snapshots are open; whoever shares the cut was compared beside the others.
+# A cut's time is taken when both its snapshots are open; weeks that share a cut were compared in parallel.
 _MEASURED = """
 WITH last AS (
     SELECT DISTINCT ON (quarter, week) quarter, week, marker, greatest(legacy_rows, base_rows) AS rows
@@ -110,7 +113,7 @@ SELECT relname, n_live_tup FROM pg_stat_all_tables WHERE schemaname = %s AND rel
 
 
 def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[SliceRecord]) -> Estimate:
-    """From what earlier comparisons took: the ledger knows of each, and how many rows it had."""
+    """Estimate the comparison of these weeks from what the ledger has of earlier comparisons and from row counts."""
     parallel = plan.stream.limits.parallel
     measured = {
         (str(quarter), str(name)): (int(rows), float(seconds))
@@ -134,12 +137,12 @@ def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[Sl
 
 
 def in_time(found: Estimate, plan: CutoverPlan) -> bool:
-    """Whether it very likely ends within the timeout."""
+    """Whether the comparison very likely ends within the timeout."""
     return found.seconds <= SHARE * plan.timeout_seconds
 
 
 def told(found: Estimate) -> str:
-    """What is compared, how long that takes, and how that is known."""
+    """A sentence: what is compared, how long that takes, and what that estimate rests on."""
     return (
         f"comparing {found.weeks} weeks with {found.rows:,} rows while no side accepts writes would take about"
         f" {found.seconds:,.1f} s (from {found.basis})"
@@ -147,7 +150,7 @@ def told(found: Estimate) -> str:
 
 
 def ways_out(found: Estimate, plan: CutoverPlan, kind: CutoverKind) -> str:
-    """What to do where it takes too long."""
+    """What to do where the comparison takes too long."""
     raised = f"raise MIGRATION_CUTOVER_TIMEOUT_SECONDS to {found.seconds / SHARE + 1:.0f} or more"
     return raised + (_FEWER if plan.compare_all else _CALMER[kind])
 
@@ -158,14 +161,17 @@ def require_time(
     """Refuse a comparison that would very likely not end within the timeout.
 
     Args:
-        base: Its ledger knows what earlier ones took.
-        plan: With the timeout.
-        kind: For the ways out.
-        records: What will be compared.
-        besides: What the look at weeks that left the base takes, seconds, as it was measured.
+        base: Has the ledger.
+        plan: Has the timeout.
+        kind: Decides which ways out there are.
+        records: The weeks that will be compared.
+        besides: Seconds that the look at the weeks that left the base takes, as it was measured.
+
+    Returns:
+        The estimate.
 
     Raises:
-        CutoverError: Names the estimate, and the ways out. Nothing is held.
+        CutoverError: It would take too long; the error names the estimate and the ways out. Nothing is held.
     """
     found = estimate_comparison(base, plan, records)
     if besides:
@@ -189,9 +195,9 @@ _FEWER = (
     " compared, and before a cutover those are validated once more while everybody writes"
 )
 _CALMER = {
-    CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: those that changed since their validation"
-    " are compared, and those that another apply worker had proven, or that were proven while our role could not see"
-    " who alters the subscription (`migration-assets preflight`: alterations_right)",
-    CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and that must be seen before the legacy"
-    " accepts writes again",
+    CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: compared are the weeks that changed since"
+    " their validation, those that another apply worker had proven, and those that were proven while our role could not"
+    " see who alters the subscription (`migration-assets preflight`: alterations_right)",
+    CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and they have to be compared before the"
+    " legacy accepts writes again",
 }

@@ -1,9 +1,10 @@
 """The forward stream after a rollback: its slot begins where both sides stand still and are equal.
 
-So the base follows again at once, and no row need be looked at. Where that was not possible (a slot that could not
-begin in time, or whose process died before the weeks were compared) the stream is rebuilt, which trues up every week.
+So the base follows at once and no row has to be compared. Where that is not possible (the slot could not begin in time,
+or the process died before the weeks were compared), the stream is rebuilt, which trues up every week.
 
-Counts, around a rollback, the rows of the legacy that break its foreign keys: the way back is checked by none.
+`note_broken_keys` counts, around a rollback, the legacy's rows that break its foreign keys: nothing checks the rows
+that the reverse stream brings.
 """
 
 import logging
@@ -35,13 +36,16 @@ from migration_assets.stream.servers import count_markers_anew
 from migration_assets.stream.slots import create_slot, drop_slot, has_failover_slots
 from migration_assets.stream.subscription import apply_worker, create_subscription, drop_subscription, legacy_conninfo
 
-# A rollback is the way out: it does not wait long for what only makes it more comfortable.
+# A rollback is the way out, so it does not wait long for what only makes it more comfortable.
 SLOT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
 def prepare_forward(work: Work) -> None:
-    """Publication and slot on the legacy, before any hold; without them the rollback goes on, and rebuilds later."""
+    """Make publication and slot on the legacy, before any hold.
+
+    Where that fails, the rollback goes on and rebuilds the stream later.
+    """
     stream = work.plan.stream
     drop_forward(work)
     try:
@@ -64,14 +68,14 @@ def prepare_forward(work: Work) -> None:
 
 
 def drop_forward(work: Work) -> None:
-    """All three parts, wherever they are left."""
+    """Remove subscription, slot and publication, wherever they still exist."""
     drop_subscription(work.base, work.forward.subscription)
     drop_slot(work.legacy, work.forward.slot)
     drop_publication(work.legacy, work.forward.publication)
 
 
 def has_forward_slot(work: Work) -> bool:
-    """Whether the legacy has the slot, and all WAL that it needs."""
+    """Whether the legacy has the slot, and all WAL that the slot needs."""
     row = work.legacy.execute(
         "SELECT wal_status IS DISTINCT FROM 'lost' FROM pg_replication_slots WHERE slot_name = %s", [work.forward.slot]
     ).fetchone()
@@ -79,15 +83,15 @@ def has_forward_slot(work: Work) -> bool:
 
 
 def begin_here(work: Work) -> None:
-    """The slot begins at this very moment: nobody writes on either side, and both were found equal.
+    """Move the slot to this very moment, when nobody writes on either side and both were found equal.
 
-    What it has seen until now came from the base; none of it may go back there. An advance is on disk only at the
-    legacy's next checkpoint: where it went is noted, so that a crash which takes it back is seen.
+    What the slot has seen so far came from the base, and none of it may go back there. An advance is on disk only after
+    the legacy's next checkpoint. So the position is noted in the ledger: a crash that takes the advance back is seen.
     """
     if not has_forward_slot(work):
         return
     with work.legacy.transaction():
-        # The apply worker's commits need not be on disk yet; once a later one is, they are.
+        # The apply worker's commits may not be on disk yet. Once a later commit is, they are too.
         work.legacy.execute("SET LOCAL synchronous_commit = local")
         work.legacy.execute("SELECT pg_current_xact_id()")
     row = work.legacy.execute(
@@ -97,7 +101,7 @@ def begin_here(work: Work) -> None:
 
 
 def _would_send_again(work: Work) -> bool:
-    """Whether the slot stands before the place where both sides were equal: the legacy crashed since it was moved."""
+    """Whether the slot is behind the position where both sides were equal: the legacy crashed after the advance."""
     start = read_forward_start(work.base, work.id)
     row = work.legacy.execute(
         "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
@@ -107,11 +111,11 @@ def _would_send_again(work: Work) -> bool:
 
 
 def follow_again(work: Work) -> bool:
-    """Let the stream run from there; whether that was possible. May be repeated."""
+    """Let the stream run from that position; returns whether that was possible. Safe to repeat."""
     base, plan = work.base, work.plan
     stream = read_stream(base, plan.relation)
     if stream is not None and stream.status is StreamStatus.LIVE and apply_worker(base, stream.subscription):
-        return not _would_send_again(work)  # whoever died after this did it
+        return not _would_send_again(work)  # an earlier process did all this and died afterwards
     if not has_forward_slot(work) or _would_send_again(work):
         return False
     with stream_to_ourselves(base, plan):
@@ -148,18 +152,19 @@ def follow_again(work: Work) -> bool:
                 binary=description.binary_copy,
                 failover=has_failover_slots(work.legacy),
             )
-    # What the base has applied moves the start for good. Until then a crash of the legacy would bring back the old one.
+    # Once the base has applied something, the slot's start is moved for good. Before that a crash of the legacy would
+    # bring back the old start.
     marker = send_heartbeat(work.legacy, plan.relation)
     wait_until(lambda: has_arrived(base, plan.relation, marker), seconds=plan.lag_seconds)
     return not _would_send_again(work)
 
 
-# One key's counting may take so long; nobody is held meanwhile.
+# The limit for counting one key; nobody is held meanwhile.
 SECONDS = 30.0
 
 
 def note_broken_keys(work: Work, *, after: bool) -> None:
-    """Into the ledger, key by key. A rollback is the way out: what cannot be counted does not stop it."""
+    """Count into the ledger, key by key. A key that cannot be counted does not stop a rollback: it is the way out."""
     try:
         keys = read_foreign_keys(work.legacy, work.plan.stream.spec.table)
         found = count_orphans(work.legacy, keys, seconds=SECONDS)
@@ -171,4 +176,4 @@ def note_broken_keys(work: Work, *, after: bool) -> None:
         return
     for one in found:
         if one.rows:
-            log.warning("rows of the legacy point nowhere, which its foreign key does not notice: %s", one)
+            log.warning("the legacy has rows without a referenced row, and its foreign key does not notice: %s", one)

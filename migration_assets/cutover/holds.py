@@ -1,8 +1,8 @@
-"""Holds the writes of applications on one side: a trigger that refuses them, and a row that says whose hold it is.
+"""Holds application writes on one side: a trigger refuses them, and a row in `migration.holds` says whose hold it is.
 
-The row is the fence. Who wants to open the target first marks the source's row as `opening`; who gives up releases the
-source, which deletes the row unless it is marked. Both lock it, so that exactly one of them happens, even where the
-base cannot be reached or a process wakes up late.
+The row decides races. A run that wants to open the target first marks the source's row as `opening`. A run that gives
+up releases the source, which deletes the row unless it is marked. Both lock the row, so that exactly one of the two
+happens, even where the base cannot be reached or a process wakes up late.
 """
 
 import logging
@@ -42,13 +42,13 @@ from migration_assets.stream.plan import StreamPlan
 log = logging.getLogger(__name__)
 
 
-# A process that lives releases what it holds when its timeout is over; later than this it does not answer.
+# A living process releases its hold when its timeout is over. One that is later than this does not answer any more.
 GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A side whose application writes are refused; see the ledger's comments."""
+    """A side whose application writes are refused; the ledger's comments explain the columns."""
 
     owner: int
     opener: int | None
@@ -58,8 +58,8 @@ class Hold:
 
 
 def read_hold(connection: Connected, relation: str) -> Hold | None:
-    """The side's hold, or None where it accepts writes, also where it never knew of cutovers."""
-    # A table of that name may be somebody else's: then nobody was ever held here.
+    """The hold on this side; None where it accepts writes, also where it never was part of a cutover."""
+    # A table of that name without these columns is not ours: then we never held writes here.
     exists = connection.execute(
         "SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('migration.holds')"
         " AND attname IN ('opener', 'opening')"
@@ -75,14 +75,14 @@ def read_hold(connection: Connected, relation: str) -> Hold | None:
 
 
 def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -> bool:
-    """Whether that cutover holds writes for longer than its own timeout allows, by that side's clock."""
+    """Whether that cutover has held writes for longer than its own timeout allows, by the clock of that side."""
     if held is None or held.owner != cutover or timeout_seconds is None:
         return False
     return held.age_seconds > timeout_seconds + GRACE_SECONDS
 
 
 def is_open(connection: Connected, plan: StreamPlan) -> bool:
-    """Whether the hold was ended (or never was): who writes in the ordinary way is let in."""
+    """Whether the side accepts ordinary writes: its hold was ended, or there never was one."""
     return not is_held(connection, plan.spec.table)
 
 
@@ -97,25 +97,26 @@ def hold(
     take_over: bool = False,
     before_each_try: Callable[[], object] | None = None,
 ) -> datetime:
-    """Refuse everybody's writes on the side from now on; no transaction that wrote to the table is open then.
+    """Refuse all application writes on the side from now on.
 
-    A hold that stands already stays whose it was, unless it is taken over.
+    When this returns, no transaction that wrote to the table is open any more. A hold that is there already keeps its
+    owner, unless it is taken over.
 
     Args:
-        connection: In no transaction.
+        connection: A session on that side, in no transaction.
         plan: Which table.
-        side: Which of its sides.
-        cutover: Whose hold.
-        passes: The subscription whose apply worker goes on writing on the legacy; the base's is in the ledger.
-        patience_seconds: For a moment without an open writer.
-        take_over: Also from another cutover.
-        before_each_try: Called while writers go on.
+        side: Which side.
+        cutover: The id of the cutover or rollback that becomes the owner.
+        passes: The subscription whose apply worker may go on writing to the legacy; the base's is in the ledger.
+        patience_seconds: How long to wait for a moment without an open writer.
+        take_over: Also take a hold from another cutover.
+        before_each_try: Called before each attempt, while writers go on.
 
     Returns:
-        Since when, by the side's own clock.
+        When the hold began, by the side's own clock.
 
     Raises:
-        CutoverError: No moment without an open writer came; lists them. Nothing is held.
+        CutoverError: No moment without an open writer came; the error lists the writers. Nothing is held.
     """
     prepare(connection)
     fence = Fence(side, plan.spec.table, passes, lock_timeout_ms=plan.limits.cut_lock_timeout_ms)
@@ -134,9 +135,9 @@ def hold(
                     raise
         if time.monotonic() >= give_up:
             raise _no_moment(connection, plan, side, patience_seconds)
-        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we keep step with nobody
+        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - random, so as not to run in step with another process
     if side == "base":
-        # One that was made meanwhile; what is made from now on finds the root held.
+        # A partition that was made meanwhile. Partitions that are made from now on find the root held.
         fence_base(connection, plan, patience_seconds=patience_seconds)
     return held_at
 
@@ -153,14 +154,14 @@ def _no_moment(connection: Connected, plan: StreamPlan, side: str, patience_seco
 
 
 def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) -> Fence:
-    """No partition takes a write by its own name any more; the root takes them as before.
+    """Make every partition refuse writes that name it directly; the root takes writes as before.
 
     Raises:
-        CutoverError: A writer stayed for longer; `follow_hold` frees what is fenced.
+        CutoverError: A writer stayed open for longer than the patience. `follow_hold` frees what is fenced by then.
     """
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     with base.transaction():
-        # Whoever makes a partition at this moment is waited for.
+        # Wait for a process that makes a partition at this moment.
         take_turn_at_partitions(base)
     try:
         fence_partitions(base, fence, patience_seconds=patience_seconds)
@@ -178,7 +179,7 @@ def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) ->
 
 
 def writers_of_partitions(base: Connected, plan: StreamPlan) -> list[str]:
-    """Who has written to a partition and is open still, oldest first."""
+    """Transactions that have written to a partition and are still open, oldest first."""
     rows = base.execute(
         "SELECT DISTINCT n.nspname, c.relname FROM pg_partition_tree(to_regclass(%s)) p"
         " JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -221,7 +222,7 @@ def _hold_once(connection: Connected, plan: StreamPlan, fence: Fence, cutover: i
 
 
 def guard_base(base: Connected, plan: StreamPlan) -> None:
-    """From now on the base in charge takes no TRUNCATE: neither the root nor any partition."""
+    """Make the base refuse every TRUNCATE from now on, of the root and of each partition."""
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
 
     def once() -> None:
@@ -233,11 +234,11 @@ def guard_base(base: Connected, plan: StreamPlan) -> None:
 
 
 def follow_hold(base: Connected, plan: StreamPlan) -> None:
-    """Every partition of the base as its root is: what a step that died, or gave up, left fenced is free again.
+    """Bring every partition of the base into its root's state; frees what a step that died or gave up left fenced.
 
-    What could not be locked now stays fenced: who names that partition is refused, and told to name the root.
+    A partition that cannot be locked now stays fenced: a write that names it is refused, and told to name the root.
     """
-    # The very first cutover may have died before it made them, and a partition's guard is made here.
+    # The very first cutover may have died before it made the functions, and guarding a partition needs them.
     prepare(base)
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     try:
@@ -249,15 +250,15 @@ def follow_hold(base: Connected, plan: StreamPlan) -> None:
 
 
 def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:
-    """Note who may open the target; None takes that right from whoever had it, also from one that wakes up late."""
+    """Note which cutover may open the target; None takes that right away, also from a process that wakes up late."""
     target.execute("UPDATE migration.holds SET opener = %s WHERE relation = %s", [cutover, plan.relation])
 
 
 def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
-    """From now on nobody ends the source's hold without a look at the target.
+    """Mark the source's hold as opening: from now on it is released only after a look at the target.
 
     Raises:
-        CutoverError: The hold is not there any more: somebody released the writes.
+        CutoverError: The hold is gone or has gaps: the writes were released meanwhile.
     """
     with source.transaction():
         source.execute("SET LOCAL synchronous_commit = on")
@@ -276,10 +277,10 @@ def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
 
 
 def open_side(target: Connected, plan: StreamPlan, cutover: int) -> None:
-    """Let application writes in; in the caller's transaction, where there is one.
+    """Open the target for application writes; in the caller's transaction, where there is one.
 
     Raises:
-        CutoverError: Somebody took the right to do so away: this process was taken for dead.
+        CutoverError: The right to open it was taken away: another run took this process for dead.
     """
 
     def once() -> None:
@@ -303,17 +304,20 @@ def open_side(target: Connected, plan: StreamPlan, cutover: int) -> None:
 def release(
     connection: Connected, plan: StreamPlan, cutover: int, *, looked: bool = False, patience_seconds: float = 10.0
 ) -> bool:
-    """End the hold of that cutover; whether there was one.
+    """End the hold of that cutover.
 
     Args:
         connection: The side whose writes are held.
         plan: Which table.
         cutover: Whose hold.
-        looked: The other side is known not to be open: then also a hold that is marked as `opening`.
-        patience_seconds: For the lock. Who holds it has written already; no new writer is let in.
+        looked: The other side is known not to be open; then a hold that is marked as opening is ended too.
+        patience_seconds: How long to wait for the table's lock. Its holders are old writers: no new one is let in.
+
+    Returns:
+        Whether that cutover had a hold and it was ended.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Patience ended.
+        psycopg.errors.LockNotAvailable: The lock did not come in time.
     """
 
     def once() -> bool:

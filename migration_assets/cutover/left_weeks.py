@@ -1,15 +1,15 @@
-"""Weeks that left the base: whether the legacy still has of each what its archive holds, exactly and cheaply.
+"""Weeks that left the base: says exactly, and cheaply, whether the legacy still has what the archive of each holds.
 
-Each is read in full once, while everybody writes, in a snapshot of its own. Later it is enough to look for what came
-after that snapshot. A change makes a new version of its row, whose `xmin` is the transaction that made it; and a row
-version that was there before is gone only by an update or a delete. So nothing was changed where no row's `xmin` is at
-or behind the snapshot's oldest running transaction, and as many rows are there as then:
+Each week is read in full once, while everybody writes, in a snapshot of its own. Later it is enough to look for changes
+since that snapshot. A change makes a new version of its row, whose `xmin` is the transaction that made it; and a
+version that was there before can only go by an update or a delete. So nothing changed if no row's `xmin` is equal to or
+later than the snapshot's oldest running transaction, and there are as many rows as then:
 
-- Everything from the oldest running transaction on counts as new, also what the snapshot saw already. So running,
-  prepared and sub-transactions need no look of their own: a sub-transaction's number is higher than its parent's.
-- Freezing leaves `xmin` as it was, and VACUUM removes only versions that nobody sees. The number of a very old row,
-  from before a wraparound, may be taken for a new one; never the other way round.
-- What makes the rows' versions anew (a rewrite, CLUSTER, VACUUM FULL, TRUNCATE) makes a new file, which is noticed.
+- Everything from the oldest running transaction on counts as new, even if the snapshot saw it. So running, prepared and
+  sub-transactions need no check of their own: the id of a sub-transaction is higher than its parent's.
+- Freezing leaves `xmin` as it was, and VACUUM removes only versions that nobody can see. The id of a very old row, from
+  before a wraparound, may be taken for a new one, but never the other way round.
+- What writes all row versions anew (a rewrite, CLUSTER, VACUUM FULL, TRUNCATE) makes a new file, and that is noticed.
 
 Where any of this is in doubt, the week is read in full again.
 """
@@ -35,9 +35,9 @@ from migration_assets.retirement.checks import difference
 from migration_assets.stream.plan import StreamPlan
 
 _MOMENT_SECONDS = 1.0
-# Numbers of transactions that lie further apart than this cannot be compared by their age.
+# Transaction ids that lie further apart than this cannot be compared by their age.
 _COMPARABLE = 2**30
-# Of a heap without children alone: what is said above holds for nothing else.
+# Only for a heap without children: the reasoning above holds for no other table.
 _FILE = """
 SELECT CASE WHEN c.relkind = 'r' AND a.amname = 'heap' AND NOT c.relhassubclass THEN pg_relation_filenode(c.oid) END,
        pg_snapshot_xmin(pg_current_snapshot())::text
@@ -47,27 +47,27 @@ FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.oid = to_regclass(%
 
 @dataclass(frozen=True)
 class LeftWeek:
-    """A week that has no leaf any more, and its archive; None where there is none."""
+    """A week that has no leaf any more, and its archive; `archive` is None where there is none."""
 
     record: SliceRecord
     archive: ArchiveRecord | None
 
     @property
     def archive_id(self) -> int | None:
-        """Of an archive that was made anew it is another."""
+        """Identifies the archive; another one that was made of the same week later has another id."""
         return self.archive.id if self.archive else None
 
 
 @dataclass(frozen=True)
 class AsFound:
-    """What the legacy had of such a week in one snapshot.
+    """What the legacy had of a week that left, in one snapshot.
 
     Attributes:
-        week: Which.
-        legacy: Its fingerprint.
-        description: The table, as it was.
-        file: The table's file; None where only reading it all tells whether anything changed.
-        horizon: The oldest transaction that ran at the snapshot; its number with the epoch.
+        week: The week and its archive.
+        legacy: The fingerprint of its rows on the legacy.
+        description: The legacy's table at that time.
+        file: The table's file; None where the table is of a kind whose changes only a full read can tell.
+        horizon: The id of the oldest transaction that ran at the snapshot, with its epoch.
     """
 
     week: LeftWeek
@@ -78,12 +78,12 @@ class AsFound:
 
     @property
     def wrong(self) -> str | None:
-        """What is not as the archive says; None where the legacy has exactly that."""
+        """How the legacy differs from the archive; None where it has exactly what the archive holds."""
         return why_not_archived(self.week, self.legacy)
 
 
 def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
-    """What the legacy has of a week that left the base, where that is not what its archive holds; else None."""
+    """How the legacy's rows of a week that left the base differ from its archive; None where they do not."""
     key, archive = week.record.week.key, week.archive
     if archive is None and not legacy.rows:
         return None
@@ -97,18 +97,18 @@ def why_not_archived(week: LeftWeek, legacy: Fingerprint) -> str | None:
 
 
 def has_left(record: SliceRecord) -> bool:
-    """Whether the week is done with: its rows are in its archive, wherever its leaf is."""
+    """Whether the week is finished: it is retired or released from the stream, and its archive holds its rows."""
     return record.state is SliceState.RETIRED or record.released_at is not None
 
 
 def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -> list[LeftWeek]:
-    """With their archives."""
+    """Join the ledger's weeks with their archives."""
     archives = {archive.week: archive for archive in read_archives(base, relation)}
     return [LeftWeek(record, archives.get(record.week)) for record in records]
 
 
 def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
-    """Read all that the legacy has of the week, in a snapshot of its own."""
+    """Read all rows that the legacy has of the week, in a snapshot of its own."""
     with _looking(legacy, plan) as (description, file, horizon):
         found = take_fingerprint(
             legacy, plan.spec.table, hashed_columns(description), _range(plan, description, week.record)
@@ -117,17 +117,17 @@ def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
 
 
 def is_unchanged(legacy: Connected, plan: StreamPlan, before: AsFound) -> bool:
-    """Whether the week is known to be as it was then; reads the rows' versions, and none of their values."""
+    """Whether the week is certainly as it was then; reads the versions of the rows and none of their values."""
     return bool(unchanged(legacy, plan, [before], before_each=lambda: None))
 
 
 def unchanged(
     legacy: Connected, plan: StreamPlan, before: Iterable[AsFound], *, before_each: Callable[[], object]
 ) -> set[int]:
-    """Those of the weeks that are known to be as they were then, by their lock's key; see `is_unchanged`.
+    """The weeks that are certainly as they were then, by the key of the week's lock; see `is_unchanged`.
 
-    Many in one transaction, since its beginning takes longer than the look at a small week; but no longer than a
-    moment, since whoever wants to alter the table waits for it, and the writers behind him.
+    Many weeks share a transaction, since beginning one takes longer than looking at a small week. But a transaction
+    takes only a moment: a session that wants to alter the table waits for it, and writers queue behind that session.
     """
     todo = list(before)
     same: set[int] = set()
@@ -161,14 +161,14 @@ def _is_same(
 
 
 def state_of_file(legacy: Connected, plan: StreamPlan) -> tuple[int | None, str]:
-    """The table's file, and the oldest transaction that runs now: see `AsFound`."""
+    """The table's file, and the oldest transaction that runs now; see `AsFound`."""
     with _looking(legacy, plan) as (_, file, horizon):
         return file, horizon
 
 
 @contextmanager
 def _looking(legacy: Connected, plan: StreamPlan) -> Generator[tuple[TableDescription, int | None, str]]:
-    """One snapshot, opened when the table can no more be rewritten under it; the table, its file, the horizon."""
+    """One snapshot, opened after the table was locked against rewrites; yields its description, file and horizon."""
     with legacy.transaction():
         legacy.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         hold_tables(legacy, [plan.spec.table])

@@ -1,12 +1,12 @@
-"""Repairs the legacy after the base, row by row, while the base is in charge; and takes such a repair back.
+"""Repairs the legacy from the base, row by row, while the base is in charge; and undoes such a repair.
 
-A rollback finds on the legacy what the reverse stream brought there. Where that is something else (a trigger of the
-legacy's own, a writer who passed the hold), the weeks' rows are made those of the base at a cut of the reverse stream.
-The rows are on the legacy and the ledger is on the base, and no commit spans both: the images of before, with the
-number of the legacy's transaction, are in the ledger before that transaction ends, and whether it ended well the legacy
-itself says, whoever dies in between.
+A rollback finds on the legacy what the reverse stream brought there. Where the legacy has something else (because of a
+trigger of its own, or a writer that passed the hold), the rows of the weeks are made those of the base, at a cut of the
+reverse stream. The rows are on the legacy and the ledger is on the base, and no commit spans both. So the images of
+before and the id of the legacy's transaction are in the ledger before that transaction ends; and whether it committed
+the legacy itself can tell, whichever process dies in between.
 
-The step that makes the legacy's rows those of the base, while the base is in charge.
+`repair_legacy`, `repair_outside` and `undo_legacy_repair` are the steps: they retry, and take the migration's settings.
 """
 
 import logging
@@ -67,10 +67,15 @@ _LOOK = (
 
 @dataclass(frozen=True)
 class LegacyRepaired:
-    """What differed in one week: `missing` and `extra` are meant from the legacy's side.
+    """The result of one week; `missing` and `extra` are meant from the legacy's side.
 
-    `legacy` is the fingerprint after the repair; in a dry run, as it was found. `repair_id` names the images of before
-    in the ledger; None where nothing was changed.
+    Attributes:
+        week: Which week.
+        dry_run: Whether nothing was changed.
+        differences: How many rows differed.
+        legacy: The legacy's fingerprint after the repair; in a dry run, as it was found.
+        base: The base's fingerprint.
+        repair_id: The ledger's id of the images of before; None where nothing was changed.
     """
 
     week: FiscalWeek
@@ -95,15 +100,23 @@ class _Found:
 
 
 def repair_after_base(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bool = True) -> list[LegacyRepaired]:
-    """Make the weeks' rows on the legacy those of the base, all in one transaction; a dry run only says what differs.
+    """Make the weeks' rows on the legacy those of the base, all in one transaction; a dry run only reports differences.
 
-    Name all weeks that differ at once: a row that is in another week on the legacy is taken out of that one first.
+    All weeks that differ have to be named at once: a row that the legacy has in another week is deleted there first.
+
+    Args:
+        plan: Which table.
+        weeks: The weeks to repair.
+        dry_run: Change nothing.
+
+    Returns:
+        The result of each week, in the same order.
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, the reverse stream does not run, or something on the
-            legacy changes rows on their way in; nothing was changed then.
+            legacy changes rows as they are written. Nothing was changed.
         DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
-        SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
+        SliceBusyError, StreamError: Another process works on a week, or on a cutover.
     """
     with both_sides(plan, lambda base, _: _records(base, plan, weeks)) as (base, legacy, records):
         names = reverse_names(forward_names(base, plan.relation))
@@ -118,15 +131,15 @@ def repair_after_base(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run
 def put_back(plan: CutoverPlan, repair_id: int) -> list[str]:
     """Put back on the legacy what a repair changed there, in all weeks that were repaired in the same transaction.
 
-    They differ then as they did before, and a look says so.
+    These weeks differ from the base again afterwards, as they did before the repair.
 
     Returns:
-        Which these are.
+        Which weeks these are.
 
     Raises:
-        LedgerError: There is no such repair of the legacy, it never came to be, it was undone already, or its images
-            do not go in any more.
-        CutoverError, StreamError: As `repair_legacy`.
+        LedgerError: There is no such repair of the legacy; or it was never committed, or was undone already; or its
+            images cannot be inserted any more.
+        CutoverError, SliceBusyError, StreamError: As `repair_after_base`.
     """
 
     def undone(base: Connected, legacy: Connected) -> list[SliceRecord]:
@@ -180,7 +193,7 @@ def repair_at(
     """Make the weeks on the legacy those of the base at the cut, in one transaction; the images of before are kept.
 
     Raises:
-        CutoverError, DeletionError: As `repair_legacy`.
+        CutoverError, DeletionError: As `repair_after_base`.
     """
     legacy = cut.legacy
     done: list[LegacyRepaired] = []
@@ -193,7 +206,7 @@ def repair_at(
         _apply(plan, cut, description, found)
         for one in found:
             now = take_fingerprint(legacy, one.rows.spec.table, one.rows.columns, one.rows.where)
-            # The source of the comparison is the base here.
+            # In this comparison the base is the source, so what it calls the legacy is the base.
             if now != one.compared.legacy:
                 raise _meddled(plan, one.record.week)
             differences = Differences(one.count(Kind.MISSING), one.count(Kind.EXTRA), one.count(Kind.CHANGED))
@@ -210,7 +223,7 @@ def _apply(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, fo
     batches = [(one.rows, batch) for one in found for batch in one.batches]
     coming = [(rows, keys) for rows, batch in batches for keys in chunks(batch.missing + batch.changed)]
     try:
-        # All that goes first, in every week: on the legacy a key is there once, whatever its time.
+        # First all deletes, in every week: the legacy's primary key allows a key once, in whatever week.
         for rows, batch in batches:
             for keys in chunks(batch.extra + batch.changed):
                 delete_rows(cut.legacy, rows, keys)
@@ -235,7 +248,11 @@ def _find(plan: CutoverPlan, cut: ReverseCut, description: TableDescription, rec
 
 
 def keep_images(plan: CutoverPlan, base: Connected, cut: ReverseCut, found: Sequence[_Found]) -> dict[int, int]:
-    """Into the ledger, durably, before the legacy's transaction can end; each week's repair by its lock's key."""
+    """Write the images of before into the ledger; durable before the legacy's transaction can end.
+
+    Returns:
+        The id of each week's repair, by the key of the week's lock.
+    """
     transaction = transaction_of(cut.legacy)
     ids: dict[int, int] = {}
     with durably(base):
@@ -262,7 +279,7 @@ def keep_images(plan: CutoverPlan, base: Connected, cut: ReverseCut, found: Sequ
 
 
 def _images(legacy: Connected, rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> list[tuple[list[str], str]]:
-    """Each key's texts, and its row on the legacy as a composite value's text."""
+    """For each key its texts, and the legacy's row as the text of a composite value."""
     texts = sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(c.name)) for c in rows.key)
     found = legacy.execute(
         sql.SQL("SELECT ARRAY[{}], (t.*)::text FROM {} AS t JOIN {} ON {} WHERE {}").format(
@@ -278,13 +295,17 @@ def _meddled(plan: CutoverPlan, week: FiscalWeek) -> CutoverError:
         where=plan.relation,
         state_left="the repair is rolled back; the legacy is as before",
         next_step=f"see the triggers of {plan.relation} on the legacy that are ENABLE ALWAYS or REPLICA (\\d shows"
-        " them): disable those that change rows (ALTER TABLE … DISABLE TRIGGER …), also for the reverse stream's sake;"
-        " then run this again",
+        " them): disable those that change rows (ALTER TABLE … DISABLE TRIGGER …), since they also change what the"
+        " reverse stream brings; then run this again",
     )
 
 
 def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id: int) -> dict[FiscalWeek | None, int]:
-    """All repairs of that one's transaction, by week (None: outside all); it came to be, and was not undone."""
+    """The ids of all repairs of the same transaction, by week; the key None is for rows outside all weeks.
+
+    Raises:
+        LedgerError: There is no such repair, it was not committed, or it was undone already.
+    """
     rows = base.execute(
         "SELECT r.quarter, r.week, r.id, r.applied, r.legacy_transaction::text, r.undone_at, r.legacy_undo::text"
         " FROM migration.repairs r JOIN migration.repairs o USING (relation, side, legacy_transaction)"
@@ -316,7 +337,7 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
 
 
 def _fate(legacy: Connected, transaction: str) -> str | None:
-    """`committed`, `aborted` or `in progress`; None for one so old that the legacy no longer knows."""
+    """`committed`, `aborted` or `in progress`; None for a transaction so old that the legacy does not know any more."""
     row = legacy.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
     found: str | None = require_row(row, "a transaction's status")[0]
     return found
@@ -330,7 +351,7 @@ def _put_back(
     repairs: Sequence[tuple[int, SliceRows]],
     outside: int | None,
 ) -> None:
-    """Out with every row of the repairs' keys, in with the images; generated columns are computed again."""
+    """Delete every row of the repairs' keys and insert the images; generated columns are computed again."""
     ids = [repair_id for repair_id, _ in repairs] + ([] if outside is None else [outside])
     names = [sql.Identifier(column.name) for column in description.copied_columns]
     statement = sql.SQL(
@@ -353,8 +374,8 @@ def _put_back(
             )
             while found := reader.fetchmany(ROWS_AT_ONCE):
                 images = [image for (image,) in found]
-                # Whole rows have no place in a statement, which others see and servers log. Raw: a column's name may
-                # have a percent sign.
+                # Whole rows must not be in the statement's text, which other sessions see and servers log. A raw
+                # cursor, because a column's name may have a percent sign.
                 RawCursor(legacy).execute(statement.format(**parts), [images])
                 require_put_back(legacy, plan.stream.spec, description, images, ids[0])
             reader.execute(
@@ -367,7 +388,7 @@ def _put_back(
 
 
 def _keys_of(base: Connected, repair_id: int) -> tuple[Keys, int]:
-    """The keys that it changed, and how many of them had a row before."""
+    """The keys that the repair changed, and how many of them had a row before."""
     found = base.execute(
         "SELECT key, before IS NOT NULL FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]
     )
@@ -388,7 +409,7 @@ def repair_legacy(
     run_id: str | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> list[LegacyRepaired]:
-    """Find out what differs and, unless `dry_run`, mend it on the legacy; see `legacy_repair.repair_legacy`."""
+    """Report what differs and, unless `dry_run`, repair it on the legacy; see `repair_after_base`."""
     prepare_ledger(migration, "repair-legacy")
     plan = replace(cutover_plan(migration, run_id), stream=StreamPlan.of(migration, run_id, confirmed_deletes))
     return retry_transient(
@@ -402,18 +423,18 @@ def repair_legacy(
 def repair_outside(
     migration: Migration, *, dry_run: bool = True, confirmed: int = 0, run_id: str | None = None
 ) -> OutsideRepaired:
-    """The same of rows at times that no week has; see `outside_repair.repair_outside`."""
+    """Take rows at times of no week off the legacy, or only count them; see `legacy_writing.repair_outside`."""
     prepare_ledger(migration, "repair-legacy")
     return retry_transient(
         lambda: legacy_writing.repair_outside(cutover_plan(migration, run_id), dry_run=dry_run, confirmed=confirmed),
-        what="repair of the legacy's rows outside",
+        what="repair of the legacy's rows outside all weeks",
         attempts=migration.settings.retry_attempts,
         log=log,
     )
 
 
 def undo_legacy_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> list[str]:
-    """Put back what it changed; in which weeks. See `legacy_repair.undo_legacy_repair`."""
+    """Put back what a repair changed; returns in which weeks. See `put_back`."""
     prepare_ledger(migration, "repair-legacy")
     return retry_transient(
         lambda: put_back(cutover_plan(migration, run_id), repair_id),

@@ -1,6 +1,7 @@
-"""What every repair of the legacy needs: the right to do it, alone; and a transaction that passes the hold.
+"""What every repair of the legacy needs, and the repair of rows that no week holds, while the base is in charge.
 
-Takes rows off the legacy that lie at times that no week has, while the base is in charge, with a way back.
+`both_sides` gives a repair both sides to itself. `writing` is a transaction on the legacy that passes the hold.
+`repair_outside` takes rows off the legacy that lie at times of no week, and keeps their images so as to be undoable.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -39,20 +40,21 @@ _TIMEOUTS = Timeouts(lock=10_000, statement=0, idle_in_transaction=0)
 def both_sides(
     plan: CutoverPlan, slices: Slices = lambda _base, _legacy: (), *, mending: bool = False
 ) -> Generator[tuple[Connected, Connected, list[SliceRecord]]]:
-    """Sessions on base and legacy, while the base is in charge and nobody else works on slices, stream or cutover.
+    """Sessions on base and legacy while the base is in charge, with slices, stream and cutover locked for the body.
 
-    The slices are locked before the stream, as everybody does: who took them the other way round would keep a sign-off
-    from the stream, and be kept by it from the slices.
+    The slices are locked before the stream, as everywhere: with the order reversed, a repair and a sign-off could each
+    hold what the other one waits for.
 
     Args:
         plan: Which table.
-        slices: Which are worked on, asked when no other repair or cutover can begin.
-        mending: The reverse stream is made anew, which mends what another server in the place of one has done.
+        slices: Returns the slices to lock; called once no other repair or cutover can begin.
+        mending: The caller makes the reverse stream anew, which is the remedy for a replaced server; so the servers
+            are not checked.
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished.
-        ServerChangedError: A server is another one than the stream was built on, or went back.
-        SliceBusyError, StreamError: Somebody else is at work.
+        ServerChangedError: A server is not the one that the stream was built on, or it went back in time.
+        SliceBusyError, StreamError: Another process is at work.
     """
     databases = plan.stream.databases
     with ExitStack() as stack:
@@ -63,7 +65,7 @@ def both_sides(
         if not mending:
             require_same_servers(base, plan.relation, legacy)
         records = stack.enter_context(slice_locks(base, slices(base, legacy)))
-        # So that the watch sees that somebody has the stream at rest.
+        # So that the watch sees that a step has the stream at rest on purpose.
         stack.enter_context(stream_lock(base, plan.relation))
         _require_base_in_charge(base, plan)
         yield base, legacy, records
@@ -73,9 +75,9 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
     facts = read_cutover_facts(base, plan.relation)
     if facts.in_charge == "legacy":
         what = "the legacy is in charge: its rows are the truth"
-        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base; with --apply it repairs it"
     elif facts.decommissioned is not None:
-        what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
+        what, then = "the legacy is decommissioned: there is no rollback any more", "nothing"
     elif facts.under_way is not None:
         what = f"{facts.under_way.name} is not finished"
         then = "let it end; where its process died: `migration-assets release-writes`; then run this again"
@@ -86,41 +88,41 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
 
 @contextmanager
 def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
-    """A transaction on the legacy that nobody else writes in, that passes the hold, and fires no ordinary trigger.
+    """A transaction on the legacy with no other writer, which passes the hold and fires no ordinary trigger.
 
     Raises:
-        TriggersFireError: Our role may not keep triggers from firing, and there are some.
+        TriggersFireError: There are triggers, and our role may not keep them from firing.
     """
     table = plan.stream.spec.table
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
-        # Readers go on. Whoever writes past the hold waits.
+        # Readers go on. A writer that passes the hold waits.
         legacy.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table_name(table)))
         with own_writes(legacy, [table], side="legacy"):
             yield
 
 
 def transaction_of(legacy: Connected) -> str:
-    """The number of the session's transaction."""
+    """The id of the session's transaction."""
     return str(require_row(legacy.execute("SELECT pg_current_xact_id()::text").fetchone(), "a transaction")[0])
 
 
 def require_once(
     plan: CutoverPlan, legacy: Connected, description: TableDescription, keys: Sequence[tuple[str, ...]], next_step: str
 ) -> None:
-    """After rows were put in: none has a unique key that another row has, where the server itself does not look.
+    """Check that rows which were put in share no deferrable unique key with another row of the legacy.
 
-    What checks a deferrable key at last is a trigger, which fires for us as little as for an apply worker.
+    The server checks a deferrable key by a trigger, and this transaction fires triggers as little as an apply worker.
 
     Args:
         plan: Which table.
-        legacy: In the transaction that put them in.
+        legacy: The session, in the transaction that put the rows in.
         description: The legacy's table.
         keys: Of these rows: the texts of the base's primary key, as the ledger keeps them.
         next_step: For the error.
 
     Raises:
-        CutoverError: One has; names the key and no value.
+        CutoverError: A key is there twice; the error names the key's columns and no value.
     """
     deferrable = [index.key_columns for index in description.indexes if index.unique and index.deferrable]
     if description.primary_key_deferral:
@@ -140,7 +142,7 @@ def require_once(
             "SELECT EXISTS (SELECT FROM unnest({arrays}) AS k({texts}) JOIN {table} AS t ON {these}"
             " JOIN {table} AS other ON {same} AND other.ctid <> t.ctid)"
         ).format(
-            # No parameters: a column's name may have a percent sign.
+            # Literals instead of parameters: a column's name may have a percent sign.
             arrays=sql.SQL(", ").join(
                 sql.SQL("{}::text[]").format(sql.Literal(list(part))) for part in zip(*keys, strict=True)
             ),
@@ -167,24 +169,25 @@ def require_once(
 
 @dataclass(frozen=True)
 class OutsideRepaired:
-    """Rows of the legacy at times that no week has; `repair_id` names them in the ledger, where they were taken off."""
+    """Rows of the legacy at times of no week; `repair_id` is the ledger's repair that took them off, or None."""
 
     found: tuple[Found, ...]
     repair_id: int | None
 
 
 def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 0) -> OutsideRepaired:
-    """Take rows off the legacy that lie at times that no week has, where the base has none; a dry run counts them.
+    """Take rows off the legacy that lie at times of no week, where the base has no such rows; a dry run counts them.
 
     Args:
         plan: Which table.
         dry_run: Change nothing.
-        confirmed: So many rows may go; a person looked at their number.
+        confirmed: How many rows a person allows to be deleted.
 
     Raises:
-        CutoverError: As `repair_legacy`; or the base has rows at such times as well.
-        DeletionError: They are many, and nobody confirmed that.
-        StreamError: As `repair_legacy`.
+        CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished, or there is no cut of the
+            reverse stream; or the base has rows at such times too.
+        DeletionError: More rows would go than the limit, and nobody confirmed their number.
+        SliceBusyError, StreamError: Another process is at work.
     """
     with both_sides(plan) as (base, legacy, _):
         names = reverse_names(forward_names(base, plan.relation))
@@ -222,8 +225,8 @@ def _take_off(
             f"{many:,} rows of the legacy would be deleted: they lie at times that no week has",
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="see that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
-            f" missing. If they are to go, confirm their number: --confirm-outside {many}",
+            next_step="check that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
+            f" missing. If the rows have to go, confirm their number: --confirm-outside {many}",
         )
     key = sql.SQL(", ").join(
         sql.SQL("format('%s', t.{})").format(sql.Identifier(name))

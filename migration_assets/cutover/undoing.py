@@ -1,9 +1,8 @@
-"""Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did.
+"""Undoes a cutover or rollback whose target never accepted a write, and takes over from a run that does not answer.
 
-Whoever takes over from a run ends its sessions first, on both sides: a process that was frozen may wake up late.
-
-The base's lock says who is alive. A run that still holds writes after its timeout does not answer: its own watchdog
-would have released them. Only then is it ended without being asked.
+A run that takes over first ends the other one's sessions on both sides, because a frozen process may wake up late. The
+lock on the base says whether a run is alive. A run that still holds writes after its timeout does not answer: its own
+watchdog would have released them. Only such a run is ended.
 """
 
 import logging
@@ -41,14 +40,14 @@ log = logging.getLogger(__name__)
 
 
 class UnfinishedError(CutoverError):
-    """It stopped, and could not be undone completely with the sessions that it had; new ones may succeed."""
+    """The run stopped and could not be undone completely with its own sessions; new sessions may succeed."""
 
 
 def was_opened(work: Work) -> bool:
-    """Whether the target accepts writes, or did: the servers themselves are asked, not what a dead process meant to do.
+    """Whether the target accepts writes, or did. The servers are asked: what a dead process meant to do does not count.
 
     Raises:
-        psycopg.Error: One of them cannot be asked.
+        psycopg.Error: A server cannot be asked.
     """
     if read_cutover(work.base, work.id).opened_at is not None:
         return True
@@ -60,7 +59,7 @@ def was_opened(work: Work) -> bool:
 
 @contextmanager
 def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connected]:
-    """On the source, for letting its writes go."""
+    """A session on the source, for letting its writes go."""
     timeouts = Timeouts(lock=plan.stream.limits.cut_lock_timeout_ms, statement=20_000, idle_in_transaction=10_000)
     with plan.stream.databases.session(kind.source, "cutover:release", timeouts) as source:
         yield source
@@ -69,10 +68,10 @@ def releasing_session(plan: CutoverPlan, kind: CutoverKind) -> Generator[Connect
 def release_source(
     plan: CutoverPlan, kind: CutoverKind, cutover: int, *, looked: bool = False, spare: Sequence[KeptSession] = ()
 ) -> bool:
-    """Let writes go on where they were, in a session of its own; whether it was this cutover that held them.
+    """Let writes go on at the source, in a new session; returns whether this cutover held them.
 
-    Needs nothing but that side: not the ledger, not the other server. Where that takes no further session, one of
-    `spare` does.
+    Only that side is needed: neither the ledger nor the other server. Where the side takes no further session, one of
+    `spare` is used.
     """
 
     def once(source: Connected) -> bool:
@@ -88,7 +87,7 @@ def _on_source(
         try:
             source = stack.enter_context(releasing_session(plan, kind))
         except (psycopg.OperationalError, MigrationError) as error:
-            # Whatever keeps it out: one that is in already needs no leave to enter.
+            # Whatever keeps the new session out, one that is connected already can still do it.
             refused = error
         else:
             try:
@@ -104,27 +103,35 @@ def _on_source(
             with kept.alone:
                 return call(kept.session)
         except psycopg.OperationalError as error:
-            log.warning("nor does that one do: %s", told(error))
+            log.warning("that session could not release them either: %s", told(error))
     raise refused
 
 
 def _spare(work: Work) -> list[KeptSession]:
-    """For the steps' own thread: its own session on the source, too, in case that the kept one was ended."""
+    """Sessions for the steps' own thread: the kept one, and the step's own on the source in case that was ended."""
     return [*([work.kept] if work.kept else []), KeptSession(work.source)]
 
 
 def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
-    """Writes first, then the rest in reverse order; safe to repeat. The target was never opened.
+    """Undo the run: release the writes first, then undo the rest in reverse order. Safe to repeat.
+
+    The target must never have been opened.
+
+    Args:
+        work: The run.
+        outcome: What the ledger records: `aborted` or `rehearsed`.
+        error: Why; kept in the ledger.
 
     Raises:
         CutoverError: The target was opened after all.
-        psycopg.Error: A server is away; whoever comes next goes on here.
+        psycopg.Error: A server is away. The next run continues the undoing.
     """
     work.tell(CutoverState.UNDOING)
     held = read_hold(work.source, work.plan.relation)
     looked = False
     if held is not None and held.owner == work.id and held.opening:
-        # Whoever was about to open the target, and may wake up late, loses the right to; then it is looked at.
+        # A process that was about to open the target, and may wake up late, loses its right to. Then we look whether
+        # it did open it.
         may_open(work.target, work.plan.stream, None)
         if was_opened(work):
             raise CutoverError("the other side accepts writes already", where=work.plan.relation)
@@ -144,7 +151,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
             stream = require_stream(work.base, work.plan.relation)
             if now.stream_barred and stream.status is StreamStatus.HELD:
                 go_on(work.base, stream)
-        # As it was found: a base that refused writes before, since a rollback, goes on doing so.
+        # Brings the base back to how it was found: one that refused writes since an earlier rollback goes on doing so.
         release(work.base, work.plan.stream, work.id, looked=True)
     else:
         let_reverse_run(work.legacy, work.reverse)
@@ -158,7 +165,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
 
 
 def give_up(work: Work, error: BaseException) -> CutoverError:
-    """Undo after a failure; the error to raise says where it stopped and what is left."""
+    """Undo the run after a failure; returns the error to raise, which says where it stopped and what state is left."""
     state, kind = None, CutoverError
     try:
         state = read_cutover(work.base, work.id).state
@@ -180,7 +187,7 @@ def give_up(work: Work, error: BaseException) -> CutoverError:
 
 
 def _released_only(work: Work) -> tuple[str, str]:
-    """At least the writes: that needs the source alone."""
+    """Release at least the writes, which needs the source alone; returns the state left and the next step."""
     again = "run `migration-assets release-writes` (or this again) when both servers answer"
     try:
         release_source(work.plan, work.kind, work.id, spare=_spare(work))
@@ -198,25 +205,25 @@ def _released_only(work: Work) -> tuple[str, str]:
 
 @contextmanager
 def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[None]:
-    """Nobody else works on the cutover, on either side; one that does not answer any more is ended for it.
+    """Be the only process that works on the cutover, on either side; a run that does not answer any more is ended.
 
     Raises:
-        StreamError: Somebody does; says who.
+        StreamError: Another process works on it; the error says which one.
     """
     relation = plan.relation
     limit = _overdue_after(plan, base, legacy)
     if limit is not None:
-        # Who came later is at work on what that one left.
+        # Sessions that are younger belong to a run that is already working on what the dead one left.
         pids = end_holders(base, StreamLock.CUTOVER.named(relation), older_than_seconds=limit)
         if pids:
             log.warning("a cutover or rollback held writes beyond its timeout: its session %s was ended", pids)
     with cutover_lock(base, relation):
         stream = read_stream(base, relation)
         if stream is None and not has_session_locks(legacy):
-            # No run of ours ever worked on that legacy, or it was cleaned: whoever only finds that leaves it so.
+            # Our runs never worked on that legacy, or it was cleaned up. Just looking must not create the lock's table.
             yield
             return
-        # Two bases may have the same legacy: the slot's name says which one it is.
+        # Two bases may have the same legacy: the slot's name is different for each.
         key = stream.slot if stream is not None else relation
         with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
             if stream is not None:
@@ -225,7 +232,7 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
 
 
 def _overdue_after(plan: CutoverPlan, base: Connected, legacy: Connected) -> float | None:
-    """Its own timeout, seconds, where what is under way holds writes for longer than that allows; else None."""
+    """The timeout, in seconds, of the run under way, where it has held writes for longer than that; else None."""
     left = read_cutover_facts(base, plan.relation).under_way
     if left is None or left.opened:
         return None
