@@ -103,7 +103,7 @@ def _upserts(sides: Sides) -> Iterator[Finding]:
         )
         remedy = (
             f"look for such statements in the applications and in functions (the finding function_whose_text_names_it):"
-            f" in the base they have to name ({wider}), where its unique key has these columns, and they find no row"
+            f" they have to name ({wider}) in the base, where its unique key has these columns, and find no row"
             f" whose {quote_identifier(sides.spec.control_column)} is another one"
         )
         yield Finding("upsert_targets", Area.TABLE, Severity.WARNING, evidence, remedy, names)
