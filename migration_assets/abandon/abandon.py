@@ -59,10 +59,14 @@ _HOW_ALONE = (
 
 @dataclass(frozen=True)
 class Abandoned:
-    """What was done (in a dry run: what would be), in order, and what could not be as it was.
+    """What was done (in a dry run: what would be done), in order, and what could not be restored.
 
-    `notes` are for people: what stays on the legacy and for whose sake, what was not known. `confirmation` is the code
-    that the deed asks for, of a dry run that somebody was told of.
+    Attributes:
+        relation: The table's key in the ledger.
+        applied: Whether it was done.
+        done: The steps.
+        notes: For people: what stays on the legacy and why, and what was not known.
+        confirmation: The code that the real run asks for; of a dry run.
     """
 
     relation: str
@@ -74,7 +78,7 @@ class Abandoned:
 
 @dataclass(frozen=True)
 class _Step:
-    """`do` may return a note."""
+    """One step: what it does, in words, and the function that does it, which may return a note."""
 
     what: str
     do: Callable[[], str | None]
@@ -87,21 +91,24 @@ def abandon(
     on_begin: Callable[[Connected], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """Take the stream down on both sides; safe to repeat, and finishes what a run that died has begun.
+    """Remove the stream from both sides. Safe to repeat; also finishes what a run that died has begun.
 
-    The rows in the base stay. What comes under CDC anew is trued up, as ever.
+    The rows in the base stay. A week that comes under CDC again later is trued up, as always.
 
     Args:
         plan: Whose stream.
         apply: Do it; else only say what would be done.
-        on_begin: Called with the session on the base in the transaction that notes the intent, and not where that was
-            noted before; what it raises ends it, and nothing was done.
-        on_step: Told each step before it.
+        on_begin: Called with the session on the base in the transaction that notes the intent, unless an earlier run
+            has noted it. If it raises, nothing was done.
+        on_step: Called with each step before it.
+
+    Returns:
+        The steps and notes.
 
     Raises:
-        StreamError: A cutover is under way or done; somebody works on the stream; there is nothing to abandon.
+        StreamError: A cutover is under way or done, another process works on the stream, or there is nothing to do.
         BaseInChargeError: The base is in charge: roll back first.
-        SliceBusyError: Somebody works on a week under CDC.
+        SliceBusyError: Another process works on a week under CDC.
         psycopg.OperationalError: A side is away; run it again when it is back (or see `clean_legacy`).
     """
     with ExitStack() as stack:
@@ -109,7 +116,7 @@ def abandon(
         if not has_ledger(base):
             raise _nothing(plan)
         ensure_ledger(base)
-        # Before the legacy is asked for anything: it may be gone.
+        # Checked before the legacy is connected to: it may be gone.
         require_no_cutover(base, plan.relation)
         # Before anything is begun, since all of it is to go.
         legacy = stack.enter_context(plan.databases.session("legacy", "abandon", _timeouts(plan)))
@@ -118,7 +125,7 @@ def abandon(
         stack.enter_context(stream_lock(base, plan.relation))
         stream = read_stream(base, plan.relation)
         slot = stream.slot if stream else stream_names(base, plan.relation).slot
-        # A look changes nothing; and where markers are gone, nothing is left that a run could make anew.
+        # A dry run changes nothing; and where the markers are gone, nothing is left that another run could make anew.
         any_left = is_ours(legacy, "markers") or is_ours(legacy, "session_locks")
         for lock in (StreamLock.START, StreamLock.STREAM) if apply and any_left else ():
             stack.enter_context(claimed(legacy, slot, holder=base, lock=lock))
@@ -127,7 +134,7 @@ def abandon(
         begin = _once(base, None if begun else on_begin)
         steps, notes = _steps(plan, base, legacy, [record for record in held if record.under_cdc], begin)
         if stream is None and apply:
-            # Nothing is followed, only taken away: there is no intent to note.
+            # Only leftovers are removed and no week is followed, so there is no intent to note.
             with base.transaction():
                 begin()
         return _run(plan, steps, notes, apply=apply, on_step=on_step)
@@ -183,14 +190,14 @@ def _steps(
 def _legacy_steps(
     plan: StreamPlan, legacy: Connected, name: str, remains: Remains, former: str | None
 ) -> tuple[list[_Step], list[str]]:
-    """The slot first: it is what can fill the legacy's disk, and until then the publication's name leads to it."""
+    """The steps on the legacy. The slot goes first: it can fill the disk, and the publication's name leads to it."""
     spec, patience = plan.spec, plan.limits.cut_patience_seconds
     steps: list[_Step] = []
     notes: list[str] = []
     if remains.slot:
         steps.append(_Step(f"legacy: drop slot {name}", lambda: remove_slot(legacy, name)))
     if remains.publication:
-        # Before the identity: with a row filter and without FULL every update of the legacy would fail.
+        # Before the replica identity: with a row filter and without FULL every update on the legacy would fail.
         steps.append(
             _Step(
                 f"legacy: drop publication {name}", lambda: remove_publication(legacy, name, patience_seconds=patience)
@@ -235,20 +242,23 @@ def clean(
     former_identity: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """The legacy's half alone, for a base that is gone for good.
+    """Clean the legacy alone, for a base that is gone for good.
 
     Args:
         plan: Which table.
-        apply: Else nothing is changed.
-        confirm: The code of a dry run with the same arguments, which is good for as long as all that it saw is as it
-            was; None where nobody is asked.
-        name: Of publication and slot, where it cannot be found out: several bases took the table, or the publication
-            is gone and only the slot is left.
+        apply: Do it; else only say what would be done.
+        confirm: The code of a dry run with the same arguments, which is good as long as everything that it saw is the
+            same; None where no code is asked for.
+        name: The name of publication and slot, where it cannot be found out: several bases used the table, or the
+            publication is gone and only the slot is left.
         former_identity: `d`, `n`, `f` or `i:index`: only the base's ledger knew it. By default DEFAULT replaces FULL.
-        on_step: Told of each step before it is done.
+        on_step: Called with each step before it.
+
+    Returns:
+        The steps and notes; of a dry run also the code.
 
     Raises:
-        ConfirmationError: It is not that code; nothing was touched.
+        ConfirmationError: The code is not good; nothing was touched.
         StreamError: The base answers and knows the stream; or the name is not clear; or the legacy follows a base.
     """
     _require_base_gone(plan)
@@ -268,7 +278,7 @@ def clean(
         if apply and confirm is not None:
             code.require(confirm, Deed(plan.relation, "abandon", "the legacy alone", _HOW_ALONE))
         if apply and ours:
-            # A run that was at work when the base went, and does not know yet, would make anew what goes here.
+            # A run that was at work when the base went, and has not noticed, would make anew what is removed here.
             for lock in (StreamLock.START, StreamLock.STREAM):
                 end_holders(legacy, lock.named(ours))
         done = _run(plan, steps, [*notes, *more], apply=apply, on_step=on_step)
@@ -284,7 +294,7 @@ def _only_name(legacy: Connected, spec: TableSpec) -> str | None:
             f"{what}: {', '.join(found or orphans)}",
             where=spec.relation,
             state_left="nothing was changed",
-            next_step="find out which base it belonged to, and name it with --name",
+            next_step="find out which base the right one belonged to, and name it with --name",
         )
     return found[0] if found else None
 
@@ -308,7 +318,7 @@ def _run(
 
 
 def _timeouts(plan: StreamPlan) -> Timeouts:
-    # Short: everybody queues behind a lock that waits.
+    # Short, because every other session queues behind a lock that waits.
     return Timeouts(lock=plan.limits.cut_lock_timeout_ms)
 
 
@@ -370,9 +380,9 @@ def abandon_migration(
     run_id: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """See `postgres.abandon.abandon`; tried again from its beginning where a server was lost for a moment.
+    """Give the migration up on both sides, see `abandon`; tried again where a server was lost for a moment.
 
-    A dry run gives the code that the deed asks for, as `confirm`; what a run that died has begun goes on without one.
+    A dry run gives the code that the real run asks for, as `confirm`. Finishing what a dead run has begun needs none.
 
     Raises:
         ConfirmationError: The code is missing or not good; nothing was touched.
@@ -409,9 +419,9 @@ def clean_legacy(
     former_identity: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Abandoned:
-    """The legacy alone, for a base that is gone, and the ledger of codes with it; see `postgres.abandon`.
+    """Clean the legacy alone, for a base that is gone; see `clean`.
 
-    So the code of its dry run says what that saw.
+    The ledger that keeps codes is gone with the base, so the code of a dry run stands for everything that it saw.
     """
     return clean(
         StreamPlan.of(migration),

@@ -38,15 +38,15 @@ class Remains:
     """What of one migration is on the legacy now.
 
     Attributes:
-        table: Whether the table is there at all.
-        slot: Whether the slot is.
-        publication: Whether the publication is.
-        guard: Whether the table has a trigger of ours: against TRUNCATE, or the one that a rehearsed cutover left.
+        table: Whether the table exists.
+        slot: Whether the slot exists.
+        publication: Whether the publication exists.
+        guard: Whether the table has a trigger of ours: against TRUNCATE, or one that a rehearsed cutover left.
         identity: The table's replica identity: `d`, `n`, `f`, or `i:index`; None without a table.
         markers: Rows of this table among the markers; None where there is no table of markers.
-        objects: Whether anything of ours is in our schema: a run that died early made the table of locks alone.
-        table_shared_with: Other publications of ours that publish the table: guard and identity are theirs, too.
-        markers_used_by: Why our schema stays: who else needs it. Empty where nobody does.
+        objects: Whether anything of ours is in our schema; a run that died early made only the table of locks.
+        table_shared_with: Other publications of ours that publish the table: they need its guard and identity, too.
+        markers_used_by: What else needs our schema, so that it stays. Empty where nothing does.
     """
 
     table: bool
@@ -61,7 +61,7 @@ class Remains:
 
 
 def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
-    """Look; `name` is that of publication and slot."""
+    """Look at the legacy; `name` is the name of publication and slot."""
     there = relation_oid(legacy, spec.table) is not None
     row = legacy.execute(
         "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s),"
@@ -84,7 +84,7 @@ def examine_remains(legacy: Connected, spec: TableSpec, name: str) -> Remains:
 
 
 def own_numbers(legacy: Connected, spec: TableSpec, name: str) -> dict[str, Any]:
-    """By which the server tells database, table, publication and triggers from others of the same names, as JSON."""
+    """What tells database, table, publication and triggers from others of the same names: their ids, as JSON values."""
     row = legacy.execute(
         "SELECT to_regclass(%(table)s)::oid::text,"
         " (SELECT ARRAY[oid::text, xmin::text] FROM pg_publication WHERE pubname = %(name)s),"
@@ -97,12 +97,12 @@ def own_numbers(legacy: Connected, spec: TableSpec, name: str) -> dict[str, Any]
 
 
 def publications_of(legacy: Connected, spec: TableSpec) -> list[str]:
-    """All of ours, of this and of other migrations, that publish the table or its markers."""
+    """All publications of ours, of this and of other migrations, that publish the table or its markers."""
     rows = legacy.execute(
         "SELECT DISTINCT p.pubname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid"
         " WHERE p.pubname LIKE %(ours)s AND (r.prrelid = to_regclass(%(table)s)"
         "  OR (r.prrelid = to_regclass('migration.markers')"
-        # The filter as the server prints it has the relation as a literal.
+        # In the filter, as the server prints it, the relation is a literal.
         "      AND position(quote_literal(%(relation)s) IN pg_get_expr(r.prqual, r.prrelid)) > 0)) ORDER BY 1",
         {"ours": OUR_SLOTS, "table": str(spec.table), "relation": spec.relation},
     )
@@ -110,7 +110,7 @@ def publications_of(legacy: Connected, spec: TableSpec) -> list[str]:
 
 
 def orphaned_slots(legacy: Connected) -> list[str]:
-    """Slots of ours in this database that have no publication any more: nobody can say whose they are."""
+    """Slots of ours in this database whose publication is gone: it cannot be said which migration they belong to."""
     rows = legacy.execute(
         "SELECT slot_name::text FROM pg_replication_slots s WHERE slot_name LIKE %s AND database = current_database()"
         " AND NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = s.slot_name) ORDER BY 1",
@@ -120,7 +120,7 @@ def orphaned_slots(legacy: Connected) -> list[str]:
 
 
 def reverse_subscriptions(legacy: Connected, spec: TableSpec) -> list[str]:
-    """Subscriptions of the legacy that write to the table: it follows a base; a cutover is under way or done."""
+    """Subscriptions of the legacy that write to the table: it follows a base, so a cutover is under way or done."""
     rows = legacy.execute(
         "SELECT p.subname::text FROM pg_subscription p JOIN pg_subscription_rel r ON r.srsubid = p.oid"
         " WHERE r.srrelid = to_regclass(%s)"
@@ -131,7 +131,7 @@ def reverse_subscriptions(legacy: Connected, spec: TableSpec) -> list[str]:
 
 
 def identity_text(identity: str) -> str:
-    """As in `REPLICA IDENTITY …`."""
+    """The replica identity as `REPLICA IDENTITY …` has it."""
     return f"USING INDEX {quote_identifier(_index_of(identity))}" if identity.startswith("i") else _WORDS[identity]
 
 
@@ -140,7 +140,7 @@ def _index_of(identity: str) -> str:
 
 
 def _has_markers(legacy: Connected) -> bool:
-    """Else they were never made, or it is a base's own table of that name, or somebody else's."""
+    """Whether the tables of markers are ours on a legacy; a base and other programs may have such tables, too."""
     return is_ours(legacy, "marker_id") and is_ours(legacy, "markers")
 
 
@@ -154,7 +154,7 @@ def _markers(legacy: Connected, spec: TableSpec) -> int | None:
 def _has_objects(legacy: Connected) -> bool:
     if _has_markers(legacy):
         return True
-    # What is in a ledger is a base's own.
+    # Where the schema has a ledger, its objects belong to a base.
     row = legacy.execute("SELECT to_regclass('migration.slices') IS NULL").fetchone()
     return bool(require_row(row, "to_regclass")[0]) and any(is_ours(legacy, name) for name in ON_LEGACY)
 
@@ -182,16 +182,16 @@ def _markers_used_by(legacy: Connected, spec: TableSpec, name: str) -> tuple[str
 
 
 def remove_publication(legacy: Connected, name: str, *, patience_seconds: float) -> None:
-    """Gone afterwards."""
+    """Drop the publication, where it exists."""
     drop_left_behind(legacy)
     retry_locked(lambda: drop_publication(legacy, name), patience_seconds=patience_seconds)
 
 
 def unmark_table(legacy: Connected, spec: TableSpec, former: str | None, *, patience_seconds: float) -> str | None:
-    """Drop the guard and set the identity back, in one transaction with one short lock, asked for again and again.
+    """Drop the guard and set the replica identity back, in one transaction with a short lock that is tried again.
 
     Returns:
-        What could not be done as asked for: the index of the former identity is gone. None where all is well.
+        A note if the former identity could not be set because its index is gone; else None.
     """
     table, note = table_name(spec.table), None
 
@@ -222,10 +222,10 @@ def _identity(former: str) -> sql.Composable:
 
 
 def remove_markers(legacy: Connected, spec: TableSpec, name: str, *, patience_seconds: float) -> tuple[str, ...]:
-    """Delete this table's markers; drop what carried them, and the schema, where nobody else needs them.
+    """Delete this table's markers; drop our tables and schema too, where nothing else needs them.
 
     Returns:
-        Who needs them; empty where they are gone.
+        What still needs them; empty where they are gone.
     """
 
     def once() -> tuple[str, ...]:
@@ -254,7 +254,7 @@ def _drop_carriers(legacy: Connected) -> tuple[str, ...]:
 
 
 def _drop_schema(legacy: Connected) -> tuple[str, ...]:
-    """Without CASCADE: what others put there keeps it, and so do rights and a comment, which are somebody's, too."""
+    """Drop the schema, without CASCADE: it stays if it has other objects, rights or a comment, which are not ours."""
     row = legacy.execute(
         "SELECT nspacl IS NOT NULL OR obj_description(oid, 'pg_namespace') IS NOT NULL FROM pg_namespace"
         " WHERE nspname = 'migration'"
@@ -275,7 +275,7 @@ REASON = "being abandoned"
 
 
 def followed_weeks(base: Connected, relation: str) -> list[SliceRecord]:
-    """Those that are under CDC."""
+    """The weeks that are under CDC."""
     return [record for record in read_slices(base, relation) if record.under_cdc]
 
 
@@ -286,11 +286,11 @@ def give_up(
     run_id: str | None,
     begin: Callable[[], None],
 ) -> None:
-    """The intent, and its meaning for the weeks, in one transaction with `begin`, before anything is taken away.
+    """Note the intent, and what it means for the weeks, in one transaction with `begin`; before anything is removed.
 
-    Weeks under CDC are `copied` again: they hold what they held, nobody follows the legacy for them, and every proof
-    and signature on them is over. This is the only way back from a later state, so that `may_become` does not know it.
-    Weeks that had left the stream keep their state: their archives stand by themselves.
+    Weeks under CDC become `copied` again: they keep their rows, no stream follows the legacy for them, and every proof
+    and sign-off of them is void. Only this leads back from a later state, so `may_become` does not allow it. Weeks that
+    had left the stream keep their state: they have their archives.
     """
     with base.transaction():
         base.execute("SET LOCAL synchronous_commit = on")
@@ -312,7 +312,7 @@ def give_up(
 
 
 def forget_stream(base: Connected, relation: str) -> None:
-    """The stream's row goes last: as long as it is there, it says what is left to do. Its alerts end with it.
+    """Delete the stream's row and clear its alerts. To be done last: as long as it exists, it says what is left to do.
 
     The base's markers stay: a later stream must not give a marker a number that a cut in the ledger has.
     """
@@ -327,10 +327,10 @@ def forget_stream(base: Connected, relation: str) -> None:
 
 
 def require_no_cutover(base: Connected, relation: str) -> None:
-    """Refuse where the base is, or is about to become, the system of record.
+    """Refuse where the base is the system of record, or is about to become it.
 
     Raises:
-        BaseInChargeError: The last one that opened a side opened the base, whatever became of it afterwards.
+        BaseInChargeError: The last side that was opened is the base, however that cutover ended.
         StreamError: A cutover or rollback is under way.
     """
     require_legacy_in_charge(base, relation, "the migration is done, and not to be given up")
@@ -365,7 +365,7 @@ def leftovers_of_cutovers(base: Connected, spec: TableSpec, name: str) -> bool:
 
 
 def clear_leftovers(base: Connected, spec: TableSpec, name: str, *, patience_seconds: float) -> None:
-    """Gone afterwards: the reverse stream's parts on the base, and the triggers that held writes."""
+    """Drop the reverse stream's parts on the base, and the triggers that held writes."""
     drop_slot(base, f"{name}_back")
     base.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(f"{name}_back")))
 

@@ -35,7 +35,7 @@ from migration_assets.stream.uncovered import Found, count_in, places_without, r
 
 @dataclass(frozen=True)
 class Unaccounted:
-    """Rows that would be left behind: what they are, and what to do about them."""
+    """Rows that would be left behind, and what to do about them."""
 
     what: str
     remedy: str
@@ -69,11 +69,18 @@ def look_again(
     *,
     before_each: Callable[[], object],
 ) -> tuple[dict[int, AsFound], float]:
-    """Look on the legacy at the weeks that left the base; those that may have changed since `before` are read again.
+    """Look on the legacy at the weeks that left the base; read again those that may have changed since `before`.
+
+    Args:
+        legacy: In no transaction.
+        plan: Which table.
+        weeks: As `weeks_of` returns them.
+        before: What an earlier look found, by the key of the week's lock.
+        before_each: Called before each week; may raise to stop.
 
     Returns:
-        What was found, by the week's lock; and how long the looking took, in seconds, without what was read again: so
-        long as it will take when nobody writes.
+        What was found, by the key of the week's lock; and how many seconds the look took without the weeks that were
+        read again. It will take that long when nobody writes any more.
     """
     known = [
         one
@@ -103,7 +110,7 @@ def find_unaccounted(
 ) -> list[Unaccounted]:
     """Everything that no week accounts for, and weeks that left the base and differ from the legacy now.
 
-    `description` is of the table, which both sides have alike.
+    `description` is the table's; it is the same on both sides.
     """
     return [
         *outside_of_base(base, plan, kind, weeks, description),
@@ -131,7 +138,7 @@ def require_accounted(plan: CutoverPlan, kind: CutoverKind, found: list[Unaccoun
     """Refuse to go on where rows would be left behind.
 
     Raises:
-        CutoverError: Names all of them, with what to do.
+        CutoverError: Names all of these rows, and what to do.
     """
     if found:
         raise CutoverError(
@@ -153,7 +160,7 @@ def _outside(
     control = description.control_kind(spec.control_column)
     places = places_without(plan.stream.calendar.bound_values(record.week, control) for record in records)
     with connection.transaction():
-        # Where an index begins with the control column it is used, however few pages the table has.
+        # So that an index that begins with the control column is used, however few pages the table has.
         connection.execute("SET LOCAL enable_seqscan = off")
         found = count_in(connection, spec, places)
     for one in found:
@@ -165,12 +172,12 @@ def _remedy(plan: CutoverPlan, kind: CutoverKind, side: SideName, one: Found) ->
     spec, tables = plan.stream.spec, ", ".join(one.tables)
     if side == "base" and kind is CutoverKind.CUTOVER:
         return (
-            f"{tables} is none of our leaves: take it out of {spec.table} (ALTER TABLE … DETACH PARTITION {tables}), or"
-            " delete its rows"
+            f"{tables} is not one of our leaves: take it out of {spec.table} (ALTER TABLE … DETACH PARTITION {tables}),"
+            " or delete its rows"
         )
     if side == "base":
         return (
-            f"{tables} is none of our leaves: keep its rows aside (CREATE TABLE … AS TABLE {tables}), delete them"
+            f"{tables} is not one of our leaves: keep its rows aside (CREATE TABLE … AS TABLE {tables}), delete them"
             f" there, drop it, open their quarter (materialize quarter_partitions), and insert them into {spec.table}"
         )
     if kind is CutoverKind.CUTOVER:
@@ -206,7 +213,7 @@ def find_early(base: Connected, legacy: Connected, plan: CutoverPlan) -> tuple[s
     """Describe rows that no open week can take; None before the gate was ever passed.
 
     Raises:
-        psycopg.errors.QueryCanceled: It takes longer than a look may.
+        psycopg.errors.QueryCanceled: The look takes longer than the watch may spend.
     """
     there = base.execute("SELECT to_regclass('migration.accounted') IS NOT NULL").fetchone()
     if not require_row(there, "to_regclass")[0]:

@@ -54,10 +54,20 @@ def compare_sides(
     *,
     carried: Collection[int] | None = None,
 ) -> Compared:
-    """Compare every week that matters; the ledger notes each result. `carried`: as for `to_compare`.
+    """Compare every week that matters; the ledger keeps each result.
+
+    Args:
+        plan: Which table.
+        kind: A cutover or a rollback.
+        base: The session that writes to the ledger.
+        legacy: The other side.
+        description: The legacy's table.
+        marker: The marker at which both sides stand, where there is one.
+        deadline: Bounds the comparison.
+        carried: As for `to_compare`.
 
     Raises:
-        CutoverError: A week differs; names it and the rows. Or the time is over.
+        CutoverError: A week differs; the error names it and says how many rows. Or the time is over.
     """
     records = to_compare(base, legacy, plan, kind, carried=carried)
     lsn = str(require_row(legacy.execute("SELECT pg_current_wal_lsn()::text").fetchone(), "a position")[0])
@@ -91,13 +101,13 @@ def _next_step(kind: CutoverKind, differing: Sequence[SliceRecord]) -> str:
         for quarter in dict.fromkeys(record.week.quarter for record in differing):
             names = " ".join(record.week.name for record in differing if record.week.quarter == quarter)
             steps.append(
-                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply mends them"
+                f"`migration-assets repair-legacy {quarter.key} {names}` shows the rows, and with --apply repairs them"
             )
     else:
         if any(record.under_cdc for record in differing):
             steps.append("`migration-assets repair` shows and repairs the rows")
         if not all(record.under_cdc for record in differing):
-            steps.append("what is not under CDC is to be copied, and to join: migrated_slice, change_stream")
+            steps.append("weeks that are not under CDC have to be copied and to join: migrated_slice, change_stream")
     return "; ".join(steps) + "; then run this again"
 
 
@@ -111,20 +121,22 @@ def to_compare(
 ) -> list[SliceRecord]:
     """The weeks to compare: those under CDC (or those of them that changed since their last proof), others with a leaf.
 
-    What changed is what the base's server counted, and what was altered or rewritten on either side, which no server
-    counts. Under hold the apply worker has ended, and told all it did; before a cutover everybody else has, too (see
-    `counted`). Before a rollback nobody can wait for that: what applications wrote in the last seconds may be in no
-    count, and then goes the way of the reverse stream without being compared.
+    A week may have changed since it was last proven equal if the base's server counted changes of its leaf, or if a
+    table was altered or rewritten on either side, which no server counts. Under hold the apply worker has ended and has
+    handed over all its counts; before a cutover all other sessions have too (see `require_counted`). A rollback cannot
+    wait for that: what applications wrote in the last seconds may not be counted yet. Such a change goes along the
+    reverse stream without being compared.
 
-    The others are opened ahead, or copied, or restored, and no stream follows them. Applications read and write them on
-    either side: a cutover that left rows behind there could never be rolled back, and nobody could archive them.
+    The other weeks were opened ahead, copied or restored, and no stream follows them. Applications read and write them
+    on either side: if a cutover left rows behind there, it could never be rolled back, and the weeks never archived.
 
     Args:
-        base: Whose ledger and counts.
+        base: Has the ledger and the counts.
         legacy: The other side.
         plan: Which table, and whether every week is wanted.
-        kind: A cutover also compares what the stream may have skipped since its proof.
-        carried: What it cannot have skipped, where its worker has ended already; see `weeks_carried`.
+        kind: A cutover also compares weeks whose changes the stream may have skipped since their proof.
+        carried: The weeks of which it cannot have skipped any, as `weeks_carried` returns them; for a caller whose
+            apply worker has ended already.
     """
     known = read_slices(base, plan.relation)
     in_root = attached_leaves(plan.stream.spec.table, read_partitions(base, plan.stream.spec.table))
@@ -157,7 +169,7 @@ def to_compare(
 
 
 def _counts(base: Connected) -> bool:
-    """Whether the server counts what sessions change: it can be switched off, also for one role or database."""
+    """Whether the server counts what sessions change: that can be switched off, also for one role or database."""
     row = base.execute(
         "SELECT current_setting('track_counts') = 'on' AND NOT EXISTS"
         " (SELECT FROM pg_db_role_setting WHERE setdatabase IN (0, (SELECT oid FROM pg_database"
@@ -236,16 +248,17 @@ log = logging.getLogger(__name__)
 
 
 def revalidate(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
-    """Validate the weeks that changed since their validation, again where that makes them fewer.
+    """Validate the weeks that changed since their last validation, and repeat that while it leaves fewer of them.
 
-    Before the cutover takes its locks: each validation takes its own, at a cut that holds writers for milliseconds.
+    To be called before the cutover takes its locks. Each validation takes its own, at a cut that holds writers for
+    milliseconds.
 
     Returns:
         The weeks that changed again meanwhile: applications write to them all the time.
 
     Raises:
-        CutoverError: Weeks differ; names them. Nothing was begun.
-        SliceBusyError: Somebody works on one of them.
+        CutoverError: Weeks differ; the error names them. The cutover has not begun.
+        SliceBusyError: Another process works on one of the weeks.
         StreamError: The stream does not run.
     """
     changed = _changed(plan, base, legacy)
@@ -269,7 +282,7 @@ def revalidate(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[Fi
 
 
 def _changed(plan: CutoverPlan, base: Connected, legacy: Connected) -> list[FiscalWeek]:
-    """Of what is to be compared, the weeks that a cut can prove."""
+    """The weeks to compare that can be validated at a cut, because they are under CDC."""
     return [record.week for record in to_compare(base, legacy, plan) if record.under_cdc]
 
 

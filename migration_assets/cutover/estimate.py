@@ -48,8 +48,8 @@ def estimate(weeks: Sequence[Week], *, parallel: int, rehearsed: Rehearsed | Non
     """Estimate by a rehearsal of most of the weeks, else by each week's own last comparison, else by the others' rate.
 
     Args:
-        weeks: All that will be compared.
-        parallel: How many at a time.
+        weeks: All weeks that will be compared.
+        parallel: How many are compared at a time.
         rehearsed: The last comparison of a cutover or a rehearsal.
     """
     rows = sum(week.rows for week in weeks)
@@ -131,12 +131,12 @@ def estimate_comparison(base: Connected, plan: CutoverPlan, records: Sequence[Sl
 
 
 def in_time(found: Estimate, plan: CutoverPlan) -> bool:
-    """Whether it very likely ends within the timeout."""
+    """Whether the comparison very likely ends within the timeout."""
     return found.seconds <= SHARE * plan.timeout_seconds
 
 
 def told(found: Estimate) -> str:
-    """What is compared, how long that takes, and how that is known."""
+    """A sentence: what is compared, how long that takes, and what that estimate rests on."""
     return (
         f"comparing {found.weeks} weeks with {found.rows:,} rows while no side accepts writes would take about"
         f" {found.seconds:,.1f} s (from {found.basis})"
@@ -155,14 +155,17 @@ def require_time(
     """Refuse a comparison that would very likely not end within the timeout.
 
     Args:
-        base: Its ledger knows what earlier ones took.
-        plan: With the timeout.
-        kind: For the ways out.
-        records: What will be compared.
-        besides: What the look at weeks that left the base takes, seconds, as it was measured.
+        base: Has the ledger.
+        plan: Has the timeout.
+        kind: Decides which ways out there are.
+        records: The weeks that will be compared.
+        besides: Seconds that the look at the weeks that left the base takes, as it was measured.
+
+    Returns:
+        The estimate.
 
     Raises:
-        CutoverError: Names the estimate, and the ways out. Nothing is held.
+        CutoverError: It would take too long; the error names the estimate and the ways out. Nothing is held.
     """
     found = estimate_comparison(base, plan, records)
     if besides:
@@ -186,9 +189,9 @@ _FEWER = (
     " compared, and before a cutover those are validated once more while everybody writes"
 )
 _CALMER = {
-    CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: those that changed since their validation"
-    " are compared, and those that another apply worker had proven, or that were proven while our role could not see"
-    " who alters the subscription (`migration-assets preflight`: alterations_right)",
-    CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and that must be seen before the legacy"
-    " accepts writes again",
+    CutoverKind.CUTOVER: "; or run it when fewer weeks are being written to: compared are the weeks that changed since"
+    " their validation, those that another apply worker had proven, and those that were proven while our role could not"
+    " see who alters the subscription (`migration-assets preflight`: alterations_right)",
+    CutoverKind.ROLLBACK: ": these weeks changed since they were last compared, and they have to be compared before the"
+    " legacy accepts writes again",
 }

@@ -40,7 +40,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare_forward(work: Work) -> None:
-    """Publication and slot on the legacy, before any hold; without them the rollback goes on, and rebuilds later."""
+    """Make publication and slot on the legacy, before any hold.
+
+    Where that fails, the rollback goes on and rebuilds the stream later.
+    """
     stream = work.plan.stream
     drop_forward(work)
     try:
@@ -70,7 +73,7 @@ def drop_forward(work: Work) -> None:
 
 
 def has_forward_slot(work: Work) -> bool:
-    """Whether the legacy has the slot, and all WAL that it needs."""
+    """Whether the legacy has the slot, and all WAL that the slot needs."""
     row = work.legacy.execute(
         "SELECT wal_status IS DISTINCT FROM 'lost' FROM pg_replication_slots WHERE slot_name = %s", [work.forward.slot]
     ).fetchone()
@@ -80,8 +83,8 @@ def has_forward_slot(work: Work) -> bool:
 def begin_here(work: Work) -> None:
     """Let the slot begin at this very moment, when nobody writes on either side and both were found equal.
 
-    What it has seen until now came from the base; none of it may go back there. An advance is on disk only at the
-    legacy's next checkpoint: where it went is noted, so that a crash which takes it back is seen.
+    What the slot has seen so far came from the base, and none of it may go back there. An advance is on disk only after
+    the legacy's next checkpoint. So the position is noted in the ledger: a crash that takes the advance back is seen.
     """
     if not has_forward_slot(work):
         return
@@ -96,7 +99,7 @@ def begin_here(work: Work) -> None:
 
 
 def _would_send_again(work: Work) -> bool:
-    """Whether the slot stands before the place where both sides were equal: the legacy crashed since it was moved."""
+    """Whether the slot is behind the position where both sides were equal: the legacy crashed after the advance."""
     start = read_forward_start(work.base, work.id)
     row = work.legacy.execute(
         "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
@@ -171,4 +174,4 @@ def note_broken_keys(work: Work, *, after: bool) -> None:
         return
     for one in found:
         if one.rows:
-            log.warning("rows of the legacy point nowhere, which its foreign key does not notice: %s", one)
+            log.warning("the legacy has rows without a referenced row, and its foreign key does not notice: %s", one)

@@ -1,8 +1,8 @@
-"""Holds the writes of applications on one side: a trigger that refuses them, and a row that says whose hold it is.
+"""Holds application writes on one side: a trigger refuses them, and a row in `migration.holds` says whose hold it is.
 
-The row is the fence. Who wants to open the target first marks the source's row as `opening`; who gives up releases the
-source, which deletes the row unless it is marked. Both lock it, so that exactly one of them happens, even where the
-base cannot be reached or a process wakes up late.
+The row decides races. A run that wants to open the target first marks the source's row as `opening`. A run that gives
+up releases the source, which deletes the row unless it is marked. Both lock the row, so that exactly one of the two
+happens, even where the base cannot be reached or a process wakes up late.
 """
 
 import logging
@@ -48,7 +48,7 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Hold:
-    """A side whose application writes are refused; see the ledger's comments."""
+    """A side whose application writes are refused; the ledger's comments explain the columns."""
 
     owner: int
     opener: int | None
@@ -75,7 +75,7 @@ def read_hold(connection: Connected, relation: str) -> Hold | None:
 
 
 def is_overdue(held: Hold | None, cutover: int, timeout_seconds: float | None) -> bool:
-    """Whether that cutover holds writes for longer than its own timeout allows, by that side's clock."""
+    """Whether that cutover has held writes for longer than its own timeout allows, by the clock of that side."""
     if held is None or held.owner != cutover or timeout_seconds is None:
         return False
     return held.age_seconds > timeout_seconds + GRACE_SECONDS
@@ -97,25 +97,25 @@ def hold(
     take_over: bool = False,
     before_each_try: Callable[[], object] | None = None,
 ) -> datetime:
-    """Refuse everybody's writes on the side from now on; no transaction that wrote to the table is open then.
+    """Refuse all application writes on the side from now on.
 
     A hold that exists already keeps its owner, unless it is taken over.
 
     Args:
-        connection: In no transaction.
+        connection: A session on that side, in no transaction.
         plan: Which table.
-        side: Which of its sides.
-        cutover: Whose hold.
-        passes: The subscription whose apply worker goes on writing on the legacy; the base's is in the ledger.
-        patience_seconds: For a moment without an open writer.
-        take_over: Also from another cutover.
-        before_each_try: Called while writers go on.
+        side: Which side.
+        cutover: The id of the cutover or rollback that becomes the owner.
+        passes: The subscription whose apply worker may go on writing to the legacy; the base's is in the ledger.
+        patience_seconds: How long to wait for a moment without an open writer.
+        take_over: Also take a hold from another cutover.
+        before_each_try: Called before each attempt, while writers go on.
 
     Returns:
-        Since when, by the side's own clock.
+        When the hold began, by the side's own clock.
 
     Raises:
-        CutoverError: No moment without an open writer came; lists them. Nothing is held.
+        CutoverError: No moment without an open writer came; the error lists the writers. Nothing is held.
     """
     prepare(connection)
     fence = Fence(side, plan.spec.table, passes, lock_timeout_ms=plan.limits.cut_lock_timeout_ms)
@@ -134,7 +134,7 @@ def hold(
                     raise
         if time.monotonic() >= give_up:
             raise _no_moment(connection, plan, side, patience_seconds)
-        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we keep step with nobody
+        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - random, so as not to run in step with another process
     if side == "base":
         # A partition that was made meanwhile; one that is made from now on finds the root held.
         fence_base(connection, plan, patience_seconds=patience_seconds)
@@ -156,7 +156,7 @@ def fence_base(base: Connected, plan: StreamPlan, *, patience_seconds: float) ->
     """Let partitions take writes through the root only, no longer by their own names.
 
     Raises:
-        CutoverError: A writer stayed for longer; `follow_hold` frees what is fenced.
+        CutoverError: A writer stayed open for longer than the patience. `follow_hold` frees what is fenced by then.
     """
     fence = fence_of_base(base, plan.spec.table, plan.limits.cut_lock_timeout_ms)
     with base.transaction():
@@ -235,7 +235,7 @@ def guard_base(base: Connected, plan: StreamPlan) -> None:
 def follow_hold(base: Connected, plan: StreamPlan) -> None:
     """Fence every partition of the base as its root is, and free what a step left fenced that died or gave up.
 
-    What could not be locked now stays fenced: who names that partition is refused, and told to name the root.
+    A partition that cannot be locked now stays fenced: a write that names it is refused, and told to name the root.
     """
     # The very first cutover may have died before it made the functions; a partition's guard needs them here.
     prepare(base)
@@ -254,10 +254,10 @@ def may_open(target: Connected, plan: StreamPlan, cutover: int | None) -> None:
 
 
 def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
-    """From now on nobody ends the source's hold without a look at the target.
+    """Mark the source's hold as opening: from now on it is released only after a look at the target.
 
     Raises:
-        CutoverError: The hold is not there any more: somebody released the writes.
+        CutoverError: The hold is gone or has gaps: the writes were released meanwhile.
     """
     with source.transaction():
         source.execute("SET LOCAL synchronous_commit = on")
@@ -276,10 +276,10 @@ def mark_opening(source: Connected, plan: StreamPlan, cutover: int) -> None:
 
 
 def open_side(target: Connected, plan: StreamPlan, cutover: int) -> None:
-    """Let application writes in; in the caller's transaction, where there is one.
+    """Open the target for application writes; in the caller's transaction, where there is one.
 
     Raises:
-        CutoverError: Somebody took the right to do so away: this process was taken for dead.
+        CutoverError: The right to open it was taken away: another run took this process for dead.
     """
 
     def once() -> None:
@@ -309,11 +309,14 @@ def release(
         connection: The side whose writes are held.
         plan: Which table.
         cutover: Whose hold.
-        looked: The other side is known not to be open: then also a hold that is marked as `opening`.
-        patience_seconds: For the lock. Who holds it has written already; no new writer is let in.
+        looked: The other side is known not to be open; then a hold that is marked as opening is ended too.
+        patience_seconds: How long to wait for the table's lock. Its holders are old writers: no new one is let in.
+
+    Returns:
+        Whether that cutover had a hold and it was ended.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Patience ended.
+        psycopg.errors.LockNotAvailable: The lock did not come in time.
     """
 
     def once() -> bool:

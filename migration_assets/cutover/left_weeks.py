@@ -1,15 +1,15 @@
-"""Weeks that left the base: whether the legacy still has of each what its archive holds, exactly and cheaply.
+"""Weeks that left the base: says exactly, and cheaply, whether the legacy still has what the archive of each holds.
 
-Each is read in full once, while everybody writes, in a snapshot of its own. Later it is enough to look for what came
-after that snapshot. A change makes a new version of its row, whose `xmin` is the transaction that made it; and a row
-version that was there before is gone only by an update or a delete. So nothing was changed where no row's `xmin` is at
-or behind the snapshot's oldest running transaction, and as many rows are there as then:
+Each week is read in full once, while everybody writes, in a snapshot of its own. Later it is enough to look for changes
+since that snapshot. A change makes a new version of its row, whose `xmin` is the transaction that made it; and a
+version that was there before can only go by an update or a delete. So nothing changed if no row's `xmin` is equal to or
+later than the snapshot's oldest running transaction, and there are as many rows as then:
 
-- Everything from the oldest running transaction on counts as new, also what the snapshot saw already. So running,
-  prepared and sub-transactions need no look of their own: a sub-transaction's number is higher than its parent's.
-- Freezing leaves `xmin` as it was, and VACUUM removes only versions that nobody sees. The number of a very old row,
-  from before a wraparound, may be taken for a new one; never the other way round.
-- What makes the rows' versions anew (a rewrite, CLUSTER, VACUUM FULL, TRUNCATE) makes a new file, which is noticed.
+- Everything from the oldest running transaction on counts as new, even if the snapshot saw it. So running, prepared and
+  sub-transactions need no check of their own: the id of a sub-transaction is higher than its parent's.
+- Freezing leaves `xmin` as it was, and VACUUM removes only versions that nobody can see. The id of a very old row, from
+  before a wraparound, may be taken for a new one, but never the other way round.
+- What writes all row versions anew (a rewrite, CLUSTER, VACUUM FULL, TRUNCATE) makes a new file, and that is noticed.
 
 Where any of this is in doubt, the week is read in full again.
 """
@@ -35,7 +35,7 @@ from migration_assets.retirement.checks import difference
 from migration_assets.stream.plan import StreamPlan
 
 _MOMENT_SECONDS = 1.0
-# Numbers of transactions that lie further apart than this cannot be compared by their age.
+# Transaction ids that lie further apart than this cannot be compared by their age.
 _COMPARABLE = 2**30
 # Only for a heap without children: the rule above holds for nothing else.
 _FILE = """
@@ -60,14 +60,14 @@ class LeftWeek:
 
 @dataclass(frozen=True)
 class AsFound:
-    """What the legacy had of such a week in one snapshot.
+    """What the legacy had of a week that left, in one snapshot.
 
     Attributes:
-        week: Which.
-        legacy: Its fingerprint.
-        description: The table, as it was.
-        file: The table's file; None where only reading it all tells whether anything changed.
-        horizon: The oldest transaction that ran at the snapshot; its number with the epoch.
+        week: The week and its archive.
+        legacy: The fingerprint of its rows on the legacy.
+        description: The legacy's table at that time.
+        file: The table's file; None where the table is of a kind whose changes only a full read can tell.
+        horizon: The id of the oldest transaction that ran at the snapshot, with its epoch.
     """
 
     week: LeftWeek
@@ -108,7 +108,7 @@ def left_weeks(base: Connected, relation: str, records: Iterable[SliceRecord]) -
 
 
 def read_left(legacy: Connected, plan: StreamPlan, week: LeftWeek) -> AsFound:
-    """Read all that the legacy has of the week, in a snapshot of its own."""
+    """Read all rows that the legacy has of the week, in a snapshot of its own."""
     with _looking(legacy, plan) as (description, file, horizon):
         found = take_fingerprint(
             legacy, plan.spec.table, hashed_columns(description), _range(plan, description, week.record)
@@ -161,14 +161,14 @@ def _is_same(
 
 
 def state_of_file(legacy: Connected, plan: StreamPlan) -> tuple[int | None, str]:
-    """The table's file, and the oldest transaction that runs now: see `AsFound`."""
+    """The table's file, and the oldest transaction that runs now; see `AsFound`."""
     with _looking(legacy, plan) as (_, file, horizon):
         return file, horizon
 
 
 @contextmanager
 def _looking(legacy: Connected, plan: StreamPlan) -> Generator[tuple[TableDescription, int | None, str]]:
-    """One snapshot, opened when the table can no more be rewritten under it; the table, its file, the horizon."""
+    """One snapshot, opened after the table was locked against rewrites; yields its description, file and horizon."""
     with legacy.transaction():
         legacy.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         hold_tables(legacy, [plan.spec.table])

@@ -68,8 +68,13 @@ _LOOK = (
 class LegacyRepaired:
     """What differed in one week, seen from the legacy: `missing` rows are missing there.
 
-    `legacy` is the fingerprint after the repair; in a dry run, as it was found. `repair_id` names the images of before
-    in the ledger; None where nothing was changed.
+    Attributes:
+        week: Which week.
+        dry_run: Whether nothing was changed.
+        differences: How many rows differed.
+        legacy: The legacy's fingerprint after the repair; in a dry run, as it was found.
+        base: The base's fingerprint.
+        repair_id: The ledger's id of the images of before; None where nothing was changed.
     """
 
     week: FiscalWeek
@@ -94,15 +99,23 @@ class _Found:
 
 
 def repair_after_base(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run: bool = True) -> list[LegacyRepaired]:
-    """Make the weeks' rows on the legacy those of the base, all in one transaction; a dry run only says what differs.
+    """Make the weeks' rows on the legacy those of the base, all in one transaction; a dry run only reports differences.
 
-    Name all weeks that differ at once: a row that is in another week on the legacy is taken out of that one first.
+    All weeks that differ have to be named at once: a row that the legacy has in another week is deleted there first.
+
+    Args:
+        plan: Which table.
+        weeks: The weeks to repair.
+        dry_run: Change nothing.
+
+    Returns:
+        The result of each week, in the same order.
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, the reverse stream does not run, or something on the
-            legacy changes rows on their way in; nothing was changed then.
+            legacy changes rows as they are written. Nothing was changed.
         DeletionError: Many rows of a week would be deleted, and nobody confirmed that.
-        SliceBusyError, StreamError: Somebody works on a week, or on a cutover.
+        SliceBusyError, StreamError: Another process works on a week, or on a cutover.
     """
     with both_sides(plan, lambda base, _: _records(base, plan, weeks)) as (base, legacy, records):
         names = reverse_names(forward_names(base, plan.relation))
@@ -117,15 +130,15 @@ def repair_after_base(plan: CutoverPlan, weeks: Sequence[FiscalWeek], *, dry_run
 def put_back(plan: CutoverPlan, repair_id: int) -> list[str]:
     """Put back on the legacy what a repair changed there, in all weeks that were repaired in the same transaction.
 
-    They differ then as they did before, and a look says so.
+    These weeks differ from the base again afterwards, as they did before the repair.
 
     Returns:
-        Which these are.
+        Which weeks these are.
 
     Raises:
-        LedgerError: There is no such repair of the legacy, it never came to be, it was undone already, or its images
-            do not go in any more.
-        CutoverError, StreamError: As `repair_legacy`.
+        LedgerError: There is no such repair of the legacy; or it was never committed, or was undone already; or its
+            images cannot be inserted any more.
+        CutoverError, SliceBusyError, StreamError: As `repair_after_base`.
     """
 
     def undone(base: Connected, legacy: Connected) -> list[SliceRecord]:
@@ -179,7 +192,7 @@ def repair_at(
     """Make the weeks on the legacy those of the base at the cut, in one transaction; the images of before are kept.
 
     Raises:
-        CutoverError, DeletionError: As `repair_legacy`.
+        CutoverError, DeletionError: As `repair_after_base`.
     """
     legacy = cut.legacy
     done: list[LegacyRepaired] = []
@@ -261,7 +274,7 @@ def keep_images(plan: CutoverPlan, base: Connected, cut: ReverseCut, found: Sequ
 
 
 def _images(legacy: Connected, rows: SliceRows, keys: Sequence[tuple[str, ...]]) -> list[tuple[list[str], str]]:
-    """Each key's texts, and its row on the legacy as a composite value's text."""
+    """For each key its texts, and the legacy's row as the text of a composite value."""
     texts = sql.SQL(", ").join(sql.SQL("format('%s', t.{})").format(sql.Identifier(c.name)) for c in rows.key)
     found = legacy.execute(
         sql.SQL("SELECT ARRAY[{}], (t.*)::text FROM {} AS t JOIN {} ON {} WHERE {}").format(
@@ -277,8 +290,8 @@ def _meddled(plan: CutoverPlan, week: FiscalWeek) -> CutoverError:
         where=plan.relation,
         state_left="the repair is rolled back; the legacy is as before",
         next_step=f"see the triggers of {plan.relation} on the legacy that are ENABLE ALWAYS or REPLICA (\\d shows"
-        " them): disable those that change rows (ALTER TABLE … DISABLE TRIGGER …), also for the reverse stream's sake;"
-        " then run this again",
+        " them): disable those that change rows (ALTER TABLE … DISABLE TRIGGER …), since they also change what the"
+        " reverse stream brings; then run this again",
     )
 
 
@@ -315,7 +328,7 @@ def _repairs_of(base: Connected, legacy: Connected, plan: CutoverPlan, repair_id
 
 
 def _fate(legacy: Connected, transaction: str) -> str | None:
-    """`committed`, `aborted` or `in progress`; None for one so old that the legacy no longer knows."""
+    """`committed`, `aborted` or `in progress`; None for a transaction so old that the legacy does not know any more."""
     row = legacy.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
     found: str | None = require_row(row, "a transaction's status")[0]
     return found
@@ -352,8 +365,8 @@ def _put_back(
             )
             while found := reader.fetchmany(ROWS_AT_ONCE):
                 images = [image for (image,) in found]
-                # Whole rows have no place in a statement, which others see and servers log. Raw: a column's name may
-                # have a percent sign.
+                # Whole rows must not be in the statement's text, which other sessions see and servers log. A raw
+                # cursor, because a column's name may have a percent sign.
                 RawCursor(legacy).execute(statement.format(**parts), [images])
                 require_put_back(legacy, plan.stream.spec, description, images, ids[0])
             reader.execute(
@@ -366,7 +379,7 @@ def _put_back(
 
 
 def _keys_of(base: Connected, repair_id: int) -> tuple[Keys, int]:
-    """The keys that it changed, and how many of them had a row before."""
+    """The keys that the repair changed, and how many of them had a row before."""
     found = base.execute(
         "SELECT key, before IS NOT NULL FROM migration.repaired_rows WHERE repair_id = %s", [repair_id]
     )

@@ -38,20 +38,21 @@ ROWS_AT_ONCE = 5_000
 def both_sides(
     plan: CutoverPlan, slices: Slices = lambda _base, _legacy: (), *, mending: bool = False
 ) -> Generator[tuple[Connected, Connected, list[SliceRecord]]]:
-    """Sessions on base and legacy, while the base is in charge and nobody else works on slices, stream or cutover.
+    """Sessions on base and legacy while the base is in charge, with slices, stream and cutover locked for the body.
 
     The slices are locked before the stream, as in every step: in the other order this step and a sign-off would wait
     for each other.
 
     Args:
         plan: Which table.
-        slices: Which are worked on, asked when no other repair or cutover can begin.
-        mending: The reverse stream is made anew, which mends what another server in the place of one has done.
+        slices: Returns the slices to lock; called once no other repair or cutover can begin.
+        mending: The caller makes the reverse stream anew, which is the remedy for a replaced server; so the servers
+            are not checked.
 
     Raises:
         CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished.
-        ServerChangedError: A server is another one than the stream was built on, or went back.
-        SliceBusyError, StreamError: Somebody else is at work.
+        ServerChangedError: A server is not the one that the stream was built on, or it went back in time.
+        SliceBusyError, StreamError: Another process is at work.
     """
     databases = plan.stream.databases
     with ExitStack() as stack:
@@ -72,9 +73,9 @@ def _require_base_in_charge(base: Connected, plan: CutoverPlan) -> None:
     facts = read_cutover_facts(base, plan.relation)
     if facts.in_charge == "legacy":
         what = "the legacy is in charge: its rows are the truth"
-        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base, and with --apply mends it"
+        then = "`migration-assets repair QUARTER WEEK` shows what differs in the base; with --apply it repairs it"
     elif facts.decommissioned is not None:
-        what, then = "the legacy is decommissioned: nobody goes back to it", "nothing"
+        what, then = "the legacy is decommissioned: there is no rollback any more", "nothing"
     elif facts.under_way is not None:
         what = f"{facts.under_way.name} is not finished"
         then = "let it end; where its process died: `migration-assets release-writes`; then run this again"
@@ -88,7 +89,7 @@ def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
     """A transaction on the legacy that passes the hold and fires no ordinary trigger, while nobody else writes.
 
     Raises:
-        TriggersFireError: Our role may not keep triggers from firing, and there are some.
+        TriggersFireError: There are triggers, and our role may not keep them from firing.
     """
     table = plan.stream.spec.table
     with legacy.transaction():
@@ -100,7 +101,7 @@ def writing(plan: CutoverPlan, legacy: Connected) -> Generator[None]:
 
 
 def transaction_of(legacy: Connected) -> str:
-    """The number of the session's transaction."""
+    """The id of the session's transaction."""
     return str(require_row(legacy.execute("SELECT pg_current_xact_id()::text").fetchone(), "a transaction")[0])
 
 
@@ -113,13 +114,13 @@ def require_once(
 
     Args:
         plan: Which table.
-        legacy: In the transaction that put them in.
+        legacy: The session, in the transaction that put the rows in.
         description: The legacy's table.
         keys: Of these rows: the texts of the base's primary key, as the ledger keeps them.
         next_step: For the error.
 
     Raises:
-        CutoverError: One has; names the key and no value.
+        CutoverError: A key is there twice; the error names the key's columns and no value.
     """
     deferrable = [index.key_columns for index in description.indexes if index.unique and index.deferrable]
     if description.primary_key_deferral:
@@ -139,7 +140,7 @@ def require_once(
             "SELECT EXISTS (SELECT FROM unnest({arrays}) AS k({texts}) JOIN {table} AS t ON {these}"
             " JOIN {table} AS other ON {same} AND other.ctid <> t.ctid)"
         ).format(
-            # No parameters: a column's name may have a percent sign.
+            # Literals instead of parameters: a column's name may have a percent sign.
             arrays=sql.SQL(", ").join(
                 sql.SQL("{}::text[]").format(sql.Literal(list(part))) for part in zip(*keys, strict=True)
             ),
@@ -166,24 +167,25 @@ def require_once(
 
 @dataclass(frozen=True)
 class OutsideRepaired:
-    """Rows of the legacy at times that no week has; `repair_id` names them in the ledger, where they were taken off."""
+    """Rows of the legacy at times of no week; `repair_id` is the ledger's repair that took them off, or None."""
 
     found: tuple[Found, ...]
     repair_id: int | None
 
 
 def repair_outside(plan: CutoverPlan, *, dry_run: bool = True, confirmed: int = 0) -> OutsideRepaired:
-    """Take rows off the legacy that lie at times that no week has, where the base has none; a dry run counts them.
+    """Take rows off the legacy that lie at times of no week, where the base has no such rows; a dry run counts them.
 
     Args:
         plan: Which table.
         dry_run: Change nothing.
-        confirmed: So many rows may go; a person looked at their number.
+        confirmed: How many rows a person allows to be deleted.
 
     Raises:
-        CutoverError: As `repair_legacy`; or the base has rows at such times as well.
-        DeletionError: They are many, and nobody confirmed that.
-        StreamError: As `repair_legacy`.
+        CutoverError: The legacy is in charge or decommissioned, or a cutover is not finished, or there is no cut of the
+            reverse stream; or the base has rows at such times too.
+        DeletionError: More rows would go than the limit, and nobody confirmed their number.
+        SliceBusyError, StreamError: Another process is at work.
     """
     with both_sides(plan) as (base, legacy, _):
         names = reverse_names(forward_names(base, plan.relation))
@@ -221,8 +223,8 @@ def _take_off(
             f"{many:,} rows of the legacy would be deleted: they lie at times that no week has",
             where=plan.relation,
             state_left="nothing was changed",
-            next_step="see that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
-            f" missing. If they are to go, confirm their number: --confirm-outside {many}",
+            next_step="check that the fiscal calendar and MIGRATION_CONTROL_COLUMN are right, and that no quarter is"
+            f" missing. If the rows have to go, confirm their number: --confirm-outside {many}",
         )
     key = sql.SQL(", ").join(
         sql.SQL("format('%s', t.{})").format(sql.Identifier(name))

@@ -53,7 +53,7 @@ def require_not_decommissioned(base: Connected, relation: str) -> None:
     """Refuse after a decommissioning. It is asked before the legacy is, which may be gone altogether.
 
     Raises:
-        CutoverError: The legacy was decommissioned, or that is under way and cannot be undone any more.
+        CutoverError: The legacy was decommissioned, or a decommissioning is so far that it can only go forward.
     """
     ensure_ledger(base)
     record = read_decommission(base, relation)
@@ -62,7 +62,7 @@ def require_not_decommissioned(base: Connected, relation: str) -> None:
             f"the legacy was decommissioned, approved by {record.approved_by}: there is no way back",
             where=relation,
             state_left="the base is in charge; nothing was changed",
-            next_step="nothing; the legacy's data is where it was, and a DBA can open it for reading:"
+            next_step="nothing; the legacy's data is where it was, and a DBA can open the legacy for reading:"
             " `migration-assets decommission` prints the statements",
         )
 
@@ -71,7 +71,7 @@ def give_way(base: Connected, legacy: Connected, relation: str, kind: CutoverKin
     """Let a rollback call off a decommissioning that died before it closed anything; under the cutover's lock.
 
     Raises:
-        CutoverError: It has closed the legacy.
+        CutoverError: The decommissioning has closed the legacy already.
     """
     require_not_decommissioned(base, relation)
     if kind is CutoverKind.ROLLBACK and read_decommission(base, relation) is not None:
@@ -86,32 +86,52 @@ log = logging.getLogger(__name__)
 def cut_over(plan: CutoverPlan, *, approved_by: str, rehearse: bool = True) -> CutoverRecord:
     """Move the writes to the base; or, as a rehearsal, do everything but that and go back.
 
-    Where an earlier one died, it is finished or undone first; one that turns out to be finished is the result.
+    A cutover or rollback whose process died is finished or undone first. If that finishes a cutover, its record is
+    returned and no second one begins.
+
+    Args:
+        plan: Which table, and how patient and careful the run is.
+        approved_by: The person who approved it; kept in the ledger.
+        rehearse: Hold writes, drain, compare and start the reverse stream, then undo all of it.
+
+    Returns:
+        The ledger's record of the cutover.
 
     Raises:
-        CutoverError: It stopped; says where, and which side accepts writes.
-        StreamError, SliceBusyError: Somebody works on the stream or a week, or the stream does not run.
+        CutoverError: It stopped. The error names the state it stopped at and the side that accepts writes.
+        StreamError, SliceBusyError: Another process works on the stream or on a week, or the stream does not run.
     """
     return _run(plan, CutoverKind.CUTOVER, approved_by=approved_by, rehearse=rehearse)
 
 
 def roll_back(plan: CutoverPlan, *, approved_by: str) -> CutoverRecord:
-    """Move the writes back to the legacy, with all that was written to the base; then the base follows again.
+    """Move the writes back to the legacy, with everything that was written to the base; then the base follows again.
 
-    Where only telling the applications failed, the record's `error` says so: there is nothing to go back to.
+    Where only the switch of the applications failed, the rollback still counts as done and the record's `error` says
+    so: going back to the base would not help.
+
+    Args:
+        plan: Which table, and how patient and careful the run is.
+        approved_by: The person who approved it; kept in the ledger.
+
+    Returns:
+        The ledger's record of the rollback.
 
     Raises:
-        CutoverError: It stopped; says where, and which side accepts writes.
+        CutoverError: It stopped. The error names the state it stopped at and the side that accepts writes.
     """
     return _run(plan, CutoverKind.ROLLBACK, approved_by=approved_by, rehearse=False)
 
 
 def settle(plan: CutoverPlan) -> CutoverRecord | None:
-    """Finish or undo what a dead process left, or one that does not answer; None where there is nothing.
+    """Finish or undo a cutover or rollback whose process died or does not answer.
+
+    Returns:
+        The ledger's record of it, or None where none is unfinished.
 
     Raises:
-        StreamError: Its process lives, and its time is not over.
-        psycopg.Error: A server is away.
+        StreamError: Its process is alive, and its timeout is not over.
+        psycopg.Error: A server cannot be reached.
     """
     with _sessions(plan) as (base, legacy), alone(plan, base, legacy):
         return _settle(plan, base, legacy)
@@ -177,7 +197,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
                 f"the {charge} is in charge already",
                 where=plan.relation,
                 state_left="nothing was changed",
-                next_step="nothing, or the other direction",
+                next_step="nothing; to move the writes away from there, run the other direction",
             )
         require_same_servers(base, plan.relation, legacy)
         if kind is CutoverKind.CUTOVER and not plan.compare_all:
@@ -199,7 +219,7 @@ def _run_once(plan: CutoverPlan, kind: CutoverKind, *, approved_by: str, rehears
 def _through(
     plan: CutoverPlan, kind: CutoverKind, base: Connected, legacy: Connected, *, approved_by: str, rehearse: bool
 ) -> Work:
-    """All states up to the open target; or, for a rehearsal, back from the last one before that."""
+    """Go through all states until the target is open; a rehearsal is undone after the last state before that."""
     with ExitStack() as stack:
         stack.enter_context(stream_to_ourselves(base, plan))
         kept = KeptSession(stack.enter_context(releasing_session(plan, kind)))
@@ -232,7 +252,7 @@ def _through(
         except BaseException as error:
             if not _is_open(work):
                 raise give_up(work, error) from error
-            log.warning("the %s is open, which an error hid (%s)", kind.target, told(error))
+            log.warning("an error came after the %s was opened (%s): the %s goes on", kind.target, told(error), kind)
         return work
 
 
@@ -242,12 +262,16 @@ def _is_open(work: Work) -> bool:
         if opened:
             note_released(work.base, work.id, work.deadline.elapsed_ms, opened=True)
     except psycopg.Error:
-        return False  # `give_up` releases nothing that is marked as about to be opened
+        # Not known. That is safe: `give_up` never releases a hold that is marked as opening.
+        return False
     return opened
 
 
 def _finish(work: Work) -> CutoverRecord:
-    """From the open target on: tell the applications, put the other stream away. Goes forward only; may be repeated."""
+    """Finish a run whose target is open: switch the applications, then remove or rebuild the other stream.
+
+    From here the run only goes forward. It is safe to repeat.
+    """
     plan, base = work.plan, work.base
     state = read_cutover(base, work.id).state
     if state in BEFORE_OPEN:
@@ -274,7 +298,7 @@ def _finish(work: Work) -> CutoverRecord:
             with base.transaction():
                 bar_stream(base, work.id, barred=False)
                 begin_stream(base, plan.relation, work.forward, "being rebuilt after a rollback")
-            # With the quarters that were opened meanwhile, whose bookings are on both sides.
+            # Also the quarters that were opened while the base was in charge: their rows are on both sides.
             join_stream(plan.stream, None, rebuild=True, whole_root=True)
         note_broken_keys(work, after=True)
     finish(base, work.id, "succeeded")
@@ -287,7 +311,7 @@ def _switch(work: Work) -> str | None:
         return None
     try:
         work.plan.switch(work.kind.target, work.id)
-    except Exception as error:  # noqa: BLE001 - it is the team's own
+    except Exception as error:  # noqa: BLE001 - the team's own code may raise anything
         return str(error) if isinstance(error, CutoverError) else f"the hook failed: {type(error).__name__}"
     return None
 
@@ -296,7 +320,7 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
     """Move everything back to the legacy, with what was written to the base, since the applications could not be told.
 
     Raises:
-        CutoverError: Always: says whether that succeeded.
+        CutoverError: Always. It says whether the way back succeeded.
     """
     base = work.base
     base.execute("UPDATE migration.cutovers SET error = %s WHERE id = %s", [failed, work.id])
@@ -312,13 +336,13 @@ def _go_back(work: Work, failed: str) -> CutoverRecord:
             f"the applications could not be switched ({failed}), and the way back failed: {told(error)}",
             where=work.plan.relation,
             state_left=getattr(error, "state_left", "") or "see `writes_held`",
-            next_step="mend the hook and run it by hand, or run the rollback",
+            next_step="repair the hook and run it by hand, or run the rollback",
         ) from error
     raise CutoverError(
         f"the applications could not be switched: {failed}",
         where=work.plan.relation,
         state_left="writes go on on the legacy, with all that was written to the base; the base follows again",
-        next_step="mend the hook, then run this again",
+        next_step="repair the hook, then run this again",
     )
 
 

@@ -40,7 +40,15 @@ WHERE p.subname = %s AND p.subdbid = (SELECT oid FROM pg_database WHERE datname 
 
 @dataclass(frozen=True)
 class ReverseHealth:
-    """`arrives`: a marker came through in time. `retained_wal_bytes`: on the base; None where the slot is gone."""
+    """The state of the reverse stream.
+
+    Attributes:
+        enabled: Whether the subscription on the legacy is there and enabled.
+        running: Whether it has an apply worker.
+        arrives: Whether a marker came through in time.
+        retained_wal_bytes: WAL that the slot keeps on the base; None where the slot is gone.
+        wal_status: As PostgreSQL's `pg_replication_slots` has it; None where the slot is gone.
+    """
 
     enabled: bool
     running: bool
@@ -50,7 +58,7 @@ class ReverseHealth:
 
     @property
     def healthy(self) -> bool:
-        """Whether a rollback would find everything on the legacy."""
+        """Whether a rollback would find on the legacy everything that was written to the base."""
         return self.enabled and self.arrives and self.wal_status not in {None, "lost", "unreserved"}
 
 
@@ -100,10 +108,22 @@ def look_from_legacy(legacy: Connected, names: StreamNames) -> dict[str, bool | 
 def measure_reverse(
     base: Connected, legacy: Connected, relation: str, seen: ReverseSample, *, seconds: float, keep: float = 3600.0
 ) -> ReverseSample:
-    """Send a marker and wait for it for at most `seconds`; where none can arrive, only say how old the oldest is.
+    """Send a marker along the reverse stream, wait for it, and measure the lag.
 
-    Where one is under way and nobody fetches it, no more are sent. Those older than `keep` seconds go, once they are
-    on the legacy. Where the markers say that something was skipped, both streams are barred.
+    Where no marker can arrive, only the age of the oldest one under way is measured. Where one is under way and there
+    is no worker to fetch it, no further one is sent. Markers that arrived and are older than `keep` are deleted. Where
+    the markers show that a change was skipped, both streams are barred.
+
+    Args:
+        base: Sends the marker.
+        legacy: Receives it.
+        relation: The table's key in the ledger.
+        seen: What is known of the stream so far.
+        seconds: How long to wait for the marker.
+        keep: The age, in seconds, from which arrived markers are deleted.
+
+    Returns:
+        `seen`, with the lag and whether the marker arrived.
 
     Raises:
         psycopg.Error: A server is away, or does not take or show markers.
@@ -141,7 +161,7 @@ def _newest_arrived(legacy: Connected, relation: str) -> int:
 
 
 def _age_of_oldest(base: Connected, relation: str, after: int) -> float | None:
-    """Seconds by the base's clock since the oldest marker after that one was sent."""
+    """The age, in seconds by the base's clock, of the oldest marker that was sent after that one."""
     row = base.execute(
         "SELECT extract(epoch FROM clock_timestamp() - min(sent_at))::float8 FROM migration.reverse_markers"
         " WHERE relation = %s AND id > %s",
@@ -158,7 +178,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SidesAsked:
-    """The two sessions of a look; None where the side is away. `errors` is why, by side, also of one that was lost."""
+    """The two sessions of an observation, None where the side is away; `errors` says why, also of a lost session."""
 
     base: Connected | None
     legacy: Connected | None
@@ -178,13 +198,16 @@ class SidesAsked:
 
 
 def observe_cutover(asked: SidesAsked, spec: TableSpec, facts: CutoverFacts | None, *, seconds: float) -> CutoverSample:
-    """Look at what a cutover leaves; waits for at most `seconds`, for a marker of the reverse stream.
+    """Observe the writes of both sides and the reverse stream.
 
     Args:
-        asked: The look's sessions; what goes wrong with one is noted there.
+        asked: The sessions to use; what goes wrong with one is noted there.
         spec: Which table.
-        facts: As the look found them at its beginning; None where the base could not be asked.
-        seconds: For the marker.
+        facts: The ledger's facts at the beginning of the observation; None where the base could not be asked.
+        seconds: How long to wait for a marker of the reverse stream.
+
+    Returns:
+        The sample; its `changed` says that the facts changed meanwhile, so that it may be inconsistent.
     """
     of_base = asked.ask("base", lambda base: read_writes(base, spec))
     of_legacy = asked.ask("legacy", lambda legacy: read_writes(legacy, spec))
@@ -258,14 +281,15 @@ def _reverse(asked: SidesAsked, relation: str, seconds: float) -> ReverseSample 
             asked.errors[lost] = told(error)
             return seen
         return replace(seen, marker_error=told(error))
-    except ServerChangedError as error:  # a standby answers, which the look tells of
+    except ServerChangedError as error:  # a standby answers; the sample reports that
         return replace(seen, marker_error=error.what)
 
 
 def _mark_absence(asked: SidesAsked, relation: str, seen: ReverseSample) -> ReverseSample:
     """A slot that is moved onwards while nobody reads it is moved past a marker, and so that is found out.
 
-    A base that takes no marker (its disk is full) is there all the same.
+    If somebody advances the slot meanwhile, it moves past this marker, which then never arrives: so the loss is
+    noticed. A base that takes no marker, because its disk is full, does not count as away.
     """
     if asked.base is None or "base" in asked.errors:
         return seen

@@ -36,14 +36,20 @@ OnBegin = Callable[[Connected, int], None]
 class CutoverPlan:
     """One table's cutover or rollback.
 
-    `timeout_seconds` bounds the time in which no side accepts writes; `patience_seconds` how long a small lag (a marker
-    that arrives within `lag_seconds`) and a moment between writers are waited for before that. `sequence_margin` are
-    keys left out on the target. `compare_all`: every week under CDC is compared while writes are held; else only those
-    whose leaf changed since they were last validated. `switch` tells the applications which side they belong to, and
-    raises where it cannot. `base_url_for_legacy` is the base as the legacy's own server reaches it. `on_state` is told
-    every state before its deed, mostly while writes are held: it must be quick; what it raises is ignored. `on_begin`
-    is called with the session on the base and the record's id in the transaction that makes the record, before anything
-    is touched; what it raises ends the cutover, which then never was.
+    Attributes:
+        stream: The plan of the table's change stream.
+        timeout_seconds: Bounds the time in which no side accepts writes.
+        lag_seconds: A marker that arrives within this time counts as a small lag.
+        patience_seconds: How long to wait, before writes are held, for a small lag and for a moment between writers.
+        sequence_margin: How many keys each sequence leaves out on the target.
+        compare_all: Compare every week under CDC while writes are held; else only the weeks that may have changed since
+            they were last proven equal.
+        switch: Tells the applications which side they belong to, and raises where it cannot.
+        base_url_for_legacy: The base as the legacy's own server reaches it.
+        on_state: Called with every state before its work begins, mostly while writes are held. It must be quick; what
+            it raises is ignored.
+        on_begin: Called with the session on the base and the record's id, in the transaction that makes the record and
+            before anything is touched. If it raises, the transaction is rolled back and there is no such cutover.
     """
 
     stream: StreamPlan
@@ -64,10 +70,15 @@ class CutoverPlan:
 
 
 def switch(migration: Migration, to: SideName, cutover: int) -> None:
-    """Tell the applications where their writes go, as the settings say.
+    """Tell the applications which side their writes go to, by the hooks that are set.
+
+    Args:
+        migration: Whose settings have the hooks.
+        to: The side that accepts writes now.
+        cutover: The id of the cutover or rollback in the ledger.
 
     Raises:
-        CutoverError: They could not be told.
+        CutoverError: A hook failed or did not end in time.
     """
     settings = migration.settings
     told: dict[str, object] = {"relation": migration.spec.relation, "to": to, "cutover": cutover}
@@ -94,7 +105,7 @@ def switch(migration: Migration, to: SideName, cutover: int) -> None:
 def _command(
     command: SecretStr, told: dict[str, object], to: SideName, seconds: float, environment: Mapping[str, str]
 ) -> None:
-    """What it prints is thrown away: only its author knows whether secrets are in it."""
+    """Run the hook's command. Its output is discarded: it may hold secrets, and only its author knows."""
     try:
         words = [word.replace("{to}", to) for word in shlex.split(command.get_secret_value())]
         process = subprocess.Popen(
@@ -146,7 +157,7 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: float, *, past_proxies: bool) -> None:
-    """Neither the URL nor the answer is shown: both may hold secrets."""
+    """Post to the hook's address. Errors show neither the URL nor the answer: both may hold secrets."""
     failed: list[str] = []
 
     def post() -> None:
@@ -172,11 +183,11 @@ def _webhook(url: SecretStr, body: bytes, headers: Mapping[str, str], seconds: f
 
 
 def _failed(what: str) -> CutoverError:
-    return CutoverError(what, next_step="run the hook by hand and see its own output")
+    return CutoverError(what, next_step="run the hook by hand and read its output")
 
 
 def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan:
-    """The settings as a plan."""
+    """Make the plan of a cutover or rollback from the settings."""
     settings = migration.settings
     url = settings.base_url_for_legacy
     hooked = settings.cutover_hook_command is not None or settings.cutover_hook_url is not None
@@ -194,7 +205,7 @@ def cutover_plan(migration: Migration, run_id: str | None = None) -> CutoverPlan
 
 @dataclass(frozen=True)
 class Step:
-    """One state of the machine; `finished` is None while it is under way. Times by the base's clock."""
+    """One state of a run, with times by the base's clock; `finished` is None while the state is under way."""
 
     state: CutoverState
     started: datetime
@@ -207,7 +218,7 @@ class Step:
 
 
 def steps_of(timeline: Mapping[str, Mapping[str, str]]) -> tuple[Step, ...]:
-    """The states in the order in which they were reached; jsonb keeps none."""
+    """The states of a timeline in the order in which they were reached; jsonb itself keeps no order."""
     steps = [
         Step(CutoverState(state), datetime.fromisoformat(times["started"]), _time(times.get("finished")))
         for state, times in timeline.items()

@@ -49,23 +49,27 @@ _PURPOSE = "recover"
 
 @dataclass(frozen=True)
 class ReverseRecovered:
-    """The legacy follows again from `lsn` of the base on; `weeks` are all that have a leaf."""
+    """The legacy follows the base again from `lsn` on; `weeks` has the result of every week with a leaf."""
 
     weeks: tuple[LegacyRepaired, ...]
     lsn: str
 
 
 def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
-    """Let the legacy follow the base anew; None where both servers are as they were, and so is the stream.
+    """Begin the reverse stream anew, and make the legacy's rows those of the base.
 
     Args:
         plan: Which table.
         by: The person who says that these are the servers from now on.
 
+    Returns:
+        What was done; None where both servers are the known ones and the reverse stream can go on as it is.
+
     Raises:
-        CutoverError: The legacy is in charge or decommissioned, or something on it changes rows on their way in.
+        CutoverError: The legacy is in charge or decommissioned, or something on it changes rows as they are written.
         DeletionError: Many rows of a week would be deleted on the legacy, and nobody confirmed that.
-        SliceBusyError, StreamError: Somebody works on a week, on the stream, or on a cutover; or the slot cannot begin.
+        SliceBusyError, StreamError: Another process works on a week, on the stream or on a cutover; or the slot cannot
+            begin.
     """
     stream = plan.stream
 
@@ -87,7 +91,7 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
         rename_stream(base, plan.relation, forward)
         names = reverse_names(forward)
         owner = read_cutover_facts(base, plan.relation).cutover or 0
-        # It also lets the new subscription pass.
+        # The hold also lets the new subscription's apply worker pass.
         hold(legacy, stream, "legacy", owner, passes=names.subscription, patience_seconds=plan.patience_seconds)
         publish_reverse(base, legacy, plan, names)
         url = stream.databases.base_url
@@ -112,7 +116,7 @@ def recover_reverse(plan: CutoverPlan, by: str) -> ReverseRecovered | None:
 
 def _rewritten(plan: CutoverPlan) -> CutoverError:
     return CutoverError(
-        "a table of the base was rewritten while the slot was made, whose snapshot would show it empty",
+        "a table of the base was rewritten while the slot was made: the slot's snapshot would show the table empty",
         where=plan.relation,
         state_left="the base is in charge and accepts writes; the legacy is as it was, and does not follow yet",
         next_step="let the ALTER TABLE, VACUUM FULL or CLUSTER on the base end, then run this again",
@@ -120,7 +124,7 @@ def _rewritten(plan: CutoverPlan) -> CutoverError:
 
 
 def _may_go_on(base: Connected, legacy: Connected, plan: CutoverPlan) -> bool:
-    """Whether slot and subscription are there, and all WAL that the slot needs."""
+    """Whether slot and subscription exist, and all WAL that the slot needs."""
     names = reverse_names(forward_names(base, plan.relation))
     kept = base.execute(
         "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'", [names.slot]
@@ -139,20 +143,23 @@ def recover_stream(
     on_week: OnWeek | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Joined | ReverseRecovered | None:
-    """After a failover, a restore or a move of a server: a new slot, every week trued up, the servers noted anew.
+    """After a failover, a restore or a move of a server: make a new slot, true up every week, note the servers anew.
 
-    Of the side that follows; what it has and the side in charge has not is kept as a repair's images. None where both
-    servers are as they were; and, while the base is in charge, the reverse stream's slot and subscription are there.
+    The side that follows is changed. Rows that it has and the side in charge has not are kept as a repair's images.
 
     Args:
         migration: Which migration.
         by: The person who says that these are the servers from now on.
         run_id: Noted in the ledger.
-        on_week: Told of every week that is done.
+        on_week: Called with every week that is done.
         confirmed_deletes: How many rows of a week a person allows to be deleted.
 
+    Returns:
+        What was done. None where both servers are the known ones and, while the base is in charge, the reverse stream's
+        slot and subscription are there.
+
     Raises:
-        StreamError: Nobody is named; or as `joining.start_stream`.
+        StreamError: `by` is empty; or as `joining.join_stream`.
     """
     relation = migration.spec.relation
     if not by.strip():

@@ -1,7 +1,7 @@
-"""The reverse stream: native logical replication from the base back to the legacy, which a rollback rests on.
+"""The reverse stream: native logical replication from the base back to the legacy, for a rollback.
 
 Updates and deletes are published with the leaves' primary keys (the key and the control column); the legacy finds its
-row by its own primary key. A row that changes its week travels as a delete and an insert.
+row by its own primary key. An update that moves a row to another week is replicated as a delete and an insert.
 """
 
 import time
@@ -32,7 +32,7 @@ from migration_assets.stream.way import require_way
 
 _ORIGIN_SINCE = 160000
 _SHORTEST, _LONGEST = 0.002, 0.05
-# Read in a fraction of a second.
+# This much WAL is read in a fraction of a second.
 NEAR_BYTES = 32 * 1024**2
 
 
@@ -43,10 +43,10 @@ def reverse_names(forward: StreamNames) -> StreamNames:
 
 
 def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
-    """Publication on the base, place for markers on the legacy; nothing of an earlier reverse stream is left.
+    """Make the publication on the base and the table for markers on the legacy; remove any earlier reverse stream.
 
     Raises:
-        ForeignObjectError: Our schema on the legacy has something of somebody else's with a name of ours.
+        ForeignObjectError: Our schema on the legacy has an object that is not ours under one of our names.
     """
     drop_reverse(base, legacy, names)
     with legacy.transaction():
@@ -65,15 +65,15 @@ def publish_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
 
 
 def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names: StreamNames) -> None:
-    """Publication and slot on the base, place for markers on the legacy: all that may take time, before any hold.
+    """Make publication and slot on the base and the table for markers on the legacy: all that may take time.
 
-    Whatever an earlier one left behind is cleared away first.
+    To be called before any hold of the source. What an earlier reverse stream left is removed first.
 
     Raises:
-        ForeignObjectError: Our schema on the legacy has something of somebody else's with a name of ours.
+        ForeignObjectError: Our schema on the legacy has an object that is not ours under one of our names.
         StreamError: The legacy's server reaches another database than the base.
-        CutoverError: The slot could not begin: a transaction that writes to the base is open for long.
-        psycopg.Error: Somebody may not do this, or the legacy's server cannot connect to the base.
+        CutoverError: The slot could not begin, because a transaction that writes to the base stays open.
+        psycopg.Error: One of our roles may not do this, or the legacy's server cannot connect to the base.
     """
     require_way(base, legacy, _url(plan), to="base")
     publish_reverse(base, legacy, plan, names)
@@ -89,18 +89,19 @@ def prepare_reverse(base: Connected, legacy: Connected, plan: CutoverPlan, names
             state_left="nothing was held",
             next_step="let it end (SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL), then run this again",
         ) from None
-    # Before anybody is held.
+    # Tried now, before writes are held.
     try_subscription(legacy, names, _conninfo(base, plan, names), binary=False, failover=has_failover_slots(base))
 
 
 def come_near(base: Connected, names: StreamNames, *, patience_seconds: float) -> int:
-    """Move the slot's start forward, so that little is left for `start_reverse` to read; nobody needs to be held.
+    """Move the slot's start forward, so that `start_reverse` has little WAL to read; needs no hold.
 
-    The start moves to a place that the server noted (`running_xacts`), at the second look at the latest. Where our role
-    may, it is asked to note one; else it does so by itself every 15 s. An open transaction that wrote keeps it back.
+    The start can only move to a place that the server noted (`running_xacts`), so it moves at the second try at the
+    latest. Where our role may, it asks the server to note one; the server does so by itself every 15 s. An open
+    transaction that wrote keeps the start back.
 
     Returns:
-        How much WAL lies between the slot's start and now, bytes; small, or what it was when the patience ended.
+        How many bytes of WAL lie between the slot's start and now: few, or what it was when the patience ended.
     """
     row = base.execute(
         "SELECT coalesce(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), false)"
@@ -121,7 +122,11 @@ def come_near(base: Connected, names: StreamNames, *, patience_seconds: float) -
 
 
 def reverse_distance(base: Connected, names: StreamNames) -> int:
-    """How much WAL the slot would have to read to get here, bytes."""
+    """How many bytes of WAL the slot would have to read to get to the present.
+
+    Raises:
+        CutoverError: The slot is gone or lost.
+    """
     row = base.execute(
         "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::bigint FROM pg_replication_slots"
         " WHERE slot_name = %s",
@@ -137,7 +142,8 @@ def start_reverse(
 ) -> None:
     """Let the stream run from here on, where both sides stand still and are equal.
 
-    What the slot has seen until now came from the legacy, or was our own; none of it may go back.
+    The slot is moved past everything that it has seen so far: that came from the legacy or was our own, and none of it
+    may go back.
     """
     # Everything that was applied is on disk: this session's last commit came later and was synchronous.
     base.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [names.slot])
@@ -158,7 +164,7 @@ def subscribe_reverse(
             failover=has_failover_slots(base),
         )
         if legacy.info.server_version >= _ORIGIN_SINCE:
-            # Only what is written on the base itself; nothing that came from the legacy.
+            # Only what is written on the base itself is sent; nothing that came from the legacy.
             legacy.execute(
                 sql.SQL("ALTER SUBSCRIPTION {} SET (origin = none)").format(sql.Identifier(names.subscription))
             )
@@ -185,12 +191,12 @@ def drop_reverse_on_base(base: Connected, names: StreamNames) -> None:
 
 
 def reverse_worker(legacy: Connected, names: StreamNames) -> Worker | None:
-    """The reverse subscription, or None where there is none."""
+    """The reverse subscription and its worker, or None where there is no subscription."""
     return apply_worker(legacy, names.subscription)
 
 
 def let_reverse_run(legacy: Connected, names: StreamNames) -> None:
-    """Enable it, where it is there."""
+    """Enable the reverse subscription, where there is one."""
     if reverse_worker(legacy, names) is not None:
         enable(legacy, names.subscription)
 
@@ -199,7 +205,7 @@ def rest(subscriber: Connected, subscription: str, pid: int | None, *, patience:
     """Wait, after DISABLE, until the worker has ended: nothing is applied any more then.
 
     Raises:
-        CutoverError: It does not end.
+        CutoverError: The worker does not end in time.
     """
     pause = _SHORTEST
     while True:
@@ -214,7 +220,7 @@ def rest(subscriber: Connected, subscription: str, pid: int | None, *, patience:
 
 
 def stop_reverse(legacy: Connected, names: StreamNames, *, patience: Callable[[], float]) -> None:
-    """Disable it and wait until its worker has ended."""
+    """Disable the reverse subscription and wait until its worker has ended."""
     worker = reverse_worker(legacy, names)
     if worker is not None:
         disable(legacy, names.subscription)

@@ -1,10 +1,10 @@
 """A consistent cut of the reverse stream: base and legacy at exactly the same marker, while the base is in charge.
 
-As the forward one (`consistent_cut`), with the sides exchanged: the base's table, with every leaf, is locked in SHARE
-mode for milliseconds; under that lock a marker is written by another session and a snapshot is opened by a third. On
-the legacy the apply worker waits inside the marker's transaction for a row of the marker's key that is not committed.
-There either a snapshot is opened and the worker goes on, or the subscription is disabled: then the legacy rests at the
-marker, and its hold keeps everybody else away.
+It works as the forward cut (`consistent_cut`) with the sides exchanged. On the base the table with every leaf is
+locked in SHARE mode for milliseconds; under that lock a second session writes a marker and a third one opens a
+snapshot. On the legacy the apply worker waits inside the marker's transaction, for an uncommitted row with the marker's
+key. There either a snapshot is opened and the worker goes on, or the subscription is disabled: then the legacy rests at
+the marker, and its hold keeps all other writers away.
 """
 
 import logging
@@ -49,10 +49,11 @@ class ReverseCut:
     """Both sides at one marker.
 
     Attributes:
-        marker: Its number.
-        lsn: The base's position.
-        base: Reads the base there, in its open snapshot.
-        legacy: Where the stream rests, a session in no transaction; else it reads the legacy there, in its snapshot.
+        marker: The marker's number.
+        lsn: The base's WAL position at the marker.
+        base: A session that reads the base at the marker, in its open snapshot.
+        legacy: Where the stream rests, a session in no transaction; else one that reads the legacy at the marker, in
+            its open snapshot.
     """
 
     marker: int
@@ -65,14 +66,14 @@ class ReverseCut:
 def reverse_cut(
     plan: CutoverPlan, names: StreamNames, purpose: str, *, at_rest: bool, for_good: bool = False
 ) -> Generator[ReverseCut]:
-    """Look at both sides at one marker for as long as the body runs; the reverse stream goes on afterwards.
+    """Give the body both sides at one marker; the reverse stream goes on afterwards.
 
     Args:
         plan: Which table.
-        names: The reverse stream's.
+        names: The reverse stream's names.
         purpose: Shown in both servers' lists of sessions.
-        at_rest: The stream rests there as long as the body runs; else it goes on at once.
-        for_good: It is not enabled again afterwards, unless the body fails.
+        at_rest: The stream rests at the marker while the body runs; else it goes on at once.
+        for_good: The stream is not enabled again afterwards, unless the body fails.
 
     Raises:
         CutoverError: The stream does not run, is too far behind, or no moment between the base's writers came.
@@ -135,15 +136,15 @@ def end_reverse_cuts(legacy: Connected, names: StreamNames) -> None:
         names: The reverse stream's.
 
     Raises:
-        StreamError: Our role may not.
+        StreamError: Our role may not end them.
     """
     left = [pid for key in _session_keys(names) for pid in end_holders(legacy, key)]
     if left:
-        log.warning("a cut of the reverse stream stood still after its run was ended; so were its sessions %s", left)
+        log.warning("a cut of the reverse stream was left by a run that was ended; its sessions %s were ended", left)
 
 
 def _remove_former_trigger(legacy: Connected) -> None:
-    """By which an earlier version of this program let the worker wait: for an advisory lock, which anybody can take."""
+    """Drop an earlier version's trigger: it let the worker wait for an advisory lock, which anybody can take."""
     row = legacy.execute(
         "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('migration.reverse_markers')"
         " AND tgname = 'wait_at_reverse_marker')"
@@ -153,9 +154,9 @@ def _remove_former_trigger(legacy: Connected) -> None:
 
 
 def _set_marker(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Connected, marker: int) -> str:
-    """Write the marker and open the reader's snapshot at exactly that point; where that is."""
+    """Write the marker and open the reader's snapshot at exactly that point; returns the WAL position."""
     for connection in (locker, writer):
-        # A standby that is slow to answer must not keep the lock from going.
+        # A standby that answers slowly must not delay the commit that releases the lock.
         connection.execute("SET synchronous_commit = local")
     give_up = time.monotonic() + plan.stream.limits.cut_patience_seconds
     while True:
@@ -176,7 +177,7 @@ def _set_marker(plan: CutoverPlan, locker: Connected, writer: Connected, reader:
                 state_left="nothing was changed; no writer is held; the reverse stream goes on",
                 next_step="let that transaction end (or end it: SELECT pg_terminate_backend(pid)), then run this again",
             )
-        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that we keep step with nobody
+        time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - random, so as not to run in step with another process
 
 
 def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Connected, marker: int) -> str:
@@ -187,13 +188,13 @@ def _once(plan: CutoverPlan, locker: Connected, writer: Connected, reader: Conne
         )
         row = locker.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
         if row and row[0]:
-            # An autovacuum in the way is only sent away when this time is over.
+            # An autovacuum that is in the way is only canceled when this time is over.
             locker.execute("SET LOCAL deadlock_timeout = '20ms'")
         # With every leaf, so that writers that name a leaf wait, too.
         locker.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table_name(plan.stream.spec.table)))
         writer.execute("INSERT INTO migration.reverse_markers (relation, id) VALUES (%s, %s)", [plan.relation, marker])
         found = reader.execute("SELECT pg_current_wal_insert_lsn()::text FROM pg_current_snapshot()").fetchone()
-    # The commit succeeded: an error there means that somebody may have written before the snapshot was taken.
+    # The position is good because the commit succeeded: had it failed, a write might have come before the snapshot.
     return str(require_row(found, "the cut's position")[0])
 
 
@@ -228,5 +229,5 @@ def _void(plan: CutoverPlan, what: str) -> CutoverError:
         f"no cut of the reverse stream: {what}",
         where=plan.relation,
         state_left="nothing was changed; no writer is held",
-        next_step="`migration-assets stream status` says how the reverse stream is; mend that, then run this again",
+        next_step="`migration-assets stream status` says how the reverse stream is; repair that, then run this again",
     )

@@ -1,4 +1,4 @@
-"""Sets the target's sequences and identities, so that the first insert there gets a key that nobody had."""
+"""Sets the target's sequences and identities, so that the first insert there gets a key that no row ever had."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _WHOLE_KEY = re.compile(r"USING btree \([^()]*\)(?! WHERE).*")
 
 @dataclass(frozen=True)
 class SequenceSet:
-    """A sequence on the target, and the value it was set to: the next one is the first to be given."""
+    """A sequence on the target and the value it was set to; the value after that is the first to be given out."""
 
     columns: tuple[str, ...]
     sequence: str
@@ -39,13 +39,13 @@ class Counterpart:
     target: str | None
     uses: tuple[SequenceUse, ...]
     ends: tuple[str, ...]
-    """Columns that hold nothing but this sequence's values and are the first of a key, whose index has the last one."""
+    """Columns that hold only values of this sequence and are the first of a key: the key's index has the last value."""
 
 
 def counterparts(target: Connected, of_source: TableDescription, of_target: TableDescription) -> list[Counterpart]:
     """Every sequence that new rows of the source draw from, in whatever way, with the one that the target will use.
 
-    An identity's or a default's may have another name there; all others are found by their name alone.
+    The sequence of an identity or a default may have another name on the target; any other is found by its name.
     """
     found: list[Counterpart] = []
     for sequence in dict.fromkeys(one.sequence for one in of_source.sequence_uses):
@@ -69,7 +69,7 @@ def _first_of_keys(description: TableDescription) -> set[str]:
 
 
 def _alone_unique(description: TableDescription) -> set[str]:
-    """Columns of which no value may be there twice."""
+    """Columns that are unique by themselves."""
     keys = [description.primary_key]
     keys += [one.key_columns for one in description.indexes if one.unique and _WHOLE_KEY.fullmatch(one.tail)]
     return {key[0] for key in keys if len(key) == 1}
@@ -98,7 +98,7 @@ def require_counterparts(
     """As `counterparts`.
 
     Raises:
-        CutoverError: One is missing on the target.
+        CutoverError: A sequence is missing on the target.
     """
     found = counterparts(target, of_source, of_target)
     for one in found:
@@ -122,22 +122,25 @@ def advance_sequences(
     *,
     margin: int,
 ) -> list[SequenceSet]:
-    """Set every sequence that new rows draw from beyond what the source gave, or holds; never back. Then try them.
+    """Set every sequence that new rows draw from beyond all that the source gave or holds, then try the next keys.
 
-    What sessions of the source have cached counts as given. A sequence that cycles goes on where the source's is: its
-    keys come again by design.
+    A sequence is never set back. Values that sessions of the source have cached count as given. A sequence that cycles
+    continues where the source's is: its keys come again by design.
 
     Args:
-        source: The side that gave keys until now; its writes are held.
-        target: The side that will.
-        table: On both.
+        source: The side that has given the keys so far; its writes are held.
+        target: The side that will give them.
+        table: The table, which has the same name on both sides.
         of_source: As the source's catalogue describes it.
-        of_target: As the target's does.
-        margin: How many keys are left out: for those that were fetched on the source and are used on the target.
+        of_target: As the target's catalogue describes it.
+        margin: How many keys are left out, for keys that were fetched on the source and are used on the target.
+
+    Returns:
+        Every sequence with the value it was set to.
 
     Raises:
-        CutoverError: A sequence is missing on the target, steps in the other direction, or would be exhausted; or a
-            key that was really drawn there is one that somebody has.
+        CutoverError: A sequence is missing on the target, steps in the other direction or would be exhausted; or a key
+            that was drawn there as a trial exists already.
     """
     done: list[SequenceSet] = []
     for one in require_counterparts(target, table, of_source, of_target):
@@ -183,10 +186,11 @@ def _try_keys(
     of_target: TableDescription,
     done: Sequence[SequenceSet],
 ) -> None:
-    """Draw the next key of each column that keys begin with, really, and look whether somebody has it.
+    """Really draw the next key of each column that is unique by itself, and check that no row has it.
 
-    Where a key is drawn by what the catalogue does not understand (a function of functions, a table that counts) this
-    is all that can be known. In a transaction that is rolled back, with the names that applications see.
+    Where a key is drawn by something that the catalogue does not explain (a function that calls functions, a table that
+    counts), nothing else can be known about it. This happens in a transaction that is rolled back, with the search path
+    that applications have.
     """
     owned = {name: one.sequence for one in done for name in one.columns}
     cycling = {one.sequence for one in done if read_sequence(target, one.sequence).cycles}
@@ -247,7 +251,7 @@ def _require_free(side: Connected, table: QualifiedName, column: str, key: str) 
 
 @dataclass(frozen=True)
 class SequenceState:
-    """One sequence as its server has it; `last` includes what sessions have cached."""
+    """One sequence as its server has it; `last` includes the values that sessions have cached."""
 
     last: int
     increment: int
@@ -262,10 +266,10 @@ class SequenceState:
 
 
 def next_start(here: SequenceState, there: SequenceState, last: int, margin: int) -> int:
-    """The value to set the target's to: `margin` keys beyond `last`; further where it already is further."""
+    """The value to set the target's sequence to: `margin` keys beyond `last`, or where it is, if that is farther."""
     wanted = last + margin * here.increment
     if there.cycles:
-        # Where the source would be after so many keys: beyond its end it begins anew.
+        # Where the source's would be after that many keys: at its end it begins again.
         return there.least + (wanted - there.least) % (there.most - there.least + 1)
     if here.ascending:
         return max(wanted, there.last, there.least)

@@ -54,11 +54,14 @@ from migration_assets.stream.running import require_running
 from migration_assets.stream.servers import count_markers_anew
 from migration_assets.stream.subscription import apply_worker, disable
 
-# Since the base is held nobody writes there. What a transaction may keep to itself was committed before it began: where
-# every proof's cut was taken later, it is proven. A cut is noted a moment after it was taken; it is far less than these
-# minutes. Who may not see another's session sees NULL, also for its kind, and waits. Not only clients write: a worker
-# in the background may, and a WAL sender that runs statements, but none that streams; who has made a temporary slot is
-# no WAL sender yet. Our own stream's worker tells all at its end, which is before anything is compared.
+# Finds sessions that may still have changes that the server has not counted. Since the base is held, nobody writes
+# there any more, so what a transaction keeps to itself was committed before that transaction began. Where the cut of
+# every proof was taken later than that, the proofs include it. A cut is noted a moment after it was taken; the margin
+# of ten minutes is far more than that moment.
+# A role that may not see another's session sees NULL for its state and its kind: we wait for such a session. Not only
+# clients write: a background worker may, and so may a WAL sender that runs statements, but none that streams. A session
+# that made a temporary slot is not a streaming WAL sender yet. The worker of our own stream hands its counts over when
+# it ends, and it ends before anything is compared.
 _UNKNOWN = "of unknown state"
 _UNCOUNTED = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s), %%s since %%s', a.pid, coalesce(a.usename::text, '?'),
@@ -83,15 +86,15 @@ ORDER BY coalesce(a.xact_start, a.state_change)
 
 
 def require_counted(base: Connected, plan: CutoverPlan, held_at: datetime) -> None:
-    """Wait until no session may have changes of its own that the server knows nothing of; nobody but the base is held.
+    """Wait until every session has handed over its counts of changed rows; only the base refuses writes meanwhile.
 
     Args:
         base: In no transaction.
         plan: Which table, and how patient.
-        held_at: Since when nobody writes to the base, by its own clock.
+        held_at: Since when nobody writes to the base, by the base's own clock.
 
     Raises:
-        CutoverError: One stays in a transaction for longer; names it.
+        CutoverError: A session stays in a transaction for longer than the patience; the error names it.
     """
     found: list[str] = []
 
@@ -131,14 +134,14 @@ def _begun(work: Work) -> None:
         if not work.plan.compare_all:
             require_counted(work.base, work.plan, held_at)
     else:
-        # A repair or a decommissioning whose process died may have left it at rest.
+        # A repair or a decommissioning whose process died may have left the reverse stream disabled.
         let_reverse_run(work.legacy, work.reverse)
         if reverse_worker(work.legacy, work.reverse) is None:
             raise CutoverError(
                 "the reverse stream's subscription is gone from the legacy",
                 where=work.reverse.subscription,
                 next_step="`migration-assets stream status` says how to make it again; then `migration-assets"
-                " repair-legacy` over every quarter shows and mends what differs; then run this again",
+                " repair-legacy` over every quarter shows and repairs what differs; then run this again",
             )
         found = gaps(work.legacy, stream.spec.table)
         if found:
@@ -146,7 +149,7 @@ def _begun(work: Work) -> None:
                 f"the legacy can be written to although the base is in charge: {'; '.join(found)}",
                 where=work.plan.relation,
                 next_step="run `migration-assets hold-again`; `migration-assets repair-legacy` shows what was written"
-                " there meanwhile, and reached nobody; then run this again",
+                " there meanwhile: the base does not have it; then run this again",
             )
         prepare(work.base)
         fence_base(work.base, stream, patience_seconds=work.plan.patience_seconds)
@@ -178,9 +181,9 @@ def _waiting(work: Work) -> None:
 
 
 def _account(work: Work, description: TableDescription) -> float:
-    """Stop where rows would be left behind; how long the weeks that left the base were looked at, in seconds.
+    """Stop where rows would be left behind; how many seconds the look at the weeks that left the base took.
 
-    The first time, when nobody is held, these are read in full.
+    The first call reads these weeks in full; it comes before writes are held.
     """
     weeks = weeks_of(work.base, work.plan)
     check = partial(work.deadline.check, "the look at weeks that left the base")
@@ -229,7 +232,8 @@ def _drained(work: Work) -> None:
         return
     worker = apply_worker(work.base, work.forward.subscription)
     if not work.plan.compare_all:
-        # While the ledger still knows what the publication is to be: what was proven before it was altered is compared.
+        # While the ledger still knows the publication as it should be: what was proven before somebody altered it has
+        # to be compared.
         notice_alterations(work.base, work.plan.relation, work.legacy)
         # While there is still a worker, which ends now.
         work.carried.update(weeks_carried(work.base, work.plan.relation))
@@ -274,7 +278,7 @@ def _sequences(work: Work) -> None:
 
 
 def _described(work: Work) -> tuple[TableDescription, TableDescription]:
-    """The table as the source has it, and as the target."""
+    """The table's description on the source and on the target."""
     table = work.plan.stream.spec.table
     legacy, base = require_table(work.legacy, table, "legacy"), require_table(work.base, table, "base")
     return (legacy, base) if work.kind is CutoverKind.CUTOVER else (base, legacy)
@@ -282,7 +286,7 @@ def _described(work: Work) -> tuple[TableDescription, TableDescription]:
 
 def _reversed(work: Work) -> None:
     if work.kind is CutoverKind.ROLLBACK:
-        # The reverse stream rests since it was drained, and is dropped once the legacy accepts writes.
+        # The reverse stream is at rest since it was drained. It is dropped once the legacy accepts writes.
         begin_here(work)
         return
     description = require_table(work.legacy, work.plan.stream.spec.table, "legacy")
@@ -305,12 +309,12 @@ def _require_not_rewritten(work: Work) -> None:
                 f"the table was rewritten on the {side} after its rows were compared: by an ALTER TABLE, which no hold"
                 " refuses",
                 where=work.plan.relation,
-                next_step="make the same change on the other side; then run this again",
+                next_step="make the same change of the table on the other side; then run this again",
             )
 
 
 def let_writes_in(work: Work) -> None:
-    """Open the target. Where this fails, only a look at the target tells whether it did."""
+    """Open the target for writes. Where this fails, only a look at the target tells whether it was opened."""
     work.deadline.check("the steps before the opening")
     _require_not_rewritten(work)
     mark_opening(work.source, work.plan.stream, work.id)

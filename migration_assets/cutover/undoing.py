@@ -1,4 +1,4 @@
-"""Undoes a cutover or rollback whose target never accepted a write; finishes one whose target did.
+"""Undoes a cutover or rollback whose target never accepted a write, and takes over from a run that does not answer.
 
 A run that takes over ends the sessions of the earlier run first, on both sides: a process that was frozen may wake up
 late. The base's lock says which run is alive. A run that still holds writes after its timeout does not answer, since
@@ -44,10 +44,10 @@ class UnfinishedError(CutoverError):
 
 
 def was_opened(work: Work) -> bool:
-    """Whether the target accepts writes, or did: the servers themselves are asked, not what a dead process meant to do.
+    """Whether the target accepts writes, or did. The servers are asked: what a dead process meant to do does not count.
 
     Raises:
-        psycopg.Error: One of them cannot be asked.
+        psycopg.Error: A server cannot be asked.
     """
     if read_cutover(work.base, work.id).opened_at is not None:
         return True
@@ -103,7 +103,7 @@ def _on_source(
             with kept.alone:
                 return call(kept.session)
         except psycopg.OperationalError as error:
-            log.warning("nor does that one do: %s", told(error))
+            log.warning("that session could not release them either: %s", told(error))
     raise refused
 
 
@@ -158,7 +158,7 @@ def undo(work: Work, outcome: str, error: BaseException | None = None) -> None:
 
 
 def give_up(work: Work, error: BaseException) -> CutoverError:
-    """Undo after a failure; the error to raise says where it stopped and what is left."""
+    """Undo the run after a failure; returns the error to raise, which says where it stopped and what state is left."""
     state, kind = None, CutoverError
     try:
         state = read_cutover(work.base, work.id).state
@@ -198,10 +198,10 @@ def _released_only(work: Work) -> tuple[str, str]:
 
 @contextmanager
 def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[None]:
-    """Nobody else works on the cutover, on either side; one that does not answer any more is ended for it.
+    """Be the only process that works on the cutover, on either side; a run that does not answer any more is ended.
 
     Raises:
-        StreamError: Somebody does; says who.
+        StreamError: Another process works on it; the error says which one.
     """
     relation = plan.relation
     limit = _overdue_after(plan, base, legacy)
@@ -216,7 +216,7 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
             # No run of ours ever worked on that legacy, or it was cleaned: then it is left as it is.
             yield
             return
-        # Two bases may have the same legacy: the slot's name says which one it is.
+        # Two bases may have the same legacy: the slot's name is different for each.
         key = stream.slot if stream is not None else relation
         with claimed(legacy, key, holder=base, lock=StreamLock.CUTOVER):
             if stream is not None:
@@ -225,7 +225,7 @@ def alone(plan: CutoverPlan, base: Connected, legacy: Connected) -> Generator[No
 
 
 def _overdue_after(plan: CutoverPlan, base: Connected, legacy: Connected) -> float | None:
-    """Its own timeout, seconds, where what is under way holds writes for longer than that allows; else None."""
+    """The timeout, in seconds, of the run under way, where it has held writes for longer than that; else None."""
     left = read_cutover_facts(base, plan.relation).under_way
     if left is None or left.opened:
         return None

@@ -59,7 +59,7 @@ class Deadline:
 
     @property
     def started(self) -> bool:
-        """Whether writes were held by this process."""
+        """Whether this process has held writes."""
         return self._timer is not None
 
     @property
@@ -68,7 +68,7 @@ class Deadline:
         return (time.monotonic() - self._started) * 1000
 
     def remaining(self) -> float:
-        """Seconds that the steps have left; 0 or less: none."""
+        """Seconds that the steps have left; 0 or less means none."""
         if self._timer is None:
             return self._seconds
         return self._started + self._seconds * _STEPS - time.monotonic()
@@ -76,18 +76,22 @@ class Deadline:
     def check(self, what: str) -> None:
         """Give up when the time is over.
 
+        Args:
+            what: The step that took so long, for the error.
+
         Raises:
-            CutoverError: It is.
+            CutoverError: The time is over.
         """
         if self._expired.is_set() or self.remaining() <= 0:
             raise CutoverError(
                 f"{what} took longer than the timeout of {self._seconds:g} s allows",
-                next_step="see what was slow in the timeline; mend it or raise MIGRATION_CUTOVER_TIMEOUT_SECONDS",
+                next_step="see in the timeline what was slow; make it faster, or raise"
+                " MIGRATION_CUTOVER_TIMEOUT_SECONDS",
             )
 
     @contextmanager
     def bounding(self, *connections: Connected, what: str) -> Generator[None]:
-        """No statement of these sessions takes longer than what is left; they have no other limit of their own.
+        """Limit every statement of these sessions to the time that is left; they have no other limit of their own.
 
         Raises:
             CutoverError: The time is over.
@@ -125,14 +129,14 @@ class Deadline:
         log.error("the timeout of %g s is over: the writes were released", self._seconds)
         with self._lock:
             for connection in self._sessions:
-                # Not a cancel request: a server that stands still would never answer it.
+                # We shut the socket instead of sending a cancel request, which a frozen server would never answer.
                 with suppress(OSError, psycopg.Error), socket.socket(fileno=socket.dup(connection.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
 
     def _try_release(self) -> bool | None:
         try:
             return self._release()
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+        except Exception as error:  # noqa: BLE001 - nothing would catch an error of this thread
             log.critical("the timeout is over and the writes could not be released yet: %s", told(error))
             return None
 
@@ -144,10 +148,10 @@ _SLICE_LOCK_MS = 5_000
 
 @dataclass(frozen=True)
 class KeptSession:
-    """A session that was opened before writes were held; one thread at a time uses it.
+    """A session that was opened before writes were held, for letting them go; one thread at a time uses it.
 
-    Applications whose writes wait, and try again, take all connections that a server has left; or somebody keeps them
-    out by letting nobody in.
+    It is needed where the server takes no new session any more: applications whose writes wait and are tried again may
+    take all connections that are left, or a DBA lets nobody connect so as to keep the applications out.
     """
 
     session: Connected
@@ -157,7 +161,7 @@ class KeptSession:
         """Open it, before anybody is held.
 
         Raises:
-            CutoverError: Somebody ended it, or the network did.
+            CutoverError: The session was ended, by a person or by the network.
         """
         try:
             with self.alone:
@@ -183,32 +187,32 @@ class Work:
     forward: StreamNames
     deadline: Deadline
     unfollowed: list[tuple[SliceRecord, Proof]] = field(default_factory=list[tuple[SliceRecord, Proof]])
-    """Weeks with a leaf that no stream follows, as they were found equal while writes were held."""
+    """Weeks that have a leaf but are not under CDC, with the proofs that they were equal while writes were held."""
     left: dict[int, AsFound] = field(default_factory=dict[int, AsFound])
-    """Weeks that left the base, as the legacy was seen to have them before anybody was held; by their lock's key."""
+    """Weeks that left the base, as the legacy had them before writes were held; by the key of the week's lock."""
 
     carried: set[int] = field(default_factory=set[int])
-    """Weeks that the worker which brought the last marker has followed since their proof; by their lock's key."""
+    """Keys of the locks of the weeks whose proof the last marker's apply worker has carried on without a gap."""
 
     kept: KeptSession | None = None
-    """On the source, for letting its writes go where it takes no further session."""
+    """A session on the source that lets its writes go where the server takes no further session."""
 
     files: dict[SideName, Files] = field(default_factory=dict[SideName, Files])
-    """Where each side's rows were before they were compared: no hold keeps anybody from an ALTER TABLE."""
+    """The table's files on each side before the comparison: a hold does not refuse an ALTER TABLE that rewrites it."""
 
     @property
     def source(self) -> Connected:
-        """The side whose writes leave."""
+        """The side that gives the writes away."""
         return self.legacy if self.kind is CutoverKind.CUTOVER else self.base
 
     @property
     def target(self) -> Connected:
-        """The side that they go to."""
+        """The side that the writes go to."""
         return self.base if self.kind is CutoverKind.CUTOVER else self.legacy
 
     @property
     def reverse(self) -> StreamNames:
-        """The reverse stream's names."""
+        """The names of the reverse stream."""
         return reverse_names(self.forward)
 
     def tell(self, state: CutoverState) -> None:
@@ -227,7 +231,7 @@ def forward_names(base: Connected, relation: str) -> StreamNames:
     """The names of the stream from the legacy to the base.
 
     Raises:
-        StreamError: There was none ever.
+        StreamError: There never was a change stream.
     """
     return names_of(require_stream(base, relation))
 
@@ -237,8 +241,8 @@ def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
     """Keep every other step from joining, copying, repairing, validating and pausing while the body runs.
 
     Raises:
-        SliceBusyError: Somebody works on a week.
-        StreamError: Somebody works on the stream.
+        SliceBusyError: Another process works on a week.
+        StreamError: Another process works on the stream.
     """
     with ExitStack() as stack:
         set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)

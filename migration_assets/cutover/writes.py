@@ -26,8 +26,15 @@ _RELEASE = "`migration-assets release-writes` (or the same cutover or rollback a
 class HeldWrites:
     """The state in which no side is known to accept writes.
 
-    `side` is the one that should; `since` by its own clock, `seconds` ago. `alive`: whether the process that holds
-    them works (None: not known); one that still holds them when its timeout is over does not.
+    Attributes:
+        side: The side that should accept writes.
+        since: When the hold began, by that side's own clock; None where that is not known.
+        cutover: The id of the cutover or rollback that holds them, where it is known.
+        alive: Whether the process that holds them works; None: not known. A process that still holds them after its
+            timeout counts as dead.
+        what: The finding, one sentence.
+        next_step: What to do.
+        seconds: For how long writes have been held.
     """
 
     side: SideName
@@ -41,14 +48,14 @@ class HeldWrites:
 
 @dataclass(frozen=True)
 class SideWrites:
-    """One side at one moment, by its own clock.
+    """Whether one side accepts writes at one moment, by its own clock.
 
     Attributes:
-        exists: There is such a table.
-        refuses: Who writes in the ordinary way is refused.
-        gaps: Why not everybody is; empty for a hold that holds everybody.
-        hold: What is noted of the hold.
-        seconds: For how long it has been held.
+        exists: Whether the table exists.
+        refuses: Whether an ordinary write to the table is refused.
+        gaps: By what ways writes still get past the hold; empty for a hold without gaps.
+        hold: The row that the side keeps about its hold; None where there is none.
+        seconds: For how long writes have been held.
     """
 
     exists: bool
@@ -59,7 +66,7 @@ class SideWrites:
 
 
 def read_writes(connection: Connected, spec: TableSpec) -> SideWrites:
-    """Ask the side; needs no right on anything but the catalogue, and leaves it as it is."""
+    """Look at one side; needs no right but to read the catalogue, and changes nothing."""
     row = connection.execute("SELECT to_regclass(%s) IS NOT NULL, clock_timestamp()", [str(spec.table)]).fetchone()
     exists, now = require_row(row, "the table")
     refuses = is_held(connection, spec.table)
@@ -81,7 +88,9 @@ def find_held(facts: CutoverFacts, base: SideWrites, legacy: SideWrites | None) 
     if left is not None:
         return _held(side, writes, False, f"the process of {left.name} died, at {left.state}", _RELEASE)
     if writes.hold is None:
-        return _held(side, writes, None, "nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}")
+        return _held(
+            side, writes, None, "its hold is there, and nobody noted why", f"ALTER TABLE … DISABLE TRIGGER {HOLD}"
+        )
     return _held(side, writes, False, "no cutover is under way", _RELEASE)
 
 
@@ -114,10 +123,10 @@ __all__ = ["HeldWrites", "hold_again", "release_writes", "writes_held"]
 
 
 def writes_held(plan: CutoverPlan) -> HeldWrites | None:
-    """The hold on the side that writes belong to, or None where it accepts them.
+    """The hold on the side in charge, or None where that side accepts writes.
 
     Raises:
-        psycopg.OperationalError: The legacy cannot be reached, nor the base.
+        psycopg.OperationalError: Neither the base nor the legacy can be reached; or the legacy is in charge and cannot.
     """
     databases, spec = plan.stream.databases, plan.stream.spec
     try:
@@ -134,18 +143,19 @@ def writes_held(plan: CutoverPlan) -> HeldWrites | None:
 
 
 def release_writes(plan: CutoverPlan) -> str:
-    """Let writes go on after a cutover or rollback died: what is open stays open, else it is undone.
+    """Let writes go on after a cutover or rollback died.
 
-    Where the base cannot be reached, the legacy alone is released, if the base was never about to be opened; and the
-    base alone, after a rollback that died, where the legacy cannot.
+    A run whose target was opened is finished; any other is undone. Where the base cannot be reached, the legacy alone
+    is released, unless the base may have been opened. Where the legacy cannot be reached, the base alone is released
+    after a rollback that died, unless the legacy may have been opened.
 
     Returns:
         What was done, one sentence.
 
     Raises:
-        StreamError: The cutover's process lives; says how to end it.
-        CutoverError: Only the other side knows whether it accepts writes, and it cannot be asked.
-        psycopg.OperationalError: The legacy cannot be reached, and the base is not what is to be released.
+        StreamError: The cutover's process is alive; the error says how to end it.
+        CutoverError: The other side may accept writes, and it cannot be asked.
+        psycopg.OperationalError: The legacy cannot be reached, and it is not the base that has to be released.
     """
     try:
         with plan.stream.databases.session("base", "cutover:release") as base:
@@ -178,21 +188,21 @@ def release_writes(plan: CutoverPlan) -> str:
             raise _unowned(plan, charge)
         release(side, plan.stream, writes.hold.owner, looked=True)
         follow_hold(base, plan.stream)
-        return f"the {charge} was held by nobody that is known of; it accepts writes again"
+        return f"the {charge} refused writes although no cutover or rollback was under way; it accepts them again"
 
 
 def hold_again(plan: CutoverPlan) -> str:
-    """While the base is in charge: the legacy refuses everybody's writes, and no TRUNCATE of the base is taken.
+    """Make the legacy refuse all writes again, and the base every TRUNCATE, while the base is in charge.
 
-    For a hold that somebody took away, or that an earlier version of this program made.
+    This renews a hold that was removed by hand, or that was made by an earlier version of this program.
 
     Returns:
         What was done, one sentence.
 
     Raises:
         StreamError: A cutover or rollback is at work.
-        CutoverError: The legacy is in charge, or decommissioned; or a writer stayed open for too long; or a table that
-            inherits lets writers past every trigger.
+        CutoverError: The legacy is in charge, or decommissioned; or a writer's transaction stayed open for too long; or
+            a table that inherits from the legacy's lets writers past every trigger.
     """
     with (
         plan.stream.databases.session("base", "cutover:hold") as base,
@@ -204,7 +214,7 @@ def hold_again(plan: CutoverPlan) -> str:
             raise CutoverError(
                 "the legacy was decommissioned" if facts.decommissioned
                 else f"{facts.under_way.name} is not finished" if facts.under_way
-                else "the legacy is in charge, and is to accept writes",
+                else "the legacy is in charge, and has to accept writes",
                 where=plan.relation,
                 state_left="nothing was changed",
                 next_step="run `migration-assets release-writes`" if facts.under_way else "nothing",
@@ -218,18 +228,18 @@ def hold_again(plan: CutoverPlan) -> str:
         left = gaps(legacy, plan.stream.spec.table)
     if left:
         raise CutoverError(
-            f"no trigger keeps everybody from writing to the legacy: {'; '.join(left)}",
+            f"no trigger can keep all writers from the legacy: {'; '.join(left)}",
             where=plan.relation,
-            state_left="who names the table itself is refused there",
-            next_step="see whose table that is, move its rows to where they belong, and take it away from the legacy's"
-            " (ALTER TABLE child NO INHERIT parent); then run this again",
+            state_left="writes that name the legacy's table itself are refused",
+            next_step="find out whose table that is, move its rows to where they belong, and detach it from the"
+            " legacy's table (ALTER TABLE child NO INHERIT parent); then run this again",
         )
     done = "the legacy refuses writes, and the base every TRUNCATE"
     if not before:
         return done
     return (
-        f"{done}. The legacy could be written to before ({'; '.join(before)}): `migration-assets repair-legacy` over"
-        " every quarter shows what was"
+        f"{done}. Before, writes could reach the legacy ({'; '.join(before)}): `migration-assets repair-legacy` over"
+        " every quarter shows what was written"
     )
 
 
@@ -280,9 +290,9 @@ def _release_base_alone(plan: CutoverPlan) -> str | None:
 def _unowned(plan: CutoverPlan, side: SideName) -> CutoverError:
     table = plan.stream.spec.table
     return CutoverError(
-        f"the {side} refuses writes, and nobody noted why: its row in our table holds is gone",
+        f"the {side} refuses writes, and nobody noted why: its row in the table migration.holds is gone",
         where=plan.relation,
         state_left="nothing was changed",
-        next_step=f"see that the other side was never open for writes; then on the {side}: ALTER TABLE {table} DISABLE"
-        f" TRIGGER {HOLD}",
+        next_step=f"make sure that the other side was never open for writes; then on the {side}: ALTER TABLE {table}"
+        f" DISABLE TRIGGER {HOLD}",
     )

@@ -26,7 +26,7 @@ WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
   AND NOT EXISTS (SELECT FROM family o WHERE o.oid = c.oid)
   AND NOT EXISTS (SELECT FROM pg_depend d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-  -- A partition goes with its root.
+  -- A partition belongs to its root.
   AND NOT c.relispartition
 ORDER BY 1
 """
@@ -34,7 +34,7 @@ _SESSIONS: LiteralString = """
 SELECT a.pid, format('backend %s (%s, %s, %s)', a.pid, a.usename, a.application, a.address)
 FROM clients a ORDER BY a.backend_start
 """
-# Its own sequences alone: one that is shared with other tables is theirs, too.
+# Only sequences that the table owns: one that is shared with other tables belongs to them, too.
 _OBJECTS: LiteralString = """
 , objects AS (
     SELECT 'TABLE' AS kind, oid FROM family
@@ -49,14 +49,14 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """The scope, and why that one."""
+    """The scope, and the reason for it."""
 
     scope: Scope
     why: str
 
 
 def choose_scope(legacy: Connected, spec: TableSpec, wanted: Scope | None) -> Chosen:
-    """What was asked for; else the database where nothing else is in it, else the table."""
+    """The scope that was asked for; else the database if nothing else is in it, else the table."""
     if wanted is not None:
         return Chosen(wanted, "as asked for")
     others = other_tables(legacy, spec)
@@ -66,18 +66,18 @@ def choose_scope(legacy: Connected, spec: TableSpec, wanted: Scope | None) -> Ch
 
 
 def other_tables(legacy: Connected, spec: TableSpec) -> list[str]:
-    """What else applications keep in the legacy's database: not this program's, not what belongs to extensions."""
+    """Other tables in the legacy's database; those of this program and those of extensions are left out."""
     wanted = {"table": str(spec.table), "ours": list(ON_LEGACY)}
     return [str(row[0]) for row in legacy.execute(FAMILY + _OTHERS, wanted)]
 
 
 def other_sessions(legacy: Connected) -> list[tuple[int, str]]:
-    """Clients in the legacy's database that are not ours: their pids, and who they are."""
+    """Clients in the legacy's database that are not ours: their process ids, and descriptions of them."""
     return [(int(pid), str(who)) for pid, who in legacy.execute("WITH" + CLIENTS + _SESSIONS)]
 
 
 def scope_obstacles(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str) -> list[Obstacle]:
-    """Of the scope alone: others who would be hurt, and rights that are missing."""
+    """Obstacles that come from the scope: other users of what would be closed, and rights that our role lacks."""
     found = _rights(legacy, spec, scope, subscription)
     if scope == "table":
         return found
@@ -117,12 +117,12 @@ def _rights(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str)
         Obstacle(
             "rights",
             f"role {user} may not close {kind.lower()} {name}, which belongs to {owner}",
-            # To be a member of a superuser would give far more than is needed.
+            # Membership in a superuser role would give far more than is needed.
             "a DBA runs in the legacy's database: "
             + (f"ALTER {kind} {name} OWNER TO {me}" if above else f"GRANT {quote_identifier(owner)} TO {me}"),
         )
         for kind, name, owner, above in lacking
-        # A sequence that belongs to a column goes with its table.
+        # A sequence that belongs to a column is closed with its table.
         if kind != "SEQUENCE" or not any(other == "TABLE" for other, *_ in lacking)
     ]
     row = legacy.execute(
@@ -132,7 +132,7 @@ def _rights(legacy: Connected, spec: TableSpec, scope: Scope, subscription: str)
         [subscription],
     ).fetchone()
     if row is not None:
-        # Its worker runs as its owner, so that another owner may be one whom it cannot run as.
+        # Its worker runs as its owner. We do not ask for another owner, because that one may not be able to run it.
         what = f"role {user} may not drop the reverse subscription {subscription}, which belongs to {row[0]}"
         found.append(Obstacle("rights", what, f"run this as {row[0]}, as the cutover was (MIGRATION_LEGACY_URL)"))
     return found
@@ -180,7 +180,7 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
 
 
 def former_grants(legacy: Connected, spec: TableSpec, scope: Scope) -> dict[str, Any]:
-    """What will be taken away, and under `reopen` the statements that give it back."""
+    """What will be revoked, and under `reopen` the statements that grant it again."""
     grants = _grants(legacy, spec)
     reopen: list[str] = []
     former: dict[str, Any] = {}
@@ -188,7 +188,7 @@ def former_grants(legacy: Connected, spec: TableSpec, scope: Scope) -> dict[str,
         name, owner, acl, setting = _database(legacy)
         former["database"] = {"name": name, "owner": owner, "acl": acl, "read_only": setting}
         value = setting.partition("=")[2] if setting else None
-        reopen.append("SET default_transaction_read_only = off;")  # else not even a DBA's session may change it
+        reopen.append("SET default_transaction_read_only = off;")  # without it a DBA's session could not change it
         reopen.append(f"ALTER DATABASE {name} " + (f"SET default_transaction_read_only = {value};" if value
                       else "RESET default_transaction_read_only;"))  # fmt: skip
         for who, grantable, _ in legacy.execute(_CONNECTS.encode()):
@@ -204,13 +204,13 @@ def former_grants(legacy: Connected, spec: TableSpec, scope: Scope) -> dict[str,
 
 
 def close(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
-    """Take every privilege away; of the database also CONNECT and writing. Safe to repeat.
+    """Revoke every privilege; for the database also CONNECT and writing. Safe to repeat.
 
     Returns:
-        Sessions of others that could not be ended.
+        Sessions of other clients that could not be ended.
 
     Raises:
-        DecommissionError: Some grant could not be taken away; nothing was.
+        DecommissionError: A grant could not be revoked; then none was.
     """
     with legacy.transaction():
         legacy.execute("SET LOCAL synchronous_commit = on")
@@ -220,14 +220,14 @@ def close(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
     if scope == "table":
         return []
     for pid, _ in other_sessions(legacy):
-        # One of a superuser, or of a role that we are no member of: it is listed.
+        # Sessions of superusers, and of roles that ours is not a member of, stay and are listed.
         with suppress(errors.InsufficientPrivilege):
             legacy.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     return [who for _, who in other_sessions(legacy)]
 
 
 def still_open(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
-    """Ways to the rows that are left, which a person should know of."""
+    """The ways to the rows that are left, which a person should know of."""
     if scope == "database":
         return ["superusers can still connect"]
     roles = [str(row[0]) for row in legacy.execute(_STILL_READ, [str(spec.table)])]
@@ -241,7 +241,7 @@ def still_open(legacy: Connected, spec: TableSpec, scope: Scope) -> list[str]:
 
 
 def would_close(former: Mapping[str, Any], scope: Scope) -> list[str]:
-    """What `close` is going to do, for a dry run."""
+    """What `close` would do, for a dry run."""
     grants = {(str(one["on"]), str(one["to"])) for one in former["grants"]}
     steps = [f"revoke all privileges on {on} from {to}" for on, to in sorted(grants)]
     if scope == "database":
@@ -258,12 +258,12 @@ def _grants(legacy: Connected, spec: TableSpec) -> list[tuple[Any, ...]]:
 
 def _revoke_grants(legacy: Connected, spec: TableSpec) -> None:
     for kind, name, who in sorted({(str(row[0]), str(row[1]), str(row[3])) for row in _grants(legacy, spec)}):
-        # All three are the server's own texts, quoted by it.
+        # All three are texts that the server itself has quoted.
         legacy.execute(raw_sql(f"REVOKE ALL PRIVILEGES ON {kind} {name} FROM {who} CASCADE"))
     stays = _grants(legacy, spec)
     if stays:
         raise DecommissionError(
-            f"{stays[0][4]} on {stays[0][1]} could not be taken from {stays[0][3]}",
+            f"{stays[0][4]} on {stays[0][1]} could not be revoked from {stays[0][3]}",
             where=spec.relation,
             state_left="no privilege was taken away; a rollback is refused already",
             next_step="take it away as the role that granted it, then run this again: it goes on",
@@ -274,7 +274,7 @@ def _close_database(legacy: Connected) -> None:
     name = raw_sql(_database(legacy)[0])
     connects = legacy.execute(_CONNECTS.encode()).fetchall()
     if not any(ours for _, _, ours in connects):
-        # Else the next run of ours would stand before a closed door.
+        # Else our own next run could not connect.
         legacy.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO SESSION_USER").format(name))
     for who, _, ours in connects:
         if not ours:

@@ -1,4 +1,4 @@
-"""Runs the decommissioning from where it is to its end: drained, fingerprinted, closed, severed, done.
+"""Runs the decommissioning from any state to its end: drain, take the last fingerprints, close, sever, done.
 
 Every step may be repeated. Until `closed` is in the ledger a failure lets the reverse stream go on, and a rollback is
 possible; from then on it only goes forward. The cutover's lock is held all the time. The reverse stream is drained and
@@ -61,12 +61,12 @@ from migration_assets.stream.servers import require_same_servers
 
 
 def stop_stale(legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> None:
-    """Stop a reverse stream that is not whole, which a person accepted; nothing comes any more."""
+    """Stop a reverse stream that is not healthy, which a person accepted; nothing arrives on the legacy any more."""
     stop_reverse(legacy, names, patience=_countdown(max(10.0, plan.cutover.patience_seconds)))
 
 
 def stopped_stream(legacy: Connected, names: StreamNames) -> str | None:
-    """What stays the same as long as nobody enables the stopped subscription again; None where it is not stopped."""
+    """Identifies the stopped subscription: the value changes if it is enabled again. None where it is not stopped."""
     row = legacy.execute(
         "SELECT oid::text || '/' || xmin::text FROM pg_subscription WHERE subname = %s AND NOT subenabled"
         " AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
@@ -77,14 +77,14 @@ def stopped_stream(legacy: Connected, names: StreamNames) -> str | None:
 
 @contextmanager
 def stopped_at_cut(plan: DecommissionPlan, names: StreamNames) -> Generator[ReverseCut]:
-    """The reverse stream rests at a cut, and stays there: what the legacy has now is its last state.
+    """Bring the reverse stream to rest at a cut, for good: what the legacy has then is its last state.
 
     Raises:
         CutoverError: The stream does not bring a marker to the legacy, or no moment for a cut came.
     """
     cutover = plan.cutover
     if plan.accept_stale:
-        # A stream that is known to lag gets no more time than the marker of a healthy one needs.
+        # A stream that may lag gets no more time than the marker of a healthy one needs.
         limits = replace(cutover.stream.limits, stream_patience_seconds=cutover.lag_seconds)
         cutover = replace(cutover, stream=replace(cutover.stream, limits=limits))
     with reverse_cut(cutover, names, "decommission", at_rest=True, for_good=True) as cut:
@@ -94,12 +94,23 @@ def stopped_at_cut(plan: DecommissionPlan, names: StreamNames) -> Generator[Reve
 def take_final(
     base: Connected, legacy: Connected, plan: DecommissionPlan, *, cut: ReverseCut | None, stopped: str | None
 ) -> dict[str, Any]:
-    """The fingerprints of all rows, by fiscal week and in total, out of one scan; numbers as text.
+    """Take the fingerprints of all rows of the legacy, by fiscal week and in total, in one scan.
 
-    Where there is a cut, every row is accounted for: it is in the base's snapshot there, or in an equal archive.
+    Where there is a cut, every row has to be accounted for: it is in the base's snapshot at the cut, or in an archive
+    that is equal.
+
+    Args:
+        base: Has the ledger.
+        legacy: The session that reads the legacy.
+        plan: Which table.
+        cut: Where the stream rests; None where it is not healthy, and nothing can be accounted for.
+        stopped: Identifies the stopped subscription, see `stopped_stream`.
+
+    Returns:
+        What the ledger keeps; numbers as text.
 
     Raises:
-        DecommissionError: Some are not; names the weeks and what to do.
+        DecommissionError: Rows are not accounted for; the error names the weeks and what to do.
     """
     description = require_table(legacy, plan.spec.table, "legacy")
     weeks = [record.week for record in read_slices(base, plan.relation)]
@@ -144,14 +155,14 @@ def _require_accounted(
                 steps.append(f"`migration-assets restore {key}`, then `migration-assets repair-legacy {key}`")
         elif legacy != of_base[0][week]:
             wrong.append(f"{week.key}: the legacy has {difference(legacy, of_base[0][week])} the base")
-            steps.append(f"`migration-assets repair-legacy {key}` shows the rows, and with --apply mends them")
+            steps.append(f"`migration-assets repair-legacy {key}` shows the rows, and with --apply repairs them")
     for side, one in (("legacy", of_legacy[1]), ("base", of_base[1])):
         if one.rows:
             wrong.append(f"{one.rows:,} row{'' if one.rows == 1 else 's'} of the {side} at times that no week has")
             steps.append("`migration-assets repair-legacy --outside` shows those of the legacy")
     if wrong:
         raise DecommissionError(
-            "the legacy has not what the base and the archives hold: " + "; ".join(wrong),
+            "the legacy does not have what the base and the archives hold: " + "; ".join(wrong),
             where=plan.relation,
             state_left="nothing was closed; the reverse stream goes on",
             next_step="; ".join(dict.fromkeys(steps)) + "; then run this again",
@@ -165,13 +176,13 @@ def fingerprint_weeks(
     description: TableDescription,
     weeks: Sequence[FiscalWeek],
 ) -> tuple[dict[FiscalWeek, Fingerprint], Fingerprint]:
-    """One statement, and so one snapshot and one scan: each week's fingerprint, and that of rows in none of them."""
+    """Each week's fingerprint, and that of the rows in no week; one statement, so one snapshot and one scan."""
     kind = description.control_kind(spec.control_column)
     lowers: dict[Any, FiscalWeek] = {calendar.bound_values(week, kind)[0]: week for week in weeks}
     bounds: list[Any] = sorted({bound for week in weeks for bound in calendar.bound_values(week, kind)})
     control = description.column(spec.control_column)
     base_type = raw_sql(control.base_type)
-    # No week at all: every row lies outside.
+    # Without any week every row is outside.
     bucket = sql.SQL("width_bucket({}::{}, {}::{}[])").format(
         sql.Identifier(control.name), base_type, sql.Literal(bounds), base_type
     ) if bounds else sql.SQL("0")  # fmt: skip
@@ -220,10 +231,21 @@ def decommission(
     run_id: str | None = None,
     on_step: Told | None = None,
 ) -> DecommissionRecord:
-    """Make the legacy inactive, or go on where a dead run stopped; one that is done is the result.
+    """Make the legacy inactive, or continue where a dead run stopped.
+
+    Args:
+        plan: Which table, and the conditions.
+        approved_by: The person who approved it.
+        note: Kept with the approval.
+        scope: What to close: the table or the whole database.
+        run_id: Noted in the ledger.
+        on_step: Called with each step before it; by default the steps are logged.
+
+    Returns:
+        The ledger's record; of a decommissioning that is done already, as it is.
 
     Raises:
-        DecommissionError: Something stands in the way, or it stopped; says what is left.
+        DecommissionError: Something stands in the way, or it stopped; the error says what state is left.
         StreamError: A cutover or another decommissioning is at work.
     """
     tell = on_step or log.info
@@ -232,7 +254,7 @@ def decommission(
         if record is not None and record.state is DecommissionState.DONE:
             return record
         if record is not None and record.state is DecommissionState.SEVERED:
-            # Also where the legacy is gone by now: else the slot would keep the base's WAL for nobody.
+            # Done before the legacy is asked, which may be gone by now: the slot would keep the base's WAL for ever.
             drop_reverse_on_base(base, reverse_names(forward_names(base, plan.relation)))
         with writing_legacy(plan) as legacy, _claimed(base, legacy, plan):
             if record is None or not record.state.final:
@@ -243,10 +265,13 @@ def decommission(
 
 
 def call_off_decommission(plan: DecommissionPlan) -> bool:
-    """Give up one that died before it closed anything: the reverse stream goes on; whether there was one.
+    """Call off a decommissioning that died before it closed anything; the reverse stream goes on.
+
+    Returns:
+        Whether there was one.
 
     Raises:
-        DecommissionError: It has closed the legacy.
+        DecommissionError: It has closed the legacy already.
     """
     with _base_to_ourselves(plan) as base:
         record = read_decommission(base, plan.relation)
@@ -257,7 +282,7 @@ def call_off_decommission(plan: DecommissionPlan) -> bool:
                 f"it is {record.state}: there is no way back",
                 where=plan.relation,
                 state_left="nothing was changed",
-                next_step="run the decommissioning again: it goes on to its end",
+                next_step="run the decommissioning again: it continues to its end",
             )
         with writing_legacy(plan) as legacy, _claimed(base, legacy, plan):
             let_reverse_run(legacy, reverse_names(forward_names(base, plan.relation)))
@@ -276,7 +301,7 @@ def _claimed(base: Connected, legacy: Connected, plan: DecommissionPlan) -> Gene
     """As in a cutover: the next run that gets the base's lock ends this session before it does anything.
 
     Raises:
-        StreamError: A session of an earlier run is left over that our role may not end.
+        StreamError: A session of an earlier run is left, and our role may not end it.
     """
     stream = read_stream(base, plan.relation)
     key = stream.slot if stream is not None else plan.relation
@@ -286,7 +311,7 @@ def _claimed(base: Connected, legacy: Connected, plan: DecommissionPlan) -> Gene
 
 @contextmanager
 def writing_legacy(plan: DecommissionPlan) -> Generator[Connected]:
-    """A session on the legacy that may write, also in a database that we made read-only."""
+    """A session on the legacy that may write, also in a database that we have made read-only."""
     with plan.cutover.stream.databases.session("legacy", "decommission", long_session()) as legacy:
         legacy.execute("SET default_transaction_read_only = off")
         yield legacy
@@ -302,12 +327,12 @@ def _require_free(base: Connected, legacy: Connected, plan: DecommissionPlan, sc
 
 
 def nobody_approved() -> Obstacle:
-    """A point of no return wants a name."""
+    """The obstacle that no person is named: a point of no return needs one."""
     return Obstacle("approved_by", "nobody approved it", "say who does: approved_by")
 
 
 def refused(relation: str, found: list[Obstacle]) -> DecommissionError:
-    """All obstacles as one error."""
+    """Put all obstacles into one error."""
     return DecommissionError(
         "something stands in the way: " + "; ".join(one.what for one in found),
         where=relation,
@@ -327,7 +352,7 @@ def _prepare(
     run_id: str | None,
     tell: Told,
 ) -> None:
-    """The last fingerprints, while a rollback is still possible."""
+    """Take the last fingerprints, while a rollback is still possible."""
     names = reverse_names(forward_names(base, plan.relation))
     stopped = stopped_stream(legacy, names)
     if (
@@ -336,7 +361,7 @@ def _prepare(
         and stopped is not None
         and (before.final.get("stream"), before.scope, before.approved_by) == (stopped, scope, approved_by)
     ):
-        # Nothing has come to the legacy since a dead run took them.
+        # Nothing has arrived on the legacy since a dead run took its fingerprints.
         if plan.on_begin is not None:
             with durably(base):
                 plan.on_begin(base)
@@ -351,7 +376,7 @@ def _prepare(
     record = require_decommission(base, plan.relation)
     try:
         tell("drain and stop the reverse stream")
-        end_reverse_cuts(legacy, names)  # a dead run may have left it at a marker, or stopped it
+        end_reverse_cuts(legacy, names)  # a dead run may have left the worker waiting at a marker, or stopped
         let_reverse_run(legacy, names)
         with _stopped(legacy, plan, names) as cut:
             tell("take the legacy's last fingerprints, and account for every row of it")
@@ -371,7 +396,7 @@ def _prepare(
 
 @contextmanager
 def _stopped(legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> Generator[ReverseCut | None]:
-    """The reverse stream is stopped, at a cut; None where it is not whole, and that was accepted."""
+    """Stop the reverse stream at a cut; yields None where it has to be stopped without one, which was accepted."""
     with ExitStack() as stack:
         try:
             cut = stack.enter_context(stopped_at_cut(plan, names))
@@ -384,19 +409,19 @@ def _stopped(legacy: Connected, plan: DecommissionPlan, names: StreamNames) -> G
 
 
 def _given_up(base: Connected, plan: DecommissionPlan) -> str:
-    """Before the point of no return: as it was before, so that a rollback finds its stream running; what is left."""
+    """Undo everything before the point of no return, so that a rollback finds its stream running; the state left."""
     try:
         with writing_legacy(plan) as legacy:  # a new session: the other one may be what was lost
             let_reverse_run(legacy, reverse_names(forward_names(base, plan.relation)))
         call_off(base, plan.relation)
     except (psycopg.Error, MigrationError) as second:
         log.warning("the reverse stream could not be enabled again: %s", told(second))
-        return "nothing was closed; the reverse stream may stand: run this again, roll back, or --call-off"
+        return "nothing was closed; the reverse stream may be stopped: run this again, roll back, or --call-off"
     return "nothing was closed; the reverse stream goes on, and a rollback is possible as before"
 
 
 def _finish(base: Connected, legacy: Connected, plan: DecommissionPlan, tell: Told) -> None:
-    """From the fingerprints to the end; any part of it may be done already."""
+    """Close, sever and finish; any part of it may be done already."""
     record = require_decommission(base, plan.relation)
     scope = record.scope
     try:
@@ -419,8 +444,8 @@ def _finish(base: Connected, legacy: Connected, plan: DecommissionPlan, tell: To
         raise DecommissionError(
             f"it stopped at {now.state if now else 'an unknown state'}: {told(error)}",
             where=plan.relation,
-            state_left="the point of no return is behind; what was closed stays closed",
-            next_step="see the error, then run this again: it goes on from there",
+            state_left="the point of no return is passed; what was closed stays closed",
+            next_step="see the error, then run this again: it continues from there",
         ) from error
 
 

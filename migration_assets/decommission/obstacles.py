@@ -22,10 +22,15 @@ from migration_assets.watch.legacy_reads import APART, ReadWatch, look_for_reads
 
 @dataclass(frozen=True)
 class DecommissionPlan:
-    """One table's. `quiet_days` 0: whether anybody reads the legacy is not asked.
+    """One table's decommissioning.
 
-    `accept_stale`: the reverse stream need not be whole; for one that cannot be mended any more. `on_begin` is called
-    with the session on the base in the transaction that begins it; what it raises ends it, and it never began.
+    Attributes:
+        cutover: The plan of the table's cutover.
+        window_days: For how many days after the cutover a rollback has to stay possible.
+        quiet_days: For how many days nobody may have read the legacy; 0 does not ask.
+        accept_stale: The reverse stream need not be healthy; for one that cannot be repaired any more.
+        on_begin: Called with the session on the base in the transaction that begins the decommissioning. If it raises,
+            the transaction is rolled back and nothing was begun.
     """
 
     cutover: CutoverPlan
@@ -49,7 +54,7 @@ _DAY = 86_400.0
 
 
 def find_obstacles(base: Connected, legacy: Connected, plan: DecommissionPlan, scope: Scope) -> list[Obstacle]:
-    """Everything; empty where nothing stands in the way."""
+    """All obstacles; empty where nothing stands in the way."""
     cutover = current_cutover(base, plan.relation)
     if cutover is None:
         what = "the legacy is in charge: its applications work on it"
@@ -88,13 +93,13 @@ def _window(base: Connected, plan: DecommissionPlan, cutover: CutoverRecord) -> 
 
 
 def settled_reads(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: int) -> ReadWatch:
-    """A look now; and where it saw more than is believed, further ones until that is read or explained."""
+    """Look for reads of the legacy now; repeat while the look saw more reads than it can explain or confirm."""
     watch = first = look_for_reads(base, legacy, plan.spec, cutover)
 
     def calm() -> bool:
         nonlocal watch
         watch = look_for_reads(base, legacy, plan.spec, cutover)
-        # What a client read just now it tells the statistics within that time.
+        # A client's read appears in the statistics within that time.
         return not watch.unsettled and watch.seen_at - first.seen_at > APART
 
     if watch.unsettled and seconds_since(base, watch.watched_since) > plan.quiet_days * _DAY:
@@ -121,7 +126,7 @@ def _quiet(base: Connected, legacy: Connected, plan: DecommissionPlan, cutover: 
         what = f"the legacy seems to be read just now, by {watch.memory.suspects or 'somebody who was not seen'}"
         yield Obstacle("quiet", what, f"look again in a minute; {rest}")
     if seconds_since(base, watch.watched_since) < plan.quiet_days * _DAY:
-        what = f"whether the legacy is read is known since {_moment(watch.watched_since)} alone; {days} are wanted"
+        what = f"reads of the legacy are watched only since {_moment(watch.watched_since)}; {days} are wanted"
         remedy = f"let the sensor change_stream_monitor run, and wait; {rest}"
         yield Obstacle("watched", what, remedy)
 
@@ -137,9 +142,9 @@ def _held(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
 
 
 def _reverse(base: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
-    """It must be whole: else the legacy is of an unknown age, and its last fingerprint proves nothing of the base."""
+    """The reverse stream must be healthy: else nobody knows what state of the base the legacy's fingerprints are of."""
     if plan.accept_stale or read_decommission(base, plan.relation) is not None:
-        return  # accepted by a person; or a run of before stopped it, and the next one knows what to do
+        return  # a person accepted it, or an earlier run stopped the stream, and the next run handles that
     health = look_at_reverse(plan.cutover)
     if health is not None and not health.healthy:
         what = (
@@ -148,20 +153,20 @@ def _reverse(base: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
         )  # fmt: skip
         yield Obstacle(
             "reverse",
-            f"the reverse stream is not whole ({what}): the legacy is not what the base was",
-            "`migration-assets stream status` says why; where it cannot be mended, no rollback is possible any more,"
+            f"the reverse stream is not whole ({what}): the legacy does not have what the base has",
+            "`migration-assets stream status` says why; where it cannot be repaired, no rollback is possible any more,"
             " and a stale legacy can be accepted (accept_stale)",
         )
 
 
 def _keys(legacy: Connected, plan: DecommissionPlan) -> Iterator[Obstacle]:
-    """Others that point at the frozen table: they would be checked for ever against rows that nobody changes."""
+    """Foreign keys of other tables to the legacy's: they would go on being checked against rows that never change."""
     for key in read_foreign_keys(legacy, plan.spec.table):
         if key.incoming and key.child != key.parent:
             yield Obstacle(
                 "foreign_key",
-                f"foreign key {key.label} points at the legacy's table, which knows nothing of what the base got since",
-                f"let whoever writes to {key.child} look into the base, then, in the legacy: {key.drop}",
+                f"foreign key {key.label} points at the legacy's table, which has nothing of what the base got since",
+                f"let the applications that write to {key.child} check in the base, then, in the legacy: {key.drop}",
             )
 
 

@@ -1,6 +1,7 @@
 """The step that decommissions the legacy; by default it only says what it would do.
 
-It looks for everything that stands in the way at once: in the databases, the archives' files, the chain of evidence.
+It looks at once for everything that stands in the way: in the databases, in the archives' files and in the chain of
+evidence.
 """
 
 import logging
@@ -40,12 +41,14 @@ class Decommissioning:
     """What was done, or would be.
 
     Attributes:
-        scope: What is closed, and `why` that.
-        obstacles: Everything that stands in the way; empty after the deed.
+        relation: The table's key in the ledger.
+        scope: What is closed.
+        why: Why this scope.
+        obstacles: Everything that stands in the way; empty once it is done.
         steps: What would be done, in order; of a dry run.
-        record: The ledger's; None where nothing was begun.
-        confirmation: The code that the deed asks for; of a dry run that found no obstacle.
-        needless: After the deed: the statements that take from our role on the base what only streams needed.
+        record: The ledger's record; None where nothing was begun.
+        confirmation: The code that the real run asks for; of a dry run that found no obstacle.
+        needless: Once it is done: the statements that revoke from our role on the base what only the streams needed.
     """
 
     relation: str
@@ -64,12 +67,12 @@ class Decommissioning:
 
     @property
     def reopening(self) -> tuple[str, ...]:
-        """The statements by which a DBA opens the legacy for reading again; its writes stay held."""
+        """The statements by which a DBA opens the legacy for reading again; writes stay refused."""
         return tuple(self.record.former.get("reopen", ())) if self.record else ()
 
     @property
     def still_open(self) -> tuple[str, ...]:
-        """Ways to the rows that are left, and sessions that could not be ended."""
+        """The ways to the rows that are left, and the sessions that could not be ended."""
         if self.record is None:
             return ()
         former = self.record.former
@@ -94,16 +97,19 @@ def decommission(
         migration: Which migration.
         approved_by: The person who answers for it.
         note: Anything that belongs to the approval.
-        scope: `database`, `table`, or None: the database where nothing else is in it.
-        dry_run: Change nothing; retired weeks' archives are not read again, which may take hours.
-        confirm: The code of a dry run that found no obstacle; not asked for beyond the point of no return.
-        accept_stale: The reverse stream need not be whole.
+        scope: `database`, `table`, or None: the database if nothing else is in it, else the table.
+        dry_run: Change nothing. The archives of retired weeks are not read again then, which may take hours.
+        confirm: The code of a dry run that found no obstacle; not needed beyond the point of no return.
+        accept_stale: The reverse stream need not be healthy.
         run_id: Noted in the ledger.
-        on_step: Told what is being done.
+        on_step: Called with each step before it.
+
+    Returns:
+        What was done, or would be.
 
     Raises:
-        DecommissionError: Something stands in the way, or it stopped half-way; says what is left.
-        ConfirmationError: It is meant, and the code is missing or not good; nothing was touched.
+        DecommissionError: Something stands in the way, or it stopped half-way; the error says what state is left.
+        ConfirmationError: The real run was asked for, and the code is missing or not good; nothing was touched.
     """
     plan = decommission_plan(migration, run_id, accept_stale=accept_stale)
     record = read_decommissioned(migration)
@@ -112,10 +118,10 @@ def decommission(
             plan.relation, record.scope, "as it was done", record=record, needless=_needless(migration)
         )
     if record is not None and record.state.final:
-        # The point of no return is behind: nothing is asked any more, and what is left needs little of the legacy.
+        # The point of no return is passed: no code is asked for, and what is left to do needs little of the legacy.
         chosen, why = record.scope, "as it was begun"
         if dry_run:
-            return Decommissioning(plan.relation, chosen, why, (), ("go on where it stopped",), record)
+            return Decommissioning(plan.relation, chosen, why, (), ("continue where it stopped",), record)
     else:
         chosen, why, found, steps = _examine(migration, plan, scope, approved_by)
         deed = _deed(plan.relation, chosen, accept_stale=accept_stale)
@@ -147,7 +153,7 @@ def _needless(migration: Migration) -> tuple[str, ...]:
 
 
 def call_off_decommission(migration: Migration) -> bool:
-    """Give up one whose process died before anything was closed; see `machine.call_off_decommission`."""
+    """Call off one whose process died before anything was closed; see `machine.call_off_decommission`."""
     prepare_ledger(migration, "decommission:look")
     return machine.call_off_decommission(decommission_plan(migration))
 
@@ -161,7 +167,7 @@ def read_decommissioned(migration: Migration) -> DecommissionRecord | None:
 def decommission_plan(
     migration: Migration, run_id: str | None = None, *, accept_stale: bool = False
 ) -> DecommissionPlan:
-    """The settings as a plan."""
+    """Make the plan from the settings."""
     settings = migration.settings
     return DecommissionPlan(
         cutover_plan(migration, run_id), settings.rollback_window_days, settings.legacy_quiet_days, accept_stale
@@ -192,7 +198,7 @@ def _retired(base: Connected, relation: str) -> list[FiscalWeek]:
 
 
 def _damaged(migration: Migration, relation: str, on_step: Told | None) -> list[Obstacle]:
-    """Read the archives of what has left the base again. Last: it may take hours, and nobody waits for it in vain."""
+    """Read the archives of retired weeks again. Done last: it may take hours, so everything else is checked before."""
     with migration.databases.session("base", "decommission:look", _TIMEOUTS) as base:
         retired = _retired(base, relation)
     found: list[Obstacle] = []
@@ -224,12 +230,12 @@ def _code(migration: Migration, deed: Deed, examined: Examined, run_id: str | No
 def _archives(base: Connected, relation: str, retired: set[str]) -> Iterator[Obstacle]:
     archives = {one.week.key: one for one in read_archives(base, relation)}
     for key in sorted(retired - archives.keys()):
-        yield Obstacle("archives", f"{key} has left the base, and there is no archive of it", "find out why, first")
+        yield Obstacle("archives", f"{key} has left the base, and there is no archive of it", "find out why first")
     for key, one in archives.items():
         if not one.verified_equal:
             what = f"the archive of {key} was found damaged: {one.verify_error}"
             remedy = (
-                f"bring the files back from a copy of them, then `migration-assets archive {key.replace('|', ' ')}"
+                f"restore the files from a copy of them, then `migration-assets archive {key.replace('|', ' ')}"
                 " --reread`" + ("" if key in retired else "; or materialize parquet_archive for it again")
             )
             yield Obstacle("archives", what, remedy)

@@ -29,7 +29,7 @@ _TYPES = {ControlKind.TIMESTAMPTZ: "timestamptz", ControlKind.TIMESTAMP: "timest
 
 
 def sampled_values(sides: Sides, condition: sql.Composable) -> tuple[int, int]:
-    """How many values ANALYZE kept of the legacy's column, and how many of them meet `condition` on `v`."""
+    """How many values of the control column ANALYZE kept, and how many of them meet `condition`, which is on `v`."""
     kind = sides.of_legacy.control_kind(sides.spec.control_column)
     row = sides.legacy.execute(
         sql.SQL(
@@ -49,7 +49,7 @@ def sampled_values(sides: Sides, condition: sql.Composable) -> tuple[int, int]:
 
 
 def values_in_statistics(sides: Sides) -> list[datetime]:
-    """Finite values that ANALYZE kept, as instants of the calendar's zone."""
+    """The finite values that ANALYZE kept, as instants in the calendar's time zone."""
     kind = sides.of_legacy.control_kind(sides.spec.control_column)
     rows = sides.legacy.execute(
         sql.SQL(
@@ -74,7 +74,7 @@ def _instant(value: date, sides: Sides) -> datetime:
 
 
 def examine_sign_offs(sides: Sides) -> list[Finding]:
-    """One finding for each quarter that lacks something, and one for how the quarters were found."""
+    """Findings for each quarter that lacks something, and one that says how the quarters were found."""
     of_legacy, how = _held_by_legacy(sides)
     records = read_slices(sides.base, sides.spec.relation)
     of_base = _held_by_base(sides, records)
@@ -90,7 +90,7 @@ def examine_sign_offs(sides: Sides) -> list[Finding]:
     good = f"quarters that hold rows: {keys} (legacy: {how}; base: exactly)"
     findings.append(info("quarters_held", Area.DATA, good))
     if not held:
-        remedy = "see that MIGRATION_TABLE and both URLs are right"
+        remedy = "check that MIGRATION_TABLE and both URLs are right"
         findings.append(Finding("quarter_signed_off", Area.DATA, Severity.BLOCKING, "no quarter holds a row", remedy))
     return findings
 
@@ -123,7 +123,7 @@ def _signed(sides: Sides, quarter: FiscalQuarter, where: str, records: list[Slic
     code = "quarter_signed_off"
     if not records:
         remedy = f"materialize quarter_partitions for {quarter.key}, then all that follows, up to sign_off"
-        evidence = f"{quarter.key} holds rows in the {where}, and the base has no place for them"
+        evidence = f"{quarter.key} holds rows in the {where}, and the base has no partitions for them"
         return [Finding(code, Area.DATA, Severity.BLOCKING, evidence, remedy)]
     state = read_sign_off(sides.base, sides.spec, quarter)
     if state.signed is None:
@@ -140,7 +140,7 @@ def _signed(sides: Sides, quarter: FiscalQuarter, where: str, records: list[Slic
 
 
 def _fresh(sides: Sides, quarter: FiscalQuarter, records: list[SliceRecord]) -> list[Finding]:
-    """Weeks that the stream covers; those that left it rest on their archives."""
+    """Whether the weeks under CDC were validated lately; weeks that left the stream are proven by their archives."""
     covered = [record for record in records if record.under_cdc]
     now = require_row(sides.base.execute("SELECT clock_timestamp()").fetchone(), "the clock")[0]
     counted = changes_by_leaf(sides.base, sides.spec.table, [record.leaf for record in covered])
@@ -169,7 +169,7 @@ def covered(record: SliceRecord) -> bool:
 
 
 def examine_outside(sides: Sides) -> list[Finding]:
-    """Exact where an index begins with the control column; else an estimate, which says so."""
+    """Rows outside of all weeks: counted exactly where an index begins with the control column, else estimated."""
     weeks = [record.week for record in read_slices(sides.base, sides.spec.relation) if covered(record)]
     if not weeks:
         remedy = "bring the quarters under CDC: materialize migrated_slice, then change_stream"

@@ -53,7 +53,7 @@ Examination = Callable[[Sides], list[Finding]]
 
 
 def _server_pair(sides: Sides) -> list[Finding]:
-    # Its time zone is that of our own sessions' server default; `server_settings` looks at the applications'.
+    # Left out: it compares the time zones of our own sessions. `server_settings` compares those of the applications.
     return [one for one in compare_servers(sides.legacy, sides.base) if one.code != "time_zone"]
 
 
@@ -100,9 +100,9 @@ EXAMINATIONS: Mapping[str, tuple[Area, Examination]] = {
 def examine_readiness(
     databases: Databases, spec: TableSpec, calendar: FiscalCalendar, plan: ReadinessPlan
 ) -> list[Finding]:
-    """Everything but the stream and late bookings, which are looked at elsewhere. Changes nothing.
+    """Run all examinations except the stream, late bookings and the comparison's time. Changes nothing.
 
-    Never raises for what it finds, nor for a side that is away: that is the blocking finding `reachable`.
+    What it finds never raises; nor does a side that is away: that is the blocking finding `reachable`.
     """
     findings: list[Finding] = []
     try:
@@ -135,7 +135,7 @@ def _attempted(code: str, area: Area, examine: Examination, sides: Sides) -> lis
         if sides.legacy.broken or sides.base.broken:
             raise
         evidence = f"could not be examined: {error_text(error)}"
-        return [Finding(code, area, Severity.BLOCKING, evidence, "mend what the message says, then look again")]
+        return [Finding(code, area, Severity.BLOCKING, evidence, "repair what the message says, then look again")]
 
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,9 @@ class Readiness:
 
 
 def examine_cutover(migration: Migration) -> Readiness:
-    """Look at everything; changes nothing but heartbeats, and notes where nothing blocks.
+    """Examine everything; changes nothing but heartbeats.
+
+    A base that is in charge already is the single finding `base_in_charge`.
 
     Raises:
         LedgerError: The ledger is newer than this program.
@@ -187,7 +189,7 @@ def _over(since: datetime) -> Finding:
 
 
 def _time(migration: Migration) -> Finding:
-    """Whether what is compared while writes are held can end in time."""
+    """Whether the comparison while writes are held can end within the timeout."""
     plan = cutover_plan(migration)
     try:
         with (
@@ -197,11 +199,11 @@ def _time(migration: Migration) -> Finding:
             found = estimate_comparison(base, plan, to_compare(base, legacy, plan))
     except (psycopg.Error, MigrationError) as error:
         evidence = f"could not be estimated: {error_text(error)}"
-        return Finding("comparison_time", Area.DATA, Severity.WARNING, evidence, "mend it, then look again")
+        return Finding("comparison_time", Area.DATA, Severity.WARNING, evidence, "repair that, then look again")
     evidence = f"{told(found)}; the timeout is {plan.timeout_seconds:g} s"
     if in_time(found, plan):
         return info("comparison_time", Area.DATA, evidence)
-    # What changed is validated once more before anybody is held, where the settings say so.
+    # Only a warning where the cutover validates changed weeks once more before it holds writes.
     severity = Severity.BLOCKING if plan.compare_all else Severity.WARNING
     return Finding("comparison_time", Area.DATA, severity, evidence, ways_out(found, plan, CutoverKind.CUTOVER))
 
@@ -212,12 +214,12 @@ def _stream(migration: Migration) -> list[Finding]:
 
 
 def _late(migration: Migration) -> list[Finding]:
-    """Weeks that left the stream, compared in full with what their archives hold."""
+    """Compare the weeks that left the stream in full with what their archives hold."""
     try:
         late = late_bookings(StreamPlan.of(migration))
     except (psycopg.Error, MigrationError) as error:
         evidence = f"could not be examined: {error_text(error)}"
-        return [Finding("late_bookings", Area.DATA, Severity.BLOCKING, evidence, "mend it, then look again")]
+        return [Finding("late_bookings", Area.DATA, Severity.BLOCKING, evidence, "repair that, then look again")]
     if not late:
         return [info("late_bookings", Area.DATA, "no week that left the stream got a booking afterwards")]
     return [
@@ -234,24 +236,25 @@ def _late(migration: Migration) -> list[Finding]:
 
 
 class AcceptanceError(MigrationError):
-    """What was to be accepted is no finding that can be accepted; nothing was changed."""
+    """The finding to accept, or to withdraw, does not exist or cannot be accepted; nothing was changed."""
 
 
 def accept_finding(
     migration: Migration, code: str, subject: str, *, by: str, reason: str, run_id: str | None = None
 ) -> None:
-    """Go on in spite of this one finding about this one thing, from now on, as long as it stays what it was then.
+    """Accept one finding about one thing, for as long as that thing stays as it is now.
 
     Args:
         migration: Which migration.
         code: The finding's code, e.g. `incoming_foreign_key`.
         subject: The name of the thing, as the finding prints it.
-        by: Who answers for it.
-        reason: Why it may be so.
+        by: The person who answers for it.
+        reason: Why it is acceptable.
         run_id: Noted in the chain of evidence.
 
     Raises:
-        AcceptanceError: Neither the newest preflight nor readiness has such a finding; lists those that they have.
+        AcceptanceError: Neither the newest preflight nor readiness has such a finding; the error lists those that they
+            have.
     """
     if not by.strip() or not reason.strip():
         raise AcceptanceError("a name and a reason are needed", state_left="nothing was changed", next_step="give both")
@@ -264,7 +267,7 @@ def accept_finding(
     if (code, subject) not in offered:
         listed = "; ".join(f"{one} {about}" for one, about in offered) or "nothing at present"
         raise AcceptanceError(
-            f"no finding {code} about {subject} waits to be accepted. What does: {listed}",
+            f"no finding {code} about {subject} can be accepted now. Those that can: {listed}",
             where=relation,
             state_left="nothing was changed",
             next_step="run `migration-assets preflight` and `migration-assets readiness`, and copy code and name",
@@ -274,10 +277,10 @@ def accept_finding(
 
 
 def withdraw(migration: Migration, code: str, subject: str) -> None:
-    """Take an acceptance back: from the next look on the finding blocks again.
+    """Take an acceptance back: from the next examination on the finding blocks again.
 
     Raises:
-        AcceptanceError: It was never accepted.
+        AcceptanceError: The finding was not accepted.
     """
     with open_ledger(migration, "accept") as base:
         if not withdraw_acceptance(base, migration.spec.relation, code, subject):
@@ -290,7 +293,7 @@ def withdraw(migration: Migration, code: str, subject: str) -> None:
 
 
 def accepted(migration: Migration) -> list[Acceptance]:
-    """What is accepted now, the oldest first."""
+    """All acceptances that are valid now, the oldest first."""
     with migration.databases.session("base", "accept") as base:
         require_ledger(base)
         return read_acceptances(base, migration.spec.relation)

@@ -1,4 +1,4 @@
-"""Examines what a cutover needs and the migration did not: the base publishes then, and the legacy subscribes."""
+"""Examines what a cutover needs beyond the migration: the base has to publish, and the legacy to subscribe."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 
 
 def examine_reverse(sides: Sides) -> list[Finding]:
-    """Servers, rights, sequences. What the stream from the legacy needs is for preflight."""
+    """Servers, rights and sequences for the reverse stream. Preflight examines what the forward stream needs."""
     return [
         *_publisher(sides.base),
         *_subscriber(sides.legacy),
@@ -125,7 +125,7 @@ def _rights_in_base(sides: Sides) -> Iterator[Finding]:
         f" database {database}: {_yes(creates)}",
         good=owns and creates,
         remedy=f"in the base: GRANT {quote_identifier(owner)} TO {role}; GRANT CREATE ON DATABASE"
-        f" {quote_identifier(database)} TO {role}; -- the hold and the publication want the owner",
+        f" {quote_identifier(database)} TO {role}; -- the hold and the publication need the owner",
     )
 
 
@@ -162,7 +162,7 @@ def _rights_in_legacy(sides: Sides) -> Iterator[Finding]:
         f" database {database}: {_yes(creates)}, on schema {own_schema(sides.legacy)}: {_yes(in_schema)}",
         good=owns and creates and in_schema,
         remedy=f"in the legacy: GRANT {quote_identifier(owner)} TO {role}; GRANT CREATE ON DATABASE"
-        f" {quote_identifier(database)} TO {role}; -- the hold's trigger wants the owner",
+        f" {quote_identifier(database)} TO {role}; -- the hold's trigger needs the owner",
     )
     password = bool(sides.base.info.password)
     yield judge(
@@ -181,15 +181,15 @@ def _repairs(connection: Connected, sides: Sides, side: Side) -> Iterator[Findin
     found = what_fires(connection, [sides.spec.table])
     if found:
         evidence = (
-            f"a repair of the {side} would be refused: its rows would set off {listed(found)}, which no stream does,"
-            " and our role may not keep them from firing"
+            f"a repair of the {side} would be refused: its rows would fire {listed(found)}, which no stream does, and"
+            " our role may not keep them from firing"
         )
         remedy = f"in the {side}, as a superuser: {grant_silence(connection)}"
         yield Finding("repairs_would_fire", _AREA[side], Severity.WARNING, evidence, remedy)
 
 
 def _identity(sides: Sides) -> Iterator[Finding]:
-    """Without one, every update and delete of the applications would fail as soon as the base publishes."""
+    """Whether every partition has a replica identity: without one, updates and deletes fail once the base publishes."""
     rows = sides.base.execute(
         "SELECT c.oid::regclass::text FROM pg_partition_tree(to_regclass(%s)) p JOIN pg_class c ON c.oid = p.relid"
         " WHERE p.isleaf AND c.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid"
@@ -210,7 +210,7 @@ def _identity(sides: Sides) -> Iterator[Finding]:
 
 
 def _sequences(sides: Sides, side: Side) -> Iterator[Finding]:
-    """The cutover reads the legacy's and sets the base's; a rollback the other way round."""
+    """Rights on sequences. A cutover reads the legacy's and sets the base's; a rollback does it the other way round."""
     connection, description = (
         (sides.legacy, sides.of_legacy) if side == "legacy" else (sides.base, sides.of_base)
     )  # fmt: skip

@@ -19,7 +19,7 @@ _PUBLIC = "public"
 
 @dataclass(frozen=True)
 class Role:
-    """One role of a server; `login` is false also where the password's time is over."""
+    """One role of a server; `login` is also false where the role's password has expired."""
 
     login: bool
     superuser: bool
@@ -29,14 +29,14 @@ class Role:
 
 @dataclass(frozen=True)
 class Right:
-    """One thing that a role may do.
+    """One privilege of a role.
 
     Attributes:
-        role: Its name; `public` for everybody.
-        kind: What on: database, schema, table, column or sequence.
+        role: The role's name; `public` for PUBLIC.
+        kind: The kind of object: database, schema, table, column or sequence.
         privilege: As in GRANT.
-        column: Of a right on a column, or the one that a sequence fills.
-        grantable: Whether the role may pass it on.
+        column: For a right on a column that column; for a sequence the column that it fills.
+        grantable: Whether the role may grant it to others.
         through: The role that was granted it, where this one has it by membership.
     """
 
@@ -49,7 +49,7 @@ class Right:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The right in words."""
         what = {
             "column": f"of column {self.column}",
             "sequence": f"on the sequence of {self.column}",
@@ -57,7 +57,7 @@ class Right:
         return f"{self.privilege} {what}{' with grant option' if self.grantable else ''}"
 
     def on(self, description: TableDescription, table: QualifiedName, database: str) -> str:
-        """The object as GRANT names it on that side."""
+        """The object as GRANT names it on that side; `description` and `database` are that side's."""
         if self.kind == "database":
             return f"DATABASE {quote_identifier(database)}"
         if self.kind == "schema":
@@ -69,19 +69,19 @@ class Right:
 
 @dataclass(frozen=True)
 class Rights:
-    """All rights of all roles that are no superusers, but the owner's by ownership; and who the owner is."""
+    """The table's owner, and all rights of all roles. Superusers are left out, and the rights of an owner as owner."""
 
     owner: str
     rights: tuple[Right, ...]
 
 
 def sequence_of(description: TableDescription, column: str | None) -> str | None:
-    """The sequence that fills the column there."""
+    """The sequence that fills the column on that side; None where there is none."""
     return next((one.sequence for one in description.sequence_uses if one.column == column), None)
 
 
 def read_roles(connection: Connected) -> Mapping[str, Role]:
-    """All of a server but the system's own."""
+    """All roles of a server except the system's own."""
     rows = connection.execute(
         "SELECT r.rolname::text, r.rolcanlogin AND coalesce(r.rolvaliduntil > clock_timestamp(), true), r.rolsuper,"
         " r.rolinherit, ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid"
@@ -91,8 +91,8 @@ def read_roles(connection: Connected) -> Mapping[str, Role]:
     return {str(name): Role(login, superuser, inherit, tuple(of)) for name, login, superuser, inherit, of in rows}
 
 
-# Who was granted what in so many words. The owner's own rights count for the owner, by name, unless they are a
-# superuser's, whom nothing is refused.
+# Rights as they were granted. The owner's rights count as the owner's by name, unless the owner is a superuser, who may
+# do everything anyway.
 _GRANTED = """
 WITH objects(kind, acl, owner, col) AS (
     SELECT 'table', coalesce(c.relacl, acldefault('r', c.relowner)), c.relowner, NULL::text
@@ -111,7 +111,7 @@ WHERE (g.grantee = 0 OR r.oid IS NOT NULL) AND NOT coalesce(r.rolsuper, false)
   AND g.privilege_type <> 'MAINTAIN' AND coalesce(r.rolname, '') <> current_user
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-# Who has these by being a member: roles that log in, and that inherit what the granted one has.
+# Roles that have these rights by membership: those that log in and inherit the rights of the granted role.
 _MEMBERS = """
 SELECT g.name, r.rolname::text FROM unnest(%s::text[]) g(name) JOIN pg_roles o ON o.rolname = g.name
 JOIN pg_roles r ON r.oid <> o.oid AND pg_has_role(r.oid, o.oid, 'USAGE')
@@ -124,7 +124,7 @@ FROM pg_roles r, pg_namespace n WHERE n.nspname = %s AND r.rolname = %s
 
 
 def read_rights(connection: Connected, table: QualifiedName, description: TableDescription) -> Rights:
-    """Everything that somebody may do with the table there."""
+    """Everything that any role may do with the table on that side."""
     row = connection.execute(
         "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = to_regclass(%s)", [str(table)]
     ).fetchone()
@@ -161,12 +161,12 @@ def read_rights(connection: Connected, table: QualifiedName, description: TableD
 def missing_rights(
     connection: Connected, table: QualifiedName, description: TableDescription, wanted: Sequence[Right]
 ) -> list[Right]:
-    """Those that this side refuses; by effect, so that more general grants serve as well."""
+    """The rights of `wanted` that this side refuses; by effect, so that a more general grant counts as well."""
     missing: list[Right] = []
     for right in wanted:
         sequence = sequence_of(description, right.column) if right.kind == "sequence" else None
         if right.kind == "sequence" and sequence is None:
-            continue  # `sequences` says so
+            continue  # the examination of sequences reports it
         if not _has(connection, table, right, sequence):
             missing.append(right)
     return missing
@@ -189,7 +189,7 @@ def _has(connection: Connected, table: QualifiedName, right: Right, sequence: st
 
 
 def examine_grants(sides: Sides) -> list[Finding]:
-    """Roles, their rights, the owner, row security."""
+    """Findings about roles, their rights, the owner and row security."""
     on_legacy = read_rights(sides.legacy, sides.spec.table, sides.of_legacy)
     wanted = {right.role for right in on_legacy.rights}
     here, there = read_roles(sides.legacy), read_roles(sides.base)
@@ -207,7 +207,7 @@ def examine_grants(sides: Sides) -> list[Finding]:
 
 
 def _to_grant(missing: Sequence[Right], there: Mapping[str, Role]) -> list[Right]:
-    """Without what a role gets by itself as soon as the group that it is in on the base, too, is granted it."""
+    """Leave out a right that the role gets through its group on the base, once that group is granted it."""
     lacking = {(right.role, right.kind, right.privilege, right.column) for right in missing}
     return [
         right
@@ -225,7 +225,7 @@ def _by_role(rights: Sequence[Right]) -> dict[str, list[Right]]:
 
 
 def _granted(sides: Sides, role: str, rights: Sequence[Right], there: Mapping[str, Role]) -> Finding:
-    """GRANTs in the role's own name, or of the membership that gave it them on the legacy."""
+    """The finding for one role: grants to the role itself, or the membership that gave it the rights on the legacy."""
     groups = sorted({right.through for right in rights if right.through is not None and right.through in there})
     own = [right for right in rights if right.through is None or right.through not in there]
     name = "PUBLIC" if role == _PUBLIC else quote_identifier(role)
@@ -237,7 +237,7 @@ def _granted(sides: Sides, role: str, rights: Sequence[Right], there: Mapping[st
 
 
 def _grants(sides: Sides, name: str, rights: Sequence[Right]) -> Iterator[str]:
-    """One statement for each object, columns put together."""
+    """One statement for each object; privileges and columns are put together."""
     database = str(require_row(sides.base.execute("SELECT current_database()").fetchone(), "the database")[0])
     by: dict[tuple[str, bool], list[Right]] = {}
     for right in rights:
@@ -278,9 +278,10 @@ def _roles(here: Mapping[str, Role], there: Mapping[str, Role], wanted: set[str]
         yield Finding("role_login", Area.BASE, Severity.BLOCKING, evidence, remedy)
     supers = [name for name, role in here.items() if role.superuser and not (name in there and there[name].superuser)]
     if supers:
-        remedy = "see whether an application uses them; better a role of its own with the rights it needs"
+        remedy = "check whether an application uses them; a role of its own with the rights it needs is better"
         evidence = (
-            f"superusers of the legacy that are none on the base, and whose rights were not compared: {listed(supers)}"
+            f"superusers of the legacy that are not superusers on the base; their rights were not compared:"
+            f" {listed(supers)}"
         )
         yield Finding("superusers", Area.BASE, Severity.WARNING, evidence, remedy)
 
@@ -295,7 +296,7 @@ def _owner(sides: Sides, on_legacy: Rights, there: Mapping[str, Role]) -> Iterat
         return
     remedy = (
         f"in the base: ALTER TABLE {sides.spec.table} OWNER TO {quote_identifier(on_legacy.owner)}; and of every"
-        " partition; or leave it, where nobody alters the table as its owner: rights are compared for themselves"
+        " partition; or leave it, if no application alters the table as its owner: rights are compared separately"
     )
     known = "" if on_legacy.owner in there else ", a role that the base does not have"
     evidence = f"the table belongs to {on_legacy.owner} in the legacy{known}, to {owner} in the base"
@@ -314,7 +315,7 @@ def _row_security(sides: Sides) -> Iterator[Finding]:
             remedy = (
                 f"in the base: CREATE POLICY … as on the legacy, then ALTER TABLE {table} {word} ROW LEVEL SECURITY;"
             )
-            evidence = f"row security ({word}) hides rows on the legacy, and none on the base: policies are not carried"
+            evidence = f"row security ({word}) hides rows on the legacy, and none on the base: policies are not copied"
             yield Finding("row_security", Area.BASE, Severity.BLOCKING, evidence, remedy)
         elif on_base and not on_legacy:
             remedy = (
@@ -325,7 +326,7 @@ def _row_security(sides: Sides) -> Iterator[Finding]:
 
 
 def _public_access(sides: Sides, on_legacy: Rights) -> Iterator[Finding]:
-    """What everybody may do on the base, and not on the legacy."""
+    """Rights that PUBLIC has on the base and not on the legacy."""
     of_base = read_rights(sides.base, sides.spec.table, sides.of_base)
     allowed = {right.text for right in on_legacy.rights if right.role == _PUBLIC}
     extra = sorted(right.text for right in of_base.rights if right.role == _PUBLIC and right.text not in allowed)

@@ -15,13 +15,13 @@ from migration_assets.postgres.sessions import Connected
 
 @dataclass(frozen=True)
 class ReadinessPlan:
-    """What is asked for.
+    """The limits that readiness is judged by.
 
     Attributes:
-        now: By the clock of the settings, aware.
+        now: The time by the clock of the settings, with a time zone.
         max_age: How old a week's validation may be.
-        scan_seconds: Longest reading of the legacy where no index helps.
-        long_seconds: From which age on a transaction, or a wait for a lock, is in a cutover's way.
+        scan_seconds: How long a read of the legacy may take where no index helps.
+        long_seconds: From this age on a transaction, or a wait for a lock, is in a cutover's way.
         sequence_margin: How many keys the cutover leaves out.
     """
 
@@ -33,12 +33,12 @@ class ReadinessPlan:
 
 
 def stream_findings(problems: Sequence[Problem], status: str | None, lag_seconds: float | None) -> list[Finding]:
-    """The stream as the watch judges it: what is critical blocks, what is a warning there is one here.
+    """The stream as the watch judges it: what is critical there blocks the cutover, a warning stays a warning.
 
     Args:
-        problems: What is wrong now.
-        status: The ledger's word; None where no stream was ever begun.
-        lag_seconds: As just measured; None where it is not known.
+        problems: What the watch finds wrong now.
+        status: The stream's status in the ledger; None where no stream was ever begun.
+        lag_seconds: The lag as just measured; None where it is not known.
     """
     if status is None:
         begin = "materialize change_stream for each quarter that the legacy holds"
@@ -58,7 +58,7 @@ def stream_findings(problems: Sequence[Problem], status: str | None, lag_seconds
         resume = "migration-assets stream resume; see `migration-assets stream status`"
         findings.append(Finding("stream", Area.BASE, Severity.BLOCKING, f"the change stream is {status}", resume))
     elif lag_seconds is None and not problems:
-        look = "see `migration-assets stream status`; a base that cannot be seen to follow is not one to cut over to"
+        look = "see `migration-assets stream status`: the cutover waits until the base can be seen to follow"
         findings.append(Finding("stream", Area.BASE, Severity.BLOCKING, "the lag is not known", look))
     else:
         findings.append(Finding("stream", Area.BASE, Severity.INFO, f"the change stream is live; lag {lag}"))
@@ -94,13 +94,13 @@ SETTINGS = (*_SILENT, *_NOTICED)
 
 
 def _meaning(name: str, value: str) -> str:
-    """The locale of code points has several names, which write numbers, money and days alike."""
+    """A setting's value with its synonyms put together: the locale C has several names that behave alike."""
     plain = value.upper().replace("-", "")
     return "C" if name.startswith("lc_") and plain in {"C", "POSIX", "C.UTF8"} else value
 
 
 def setting_findings(legacy: Mapping[str, str], base: Mapping[str, str], database: str) -> list[Finding]:
-    """Compare what a new session of an application gets; `database` is the base's, quoted.
+    """Compare what a new session of an application gets on each side; `database` is the base's name, quoted.
 
     A difference that changes results without an error blocks; one that is noticed is a warning.
     """
@@ -116,7 +116,7 @@ def setting_findings(legacy: Mapping[str, str], base: Mapping[str, str], databas
                 continue
             remedy = f"ALTER SYSTEM SET {name} = {here}; then restart the base"
         else:
-            # A list is written as one: in quotes it would be one name.
+            # A search path is a list: in quotes it would be a single name.
             value = here if name == "search_path" and here else "'" + here.replace("'", "''") + "'"
             remedy = f"ALTER DATABASE {database} SET {name} = {value};"
         evidence = f"{name} is {here!r} for sessions of the legacy, {there!r} for those of the base: {why}"
@@ -129,7 +129,7 @@ def setting_findings(legacy: Mapping[str, str], base: Mapping[str, str], databas
 
 @dataclass(frozen=True)
 class Sides:
-    """Both sides; nothing is ever written to either."""
+    """A read-only session on each side, with the table as each side describes it, and the plan."""
 
     legacy: Connected
     base: Connected

@@ -16,8 +16,8 @@ from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.preflight.plan import info, listed
 from migration_assets.readiness.rules import SETTINGS, Sides, setting_findings
 
-# What ALTER DATABASE says, or else the server: not what our own role is set to. A command-line setting has no source
-# file, so that `reset_val` of a session whose role has no setting of its own stands for the server's.
+# The value that ALTER DATABASE sets, else the server's; not what our own role is set to. A setting from the command
+# line has no source file, so `reset_val` is taken: it is the server's where our role has no such setting.
 _SETTINGS = """
 SELECT s.name, coalesce(
     (SELECT substr(c, strpos(c, '=') + 1) FROM pg_db_role_setting r JOIN pg_database d ON d.oid = r.setdatabase,
@@ -35,7 +35,7 @@ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_
 
 
 def examine_settings(sides: Sides) -> list[Finding]:
-    """Database and server first, then what single roles are set to, then connections."""
+    """Compare settings of database and server, then settings of single roles, then connections."""
     database = require_row(sides.base.execute("SELECT current_database()::text").fetchone(), "the database")[0]
     findings = setting_findings(_effective(sides.legacy), _effective(sides.base), quote_identifier(database))
     return [*findings, *_of_roles(sides), *_connections(sides)]
@@ -49,7 +49,7 @@ def _of_roles(sides: Sides) -> list[Finding]:
     wanted = {(role, setting) for role, setting, _ in sides.legacy.execute(_ROLES)}
     there = {(role, setting) for role, setting, _ in sides.base.execute(_ROLES)}
     roles = {str(row[0]) for row in sides.base.execute("SELECT rolname FROM pg_roles")}
-    # A role that is missing in the base is named by its grants.
+    # Roles that are missing in the base are reported with the grants.
     missing = sorted(pair for pair in wanted - there if pair[0] in roles)
     if not missing:
         return [info("role_settings", Area.BASE, f"{len(wanted)} settings of single roles, all on both sides")]
@@ -83,7 +83,7 @@ def _connections(sides: Sides) -> list[Finding]:
 
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
-# Of the whole server: a slot, such as the reverse stream's, begins only when every transaction that writes has ended.
+# Of the whole server: a slot, such as the reverse stream's, can only begin when every writing transaction has ended.
 _TRANSACTIONS = sql.SQL("""
 SELECT format('backend %%s (%%s, %%s, database %%s): %%s for %%s s, %%s%%s: %%s', a.pid, a.usename,
               {application}, a.datname, a.state,
@@ -118,7 +118,7 @@ WHERE a.wait_event_type = 'Lock' AND a.datname = current_database()
 
 
 def examine_activity(sides: Sides) -> list[Finding]:
-    """What is open at this moment; the cutover itself asks again."""
+    """Transactions and waits that are in the way at this moment; the cutover itself looks again."""
     return [*_side(sides, "legacy", sides.legacy), *_side(sides, "base", sides.base)]
 
 
@@ -162,7 +162,8 @@ def _side(sides: Sides, side: Side, connection: Connected) -> list[Finding]:
     return findings
 
 
-# As the server sizes it (NLOCKENTS): every process that may hold a lock, and prepared transactions.
+# The size of the lock table as the server computes it (NLOCKENTS): processes that may hold locks, and prepared
+# transactions.
 _LOCKS = """
 SELECT (SELECT count(*) + coalesce(sum((SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)), 0)
         FROM pg_partition_tree(to_regclass(%s)) t JOIN pg_class c ON c.oid = t.relid)::bigint,
@@ -177,7 +178,7 @@ _SHARE = 5
 
 
 def examine_lock_table(sides: Sides) -> list[Finding]:
-    """A warning where a fifth of all connections could fill it with statements that lock every partition."""
+    """Warn where a fifth of all connections could fill the lock table by statements that lock every partition."""
     table = str(sides.spec.table)
     row = require_row(sides.base.execute(_LOCKS, [table, table]).fetchone(), "the settings of locks")
     locks, leaves, each, connections, processes = (int(value) for value in row)

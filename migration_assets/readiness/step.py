@@ -1,4 +1,4 @@
-"""The cutover and the rollback of a migration: gated, told while it goes on, and stopped by an interrupt."""
+"""The steps of cutover and rollback: they check the gate, report each state, and let an interrupt undo the run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ _COUNT_SECONDS = 30.0
 
 
 class NotReadyError(CutoverError):
-    """Readiness found what blocks the cutover; nothing was touched. Carries all findings, worst first."""
+    """Readiness found something that blocks the cutover; nothing was touched. Has all findings, worst first."""
 
     def __init__(self, findings: tuple[Finding, ...], *, where: str) -> None:
         self.findings = findings
@@ -43,7 +43,7 @@ class NotReadyError(CutoverError):
             + "\n".join(f"- {one.area}: {one.code}: {one.evidence}. Remedy: {one.remedy}" for one in stops),
             where=where,
             state_left="nothing was touched",
-            next_step="mend what is listed (`migration-assets readiness` shows it again), then run this again",
+            next_step="repair what is listed (`migration-assets readiness` shows it again), then run this again",
         )
 
 
@@ -58,16 +58,26 @@ def cut_over(
 ) -> CutoverRecord:
     """Move the writes to the base, or rehearse it; see `machine.cut_over`.
 
-    A rehearsal that succeeded has the code that the real one asks for, as `confirmation`. Readiness must find nothing
-    that blocks. That is so for a rehearsal too: it holds the applications' writes just the same, and what it shows is
-    worth something only where the real one could follow. What a dead process left is finished or undone before that,
-    whatever readiness says. An interrupt undoes it, unless the base is open already.
+    What a dead process left is finished or undone first, whatever readiness says. Then readiness must find nothing that
+    blocks. That is so for a rehearsal, too: it holds the applications' writes just the same, and it shows something
+    only where the real cutover could follow. An interrupt undoes the cutover, unless the base is open already.
+
+    Args:
+        migration: Which migration.
+        approved_by: The person who approved it.
+        rehearse: Do everything but open the base, then undo it.
+        confirm: The code of a rehearsal, for a real cutover.
+        run_id: Noted in the ledger.
+        on_state: Called with every state before its work begins.
+
+    Returns:
+        The ledger's record. That of a rehearsal that succeeded has the code that the real cutover asks for.
 
     Raises:
         NotReadyError: Something blocks; nothing was touched.
-        ConfirmationError: It is meant, and the code is missing or not good; nothing was touched.
-        CutoverError: It stopped; says where, and which side accepts writes.
-        StreamError, SliceBusyError: Somebody works on the stream or a week, or another cutover is under way.
+        ConfirmationError: A real cutover was asked for, and the code is missing or not good; nothing was touched.
+        CutoverError: It stopped. The error names the state it stopped at and the side that accepts writes.
+        StreamError, SliceBusyError: Another process works on the stream or a week, or another cutover is under way.
     """
     prepare_ledger(migration, "cutover:gate")
     confirmation = None if rehearse else confirmation_of(migration, CutoverKind.CUTOVER, confirm)
@@ -91,9 +101,10 @@ def roll_back(
     run_id: str | None = None,
     on_state: OnState | None = None,
 ) -> CutoverRecord:
-    """Move them back to the legacy, with nothing lost; see `machine.roll_back`. Never gated: it is the way out.
+    """Move the writes back to the legacy, with nothing lost; see `machine.roll_back`.
 
-    It asks for the code of `preview_rollback`, unless there is only one to finish that died.
+    Readiness is not asked: a rollback is the way out. It needs the code of `preview_rollback`, unless it only finishes
+    one whose process died.
     """
     prepare_ledger(migration, "cutover:gate")
     confirmation = confirmation_of(migration, CutoverKind.ROLLBACK, confirm)
@@ -110,13 +121,13 @@ def roll_back(
 def _settle_and_gate(
     migration: Migration, plan: CutoverPlan, confirmation: Confirmation | None
 ) -> CutoverRecord | None:
-    """The unfinished one where it turns out to be what is asked for; None where the machine may begin."""
+    """Settle an unfinished run, then check the gate. The record if that run is what was asked for; None to begin."""
     with migration.databases.session("base", "cutover:gate") as base:
         left = unfinished_cutover(base, plan.relation)
     settled = None if left is None else machine.settle(plan)
     if side_in_charge(migration) == "base":
         asked = settled is not None and settled.kind is CutoverKind.CUTOVER and confirmation is not None
-        return settled if asked else None  # the machine says that it is in charge
+        return settled if asked else None  # the machine refuses: the base is in charge already
     if confirmation is not None and confirmation.given:
         with migration.databases.session("base", "cutover:gate") as base:
             confirmation.require(base)
@@ -130,7 +141,7 @@ def _settle_and_gate(
 
 
 def confirmation_of(migration: Migration, kind: CutoverKind, code: str) -> Confirmation:
-    """The code as it was given back, for one call."""
+    """The code that was given back by the caller, for one call."""
     return Confirmation(_deed(migration, kind), _examined(migration), code)
 
 
@@ -165,7 +176,7 @@ def _run(
     with interruptible() as interrupts:
 
         def tell(now: CutoverKind, state: CutoverState) -> None:
-            # What a dead one left is settled, and the way back after a failed hook is gone, without a break.
+            # Settling a dead run, and the way back after a failed hook, must not be interrupted.
             interrupts.allowed = now is kind and state in BEFORE_OPEN
             if on_state is not None:
                 on_state(now, state)
@@ -173,12 +184,12 @@ def _run(
         plan = replace(cutover_plan(migration, run_id), on_state=tell)
         try:
             return run(plan)
-        except KeyboardInterrupt as stop:  # where the machine itself could not answer it
+        except KeyboardInterrupt as stop:  # one that came where the machine itself could not handle it
             raise CutoverError(
                 f"the {kind} was stopped: {stop}",
                 where=plan.relation,
                 state_left=_settled(plan),
-                next_step="nothing; run it again when it is wanted",
+                next_step="nothing; run it again when you want it",
             ) from stop
         except psycopg.Error as error:
             raise CutoverError(
@@ -206,13 +217,13 @@ def _who_writes(plan: CutoverPlan) -> str:
 
 @dataclass(frozen=True)
 class RollbackPreview:
-    """What a rollback would meet, and the code for it.
+    """What a rollback would find, and the code for it.
 
     Attributes:
-        health: Of the reverse stream.
-        problems: What would stop it, in sentences.
+        health: The state of the reverse stream.
+        problems: What would stop the rollback, in sentences.
         broken: Foreign keys of the legacy that rows break already.
-        confirmation: The code that the rollback asks for; also where something would stop it, since it may be over.
+        confirmation: The code that the rollback asks for; given even if something would stop it, as that may pass.
     """
 
     health: ReverseHealth
@@ -222,7 +233,7 @@ class RollbackPreview:
 
 
 def preview_rollback(migration: Migration, run_id: str | None = None) -> RollbackPreview | None:
-    """Look at what a rollback rests on; None while the legacy is in charge. Changes nothing.
+    """Look at what a rollback depends on, and give a code for it; None while the legacy is in charge.
 
     Raises:
         psycopg.OperationalError: A server cannot be reached.
@@ -242,7 +253,7 @@ def rollback_begins(migration: Migration) -> bool:
 
 
 def reverse_health(migration: Migration) -> ReverseHealth | None:
-    """How the stream from the base to the legacy is; None while the legacy is in charge.
+    """The state of the stream from the base to the legacy; None while the legacy is in charge.
 
     Raises:
         psycopg.OperationalError: A server cannot be reached.
@@ -269,7 +280,7 @@ def reverse_problems(migration: Migration, health: ReverseHealth) -> list[str]:
 
 
 def broken_keys(migration: Migration, rollback: int | None = None) -> list[str]:
-    """Foreign keys of the legacy that rows break: now, or when that rollback was done; one line for each.
+    """Foreign keys of the legacy that rows break, now or when that rollback was done; one line for each key.
 
     Raises:
         psycopg.OperationalError: A server cannot be reached.
@@ -280,23 +291,23 @@ def broken_keys(migration: Migration, rollback: int | None = None) -> list[str]:
         return [str(Orphans(key, after, "see the log")) for key, (_, after) in counts.items() if after != 0]
     with migration.databases.session("legacy", "cutover:look") as legacy:
         keys = read_foreign_keys(legacy, migration.spec.table)
-        # For all of them together: in an emergency somebody waits here for the code of a rollback.
+        # The limit is for all keys together: in an emergency a person waits here for the code of a rollback.
         each = _COUNT_SECONDS / max(1, len(keys))
         return [str(one) for one in count_orphans(legacy, keys, seconds=each) if one.rows != 0]
 
 
 def writes_held(migration: Migration) -> HeldWrites | None:
-    """Whether the side that writes belong to refuses them, and how to release it; for alerts."""
+    """Whether the side in charge refuses writes, and how to release them; for alerts."""
     return writes.writes_held(cutover_plan(migration))
 
 
 def release_writes(migration: Migration, run_id: str | None = None) -> str:
-    """After a cutover died: what is open stays open, else it is undone; see `watching.release_writes`."""
+    """Let writes go on after a cutover or rollback died; see `cutover.writes.release_writes`."""
     return writes.release_writes(cutover_plan(migration, run_id))
 
 
 def hold_again(migration: Migration) -> str:
-    """While the base is in charge: nobody writes to the legacy any more; see `watching.hold_again`."""
+    """Make the legacy refuse all writes again, while the base is in charge; see `cutover.writes.hold_again`."""
     return writes.hold_again(cutover_plan(migration))
 
 
@@ -307,7 +318,7 @@ def side_in_charge(migration: Migration) -> SideName:
 
 
 def cutovers(migration: Migration) -> list[CutoverRecord]:
-    """Every cutover, rehearsal and rollback so far, oldest first."""
+    """Every cutover, rehearsal and rollback so far, the oldest first."""
     with migration.databases.session("base", "cutover:look") as base:
         require_ledger(base)
         return read_cutovers(base, migration.spec.relation)

@@ -18,7 +18,7 @@ from migration_assets.readiness.rules import Sides
 
 
 def examine_structure(sides: Sides) -> list[Finding]:
-    """What the legacy has and the base has not, each with what makes it."""
+    """What the legacy has and the base lacks, each with the statement that makes it."""
     return [
         *_indexes(sides),
         *_uniqueness(sides),
@@ -65,8 +65,8 @@ def _uniqueness(sides: Sides) -> Iterator[Finding]:
     for index in lost:
         evidence = f"{index.name} is unique in the legacy; the base, partitioned by {control}, cannot enforce it"
         remedy = (
-            f"let whoever writes keep ({', '.join(index.key_columns)}) unique (a table of its own with that key and a"
-            " trigger enforces it), or decide that it is not needed any more"
+            f"let the application that writes keep ({', '.join(index.key_columns)}) unique (a table of its own with"
+            " that key and a trigger enforces it), or decide that it is not needed any more"
         )
         yield Finding("unique_not_carried", Area.TABLE, Severity.WARNING, evidence, remedy)
     keys = sides.of_legacy.primary_key, sides.of_base.primary_key
@@ -81,7 +81,7 @@ def _uniqueness(sides: Sides) -> Iterator[Finding]:
 
 
 def _upserts(sides: Sides) -> Iterator[Finding]:
-    """Keys by which applications may insert or update, and which the base has no more."""
+    """Unique keys that applications may use for upserts, and that the base does not have."""
     there = {frozenset(sides.of_base.primary_key)}
     there |= {frozenset(index.key_columns) for index in sides.of_base.indexes if index.unique and index.valid}
     of_legacy = [sides.of_legacy.primary_key] + [
@@ -92,13 +92,13 @@ def _upserts(sides: Sides) -> Iterator[Finding]:
         wider = ", ".join(quote_identifier(name) for name in (*key, sides.spec.control_column))
         evidence = (
             f"the base has no unique key ({names}): there INSERT … ON CONFLICT ({names}) fails (no unique or exclusion"
-            " constraint matches it), as does ON CONSTRAINT with that key's name, and a MERGE by it, or an INSERT after"
-            " a look, may insert twice"
+            " constraint matches it), as does ON CONSTRAINT with that key's name; and a MERGE by it, or an INSERT after"
+            " a SELECT, may insert a key twice"
         )
         remedy = (
             f"look for such statements in the applications and in functions (the finding function_whose_text_names_it):"
-            f" they name ({wider}) in the base, where its unique key has that, and find no row whose"
-            f" {quote_identifier(sides.spec.control_column)} is another one"
+            f" they have to name ({wider}) in the base, where its unique key has these columns, and find no row"
+            f" whose {quote_identifier(sides.spec.control_column)} is another one"
         )
         yield Finding("upsert_targets", Area.TABLE, Severity.WARNING, evidence, remedy, names)
 
@@ -147,32 +147,30 @@ def _checks(sides: Sides) -> Iterator[Finding]:
 
 
 def _not_carried(sides: Sides) -> Iterator[Finding]:
-    """By preflight's words; what the base has by that name by now is left out."""
+    """Preflight's findings about what hangs on the table, without what the base has by that name now."""
     there = {(one.kind, one.name) for one in read_features(sides.base, sides.spec.table)}
     mine = [one for one in read_features(sides.legacy, sides.spec.table) if _is_judged_here(one)]
-    # What is to be accepted is so whatever the base has: it is about the way back.
+    # An accepted feature is judged whatever the base has: it matters for the rollback.
     made = [one for one in mine if (one.kind, one.name) in there and not _is_to_be_accepted(one)]
     yield from judge_features([one for one in mine if one not in made], before_cutover=True)
     if made:
         names = listed(f"{one.kind} {one.shown}" for one in made)
-        yield info(
-            "counterparts", Area.TABLE, f"by name the base has: {names}; that they do the same is for you to see"
-        )
+        yield info("counterparts", Area.TABLE, f"the base has by name: {names}; check yourself that they do the same")
     if not mine:
         yield info("counterparts", Area.TABLE, "nothing hangs on the legacy's table that the base would need")
 
 
 def _orphans(sides: Sides) -> Iterator[Finding]:
-    """What the last rollback left, counted again: somebody may have mended it by now."""
+    """Count again the rows that the last rollback left without a referenced row: they may have been repaired by now."""
     left = last_orphans(sides.base, sides.spec.relation)
     keys = [key for key in read_foreign_keys(sides.legacy, sides.spec.table) if key.label in left]
     for one in count_orphans(sides.legacy, keys, seconds=sides.plan.scan_seconds):
         if one.rows != 0:
             evidence = (
-                f"since the last rollback rows of the legacy point nowhere, and the key says that it holds: {one}"
+                f"since the last rollback rows of the legacy point nowhere, although the key is marked as valid: {one}"
             )
             remedy = (
-                "in the legacy: put back, delete or change the rows that point nowhere, as the applications mean it"
+                "in the legacy: put back, delete or change the rows that point nowhere, as the applications need it"
             )
             yield Finding("rows_pointing_nowhere", Area.DATA, Severity.WARNING, evidence, remedy, one.key)
 
@@ -182,12 +180,12 @@ def _is_to_be_accepted(one: Hanging) -> bool:
 
 
 def _is_judged_here(one: Hanging) -> bool:
-    """What hangs on types and parents was blocking before the migration began; rights have a look of their own."""
+    """Whether readiness judges it. Types and parents blocked the migration itself; rights are compared elsewhere."""
     return one.kind not in BY_KIND or BY_KIND[one.kind].readiness is not None
 
 
-# Whatever the table, its defaults, constraints, indexes and triggers depend on, and what that depends on in turn
-# (a domain over a type, an operator class of an access method), as far as it is an extension's.
+# The extensions that the table, its defaults, constraints, indexes and triggers depend on, also through other objects
+# (a domain over a type, an operator class of an access method).
 _NEEDED = """
 WITH RECURSIVE parts(classid, objid) AS (
     SELECT 'pg_class'::regclass::oid, to_regclass(%(table)s)::oid
@@ -212,7 +210,7 @@ ORDER BY 1
 
 
 def examine_extensions(sides: Sides) -> list[Finding]:
-    """Missing ones block; another version is told."""
+    """Extensions that the base lacks block; another version is a warning."""
     needed = sides.legacy.execute(_NEEDED, {"table": str(sides.spec.table)}).fetchall()
     there = dict(sides.base.execute("SELECT extname::text, extversion FROM pg_extension").fetchall())
     findings: list[Finding] = []
@@ -220,16 +218,16 @@ def examine_extensions(sides: Sides) -> list[Finding]:
         quoted = quote_identifier(name)
         if name not in there:
             remedy = f"in the base: CREATE EXTENSION {quoted} SCHEMA {quote_identifier(schema)};"
-            evidence = f"the legacy's table rests on extension {name} {version}, and the base does not have it"
+            evidence = f"the legacy's table depends on extension {name} {version}, and the base does not have it"
             findings.append(Finding("extension_missing", Area.BASE, Severity.BLOCKING, evidence, remedy))
         elif there[name] != version:
-            remedy = f"see {name}'s notes between the two; ALTER EXTENSION {quoted} UPDATE; on the older side"
+            remedy = f"read {name}'s notes between the two versions; ALTER EXTENSION {quoted} UPDATE; on the older side"
             evidence = f"extension {name} is {version} in the legacy, {there[name]} in the base"
             findings.append(Finding("extension_version", Area.BASE, Severity.WARNING, evidence, remedy))
     if not findings:
         names = listed(row[0] for row in needed) or "no extension"
         findings.append(
-            info("extensions", Area.BASE, f"the legacy's table rests on {names}; the base has what it needs")
+            info("extensions", Area.BASE, f"the legacy's table depends on {names}; the base has what it needs")
         )
     return findings
 
@@ -252,7 +250,7 @@ _NO_STATISTICS_TABLE = _QUERY.replace(
 
 
 def examine_statistics(sides: Sides) -> list[Finding]:
-    """Stale where a fifth was changed since ANALYZE last looked."""
+    """Whether the root and all filled leaves were analyzed; stale if a fifth of the rows changed since then."""
     may = sides.base.execute("SELECT has_table_privilege('pg_statistic', 'SELECT')").fetchone()
     query = _QUERY if may and may[0] else _NO_STATISTICS_TABLE
     rows = sides.base.execute(query.encode(), [str(sides.spec.table)]).fetchall()
@@ -262,7 +260,7 @@ def examine_statistics(sides: Sides) -> list[Finding]:
     filled = [row for row in leaves if row[6] > 0]
     root = next((row for row in rows if row[1] == 0), None)
     if filled and root is not None and (root[3] < 0 or not root[7]):
-        evidence = f"the root {table} was never analyzed: autovacuum never does, and plans over weeks are guesses"
+        evidence = f"the root {table} was never analyzed: autovacuum never does that, and plans over weeks are guesses"
         findings.append(
             Finding("root_analyzed", Area.BASE, Severity.BLOCKING, evidence, f"in the base: ANALYZE {table};")
         )
@@ -285,7 +283,7 @@ _CODE = "sequences"
 _ROOM = 0.9
 
 
-# Defaults of other tables that draw from the same sequence.
+# Other tables whose defaults draw from the same sequence.
 _SHARED = """
 SELECT DISTINCT c.oid::regclass::text FROM pg_depend d
 JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid JOIN pg_class c ON c.oid = a.adrelid
@@ -294,7 +292,7 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%s) AND c
 
 
 def examine_sequences(sides: Sides) -> list[Finding]:
-    """One finding for each sequence that new rows draw from, in whatever way."""
+    """A finding for each sequence that new rows draw from, in whatever way."""
     findings: list[Finding] = []
     for one in counterparts(sides.base, sides.of_legacy, sides.of_base):
         findings += [_examine(sides, one), *_shared(sides, one), *_by_trigger(one)]
@@ -308,7 +306,7 @@ def _shared(sides: Sides, one: Counterpart) -> list[Finding]:
         return []
     evidence = (
         f"{one.source} fills {_filled(one)}, and columns of {listed(str(row[0]) for row in rows)}: after"
-        f" the cutover each database gives keys from its own, which begin only {sides.plan.sequence_margin} keys apart"
+        f" the cutover each database gives keys of its own, which begin only {sides.plan.sequence_margin} keys apart"
     )
     remedy = (
         "where keys must stay unique across these tables, give them ranges far apart: raise"
@@ -321,10 +319,10 @@ def _by_trigger(one: Counterpart) -> list[Finding]:
     if any(use.how is not Drawn.TRIGGER for use in one.uses):
         return []
     evidence = (
-        f"{one.source} is drawn from by trigger function {one.uses[0].via}: the cutover sets it, and cannot try its"
-        " next key as it does with a default's"
+        f"{one.source} is drawn from by trigger function {one.uses[0].via}: the cutover sets it, but cannot try its"
+        " next key as it does for a default"
     )
-    remedy = "see that the base has the trigger, and that the sequence is beyond every key that it fills"
+    remedy = "check that the base has the trigger, and that the sequence is beyond every key that it fills"
     return [Finding("trigger_sequence", Area.TABLE, Severity.WARNING, evidence, remedy)]
 
 
@@ -336,7 +334,7 @@ def _unknown(sides: Sides, function: str) -> Finding:
         Area.TABLE,
         Severity.BLOCKING,
         f"function {function}, which runs for new rows, draws from a sequence that its text does not name",
-        "find out which one, make it in the base, and set it there beyond what the legacy has given, at the cutover",
+        "find out which one, make it in the base, and at the cutover set it there beyond what the legacy has given",
         subject=function,
         acceptable=True,
         definition=str(require_row(row, "a function")[0]),
@@ -371,7 +369,7 @@ def _examine(sides: Sides, one: Counterpart) -> Finding:
     here, base = read_sequence(sides.legacy, of_legacy), read_sequence(sides.base, of_base)
     ends = [here.last]
     if not here.cycles:
-        # Keys that an application chose by itself; the key's index has them at its end.
+        # An application may have chosen keys itself; the last one is at the end of the key's index.
         ends += [_extreme(sides, column, here) for column in one.ends]
     farthest = max(ends) if here.increment > 0 else min(ends)
     target = next_start(here, base, farthest, sides.plan.sequence_margin)

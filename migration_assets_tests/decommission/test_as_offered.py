@@ -105,7 +105,8 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
 
     waits = scene.type("decommission --approved-by Ada")
     assert waits.exit_code == 1, waits.output
-    for text in ("14 days", "14.0 days are left", "is known since", "pack of the whole migration was written since",
+    for text in ("14 days", "14.0 days are left", "are watched only since",
+                 "pack of the whole migration was written since",
                  "Remedy: `migration-assets evidence write`", "Nothing was changed",
                  "scope database (nothing else"):  # fmt: skip
         assert text in waits.output, text

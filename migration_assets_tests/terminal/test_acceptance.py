@@ -34,7 +34,7 @@ def test_a_finding_is_accepted_by_name_and_taken_back(quarter: LiveQuarter) -> N
         gate(stopped_by="accept other_publication 'the lot' --by NAME")
         unknown = quarter.run("accept", "other_publication", "a third", "--by", "Ada", "--reason", "it may")
         assert unknown.exit_code == 2
-        assert "What does: other_publication the lot; other_publication rest" in unknown.output.replace("\n", " ")
+        assert "Those that can: other_publication the lot; other_publication rest" in unknown.output.replace("\n", " ")
         assert quarter.run("accept", "other_publication", "rest").exit_code == 2
         for name in ("the lot", "rest"):
             gate(stopped_by="other_publication")
