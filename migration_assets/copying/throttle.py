@@ -1,6 +1,6 @@
-"""Holds a bulk copy back while the stream lags or the legacy is busy, and says why.
+"""The throttle, which holds a copy back while the stream lags or the legacy is busy, and the limits of a copy.
 
-What is to be copied, on whose behalf, and how patiently.
+`SliceCopy` is the plan of one copy: what to copy and with which limits.
 """
 
 import logging
@@ -41,9 +41,14 @@ class ThrottleError(MigrationError):
 
 @dataclass(frozen=True)
 class ThrottleLimits:
-    """Above which a copy waits, 0 for never; `patience_seconds` 0: it waits for as long as it takes.
+    """The limits above which a copy waits; 0 switches a limit off.
 
-    `snapshot_seconds` is how long all waits in one snapshot of the legacy may take together, 0 for no limit.
+    Attributes:
+        lag_seconds: Lag of the change stream.
+        retained_wal_gb: WAL that the legacy keeps for the stream's slot, in GB.
+        legacy_active_sessions: Active sessions on the legacy.
+        patience_seconds: When a waiting copy gives up; 0 for never.
+        snapshot_seconds: How long all waits in one snapshot of the legacy may take together; 0 for no limit.
     """
 
     lag_seconds: float = 0.0
@@ -54,7 +59,7 @@ class ThrottleLimits:
 
     @property
     def off(self) -> bool:
-        """Whether there is nothing to look at."""
+        """Whether no limit is set."""
         return not (self.lag_seconds or self.retained_wal_gb or self.legacy_active_sessions)
 
     @classmethod
@@ -70,7 +75,7 @@ class ThrottleLimits:
 
 
 class Throttle:
-    """Asked by one try of a copy, in one thread. Opens its own sessions when first asked; `close` it."""
+    """The throttle of one try of a copy, for one thread. Its sessions open when it is first asked; `close` ends them."""
 
     def __init__(self, databases: Databases, relation: str, limits: ThrottleLimits) -> None:
         self._databases = databases
@@ -82,25 +87,25 @@ class Throttle:
         self._waited_in_snapshot = 0.0
 
     def close(self) -> None:
-        """Give the sessions back; asking again opens new ones."""
+        """Close the sessions; the next question opens new ones."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
 
     def reasons(self) -> list[str]:
-        """Why a copy should wait now, in figures; looks at most once a second, and costs nothing in between."""
+        """Why a copy should wait now, with figures; empty to go on. Measures at most once a second."""
         if not self._limits.off and time.monotonic() - self._looked_at >= _LOOK_SECONDS:
             self._reasons = self._look()
             self._looked_at = time.monotonic()
         return list(self._reasons)
 
     def wait(self, on_wait: Callable[[str], None] | None = None, *, in_snapshot: bool = False) -> float:
-        """Come back when there is no reason to wait any more; says in the log why, each minute, and when it goes on.
+        """Wait until there is no reason to wait. Logs the reasons each minute, and when the copy goes on.
 
         Args:
-            on_wait: Told the same, for a page that shows it.
-            in_snapshot: Whether a snapshot of the legacy is open: VACUUM removes no row there that died since then, so
-                that all these waits together end after `snapshot_seconds`.
+            on_wait: Called with the same texts.
+            in_snapshot: Whether a snapshot of the legacy is open. As VACUUM then removes no row that died since, all
+                these waits together end after `snapshot_seconds`.
 
         Returns:
             Seconds waited.
@@ -120,7 +125,7 @@ class Throttle:
                     f"held back for {waited:,.0f} s: {'; '.join(reasons)}",
                     where=self._relation,
                     state_left="the week is in the base as it was",
-                    next_step="run it again when the load is over, or raise MIGRATION_THROTTLE_*",
+                    next_step="run it again when the load is lower, or raise MIGRATION_THROTTLE_*",
                 )
             if in_snapshot and 0 < self._limits.snapshot_seconds <= self._waited_in_snapshot + waited:
                 raise HeldBackError(
@@ -150,13 +155,13 @@ class Throttle:
         try:
             return self._judge(self._measure())
         except psycopg.Error as error:
-            # The copy's own sessions will find out whatever is the matter; a throttle must not be what stops it.
-            log.warning("the throttle could not look, and holds nothing back: %s", told(error))
+            # The throttle must not stop a copy: if a server is in trouble, the copy's own sessions raise the error.
+            log.warning("the throttle could not measure the load and does not hold the copy back: %s", told(error))
             self.close()
             return []
 
     def _measure(self) -> StreamSample:
-        """The last look, where it is fresh; else what can be had cheaply."""
+        """The watch's latest sample where it is fresh; else a cheap measurement of our own."""
         base = self._session("base")
         if not has_ledger(base):
             record = None
@@ -174,7 +179,7 @@ class Throttle:
             return measured
         lag = age_of_oldest_under_way(legacy, self._relation, newest_arrived(base, self._relation))
         if lag is None and time.monotonic() - self._sent_at >= _HEARTBEAT_SECONDS:
-            # Where no watch runs, nobody else sends what the lag is told by.
+            # Where no watch runs, no other process sends the heartbeats by which lag is measured.
             self._sent_at = time.monotonic()
             prune_heartbeats(legacy, base, self._relation, keep_seconds=_KEEP_SECONDS)
             send_heartbeat(legacy, self._relation)
@@ -189,7 +194,7 @@ class Throttle:
     def _judge(self, sample: StreamSample) -> list[str]:
         limits, reasons = self._limits, list[str]()
         lag, kept, active = sample.lag_seconds, sample.retained_wal_bytes, sample.legacy_active_sessions
-        # A stream that stands on purpose catches up no sooner for a copy that waits.
+        # A stream that is paused on purpose does not catch up sooner if a copy waits.
         live = sample.status == StreamStatus.LIVE
         if limits.lag_seconds and live and lag is not None and lag > limits.lag_seconds:
             reasons.append(f"lag {lag:,.1f} s is over {limits.lag_seconds:g} s")
@@ -208,7 +213,7 @@ def _tell(text: str, on_wait: Callable[[str], None] | None) -> None:
 
 @contextmanager
 def throttle(databases: Databases, relation: str, limits: ThrottleLimits) -> Generator[Throttle]:
-    """A throttle for the length of one copy."""
+    """Open a throttle for one try of a copy."""
     made = Throttle(databases, relation, limits)
     try:
         yield made
@@ -229,7 +234,7 @@ class CopyLimits:
     attempts: int = 5
 
     def timeouts(self) -> Timeouts:
-        """Of both sessions of a copy: long statements, and short waits for locks."""
+        """The timeouts of a copy's sessions: long for statements, short for locks."""
         return Timeouts(
             lock=5_000,
             statement=self.copy_timeout_seconds * 1000,
@@ -252,7 +257,7 @@ class CopyLimits:
 
 @dataclass(frozen=True)
 class SliceCopy:
-    """What is to be copied, on whose behalf."""
+    """The plan of one slice's copy: the slice, the limits, the run, and the deletions that a person confirmed."""
 
     spec: TableSpec
     calendar: FiscalCalendar
@@ -265,7 +270,7 @@ class SliceCopy:
 
     @property
     def waits_for_long(self) -> bool:
-        """Whether it may be held back, in its snapshot, for longer than an idle session is believed to live."""
+        """Whether the throttle may hold it back in its snapshot for longer than the usual idle timeout."""
         return not self.throttle.off and not 0 < self.throttle.snapshot_seconds < self.limits.idle_timeout_seconds
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The steps on one week, each behind its gate."""
+"""The steps on one week (copy, measure, verify, validate, repair, undo a repair), each with its gate and retries."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -35,14 +35,14 @@ def copy_week(
     progress: Callable[[int], Progress] | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> CopyEvidence:
-    """Copy one week, if preflight allows it. A week under CDC is copied live and stays under it.
+    """Copy one week, if preflight allows it. A week under CDC stays under CDC.
 
     Args:
         migration: Which migration.
         week: The slice.
         run_id: Noted in the ledger.
-        progress: Given the expected number of rows, makes the callback.
-        confirmed_deletes: How many rows of a week a person allows to be deleted.
+        progress: Makes the callback, given the expected number of rows.
+        confirmed_deletes: By week, how many rows a person has allowed to be deleted.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
@@ -62,10 +62,10 @@ def copy_week(
 
 
 def measure_week(migration: Migration, week: FiscalWeek, *, exact: bool = False) -> SliceMeasure:
-    """What the legacy holds of the week; see `measure_slice`. Not while the base is in charge.
+    """Measure what the legacy holds of the week; see `measure_slice`. Refused while the base is in charge.
 
     Raises:
-        MigrationError: There is nothing to be moved any more, or no such table.
+        MigrationError: The base is in charge, or the legacy has no such table.
     """
     require_legacy(migration, "nothing is to be moved any more")
 
@@ -80,7 +80,7 @@ def measure_week(migration: Migration, week: FiscalWeek, *, exact: bool = False)
 
 
 def verify_week(migration: Migration, week: FiscalWeek, *, run_id: str | None = None) -> Verified:
-    """Read the base again; see `verify_slice`. Not while the base is in charge: what was copied is changed there."""
+    """Read the base again; see `verify_slice`. Refused while the base is in charge, where applications change rows."""
     require_legacy(migration, "what applications change in the base is no fault of its copy")
     return verify_slice(
         migration.databases,
@@ -111,7 +111,7 @@ def repair_week(
     run_id: str | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> Repaired:
-    """Find out what differs and, unless `dry_run`, mend it; see `repair_slice`."""
+    """Find the rows that differ and, unless `dry_run`, repair them; see `repair_slice`."""
     require_legacy(migration, "nothing is repaired after the legacy, whose rows are the older ones")
     return retry_transient(
         lambda: repair_slice(StreamPlan.of(migration, run_id, confirmed_deletes), week, dry_run=dry_run),
@@ -122,7 +122,7 @@ def repair_week(
 
 
 def undo_repair(migration: Migration, repair_id: int, *, run_id: str | None = None) -> Repaired:
-    """Put back what a repair changed; see `repair.undo_repair`. Not tried again: it is not done twice by accident."""
+    """Undo a repair; see `repair.undo_repair`. Tried only once, so that it is never done twice."""
     require_legacy(migration, "the images of before a repair are older than what applications wrote since")
     return retry_transient(
         lambda: repair.undo_repair(StreamPlan.of(migration, run_id), repair_id),

@@ -144,7 +144,7 @@ def _next_step(error: psycopg.Error) -> str:
     advice = advice_on_limit(error)
     if advice is not None:
         return f"{advice}, then run this again"
-    return "check that both servers run and can be reached, then run this again"
+    return "check whether both servers run and can be reached, then run this again"
 
 
 def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Result:
