@@ -75,7 +75,7 @@ class ThrottleLimits:
 
 
 class Throttle:
-    """The throttle of one try of a copy, for one thread. Its sessions open when it is first asked; `close` ends them."""
+    """The throttle of one try of a copy, for one thread. Its sessions open when first asked; `close` ends them."""
 
     def __init__(self, databases: Databases, relation: str, limits: ThrottleLimits) -> None:
         self._databases = databases

@@ -1,14 +1,11 @@
-"""The changes that live traffic makes to the demo's legacy, one committed or rolled-back transaction at a time.
+"""The changes that live traffic makes to the demo's legacy: their SQL, and one transaction at a time.
 
-Belongs here: which rows are touched, how, and what is counted. Does not: connecting, pacing, processes (`traffic`).
-The kinds are those that break careless change capture: TOAST left unchanged, ids that come back, rows that change their
-week or quarter, parts of transactions that never happened.
+It decides which rows are changed and how, and counts the changes. Connections, pace and processes are in `traffic`.
+The kinds of changes are those that break careless change capture: TOAST left unchanged, ids that come back, rows that
+move to another week or quarter, parts of transactions that are rolled back.
 
-The SQL of live traffic. Rows are found by index: the next id from a random number on.
-
-Rows that were booked before the traffic's range are left alone.
-
-The fiscal weeks that live traffic moves bookings between, in the demo's calendar: quarters of 13 weeks, in UTC.
+Rows are found by index: the next id from a random number on. Rows booked before the traffic's range are left alone.
+Bookings move between the fiscal weeks of the demo's calendar: quarters of 13 weeks, in UTC.
 """
 
 from __future__ import annotations
@@ -69,7 +66,7 @@ _LAST_WEEK: Final = 12
 
 @dataclass(frozen=True)
 class Week:
-    """A fiscal week, cut to the traffic's range: UTC, [lower, upper)."""
+    """The part of a fiscal week that is in the traffic's range: [lower, upper), in UTC."""
 
     quarter: date
     number: int
@@ -97,7 +94,7 @@ def weeks_between(first: datetime, as_of: datetime) -> list[Week]:
     return found
 
 
-_BOUNDS_EVERY: Final = 500  # transactions between two looks at the lowest and highest id
+_BOUNDS_EVERY: Final = 500  # transactions after which the lowest and highest id are read again
 _POOL_SIZE: Final = 1000  # deleted ids remembered for a return
 _MICROSECOND: Final = timedelta(microseconds=1)
 _WEIGHTS: Final = (38, 18, 9, 8, 9, 6, 7, 5)  # of the kinds, in the order of `Changes._kinds`
@@ -171,7 +168,7 @@ class Changes:
         return work.counts
 
     def _run(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        """Several changes, perhaps with a lost savepoint in between; False when all was rolled back on purpose."""
+        """Make one or more changes, perhaps with a rolled-back savepoint; False if all was rolled back on purpose."""
         with connection.transaction():
             for _ in range(self._random.randint(2, 6) if self._chance(0.3) else 1):
                 self._change(connection, work)

@@ -154,7 +154,7 @@ def test_a_partition_that_the_ledger_does_not_know_is_told(opened: Ground) -> No
 def test_quarters_that_were_never_opened_between_others_are_a_warning(opened: Ground) -> None:
     opened.open(FiscalQuarter(2024, 4))
     [flaw] = flaws(opened)
-    assert (flaw.severity, "no place for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
+    assert (flaw.severity, "no partitions for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
 
 
 @pytest.mark.long
