@@ -1,1 +1,1 @@
-"""One week from the legacy into its leaf: loaded, proven, put into its place, written down."""
+"""Copies one week from the legacy into its leaf: load, proof, swap and ledger entry."""

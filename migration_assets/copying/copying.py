@@ -1,4 +1,4 @@
-"""Copies one slice: a new leaf, loaded, proven and put in place in one transaction of the base, or not at all."""
+"""Copies one slice: a new leaf is loaded, proven and put in place in one transaction of the base, or not at all."""
 
 import logging
 import time
@@ -42,21 +42,29 @@ log = logging.getLogger(__name__)
 
 
 def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | None = None) -> CopyEvidence:
-    """Copy one slice and prove it; a leaf that is there already is replaced at once, never half.
+    """Copy one slice and prove it; an existing leaf is replaced in one step, or stays as it was.
 
-    A lost connection, a restarting server or a lock that others hold is tried again, from a fresh snapshot; and so is a
-    copy that waited for too long in one.
+    After a lost connection, a server's restart or a lock of others the copy is tried again from a fresh snapshot; also
+    after it was held back for too long in one snapshot.
+
+    Args:
+        databases: Both databases.
+        copy: What to copy, with its limits.
+        on_progress: Told rows and bytes while they flow.
+
+    Returns:
+        What the ledger keeps of the copy.
 
     Raises:
         PartitionError: The quarter is not open in the base, or the leaf holds rows that the ledger knows nothing of.
         SliceStateError: The slice's state does not allow a copy.
-        SliceBusyError: Somebody else works on it.
-        DeletionError: The leaf would lose too many rows without a person's word; it is as before.
+        SliceBusyError: Another process works on it.
+        DeletionError: The leaf would lose more rows than a person has confirmed; it is as before.
         SliceMismatchError: The rows that arrived are not those that were read; the base is as before.
         TableSpecError: The two tables' columns differ.
         ThrottleError: It was held back for longer than its limits allow; HeldBackError: in every try.
         StreamError: The base is in charge (BaseInChargeError), or a cutover is under way; nothing was touched.
-        psycopg.Error: A permanent error of a server, or a transient one too often; the base is as before.
+        psycopg.Error: A permanent error of a server; the base is as before. Transient ones become UnavailableError.
     """
     plan = StreamPlan(
         databases, copy.spec, copy.calendar, copy.stream, copy.run_id, confirmed_deletes=copy.confirmed_deletes
@@ -72,7 +80,7 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
             legacy = stack.enter_context(databases.session("legacy", copy.week.key, timeouts))
             record = stack.enter_context(slice_lock(base, _require_record(base, copy)))
             brake = stack.enter_context(throttle(databases, copy.spec.relation, copy.throttle))
-            # A slice under CDC stays under it.
+            # A slice under CDC stays under CDC.
             live = record.under_cdc
             then = SliceState.STREAMING if live else SliceState.COPIED
             require_slice_transition(record.state, then, where=copy.week.key)
@@ -89,8 +97,8 @@ def copy_slice(databases: Databases, copy: SliceCopy, on_progress: Progress | No
 def _held_back(brake: Throttle, on_progress: Progress | None) -> Progress:
     """Wait between two blocks as long as there is a reason: the servers' buffers fill, and both sides wait.
 
-    Both transactions stay open meanwhile, and with the legacy's its snapshot. So a copy that has waited long enough in
-    one is rolled back: its next try waits before it begins, when nothing is open, and reads from a fresh snapshot.
+    During a pause both transactions stay open, and so does the legacy's snapshot. So a copy that has waited for
+    `snapshot_seconds` in one snapshot is rolled back. Its next try waits before it begins, when no snapshot is open.
     """
 
     def report(rows: int, wire_bytes: int) -> None:
@@ -137,11 +145,11 @@ def _attempt(
 def _analyze(base: Connected, copy: SliceCopy, record: SliceRecord, rows: int) -> None:
     """Analyze the new leaf. A failure is no reason to copy it again, since autovacuum will analyze it, too.
 
-    After the commit, and after the session's counters are flushed: else the loaded rows count as changed since this
-    ANALYZE, and autovacuum does it all again, deeper, while the next slices are being copied (seen).
+    It runs after the commit, and after the session's counters are flushed. Otherwise the loaded rows count as changed
+    since this ANALYZE, and autovacuum repeats it while the next slices are being copied (this was seen).
 
-    The sample is 300 rows for each unit of the target. For a small leaf the default would read every row of every
-    column, and cost more than the copy; a tenth of the rows tells as much.
+    The sample is 300 rows for each unit of the statistics target. For a small leaf the default target would read every
+    row and cost more than the copy, so the target is chosen for about a tenth of the rows.
     """
     target = max(10, min(100, rows // 3000))
     leaf = copy.spec.table.sibling(record.leaf)
@@ -166,10 +174,10 @@ def _load(
     attempt: int,
     on_progress: Progress | None,
 ) -> CopyEvidence:
-    """One transaction of the base. For a slice under CDC the stream rests from before the swap until its commit."""
+    """Copy in one transaction of the base. Under CDC the stream is paused from the true-up until after the commit."""
     clock = Clock()
     started = time.perf_counter()
-    # One name in two schemas: the leaf moves into its place with all its indexes, and no rename is ever needed.
+    # The same name in another schema: the leaf is moved with all its indexes, and nothing has to be renamed.
     staging = QualifiedName(own_schema(base), record.leaf)
     with ExitStack() as after_commit, base.transaction():
         loaded = load_slice(legacy, base, copy, staging, clock, on_progress)
@@ -190,7 +198,7 @@ def _load(
             proof = Proof(done.legacy, done.base, pause.record.lsn, pause.record.marker, done.definitions)
             snapshot_at = pause.record.taken_at
         else:
-            # A week under CDC is fenced by the stream's own row.
+            # For a week under CDC the lock on the stream's row does the same.
             keep_legacy_in_charge(base, copy.spec.relation)
         after = proof.base.rows
         plan.deletions.require(copy.week, max(0, before - after), legacy=proof.legacy.rows, base=before)

@@ -37,13 +37,13 @@ from migration_assets.quarters.partitions import attach, attached_to
 
 @dataclass
 class Clock:
-    """Seconds of each phase, in order."""
+    """Measures the seconds of each phase of a copy."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Add the body's seconds to a phase."""
+        """Add the body's run time to a phase."""
         start = time.perf_counter()
         try:
             yield
@@ -53,7 +53,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A table with the slice's rows and all indexes, equal to the legacy at its snapshot; not committed yet."""
+    """A table with the slice's rows and all indexes, equal to the legacy in its snapshot; not committed yet."""
 
     description: TableDescription
     staging: QualifiedName
@@ -75,12 +75,12 @@ def load_slice(
     clock: Clock,
     on_progress: Progress | None,
 ) -> Loaded:
-    """Copy the slice out of one snapshot of the legacy into a new table, index it, compare both sides.
+    """Copy the slice from one snapshot of the legacy into a new table, index it, and compare both sides.
 
     Args:
-        legacy: A session without a transaction; its transaction ends with the call.
+        legacy: In no transaction; the one that is opened here ends with the call.
         base: In the transaction that will put the table in place.
-        copy: What and how.
+        copy: The slice and the limits.
         staging: The name of the new table.
         clock: Gets the seconds of each phase.
         on_progress: Told rows and bytes while they flow.
@@ -129,7 +129,7 @@ def load_slice(
             legacy, lambda: take_fingerprint(legacy, spec.table, columns, where), clock, "legacy fingerprint"
         ) as legacy_fingerprint:
             with clock.phase("indexes"):
-                # Described only now: hours may have passed since the copy began.
+                # Read only now, because the root may have been altered in the hours since the copy began.
                 root = require_table(base, spec.table, "base")
                 indexes = add_keys_and_indexes(base, staging, root, spec)
             announce(base, f"{week.key}:fingerprint")
@@ -164,7 +164,7 @@ def allow_waiting(connection: Connected, limits: CopyLimits) -> None:
 def _meanwhile(
     connection: Connected, call: Callable[[], Fingerprint], clock: Clock, phase: str
 ) -> Generator[Callable[[], Fingerprint]]:
-    """Run `call` on its own connection beside the body; an error in the body cancels it on the server."""
+    """Run `call` in a thread beside the body; an error in the body cancels the query of `connection`."""
 
     def timed() -> Fingerprint:
         with clock.phase(phase):
@@ -175,7 +175,7 @@ def _meanwhile(
         try:
             yield future.result
         except BaseException:
-            # A server that is gone cannot be told to stop; the error that came first is the one to raise.
+            # A server that is gone cannot be told to stop; the first error is the one to raise.
             with suppress(psycopg.Error):
                 connection.cancel_safe()
             raise
@@ -224,10 +224,10 @@ def swap_leaf(
     lock_timeout_ms: int,
     patience_seconds: float,
 ) -> None:
-    """Drop the old leaf, move `staging` into its place and attach it; readers see the one or the other.
+    """Drop the old leaf, move `staging` into its place and attach it. Readers see either the old or the new leaf.
 
-    The quarter is locked against readers for the milliseconds until the caller commits. The lock is asked for with
-    short tries, each in a savepoint, so that a long reader neither blocks us for good nor a queue behind us.
+    The quarter is locked against readers for the milliseconds until the caller commits. The lock is tried
+    for briefly and again, each time in a savepoint, so that no queue forms behind us while a reader holds the quarter.
 
     Args:
         base: In the transaction that loaded `staging`.
@@ -240,9 +240,8 @@ def swap_leaf(
         patience_seconds: Of all tries.
 
     Raises:
-        PartitionError: The old leaf holds rows that no copy put there, or is not where it should be; or others depend
-            on it.
-        psycopg.errors.LockNotAvailable: Patience ended.
+        PartitionError: The old leaf holds rows that no copy put there, is missing, or other objects depend on it.
+        psycopg.errors.LockNotAvailable: The lock was not free within `patience_seconds`.
     """
     leaf = parent_of.sibling(record.leaf)
 
@@ -275,19 +274,19 @@ def place_leaf(
     bounds: Sequence[Any],
     indexes: int,
 ) -> None:
-    """Move a loaded table into the leaf's place and attach it without a scan; in a transaction.
+    """Move a loaded table into the leaf's place and attach it without a scan, in the caller's transaction.
 
     Args:
         base: With a short `lock_timeout`.
-        staging: Of the leaf's name in another schema, with a CHECK `slice_bounds` equal to the bounds.
-        leaf: Its place, where nothing is.
+        staging: A table of the leaf's name in another schema, with a CHECK `slice_bounds` equal to the bounds.
+        leaf: The leaf's name, which must be free.
         parent: The quarter's partition.
         bounds: Lower and upper.
         indexes: How many `staging` has; after ATTACH there must be no more, else one was built under the lock.
 
     Raises:
-        PartitionError: The root's indexes are others.
-        psycopg.errors.LockNotAvailable: Somebody holds the parent.
+        PartitionError: The leaf's indexes do not match the root's.
+        psycopg.errors.LockNotAvailable: Others hold the parent.
     """
     base.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(table_name(staging), sql.Identifier(leaf.schema)))
     attach(base, parent, leaf, bounds)
@@ -303,12 +302,12 @@ def _drop(base: Connected, record: SliceRecord, leaf: QualifiedName) -> None:
         others = "; ".join((error.diag.message_detail or "").splitlines())
         mend = f"`migration-assets repair {record.week.quarter.key} {record.week.name} --apply`"
         raise PartitionError(
-            f"it cannot be replaced as long as others depend on it: {others}",
+            f"the leaf cannot be replaced as long as other objects depend on it: {others}",
             where=str(leaf),
             state_left="the copy was rolled back; the base is as before",
-            next_step=(f"{mend} makes its rows right where they are; or take away" if record.under_cdc else "take away")
-            + " what depends on it (a key that points at the table is one of each partition), run the slice again, and"
-            " make it anew. Never DROP … CASCADE, which takes the key from the whole table",
+            next_step=(f"{mend} repairs its rows in place; or drop" if record.under_cdc else "drop")
+            + " what depends on it (a foreign key to the table depends on each partition), run the slice again, and"
+            " create it again. Never DROP … CASCADE, which drops the key from the whole table",
         ) from None
 
 
@@ -335,9 +334,9 @@ def _require_adopted_indexes(base: Connected, leaf: QualifiedName, expected: int
     count, loose = require_row(row, "the indexes of a leaf")
     if count != expected or loose:
         raise PartitionError(
-            f"the leaf has {count} indexes instead of {expected}, {loose} of them no partition of the root's:"
-            " the root has others than the legacy",
+            f"the leaf has {count} indexes instead of {expected}, {loose} of them not attached to an index of the root:"
+            " the root has other indexes than the legacy",
             where=str(leaf),
-            state_left="it was rolled back; the base is as before",
+            state_left="the step was rolled back; the base is as before",
             next_step="compare the root's indexes with the legacy's: one was added or changed on one side",
         )

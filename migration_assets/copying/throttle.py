@@ -39,7 +39,12 @@ class ThrottleError(MigrationError):
 class ThrottleLimits:
     """The limits above which a copy waits; 0 for never. With `patience_seconds` 0 it waits for as long as it takes.
 
-    `snapshot_seconds` is how long all waits in one snapshot of the legacy may take together, 0 for no limit.
+    Attributes:
+        lag_seconds: Lag of the change stream.
+        retained_wal_gb: WAL that the legacy keeps for the stream's slot, in GB.
+        legacy_active_sessions: Active sessions on the legacy.
+        patience_seconds: When a waiting copy gives up; 0 for never.
+        snapshot_seconds: How long all waits in one snapshot of the legacy may take together; 0 for no limit.
     """
 
     lag_seconds: float = 0.0
@@ -84,7 +89,7 @@ class Throttle:
         self._sessions.clear()
 
     def reasons(self) -> list[str]:
-        """Why a copy should wait now, in figures; looks at most once a second, and costs nothing in between."""
+        """Why a copy should wait now, with figures; empty to go on. Measures at most once a second."""
         if not self._limits.off and time.monotonic() - self._looked_at >= _LOOK_SECONDS:
             self._reasons = self._look()
             self._looked_at = time.monotonic()
@@ -94,9 +99,9 @@ class Throttle:
         """Wait until there is no reason to wait; logs the reason each minute, and when the copy goes on.
 
         Args:
-            on_wait: Told the same, for a page that shows it.
-            in_snapshot: Whether a snapshot of the legacy is open: VACUUM removes no row there that died since then, so
-                that all these waits together end after `snapshot_seconds`.
+            on_wait: Called with the same texts.
+            in_snapshot: Whether a snapshot of the legacy is open. As VACUUM then removes no row that died since, all
+                these waits together end after `snapshot_seconds`.
 
         Returns:
             Seconds waited.
@@ -116,7 +121,7 @@ class Throttle:
                     f"held back for {waited:,.0f} s: {'; '.join(reasons)}",
                     where=self._relation,
                     state_left="the week is in the base as it was",
-                    next_step="run it again when the load is over, or raise MIGRATION_THROTTLE_*",
+                    next_step="run it again when the load is lower, or raise MIGRATION_THROTTLE_*",
                 )
             if in_snapshot and 0 < self._limits.snapshot_seconds <= self._waited_in_snapshot + waited:
                 raise HeldBackError(
@@ -204,7 +209,7 @@ def _tell(text: str, on_wait: Callable[[str], None] | None) -> None:
 
 @contextmanager
 def throttle(databases: Databases, relation: str, limits: ThrottleLimits) -> Generator[Throttle]:
-    """A throttle for the length of one copy."""
+    """Open a throttle for one try of a copy."""
     made = Throttle(databases, relation, limits)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Reads a copied slice again through the base's root and compares it with what was copied."""
+"""Verifies a copied slice: reads it again through the base's root and compares it with the copy's fingerprint."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from migration_assets.postgres.snapshots import base_tables, reading
 
 @dataclass(frozen=True)
 class Verified:
-    """Both fingerprints; equal, or `verify_slice` would have raised."""
+    """Both fingerprints, which are equal: otherwise `verify_slice` raises."""
 
     legacy: Fingerprint
     base: Fingerprint
@@ -41,12 +41,13 @@ def verify_slice(
 ) -> Verified:
     """Compare the base's rows of the week, read now, with the legacy's fingerprint taken in the copy's snapshot.
 
-    Only meaningful while nothing writes to the slice, that is in state `copied`. The legacy is not needed.
+    This is possible only while nothing writes to the slice, that is in state `copied`. The legacy is not asked.
 
     Raises:
-        SliceMismatchError: They differ; the ledger notes it and the slice wants a new copy.
-        SliceStateError: The slice was never copied, or follows the legacy by now.
-        SliceBusyError: Somebody works on it.
+        SliceMismatchError: They differ; the ledger notes it, and the slice must be copied again.
+        SliceStateError: The slice was never copied, or is under CDC by now.
+        SliceBusyError: Another process works on it.
+        LedgerError: The copy's fingerprint was taken by another method.
     """
     with databases.session("base", f"{week.key}:verify", timeouts) as base:
         record = read_slice(base, spec.relation, week)
@@ -111,5 +112,5 @@ def _compare(
 def _fingerprint(base: Connected, record: SliceRecord, spec: TableSpec, calendar: FiscalCalendar) -> Fingerprint:
     description = require_table(base, spec.table, "base")
     bounds = calendar.bound_values(record.week, description.control_kind(spec.control_column))
-    # Through the root and by the bounds, not from the leaf: what an application reads is what is proven.
+    # By the bounds through the root, not from the leaf, because that is what applications read.
     return take_fingerprint(base, spec.table, hashed_columns(description), in_range(spec.control_column, bounds))

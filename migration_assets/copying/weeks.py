@@ -1,4 +1,4 @@
-"""The steps on one week, each behind its gate."""
+"""The steps on one week (copy, measure, verify, validate, repair, undo a repair), each with its gate and retries."""
 
 from collections.abc import Callable, Mapping
 
@@ -32,14 +32,14 @@ def copy_week(
     progress: Callable[[int], Progress] | None = None,
     confirmed_deletes: Mapping[FiscalWeek, int] | None = None,
 ) -> CopyEvidence:
-    """Copy one week, if preflight allows it. A week under CDC is copied live and stays under it.
+    """Copy one week, if preflight allows it. A week under CDC stays under CDC.
 
     Args:
         migration: Which migration.
         week: The slice.
         run_id: Noted in the ledger.
-        progress: Given the expected number of rows, makes the callback.
-        confirmed_deletes: How many rows of a week a person allows to be deleted.
+        progress: Makes the callback, given the expected number of rows.
+        confirmed_deletes: By week, how many rows a person has allowed to be deleted.
 
     Raises:
         PreflightError: Preflight is missing or blocks.
@@ -58,10 +58,10 @@ def copy_week(
 
 
 def measure_week(migration: Migration, week: FiscalWeek, *, exact: bool = False) -> SliceMeasure:
-    """What the legacy holds of the week; see `measure_slice`. Not while the base is in charge.
+    """Measure what the legacy holds of the week; see `measure_slice`. Refused while the base is in charge.
 
     Raises:
-        MigrationError: There is nothing to be moved any more, or no such table.
+        MigrationError: The base is in charge, or the legacy has no such table.
     """
 
     def measure() -> SliceMeasure:

@@ -1,1 +1,1 @@
-"""Two private PostgreSQL clusters with a realistic legacy, for the demo and the tests; never used on real data."""
+"""Two private PostgreSQL servers with a realistic legacy, for the demo and the tests; never for real data."""

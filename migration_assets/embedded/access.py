@@ -18,7 +18,7 @@ from migration_assets.domain.errors import EmbeddedServerError
 from migration_assets.embedded.processes import ServerUser, own, wait_until
 
 HOST = "127.0.0.1"
-# Not the name of the ledger's schema: through "$user" the tables of people at psql would land among the ledger's.
+# Not the name of our schema: with "$user" in the search_path, tables made in psql would land in it.
 SUPERUSER = "migrator"
 
 
@@ -30,7 +30,7 @@ def server_url(port: int, database: str, passfile: Path) -> str:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """How a client reaches a server. The password is in `passfile` only."""
+    """The address of a server. The password is in `passfile` only."""
 
     name: str
     host: str
@@ -45,7 +45,7 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What a server is doing now.
+    """The present state of a server.
 
     Attributes:
         name: `legacy` or `base`.
@@ -67,7 +67,7 @@ class ServerStatus:
 
 
 def create_database(admin_url: str, name: str) -> None:
-    """Make a database unless it is there.
+    """Make a database unless it exists.
 
     Args:
         admin_url: URL of the database `postgres` on the server.
@@ -81,7 +81,7 @@ def create_database(admin_url: str, name: str) -> None:
 
 
 def drop_database(admin_url: str, database_url: str, name: str) -> None:
-    """Drop a database with everything that hangs on it; nothing happens when it is not there.
+    """Drop a database with its subscriptions and slots; nothing happens where it does not exist.
 
     Its subscriptions go first, together with their slots on the publisher where that can be reached. Its own slots go
     with it, as soon as their walsenders are gone.
@@ -92,7 +92,7 @@ def drop_database(admin_url: str, database_url: str, name: str) -> None:
         name: Its name.
 
     Raises:
-        EmbeddedServerError: Something still holds it after 20 s.
+        EmbeddedServerError: Clients are still connected after 20 s.
     """
     with psycopg.connect(admin_url, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
@@ -104,11 +104,11 @@ def drop_database(admin_url: str, database_url: str, name: str) -> None:
             "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %s", [name]
         )
         _drop_subscriptions(database_url, [str(row[0]) for row in found])
-        # Closed even to superusers: else a subscriber reconnects to its slot faster than the database is dropped.
+        # Closed even to superusers: otherwise a subscriber reconnects to its slot before the database is dropped.
         connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(identifier))
         if not wait_until(lambda: _clients_gone(connection, name), seconds=20):
             raise EmbeddedServerError(
-                "its clients do not go away",
+                "clients are still connected after they were terminated",
                 where=f"database {name}",
                 state_left="the database is complete, but closed to new connections",
                 next_step="stop the servers with mode immediate, start them, then drop it again",
@@ -125,20 +125,20 @@ def _drop_subscriptions(database_url: str, subscriptions: Sequence[str]) -> None
     if not subscriptions:
         return
     with psycopg.connect(database_url, autocommit=True, client_encoding="UTF8") as connection:
-        # A decommissioned legacy is read-only; and what a test has set the database to must not end this session.
+        # A decommissioned legacy is read-only; and settings that a test gave the database must not end this session.
         connection.execute("SET default_transaction_read_only = off; SET exit_on_error = off; SET lock_timeout = 0")
         for subscription in subscriptions:
             identifier = sql.Identifier(subscription)
             connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(identifier))
             try:
                 connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(identifier))
-            except psycopg.Error:  # the publisher or the slot is gone: let go of it without asking there
+            except psycopg.Error:  # the publisher or the slot is gone: drop it without the slot
                 connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(identifier))
                 connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(identifier))
 
 
 def ensure_password(file: Path, user: ServerUser | None) -> str:
-    """The password in the file, which is made with a random one when it is missing.
+    """Read the password from the file, which is made with a random password when it is missing.
 
     One line, `127.0.0.1:*:*:migration:<password>`, serves both clusters: when one moves to another port, no second file
     has to change with it. The server user owns the file, because a subscription's worker reads it as well.
@@ -161,7 +161,7 @@ def ensure_password(file: Path, user: ServerUser | None) -> str:
 
 
 def write_secret(file: Path, text: str, user: ServerUser | None) -> None:
-    """Write a file that nobody but the server user (and root) could read at any moment; whole or not at all."""
+    """Write a file, whole or not at all, that only the server user (and root) can read at any moment."""
     aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}.aside")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as output:

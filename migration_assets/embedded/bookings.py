@@ -1,8 +1,7 @@
 """Makes the demo's legacy: `public.amenity_bookings`, unpartitioned and with the scars of years, in an empty database.
 
-Belongs here: filling that one table, the same way every time. Does not: any table of a user; nothing here runs against
-a real legacy.
-The statements, and why the contents are what they are, stand in `bookings.sql`.
+It fills that one table, with the same contents every time, and never runs on a real legacy. The statements, and the
+reasons for the contents, are in `bookings.sql`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def create_bookings(
 
     Raises:
         SettingsError: `rows` or `seed` is out of range; nothing was touched.
-        psycopg.errors.DuplicateTable: The table, or something of its name, exists; nothing was changed.
+        psycopg.errors.DuplicateTable: A relation of that name exists; nothing was changed.
     """
     if rows < 0 or seed not in _SEEDS:
         raise SettingsError(

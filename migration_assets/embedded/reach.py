@@ -1,4 +1,4 @@
-"""Within the server user's reach: programs and data move to a shared place when their own folders are closed to it."""
+"""Puts programs and data into a shared folder where the server user cannot get into their own folders."""
 
 import hashlib
 import os
@@ -44,7 +44,7 @@ def reachable_binaries(installed: Binaries, user: ServerUser | None) -> tuple[Bi
 def reachable_home(wanted: Path, user: ServerUser | None) -> Path:
     """A folder for the servers' files: `wanted` where the server user can get into it, else one in a shared place.
 
-    The name of the other one follows from `wanted`, so that it is found again even without the record of it.
+    The shared folder's name is derived from `wanted`, so that it is found again without the records.
 
     Raises:
         EmbeddedServerError: There is no such folder, or the one in the shared place is not ours.
@@ -103,7 +103,7 @@ def _copied_tree(installed: Binaries) -> Path:
             _copy_open_to_all(installed.tree, aside)
             aside.rename(target)
         except OSError:
-            if not target.is_dir():  # else somebody else finished the same copy first
+            if not target.is_dir():  # otherwise another process finished the same copy first
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -133,7 +133,7 @@ def _check_ours(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise EmbeddedServerError(
-            "the folder exists, but belongs to somebody else or is open for others to write",
+            "the folder exists, but belongs to another user or is writable by others",
             where=str(folder),
             state_left="nothing was touched",
             next_step="look at who made it, and remove it",

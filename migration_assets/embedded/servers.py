@@ -36,7 +36,7 @@ _FILE_NAME = "servers.json"
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """One cluster as it was last started.
+    """One server as it was last started.
 
     Attributes:
         port: TCP port on 127.0.0.1.
@@ -51,7 +51,7 @@ class ServerRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """Everything that is known about the pair.
+    """The contents of `servers.json`.
 
     Attributes:
         home: Folder of `servers/<name>/data` and `pgpass`: `var` itself, or one in a shared place (see `reach`).
@@ -63,7 +63,7 @@ class Records:
 
 
 def read_records(var: Path) -> Records | None:
-    """What stands in the file; None when no server was ever started from this folder.
+    """Read `servers.json`; None when no server was ever started from this folder.
 
     Raises:
         EmbeddedServerError: The file is damaged.
@@ -147,7 +147,7 @@ class EmbeddedServers:
         return self._var
 
     def start(self) -> None:
-        """Have both servers accept connections, with their databases in place; what runs is left alone.
+        """Start both servers and make their databases; a running server is left alone.
 
         Raises:
             EmbeddedServerError: A server does not come up, or another process holds the lock for 10 minutes.
@@ -173,7 +173,7 @@ class EmbeddedServers:
             self.create_databases()
 
     def stop(self, *, mode: StopMode = "fast") -> None:
-        """Stop both and wait until they are gone; what does not run is left alone.
+        """Stop both and wait until they are gone; a stopped server is left alone.
 
         Raises:
             EmbeddedServerError: A server is still alive after two minutes.
@@ -216,7 +216,7 @@ class EmbeddedServers:
                 cluster.kill()
 
     def address(self, name: ServerName) -> ServerAddress:
-        """Where a server is; read anew at every call, since a start may have moved it.
+        """The address of a server, read anew at every call, since a start may have changed the port.
 
         Raises:
             EmbeddedServerError: The servers were never started from this folder.
@@ -257,9 +257,9 @@ class EmbeddedServers:
                 create_database(admin_url, database)
 
     def recreate_database(self, server: ServerName, database: str) -> None:
-        """Have an empty database of that name, whatever was in the old one or is connected to it.
+        """Replace a database by an empty one of the same name, even while clients are connected.
 
-        Where both ends of a subscription go, recreate the base's first: its slot on the legacy is dropped with it.
+        Where both ends of a subscription are recreated, begin with the base: its slot on the legacy is dropped with it.
 
         Raises:
             EmbeddedServerError: The old one cannot be dropped.
@@ -268,10 +268,10 @@ class EmbeddedServers:
         create_database(self.address(server).url("postgres"), database)
 
     def drop_database(self, server: ServerName, database: str) -> None:
-        """Drop a database with its subscriptions and slots; nothing happens when it is not there.
+        """Drop a database with its subscriptions and slots; nothing happens where it does not exist.
 
         Raises:
-            EmbeddedServerError: Something still holds it after 20 s.
+            EmbeddedServerError: Clients are still connected after 20 s.
         """
         address = self.address(server)
         drop_database(address.url("postgres"), address.url(database), database)
@@ -297,7 +297,7 @@ class EmbeddedServers:
         return clusters
 
     def _known_clusters(self) -> list[Cluster]:
-        """Those that have a data folder, whether or not the start that made it lived to write the records."""
+        """The servers that have a data folder, even if their start was killed before it wrote the records."""
         known = read_records(self._var)
         homes = [known.home] if known else [self._var, shared_home(self._var)]
         for home in homes:
@@ -319,7 +319,7 @@ class EmbeddedServers:
         )
 
     def _refuse_lost_files(self, home: Path, known: Records | None) -> None:
-        """Never put an empty server, or a password that opens nothing, in the place of what was there."""
+        """Refuse to replace a lost data folder by an empty server, or a lost password by one that does not fit."""
         for record in known.servers.values() if known else ():
             if not record.data_folder.is_dir():
                 raise EmbeddedServerError(

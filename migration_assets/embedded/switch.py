@@ -1,6 +1,6 @@
 """The switch of the demo's applications: a file that names the side they write to, as a feature flag or DNS would.
 
-The cutover's hook points it; the traffic looks at it before every transaction.
+The cutover's hook command sets it; the traffic reads it before every transaction.
 
     python -m migration_assets.embedded.switch PATH legacy|base
 """
@@ -22,7 +22,7 @@ SIDES = ("legacy", "base")
 
 @dataclass(frozen=True)
 class Switch:
-    """Where to write now.
+    """Which side the applications write to now.
 
     Attributes:
         urls: By side, libpq URLs; never shown.
@@ -34,14 +34,14 @@ class Switch:
 
     @classmethod
     def fixed(cls, url: str) -> Switch:
-        """The legacy, always."""
+        """A switch that always names the legacy."""
         return cls({"legacy": url})
 
     def side(self) -> str:
-        """Which side the applications belong to.
+        """The side that the applications write to.
 
         Raises:
-            OSError: The file is not there.
+            OSError: The file cannot be read.
             ValueError: It names no side.
         """
         if self.path is None:

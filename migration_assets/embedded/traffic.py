@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrafficPlan:
-    """How to write.
+    """What the traffic is to do.
 
     Attributes:
         rate: Transactions per second; 0 = as fast as one connection can.
@@ -127,7 +127,7 @@ _AFTER_REFUSAL: Final = 0.01  # until a side that is held, or the other one, is 
 
 
 class Writer:
-    """Connected to the side that the switch names, from the start.
+    """Writes transactions over one connection to the side that the switch names.
 
     Raises:
         EmbeddedServerError: The first connection failed.
@@ -149,20 +149,20 @@ class Writer:
             ) from None
 
     def close(self) -> None:
-        """Leave; what was committed stays."""
+        """Close the connection; what was committed stays."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def write(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> float:
-        """One transaction, where the switch says; a lost connection is opened anew first, for as long as it takes.
+        """Run one transaction on the side that the switch names; a lost connection is first opened again.
 
         Args:
             stop: Asked while the server is away.
             waiting: Called while the server is away.
 
         Returns:
-            Seconds to leave the server alone now: more than 0 after a failure.
+            Seconds to pause: more than 0 after a failure.
         """
         connection = self._connected(stop, waiting)
         if connection is None:
@@ -183,7 +183,7 @@ class Writer:
         return 0.0
 
     def _connected(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> psycopg.Connection[Any] | None:
-        """On the side that the switch names now; None when `stop()` came first."""
+        """The connection to the side that the switch names now; None when `stop()` became true first."""
         side = self._switch.side()
         if side != self._side:
             self.close()
@@ -194,7 +194,7 @@ class Writer:
         return self._connection
 
     def _refused(self, error: psycopg.Error) -> float:
-        """A side that takes no writes: a standby, or one that a cutover holds."""
+        """Count a refusal: the side is a standby, or a cutover holds it. Returns the pause in seconds."""
         self.stats.last_error = _one_line(error)
         if self._switch.path is None:
             self.stats.errors += 1
@@ -215,14 +215,14 @@ class Writer:
 
 
 def _connect(url: str) -> psycopg.Connection[Any]:
-    """An autocommit connection that cannot wait for ever nor be left idle in a transaction."""
+    """An autocommit connection with timeouts, so that it neither waits for ever nor idles in a transaction."""
     connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=5)
     connection.execute("SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'")
     return connection
 
 
 def _reconnect(url: str, stop: Callable[[], bool], waiting: Callable[[], None]) -> psycopg.Connection[Any] | None:
-    """Try until the server is back; None when `stop()` came first."""
+    """Try until the server is back; None when `stop()` became true first."""
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(psycopg.OperationalError),
         wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
@@ -288,7 +288,7 @@ def run_traffic(
             if (nap := due - time.monotonic()) > 0:
                 time.sleep(min(nap, _LONGEST_NAP))
                 continue
-            # No catching up after a stall of more than a second: a burst would hide what a lock cost the writers.
+            # A stall of more than a second is not made up for: a burst would hide what a lock cost the writers.
             due = max(due, time.monotonic() - 1.0) + (1.0 / plan.rate if plan.rate else 0.0)
             if (pause := writer.write(stop, report)) > 0:
                 due = max(due, time.monotonic() + pause)
@@ -338,7 +338,7 @@ def start_traffic_process(
 
 
 def stop_traffic_process(process: subprocess.Popen[str]) -> TrafficStats:
-    """End the process between two transactions and return its counts.
+    """Let the process end after its present transaction, and return its counts.
 
     Raises:
         EmbeddedServerError: It had failed, or did not stop within 40 s and was killed.

@@ -61,7 +61,7 @@ _LAST_WEEK: Final = 12
 
 @dataclass(frozen=True)
 class Week:
-    """A fiscal week, cut to the traffic's range: UTC, [lower, upper)."""
+    """The part of a fiscal week that is in the traffic's range: [lower, upper), in UTC."""
 
     quarter: date
     number: int
@@ -89,7 +89,7 @@ def weeks_between(first: datetime, as_of: datetime) -> list[Week]:
     return found
 
 
-_BOUNDS_EVERY: Final = 500  # transactions between two looks at the lowest and highest id
+_BOUNDS_EVERY: Final = 500  # transactions after which the lowest and highest id are read again
 _POOL_SIZE: Final = 1000  # deleted ids remembered for a return
 _MICROSECOND: Final = timedelta(microseconds=1)
 _WEIGHTS: Final = (38, 18, 9, 8, 9, 6, 7, 5)  # of the kinds, in the order of `Changes._kinds`
@@ -163,7 +163,7 @@ class Changes:
         return work.counts
 
     def _run(self, connection: psycopg.Connection[Any], work: Work) -> bool:
-        """Several changes, perhaps with a lost savepoint in between; False when all was rolled back on purpose."""
+        """Make one or more changes, perhaps with a rolled-back savepoint; False if all was rolled back on purpose."""
         with connection.transaction():
             for _ in range(self._random.randint(2, 6) if self._chance(0.3) else 1):
                 self._change(connection, work)

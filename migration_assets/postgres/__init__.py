@@ -1,1 +1,1 @@
-"""Everything that speaks SQL to the legacy and the base. Knows the domain, knows nothing of Dagster."""
+"""Sessions, catalogue reads, snapshots and fingerprints on the legacy and the base. Imports nothing of Dagster."""

@@ -19,7 +19,15 @@ _PURPOSE = re.compile(r"^(FY\d+-Q\d\|W\d\d):([\w-]+)$")
 
 @dataclass(frozen=True)
 class Activity:
-    """One slice at work: its phase, and rows and bytes so far while it is being copied."""
+    """One slice that a session works on now.
+
+    Attributes:
+        week: The slice.
+        phase: What the session does, such as `copy` or `index`.
+        rows: Rows copied so far; 0 outside of a COPY.
+        wire_bytes: Bytes copied so far; 0 outside of a COPY.
+        seconds: How long its transaction, or else its query, has been running.
+    """
 
     week: FiscalWeek
     phase: str
@@ -29,7 +37,7 @@ class Activity:
 
 
 def current_activity(base: Connected) -> dict[FiscalWeek, Activity]:
-    """The slices that sessions of this database work on now."""
+    """The slices that sessions of the base's database work on now, by week."""
     prefix = application_name("")
     found = base.execute(
         "SELECT a.application_name, coalesce(p.tuples_processed, 0), coalesce(p.bytes_processed, 0),"
@@ -51,9 +59,9 @@ APPLICATION_NAME: LiteralString = (
     "coalesce(nullif(regexp_replace(a.application_name, '[^[:alnum:] _.:/#+=,|()-]+', '?', 'g'), ''), 'unnamed')"
 )
 APPLICATION = sql.SQL(APPLICATION_NAME)
-"""The name of session `a` of pg_stat_activity, without what a chat, a page or a terminal would act upon."""
+"""SQL: the application name of session `a` of pg_stat_activity, without control and markup characters."""
 
-# Known words alone: what somebody typed into the wrong window may be a password.
+# Only known words are shown: a password typed into the wrong window is a statement, too.
 _WORDS: LiteralString = (
     "abort|analyze|autovacuum|begin|call|checkpoint|close|cluster|comment|commit|copy|deallocate|declare|delete|discard|do"
     "|end|execute|explain|fetch|grant|import|insert|listen|load|lock|merge|move|notify|prepare|reassign|refresh|reindex"
@@ -67,11 +75,20 @@ COMMAND = sql.SQL(
     " '(?i)^\\s*((?:create|alter|drop)(?:\\s+(?:_kinds))*\\M|(?:_words)\\M)'), '\\s+', ' ', 'g')),"
     " 'a command that cannot be told')".replace("_kinds", _KINDS).replace("_words", _WORDS)
 )
-"""The first word of what session `a` runs, or ran last; of a change to a definition the words that say of what kind."""
+"""SQL: the command that session `a` runs or ran last: its first word, or `CREATE INDEX` and the like for DDL."""
 
 
 def shown(who: str, user: str, application: str, state: str, age: float | None, command: str) -> str:
-    """One session for a list of them; `age` of its transaction in seconds, None where our role may not see it."""
+    """One line that describes a session.
+
+    Args:
+        who: Its backend or prepared transaction.
+        user: Its role.
+        application: Its application name, cleaned as `APPLICATION` does.
+        state: Of pg_stat_activity; may be empty.
+        age: Of its transaction in seconds; None where our role may not see it.
+        command: As `COMMAND` gives it.
+    """
     old = "of unknown age" if age is None else f"{age:,.1f} s old"
     return f"{who} ({user}, {application}, {state or '?'}), {old}: {command}"
 
@@ -79,13 +96,16 @@ def shown(who: str, user: str, application: str, state: str, age: float | None, 
 def writers_of(
     connection: Connected, table: QualifiedName, *, older_than_ms: float, sees_autovacuum: bool
 ) -> Sequence[str]:
-    """Who holds a lock on the table that its writers take, for how long, with what command; the oldest first.
+    """The sessions that hold a writer's lock on the table, oldest transaction first, at most five.
 
     Args:
-        connection: Where the table is.
-        table: It, or a partition alone.
-        older_than_ms: Younger ones are left out.
-        sees_autovacuum: Whether the server's own maintenance counts.
+        connection: To the side that has the table.
+        table: The table or one partition; locks on its other partitions do not count.
+        older_than_ms: Transactions younger than this are left out.
+        sees_autovacuum: Whether an autovacuum worker counts. One that prevents wraparound always does.
+
+    Returns:
+        One line for each session, as `shown` writes it.
     """
     rows = connection.execute(
         sql.SQL(
@@ -94,7 +114,7 @@ def writers_of(
             " extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,"
             " {command}"
             " FROM pg_locks k LEFT JOIN pg_stat_activity a USING (pid)"
-            # A prepared transaction has no backend; what it locks has the lock on its number in common.
+            # A prepared transaction has no backend: it is found by the lock on its own transaction id.
             " LEFT JOIN pg_locks x ON k.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
             "  AND x.virtualtransaction = k.virtualtransaction"
             " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
@@ -102,7 +122,7 @@ def writers_of(
             " AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             " AND k.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
             " 'AccessExclusiveLock') AND k.pid IS DISTINCT FROM pg_backend_pid()"
-            # Who is not in pg_read_all_stats sees no age: such a writer counts as young, else no cut was ever tried.
+            # A role outside pg_read_all_stats sees no age. Such a writer counts as young: else no cut would be tried.
             " AND coalesce(a.xact_start, p.prepared, clock_timestamp())"
             "  <= clock_timestamp() - %(age)s * interval '1 ms'"
             " AND (%(vacuum)s OR a.backend_type IS DISTINCT FROM 'autovacuum worker'"

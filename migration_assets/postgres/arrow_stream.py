@@ -1,4 +1,4 @@
-"""Rows as Arrow, by ADBC, in a snapshot that another session exported; the only place that knows the driver."""
+"""Streams query results as Arrow batches in an exported snapshot; the only module that imports ADBC."""
 
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -23,7 +23,7 @@ from migration_assets.postgres.sessions import BULK, OWN_ROLE, Timeouts, require
 from migration_assets.postgres.snapshots import IMPORT_LOCK_MS, locking
 
 _SNAPSHOT = re.compile(r"[0-9A-Fa-f-]+")
-# ADBC's own words in front of the server's, and the query behind them.
+# The words that ADBC puts before the server's message.
 _NOISE = re.compile(r"^([A-Z_]+: )?(\[libpq\] )?")
 _LONGEST_REASON = 300
 _PATIENCE_SECONDS = 0.2
@@ -43,22 +43,24 @@ def arrow_stream(
     purpose: str = "archive",
     timeouts: Timeouts | None = None,
 ) -> Generator[pa.RecordBatchReader]:
-    """What a query returns in a snapshot, batch after batch; left early, the query is cancelled.
+    """Read a query's rows in another session's snapshot, batch by batch. Leaving the context early cancels the query.
 
-    One batch is read ahead while the caller works on the one before: two of them are in memory.
+    One batch is read ahead while the caller works on the one before, so two batches are in memory.
 
     Args:
-        url: Of the base; appears in no error.
-        snapshot: From `pg_export_snapshot()`, in a transaction that stays open until the reader is here.
-        query: Without parameters, as `export.export_query` makes it.
-        tables: That it reads: locked before the snapshot is imported, so that nobody rewrites them.
-        batch_bytes: About how large a batch becomes; a larger row is a batch of its own.
+        url: The base's URL; it appears in no error.
+        snapshot: From `pg_export_snapshot()`, in a transaction that stays open until the context is entered.
+        query: Without parameters, as the archive's `export_query` makes it.
+        tables: The tables that the query reads. They are locked before the snapshot is imported, so that no ALTER TABLE
+            rewrites them.
+        batch_bytes: About how large a batch becomes, in bytes; a larger row is a batch of its own.
         purpose: Shown as `application_name`.
         timeouts: By default the query may take as long as it needs.
 
     Raises:
-        ArchiveError: The server cannot be reached, the snapshot is gone, or the query failed, perhaps half-way. A
-            ConnectionLostError, which is one, where that passes by itself.
+        ArchiveError: The server cannot be reached, the snapshot is gone, or the query failed, perhaps half-way. It is
+            a ConnectionLostError where a later try may succeed.
+        TableBusyError: Another session alters one of the tables, or waits to do so.
         SettingsError: The URL cannot be read.
     """
     with ExitStack() as cleanup:
@@ -90,8 +92,8 @@ class _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Again and again: the thread may not yet have sent what is to be cancelled. A server that is gone cannot be
-        # told, but then the thread does not wait for it either.
+        # Repeated, because the thread may not have sent the query yet that is to be cancelled. A server that is gone
+        # cannot be told to cancel, but then the thread does not wait for it either.
         while self._future is not None and not self._future.done():
             with suppress(adbc_driver_manager.Error):
                 self._cursor.adbc_cancel()
@@ -99,11 +101,11 @@ class _Worker:
         self._pool.shutdown()
 
     def call(self, what: Callable[[], Any]) -> None:
-        """Begin; one call at a time."""
+        """Begin a call in the thread; only one may be under way."""
         self._future = self._pool.submit(what)
 
     def result(self) -> Any:
-        """What the call returned."""
+        """Wait for the call and return what it returned, or raise what it raised."""
         assert self._future is not None  # noqa: S101
         return self._future.result()
 
@@ -111,7 +113,7 @@ class _Worker:
 def _read_ahead(
     source: pa.RecordBatchReader, worker: _Worker, purpose: str, connection: dbapi.Connection
 ) -> Generator[pa.RecordBatch]:
-    """The batches, the next one always under way."""
+    """Yield the batches, while the thread already reads the next one."""
 
     def read() -> pa.RecordBatch | None:
         try:
@@ -131,7 +133,7 @@ def _read_ahead(
 
 def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
     require_readable(url)
-    # The same as in sessions.connect; what is not a connection parameter is set below.
+    # The same parameters as in `sessions.connect`; settings of the session follow below.
     conninfo = make_conninfo(
         url,
         connect_timeout=10,
@@ -150,7 +152,7 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
         )
         with connection.cursor() as cursor:
             _execute(cursor, sql.SQL("SELECT {}").format(settings).as_string())
-            # An error half-way comes only now.
+            # An error half-way is only raised here.
             cursor.fetch_arrow_table()
             _execute(cursor, OWN_ROLE.as_string())
             cursor.fetch_arrow_table()
@@ -161,8 +163,8 @@ def _connect(url: str, purpose: str, timeouts: Timeouts) -> dbapi.Connection:
 
 
 def _startup_options(url: str) -> str:
-    """What the driver's own first queries must find: it asks for the types' names before we can set anything."""
-    # What the URL or the environment asks for comes first: ours would replace it.
+    """Startup options for the driver's first queries: it reads the names of all types before we can set anything."""
+    # Options of the URL, or of the environment, are kept in front of ours: passing `options` would replace them.
     of_environment = next((one.val for one in Conninfo.get_defaults() if one.keyword == b"options"), None) or b""
     given = conninfo_to_dict(url).get("options") or of_environment.decode()
     return f"{given} {_AT_THE_START}".strip()
@@ -170,11 +172,11 @@ def _startup_options(url: str) -> str:
 
 def _begin(connection: dbapi.Connection, snapshot: str, tables: Sequence[QualifiedName]) -> None:
     if _SNAPSHOT.fullmatch(snapshot) is None:
-        raise ArchiveError("that is not a snapshot's name", where=snapshot, state_left="nothing was read")
+        raise ArchiveError("this is not the name of a snapshot", where=snapshot, state_left="nothing was read")
     with connection.cursor() as cursor:
         _execute(cursor, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if tables:
-            # Its exporter holds the tables: see `snapshots`.
+            # Before the import, as `snapshots` explains.
             _execute(cursor, f"SET LOCAL lock_timeout = '{IMPORT_LOCK_MS}ms'")
             _execute(cursor, locking(tables).as_string())
         _execute(cursor, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
@@ -185,10 +187,10 @@ def _execute(cursor: dbapi.Cursor, statement: str) -> None:
 
 
 def _is_lost(connection: dbapi.Connection) -> bool:
-    """Whether the session is gone, asked of it itself: half-way errors come as texts, without a code."""
+    """Whether the connection is lost. It is tried out, because errors half-way come as texts without a SQLSTATE."""
     try:
         with connection.cursor() as cursor:
-            _execute(cursor, "ROLLBACK")  # works after any error of the server's, too
+            _execute(cursor, "ROLLBACK")  # works after any error of the server
     except adbc_driver_manager.Error:
         return True
     return False
@@ -196,13 +198,13 @@ def _is_lost(connection: dbapi.Connection) -> bool:
 
 @contextmanager
 def _readable_errors(purpose: str, connection: dbapi.Connection | None, *, before: bool = False) -> Generator[None]:
-    """ADBC's errors, and those of Arrow for what ADBC said half-way, as ours."""
+    """Turn errors of ADBC, and those of Arrow that carry an error of ADBC half-way, into errors of ours."""
     try:
         yield
     except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
         if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == LockNotAvailable.sqlstate:
             raise TableBusyError(
-                "somebody alters the week's tables, or waits to do so, and they were let go at once",
+                "another session alters the week's tables, or waits to; we released our locks so that it can go on",
                 where=purpose,
                 state_left="nothing was read",
                 next_step="let the ALTER TABLE (or whatever locks them) end, then run this again",

@@ -30,8 +30,8 @@ _FIRST_USER_OID = 16384
 # (1.0 and 1.00), floats (0 and -0), interval ('1 day' and '24:00'), char(n), jsonb, and all containers.
 _NATIVE = frozenset({"boolean", "smallint", "integer", "date", "uuid", "bytea", '"char"', "oid"})
 _NATIVE_TEXT = frozenset({"text", "character varying", "name"})
-# Their binary form cannot be carried. tsquery: receiving refuses the empty one that sending wrote. The others: their
-# bytes are object ids, which mean something else in every database.
+# Types that cannot be copied in binary form. tsquery: receiving refuses the empty value that sending wrote. The others
+# send object ids, which mean something else in every database.
 _TEXT_ONLY = frozenset({
     "tsquery",
     "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype", "regconfig", "regdictionary",
@@ -53,15 +53,16 @@ def relation_oid(connection: Connected, table: QualifiedName) -> int | None:
 
 
 def describe_table(connection: Connected, table: QualifiedName) -> TableDescription | None:
-    """What the catalogue says of the table, or None where it does not exist."""
+    """Describe the table from the catalogue; None where it does not exist."""
     oid = relation_oid(connection, table)
     return None if oid is None else _describe(connection, table, oid)
 
 
 def describe_types(connection: Connected, types: Names[str], collations: Names[str]) -> TableDescription:
-    """What this server has by these names: a description of a table whose columns are of these types and collations.
+    """Describe the types and collations of these names that the server has.
 
-    The table is rolled back; names that the server does not have are left out.
+    They are read as the columns of a temporary table, which is rolled back. Names that the server does not have are
+    left out.
     """
     with connection.transaction(force_rollback=True):
         columns = [
@@ -80,10 +81,15 @@ def describe_types(connection: Connected, types: Names[str], collations: Names[s
 
 
 def require_table(connection: Connected, table: QualifiedName, side: str) -> TableDescription:
-    """As `describe_table`.
+    """Describe the table, which must exist.
+
+    Args:
+        connection: To the side.
+        table: Its name.
+        side: `legacy` or `base`, for the error.
 
     Raises:
-        TableSpecError: There is no such table; names tables that may have been meant.
+        TableSpecError: There is no such table; the error names tables whose names differ in case only.
     """
     description = describe_table(connection, table)
     if description is not None:
@@ -119,7 +125,7 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
         primary_key=tuple(raw["primary_key"] or ()),
         primary_key_name=raw["primary_key_name"] or "",
         primary_key_deferral=raw["primary_key_deferral"] or "",
-        # Without a definition: it was dropped after the snapshot in which the catalogue is read.
+        # An index without a definition was dropped after the snapshot in which the catalogue is read.
         indexes=tuple(_index(entry, table) for entry in raw["indexes"] or () if entry["definition"] is not None),
         checks=tuple(Check(c["name"], c["definition"], c["comment"]) for c in raw["checks"] or ()),
         types=tuple(_user_type(entry, types) for entry in _in_creation_order(types)),
@@ -131,11 +137,11 @@ def _describe(connection: Connected, table: QualifiedName, oid: int) -> TableDes
 
 
 def _read(connection: Connected, oid: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the table says of itself, and where that is not all, what it uses; both as of one moment."""
+    """Read the table's own entry and, where it uses more than the system's types, what it uses; both of one moment."""
     raw = _row(connection, _text("introspection.sql"), oid)
     if not raw["uses_more"]:
         return raw, {}
-    # The first again: had the table been altered between two statements, this would be one that there never was.
+    # Both in one statement: between two, the table could be altered, and we would describe one that never existed.
     parts = (_text("introspection.sql"), _text("introspection_used.sql"))
     raw, used = _row(connection, "SELECT json_build_array(({}\n), ({}\n))".format(*parts), oid)
     return require_row(raw and (raw,), "the description of a table")[0], used
@@ -151,7 +157,7 @@ def _row(connection: Connected, statement: str, oid: int) -> Any:
 
 
 def _drawn(entries: Names[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each sequence and column the surest of what draws: one that is known by a dependency comes first."""
+    """Keep the surest evidence for each sequence and column: a dependency counts for more than a name in a text."""
     ordered = sorted(entries, key=lambda one: (one["attnum"], _SURENESS.index(one["how"]), one["name"]))
     surest: dict[tuple[str, int], dict[str, Any]] = {}
     for one in ordered:
@@ -201,7 +207,7 @@ def _column(entry: dict[str, Any], types: dict[int, dict[str, Any]], sequence: s
 
 
 def _is_portable(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> bool:
-    """Whether the type's binary form means the same in another database: no object id of a user's type inside."""
+    """Whether the type's binary form means the same in another database: it holds no object id of a user's type."""
     if entry["kind"] == "d":
         return _is_portable(types[entry["base"]], types)
     if entry["kind"] == "e":
@@ -209,7 +215,7 @@ def _is_portable(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> boo
     if entry["oid"] >= _FIRST_USER_OID or entry["name"] in _TEXT_ONLY or not (entry["send"] and entry["receives"]):
         return False
     inner = entry["element"] or entry["subtype"]
-    # An array's binary form holds the oid of its element type, so that only the system's own may stand there.
+    # An array's binary form holds the oid of its element type: only those of built-in types are equal everywhere.
     return not inner or (inner < _FIRST_USER_OID and _is_portable(types[inner], types))
 
 
@@ -232,7 +238,7 @@ def _index(entry: dict[str, Any], table: QualifiedName) -> Index:
 
 
 def _in_creation_order(types: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The user's types that are not arrays, each after those it is made of."""
+    """The user's types without arrays, each after the types that it is made of."""
     ordered: dict[int, dict[str, Any]] = {}
 
     def visit(entry: dict[str, Any]) -> None:
@@ -258,7 +264,7 @@ def _parts(entry: dict[str, Any]) -> list[int]:
 
 
 def _used(entry: dict[str, Any], types: dict[int, dict[str, Any]]) -> set[str]:
-    """Names of the user types that it is made of, those of an array's elements in place of the array."""
+    """Names of the user's types that a type is made of; for an array those of its elements."""
     names: set[str] = set()
     for part in _parts(entry):
         inner = types[part]
@@ -316,9 +322,15 @@ def _range_definition(entry: dict[str, Any]) -> str:
 
 
 def changes_by_leaf(base: Connected, root: QualifiedName, leaves: Collection[str]) -> dict[str, int]:
-    """Leaf → row changes it has seen since it was made, or since the server's last crash; seconds late.
+    """Count the row changes of each leaf since it was made, or since the server's last crash.
 
-    Leaves lie in the schema of their root; one that is not there is not in the answer.
+    Args:
+        base: To the base.
+        root: The root, in whose schema the leaves are.
+        leaves: Their names.
+
+    Returns:
+        Row changes by leaf, some seconds behind. A leaf that does not exist is missing.
     """
     rows = base.execute(
         "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_all_tables"

@@ -13,16 +13,16 @@ from migration_assets.postgres.sessions import Connected
 from migration_assets.postgres.sql_text import table_name
 
 Progress = Callable[[int, int], None]
-"""Called with rows and bytes so far, a few times a second."""
+"""Callback that gets rows and bytes so far, a few times a second."""
 
-# The server sends one message a row. Joined to blocks of this size they cost one call of libpq each instead of
-# hundreds; a block, one row and libpq's own buffers are all that is ever in memory.
+# The server sends one message a row. Joined to blocks of this size, hundreds of rows cost one call of libpq. One block,
+# one row and libpq's buffers are all that is ever in memory.
 _BLOCK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
 class Piped:
-    """Rows as both servers counted them, and bytes on the wire."""
+    """Rows as both servers counted them, and the bytes that were sent."""
 
     rows: int
     wire_bytes: int
@@ -38,20 +38,29 @@ def pipe_rows(
     *,
     freeze: bool = True,
 ) -> Piped:
-    """COPY out of the legacy's open snapshot into `target`; with `freeze` only where this transaction made `target`.
+    """COPY rows out of the legacy's open snapshot into `target`.
 
     Binary where every column's bytes mean the same in both databases, text otherwise.
 
+    Args:
+        legacy: In a transaction with the snapshot.
+        base: In a transaction.
+        description: The legacy's table; gives the columns and the format.
+        target: The base's table.
+        where: Which rows.
+        on_progress: Told rows and bytes so far.
+        freeze: COPY with FREEZE; allowed only where the base's transaction made `target`.
+
     Raises:
         MigrationError: The two servers do not agree on the number of rows.
-        psycopg.Error: Either server failed; both transactions are then useless.
+        psycopg.Error: Either server failed; both transactions can only be rolled back.
     """
     source = table_name(description.table)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in description.copied_columns)
     form = sql.SQL("binary" if description.binary_copy else "text")
     # SELECT, not the table itself: a COPY of the table takes no WHERE.
     copy_out = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT {})").format(columns, source, where, form)
-    # FREEZE: the rows are born visible to all, so that no vacuum has to read and write the leaf a second time.
+    # FREEZE: the rows are written as visible to all, so that no vacuum reads and writes the leaf a second time.
     copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {}, FREEZE {})").format(
         table_name(target), columns, form, sql.SQL("true" if freeze else "false")
     )

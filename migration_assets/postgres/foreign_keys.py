@@ -1,7 +1,7 @@
-"""Foreign keys between the legacy's table and others, and the rows that break them although they say that they hold.
+"""Foreign keys of the legacy's table and to it, and orphans: rows that break a key which claims to be valid.
 
-An apply worker fires no trigger of a foreign key. So what comes back from the base is checked by none of them: a row
-that others point at may be deleted, without CASCADE or SET NULL on the others, and a row may come that points nowhere.
+An apply worker does not fire the triggers of foreign keys, so rows that the reverse stream brings are not checked. A
+row that others point at may be deleted without CASCADE or SET NULL, and a row may arrive that points nowhere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql
 
 _ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
-# The statement that counts is made by the server: with its own operators and its own quoting.
+# The server writes the counting query, so that operators and quoting are its own.
 _KEYS: LiteralString = """
 SELECT k.conname::text, k.confrelid = t.oid, k.conrelid::regclass::text, k.confrelid::regclass::text,
        k.confdeltype::text, k.confupdtype::text, k.convalidated,
@@ -39,17 +39,17 @@ WHERE k.contype = 'f' AND k.conparentid = 0 AND t.oid IN (k.confrelid, k.conreli
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """One key.
+    """One foreign key.
 
     Attributes:
         name: Of the constraint.
-        incoming: Whether it points at the table that is migrated; also one from the table to itself.
-        child: The table that points, as SQL.
-        parent: The table that is pointed at, as SQL.
-        actions: What the key does by itself to rows that point: `ON DELETE CASCADE`, …; none for most.
-        validated: Whether the constraint says that it holds for every row.
-        drop: The statement that takes it away.
-        counting: The query that counts the rows that point nowhere; None where a key compares by more than equality.
+        incoming: Whether it points at the migrated table; true also for a key from that table to itself.
+        child: The referencing table, as SQL.
+        parent: The referenced table, as SQL.
+        actions: What the key does to referencing rows, such as `ON DELETE CASCADE`; empty for most.
+        validated: Whether the constraint claims to hold for every row.
+        drop: The statement that drops it.
+        counting: The query that counts orphans; None for a key over periods, which compares by more than equality.
     """
 
     name: str
@@ -63,13 +63,13 @@ class ForeignKey:
 
     @property
     def label(self) -> str:
-        """For people and the ledger: names of constraints are unique for each table alone."""
+        """The key's name for people and the ledger; with the table, since names are unique within a table only."""
         return f"{self.name} on {self.child}"
 
 
 @dataclass(frozen=True)
 class Orphans:
-    """How many rows point nowhere by one key; None where that could not be counted, and why."""
+    """How many rows of one key point nowhere; `rows` is None where they could not be counted, for the reason given."""
 
     key: str
     rows: int | None
@@ -80,7 +80,7 @@ class Orphans:
 
 
 def read_foreign_keys(connection: Connected, table: QualifiedName) -> list[ForeignKey]:
-    """All keys that point at the table, or from it; every name in them is qualified."""
+    """Read all keys that point at the table or from it; every name in them is qualified."""
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
         rows = connection.execute(_KEYS, {"table": str(table)}).fetchall()
@@ -104,12 +104,15 @@ def read_foreign_keys(connection: Connected, table: QualifiedName) -> list[Forei
 
 
 def count_orphans(connection: Connected, keys: Sequence[ForeignKey], *, seconds: float) -> list[Orphans]:
-    """Rows that point nowhere, for each key; reads the pointing table once and looks up the other.
+    """Count the orphans of each key. The referencing table is read once a key, the referenced one is looked up.
 
     Args:
-        connection: The side that has the keys; in no transaction.
-        keys: Which.
-        seconds: How long one of them may take at most.
+        connection: To the side that has the keys, in no transaction.
+        keys: The keys to count.
+        seconds: The longest that one key may take.
+
+    Raises:
+        psycopg.Error: The connection was lost. Any other error is noted in the result.
     """
     return [_count(connection, key, seconds) for key in keys]
 
@@ -134,7 +137,7 @@ def _count(connection: Connected, key: ForeignKey, seconds: float) -> Orphans:
 
 
 def note_orphans(base: Connected, cutover: int, found: Sequence[Orphans], *, after: bool) -> None:
-    """Keep in the ledger what a rollback found before it began, and after it was done."""
+    """Write to the ledger the orphans that a rollback found before it began (`after` false) or after it was done."""
     for one in found:
         base.execute(
             "INSERT INTO migration.orphans AS o (cutover, key, before, after) VALUES (%(cutover)s, %(key)s,"
@@ -146,7 +149,7 @@ def note_orphans(base: Connected, cutover: int, found: Sequence[Orphans], *, aft
 
 
 def last_orphans(base: Connected, relation: str) -> dict[str, int | None]:
-    """By key: what the table's last rollback left pointing nowhere; without keys that nothing broke."""
+    """Orphans after the table's last successful rollback, by key; None where not counted. Keys without are left out."""
     rows = base.execute(
         "SELECT o.key, o.after FROM migration.orphans o WHERE o.cutover = (SELECT max(id) FROM migration.cutovers"
         "  WHERE relation = %s AND kind = 'rollback' AND outcome = 'succeeded') AND o.after IS DISTINCT FROM 0",
@@ -156,6 +159,6 @@ def last_orphans(base: Connected, relation: str) -> dict[str, int | None]:
 
 
 def orphans_of(base: Connected, cutover: int) -> Mapping[str, tuple[int | None, int | None]]:
-    """By key: before and after the rollback; None where it was not counted."""
+    """The orphans of one rollback, by key: before and after it; None where they were not counted."""
     rows = base.execute("SELECT key, before, after FROM migration.orphans WHERE cutover = %s ORDER BY key", [cutover])
     return {key: (before, after) for key, before, after in rows}

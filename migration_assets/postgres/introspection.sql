@@ -1,6 +1,6 @@
--- One row: what the catalogue says of relation %(oid)s. Run with search_path = pg_catalog, so that every name that is
--- not the system's comes out qualified. Short on purpose: it is asked in every new session, also while writes are held.
--- What only some tables have is in introspection_used.sql, and "uses_more" says whether this is one of them.
+-- One row: the description of relation %(oid)s. Run with search_path = pg_catalog, so that every name that is not the
+-- system's comes out qualified. Short on purpose: it runs in every new session, also while writes are held.
+-- What only some tables have is in introspection_used.sql; "uses_more" says whether this table needs that query.
 WITH col AS (
     SELECT a.*, t.typname, t.typtype, t.typcategory, t.typcollation, t.typstorage, t.typsend, t.typreceive,
            d.oid AS default_oid, pg_get_expr(d.adbin, d.adrelid) AS expression
@@ -15,12 +15,12 @@ SELECT json_build_object(
     'uses_more', EXISTS (
         SELECT FROM col
         WHERE atttypid >= 16384 OR typtype <> 'b' OR typcategory = 'A' OR attcollation <> typcollation
-           -- A sequence that no constant names is drawn by more than its dependencies tell.
+           -- The dependencies do not name a sequence that nextval gets from anything but a constant.
            OR attgenerated = '' AND regexp_replace(expression, 'nextval\(''([^'']|'''')*''::regclass\)', '', 'g') ~* '\mnextval\M'
            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = default_oid
                       AND d.refclassid = 'pg_proc'::regclass AND d.refobjid >= 16384)
     ) OR EXISTS (
-        -- Ours are known to draw from nothing.
+        -- Our own trigger functions are known to use no sequence.
         SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND f.oid >= 16384
           AND (f.pronamespace IS DISTINCT FROM to_regnamespace('migration') OR f.proname <> ALL(%(ours)s))
@@ -46,7 +46,7 @@ SELECT json_build_object(
         ) ORDER BY attnum)
         FROM col
     ),
-    -- As far as a type of the system's own is described by itself.
+    -- Complete for the system's own types; types of users are in introspection_used.sql.
     'types', (
         SELECT json_agg(json_build_object(
             'oid', atttypid::bigint, 'name', format_type(atttypid, NULL), 'kind', typtype,
@@ -67,7 +67,7 @@ SELECT json_build_object(
         FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p'
     ),
     'checks', (
-        -- Without a NO INHERIT, which a partitioned table refuses.
+        -- NO INHERIT is cut off, because a partitioned table refuses it.
         SELECT json_agg(json_build_object('name', k.conname,
                                           'definition', format('CHECK (%%s)', pg_get_expr(k.conbin, k.conrelid)),
                                           'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)

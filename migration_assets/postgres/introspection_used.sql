@@ -1,5 +1,5 @@
--- One row: what relation %(oid)s uses that is not the system's own: types, collations, functions that draw from
--- sequences. Run after introspection.sql, where that says so: it costs several times as much.
+-- One row: the users' objects that relation %(oid)s uses: types, collations, functions that use sequences.
+-- Run only where introspection.sql says so with "uses_more", because it costs several times as much.
 WITH RECURSIVE
 used(oid) AS (
     SELECT atttypid FROM pg_attribute WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
@@ -16,7 +16,7 @@ used(oid) AS (
     ) parts(oid)
     WHERE parts.oid <> 0
 ),
--- Those that something names; a type's own is the database's business.
+-- Collations that differ from the default of their type.
 collations(oid) AS (
     SELECT a.attcollation FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE (a.attrelid = %(oid)s OR a.attrelid IN (SELECT u.typrelid FROM used JOIN pg_type u USING (oid) WHERE u.typtype = 'c'))
@@ -28,8 +28,8 @@ collations(oid) AS (
     SELECT r.rngcollation FROM used JOIN pg_range r ON r.rngtypid = used.oid JOIN pg_type b ON b.oid = r.rngsubtype
     WHERE r.rngcollation <> b.typcollation
 ),
--- What is run for a new row: texts of defaults, functions that these and the triggers call, and what those call, three
--- calls deep. A function's body is only text to the catalogue: its words are looked up among the names that there are.
+-- What runs for a new row: texts of defaults, the functions that these and the triggers call, and what those call, three
+-- calls deep. A function's body is only text to the catalogue: its words are looked up among the existing names.
 called(attnum, oid, body, depth) AS (
     SELECT entry.attnum, f.oid, f.prosrc, 0
     FROM (
@@ -59,7 +59,7 @@ bodies AS (
            oid::regprocedure::text AS via, oid, body
     FROM called
     UNION ALL
-    -- A constant is known by its dependency; its words would also name sequences of other schemas.
+    -- A constant is found by its dependency; its words would also match sequences of other schemas.
     SELECT ad.adnum, 'function', 'the default of its column', 0,
            regexp_replace(pg_get_expr(ad.adbin, ad.adrelid), 'nextval\(''([^'']|'''')*''::regclass\)', '', 'g')
     FROM pg_attrdef ad JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated = ''
@@ -95,7 +95,7 @@ SELECT json_build_object(
             'send', CASE WHEN t.typsend <> 0 THEN t.typsend::regproc::text END,
             'receives', t.typreceive <> 0,
             'not_null', t.typnotnull,
-            -- typdefault is text from the day the domain was made, under the search_path of that day.
+            -- typdefault is text that was written when the domain was made, under the search_path of that time.
             'default', COALESCE(pg_get_expr(t.typdefaultbin, 0), quote_literal(t.typdefault)),
             'collation', (SELECT format('%%I.%%I', n.nspname, co.collname) FROM pg_collation co
                           JOIN pg_namespace n ON n.oid = co.collnamespace
@@ -141,7 +141,7 @@ SELECT json_build_object(
         FROM used JOIN pg_type t USING (oid)
     ),
     'collations', (
-        -- As JSON, because the column of the locale was renamed in PostgreSQL 17.
+        -- Read as JSON, because the column of the locale was renamed in PostgreSQL 17.
         SELECT json_agg(json_build_object(
             'name', format('%%I.%%I', n.nspname, co.collname),
             'provider', co.collprovider,

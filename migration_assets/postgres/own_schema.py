@@ -21,17 +21,17 @@ Connected = Connection[tuple[Any, ...]]
 ON_LEGACY = ("hold_token", "holds", "markers", "reverse_markers", "session_locks")
 """Tables that this program makes in the legacy; any other table in the schema was there before."""
 ON_TABLES = ("refuse_base_truncate", "refuse_rows", "refuse_truncate", "refuse_writes")
-"""Functions of the triggers that we put on tables of others; the same holds for them."""
+"""Functions of the triggers that we put on users' tables. Any other function there is not ours."""
 
 
 class OwnConnection(Connection[tuple[Any, ...]]):
-    """A session that knows the name of our schema, and whose errors know where it is.
+    """A session that rewrites statements to our schema's name and marks its errors with its side.
 
     Attributes:
-        own_schema: The name.
-        finds_ours: Whether something of ours was in it when the session began.
-        look: Sees that the other side has nothing of ours in another schema.
-        side: `legacy` or `base`, where it is a session of one of them.
+        own_schema: The schema's name in this database.
+        finds_ours: Whether the schema held our tables when the session began.
+        look: Checks that the other side has no tables of ours in another schema.
+        side: `legacy` or `base`; None for a session of neither.
     """
 
     own_schema: str = DEFAULT_SCHEMA
@@ -40,7 +40,7 @@ class OwnConnection(Connection[tuple[Any, ...]]):
     side: str | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """All that a session does comes through here."""
+        """Run a step of psycopg. Every command of the session passes here, so every error gets its side."""
         try:
             return super().wait(gen, interval, timeout)
         except psycopg.Error as error:
@@ -49,7 +49,7 @@ class OwnConnection(Connection[tuple[Any, ...]]):
 
 
 class _Renaming:
-    """What both kinds of cursors do with a statement before psycopg has it."""
+    """Rewrites a statement to our schema's name before psycopg gets it; for both kinds of cursors."""
 
     def execute(self, query: Query, *args: Any, **kwargs: Any) -> Any:
         return cast("Any", super()).execute(_for(self, query), *args, **kwargs)
@@ -65,11 +65,11 @@ class _Renaming:
 
 
 class OwnCursor(_Renaming, Cursor[Any]):
-    """Of such a session."""
+    """The cursor of an `OwnConnection`."""
 
 
 class OwnServerCursor(_Renaming, ServerCursor[Any]):
-    """The same, for results that stay on the server."""
+    """Its server-side cursor."""
 
 
 def own_schema(connection: Connection[Any]) -> str:
@@ -78,32 +78,32 @@ def own_schema(connection: Connection[Any]) -> str:
 
 
 def own_side(connection: Connection[Any]) -> str | None:
-    """`legacy` or `base`, where it is a session of ours with one of them."""
+    """`legacy` or `base`; None for a session of neither."""
     return connection.side if isinstance(connection, OwnConnection) else None
 
 
 def own_quarantine(connection: Connection[Any]) -> str:
-    """The name of the schema in which leaves lie that have left the root."""
+    """The name of the schema for leaves in quarantine, which were detached from the root."""
     return quarantine_schema(own_schema(connection))
 
 
 def look_across(connection: Connection[Any]) -> None:
-    """Before the first of our objects is made on one side: the other one has none in another schema.
+    """Require, before our first object is made on one side, that the other side has none in another schema.
 
     Raises:
-        LedgerError: It has.
+        LedgerError: The other side has objects of ours in another schema.
     """
     if isinstance(connection, OwnConnection) and connection.look is not None:
         connection.look()
 
 
 def in_own_schema(connection: Connection[Any], text: str) -> str:
-    """A text of ours, a name, a sentence or the body of a function, with the name that our schema has there."""
+    """Rewrite a text of ours (a name, a sentence, the body of a function) to our schema's name in that database."""
     return renamed(text, own_schema(connection))
 
 
 def own_sql(connection: Connection[Any], text: str) -> sql.SQL:
-    """A statement of ours that is made of parts; never of a user's text."""
+    """SQL of our own text, rewritten to our schema's name; never for a user's text."""
     return sql.SQL(in_own_schema(connection, text))  # pyright: ignore[reportArgumentType]
 
 
@@ -132,8 +132,8 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     "markers": {"relation": "text", "id": "integer", "kind": "text", "sent_at": "timestamp with time zone"},
     "session_locks": {"id": "bigint", "name": "text", "shared": "boolean", "pid": "integer", "role": "oid"},
 }
-"""The tables that both sides have, by name: the columns that every version of them has had."""
-# By their columns and their key, so that no copy of one counts. Nobody who is not trusted can pretend to be us.
+"""The tables that exist on both sides: by name, the columns that every version of them had."""
+# Recognized by columns, primary key and owner: a plain copy does not count, nor a table of an untrusted role.
 _SCHEMAS: LiteralString = """
 SELECT n.nspname::text, c.relname::text,
        (SELECT json_object_agg(a.attname, format_type(a.atttypid, NULL)) FROM pg_attribute a
@@ -143,15 +143,15 @@ WHERE c.relname IN ('markers', 'session_locks') AND c.relkind = 'r'
   AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
   AND c.relowner IN (SELECT oid FROM trusted) ORDER BY 1
 """
-# A name that nobody has: whoever makes a schema of it waits for another who does until that one's transaction ends. Not
-# an advisory lock, which anybody who may connect can hold.
+# A lock by name: creating a schema of the same name waits until the other transaction ends. An advisory lock would not
+# do, because any role that may connect can hold one.
 _ONE_AT_A_TIME: LiteralString = "CREATE SCHEMA migration_assets_begins; DROP SCHEMA migration_assets_begins"
-# Every session asks it. Not by to_regclass, which is refused to whoever may not use the schema.
+# Every session runs it. to_regclass would raise an error for a role without USAGE on the schema.
 FINDS_OURS: LiteralString = """
 SELECT EXISTS (SELECT FROM pg_attribute WHERE attname = 'backend_start' AND attrelid = (
     SELECT oid FROM pg_class WHERE relname = 'session_locks' AND relnamespace = to_regnamespace('migration')::oid))
 """
-"""Mostly enough to know that the setting names the schema in use."""
+"""Where it is true, the setting names the schema in use, and `require_no_other` need not be asked."""
 _RENAMED: LiteralString = """
 SELECT _named FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = 'migration' AND p.proname IN ('bar_stream', 'refuse_writes') AND _named <> n.nspname
@@ -159,22 +159,26 @@ WHERE n.nspname = 'migration' AND p.proname IN ('bar_stream', 'refuse_writes') A
 
 
 def our_schemas(connection: Connected) -> list[str]:
-    """The schemas of the database in which this program keeps its own, by whatever setting; mostly one, or none."""
+    """All schemas of the database that hold tables of this program, whatever the setting says; mostly one or none."""
     found = connection.execute(TRUSTED + _SCHEMAS).fetchall()
     return list(dict.fromkeys(schema for schema, name, columns in found if EVERYWHERE[name].items() <= columns.items()))
 
 
 def require_no_other(connection: Connected, side: str) -> None:
-    """Before a session is used that finds nothing of ours: nothing is there under another name, either.
+    """Require that no other schema than the configured one holds our tables.
+
+    Args:
+        connection: To the side.
+        side: `legacy` or `base`, for the error.
 
     Raises:
-        LedgerError: It is.
+        LedgerError: Another schema does.
     """
     found, schema = our_schemas(connection), own_schema(connection)
     if found and schema not in found:
         raise LedgerError(
-            f"this program keeps its own in schema {' and '.join(found)} of the {side}, and MIGRATION_OWN_SCHEMA names"
-            f" {schema}",
+            f"this program keeps its own tables in schema {' and '.join(found)} of the {side}, and"
+            f" MIGRATION_OWN_SCHEMA names {schema}",
             where=f"the {side}",
             state_left="nothing was touched",
             next_step=how_to_agree(found),
@@ -182,16 +186,16 @@ def require_no_other(connection: Connected, side: str) -> None:
 
 
 def require_not_renamed(connection: Connected) -> None:
-    """The functions in our schema call it what it is called: ALTER SCHEMA … RENAME leaves their bodies as they were.
+    """Require that our functions name the schema they are in: ALTER SCHEMA … RENAME does not change their bodies.
 
     Raises:
-        LedgerError: They call it something else.
+        LedgerError: The schema was renamed, and they name it as before.
     """
     found = connection.execute(_RENAMED).fetchone()
     if found is not None:
         schema, before = own_schema(connection), found[0]
         raise LedgerError(
-            f"schema {schema} was renamed: the functions in it go on calling it {before}",
+            f"schema {schema} was renamed, but the functions in it still call it {before}",
             where=f"database {connection.info.dbname}",
             state_left="nothing was touched",
             next_step=f"in that database: ALTER SCHEMA {schema} RENAME TO {before}; and let every process have"
@@ -200,17 +204,19 @@ def require_not_renamed(connection: Connected) -> None:
 
 
 def begin_alone(connection: Connected, side: str) -> None:
-    """Before the first of our objects is made, in the transaction that makes it: nobody makes them under another name.
+    """Make sure, before our first object is made, that no other process makes them in another schema.
+
+    The lock that this takes lasts until the caller's transaction, which makes the objects, ends.
 
     Raises:
-        LedgerError: Somebody has, or a schema stands in the way.
+        LedgerError: Another schema holds our tables, or a schema has the name that serves as the lock.
     """
     try:
         with connection.transaction():
             connection.execute(_ONE_AT_A_TIME)
     except errors.DuplicateSchema:
         raise LedgerError(
-            "the schema migration_assets_begins is there, whose name this program needs for a moment",
+            "there is a schema migration_assets_begins, a name that this program uses for a moment as a lock",
             where=f"the {side}",
             state_left="nothing was made",
             next_step="rename it, or drop it: this program never leaves one",
@@ -219,7 +225,7 @@ def begin_alone(connection: Connected, side: str) -> None:
 
 
 def how_to_agree(found: Collection[str]) -> str:
-    """What is to be done where the setting and the database name different schemas."""
+    """The next step where the setting names another schema than the database has."""
     return (
         f"let every process have MIGRATION_OWN_SCHEMA={min(found)}: one schema serves all tables of a database. Only"
         " where nothing is migrated with it any more (`migration-assets abandon` undoes one) may it be dropped, and"

@@ -1,4 +1,4 @@
-"""How the table lies on disk, and how much too much is read when rows are fetched by ranges of the control column."""
+"""Measures how the table is ordered on disk, and how many extra pages a range of the control column reads."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from migration_assets.postgres.sessions import Connected, require_row
 
 _BRIN_PAGES_PER_RANGE = 128
 
-# reltuples and relpages belong together: their ratio is the density that the last ANALYZE saw. Times the size of today
-# that gives the rows of today, which is how the planner counts. Either is useless where ANALYZE never ran.
+# reltuples and relpages belong together: their ratio is the density that the last ANALYZE saw. Multiplied by the
+# present number of pages it gives the planner's estimate of the rows. Where ANALYZE never ran, neither says anything.
 _QUERY = """
 SELECT c.reltuples::float8, c.relpages,
        pg_relation_size(c.oid) / current_setting('block_size')::bigint,
@@ -46,9 +46,9 @@ class PhysicalOrder:
         pages: Of the heap alone, exact.
         table_bytes: Heap and TOAST, exact.
         index_bytes: All indexes, exact.
-        correlation: Of the control column with the place on disk, -1..1; None where never analyzed, or hidden from us.
+        correlation: Of the control column with the place on disk, -1..1; None where unknown or not visible to our role.
         control_index: A valid, complete btree or BRIN index that begins with the control column, if there is one.
-        pages_per_range: Of that index when it is a BRIN index, which finds ranges of pages, not pages.
+        pages_per_range: Of that index where it is a BRIN index, which finds ranges of pages; else None.
     """
 
     rows: int | None
@@ -61,15 +61,20 @@ class PhysicalOrder:
 
     @property
     def bytes_per_row(self) -> float | None:
-        """Heap and TOAST per row; None where the rows are unknown or none."""
+        """Heap and TOAST bytes per row; None where the table is empty or its rows are unknown."""
         return self.table_bytes / self.rows if self.rows else None
 
     def read_amplification(self, fraction: float) -> float:
-        """Pages that are read to fetch `fraction` (0..1) of the rows by a range of the control column, over the ideal.
+        """Estimate how many times too many pages are read for a range of the control column.
 
-        1.0 is perfect. Between perfect order and random order lies the correlation squared, as in the planner's own
-        estimate; a page counts once, so the cache is taken to hold what one range touches. What is not known counts
-        as the worst case.
+        The estimate weighs perfect and random order by the correlation squared, as the planner does. A page counts
+        once: the cache is assumed to hold what one range touches. What is unknown counts as the worst case.
+
+        Args:
+            fraction: The range's share of the rows, 0..1.
+
+        Returns:
+            Pages read over pages needed; 1.0 is perfect.
         """
         if self.pages <= 1 or fraction <= 0:
             return 1.0
@@ -86,7 +91,7 @@ class PhysicalOrder:
 
 
 def read_physical_order(connection: Connected, table: QualifiedName, control_column: str) -> PhysicalOrder:
-    """Read the catalogue and the statistics; reads no row.
+    """Read the table's sizes and order from the catalogue and the statistics; reads no row of the table.
 
     Raises:
         TableSpecError: There is no such table.

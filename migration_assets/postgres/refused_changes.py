@@ -1,8 +1,8 @@
 """Publications that make the server refuse every UPDATE and DELETE of a table, whoever sends it.
 
-PostgreSQL checks each publication against the replica identity of the table, at the moment of the change: a column
-list must hold the whole identity (with FULL none may be there at all), a row filter only columns of it. The error comes
-to whoever writes: to the applications, and to apply workers.
+At each change PostgreSQL checks the publications of the table against its replica identity: a column list must hold
+the whole identity (with FULL no list is allowed), and a row filter may use columns of the identity only. The writer
+gets the error, be it an application or an apply worker.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class RefusedChanges:
     Attributes:
         publication: Its name.
         what: Which changes of which table are refused, and why.
-        remedy: Statements that can be run as they are, with what subscribers need first as comments.
+        remedy: The statements that repair it, with words on what subscribers need first.
     """
 
     publication: str
@@ -27,8 +27,8 @@ class RefusedChanges:
     remedy: str
 
 
-# `forced` is the identity that the table is about to get. A leaf is published by the topmost of its ancestors that the
-# publication names, where that is asked for, else by itself alone.
+# `forced` is the identity that the table is about to get. With publish_via_partition_root a leaf is published as the
+# topmost ancestor that the publication names, else as itself.
 _REFUSED = """
 WITH tables AS (
     SELECT c.oid, coalesce(%(forced)s, c.relreplident::text) AS identity
@@ -96,7 +96,7 @@ GROUP BY j.pubname, j.why, j.prrelid, j.prqual, j.columns, j.filters ORDER BY 1,
 def refused_changes(
     connection: Connected, table: QualifiedName, *, identity: Literal["f"] | None = None, own: str = ""
 ) -> list[RefusedChanges]:
-    """Every publication that makes updates and deletes of the table, or of its leaves, fail.
+    """Find every publication that makes updates and deletes of the table, or of its leaves, fail.
 
     Args:
         connection: The side that holds the table.
@@ -104,7 +104,7 @@ def refused_changes(
         identity: The replica identity that it is about to get; None: the one that it has.
         own: A publication that is not looked at: ours, which the caller makes anew.
     """
-    # Every name comes out qualified, so that the statements run wherever they are pasted.
+    # With this search_path every name comes out qualified, so that the statements run in any session.
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
         rows = connection.execute(_REFUSED.encode(), {"table": str(table), "forced": identity, "own": own}).fetchall()
@@ -130,7 +130,7 @@ def _refused(
     elif why == "key":
         what = f"publication {name} has a column list ({columns}) without the whole replica identity: {fails}"
     elif why == "filter":
-        what = f"publication {name} filters rows by ({filters}), which the replica identity has not: {fails}"
+        what = f"publication {name} filters rows by ({filters}), which are not all in the replica identity: {fails}"
     else:
         what = f"publication {name} publishes updates and deletes of a table without replica identity: {fails}"
     if why == "nothing":
@@ -138,7 +138,7 @@ def _refused(
     if why == "filter":
         return RefusedChanges(name, what, f"{plain} -- its subscribers then get every row")
     before = (
-        f"its subscribers first need the columns that they did not get: on each of them ALTER TABLE {published} ADD"
+        f"its subscribers first need the columns that they do not have yet: on each of them ALTER TABLE {published} ADD"
         f" COLUMN … for {missing}. Then, here: " if missing else ""
     )  # fmt: skip
     return RefusedChanges(name, what, f"{before}{with_filter} -- it then publishes all columns")

@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 # Classes 08 (connection) and the shutdown codes of class 57 arrive while a server restarts; class 40 and 55P03 are
 # other transactions in the way; 53300 and 53400 mean that connections or a configured limit are used up for now.
-# 57014 (query_canceled) is permanent: a statement timeout or a person said stop.
+# 57014 (query_canceled) is permanent: a statement timeout, or a person, ended the statement.
 _TRANSIENT_STATES = frozenset({"57P01", "57P02", "57P03", "55P03", "55006", "40001", "40P01", "53300", "53400"})
 _LEFT = "what was committed stays, everything else was rolled back; `status` shows what there is"
 _PERMANENT_CONNECTION = (
@@ -46,7 +46,7 @@ _PERMANENT_CONNECTION = (
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed a little later without anybody changing anything."""
+    """Whether the same call may succeed a little later, although nothing is changed."""
     if isinstance(error, (ConnectionLostError, HeldBackError, TableBusyError)):
         return True
     if not isinstance(error, psycopg.Error) or isinstance(error, _PERMANENT_CONNECTION):
@@ -61,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Whether somebody else held the lock for longer than we were willing to wait, or a deadlock was broken."""
+    """Whether a lock was held by others for longer than our timeout, or a deadlock was broken."""
     return isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected))
 
 
@@ -71,17 +71,17 @@ def retry_transient(
     """Call until it succeeds, fails for good, or `attempts` calls failed.
 
     Args:
-        call: The whole step; what an earlier try has done, it finds and goes on from there.
+        call: The whole step; it must be able to go on from what an earlier try has committed.
         what: The step's name, for the log and the error.
         attempts: How many calls at most.
-        log: Who is told of every try that failed.
-        longest_pause: Between two calls, in seconds.
+        log: Gets a warning for every try that failed.
+        longest_pause: Longest pause between two calls, in seconds.
 
     Raises:
-        UnavailableError: The last try failed as the others had, by something that may pass: a lock, a lost connection.
+        UnavailableError: Every try failed by something that may pass, such as a lock or a lost connection.
         NoRoomError: A server's disk, memory or lock table is full.
-        RightsError: Our role may not do it, or row level security stands in its way.
-        Exception: What `call` raised and no further try would change.
+        RightsError: Our role may not do it, or row level security forbids it.
+        Exception: What `call` raised, where another try would not help.
     """
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
@@ -107,7 +107,7 @@ def retry_transient(
                 raise
             raise limit from error
         raise UnavailableError(
-            f"{attempts} tries failed, the last one so: {told(error)}",
+            f"all {attempts} tries failed; the last error: {told(error)}",
             where=place(what, error),
             state_left=_LEFT,
             next_step=_next_step(error),
@@ -115,7 +115,7 @@ def retry_transient(
 
 
 def _next_right(error: errors.InsufficientPrivilege) -> str:
-    """What somebody does about a right that is missing; row level security has no code of its own."""
+    """The next step for a missing right. Row level security has the same SQLSTATE, so its text is looked at."""
     if "row-level security" in str(error):
         return (
             "let the role see and write all rows: ALTER ROLE … BYPASSRLS; or, where it owns the table, ALTER TABLE …"
@@ -125,7 +125,7 @@ def _next_right(error: errors.InsufficientPrivilege) -> str:
 
 
 def _next_step(error: psycopg.Error) -> str:
-    """What somebody does about an error that did not pass by itself."""
+    """The next step for a transient error that lasted through all tries."""
     if is_lock_timeout(error):
         return (
             "see who holds the table (SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity on the server),"
@@ -133,18 +133,26 @@ def _next_step(error: psycopg.Error) -> str:
         )
     if "connect to the publisher" in told(error):
         return (
-            "one server does not reach the other: MIGRATION_LEGACY_URL_FOR_BASE and MIGRATION_BASE_URL_FOR_LEGACY are a"
-            " server as the other one reaches it, by its own host and port (no pooler), with user and password, let in"
-            " by its pg_hba.conf; then run this again"
+            "one server does not reach the other: MIGRATION_LEGACY_URL_FOR_BASE and MIGRATION_BASE_URL_FOR_LEGACY must"
+            " be the URLs by which one server reaches the other: its own host and port (no pooler), user and password;"
+            " and its pg_hba.conf must let them in; then run this again"
         )
     advice = advice_on_limit(error)
     if advice is not None:
         return f"{advice}, then run this again"
-    return "see whether both servers run and can be reached, then run this again"
+    return "check whether both servers run and can be reached, then run this again"
 
 
 def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Result:
-    """Call until no lock is in the way; pauses are random, so that two waiters do not meet again and again."""
+    """Call again as long as it fails by a lock timeout; pauses are random, so that two waiters do not collide again.
+
+    Args:
+        call: What to do; must leave nothing behind when it fails.
+        patience_seconds: When to give up.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: The lock was still held at the end; so may DeadlockDetected be.
+    """
     retrying = Retrying(
         retry=retry_if_exception(is_lock_timeout),
         stop=stop_after_delay(patience_seconds),
@@ -155,7 +163,7 @@ def retry_locked(call: Callable[[], _Result], *, patience_seconds: float) -> _Re
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Ask again and again, ever more slowly, until it holds or the time is over; whether it holds."""
+    """Ask, ever less often, until the condition holds or `seconds` have passed. Returns whether it holds."""
     retrying = Retrying(
         retry=retry_if_result(lambda holds: not holds),
         stop=stop_after_delay(seconds),
@@ -181,37 +189,41 @@ def _tell(log: logging.Logger, what: str, attempts: int) -> Callable[[RetryCallS
     return tell
 
 
-# Dagster sends the first to its run's process; a closed terminal, a stopped container send the others.
+# Dagster sends SIGINT to its run's process; a stopped container gets SIGTERM, a closed terminal SIGHUP.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody wants it to end. A KeyboardInterrupt, since psycopg cancels what a session is doing for that alone."""
+    """A signal asked for the end. A KeyboardInterrupt, because only for that psycopg cancels the running statement."""
 
 
 class Interrupts:
-    """Lets one interrupt through, and none while what is under way must end by itself."""
+    """Lets the first signal through as an `Interrupted`, and none while `allowed` is false.
+
+    Attributes:
+        allowed: Set to false while the step under way must not be interrupted.
+    """
 
     def __init__(self) -> None:
         self._heard = False
         self.allowed = True
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """The handler. One that comes too late is forgotten: no half-done opening or undoing is worth it."""
+        """Handle a signal. A later one is dropped, so that opening or undoing a hold is never left half done."""
         if self._heard or not self.allowed:
             return
         self._heard = True
-        raise Interrupted(f"somebody stopped it ({signal.Signals(number).name})")
+        raise Interrupted(f"it was stopped by a signal ({signal.Signals(number).name})")
 
 
 @contextmanager
 def interruptible() -> Generator[Interrupts]:
-    """Take the signals while the body runs; outside of the main thread Python gives them to nobody else anyway."""
+    """Handle the signals while the body runs. In another thread than the main one, Python delivers none."""
     guard = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield guard
         return
-    # One that is ignored (nohup) goes on being ignored; one that was not set by Python cannot be set back.
+    # An ignored signal (nohup) stays ignored. A handler that Python did not set could not be restored.
     before = {one: signal.getsignal(one) for one in _SIGNALS}
     mine = {one: handler for one, handler in before.items() if handler not in {signal.SIG_IGN, None}}
     try:

@@ -11,11 +11,11 @@ from migration_assets.domain.errors import MigrationError, NoRoomError
 from migration_assets.domain.plain_text import UNPRINTABLE
 
 LONGEST = 1000
-"""Characters of a text that is told; nobody can make an alert of a megabyte."""
+"""Most characters of a text that is shown, so that no server can cause an alert of a megabyte."""
 
 _NAME = r'"[^"]{1,200}"'
 _TARGET = rf"logical replication target relation {_NAME}"
-# What may be shown; a message that begins otherwise is not. Each pattern ends before a value can begin.
+# The beginnings of messages that may be shown; any other message is not. Each ends before a value can begin.
 _MESSAGES = (
     rf"conflict detected on relation {_NAME}: conflict=\w+",
     rf"duplicate key value violates unique constraint {_NAME}",
@@ -45,22 +45,22 @@ _MESSAGES = (
 )
 _SHOWN = re.compile("|".join(_MESSAGES))
 _LIMIT = re.compile(r"\bmax_[a-z_]{1,40}\b")
-# Data exceptions, broken constraints, and whatever a function raised: their texts are made of values.
+# Data exceptions, broken constraints and errors that a function raised: their messages contain values.
 _TOLD_WITH_VALUES = ("22", "23", "P0")
 
 
 def shown_message(message: str) -> str | None:
-    """The part of a server's message that can hold no value; None where it is not known that there is one."""
+    """The part of a server's message that can hold no value; None where no such part is known."""
     found = _SHOWN.match(message)
     return found.group() if found else None
 
 
 def told_by_driver(text: str, sqlstate: str | None) -> str:
-    """What a driver says that puts the server's message behind its own words, on one line and without values.
+    """One line, without values, of an error of a driver that puts its own words before the server's message.
 
     Args:
-        text: Of its error.
-        sqlstate: None where it does not say the code: then only what is known to hold no value is told.
+        text: The error's text.
+        sqlstate: None where the driver does not give it: then only what is known to hold no value is shown.
     """
     line = (text.strip().splitlines() or [""])[0]
     _, found, message = line.partition("ERROR: ")  # in another language the server says another word
@@ -70,7 +70,7 @@ def told_by_driver(text: str, sqlstate: str | None) -> str:
 
 
 def clean(text: str) -> str:
-    """On one line and no longer than `LONGEST`, without what a terminal or a chat would act upon."""
+    """The text on one line, without control characters and no longer than `LONGEST`."""
     plain = " ".join(UNPRINTABLE.sub(" ", text).split())
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
@@ -79,16 +79,16 @@ def told(error: BaseException) -> str:
     """One line of what an error says, for people, logs, the ledger and alerts; never empty.
 
     Args:
-        error: Any. Of a server's error the first line, as far as it holds no values. Of a lost or refused connection
-            the same: it names host, port and database, and no password. Of an error of ours its first line, which says
-            what happened and where.
+        error: Any error. Of a server's error the first line is taken, as far as it holds no values; so it is of a lost
+            or refused connection, where it names host, port and database, but no password. Of an error of ours the
+            first line says what happened and where.
     """
     text = _without_values(error) if isinstance(error, psycopg.Error) else str(error)
     return clean((text.strip().splitlines() or [""])[0]) or type(error).__name__
 
 
 def named(error: BaseException) -> str:
-    """The kind of an error and what it says, to be kept: an error of ours whole, of any other what may be told."""
+    """The error's class and text, for the ledger: the whole text of an error of ours, one safe line of any other."""
     return f"{type(error).__name__}: {error if isinstance(error, MigrationError) else told(error)}"
 
 
@@ -110,12 +110,12 @@ def _holds_values(error: psycopg.Error) -> bool:
 
 def _without_values(error: psycopg.Error) -> str:
     said = error.diag.message_primary
-    if said is None:  # libpq's own, of connections; or psycopg's, of values that Python has no type for
+    if said is None:  # from libpq, on connections; or from psycopg, on values that Python has no type for
         return (
             "DataError: a value that cannot be read or written" if isinstance(error, psycopg.DataError) else str(error)
         )
     if not _holds_values(error):
-        # Of a hint the setting's name alone: what a limit is called helps, and any function may write a hint.
+        # From a hint only the name of the limit is shown, because any function may write a hint.
         limit = _LIMIT.search(error.diag.message_hint or "") if (error.sqlstate or "").startswith("53") else None
         return f"{said}: {limit.group()} of that server is too small" if limit else said
     diag = error.diag
@@ -129,37 +129,37 @@ _SIDE = "migration_assets_side"
 
 
 def mark_side(error: psycopg.Error, side: str | None) -> None:
-    """Note the side whose session raised the error; the first note stays."""
+    """Mark the error with the side whose session raised it; an earlier mark stays."""
     if side is not None and side_of(error) is None:
         setattr(error, _SIDE, side)
 
 
 def side_of(error: BaseException) -> str | None:
-    """`legacy` or `base`; None where the session was of neither, or the error is no server's."""
+    """`legacy` or `base`; None where the error has no mark: the session was of neither, or no server raised it."""
     return getattr(error, _SIDE, None)
 
 
 def on_side(error: BaseException) -> str:
-    """For the middle of a sentence: ` on the legacy`, or nothing."""
+    """` on the legacy` or ` on the base`, for the middle of a sentence; empty where the side is unknown."""
     side = side_of(error)
     return f" on the {side}" if side else ""
 
 
 def place(where: str, error: BaseException) -> str:
-    """What an error of ours has as `where`: the step or slice, and the side, as far as they are known."""
+    """The `where` of an error of ours: the step or slice, and the side, as far as they are known."""
     side = side_of(error)
     return f"{where}, the {side}" if where and side else where or (f"the {side}" if side else "")
 
 
 _ADVICE = {
     "53100": "free room on the disk of that server, or give it more",
-    "53200": "let others on that server end what they do, or give it more memory; where its lock table is full, ALTER"
+    "53200": "let other sessions on that server end, or give it more memory; where its lock table is full, ALTER"
     " SYSTEM SET max_locks_per_transaction to twice what it is, and restart it",
     "53300": "free connections on that server or raise its limit (max_connections, max_wal_senders, or that of the role"
     " or database)",
     "53400": "raise the limit of that server, or free what it counts",
 }
-# While connecting there is no code, only the server's words.
+# While connecting psycopg gives no SQLSTATE, only the server's message.
 _WORDS = {
     "too many clients": "53300",
     "connection slots": "53300",
@@ -170,7 +170,7 @@ _WORDS = {
 
 
 def advice_on_limit(error: psycopg.Error) -> str | None:
-    """What somebody does about a limit that a server has reached; None of any other error."""
+    """The next step where the server has reached a limit; None for any other error."""
     if error.sqlstate:
         return _ADVICE.get(error.sqlstate)
     said = str(error)
@@ -178,7 +178,7 @@ def advice_on_limit(error: psycopg.Error) -> str | None:
 
 
 def limit_error(error: psycopg.Error, *, where: str = "") -> NoRoomError | None:
-    """The error as a readable one, where a limit was reached; None of any other error."""
+    """A `NoRoomError` for an error that says that a server has reached a limit; None for any other error."""
     advice = advice_on_limit(error)
     if advice is None:
         return None

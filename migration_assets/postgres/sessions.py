@@ -1,4 +1,4 @@
-"""Opening sessions on the legacy and the base with everything set on purpose that changes what they see or may do."""
+"""Opens sessions on the legacy and the base; every setting that changes what they see or do is set explicitly."""
 
 import logging
 from collections.abc import Generator, Mapping
@@ -26,8 +26,8 @@ from migration_assets.postgres.server_messages import conceal, mark_side
 log = logging.getLogger(__name__)
 Side = Literal["legacy", "base"]
 
-# What text output of a value looks like must be the same on both sides and in every session: fingerprints of types
-# without an exact binary form rest on it.
+# The text output of a value must be the same on both sides and in every session: fingerprints of types without an exact
+# binary form are computed from it.
 _CANONICAL: Mapping[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -36,36 +36,36 @@ _CANONICAL: Mapping[str, str] = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "xmloption": "content",
-    # Names that we do not qualify are the system's; nothing of a user's schema is ever picked up by accident.
+    # Unqualified names are the system's, so that no object of a user's schema is used by accident.
     "search_path": "pg_catalog",
     "standard_conforming_strings": "on",
-    # Types' names are compared as texts, and given to drivers.
+    # Names of types are compared as texts, and given to drivers.
     "quote_all_identifiers": "off",
     "array_nulls": "on",
     "transform_null_equals": "off",
 }
-# A database or a role may be set to others, and then every statement of ours would mean something else.
+# A database or a role may have other defaults, which would change what our statements do.
 _PLAIN: Mapping[str, str] = {
-    # An error instead of fewer rows, where policies apply to our role.
+    # Where row security applies to our role: an error instead of fewer rows.
     "row_security": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "gin_fuzzy_search_limit": "0",
     "exit_on_error": "off",
-    # Most installations have it on: our statements on the catalogue are long, and each would be compiled for seconds
-    # (80 of the 83 s of a stream's start on a busy machine), also while writes are held.
+    # It is on by default. Our catalogue queries are long, and each would be compiled for seconds (80 of the 83 s of a
+    # stream's start on a busy machine), also while writes are held.
     "jit": "off",
 }
 _TRANSACTION_TIMEOUT_SINCE = 170_000
-# Only superusers may set it, even to what it is: so only where it is something else.
+# Only superusers may set it, even to its present value; so it is set only where it differs.
 _FIRE_TRIGGERS = sql.SQL(
     "SELECT pg_catalog.set_config('session_replication_role', 'origin', false)"
     " WHERE pg_catalog.current_setting('session_replication_role') <> 'origin'"
 )
-# A database's owner may set a role for whoever connects. A superuser's session would act as that role, and take what is
-# the owner's for our own; its triggers could then take the superuser's rights back. What our role itself is set to
-# stays: a login that works as a group is a custom.
+# A database's owner may set a role for all who connect. A superuser's session would then act as that role and trust the
+# owner's objects as its own; the owner's triggers could switch back to the superuser's rights. A role that is set for
+# our login itself is kept: a login that works as a group role is common.
 OWN_ROLE = sql.SQL(
     "SELECT pg_catalog.set_config('role', 'none', false) WHERE current_user OPERATOR(pg_catalog.<>) session_user"
     " AND EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c"
@@ -77,9 +77,9 @@ OWN_ROLE = sql.SQL(
     " AND s.setrole OPERATOR(pg_catalog.=) r.oid)"
 )
 
-# Before the first setting, and in the same message: a pooler lends us sessions that others use afterwards, and our
-# settings would stay on them. In a transaction of its own, since a query may wait for a safe snapshot where the
-# defaults are serializable, read only and deferrable. Operators by their full names: the search path is not ours yet.
+# Sent before the first setting and in the same message: a pooler lends us sessions that others use afterwards, and our
+# settings would stay on them. In its own transaction, because a query may wait for a safe snapshot where the defaults
+# are serializable, read only and deferrable. With qualified operators, because the search path is not ours yet.
 _NO_POOLER = sql.SQL(
     "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;"
     " SELECT 1 OPERATOR(pg_catalog./) (pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {})::pg_catalog.int4; COMMIT"
@@ -88,7 +88,7 @@ _NO_POOLER = sql.SQL(
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Milliseconds, 0 for never; `client_check` is how often a busy server looks whether we still live."""
+    """Timeouts of a session in milliseconds, 0 for none; `client_check`: how often a busy server checks our socket."""
 
     lock: int = 10_000
     statement: int = 60_000
@@ -113,16 +113,16 @@ class Databases:
     legacy_url: str = field(repr=False)
     base_url: str = field(repr=False)
     doer: Doer | None = None
-    """Whom the ledger names for what is done in these sessions."""
+    """The person or process that the ledger names for what these sessions do."""
     own_schema: str = DEFAULT_SCHEMA
-    """Where this program keeps what is its own, on both sides."""
+    """The name of our schema, on both sides."""
 
     def url(self, side: Side) -> str:
         """The connection URL of one side."""
         return self.legacy_url if side == "legacy" else self.base_url
 
     def connect(self, side: Side, purpose: str, timeouts: Timeouts) -> Connected:
-        """An autocommit session that the caller closes; see `session`, which looks for a standby, too."""
+        """Open an autocommit session, which the caller closes; unlike `session` it does not refuse a standby."""
         connection = connect(self.url(side), purpose, timeouts, doer=self.doer, own_schema=self.own_schema, side=side)
         if not connection.finds_ours:
             try:
@@ -140,26 +140,26 @@ class Databases:
         except LedgerError:
             raise
         except (psycopg.Error, MigrationError):
-            log.info("the legacy could not be looked at")  # which whatever needs it says, and why
+            log.info("the legacy could not be looked at")  # a step that needs it raises the error itself
 
     @contextmanager
     def session(
         self, side: Side, purpose: str, timeouts: Timeouts | None = None, *, or_standby: bool = False
     ) -> Generator[Connected]:
-        """An autocommit session that is closed at the end, whatever happens; open transactions roll back.
+        """Open an autocommit session that is closed at the end in any case; an open transaction is rolled back.
 
         Args:
             side: Which database.
-            purpose: Shown as `application_name`, after `migration_assets:`; 45 bytes at the most are seen.
-            timeouts: Defaults suit short catalogue work.
-            or_standby: Whether a server that only follows another one will do: for looks that tell of it themselves.
+            purpose: Shown as `application_name`, after `migration_assets:`; at most 45 bytes of it are visible.
+            timeouts: The defaults suit short catalogue queries.
+            or_standby: Whether a standby is accepted, for callers that report it themselves.
 
         Raises:
             SettingsError: The URL cannot be read, or leads to a pooler.
-            LedgerError: This program keeps its own there in another schema than the setting names.
+            LedgerError: Our tables are there in another schema than the setting names.
             ServerChangedError: A standby answers.
             psycopg.OperationalError: The server cannot be reached; its text holds host and port, never a password.
-            psycopg.Error: Whatever the body raised; its text holds no value of a row.
+            psycopg.Error: What the body raised; its text holds no value of a row.
         """
         connection = self.connect(side, purpose, timeouts or Timeouts())
         try:
@@ -174,23 +174,23 @@ class Databases:
 
 
 def is_standby(connection: Connected) -> bool:
-    """Whether the server was one when the session began: it said so by itself, nothing is asked."""
+    """Whether the server was a standby when the session began; it reports that itself, so no query is sent."""
     return connection.info.parameter_status("in_hot_standby") == "on"
 
 
 def standby_answers(connection: Connected, side: Side) -> ServerChangedError:
-    """What a step says that needs the server itself."""
+    """The error of a step that needs the primary, where a standby answers."""
     return ServerChangedError(
-        f"what answers as the {side} is a standby: it takes no writes, and may lag",
+        f"a standby answers as the {side}: it takes no writes and may lag behind",
         where=f"{connection.info.dbname} on {connection.info.host}:{connection.info.port}",
         state_left="nothing was touched",
         next_step=f"let the {side}'s URL lead to the primary (of several hosts: with"
-        " target_session_attrs=read-write); if this standby is to be it, promote it first",
+        " target_session_attrs=read-write); if this standby is to become the primary, promote it first",
     )
 
 
 def canonical_options() -> str:
-    """The same as libpq's `options`, for drivers that ask before anybody could set anything."""
+    """The settings of text output as libpq's `options`, for drivers that send queries before we can set anything."""
     settings = {**_CANONICAL, "row_security": "off", "jit": "off"}
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
 
@@ -227,7 +227,7 @@ def set_limits(
 
 
 def session_settings(purpose: str, timeouts: Timeouts, server_version: int) -> dict[str, str]:
-    """What every session of ours is set to, whichever driver opens it.
+    """The settings of every session of ours, with any driver.
 
     Args:
         purpose: Shown as `application_name`.
@@ -264,13 +264,13 @@ def connect(
     """Open one session; see `Databases.session`.
 
     Args:
-        url: Where.
+        url: The database.
         purpose: Shown as `application_name`.
         timeouts: Of the session.
-        replication: As a walsender of the database, which understands the commands of replication.
-        doer: Whom the ledger names for what is done in it.
-        own_schema: What our schema is called there.
-        side: Which one it is.
+        replication: Whether to open a walsender session, which takes replication commands.
+        doer: Whom the ledger names for what is done in the session.
+        own_schema: The name of our schema there.
+        side: `legacy` or `base`, to mark errors with; None for neither.
     """
     require_readable(url)
     try:
@@ -304,14 +304,14 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> bool:
     """Give a new session its settings, in one message to the server.
 
     Returns:
-        Whether something of ours is in the schema that is ours by the setting.
+        Whether the configured schema holds our tables.
 
     Raises:
-        SettingsError: A pooler stands between, and nothing was set; or its role is set to fire no triggers, and may not
-            change that.
+        PoolerError: A pooler is in between; no setting was made.
+        SettingsError: Our role has a session_replication_role that fires no triggers, and may not change it.
     """
-    # SET and not set_config: a query would wait for a safe snapshot where the defaults are serializable, read only and
-    # deferrable.
+    # SET, because set_config is a query, and a query would wait for a safe snapshot where the defaults are
+    # serializable, read only and deferrable.
     statements = [
         sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in settings.items()
     ]
@@ -320,9 +320,9 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> bool:
         cursor = connection.execute(
             sql.SQL("; ").join([direct, *statements, OWN_ROLE, _FIRE_TRIGGERS, sql.SQL(FINDS_OURS)])
         )
-    except (errors.DivisionByZero, errors.ProtocolViolation):  # the latter of one that lends single statements
+    except (errors.DivisionByZero, errors.ProtocolViolation):  # the second from a pooler in statement mode
         raise PoolerError(
-            "a pooler answers in place of the server: the session's process is not the one that it was told of",
+            "a pooler answers in place of the server: the session's process is not the announced one",
             where=f"{connection.info.host}, port {connection.info.port}",
             state_left="nothing was touched, and no setting stays on the pooler's sessions",
             next_step="give the server's own host and port in the connection URL: sessions of a pooler lose their locks"
@@ -342,10 +342,10 @@ def prepare_session(connection: Connected, settings: Mapping[str, str]) -> bool:
 
 
 def require_readable(url: str) -> None:
-    """Refuse a URL that libpq would quote in its error, or take for another host: both put the password into the text.
+    """Refuse a URL that cannot be parsed or whose host contains an `@`: libpq's error would quote the password.
 
     Raises:
-        SettingsError: Says what to write instead, without a word of the URL.
+        SettingsError: Says what to write instead, and quotes nothing of the URL.
     """
     try:
         parts = conninfo_to_dict(url)
@@ -361,17 +361,17 @@ def require_readable(url: str) -> None:
 
 
 def application_name(purpose: str) -> str:
-    """What `pg_stat_activity` shows; PostgreSQL keeps 63 bytes of it."""
+    """The name that `pg_stat_activity` shows; PostgreSQL keeps 63 bytes of it."""
     return f"migration_assets:{purpose}"
 
 
 def announce(connection: Connected, purpose: str) -> None:
-    """Show what the session is doing now; visible to others at once, even inside a transaction."""
+    """Show in `application_name` what the session is doing; others see it at once, even inside a transaction."""
     connection.execute("SELECT pg_catalog.set_config('application_name', %s, false)", [application_name(purpose)])
 
 
 def uncounted(connection: Connected) -> None:
-    """From now on what this session reads leaves no trace in the server's statistics, where its role may say so.
+    """Keep this session's reads out of the server's table statistics, where its role may.
 
     For our own reads of the legacy, so that the search for its readers does not find us. Never for a session that
     writes: autovacuum would not see that. A role needs `GRANT SET ON PARAMETER track_counts`, or is a superuser.
@@ -382,7 +382,7 @@ def uncounted(connection: Connected) -> None:
 
 
 def require_row(row: tuple[Any, ...] | None, what: str) -> tuple[Any, ...]:
-    """The row of a query that always returns one."""
+    """The row of a query that always returns one; `what` names it in the error."""
     if row is None:
         raise MigrationError(f"{what} returned no row", next_step="report this: it is a fault of this program")
     return row

@@ -1,13 +1,13 @@
-"""Transactions whose picture of a table is true: the table is locked before the picture is taken, until the last read.
+"""Transactions that read a table in a safe snapshot: the table is locked before it is taken, until the last read.
 
-An ALTER TABLE that rewrites a table, and a TRUNCATE, are not MVCC-safe: a snapshot that is older sees an EMPTY table
-afterwards. So whoever will read rows in a snapshot locks the table in ACCESS SHARE mode first. LOCK TABLE takes no
-snapshot: it may come before the statement that does, and before SET TRANSACTION SNAPSHOT. Whoever imports a snapshot
-locks before the import: that it succeeds says that the exporter, who locked before it took the snapshot, still holds.
+An ALTER TABLE that rewrites a table, and a TRUNCATE, are not MVCC-safe: an older snapshot sees an EMPTY table
+afterwards. So a reader locks the table in ACCESS SHARE mode before its snapshot is taken. LOCK TABLE takes no snapshot,
+so it may come before the statement that does, and before SET TRANSACTION SNAPSHOT. An importer locks before the import:
+if the import succeeds, the exporter's transaction is still open, and with it the lock from before the snapshot.
 
-A stranger's ALTER TABLE that comes between the exporter and an importer waits for the one and keeps out the other, and
-everybody who writes to the table stands behind it. So an importer does not wait: the whole step lets go at once, and
-is tried again when the ALTER is through.
+An ALTER TABLE of others that comes between exporter and importer waits for the exporter and blocks the importer, and
+all writers of the table wait behind it. So an importer waits only for `IMPORT_LOCK_MS`: then the whole step releases
+its locks, and is tried again when the ALTER TABLE is done.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -24,7 +24,7 @@ from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
 _READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-# Longer than any lock that is only held for a moment, as a cut's; writers may stand behind it.
+# Longer than the brief locks of our own steps, such as a cut's. Writers may wait behind it, so it is short.
 IMPORT_LOCK_MS = 500
 _ALTERING = sql.SQL("""
 SELECT DISTINCT format('backend %%s (%%s, %%s)', k.pid, coalesce(a.usename::text, '?'),
@@ -37,9 +37,9 @@ WHERE k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock' AND k.pid IS NO
 
 
 def base_tables(base: Connected, spec: TableSpec, weeks: Iterable[FiscalWeek]) -> list[QualifiedName]:
-    """What a reader of these weeks locks in the base, parents first: the root, the quarters and the leaves that exist.
+    """The tables that a reader of these weeks locks in the base, parents first: root, quarters and existing leaves.
 
-    Not for use in the reader's own transaction before it has its locks: it takes a snapshot.
+    It takes a snapshot, so a reader must not call it in its own transaction before the tables are locked.
     """
     wanted = sorted(weeks)
     names = [spec.table.name]
@@ -55,25 +55,25 @@ def base_tables(base: Connected, spec: TableSpec, weeks: Iterable[FiscalWeek]) -
 
 
 def hold_tables(connection: Connected, tables: Sequence[QualifiedName]) -> None:
-    """Lock the tables themselves, without what hangs below them, until the transaction ends: nobody rewrites them.
+    """Lock the tables, without their partitions, in ACCESS SHARE mode until the transaction ends: no rewrite can begin.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Somebody alters one of them, or waits to do so; it may be tried again.
+        psycopg.errors.LockNotAvailable: Another session alters one of them, or waits to; it may be tried again.
     """
     connection.execute(locking(tables))
 
 
 def locking(tables: Sequence[QualifiedName]) -> sql.Composed:
-    """The statement by which a reader locks the tables."""
+    """The LOCK TABLE statement of a reader."""
     names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table_name(table)) for table in tables)
     return sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names)
 
 
 def begin_reading(connection: Connected, tables: Sequence[QualifiedName]) -> None:
-    """Begin a transaction that reads these tables; its first query takes its snapshot, and until then none is taken.
+    """Begin a read-only transaction with these tables locked. Its snapshot is taken by the first query, not here.
 
     Raises:
-        psycopg.errors.LockNotAvailable: As `hold_tables`; the transaction is over.
+        psycopg.errors.LockNotAvailable: As `hold_tables`; the transaction is rolled back.
     """
     connection.execute(_READING)
     try:
@@ -85,13 +85,13 @@ def begin_reading(connection: Connected, tables: Sequence[QualifiedName]) -> Non
 
 
 def export_snapshot(connection: Connected) -> str:
-    """The name of the transaction's snapshot, which is taken now where it was not before."""
+    """Export the transaction's snapshot and return its name; it is taken now where no query took it before."""
     return str(require_row(connection.execute("SELECT pg_export_snapshot()").fetchone(), "a snapshot")[0])
 
 
 @contextmanager
 def reading(connection: Connected, tables: Sequence[QualifiedName]) -> Generator[Connected]:
-    """A read-only transaction with a snapshot of its own, in which these tables are what they were at its beginning."""
+    """Open a read-only transaction with its own snapshot, in which none of these tables can be rewritten."""
     begin_reading(connection, tables)
     try:
         yield connection
@@ -102,22 +102,22 @@ def reading(connection: Connected, tables: Sequence[QualifiedName]) -> Generator
 
 @contextmanager
 def in_snapshot(connection: Connected, snapshot: str, tables: Sequence[QualifiedName]) -> Generator[Connected]:
-    """A read-only transaction in a snapshot that another session exported and still holds, as it holds the tables.
+    """Open a read-only transaction in a snapshot of another session, whose exporting transaction is still open.
 
     Args:
         connection: In no transaction.
-        snapshot: Of a transaction that locked the tables before it took it.
-        tables: That are read.
+        snapshot: Its name; the exporter must have locked the tables before it took the snapshot.
+        tables: The tables that are read.
 
     Raises:
-        TableBusyError: Somebody alters one of the tables, or waits to do so.
+        TableBusyError: Another session alters one of the tables, or waits to.
         psycopg.OperationalError: The exporter is gone.
     """
     with _importing(connection, tables):
         try:
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
         except (errors.InvalidParameterValue, errors.UndefinedObject) as error:
-            # As if the connection itself had been lost: the whole step is worth another try.
+            # Raised like a lost connection, so that the whole step is tried again.
             raise psycopg.OperationalError("the session that exported the snapshot was lost") from error
         yield connection
 
@@ -128,7 +128,7 @@ def _importing(connection: Connected, tables: Sequence[QualifiedName]) -> Genera
     connection.execute(_READING)
     try:
         try:
-            # SET takes no snapshot either.
+            # Like LOCK TABLE, SET takes no snapshot.
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{IMPORT_LOCK_MS}ms")))
             hold_tables(connection, tables)
         except errors.LockNotAvailable as error:
@@ -142,11 +142,11 @@ def _importing(connection: Connected, tables: Sequence[QualifiedName]) -> Genera
 
 
 def _table_busy(connection: Connected, tables: Sequence[QualifiedName]) -> TableBusyError:
-    """The error; names who alters, where that is still so. The session is in no transaction."""
+    """The error; it names the sessions that alter the tables, if they still do. `connection` is in no transaction."""
     who = [str(one) for (one,) in connection.execute(_ALTERING, [[str(table) for table in tables]])]
     return TableBusyError(
-        "somebody alters the table, or waits to do so, and it was let go at once, so that nobody waits behind that:"
-        f" {', '.join(who) or 'it is over already'}",
+        "another session alters the table, or waits to; we released our lock so that no writer waits behind it:"
+        f" {', '.join(who) or 'that session is done by now'}",
         where=", ".join(str(table) for table in tables[-1:]),
         state_left="nothing of this step was changed",
         next_step="let the ALTER TABLE (or whatever locks the table) end, then run this again",

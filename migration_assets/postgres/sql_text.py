@@ -1,4 +1,4 @@
-"""How names and the server's own texts become SQL; a user's text only ever enters as an identifier or a literal."""
+"""Turns names and texts of a server's catalogue into SQL. A user's text enters as identifier or literal only."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ def table_name(table: QualifiedName) -> sql.Identifier:
 
 
 class ServersText(sql.SQL):
-    """SQL that a server's catalogue wrote. It names what is the users', who may have a schema `migration` of theirs."""
+    """SQL that a server's catalogue wrote. It is never rewritten: users may have a schema `migration` of their own."""
 
     def format(self, *args: Any, **kwargs: Any) -> sql.Composed:
-        """As `SQL.format`; what stands between the arguments stays the server's."""
+        """As `SQL.format`; the text between the arguments remains a `ServersText`."""
         parts = super().format(*args, **kwargs)
         return sql.Composed(ServersText(part.as_string()) if type(part) is sql.SQL else part for part in parts)  # pyright: ignore[reportArgumentType]
 

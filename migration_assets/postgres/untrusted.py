@@ -5,7 +5,7 @@ A trigger, a rule or a default calls a function; that function, and all that it 
 
 from typing import LiteralString
 
-# A superuser is every role's member by effect: for one only real memberships count.
+# A superuser passes pg_has_role for every role: where we are one, only real memberships count.
 TRUSTED: LiteralString = """
 WITH trusted AS (
     SELECT r.oid FROM pg_roles r, pg_roles me WHERE me.rolname = current_user
@@ -13,16 +13,16 @@ WITH trusted AS (
          OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = me.oid AND m.roleid = r.oid))
 )
 """
-# What questions read, and the function below it.
+# Names of the views, and their functions, by which the hot rows are read.
 _HOT_VIEWS: LiteralString = "^hot_[0-9a-f]{12}$"
-# What belongs to a table: its defaults, constraints, indexes, triggers, rules, policies, statistics; and the table
-# itself, for the types of its columns. Each of them can name a function that runs when somebody writes or reads.
+# The parts of a table: its defaults, constraints, indexes, triggers, rules, policies and statistics, and the table
+# itself for the types of its columns. Each can name a function that runs at a read or a write.
 _PARTS: LiteralString = """(
     SELECT h.classid, h.objid FROM pg_depend h
     WHERE h.refclassid = 'pg_class'::regclass AND h.refobjid = _table AND h.deptype IN ('a', 'i')
     UNION ALL SELECT 'pg_class'::regclass, _table
 )"""
-# What a part uses that is not the system's own, and who owns it; of an operator its function counts.
+# The users' objects that a part uses, with their owners; for an operator its function counts.
 _USED: LiteralString = """(
     SELECT d.refclassid, d.refobjid, d.objsubid, coalesce(p.proowner, t.typowner) AS owner FROM pg_depend d
     LEFT JOIN pg_operator x ON d.refclassid = 'pg_operator'::regclass AND x.oid = d.refobjid
@@ -31,9 +31,9 @@ _USED: LiteralString = """(
     WHERE d.classid = part.classid AND d.objid = part.objid AND d.refobjid >= 16384
       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
 )"""
-# What could run somebody's statements as our role, or show him what is ours: whose owner may add triggers, rules,
-# defaults and policies to it, or replace its text; the right to add a trigger. What he added while a table was his own
-# stays when it is handed over: a part that uses a function or a type of his, a rule, a table that inherits.
+# Objects by which another role could run its statements as our role, or read what is ours: those that it owns, to
+# which it may add triggers, rules, defaults and policies; and those on which it has the TRIGGER right. What a former
+# owner added stays when a table is handed over: a part that uses its function or type, a rule, an inheriting table.
 UNTRUSTED: LiteralString = (
     """
 , ours AS (
@@ -98,9 +98,9 @@ ORDER BY 1
     .replace("_hot_views", _HOT_VIEWS)
 )
 NAMED_IN_BODY: LiteralString = "substring(p.prosrc FROM '([a-z][a-z0-9_]*)[.](?:cutovers|hold_token)')"
-"""What a function of ours, pg_proc `p`, calls our schema; NULL where it does not speak of it."""
-# Mostly all in the schema is our own, and nobody was granted anything but on the views: that is seen at once. From our
-# tables to what they use, in this order: the other way round it takes 50 ms, and more in a database with many types.
+"""SQL: the name that the body of pg_proc `p`, a function of ours, has for our schema; NULL where it names none."""
+# Usually our role owns all in the schema, and has granted rights on the views only: this query sees that at once. It
+# goes from our tables to what they use: the other order takes 50 ms, and more in a database with many types.
 ALL_OURS: LiteralString = """
 SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
                    AND (c.relowner <> me.oid OR c.relacl IS NOT NULL AND c.relkind <> 'v'
@@ -136,9 +136,9 @@ def _calls(catalogue: LiteralString, oid: LiteralString) -> LiteralString:
     return _CALLS.replace("_catalogue", catalogue).replace("_object", oid)
 
 
-# Of a table counts what runs when somebody writes to it: defaults, checks and indexes that call a function, domains,
-# policies, triggers and rules but ours. What a partition has from its root is told of the root alone: one more
-# partition changes nothing.
+# For a table, all that runs at a write to it: defaults, checks and indexes that call a function, domains, policies, and
+# triggers and rules that are not ours. What a partition has from its root is included for the root only, so that one
+# more partition changes nothing.
 _TEXT: LiteralString = (
     """
 CASE c.kind
@@ -178,14 +178,14 @@ END
     .replace("_constraint_calls", _calls("pg_constraint", "k.oid"))
     .replace("_index_calls", _calls("pg_class", "i.indexrelid"))
 )
-# A table that is only read runs nothing. Its name comes last, after that of its schema.
+# Finds tables that a body writes to; a table that is only read runs nothing. The name may follow a schema's.
 _WRITING: LiteralString = (
     r"\m(?:insert\s+into|update|delete\s+from|merge\s+into|copy)\s+(?:only\M\s*)?\(?\s*"
     r'(?:[^\s.(;"]+\s*\.\s*|"[^"]+"\s*\.\s*)?(?:([^\s.(;")]+)|"([^"]+)")'
 )
-# A comment may stand between two words; what looks like one in a text is no reason to leave out what follows.
+# A comment may be between two words, but what looks like one may be inside a literal: both forms are searched.
 _UNCOMMENTED: LiteralString = r"b.body || ' ' || regexp_replace(b.body, '--[^\n]*|/\*.*?\*/', ' ', 'g')"
-# The server folds ASCII letters alone; any other may be a part of a name, whatever the collation says of it.
+# The server folds ASCII letters only; any other character may be part of a name, whatever the collation says.
 _WORDS: LiteralString = """
 SELECT lower(m[1] COLLATE "C"), false FROM regexp_matches(b.body, '((?:[[:alnum:]_$]|[^\\x01-\\x7f])+)', 'g') m
 UNION SELECT replace(m[1], '""', '"'), false FROM regexp_matches(b.body, '"(([^"]|"")+)"', 'g') m
@@ -213,7 +213,7 @@ WHERE r.relname = w.word::name AND r.oid >= 16384
 UNION ALL
 SELECT 'domain', t.oid FROM pg_type t WHERE t.typname = w.word::name AND t.oid >= 16384 AND t.typtype = 'd'
 """
-# Partitions and heirs; what points there with a key that follows; what a view is written through to.
+# Partitions and children; tables whose foreign keys cascade from here; the tables below an updatable view.
 _FOLLOWED: LiteralString = """
 SELECT 'table', i.inhrelid FROM pg_inherits i WHERE c.kind = 'table' AND i.inhparent = c.oid
 UNION ALL
@@ -250,17 +250,17 @@ _BODIES: LiteralString = """(
 
 
 def functions_of(catalogue: LiteralString, oid: LiteralString) -> LiteralString:
-    """A query for `bodies`: the functions that one object of a catalogue names, such as a trigger of pg_trigger."""
+    """A query for `bodies`: the functions that an object uses, such as a trigger, by its catalogue and oid."""
     return _NAMED_BY.replace("_catalogue", catalogue).replace("_object", oid)
 
 
 def bodies(roots: LiteralString, *, rules: LiteralString = "SELECT NULL::oid WHERE false") -> LiteralString:
-    """An SQL expression: the definitions and owners of functions and of what these call; NULL where there are none.
+    """An SQL expression: the definitions and owners of functions and of all that they call; NULL where there are none.
 
     Args:
-        roots: A query of the functions' oids, which may name columns of the query around it. The system's own functions
-            are left out.
-        rules: A query of rules' oids, whose statements count as a function's do.
+        roots: A query of the functions' oids, which may name columns of the surrounding query. The system's own
+            functions are left out.
+        rules: A query of rules' oids, whose statements count like a function's body.
     """
     return (
         _BODIES.replace("_words", _WORDS)

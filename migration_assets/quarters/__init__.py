@@ -1,1 +1,1 @@
-"""Quarters and weeks as partitions of the root: made, fenced, opened ahead, looked after."""
+"""The base's partitions: creating root, quarters and leaves, opening them ahead, fencing and checking them."""

@@ -1,4 +1,4 @@
-"""Makes the partitioned root in the base from the legacy's own catalogue."""
+"""Makes the partitioned root in the base, with its types and sequences, like the legacy's table."""
 
 import hashlib
 
@@ -20,14 +20,19 @@ _IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
 
 
 def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec) -> TableDescription:
-    """Create types, sequences and the root where they are missing; compare what is there. In the caller's transaction.
+    """Create the root, its types and its sequences where the root is missing, and check it against the legacy.
+
+    Args:
+        connection: To the base, in the transaction that is to hold the changes.
+        legacy: The description of the legacy's table.
+        spec: Table and control column.
 
     Returns:
         The root as the base's catalogue describes it.
 
     Raises:
-        PartitionError: A table of that name is there and is not what this migration needs, or it needs something that
-            only the legacy has.
+        PartitionError: A table of that name exists and does not fit, or the table needs something that only the legacy
+            has, or a right that our role lacks.
     """
     existing = describe_table(connection, spec.table)
     if existing is None:
@@ -38,13 +43,13 @@ def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec
                 _ensure_type(connection, user_type)
             _create_root(connection, legacy, spec)
         except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
-            # A function, collation or operator class that only the legacy has; a right that our role lacks.
+            # It needs a function, collation or operator class that only the legacy has, or our role lacks a right.
             raise PartitionError(
-                f"the legacy's table cannot be made here: {told(error)}",
+                f"the base's table cannot be made like the legacy's: {told(error)}",
                 where=f"{spec.relation} in the base",
                 state_left="nothing was changed",
-                next_step="create in the base what it names (functions and collations are not carried), or grant the"
-                " right, then run this again",
+                next_step="create in the base what the error names (functions and collations are not copied), or grant"
+                " the right, then run this again",
             ) from error
         existing = describe_table(connection, spec.table)
         if existing is None:
@@ -54,7 +59,7 @@ def ensure_root(connection: Connected, legacy: TableDescription, spec: TableSpec
 
 
 def require_root(connection: Connected, root: TableDescription, legacy: TableDescription, spec: TableSpec) -> None:
-    """Refuse a root that rows of the legacy cannot flow into.
+    """Require that the root can take the legacy's rows.
 
     Raises:
         PartitionError: Not partitioned by range over the control column, with a default partition, or other columns.
@@ -67,7 +72,7 @@ def require_root(connection: Connected, root: TableDescription, legacy: TableDes
 
     if root.kind != "p":
         raise refuse(
-            "a table of this name is there and is not partitioned",
+            "a table of this name exists and is not partitioned",
             "rename it, or point MIGRATION_BASE_URL at a database without it",
         )
     row = connection.execute(
@@ -93,16 +98,22 @@ def require_root(connection: Connected, root: TableDescription, legacy: TableDes
 
 
 def like_root(spec: TableSpec) -> sql.Composed:
-    """The LIKE clause of every partition: all but indexes (built after the load) and identity (ATTACH refuses it)."""
+    """The LIKE clause of a partition: all but indexes (built after the load) and identity (ATTACH refuses it)."""
     return sql.SQL(
         "LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
     ).format(table_name(spec.table))
 
 
 def add_keys_and_indexes(connection: Connected, table: QualifiedName, root: TableDescription, spec: TableSpec) -> int:
-    """Primary key and secondary indexes on a loaded leaf, each with a definition that the root's index will adopt.
+    """Build primary key and secondary indexes on a loaded leaf, so that ATTACH adopts them for the root's indexes.
 
-    By the root's and not by the legacy's, which may have been given others since the root was made.
+    The root's definitions are used: the legacy may have got other indexes since the root was made.
+
+    Args:
+        connection: To the base.
+        table: The leaf.
+        root: The root's description.
+        spec: Table and control column.
 
     Returns:
         How many indexes the leaf now has.
@@ -124,16 +135,16 @@ def add_keys_and_indexes(connection: Connected, table: QualifiedName, root: Tabl
 
 
 def give_identity(connection: Connected, table: QualifiedName, deferral: str) -> None:
-    """A deferrable key cannot tell rows apart for the stream back to the legacy: then the whole row does."""
+    """Set REPLICA IDENTITY FULL where the key is deferrable (`deferral` not empty) and so cannot be the identity."""
     if deferral:
         connection.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(table_name(table)))
 
 
 def leaf_index_name(leaf: str, suffix: str) -> str:
-    """`amenity_bookings_fy25_q2_w05_pkey`: at most 63 bytes, and no two of a schema alike.
+    """The name of a leaf's index, such as `amenity_bookings_fy25_q2_w05_pkey`: at most 63 bytes, unique in its schema.
 
-    PostgreSQL's own choice will not do: it looks for a free name in the schema where a leaf is loaded, not in the one
-    where it goes; and it cuts long names before the week, so that those of two leaves would meet there.
+    PostgreSQL's own choice could collide: it looks for a free name in the schema where the leaf is loaded, not in the
+    one that the leaf moves to; and it cuts long names before the week, so that two leaves could get the same name.
     """
     whole = f"{leaf}_{suffix}".encode()
     if len(whole) <= MAX_IDENTIFIER_BYTES:
@@ -143,7 +154,7 @@ def leaf_index_name(leaf: str, suffix: str) -> str:
 
 
 def carried_indexes(legacy: TableDescription) -> tuple[Index, ...]:
-    """Those that the base gets; an index that a failed CREATE INDEX CONCURRENTLY left behind is nobody's wish."""
+    """The legacy's indexes that the base gets: all but invalid ones, left by a failed CREATE INDEX CONCURRENTLY."""
     return tuple(index for index in legacy.indexes if index.valid)
 
 
@@ -189,7 +200,7 @@ def _made_by_identity(connection: Connected, legacy: TableDescription) -> set[st
 
 
 def _create_sequences(connection: Connected, legacy: TableDescription) -> None:
-    """All that new rows draw from, in whatever way, but those that an identity column brings along."""
+    """Create every sequence that new rows use, except those that an identity column creates by itself."""
     of_identity = _made_by_identity(connection, legacy)
     for sequence in legacy.sequences:
         if sequence.name not in of_identity:
@@ -228,7 +239,7 @@ def _create_root(connection: Connected, legacy: TableDescription, spec: TableSpe
             )
     for use in legacy.sequence_uses:
         owned = use.column is not None and use.how in {Drawn.DEFAULT, Drawn.OWNED, Drawn.IDENTITY}
-        # A sequence of another schema serves as a default, but PostgreSQL lets no column own it.
+        # A default may use a sequence of another schema, but PostgreSQL lets no column own it.
         here = parse_identifiers(use.sequence)[0] == spec.table.schema
         if owned and here and use.column and use.sequence not in of_identity:
             connection.execute(
@@ -257,7 +268,7 @@ def _column_clause(column: Column, options: dict[str, str], *, identity_works: b
     elif column.identity and sequence and identity_works:
         parts.append(raw_sql(f"GENERATED {_IDENTITY[column.identity]} AS IDENTITY ({options[sequence]})"))
     elif column.identity and sequence:
-        # Before PostgreSQL 17 a partitioned table has no identity columns; the same sequence as a default serves.
+        # Before PostgreSQL 17 a partitioned table cannot have identity columns: the sequence becomes a default.
         parts.append(sql.SQL("DEFAULT nextval({}::regclass)").format(sql.Literal(sequence)))
     elif column.default is not None:
         parts.append(raw_sql(f"DEFAULT {column.default}"))

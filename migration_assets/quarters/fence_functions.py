@@ -1,4 +1,4 @@
-"""The functions of the triggers that refuse writes, and the token that our own steps pass with."""
+"""The functions of the triggers that refuse writes during a hold, and the token that lets our own steps pass."""
 
 from collections.abc import Mapping
 from typing import LiteralString
@@ -10,8 +10,8 @@ from migration_assets.ledger.session_locks import take_turn_at_objects
 from migration_assets.postgres.own_schema import in_own_schema
 from migration_assets.postgres.sessions import Connected, require_row
 
-# Role and token: a reader of the ledger who sees the token has not the owner's rights, and who has them does not pass
-# by accident.
+# A session passes with role and token. A reader of the ledger may see the token, but lacks the owner's rights; a
+# session with those rights does not pass by accident.
 _REFUSE_WRITES = """
 BEGIN
     IF coalesce((SELECT h.token = pg_catalog.current_setting('migration.hold_token', true)
@@ -34,8 +34,8 @@ BEGIN
             || ' A partition of the base may take writes through the table''s own name alone. Where no cutover is'
             || ' under way: migration-assets release-writes';
 END """
-# Every name is qualified instead of SET search_path, which would cost more than all the rest of it, once a row. The
-# worker is looked for once: its process serves one subscription for all its life, and runs no SQL of any client.
+# Names are qualified, because SET search_path would cost more than the rest of the function, for every row. The worker
+# is looked up once: its process serves one subscription all its life, and runs no SQL of a client.
 _REFUSE_ROWS = """
 DECLARE
     me text := TG_ARGV[2] || '/' || pg_catalog.pg_backend_pid();
@@ -61,7 +61,7 @@ BEGIN
         USING ERRCODE = '25006',
         HINT = 'Disable that subscription: what it brings belongs to the other database.';
 END """
-# The slot is looked for in the server's memory: no snapshot can be too old to show it.
+# Slots are read from the server's memory, so that an old snapshot does not hide one.
 _REFUSE_TRUNCATE = """
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = TG_ARGV[0]) THEN
@@ -70,13 +70,13 @@ BEGIN
     END IF;
     RETURN NULL;
 END """
-# By name: options and body. Whether a trigger is as this program makes it is told by the body, too.
+# By name: options and body. The body also decides whether a trigger is current (see `fences`).
 _FUNCTIONS: Mapping[str, tuple[LiteralString, LiteralString]] = {
     "refuse_writes": ("SECURITY DEFINER SET search_path = pg_catalog, pg_temp", _REFUSE_WRITES),
     "refuse_rows": ("", _REFUSE_ROWS),
     "refuse_base_truncate": ("SET search_path = pg_catalog, pg_temp", _REFUSE_TRUNCATE),
 }
-# Default privileges may have given it to others at once.
+# The loop revokes what default privileges may have granted to others on the new table.
 _MAKE_KEY = """
 CREATE TABLE migration.hold_token (token text NOT NULL);
 COMMENT ON TABLE migration.hold_token IS
@@ -95,10 +95,10 @@ END $$
 
 
 def make_functions(connection: Connected) -> None:
-    """Make the table of holds, the token and the triggers' functions, as this program has them; safe to repeat.
+    """Make the table of holds, the token and the current functions of the triggers; safe to repeat.
 
     Raises:
-        ForeignObjectError: Something of somebody else's has one of their names.
+        ForeignObjectError: An object that is not ours has one of their names.
     """
     require_no_collision(connection, NAMES_OF_HOLDS)
     with connection.transaction():
@@ -120,14 +120,14 @@ def make_functions(connection: Connected) -> None:
 
 
 def bodies(connection: Connected) -> dict[str, str]:
-    """By name: what each function says in that database."""
+    """The body of each function, by name, with the name that our schema has in that database."""
     return {name: in_own_schema(connection, body) for name, (_, body) in _FUNCTIONS.items()}
 
 
 def let_through(connection: Connected) -> None:
-    """Until the caller's transaction ends its session writes to the table also where writes are held.
+    """Let the session write, until the caller's transaction ends, also where writes are held.
 
-    For our own steps (a true-up, a repair): the token goes from the server to itself, and is in no text and no log.
+    For our own steps (a true-up, a repair). The token is copied within the server and appears in no statement or log.
     """
     row = connection.execute("SELECT to_regclass('migration.hold_token') IS NOT NULL").fetchone()
     if require_row(row, "to_regclass")[0]:

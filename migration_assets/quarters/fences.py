@@ -1,16 +1,17 @@
-"""The triggers that refuse writes while a side is held, and those that keep TRUNCATE from a base in charge.
+"""Fences: the triggers that refuse writes while a side is held, and those that refuse TRUNCATE of a base in charge.
 
-Belongs here: which tables have which triggers, what their functions say, who passes. When a side is held, and by whom:
-`cutover/holds.py`.
+This file decides which tables have which triggers, and who passes them. When a side is held, and by which cutover, is
+in `cutover/holds.py`.
 
-What reaches whom, and why there are several:
-- A statement's trigger fires for the table that the statement names, and for no other: a writer who names a leaf
-  never meets the root's. So the root has it, and every partition of it. It refuses every client.
-- An apply worker of PostgreSQL fires triggers for rows alone. So the legacy, and every leaf, has one of these; it
-  refuses every worker but that of our own subscription. Its rows reach leaves, whatever table they were sent to.
-- All of them are ENABLE ALWAYS: `session_replication_role = replica` skips the others.
-Partitions are fenced one by one, before the root is held and while writers go on: each is locked for a moment alone.
-Only who names a partition is refused from then on. The hold itself locks nothing but the root.
+Several triggers are needed:
+- A statement trigger fires only for the table that the statement names: a writer who names a leaf does not fire the
+  root's. So the root and each of its partitions have one. It refuses every client.
+- An apply worker of PostgreSQL fires row triggers only, on the leaf that a row reaches. So the legacy's table and every
+  leaf have one. It refuses every worker except the one of our own subscription.
+- All are ENABLE ALWAYS, because `session_replication_role = replica` skips other triggers.
+
+Partitions are fenced one by one before the root is held, while writers go on; each is locked for a moment only. From
+then on a writer who names a partition is refused. The hold itself locks only the root.
 """
 
 from collections.abc import Sequence
@@ -32,12 +33,12 @@ HOLD = "migration_assets_hold"
 HOLD_ROWS = "migration_assets_hold_rows"
 BASE_GUARD = "migration_assets_no_base_truncate"
 OUR_TRIGGERS = (HOLD, HOLD_ROWS, BASE_GUARD)
-# A process that is frozen while it has a table locked holds up its writers for no longer than this.
+# If our process freezes while it has a table locked, writers wait for no longer than this.
 FROZEN_MS = 2_000
-# Behind a writer of this age a try would only hold up the others.
+# A try to lock behind a writer older than this would only make other writers wait.
 HOPELESS_MS = 3_000.0
 
-# A row for each trigger that should be there: whether it fires always, and is as this version of the program makes it.
+# A row for each trigger that should exist: whether it is ENABLE ALWAYS, and equal to what this version creates.
 _STATES = """
 WITH tables AS (
     SELECT c.oid, c.relkind, c.oid = r.oid AS is_root, n.nspname, c.relname
@@ -66,14 +67,14 @@ ORDER BY t.is_root DESC, t.nspname, t.relname
 
 @dataclass(frozen=True)
 class Fence:
-    """Whom a hold lets pass on one side, and where.
+    """What the triggers of one side protect, and whom they let pass.
 
     Attributes:
-        side: Which.
+        side: `legacy` or `base`.
         root: The table that applications name.
-        subscription: Whose apply worker passes: of the stream that comes to this side.
-        slot: Of the stream that leaves the base: while it is there, no TRUNCATE may be. Of the base alone.
-        lock_timeout_ms: Of one try to lock a table.
+        subscription: The subscription whose apply worker passes: that of the stream to this side. Empty for none.
+        slot: The reverse stream's slot; while it exists, the base refuses TRUNCATE. Empty on the legacy.
+        lock_timeout_ms: Timeout of one try to lock a table, in milliseconds.
     """
 
     side: Side
@@ -93,14 +94,14 @@ class _Trigger:
     current: bool
 
     def is_as(self, wanted: str) -> bool:
-        """Whether nothing need be done for it to be in that state: `A`lways or `D`isabled, where it may be missing."""
+        """Whether the trigger is as wanted: `A` (always), or `D` (disabled or missing; the TRUNCATE guard stays on)."""
         if wanted == "D" and self.name != BASE_GUARD:
             return self.enabled in {None, "D"}
         return self.enabled == "A" and self.current
 
 
 def fence_of_base(base: Connected, root: QualifiedName, lock_timeout_ms: int = 100) -> Fence:
-    """As the ledger names the streams; without a stream nobody's worker passes."""
+    """The base's fence, with the streams that the ledger names; without a stream no apply worker passes."""
     found = (
         base.execute("SELECT subscription, slot FROM migration.streams WHERE relation = %s", [str(root)]).fetchone()
         if ledger_has(base, "streams")
@@ -111,17 +112,17 @@ def fence_of_base(base: Connected, root: QualifiedName, lock_timeout_ms: int = 1
 
 
 def is_made(connection: Connected, fence: Fence) -> bool:
-    """Whether the table that has the root's name has all its triggers, so that they need only be enabled."""
+    """Whether the root (or the legacy's table) has all its triggers, so that they only need to be enabled."""
     return all(one.current for one in _read(connection, fence) if one.is_root)
 
 
 def fence_table(connection: Connected, fence: Fence, *, made: bool) -> None:
-    """From the caller's commit on the table that has the root's name refuses everybody; it is locked already.
+    """Make the root (or the legacy's table) refuse all writers from the caller's commit on.
 
     Args:
-        connection: In the transaction that has it locked: what is not done here holds nobody.
-        fence: Whom it lets pass.
-        made: As `is_made` said before the lock.
+        connection: In the transaction that has locked the table.
+        fence: The table, and whom it lets pass.
+        made: What `is_made` returned before the lock.
     """
     is_leaf = fence.side == "legacy"
     statements = (
@@ -134,17 +135,23 @@ def fence_partitions(base: Connected, fence: Fence, *, patience_seconds: float) 
     """From now on partitions take rows through the root alone; transactions that wrote to one of them have ended.
 
     Raises:
-        psycopg.errors.LockNotAvailable: A writer stayed for longer. Some partitions are fenced: see `sync_partitions`.
+        psycopg.errors.LockNotAvailable: A writer stayed for longer. Some partitions are fenced; `sync_partitions` frees
+            them.
     """
     for table, is_leaf, _ in _differing(base, fence, "A"):
         _change(base, fence, table, _statements(fence, table, is_leaf=is_leaf), patience_seconds)
 
 
 def sync_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -> None:
-    """Each partition as the root is: fenced while that is held, else free. Safe to repeat.
+    """Fence every partition while the root is held, else free it; safe to repeat.
+
+    Args:
+        base: To the base, in no transaction.
+        fence: The base's fence.
+        patience_seconds: How long to wait for the writers of one partition.
 
     Raises:
-        psycopg.errors.LockNotAvailable: A writer was in the way for longer.
+        psycopg.errors.LockNotAvailable: A writer stayed for longer; some partitions may be changed already.
     """
     if is_held(base, fence.root):
         return fence_partitions(base, fence, patience_seconds=patience_seconds)
@@ -161,7 +168,7 @@ def sync_partitions(base: Connected, fence: Fence, *, patience_seconds: float) -
 
 
 def follow_root(base: Connected, table: QualifiedName) -> None:
-    """Give a new partition what its root has of ours; in the transaction that attaches it."""
+    """Give a new partition the triggers of its root, in the transaction that attaches it."""
     row = base.execute(
         "SELECT n.nspname, r.relname, c.relkind = 'r', EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid"
         " AND t.tgname = %s) FROM pg_class c JOIN pg_class r ON r.oid = pg_partition_root(c.oid)"
@@ -170,7 +177,7 @@ def follow_root(base: Connected, table: QualifiedName) -> None:
     ).fetchone()
     schema, name, is_leaf, has_guard = require_row(row, "the root")
     if not has_guard:
-        return  # no cutover was ever begun
+        return  # no cutover ever began
     root = QualifiedName(schema, name)
     base.execute(_statements(fence_of_base(base, root), table, is_leaf=is_leaf))
     if not is_held(base, root):
@@ -178,9 +185,9 @@ def follow_root(base: Connected, table: QualifiedName) -> None:
 
 
 def free_table(connection: Connected, table: QualifiedName) -> None:
-    """From the caller's commit on the table takes writes by its own name; it is locked already. Nothing is dropped.
+    """Let the table take writes from the caller's commit on; the caller has locked it.
 
-    DROP would wait for readers, and they for it.
+    The triggers are disabled, not dropped: DROP TRIGGER would wait for readers, and new readers would wait behind it.
     """
     rows = connection.execute(
         "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = ANY(%s)",
@@ -191,7 +198,7 @@ def free_table(connection: Connected, table: QualifiedName) -> None:
 
 
 def is_held(connection: Connected, table: QualifiedName) -> bool:
-    """Whether who writes to the table in the ordinary way is refused; whether everybody is, say its `gaps`."""
+    """Whether ordinary writes to the table are refused. Whether all kinds of writes are is the question of `gaps`."""
     row = connection.execute(
         "SELECT tgenabled::text, tgnargs < 3 FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s",
         [str(table), HOLD],
@@ -199,15 +206,15 @@ def is_held(connection: Connected, table: QualifiedName) -> bool:
     enabled, is_old = row or ("D", False)
     if enabled != "O" or is_old:
         return enabled in {"A", "O"}
-    # Somebody enabled all triggers: this one refuses only what is noted as held.
+    # ENABLE TRIGGER ALL was run by others: this trigger then refuses writes only if a hold is noted.
     noted = connection.execute("SELECT FROM migration.holds WHERE relation = %s", [str(table)])
     return noted.fetchone() is not None
 
 
 def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
-    """What is missing for nobody to be able to write to the table; empty where it holds everybody.
+    """List what would still let a writer through; empty where every writer is refused.
 
-    Needs no right on anything but the catalogue.
+    Needs no rights except on the catalogue.
     """
     row = connection.execute(
         "SELECT c.relkind, (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1),"
@@ -217,7 +224,7 @@ def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
         [str(table)],
     ).fetchone()
     if row is None:
-        return (f"{table} is not there",)
+        return (f"{table} does not exist",)
     kind, parent, children = row
     found = [f"{table} inherits from {parent}, through which it can be written to"] if parent else []
     found += [f"{child} inherits from {table}, whose rows include those written to it" for child in children]
@@ -231,9 +238,12 @@ def gaps(connection: Connected, table: QualifiedName) -> tuple[str, ...]:
 
 
 def guard_root(base: Connected, fence: Fence) -> None:
-    """No TRUNCATE of the root any more; its partitions: `sync_partitions`. In the caller's transaction.
+    """Let the root refuse TRUNCATE, in the caller's transaction. `sync_partitions` does the same for its partitions.
 
-    A hold that stands stays; one that somebody only seemed to begin, by enabling all triggers, ends.
+    A real hold stays. Hold triggers that were only enabled by an ENABLE TRIGGER ALL are disabled again.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: The root was locked by others.
     """
     lock_writers_out(base, fence.root, fence.lock_timeout_ms)
     if not is_held(base, fence.root):
@@ -242,13 +252,13 @@ def guard_root(base: Connected, fence: Fence) -> None:
 
 
 def unguarded_tables(base: Connected, root: QualifiedName) -> tuple[str, ...]:
-    """Tables of the base of which a TRUNCATE would be taken although no stream carries it to the legacy."""
+    """The base's tables that would take a TRUNCATE, although no stream brings it to the legacy."""
     states = _read(base, Fence("base", root, ""), any_arguments=True)
     return tuple(str(one.table) for one in states if one.name == BASE_GUARD and not one.is_as("A"))
 
 
 def drop_triggers(connection: Connected, table: QualifiedName) -> None:
-    """All of them, on every partition, in the caller's transaction."""
+    """Drop our triggers from the table and all its partitions, in the caller's transaction."""
     rows = connection.execute(
         "SELECT n.nspname, c.relname, t.tgname FROM (SELECT to_regclass(%s)::oid AS oid) r"
         " CROSS JOIN LATERAL (SELECT r.oid AS relid UNION SELECT p.relid::oid FROM pg_partition_tree(r.oid) p) one"
@@ -264,10 +274,10 @@ def drop_triggers(connection: Connected, table: QualifiedName) -> None:
 
 def _flaw(trigger: _Trigger) -> str:
     if trigger.enabled is None:
-        return "is not there"
+        return "does not exist"
     if trigger.enabled != "A":
-        return "does not fire always"
-    return "is not as this version of the program makes it"
+        return "is not ENABLE ALWAYS"
+    return "differs from what this version of the program makes"
 
 
 def _read(connection: Connected, fence: Fence, *, any_arguments: bool = False) -> list[_Trigger]:
@@ -295,7 +305,7 @@ def _arguments(fence: Fence) -> list[str]:
 
 
 def _differing(base: Connected, fence: Fence, wanted: str) -> list[tuple[QualifiedName, bool, list[str]]]:
-    """Partitions with triggers that are in another state, each with whether it is a leaf."""
+    """Partitions with triggers that are not as wanted: table, whether it is a leaf, names of those triggers."""
     found: dict[QualifiedName, tuple[QualifiedName, bool, list[str]]] = {}
     for one in _read(base, fence):
         if not one.is_root and not one.is_as(wanted):
@@ -304,7 +314,7 @@ def _differing(base: Connected, fence: Fence, wanted: str) -> list[tuple[Qualifi
 
 
 def _statements(fence: Fence, table: QualifiedName, *, is_leaf: bool) -> sql.Composed:
-    """What makes the table refuse everybody; `is_leaf` also where it is no partition, and has rows of its own."""
+    """SQL that makes the table refuse all writers. `is_leaf`: it has rows of its own, as leaves and the legacy have."""
     name = table_name(table)
     arguments = sql.SQL(", ").join(sql.Literal(one) for one in _arguments(fence))
     parts = [
@@ -314,8 +324,8 @@ def _statements(fence: Fence, table: QualifiedName, *, is_leaf: bool) -> sql.Com
         ).format(sql.Identifier(HOLD), name, arguments)
     ]
     if is_leaf:
-        # AFTER: a trigger BEFORE it would lock every row that is updated a second time, also while it is disabled.
-        # Only sessions with that setting (every apply worker has it) pay for the function's call.
+        # AFTER, because a BEFORE row trigger makes every UPDATE lock its row a second time, even while it is disabled.
+        # The WHEN spares other sessions the call; every apply worker has session_replication_role = replica.
         parts.append(
             sql.SQL(
                 "CREATE OR REPLACE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW"
@@ -356,8 +366,8 @@ def _disabling(table: QualifiedName, *, is_leaf: bool) -> sql.Composed:
 def _change(
     base: Connected, fence: Fence, table: QualifiedName, statements: sql.Composed, patience_seconds: float
 ) -> None:
-    """In a short transaction of its own: writers of this one partition wait, for one lock's `lock_timeout` at most."""
-    with suppress(errors.LockNotAvailable), base.transaction():  # mostly nobody is in the way
+    """Run the statements in a short transaction; writers of this partition wait for one `lock_timeout` at most."""
+    with suppress(errors.LockNotAvailable), base.transaction():  # usually no writer is active
         lock_writers_out(base, table, fence.lock_timeout_ms, wait=False)
         base.execute(statements)
         return
@@ -373,10 +383,16 @@ def _change(
 
 
 def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_ms: int, *, wait: bool = True) -> None:
-    """Until the caller's transaction ends nobody writes to this one table; who did has ended.
+    """Lock this one table against writers until the caller's transaction ends; earlier writers have ended then.
+
+    Args:
+        connection: In the caller's transaction.
+        table: The table; its partitions are not locked.
+        lock_timeout_ms: Timeout in milliseconds.
+        wait: Whether to wait for that long, or to fail at once.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Not within the timeout, or at once where it may not `wait`.
+        psycopg.errors.LockNotAvailable: The lock was not free within that time.
     """
     connection.execute(
         "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true),"
@@ -385,7 +401,7 @@ def lock_writers_out(connection: Connected, table: QualifiedName, lock_timeout_m
     )
     row = connection.execute("SELECT has_parameter_privilege('deadlock_timeout', 'SET')").fetchone()
     if row and row[0]:
-        # An autovacuum in the way is only sent away when this time is over.
+        # An autovacuum that holds the lock is cancelled only after this time.
         connection.execute("SET LOCAL deadlock_timeout = '20ms'")
     statement = sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE {}")
     connection.execute(statement.format(table_name(table), sql.SQL("" if wait else "NOWAIT")))

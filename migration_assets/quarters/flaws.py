@@ -1,4 +1,4 @@
-"""Compares the base's partitions with calendar and ledger: gaps, wrong bounds, strangers, a default partition."""
+"""Compares the base's partitions with calendar and ledger: gaps, wrong bounds, unknown or default partitions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _STRANGER = "find out who made it and what it holds; detach it, then materialize
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing that is not as it should be."""
+    """One difference between the partitions and what they should be, with the next step."""
 
     severity: Severity
     what: str
@@ -38,7 +38,7 @@ class Flaw:
 
 
 def find_flaws(base: Connected, spec: TableSpec, calendar: FiscalCalendar) -> list[Flaw]:
-    """Everything between the first and the last quarter that the ledger knows, and every partition there is."""
+    """Find all flaws from the first to the last quarter that the ledger knows, and of every existing partition."""
     description = describe_table(base, spec.table)
     if description is None:
         return [Flaw(Severity.CRITICAL, f"the base has no table {spec.table}", _OPEN.format("its quarters"))]
@@ -54,7 +54,7 @@ def find_flaws(base: Connected, spec: TableSpec, calendar: FiscalCalendar) -> li
 
 
 def _period(spec: TableSpec, partition: Partition) -> FiscalQuarter | FiscalWeek | None:
-    """What its name and place say that it holds."""
+    """The quarter or week that the partition holds by its name, schema and parent; None where they do not fit."""
     if partition.table.schema != spec.table.schema:
         return None
     if partition.level == LEAF_LEVEL:
@@ -67,7 +67,7 @@ def _period(spec: TableSpec, partition: Partition) -> FiscalQuarter | FiscalWeek
 def _bound_clauses(
     base: Connected, bounds: Mapping[FiscalQuarter | FiscalWeek, tuple[object, object]]
 ) -> dict[FiscalQuarter | FiscalWeek, str]:
-    """As the server writes them, all in one question."""
+    """The bounds of each period as the server writes them; one query for all."""
     if not bounds:
         return {}
     rows = base.execute(
@@ -88,7 +88,7 @@ def _of_partition(
     if partition.bounds == "DEFAULT":
         yield Flaw(
             Severity.CRITICAL,
-            f"{table} is a default partition: rows without a week end there, and no quarter can be opened quietly",
+            f"{table} is a default partition: it takes rows of any missing week, and opening a quarter would scan it",
             f"move its rows away, then ALTER TABLE {parent} DETACH PARTITION {table};",
         )
         return
@@ -98,7 +98,7 @@ def _of_partition(
     if partition.detaching:
         yield Flaw(
             Severity.CRITICAL,
-            f"a detach of {table} ({period.key}) was begun and never finished: rows do not reach it",
+            f"a detach of {table} ({period.key}) was begun and never finished: it gets no rows",
             f"ALTER TABLE {parent} DETACH PARTITION {table} FINALIZE; then attach it again, or retire it",
         )
     if partition.unlogged:
@@ -137,7 +137,7 @@ def _gaps(
         names = ", ".join(week.name for week in lost)
         yield Flaw(
             Severity.CRITICAL,
-            f"gap in {quarter.key}: nothing takes rows of {names} ({leaf_name(spec.table.name, lost[0])}"
+            f"gap in {quarter.key}: no partition takes rows of {names} ({leaf_name(spec.table.name, lost[0])}"
             + (" …)" if len(lost) > 1 else ")"),
             f"attach what was detached again, or {_OPEN.format(quarter.key)}"
             " and, where it was under CDC, change_stream with rebuild set",
@@ -149,7 +149,7 @@ def _gaps(
         if never:
             yield Flaw(
                 Severity.WARNING,
-                f"between its first and its last quarter the base has no place for {', '.join(never)}",
+                f"between its first and its last quarter the base has no partitions for {', '.join(never)}",
                 _OPEN.format("each of them, and copy them"),
             )
 

@@ -1,4 +1,4 @@
-"""What the legacy holds: which quarters, and how much of each week."""
+"""Asks the legacy which quarters it has rows of, and how many rows a week has."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,23 @@ from migration_assets.postgres.physical_order import read_physical_order
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import table_name
 
-# Where there is an index; else it makes no difference.
+# Makes the planner use an index on the control column; without one it changes nothing.
 BY_INDEX = "SELECT set_config('enable_seqscan', 'off', true)"
-# What Python's dates and the calendar can express, with a year of margin. Rows outside are preflight's to find.
+# The years that Python's dates and the calendar can express, with a year of margin. Preflight finds rows outside.
 _YEARS = (2, 9998)
 
 
 @dataclass(frozen=True)
 class SliceMeasure:
-    """What is to be moved.
+    """The size of one slice on the legacy.
 
-    `rows` and `table_bytes` are the planner's estimates unless `exact`; the keys are the first and last value of the
-    control column, exact, as text; `amplification` is pages read over pages needed.
+    Attributes:
+        rows: Estimated by the planner unless `exact`.
+        table_bytes: Estimated likewise.
+        exact: Whether rows and bytes were counted.
+        first: The smallest value of the control column, exact, as text; None where there are no rows.
+        last: The largest value, likewise.
+        amplification: Pages that are read over pages needed; see `PhysicalOrder.read_amplification`.
     """
 
     rows: int
@@ -40,7 +45,7 @@ class SliceMeasure:
 def held_quarters(
     connection: Connected, description: TableDescription, spec: TableSpec, calendar: FiscalCalendar
 ) -> list[FiscalQuarter]:
-    """The quarters of which the legacy holds at least one row, oldest first.
+    """List the quarters of which the legacy holds at least one row, oldest first.
 
     With an index on the control column each quarter costs one probe; without one the table is read twice.
     """
@@ -91,7 +96,7 @@ def _quarter_of(calendar: FiscalCalendar, value: date) -> FiscalQuarter:
 
 
 def estimate_rows(connection: Connected, spec: TableSpec, bounds: Sequence[Any]) -> int:
-    """The planner's estimate of the rows in [lower, upper); reads no row."""
+    """Ask the planner for its estimate of the rows in [lower, upper); reads no row."""
     row = connection.execute(
         sql.SQL("EXPLAIN (FORMAT JSON) SELECT 1 FROM {} WHERE {}").format(
             table_name(spec.table), in_range(spec.control_column, (bounds[0], bounds[1]))
@@ -126,7 +131,7 @@ def measure_slice(
     order = read_physical_order(connection, spec.table, spec.control_column)
     counted = exact or order.control_index is None
     if counted:
-        # Without an index the ends cost a scan anyway, which then counts as well.
+        # Without an index, finding first and last costs a scan anyway, so the same scan counts the rows.
         row = connection.execute(
             sql.SQL(
                 "SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0), min({c})::text, max({c})::text"
@@ -154,11 +159,11 @@ def large_weeks(
     *,
     most: int,
 ) -> dict[FiscalWeek, int]:
-    """The weeks of which the legacy holds more than `most` rows, and about how many.
+    """Find the weeks of which the legacy holds more than `most` rows, with about how many.
 
-    The planner is asked first, and where there is an index its answer is tested, which reads at most `most` rows of it.
-    Without one the answer counts: if it is too high the week is copied instead, if too low the stream stands for longer
-    while the rows are trued up. Neither is wrong.
+    With an index on the control column, the planner's estimate is checked by a count of at most `most` + 1 rows.
+    Without one the estimate is taken as it is. If it is too high, the week is copied first; if it is too low, the
+    stream pauses for longer while the rows are trued up. Both give a correct result.
     """
     kind = description.control_kind(spec.control_column)
     indexed = read_physical_order(legacy, spec.table, spec.control_column).control_index is not None
@@ -169,14 +174,14 @@ def large_weeks(
         if indexed:
             counted = _capped_count(legacy, spec, bounds, most)
             rows = counted if counted <= most else max(rows, counted)
-        # Planners say 1 where they mean none.
+        # The planner never estimates fewer than 1 row.
         if rows > (most if indexed else max(most, 1)):
             found[week] = rows
     return found
 
 
 def _capped_count(legacy: Connected, spec: TableSpec, bounds: tuple[Any, Any], most: int) -> int:
-    """By the index, however few rows the planner hopes to skip before it has found enough of them in the table."""
+    """Count up to `most` + 1 rows by the index, even where the planner would prefer to scan the table."""
     with legacy.transaction():
         legacy.execute(BY_INDEX)
         row = legacy.execute(

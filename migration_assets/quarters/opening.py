@@ -33,20 +33,19 @@ log = logging.getLogger(__name__)
 
 
 def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQuarter, TableDescription]:
-    """Make the quarter's places; waits for locks with short random tries.
+    """Make the quarter's partition and leaves where they are missing; waits for locks in short tries.
 
-    Where a leaf is made again whose week is under CDC, the ledger says from then on that the week is not equal.
+    If a leaf of a week under CDC has to be made again, the ledger then says that the week is not equal.
 
-    While the base is in charge its own table is the pattern, and neither the legacy nor a preflight is asked for: both
-    speak of a migration that is over.
+    While the base is in charge its own table is the model: neither the legacy nor a preflight is needed.
 
     Returns:
-        What was made, and the table after whose pattern.
+        What was made, and the description of the table that served as the model.
 
     Raises:
         PreflightError: The legacy is in charge, and preflight is missing or blocks.
-        PartitionError: What is there does not fit.
-        psycopg.errors.LockNotAvailable: Somebody held a lock for longer than our patience.
+        PartitionError: Existing partitions do not fit the calendar.
+        psycopg.errors.LockNotAvailable: Others held a lock for longer than `lock_patience_seconds`.
     """
     settings, spec = migration.settings, migration.spec
     timeouts = Timeouts(lock=settings.lock_timeout_ms)
@@ -64,7 +63,7 @@ def open_quarter(migration: Migration, quarter: FiscalQuarter) -> tuple[OpenedQu
             opened, lost = retry_locked(make, patience_seconds=settings.lock_patience_seconds)
         if lost:
             log.warning(
-                "%s: the leaf was gone, and is empty now: %s",
+                "%s: the leaf was missing and was made again, empty: %s",
                 ", ".join(week.key for week in lost),
                 "its rows are on the legacy (until that is decommissioned) and in backups"
                 if own
@@ -81,15 +80,20 @@ def _of_legacy(migration: Migration, base: Connected, quarter: FiscalQuarter) ->
         return require_table(legacy, migration.spec.table, "legacy")
 
 
-# What a join waits for, or a person must end first.
+# No quarter can join the stream in these states: activating ends by itself, held needs a person.
 _NOT_NOW = {StreamStatus.HELD, StreamStatus.ACTIVATING}
 
 
 @dataclass(frozen=True)
 class RunwaySeen:
-    """The runway, how bad it is, and what it was measured on; `runway` is None where no quarter was ever opened.
+    """The runway, its severity, and what it was measured on.
 
-    `last_bound` is the upper bound of the last leaf in time; what lies before it may have gaps.
+    Attributes:
+        runway: None where no quarter was ever opened.
+        severity: None where the runway is long enough.
+        places: Which weeks have a leaf, and which are under CDC.
+        opened: The quarters that the ledger knows, oldest first.
+        last_bound: Upper bound of the latest leaf; earlier weeks may be missing.
     """
 
     runway: Runway | None
@@ -101,7 +105,7 @@ class RunwaySeen:
 
 @dataclass(frozen=True)
 class Opening:
-    """One quarter that is to be opened, or joined as well; `why` is one sentence for people."""
+    """One quarter to open and, if `join`, to put under CDC as well; `why` is one sentence for people."""
 
     quarter: FiscalQuarter
     join: bool
@@ -113,11 +117,11 @@ class Outlook:
     """What the opener is to do.
 
     Attributes:
-        obstacle: Why nothing can be done; the rest is empty then.
+        obstacle: Why no quarter can be opened now; `openings` is empty then.
         opened: The quarters that the ledger knows, oldest first.
         openings: What is to be done, oldest quarter first.
-        waiting: What is needed and cannot be done now, and why: one sentence each.
-        runway: As it is now.
+        waiting: What is needed and cannot be done now: one sentence each, with the reason.
+        runway: The present runway; None where it was not measured.
     """
 
     obstacle: str | None = None
@@ -128,7 +132,7 @@ class Outlook:
 
 
 def see_runway(migration: Migration) -> RunwaySeen:
-    """Measure it.
+    """Measure the base's runway.
 
     Raises:
         psycopg.OperationalError: The base cannot be reached.
@@ -145,7 +149,7 @@ def see_runway(migration: Migration) -> RunwaySeen:
 
 
 def see_flaws(migration: Migration) -> Sequence[Flaw] | None:
-    """Everything about the base's partitions that is not as the calendar says; None where nothing was ever opened.
+    """Find the flaws of the base's partitions; None where no quarter was ever opened.
 
     Raises:
         psycopg.OperationalError: The base cannot be reached.
@@ -157,7 +161,7 @@ def see_flaws(migration: Migration) -> Sequence[Flaw] | None:
 
 
 def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
-    """What must be opened and joined at this moment, and whether it can be.
+    """Find out which quarters must be opened or joined at this moment, and which of them can be.
 
     Raises:
         MigrationError: The legacy's table is gone, or the calendar ends.
@@ -170,11 +174,11 @@ def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
             return Outlook("no quarter was ever opened: the migration has not begun")
         places = read_places(base, migration.spec)
         runway = measure_runway(migration.calendar, moment, places)
-        # A leaf is all that those of the past get by themselves: what the legacy holds of them is people's to copy.
+        # Past quarters only get leaves here. Copying what the legacy holds of them is for people to decide.
         behind, between = left_behind(migration.calendar, moment, opened)
         needs = [Need(quarter, migration.calendar.weeks_of(quarter), ()) for quarter in behind]
         needs += find_needs(migration.calendar, moment, migration.runway_policy, places)
-        lies = "lies between quarters that are open, and is not: open it if it is wanted"
+        lies = "lies between open quarters and is not open itself: open it if it is wanted"
         told = tuple(f"{quarter.key} {lies}" for quarter in between)
         if not needs:
             return Outlook(opened=opened, waiting=told, runway=runway)
@@ -191,9 +195,9 @@ def look_ahead(migration: Migration, now: datetime | None = None) -> Outlook:
         had = records if own else (places.under_cdc or ())
         lost = [week.name for week in need.without_leaf if week in had]
         if lost:
-            # An empty leaf in its place would let the stream go on, and hide that its rows are gone.
+            # An empty leaf would let the stream go on and hide that the week's rows are gone.
             waiting.append(
-                f"{need.quarter.key} is not opened by itself: {', '.join(lost)}"
+                f"{need.quarter.key} is not opened automatically: {', '.join(lost)}"
                 + (
                     " was open and lost its leaf; see the check no_gap_no_overlap"
                     if own
@@ -219,7 +223,7 @@ def _opened(base: Connected, relation: str) -> tuple[FiscalQuarter, ...]:
 
 
 def _gate(base: Connected, relation: str) -> str | None:
-    """Why `require_preflight` would refuse a run."""
+    """Why `require_preflight` would refuse a run; None where it would not."""
     latest = latest_preflight(base, relation)
     if latest is None:
         return "no preflight was taken: materialize preflight"
@@ -228,9 +232,9 @@ def _gate(base: Connected, relation: str) -> str | None:
 
 
 def _why_not_joined(migration: Migration, need: Need, records: Sequence[SliceRecord]) -> str | None:
-    """What a join would refuse; asked here, so that it is not asked for again every hour.
+    """Why a join would be refused, or None. Asked here, so that no run is launched every hour only to be refused.
 
-    A quarter that has rows and was never copied waits for people: how and when it is copied is theirs to say.
+    A quarter with rows that were never copied waits for people, who decide how and when it is copied.
     """
     busy = [record.week.name for record in records if record.working]
     if busy:

@@ -1,8 +1,8 @@
-"""Rows that we put in, or take out, in the middle of a table: as what a stream brings, they set nothing else going.
+"""Writes of our own (true-up, repair) into a table: they pass a hold and, like a stream's rows, fire no triggers.
 
 An apply worker fires no ordinary trigger: no CASCADE or SET NULL of a key that points at the table, no trigger of an
-application. A true-up or repair does what the stream should have done. Were it heard, the repair of one changed row,
-which is a delete and an insert, would delete the rows of other tables that point at it.
+application. A true-up or repair does what the stream should have done, so it must not fire them either. Otherwise the
+repair of one changed row, which is a delete and an insert, would delete the rows of other tables that point at it.
 """
 
 from collections.abc import Generator, Sequence
@@ -14,8 +14,8 @@ from migration_assets.postgres.own_schema import ON_TABLES
 from migration_assets.postgres.sessions import Connected, Side, require_row
 from migration_assets.quarters.fence_functions import let_through
 
-# Triggers that are ENABLE ALWAYS fire for a stream as well, and keys from the table only check. A clone counts by
-# itself where somebody enabled it alone. A rule rewrites statements that name its table, and no row of a stream.
+# ENABLE ALWAYS triggers are left out, because a stream fires them, too; so are keys from the table, which only check. A
+# partition's copy of a trigger counts only where its parent is not enabled. Rules apply to statements, not to a stream.
 _FIRING = """
 WITH tables AS (SELECT to_regclass(t)::oid AS oid FROM unnest(%(tables)s::text[]) t)
 SELECT format('trigger %%I of %%s', g.tgname, g.tgrelid::regclass)
@@ -40,24 +40,24 @@ ORDER BY 1
 def own_writes(
     connection: Connected, tables: Sequence[QualifiedName], *, side: Side, deleting: bool = True
 ) -> Generator[None]:
-    """What the body writes passes a hold, and fires no trigger that a stream's worker would not fire.
+    """Let the body's writes pass a hold and fire no trigger that an apply worker would not fire.
 
     Args:
         connection: In a transaction.
-        tables: The one that statements name, and the leaf that its rows are in.
-        side: Whose these are.
-        deleting: Whether rows are deleted, also such as are put in again: then keys that point at them fire.
+        tables: The table that the statements name, then the leaf that holds the rows.
+        side: The side of these tables, for the error.
+        deleting: Whether rows are deleted, even if they are inserted again: then keys that point at them fire.
 
     Raises:
-        TriggersFireError: Our role may not keep triggers from firing, and there are some; names them.
+        TriggersFireError: Our role may not suppress triggers, and some would fire; the error names them.
     """
     let_through(connection)
     if not _may_silence(connection):
         found = what_fires(connection, tables, deleting=deleting)
         if found:
             raise TriggersFireError(
-                f"rows would be put in, or taken out, and that would set off what no stream does on the {side}:"
-                f" {', '.join(found)}. Our role may not keep them from firing",
+                f"writing rows on the {side} would fire what a stream does not fire: {', '.join(found)}."
+                " Our role may not suppress it",
                 where=str(tables[0]),
                 state_left="no row was changed",
                 next_step=f"on the {side}, as a superuser: {grant_silence(connection)} then run this again",
@@ -66,17 +66,17 @@ def own_writes(
         return
     connection.execute("SELECT set_config('session_replication_role', 'replica', true)")
     yield
-    # Where the body failed, the end of the transaction does it.
+    # If the body fails, the setting ends with the transaction.
     connection.execute("SELECT set_config('session_replication_role', 'origin', true)")
 
 
 def what_fires(connection: Connected, tables: Sequence[QualifiedName], *, deleting: bool = True) -> tuple[str, ...]:
-    """What rows of ours would set off there, by name; empty where our role may keep it from firing, or there is none.
+    """The triggers, keys and rules that our writes would fire, by name; empty where our role may suppress them.
 
     Args:
         connection: To the side.
         tables: As for `own_writes`.
-        deleting: The same.
+        deleting: As for `own_writes`.
     """
     if _may_silence(connection):
         return ()
@@ -86,7 +86,7 @@ def what_fires(connection: Connected, tables: Sequence[QualifiedName], *, deleti
 
 
 def grant_silence(connection: Connected) -> str:
-    """The statement by which a superuser lets our role keep triggers from firing."""
+    """The statement by which a superuser lets our role suppress triggers."""
     row = connection.execute("SELECT current_user::text").fetchone()
     role = quote_identifier(str(require_row(row, "the role")[0]))
     return f"GRANT SET ON PARAMETER session_replication_role TO {role};"

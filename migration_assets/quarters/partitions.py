@@ -1,4 +1,4 @@
-"""The base's quarters and leaves: opens a quarter with its 13 empty leaves, and puts a loaded leaf in place."""
+"""Creates and attaches the base's partitions: a quarter with its 13 empty leaves, or one loaded leaf."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from migration_assets.quarters.fences import follow_root
 
 @dataclass(frozen=True)
 class OpenedQuarter:
-    """What `ensure_quarter` found or made; `created` names the leaves that were made now."""
+    """A quarter that is open: its partition, its leaves, and in `created` the leaves that were made now."""
 
     quarter: FiscalQuarter
     table: QualifiedName
@@ -37,11 +37,11 @@ def ensure_quarter(
 ) -> OpenedQuarter:
     """Make the quarter's partition, its 13 empty leaves and their ledger rows, in one transaction; safe to repeat.
 
-    Nobody sees a new quarter before the commit; no lock is taken that readers or writers of the base would notice.
+    No lock that it takes blocks readers or writers of the base. A new quarter becomes visible with the commit.
 
     Raises:
-        PartitionError: What is there has other bounds than the calendar's, or overlaps.
-        psycopg.errors.LockNotAvailable: Somebody holds a conflicting lock; nothing was changed, try again.
+        PartitionError: An existing partition has other bounds than the calendar's, or overlaps.
+        psycopg.errors.LockNotAvailable: Others hold a conflicting lock; nothing was changed, and it may be tried again.
     """
     kind = legacy.control_kind(spec.control_column)
     table = spec.table.sibling(quarter_table_name(spec.table.name, quarter))
@@ -87,12 +87,12 @@ def _make(
                 table_name(table), like_root(spec), sql.Identifier(spec.control_column)
             )
         )
-        # Before its leaves are made: ATTACH hands the root's identity columns to the quarter alone, not to leaves that
-        # it already has, and a quarter whose leaves lack what it has itself can never be detached again.
+        # Before its leaves are made: ATTACH gives the root's identity columns to the quarter only, not to leaves that
+        # it already has; and a quarter with identity columns that its leaves lack cannot be detached any more.
         attach(connection, spec.table, table, calendar.bound_values(quarter, kind))
     else:
-        # A leaf that is swapped between two looks at the catalogue would seem to have no bounds. Nobody who reads or
-        # writes rows notices this lock; a swap does, and is over in milliseconds.
+        # Keeps out swaps: a leaf that is swapped between two catalogue queries would seem to have no bounds.
+        # Readers and writers of rows are not blocked; a swap takes milliseconds.
         connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(table_name(table)))
         _require_partition(connection, table, spec.table, calendar.bound_values(quarter, kind))
     created: list[str] = []
@@ -104,7 +104,7 @@ def _make(
             _require_partition(connection, leaf, table, calendar.bound_values(week, kind))
             continue
         if parent is None:
-            # Nobody else sees the quarter yet, so the strong lock of PARTITION OF on it meets no one.
+            # No other session sees the quarter yet, so the strong lock that PARTITION OF takes on it blocks none.
             connection.execute(
                 sql.SQL("CREATE TABLE {} PARTITION OF {} {}").format(
                     table_name(leaf), table_name(table), for_values(calendar.bound_values(week, kind))
@@ -120,7 +120,7 @@ def _make(
 
 
 def attach(connection: Connected, parent: QualifiedName, child: QualifiedName, bounds: Sequence[Any]) -> None:
-    """ATTACH PARTITION, fenced as the root is; SHARE UPDATE EXCLUSIVE on the parent, so reads and writes go on."""
+    """Attach a partition and fence it like the root. The parent's lock (SHARE UPDATE EXCLUSIVE) lets writes go on."""
     connection.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(
             table_name(parent), table_name(child), for_values(bounds)
@@ -139,7 +139,7 @@ def attached_to(connection: Connected, table: QualifiedName) -> QualifiedName | 
     """The parent of a partition; None where the table does not exist.
 
     Raises:
-        PartitionError: A table of that name exists and is nobody's partition.
+        PartitionError: A table of that name exists and is not a partition.
     """
     row = connection.execute(
         "SELECT pn.nspname, p.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -151,11 +151,11 @@ def attached_to(connection: Connected, table: QualifiedName) -> QualifiedName | 
         return None
     if row[0] is None:
         raise PartitionError(
-            "a table of this name is there and is no partition",
+            "a table of this name exists and is not a partition",
             where=str(table),
             state_left="nothing was changed",
-            next_step="look at what it holds: a leaf that was detached by hand is to be attached again (the alert"
-            " leaf_missing has the statement), anything else to be renamed; then run this again",
+            next_step="look at what it holds. Attach a leaf again that was detached by hand (the alert leaf_missing has"
+            " the statement), rename any other table; then run this again",
         )
     return QualifiedName(row[0], row[1])
 

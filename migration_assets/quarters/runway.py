@@ -1,4 +1,4 @@
-"""What the base has ahead: its partitions as the catalogue shows them, beside what the ledger says of their weeks."""
+"""Reads the base's partitions from the catalogue and compares them with the ledger: runway and lost leaves."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,12 +40,12 @@ class Partition:
     Attributes:
         table: Its name.
         parent: What it is a partition of.
-        level: 1 for those of the root, 2 for theirs.
+        level: 1 for a quarter, 2 for a leaf.
         bounds: As the server writes them: `FOR VALUES FROM (…) TO (…)`, or `DEFAULT`.
-        detaching: A concurrent detach of it was begun and not finished.
-        reached: Rows find their way to it: nothing between it and the root is being detached.
-        unlogged: A crash empties it, and no stream carries what is written there; PostgreSQL refuses that only where a
-            publication names the leaf itself.
+        detaching: Whether a concurrent detach of it was begun and not finished.
+        reached: Whether it gets rows: neither it nor its parent is being detached.
+        unlogged: Whether it is UNLOGGED: a crash empties it, and no stream carries its changes. PostgreSQL prevents
+            that only where a publication names the leaf itself.
     """
 
     table: QualifiedName
@@ -58,7 +58,7 @@ class Partition:
 
 
 def read_partitions(base: Connected, root: QualifiedName) -> list[Partition]:
-    """All of the root's, the quarters first; none where there is no root. Waits for no lock."""
+    """Read all partitions of the root, quarters first; none where there is no root. Waits for no lock."""
     return [
         Partition(QualifiedName(*row[:2]), QualifiedName(*row[2:4]), *row[4:])
         for row in base.execute(_TREE, [str(root)])
@@ -66,7 +66,7 @@ def read_partitions(base: Connected, root: QualifiedName) -> list[Partition]:
 
 
 def attached_leaves(root: QualifiedName, partitions: Sequence[Partition]) -> frozenset[FiscalWeek]:
-    """The weeks that have a leaf which rows reach, by the leaves' names, which lie in their root's schema."""
+    """The weeks whose leaf gets rows, by the leaf's name; leaves in another schema than the root's do not count."""
     names = [
         one.table.name
         for one in partitions
@@ -77,9 +77,9 @@ def attached_leaves(root: QualifiedName, partitions: Sequence[Partition]) -> fro
 
 
 def read_places(base: Connected, spec: TableSpec) -> Places:
-    """Which weeks have a leaf, and which of them the stream covers. The ledger must be there.
+    """Read which weeks have a leaf, and which of them are under CDC. The ledger must exist.
 
-    While the base is in charge there is no stream to cover anything: a leaf is all that a booking needs.
+    `under_cdc` is None where there is no stream or the base is in charge: a week then needs nothing but its leaf.
     """
     records = read_slices(base, spec.relation)
     streamed = read_stream(base, spec.relation) is not None and not is_base_in_charge(base, spec.relation)
@@ -96,22 +96,22 @@ def is_settled(record: SliceRecord) -> bool:
 
 
 def missing_leaves(base: Connected, spec: TableSpec) -> tuple[Drift, ...]:
-    """Weeks under CDC that have no leaf: the apply worker fails at the first change of them, again and again.
+    """Find weeks under CDC without a leaf. The apply worker fails at the first change to one, again and again.
 
-    The ledger is read first: a week gets its leaf before it comes under CDC, and loses it after it was released.
+    The ledger is read before the catalogue: a week gets its leaf before it comes under CDC, and loses it afterwards.
     """
     records = [record for record in read_slices(base, spec.relation) if record.under_cdc]
     return tuple(Drift(ProblemCode.LEAF_MISSING, what) for what in _lost(base, spec, records, "is under CDC"))
 
 
 def lost_leaves(base: Connected, spec: TableSpec) -> tuple[str, ...]:
-    """Of a base in charge: weeks that never left it and have no leaf; nobody reads their rows any more.
+    """Find, on a base in charge, weeks that should have a leaf and have none, so that their rows cannot be read.
 
-    And leaves that are losing theirs: the next crash empties what is not logged, and no stream has it.
+    UNLOGGED leaves are included: the next crash empties them, and the reverse stream does not carry their changes.
     """
     records = [record for record in read_slices(base, spec.relation) if not is_settled(record)]
     unlogged = (
-        f"{one.table} is UNLOGGED: a crash empties it, and what is written there does not reach the legacy: ALTER TABLE"
+        f"{one.table} is UNLOGGED: a crash empties it, and its changes do not reach the legacy: ALTER TABLE"
         f" {one.table} SET LOGGED; then `migration-assets repair-legacy` over its week"
         for one in read_partitions(base, spec.table)
         if one.unlogged
@@ -184,13 +184,16 @@ def _quarter_table(spec: TableSpec, quarter: FiscalQuarter) -> QualifiedName:
 def note_lost_rows(
     base: Connected, spec: TableSpec, quarter: FiscalQuarter, made: Sequence[str]
 ) -> tuple[FiscalWeek, ...]:
-    """Weeks under CDC whose leaves were made just now: what was in them is gone, and nothing approved of them holds.
+    """Note in the ledger that weeks under CDC, whose leaves were just made, lost their rows and are not equal.
 
     Args:
         base: In the transaction that made the leaves.
         spec: The table.
         quarter: The leaves' quarter.
         made: The leaves' names.
+
+    Returns:
+        The weeks that were under CDC.
     """
     lost = [record for record in read_slices(base, spec.relation, quarter) if record.under_cdc and record.leaf in made]
     for record in lost:

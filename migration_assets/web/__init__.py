@@ -1,1 +1,1 @@
-"""Dagster's web server, and what stands before it: the page can start what cannot be undone."""
+"""Dagster's web server and the guard in front of it, since the page can start steps that cannot be undone."""

@@ -1,4 +1,4 @@
-"""What stands before Dagster's web server: nothing that another page in the operator's browser sends gets through.
+"""The guard in front of Dagster's web server: it refuses requests that another page in the browser sends.
 
 Dagster's server asks nobody who he is, and takes mutations by plain GET and by forms: a picture's address on any page
 that the operator opens could start a cutover. A browser says truly where a request comes from (Origin) and which name
@@ -19,48 +19,54 @@ _DEFAULT_PORT = 80
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the page is at home: everything else in a browser is a stranger.
+    """The origins from which requests are accepted.
 
     Attributes:
-        allowed: As browsers write them in `Origin`: `http://127.0.0.1:3000`.
+        allowed: As browsers write them in `Origin`, such as `http://127.0.0.1:3000`.
     """
 
     allowed: frozenset[str]
 
     @classmethod
     def of(cls, host: str, port: int, further: tuple[str, ...] = ()) -> "Origins":
-        """This machine's names at the port, the address that is listened on, and those of a setting."""
+        """The origins of this machine's own names and of the listening address.
+
+        Args:
+            host: The listening address.
+            port: The listening port.
+            further: Further origins, from the settings.
+        """
         names = {"127.0.0.1", "localhost", host_in_url(host).lower()}
-        shown = "" if port == _DEFAULT_PORT else f":{port}"  # browsers leave it out
+        shown = "" if port == _DEFAULT_PORT else f":{port}"  # browsers leave out the default port
         return cls(frozenset({f"http://{name}{shown}" for name in names} | set(further)))
 
     @property
     def hosts(self) -> list[str]:
-        """Their names, without ports: a name that was rebound to this machine's address is none of them."""
+        """The host names, without ports. Refusing others protects against DNS rebinding."""
         return sorted({host_in_url(urlsplit(origin).hostname or "") for origin in self.allowed})
 
 
 def host_in_url(host: str) -> str:
-    """As it stands in a URL and in the header `Host`: an address of IPv6 in brackets."""
+    """The host as it is written in a URL and in the header `Host`: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 _READING = {"GET", "HEAD"}
 _HEADERS = {
-    # No other page shows this one in a frame, with its buttons under a stranger's picture.
+    # No other page may show this one in a frame, with its buttons under a picture (clickjacking).
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "frame-ancestors 'none'",
-    # Nor loads a log of it as its own script or picture.
+    # No other page may load an answer of this one, such as a log, as a script or picture.
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
 class Guard:
-    """An ASGI application around another one that refuses what only a stranger's page would send.
+    """An ASGI application that wraps another one and refuses requests of other pages.
 
     Args:
-        app: What is guarded.
-        origins: Where the page is at home.
+        app: The guarded application.
+        origins: The origins from which requests are accepted.
     """
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
@@ -68,7 +74,7 @@ class Guard:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 and 415 itself, hand everything else on."""
+        """Answer refused requests with 403, 405 or 415, and hand all others on."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -87,18 +93,20 @@ class Guard:
         origins = asked.headers.getlist("origin")
         for origin in origins:
             if origin not in self._origins.allowed:
-                return _refused(403, f"Not from another page: {origin!r} is not in MIGRATION_UI_ORIGINS.")
+                return _refused(
+                    403, f"A request from another page was refused: {origin!r} is not in MIGRATION_UI_ORIGINS."
+                )
         if asked.scope["type"] == "websocket":
-            # Every browser sends it, and reads what it gets: no preflight is asked for sockets.
+            # Browsers ask no CORS preflight for websockets, but they always send the Origin.
             return None if origins else _refused(403, "A websocket needs an Origin.")
         if asked.scope["method"] in _READING:
-            # The editor of queries at this address takes none from it.
+            # Only queries in the address are refused: the query editor at the same path needs none.
             if asked.scope["path"].rstrip("/").endswith("/graphql") and "query" in asked.query_params:
-                return _refused(405, "GraphQL is answered by POST only: an address must change nothing.")
+                return _refused(405, "GraphQL is answered by POST only, so that opening an address changes nothing.")
             return None
         media = asked.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
-            return _refused(415, "Only application/json is taken: other kinds can be sent by any page.")
+            return _refused(415, "Only application/json is accepted: any page can send the other content types.")
         return None
 
 

@@ -1,4 +1,4 @@
-"""Dagster's web server as a process of its own, behind the guard; started by `migration-assets ui`."""
+"""Runs Dagster's web server behind the guard, as a process of its own; `migration-assets ui` starts it."""
 
 import argparse
 import signal
@@ -11,8 +11,8 @@ import dagster as dg
 import uvicorn
 from dagster_shared.cli import WorkspaceOpts
 
-# Dagster's own command builds its server from these, and has no place for a guard. Imported by name: should one of
-# them move, nothing is served at all, and never without the guard.
+# Dagster's own command builds its server from these, and offers no way to add a guard. If a later version moves one of
+# them, the import fails and nothing is served, rather than served without the guard.
 from dagster_webserver.cli import (
     DEFAULT_DB_STATEMENT_TIMEOUT,
     DEFAULT_POOL_MAX_OVERFLOW,
@@ -33,7 +33,7 @@ _GOODBYE_SECONDS = 5
 
 
 class _NoMutation(ASTValidationRule):
-    """A rule of GraphQL by which nothing but reading is valid."""
+    """A GraphQL validation rule that refuses mutations."""
 
     def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> None:
         if node.operation is OperationType.MUTATION:
@@ -45,8 +45,8 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
 
     Args:
         context: Dagster's workspace.
-        origins: Where the page is at home.
-        read_only: No mutation is valid, whatever Dagster's own permissions are.
+        origins: The origins from which requests are accepted.
+        read_only: Whether all mutations are refused, whatever Dagster's own permissions are.
     """
 
     def __init__(self, context: WorkspaceProcessContext, origins: Origins, *, read_only: bool) -> None:
@@ -55,7 +55,7 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
         super().__init__(context, live_data_poll_rate=_POLL_MILLISECONDS)
 
     def build_middleware(self) -> list[Middleware]:
-        """The guard, then what Dagster has."""
+        """The guard as the outermost layers, then Dagster's own."""
         return [
             Middleware(TrustedHostMiddleware, allowed_hosts=self._origins.hosts, www_redirect=False),
             Middleware(Guard, origins=self._origins),
@@ -63,13 +63,13 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
         ]
 
     def build_graphql_validation_rules(self) -> Collection[type[ASTValidationRule]]:
-        """Dagster's, and that of a page that is for reading."""
+        """Dagster's rules, and the one against mutations where the page is read-only."""
         rules = super().build_graphql_validation_rules()
         return [*rules, _NoMutation] if self._read_only else rules
 
 
 def serve(host: str, port: int, workspace: Path, origins: Origins, *, read_only: bool) -> None:
-    """Serve until SIGINT or SIGTERM; Dagster's environment is complete already."""
+    """Serve until SIGINT or SIGTERM. DAGSTER_HOME and the rest of the environment must be set."""
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(
@@ -85,7 +85,7 @@ def serve(host: str, port: int, workspace: Path, origins: Origins, *, read_only:
 
 
 def main() -> None:
-    """The process."""
+    """Parse the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--origin", action="append", default=[], help="further origins; repeatable")
     parser.add_argument("--read-only", action="store_true")
     given = parser.parse_args()
-    # uvicorn ends at SIGTERM and then raises it again: as an interrupt it still closes what Dagster opened.
+    # uvicorn stops at SIGTERM and then raises it again. As an interrupt it lets the contexts of Dagster close.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         origins = Origins.of(given.host, given.port, tuple(given.origin))

@@ -177,7 +177,7 @@ def test_a_leaf_that_was_lost_is_not_made_again_by_itself(alone: Migration) -> N
     )
     assert outlook.openings == ()
     assert outlook.waiting == (
-        "FY25-Q4 is not opened by itself: W09 was open and lost its leaf; see the check no_gap_no_overlap",
+        "FY25-Q4 is not opened automatically: W09 was open and lost its leaf; see the check no_gap_no_overlap",
     )
 
 

@@ -117,7 +117,7 @@ def terminated(ready: Offered, state: CutoverState, run: Callable[[], dg.Execute
 @pytest.mark.parametrize("state", [CutoverState.WAITING, CutoverState.DRAINED, CutoverState.REVERSED])
 def test_a_cutover_that_is_terminated_ends_with_writes_accepted(ready: Offered, state: CutoverState) -> None:
     text = terminated(ready, state, lambda: ready.cut(rehearse=False))
-    assert "somebody stopped it (SIGINT)" in text
+    assert "it was stopped by a signal (SIGINT)" in text
     assert "writes go on on the legacy" in text
     assert ready.records[-1].outcome == "aborted"
     ready.require_as_before()

@@ -124,7 +124,7 @@ def test_ctrl_c_or_a_lost_terminal_ends_with_writes_accepted(
         process.send_signal(blow)
         output, _ = process.communicate(timeout=patience(30))
     assert process.returncode == 1, output
-    assert f"somebody stopped it ({blow.name})" in output
+    assert f"it was stopped by a signal ({blow.name})" in output
     assert "State left: writes go on on the legacy; everything else was undone" in output
     assert "Traceback" not in output
     ready.require_as_before()

@@ -216,7 +216,7 @@ def test_triggers_that_are_disabled_or_enabled_by_the_tables_owner_are_seen_and_
     with pytest.raises(CutoverError, match="the legacy can be written to although the base is in charge"):
         ground.back()
     assert ground.charge() == "base"
-    assert "migration_assets_hold of public.bookings does not fire always" in hold_again(ground.cutover_plan())
+    assert "migration_assets_hold of public.bookings is not ENABLE ALWAYS" in hold_again(ground.cutover_plan())
     guard.silent(1)
     assert attempt_once(ground, "legacy", SESSIONS["replica"]) == "25006"
     for name in ("bookings", "bookings_fy25_q2", LEAF):

@@ -232,7 +232,7 @@ def test_a_schema_that_somebody_renamed_is_renamed_back(empty: CutoverGround) ->
     for side in SIDES:
         with (
             _renaming(ground).databases.session(side, "test") as session,
-            pytest.raises(LedgerError, match="functions in it go on calling it migration") as refused,
+            pytest.raises(LedgerError, match="functions in it still call it migration") as refused,
         ):
             make_session_locks(session)
         assert f"ALTER SCHEMA {NAME} RENAME TO migration;" in str(refused.value)

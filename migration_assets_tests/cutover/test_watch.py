@@ -125,7 +125,7 @@ def test_a_legacy_that_accepts_writes_beside_the_base_is_told(ground: CutoverGro
     guard.silent(1)
     on_legacy(ground, "DROP TRIGGER migration_assets_hold ON bookings")
     found = guard.problems()
-    assert "migration_assets_hold of public.bookings is not there" in found[C.LEGACY_WRITABLE].what
+    assert "migration_assets_hold of public.bookings does not exist" in found[C.LEGACY_WRITABLE].what
     assert "`migration-assets hold-again`" in found[C.LEGACY_WRITABLE].next_step
     assert "repair-legacy` over every quarter" in hold_again(ground.cutover_plan())
     guard.silent(1)

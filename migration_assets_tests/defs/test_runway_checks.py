@@ -89,7 +89,7 @@ def test_gaps_strangers_and_wrong_bounds_are_red_and_listed(ahead: Project) -> N
     found = gaps(ahead)
     assert (found.passed, found.severity, found.metadata["flaws"].value) == (False, ERROR, 2)
     assert {row["severity"] for row in table_rows(found.metadata["list"])} == {"critical"}
-    assert "gap in FY25-Q3: nothing takes rows of W05" in str(found.description)
+    assert "gap in FY25-Q3: no partition takes rows of W05" in str(found.description)
     assert "public.rest is a default partition" in str(found.description)
 
 

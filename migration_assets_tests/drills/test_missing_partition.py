@@ -142,7 +142,7 @@ def test_what_was_detached_is_attached_again_with_the_statement_of_the_alert_and
         wait_until_stuck(ground)
         told = alert(migration)
         assert named in told.what
-        with pytest.raises(PartitionError, match="a table of this name is there and is no partition"):
+        with pytest.raises(PartitionError, match="a table of this name exists and is not a partition"):
             open_quarter(migration, QUARTER)
         [statement] = do_what_it_says(ground, told.what)
         assert "ATTACH PARTITION" in statement

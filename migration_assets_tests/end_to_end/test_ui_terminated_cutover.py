@@ -82,7 +82,7 @@ def test_terminate_in_mid_hold_then_again_and_back_from_the_page(
             for event in web.ask(_FAILURES, id=run)["runOrError"]["eventConnection"]["events"]
             if event["__typename"] == "ExecutionStepFailureEvent"
         ]
-        assert "somebody stopped it (SIGINT)" in failure
+        assert "it was stopped by a signal (SIGINT)" in failure
         assert "writes go on on the legacy" in failure
         ready.require_as_before()
 

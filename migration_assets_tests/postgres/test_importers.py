@@ -46,7 +46,7 @@ def test_an_importer_gives_way_at_once_says_who_alters_and_the_alter_gets_throug
                 pytest.fail("it came in")
             assert is_transient(busy.value)
             assert busy.value.next_step
-            with pytest.raises(TableBusyError, match="somebody alters") as of_archive, archiving():
+            with pytest.raises(TableBusyError, match="another session alters") as of_archive, archiving():
                 pytest.fail("it came in")
             assert is_transient(of_archive.value)
             assert not altered.done()

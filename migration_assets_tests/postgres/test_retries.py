@@ -131,7 +131,7 @@ def test_what_never_passes_by_itself_is_told_with_what_to_do(error: psycopg.Erro
         retry_transient(call, what="the copy", attempts=2, log=_LOG, longest_pause=0.01)
     assert caught.value.__cause__ is error
     assert caught.value.where == "the copy"
-    assert caught.value.what == "2 tries failed, the last one so: going down"
+    assert caught.value.what == "all 2 tries failed; the last error: going down"
     assert advice in caught.value.next_step
     assert caught.value.state_left
     assert len(calls) == 2

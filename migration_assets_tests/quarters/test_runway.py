@@ -47,17 +47,17 @@ def test_what_was_opened_has_no_flaw(opened: Ground) -> None:
 
 
 RED: dict[str, tuple[list[LiteralString], str]] = {
-    "a leaf is gone": (["DROP TABLE bookings_fy25_q2_w05"], "gap in FY25-Q2: nothing takes rows of W05"),
+    "a leaf is gone": (["DROP TABLE bookings_fy25_q2_w05"], "gap in FY25-Q2: no partition takes rows of W05"),
     "leaves are detached": (
         [
             "ALTER TABLE bookings_fy25_q3 DETACH PARTITION bookings_fy25_q3_w01",
             "ALTER TABLE bookings_fy25_q3 DETACH PARTITION bookings_fy25_q3_w13",
         ],
-        "gap in FY25-Q3: nothing takes rows of W01, W13",
+        "gap in FY25-Q3: no partition takes rows of W01, W13",
     ),
     "a quarter is detached": (
         ["ALTER TABLE bookings DETACH PARTITION bookings_fy25_q2"],
-        "gap in FY25-Q2: nothing takes rows of W01, W02, W03",
+        "gap in FY25-Q2: no partition takes rows of W01, W02, W03",
     ),
     "a default partition": (
         ["CREATE TABLE rest PARTITION OF bookings DEFAULT"],
@@ -122,7 +122,7 @@ def test_a_detach_that_was_never_finished_is_found_though_the_leaf_is_still_list
     found = [flaw.what for flaw in flaws(opened)]
     assert len(found) == 2
     assert "a detach of public.bookings_fy25_q2_w05 (FY25-Q2|W05) was begun and never finished" in found[0]
-    assert "nothing takes rows of W05" in found[1]
+    assert "no partition takes rows of W05" in found[1]
     with opened.databases.session("base", "test") as base:
         assert week(5) not in read_places(base, opened.spec).attached
 
@@ -154,7 +154,7 @@ def test_a_partition_that_the_ledger_does_not_know_is_told(opened: Ground) -> No
 def test_quarters_that_were_never_opened_between_others_are_a_warning(opened: Ground) -> None:
     opened.open(FiscalQuarter(2024, 4))
     [flaw] = flaws(opened)
-    assert (flaw.severity, "no place for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
+    assert (flaw.severity, "no partitions for FY25-Q1" in flaw.what) == (Severity.WARNING, True)
 
 
 @pytest.mark.long

@@ -58,10 +58,10 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     ground = streamed(spare)
     standby = left_behind(spare, ground, "base", range(1001, 1031))
     too_early = replace(spare, clusters={**spare.clusters, "base": standby}).ground(ground)
-    assert "what answers as the base is a standby" in look(too_early)[1][ProblemCode.SERVER_CHANGED].what
+    assert "a standby answers as the base" in look(too_early)[1][ProblemCode.SERVER_CHANGED].what
     # The watch cannot store what it saw, and tells of it all the same.
     watched = watch_stream(migration(too_early), (), begun=True)
-    assert "what answers as the base is a standby" in (watched.note or "")
+    assert "a standby answers as the base" in (watched.note or "")
     assert ProblemCode.SERVER_CHANGED in {problem.code for problem in watched.problems}
     with pytest.raises(ServerChangedError, match="answers as the base is a standby"):
         too_early.validate(5)
