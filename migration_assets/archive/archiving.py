@@ -107,7 +107,7 @@ def archive_week(
             ensure_ledger(base)
             require_servers(migration.databases, base, migration.spec.relation)
             with slice_lock(base, require_slice(base, migration.spec.relation, week)) as record:
-                # A rollback would need the slice's lock, so the side in charge cannot change until the archive is in place.
+                # A rollback needs the slice's lock, so the side in charge cannot change until the archive is in place.
                 own = is_base_in_charge(base, record.relation)
                 if own:
                     _require_over(migration, record)

@@ -92,7 +92,7 @@ def unfit_condition(column: StoredColumn) -> sql.Composed | None:
 
 
 def canonical(column: StoredColumn) -> sql.Composable:
-    """Return the column's text, or a value that `concat` turns into it; NULL for NULL. `row_digest` adds the lengths."""
+    """Return the column's text, or a value that `concat` turns into it; NULL for NULL. `row_digest` adds lengths."""
     name = sql.Identifier(column.name)
     match column.storage:
         case Storage.FLOAT:
@@ -244,8 +244,8 @@ def _measure(
     figures += [sql.SQL("max({})::text").format(name) for name in values]
     figures += [sql.SQL("bool_or({})::text").format(sql.Identifier(f"f{n}")) for n in range(len(unfit))]
     query = sql.SQL(
-        # An array, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from flattening the subquery, which
-        # would compute its values as often as they are used; parallel plans stay possible.
+        # An array, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from flattening the subquery,
+        # which would compute its values as often as they are used; parallel plans stay possible.
         "SELECT count(*), sum(hashtextextended(h, {s})), sum(hashtextextended(h, {t})), {sums}, ARRAY[{figures}]"
         " FROM (SELECT *, {digest} AS m FROM (SELECT {inner} FROM {table} OFFSET 0) AS t OFFSET 0) AS r"
     ).format(

@@ -184,7 +184,7 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of `to_bytes` in hexadecimal, which the ledger keeps. For a manifest that was read, hash its bytes."""
+        """SHA-256 of `to_bytes` in hexadecimal, kept in the ledger. For a manifest that was read, hash its bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod

@@ -310,8 +310,8 @@ def _sorting(manifest: Manifest, schema: pa.Schema) -> list[parquet.SortingColum
 
 
 _Array: TypeAlias = "pa.Array[Any]"
-# Microseconds since 1970. `export.exported` sends PostgreSQL's earliest timestamp in place of -infinity; here it becomes
-# DuckDB's -infinity.
+# Microseconds since 1970. `export.exported` sends PostgreSQL's earliest timestamp in place of -infinity; here it
+# becomes DuckDB's -infinity.
 _EARLIEST = -210_866_803_200_000_000
 _MINUS_INFINITY = -(2**63 - 1)
 _INTEGERS: dict[int, pa.DataType] = {2: pa.int16(), 4: pa.int32(), 8: pa.int64()}
@@ -330,8 +330,8 @@ _SIMPLE: dict[Storage, pa.DataType] = {
 def parquet_schema(columns: Sequence[StoredColumn]) -> pa.Schema:
     """Return the Arrow schema of the columns.
 
-    Every field is nullable, because PostgreSQL 18 allows a NOT NULL constraint that was never validated. The metadata of
-    a field holds its PostgreSQL type (`postgresql.type`) and, for an enum, its labels as JSON (`postgresql.labels`).
+    Every field is nullable, because PostgreSQL 18 allows a NOT NULL constraint that was never validated. A field's
+    metadata holds its PostgreSQL type (`postgresql.type`) and, for an enum, its labels as JSON (`postgresql.labels`).
     """
     return pa.schema([pa.field(column.name, _type(column), metadata=_metadata(column)) for column in columns])
 

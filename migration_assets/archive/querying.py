@@ -150,7 +150,7 @@ def query_engine(
         ArchiveError: The base or the archive cannot be read.
     """
     with store.connect_duckdb(memory_mb=memory_mb) as duck:
-        # The archive comes first: a UNION takes names and types of its columns from the first branch.
+        # The archive comes first, because its branch names the columns and sets their types.
         parts = [cold_relation(store, manifests, columns), *(hot_relation(duck, hot, columns) if hot else []), *broken]
         name, home = (text.replace('"', '""') for text in (table, schema))
         union = " UNION ALL ".join(f"({part})" for part in parts)

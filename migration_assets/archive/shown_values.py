@@ -184,9 +184,9 @@ def _enum(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> str
 def _lost_labels(column: StoredColumn, stored: StoredColumn, of: str) -> str:
     lost = [label for label in stored.labels if label not in column.labels] or list(stored.labels)
     return (
-        f"the labels of {column.type_name} were changed since {of or 'a week'} was archived, and it cannot be told which"
-        f" present label is meant by {', '.join(map(repr, lost))} in column {column.name}: leave the column out, or"
-        " rename the labels back (ALTER TYPE ... RENAME VALUE) while you ask"
+        f"the labels of {column.type_name} were changed since {of or 'a week'} was archived, and it cannot be told"
+        f" which present label is meant by {', '.join(map(repr, lost))} in column {column.name}: leave the column out,"
+        " or rename the labels back (ALTER TYPE ... RENAME VALUE) while you ask"
     )
 
 

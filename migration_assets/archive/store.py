@@ -263,7 +263,7 @@ class _ObjectOutput:
 
 
 def _reader(filesystem: fs.FileSystem, scheme: str) -> Any:
-    """Return a file system through which DuckDB's own Parquet reader gets its bytes, without downloading an extension."""
+    """Return a file system for DuckDB's own Parquet reader, so that no extension is downloaded."""
     prefix = f"{scheme}://"
 
     class Reader(ArrowFSWrapper):
