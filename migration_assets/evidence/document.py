@@ -1,10 +1,7 @@
-"""One evidence pack as one HTML file: the answer first, then who signed, weeks, plots, cutovers, the words.
+"""Writes one evidence pack as one HTML file: the answer first, then signatures, weeks, plots, cutovers, a glossary.
 
-What the words of a pack mean, for readers who know neither PostgreSQL nor this program.
-
-How a pack looks, on a screen and on paper; no font, picture or script from anywhere else.
-
-The sentence at the top of a pack: is it proven, and what is missing where it is not.
+It also holds the sentence at the top (is it proven, and if not, what is missing), the glossary for readers who know
+neither PostgreSQL nor this program, and the style for screen and paper, which loads no font, picture or script.
 """
 
 import json
@@ -94,7 +91,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
 
 
 def glossary() -> Markup:
-    """All words."""
+    """Return the glossary."""
     entries = [part for word, meaning in _WORDS for part in (element("dt", word), element("dd", meaning))]
     return element("section", element("h2", "Words"), element("dl", *entries), id="words")
 
@@ -150,7 +147,7 @@ _SHOWN = 6
 
 
 class Level(StrEnum):
-    """How the sentence is to be read at a glance."""
+    """How the answer reads at a glance."""
 
     GOOD = "good"
     OPEN = "open"
@@ -159,7 +156,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """The word, the sentence, and what it rests on or what is missing, one thing a line."""
+    """A headline, a sentence, and what it rests on or what is missing, one item a line."""
 
     level: Level
     word: str
@@ -168,7 +165,7 @@ class Answer:
 
 
 def answer(facts: PackFacts) -> Answer:
-    """Is what this page is about proven? A chain that does not hold comes before everything else."""
+    """Answer whether the page's subject is proven. A broken chain comes before everything else."""
     if facts.breaks:
         return Answer(
             Level.BAD,
@@ -260,12 +257,12 @@ def _of_all(facts: PackFacts) -> Answer:
 
 
 _HEAD = "migration-assets-evidence-head"
-# Nothing is fetched, and nothing runs, whatever a value might turn out to be.
+# The page fetches nothing and runs nothing, whatever a value in it contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def document(facts: PackFacts) -> str:
-    """The whole file; every value in it is escaped."""
+    """Return the whole file; every value in it is escaped."""
     scope = f"fiscal quarter {facts.quarter.key}" if facts.quarter else "the whole migration"
     title = f"Evidence: move of {facts.relation}, {scope}"
     head = json.dumps({"relation": facts.head.relation, "id": facts.head.id, "sha256": facts.head.sha256})
@@ -314,10 +311,10 @@ class _Finder(HTMLParser):
 
 
 def head_in(text: str, where: str) -> Head:
-    """The head of the chain that a pack carries.
+    """Return the head of the chain that a pack carries.
 
     Raises:
-        EvidenceError: It is no evidence pack.
+        EvidenceError: The text is not an evidence pack.
     """
     finder = _Finder()
     finder.feed(text)
@@ -330,7 +327,7 @@ def head_in(text: str, where: str) -> Head:
     except ValueError:
         pass
     raise EvidenceError(
-        "this is no evidence pack: it carries no head of a chain",
+        "this is not an evidence pack: it carries no head of a chain",
         where=where,
         state_left="nothing was compared",
         next_step="give the file that `migration-assets evidence write` wrote, as it wrote it",
@@ -341,7 +338,7 @@ def _answer(facts: PackFacts) -> Markup:
     said = answer(facts)
     details = element("ul", *(element("li", line) for line in said.details)) if said.details else None
     word, sentence = element("p", said.word, class_="word"), element("p", said.sentence)
-    # Of a broken record nothing is repeated up here.
+    # Where the record is broken, the answer repeats nothing from it.
     where = element("p", standing(facts)) if last_opened(facts.cutovers) and not facts.breaks else None
     return element("div", word, sentence, details, where, class_=f"answer {said.level}")
 
