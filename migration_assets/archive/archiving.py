@@ -321,7 +321,7 @@ class Trial:
         equal: Whether the rows were equal.
         error: What went wrong, if anything.
         age_days: Days since then by the migration's clock; 0 if it lies in the future.
-        drills: Number of drills of this archive.
+        drills: Number of drills of the week's archive so far.
     """
 
     what: str

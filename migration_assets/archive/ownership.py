@@ -155,7 +155,7 @@ def require_own(store: ArchiveStore, relation: str, week: FiscalWeek, writer: Ar
 
 
 def read_owner(store: ArchiveStore, relation: str) -> str | None:
-    """Return the ledger that writes archives of the table there; None before the first claim (format 2 and later).
+    """Return the ledger that writes the table's archives there; None where no ledger claimed the place yet.
 
     Raises:
         ArchiveError: The file is there, but cannot be understood.

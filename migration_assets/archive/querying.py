@@ -276,7 +276,7 @@ def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[
             if week_places(base, migration.spec) == before:
                 return result, before
     raise MigrationError(
-        f"weeks moved between the base and the archive during each of {_TRIES} tries",
+        f"weeks moved between the base and the archive during each of {_TRIES} attempts",
         where=migration.spec.relation,
         state_left="nothing was changed",
         next_step="ask again when no retirement or restore runs",
@@ -336,10 +336,8 @@ def _readable(
         else:
             what = f"{week.key} is in its archive alone, which cannot be read: {why}. `migration-assets archive"
             what += f" {week.quarter.key} {week.name} --reread` says more; bring the files back from a copy of them."
-            what += (
-                " Questions that need none of its rows are answered: exclude it by fiscal_quarter, fiscal_week or the"
-            )
-            what += " control column"
+            what += " Questions that need none of its rows are answered: exclude it by fiscal_quarter, fiscal_week or"
+            what += " the control column"
             place = places[week]
             broken.append(BrokenWeek(week.quarter.key, week.name, place.lower_bound, place.upper_bound, what))
     return manifests, broken

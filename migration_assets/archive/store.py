@@ -97,7 +97,7 @@ class LocalStore(ArchiveStore):
         return []
 
     def size(self, path: str) -> int:
-        """In bytes."""
+        """Return the size of a file in bytes."""
         with self.failures(path, "read"):
             return self._at(path).stat().st_size
 
@@ -225,7 +225,7 @@ class ObjectStore(ArchiveStore):
             return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
 
     def size(self, path: str) -> int:
-        """In bytes."""
+        """Return the size of a file in bytes."""
         with self.open_input(path) as file, self.failures(path, "read"):
             return file.size()
 

@@ -85,7 +85,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("chain of records", (
         "Every signature, comparison, archive and departure is a record, whose seal also covers the"
         " seal of the record before it. Changing an old record breaks all that follow. The last seal is on this page:"
-        " with it, even a chain that somebody wrote anew from the beginning is found."
+        " with it, even a chain that was rewritten from the beginning is found."
     )),
 )  # fmt: skip
 

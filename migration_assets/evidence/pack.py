@@ -310,5 +310,5 @@ class PackFacts:
 
     @property
     def weeks(self) -> tuple[WeekEvidence, ...]:
-        """Of all quarters, oldest first."""
+        """The weeks of all quarters, oldest first."""
         return tuple(week for quarter in self.quarters for week in quarter.weeks)

@@ -238,7 +238,7 @@ def _lag(facts: PackFacts) -> Markup:
     known = [reading.value for reading in facts.lags if reading.value is not None]
     if not known:
         return _empty(
-            title, "No measurement is kept: nobody watched the change stream, or it was longer ago than they are kept."
+            title, "There are no measurements: the change stream was not watched, or they were too old to be kept."
         )
     said = (
         f"Seconds between a change in the old database and the same change in the new one; the longest is"

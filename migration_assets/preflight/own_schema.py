@@ -76,9 +76,7 @@ def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, how_to_agree(elsewhere)))
     if findings:
         return findings
-    others = (
-        f"; it also holds objects of others, which are left as they are: {listed(seen.others)}" if seen.others else ""
-    )
+    others = f"; it also holds objects of others, which are not touched: {listed(seen.others)}" if seen.others else ""
     return [info("own_schema", area, f"nothing in schema {schema} is in this program's way{others}")]
 
 

@@ -164,7 +164,7 @@ FEATURES: tuple[Feature, ...] = (
                "it fires for apply workers, too: see the other writers"),
     _elsewhere("rule that redirects what is written", "redirecting_rule", Fate.ACCEPTED, When.STREAM,
                "no apply worker follows rules: see the other writers"),
-    _elsewhere("somebody else's schema with our schema's name", "own_schema", Fate.BLOCKS, When.STREAM,
+    _elsewhere("schema of others with our schema's name", "own_schema", Fate.BLOCKS, When.STREAM,
                "nothing with a name that this program needs is touched: it must be renamed or moved, or"
                " MIGRATION_OWN_SCHEMA names another schema"),
     _elsewhere("row security that is on", "row_security", Fate.BLOCKS, When.STREAM,
