@@ -1,1 +1,1 @@
-"""Parquet and DuckDB: archives of slices, written, proven, read, queried. Knows no PostgreSQL and no Dagster."""
+"""Archives of weeks in Parquet: written, verified, read back and queried with DuckDB."""

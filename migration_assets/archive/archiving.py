@@ -67,7 +67,7 @@ _ROW_GROUP_BYTES = 64 * _MB
 
 @dataclass(frozen=True)
 class Archived:
-    """A week that is in Parquet, proven equal by two engines; `seconds` are of the whole step."""
+    """A week in Parquet that two engines found equal; `seconds` is the duration of the whole step."""
 
     record: ArchiveRecord
     manifest: Manifest
@@ -75,7 +75,7 @@ class Archived:
 
 
 def archive_store(migration: Migration) -> ArchiveStore:
-    """Where this migration's archives are.
+    """Return the store of this migration's archives.
 
     Raises:
         ArchiveError: The URL cannot be read.
@@ -87,13 +87,13 @@ def archive_store(migration: Migration) -> ArchiveStore:
 def archive_week(
     migration: Migration, week: FiscalWeek, *, run_id: str | None = None, on_progress: Progress | None = None
 ) -> Archived:
-    """Write the week to Parquet out of one snapshot of its leaf, prove it, and put it in place of an older archive.
+    """Write the week to Parquet from one snapshot of its leaf, verify it, and replace an older archive with it.
 
     Raises:
         SliceStateError: The week is not signed off (while the base is in charge: not over), or it has left the base.
-        ForeignArchiveError: What lies there was written by another ledger: this base is a copy, or was moved.
-        ArchiveError: It cannot be written or does not read back equal; an older archive is as it was.
-        SliceBusyError: Somebody works on it.
+        ForeignArchiveError: The archive there was written by another ledger: this base is a copy, or was moved.
+        ArchiveError: It cannot be written or does not read back equal; its `state_left` says what is in place.
+        SliceBusyError: Another run works on the week.
     """
     store = archive_store(migration)
 
@@ -103,7 +103,7 @@ def archive_week(
         with migration.databases.session("base", f"{week.key}:archive", timeouts) as base:
             require_servers(migration.databases, base, migration.spec.relation)
             with slice_lock(base, require_slice(base, migration.spec.relation, week)) as record:
-                # A rollback would want the slice's lock: it stays so until the archive is in place.
+                # A rollback needs the slice's lock, so the side in charge cannot change until the archive is in place.
                 own = is_base_in_charge(base, record.relation)
                 if own:
                     _require_over(migration, record)
@@ -133,7 +133,7 @@ def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None
 
     Raises:
         ArchiveError: There is no archive, or it is no longer what was proven; says which file and what is wrong.
-        SliceBusyError: Somebody works on the week.
+        SliceBusyError: Another run works on the week.
     """
     store = archive_store(migration)
     started = time.monotonic()
@@ -153,7 +153,7 @@ def reread_archive(migration: Migration, week: FiscalWeek, *, run_id: str | None
 
 
 def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Manifest:
-    """The same for a caller who holds the slice's lock.
+    """Read the archive again like `reread_archive`, for a caller who holds the slice's lock; records the result.
 
     Raises:
         ArchiveError: It is no longer what was proven.
@@ -162,7 +162,7 @@ def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Mani
         manifest = trusted(store, archive)
         verify_archive(store, manifest)
     except DamagedArchiveError as error:
-        # Whatever else went wrong says nothing of the files.
+        # Only damage is recorded: other errors say nothing about the files.
         record_reread(base, archive.id, str(error))
         raise
     record_reread(base, archive.id, None)
@@ -170,10 +170,10 @@ def reread(store: ArchiveStore, base: Connected, archive: ArchiveRecord) -> Mani
 
 
 def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
-    """The archive's manifest, if it is the one that the ledger knows; the files themselves are not read.
+    """Return the archive's manifest, if it is the one that the ledger knows; the files themselves are not read.
 
     Raises:
-        ArchiveError: It is missing or another one, or the store is not the one that the archive lies in.
+        ArchiveError: It is missing or another one, or the archive lies in another store.
     """
     require_here(store, archive)
     return trusted_manifest(
@@ -182,10 +182,10 @@ def trusted(store: ArchiveStore, archive: ArchiveRecord) -> Manifest:
 
 
 def require_here(store: ArchiveStore, archive: ArchiveRecord) -> None:
-    """The archive lies in this store, by what the ledger says; nothing is read.
+    """Require that the archive lies in this store, as the ledger has it; nothing is read.
 
     Raises:
-        ArchiveError: It lies somewhere else.
+        ArchiveError: The ledger says that it lies in another place.
     """
     folder = store.url_of(slice_folder(archive.relation, archive.week))
     if not same_place(folder, archive.location):
@@ -256,7 +256,7 @@ def _write(
                 stored = (to_stored(batch, profile.columns) for batch in batches)
                 return write_slice(store, manifest, stored, limits, on_progress, writer=writer), changes, definitions
         except ArchiveError:
-            # Where the server itself went away this says so, as an error that is worth another try.
+            # If the server went away, this raises an error that is retried.
             reader.execute("SELECT 1")
             raise
 
@@ -284,7 +284,7 @@ def _versions(server: str) -> dict[str, str]:
 
 
 def _require_over(migration: Migration, record: SliceRecord) -> None:
-    """Nobody signs a week off while the base is in charge: one that is not signed must at least be over."""
+    """Require that an unsigned week is over: while the base is in charge, no week can be signed off."""
     signed = record.state in {SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED}
     upper = migration.calendar.bounds(record.week).upper
     if not signed and upper > migration.now():
@@ -298,7 +298,7 @@ def _require_over(migration: Migration, record: SliceRecord) -> None:
 
 def _has_left(week: FiscalWeek) -> SliceStateError:
     return SliceStateError(
-        "the week has left the base; its archive is what there is of it",
+        "the week has left the base; its rows are in the archive alone",
         where=week.key,
         state_left="nothing was touched",
         next_step="to read the files again use the job verify_archives; to bring the week back, restore_slices",
@@ -310,9 +310,14 @@ _SECONDS_A_DAY = 86_400
 
 @dataclass(frozen=True)
 class Trial:
-    """The newest occasion on which the archive's rows were seen to come back: `what` it was, and how it ended.
+    """The newest time that the archive's rows were read back, and the result.
 
-    `age_days` by the clock of the settings, 0 for what lies in its future; `drills` counts all of them.
+    Attributes:
+        what: The kind of trial that it was, such as a drill.
+        equal: Whether the rows were equal.
+        error: What went wrong, if anything.
+        age_days: Days since then by the migration's clock; 0 if it lies in the future.
+        drills: Number of drills of the week's archive so far.
     """
 
     what: str
@@ -340,24 +345,24 @@ def last_trial(migration: Migration, week: FiscalWeek) -> Trial | None:
 
 @dataclass(frozen=True)
 class Adopted:
-    """Where the place is, and the ledgers that this one says it was before; none where it was its own already."""
+    """The adopted place, and the identities that this ledger now declares its former ones; none if it was its own."""
 
     where: str
     ledgers: tuple[str, ...]
 
 
 def adopt_archive(migration: Migration, by: str) -> Adopted:
-    """From now on this base writes the archive, and the one that did must not: it is refused from here on.
+    """Make this base the writer of the archive; the base that wrote it before is refused from now on.
 
-    What the other wrote is this ledger's own as far as this ledger knows it. Nothing else changes: no file of a week is
+    Archives that the other base wrote count as this ledger's own if this ledger recorded them. No file of a week is
     touched.
 
     Args:
-        migration: Whose archive.
-        by: Who says that this base has taken the place of the other.
+        migration: The migration whose archive is adopted.
+        by: The person who confirms that this base has replaced the other one.
 
     Raises:
-        ArchiveError: The place is another migration's, or the store says no.
+        ArchiveError: The place belongs to another migration, or the store refuses.
     """
     store, relation = archive_store(migration), migration.spec.relation
     where = store.url_of(table_folder(relation))
@@ -366,7 +371,7 @@ def adopt_archive(migration: Migration, by: str) -> Adopted:
         found = set(signers(store, relation))
         try:
             found.update([owner] if (owner := read_owner(store, relation)) is not None else [])
-        except ArchiveError as error:  # a file that says nothing is replaced
+        except ArchiveError as error:  # an unreadable `ledger.json` is replaced
             log.warning("%s", error.what)
         strangers = [one for one in found if not _same_ledger(one, writer.identity)]
         if strangers:

@@ -1,8 +1,8 @@
-"""Archived weeks as one relation with the table's own columns, and `archive.duckdb`, a file of views over them.
+"""Makes archived weeks one relation with the table's own columns, and writes `archive.duckdb`, a file of such views.
 
-One branch a quarter, with the quarter's bounds in it, and the weeks' folders as columns: a condition on the control
-column drops whole quarters before anything is opened, one on fiscal_quarter or fiscal_week drops files by their names,
-and the row groups' statistics do the rest. Only files that manifests list are read, whatever else lies there.
+The relation has one branch a quarter that contains the quarter's bounds, and the weeks' folders as columns. A condition
+on the control column prunes whole quarters before a file is opened, one on fiscal_quarter or fiscal_week prunes files
+by their names, and the row groups' statistics do the rest. Only files that manifests list are read.
 """
 
 import os
@@ -25,16 +25,16 @@ QUARTER, WEEK = "fiscal_quarter", "fiscal_week"
 
 
 def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: Sequence[StoredColumn]) -> str:
-    """A SELECT over the archived weeks' rows: the columns, then fiscal_quarter and fiscal_week as texts.
+    """Return a SELECT over the archived weeks' rows: the columns, then fiscal_quarter and fiscal_week as texts.
 
-    Its types are those of `shown_type` whatever a week has stored: a value that cannot be shown in its column's type,
-    such as NaN in a numeric(10,2), is NULL, as is every value of a column that a week did not have yet. Without
-    manifests there are no rows, but the same types. A table with columns of these two names keeps its own.
+    Its types are those of `shown_type`, whatever a week has stored. A value that cannot be shown in its column's type,
+    such as NaN in a numeric(10,2), is NULL, and so is every value of a column that a week did not have yet. Without
+    manifests there are no rows, but the same types. A table that has a column of either name keeps its own.
 
     Args:
-        store: Where the archives are; the connection is to be one of its own.
+        store: Where the archives are; the DuckDB connection must be one of this store's.
         manifests: Of one table; trusted ones, see `verification.trusted_manifest`.
-        columns: The table's, as they are now.
+        columns: The table's columns as they are now.
     """
     names = _distinct([column.name for column in columns])
     extra = folder_columns(columns)
@@ -44,7 +44,8 @@ def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: S
             f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in zip([*names, *extra], kinds, strict=True)
         )
         return f"SELECT {nothing} WHERE false"
-    # DuckDB gives a folder's name precedence over a column of the file with the same name.
+    # DuckDB prefers the folder's value to a column of the same name in the file, so folders are only read as columns
+    # where the table has neither name.
     by_folder = len(extra) == len((QUARTER, WEEK))
     groups = (
         _alike(manifests) if by_folder else [[manifest] for manifest in sorted(manifests, key=lambda one: one.week)]
@@ -54,7 +55,7 @@ def cold_relation(store: ArchiveStore, manifests: Sequence[Manifest], columns: S
 
 @dataclass(frozen=True)
 class BrokenWeek:
-    """A week whose rows cannot be read: its key, its bounds as texts, and why."""
+    """A week whose archived rows cannot be read: its key, its bounds as texts, and the reason."""
 
     quarter: str
     week: str
@@ -64,10 +65,10 @@ class BrokenWeek:
 
 
 def broken_relation(broken: BrokenWeek, columns: Sequence[StoredColumn], control_column: str) -> str:
-    """A SELECT in the place of the week's rows that fails with `why` as soon as a question needs one of them.
+    """Return a SELECT that stands for the week's rows and fails with `why` as soon as a question needs one of them.
 
-    Conditions on the control column, fiscal_quarter and fiscal_week leave it out as they leave out a file; of any other
-    column nobody knows what the rows would have held, so that no condition on it may.
+    Conditions on the control column, fiscal_quarter and fiscal_week exclude it as they exclude a file. Conditions on
+    other columns do not, because it is unknown what the rows hold there.
     """
     names = _distinct([column.name for column in columns])
     fails = f"error({literal(broken.why)})"
@@ -86,13 +87,13 @@ def broken_relation(broken: BrokenWeek, columns: Sequence[StoredColumn], control
 
 
 def folder_columns(columns: Sequence[StoredColumn]) -> list[str]:
-    """Those of fiscal_quarter and fiscal_week that the table has no column of its own for."""
+    """Return which of fiscal_quarter and fiscal_week are added, because the table has no column of that name."""
     taken = {column.name.lower() for column in columns}
     return [name for name in (QUARTER, WEEK) if name not in taken]
 
 
 def _alike(manifests: Iterable[Manifest]) -> list[list[Manifest]]:
-    """Weeks of one quarter whose files have the same columns, oldest first."""
+    """Group weeks of one quarter whose files have the same columns, oldest first."""
     groups: dict[tuple[object, ...], list[Manifest]] = {}
     for manifest in sorted(manifests, key=lambda one: one.week):
         groups.setdefault((manifest.week.quarter, manifest.columns, manifest.control_column), []).append(manifest)
@@ -138,7 +139,7 @@ def _branch(
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """`"a"` and `"A"` are the same to DuckDB: the second becomes `A_1`, as it would itself call it."""
+    """Make names distinct for DuckDB, which ignores case: `"A"` after `"a"` becomes `A_1`, as DuckDB itself does."""
     taken = {name.lower() for name in names}
     seen: set[str] = set()
     distinct: list[str] = []
@@ -153,15 +154,15 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def write_catalogue(path: Path, views: Mapping[str, str], store: ArchiveStore) -> None:
-    """Replace the file `archive.duckdb` by one with these views; who has the old one open keeps it.
+    """Replace `archive.duckdb` with a file that has these views; a reader that has the old file open keeps it.
 
     Args:
-        path: Of the file; its folder is made.
-        views: SELECTs by the views' names, from `cold_relation`. A view looks at its files when it is made.
+        path: The catalogue file; its folder is made.
+        views: SELECTs from `cold_relation`, by the views' names. DuckDB opens the files when it creates a view.
         store: Where the archives are.
 
     Raises:
-        ArchiveError: It cannot be written, or a file of an archive cannot be read; the old catalogue is as it was.
+        ArchiveError: It cannot be written, or a file of an archive cannot be read; the old catalogue is unchanged.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -176,7 +177,7 @@ def write_catalogue(path: Path, views: Mapping[str, str], store: ArchiveStore) -
         raise ArchiveError(
             f"the catalogue cannot be written: {store.scrubbed(error)}",
             where=str(path),
-            state_left="the catalogue of before, if any, is as it was; no archive was touched",
+            state_left="the previous catalogue, if any, is unchanged; no archive was touched",
             next_step="see the message; the catalogue can be written again at any time",
         ) from None
     finally:

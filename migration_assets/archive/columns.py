@@ -23,7 +23,7 @@ _MODIFIER = re.compile(r"\(\d+\)")
 
 
 class Storage(StrEnum):
-    """The Parquet type; TEXT also holds every type that has no exact one, as PostgreSQL writes it."""
+    """The kind of Parquet type. TEXT also holds, as PostgreSQL writes them, types that have no exact counterpart."""
 
     BOOLEAN = "boolean"
     INTEGER = "integer"
@@ -40,7 +40,7 @@ class Storage(StrEnum):
 
 
 def numbered_name(place: int) -> str:
-    """What a column is called inside our own queries, where two of the table's names might be one."""
+    """Return the position-based name of a column in our own queries, where DuckDB might confuse two names."""
     return f"c{place}"
 
 
@@ -52,17 +52,17 @@ class StoredColumn:
         name: As in the table.
         type_name: PostgreSQL's, as declared: `numeric(10,2)`, `public.booking_status`.
         storage: The kind of Parquet type.
-        width: Bytes of an INTEGER or FLOAT, also of a LIST's elements; 0 else.
-        precision: Of a DECIMAL.
-        scale: Of a DECIMAL.
+        width: Bytes of an INTEGER or FLOAT, or of a LIST's elements; else 0.
+        precision: Digits of a DECIMAL.
+        scale: Digits after the point of a DECIMAL.
         element: The storage of a LIST's elements: TEXT, INTEGER or BOOLEAN.
-        is_text_type: Whether the type itself is text, so that TEXT is its exact type and not a way out.
-        not_null: As declared.
-        generated: Computed by the database: kept for queries, not loaded at a restore.
-        hashing: How the native fingerprint takes it.
-        send_function: For `Hashing.SEND`.
-        labels: Of an enum, in its order.
-        base_type: What a domain is made of, else the type itself; of the table as it is now, and in no manifest.
+        is_text_type: Whether the PostgreSQL type is a text type, so that TEXT is exact and not a fallback.
+        not_null: Whether it is declared NOT NULL.
+        generated: Whether the database computes it: kept for queries, not loaded at a restore.
+        hashing: How the native fingerprint hashes it.
+        send_function: The type's send function, for `Hashing.SEND`.
+        labels: An enum's labels, in their order.
+        base_type: The type below a domain, else the type itself; as the table is now, and not kept in the manifest.
     """
 
     name: str
@@ -81,7 +81,7 @@ class StoredColumn:
     base_type: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest; `from_json` makes it again."""
+        """Return the column for the manifest; `from_json` reads it."""
         values = asdict(self)
         values.update(storage=self.storage.value, hashing=self.hashing.value, labels=list(self.labels))
         values["element"] = self.element.value if self.element else None
@@ -90,7 +90,7 @@ class StoredColumn:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StoredColumn":
-        """As it was."""
+        """Read what `to_json` wrote."""
         values = dict(stored)
         values["storage"] = Storage(values["storage"])
         values["hashing"] = Hashing(values["hashing"])
@@ -100,11 +100,11 @@ class StoredColumn:
 
 
 def stored_columns(description: TableDescription, unfit: Collection[str] = ()) -> tuple[StoredColumn, ...]:
-    """How the table's columns are kept, in their order.
+    """Return how the table's columns are kept, in their order.
 
     Args:
         description: The base's table.
-        unfit: Names of columns that hold, in this week, a value which their exact type cannot carry: kept as text.
+        unfit: Columns that hold a value in this week which their exact type cannot carry; they are kept as text.
     """
     labels = {user_type.name: user_type.labels for user_type in description.types if user_type.kind == "e"}
     return tuple(_stored(column, labels, unfit=column.name in unfit) for column in description.columns)
@@ -169,22 +169,22 @@ def _list_kind(element: str) -> dict[str, Any]:
 RANGED = frozenset(
     {Storage.INTEGER, Storage.FLOAT, Storage.DECIMAL, Storage.DATE, Storage.TIMESTAMP, Storage.TIMESTAMPTZ}
 )
-"""Numbers and times, whose smallest and largest value is told; those of other columns are personal data."""
+"""Types whose minimum and maximum are recorded: numbers and times. Values of other columns are personal data."""
 
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Of one column in one slice; `minimum` and `maximum` are PostgreSQL's text, None where there is no value."""
+    """Statistics of one column in one slice; `minimum` and `maximum` are PostgreSQL's text, None without a value."""
 
     nulls: int
     minimum: str | None = None
     maximum: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the statistics for the manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """As it was."""
+        """Read what `to_json` wrote."""
         return cls(**stored)

@@ -18,7 +18,7 @@ from migration_assets.postgres.fingerprints import SEEDS, hashed_columns, row_ha
 from migration_assets.postgres.sessions import Connected, require_row
 from migration_assets.postgres.sql_text import raw_sql, table_name
 
-# Types whose value already is its own text, to the byte; a cast of the others to text may be a user's own.
+# Types whose values are their own text, to the byte. Other types are not cast to text: the cast may be a user's own.
 _PLAIN_TEXT = re.compile(r"text|character varying(\(\d+\))?")
 _SEND = {
     Storage.DATE: "date_send",
@@ -26,9 +26,10 @@ _SEND = {
     Storage.TIMESTAMPTZ: "timestamptz_send",
 }
 _FLOAT_SEND = {4: ("float4send", "real"), 8: ("float8send", "double precision")}
-# The range of timestamps that DuckDB shares. Its infinities are the limits of 64 bits; ours leave as the last moment
-# that fits, and as PostgreSQL's first one (ADBC would add its epoch to an infinity, and wrap). Finite values near
-# either of them make the column unfit, so that they cannot be taken for infinities.
+# The range of timestamps that PostgreSQL shares with DuckDB, whose infinities are the limits of 64 bits. ADBC adds an
+# offset between epochs to an infinity, which overflows; therefore infinity is exported as the latest moment that fits,
+# and -infinity as PostgreSQL's earliest one. Finite values near either of them make the column unfit, so that they
+# cannot be mistaken for infinities.
 LATEST = "294247-01-10 04:00:54.775807"
 EARLIEST = "4714-11-24 00:00:00 BC"
 _SAFE_UNTIL, _SAFE_FROM = "294247-01-01", "4713-01-01 BC"
@@ -37,10 +38,10 @@ _CONCAT_COLUMNS = 30
 
 
 def output_text(column: StoredColumn) -> sql.Composed:
-    """The type's own output, NULL for NULL.
+    """Return SQL for the output of the type's own output function, NULL for NULL.
 
-    Never a cast, which would take a user's `CREATE CAST (… AS text)`. And not `IS NULL`, which also holds for a
-    composite whose fields are all NULL.
+    A cast is not used, because it would call a user's `CREATE CAST (… AS text)`. `IS NULL` is not used, because it is
+    also true for a composite whose fields are all NULL.
     """
     return sql.SQL("CASE WHEN {c} IS DISTINCT FROM NULL THEN format('%s', {c}) END").format(
         c=sql.Identifier(column.name)
@@ -48,11 +49,11 @@ def output_text(column: StoredColumn) -> sql.Composed:
 
 
 def exported(column: StoredColumn) -> sql.Composable:
-    """What ADBC reads of a column: `archive/parts.py` makes the stored value of it."""
+    """Return SQL for the value that ADBC reads of a column; `parts.to_stored` makes the stored value of it."""
     name = sql.Identifier(column.name)
     match column.storage:
         case Storage.DATE:
-            # Days since 1970 with DuckDB's infinities: ADBC makes a wrong day of an infinite one.
+            # Days since 1970 with DuckDB's infinities: ADBC turns an infinite date into a wrong one.
             return sql.SQL(
                 "CASE WHEN isfinite({c}) THEN {c} - date '1970-01-01'"
                 " WHEN {c} > date '1970-01-01' THEN 2147483647 WHEN {c} < date '1970-01-01' THEN -2147483647 END"
@@ -74,7 +75,7 @@ def _moment(column: StoredColumn, text: str) -> sql.SQL:
 
 
 def unfit_condition(column: StoredColumn) -> sql.Composed | None:
-    """Whether a value cannot be carried by the column's exact type; None where every value can."""
+    """Return a condition that is true for values the exact type cannot carry; None where it can carry every value."""
     name = sql.Identifier(column.name)
     match column.storage:
         case Storage.DECIMAL:
@@ -90,11 +91,11 @@ def unfit_condition(column: StoredColumn) -> sql.Composed | None:
 
 
 def canonical(column: StoredColumn) -> sql.Composable:
-    """The column's text, or what `concat` makes it of; NULL for NULL. Length and marks come later: `row_digest`."""
+    """Return the column's text, or a value that `concat` turns into it; NULL for NULL. `row_digest` adds lengths."""
     name = sql.Identifier(column.name)
     match column.storage:
         case Storage.FLOAT:
-            # Every NaN as PostgreSQL itself writes it: see `fingerprints`.
+            # Every NaN becomes PostgreSQL's own NaN: see `postgres/fingerprints.py`.
             send, plain = _FLOAT_SEND[column.width]
             return sql.SQL("encode({}(CASE WHEN {c} = {nan} THEN {nan} ELSE {c} END), 'hex')").format(
                 raw_sql(send), c=name, nan=sql.SQL("'NaN'::{}").format(raw_sql(plain))
@@ -108,12 +109,12 @@ def canonical(column: StoredColumn) -> sql.Composable:
 
 
 def row_digest(columns: Sequence[StoredColumn], names: Sequence[sql.Identifier], *, utf8: bool) -> sql.Composed:
-    """The MD5 of a row's text.
+    """Return SQL for the MD5 of a row's text.
 
     Args:
         columns: In the archive's order.
-        names: Of the values that `canonical` made, one for each column.
-        utf8: Whether the server's own encoding is UTF-8, so that nothing needs to be converted.
+        names: The names of the values that `canonical` made, one for each column.
+        utf8: Whether the server's encoding is UTF-8, so that texts need no conversion.
     """
     as_utf8 = raw_sql("{}" if utf8 else "convert_to({}, 'UTF8')")
     parts = [_framed(column, name, as_utf8) for column, name in zip(columns, names, strict=True)]
@@ -134,7 +135,7 @@ def _framed(column: StoredColumn, name: sql.Identifier, as_utf8: sql.SQL) -> sql
             return sql.SQL("{}, ','").format(name)
 
 
-# 60 bits each: what fits a bigint on both sides without a sign. The MD5 is m.
+# Two sums over 60 bits of the MD5 `m` each: 60 bits fit a positive bigint in both PostgreSQL and DuckDB.
 _SUMS = sql.SQL(
     "sum(('x' || substr(m, 1, 15))::bit(60)::bigint) AS a, sum(('x' || substr(m, 18))::bit(60)::bigint) AS b"
 )
@@ -145,9 +146,9 @@ class SliceProfile:
     """A slice as one snapshot shows it.
 
     Attributes:
-        columns: How each is kept; TEXT where the slice holds a value that its exact type cannot carry.
-        native: As `postgres/fingerprints.py` takes it, over all columns.
-        portable: As DuckDB can take it, too: `PORTABLE_METHOD`.
+        columns: How each column is kept; TEXT where the slice holds a value that its exact type cannot carry.
+        native: The fingerprint of `postgres/fingerprints.py`, over all columns.
+        portable: The fingerprint that DuckDB can compute too, by `PORTABLE_METHOD`.
         statistics: By column name.
     """
 
@@ -158,13 +159,13 @@ class SliceProfile:
 
 
 def profile_slice(connection: Connected, table: QualifiedName, description: TableDescription) -> SliceProfile:
-    """Read the table once; twice where a value does not fit its column's exact type, which is rare.
+    """Profile the slice in one scan; in a second one where a value does not fit its column's exact type, which is rare.
 
     Args:
-        connection: From `sessions.connect`, whose settings make text output the same everywhere; the transaction's
-            snapshot decides what is seen.
+        connection: From `sessions.connect`, whose settings make text output the same everywhere. The snapshot of its
+            transaction decides what is seen.
         table: The leaf.
-        description: Of the base's table; the leaf may have its columns in another order.
+        description: The base's table; the leaf may have its columns in another order.
     """
     profile, unfit = _measure(connection, table, description, stored_columns(description))
     if unfit:
@@ -173,7 +174,7 @@ def profile_slice(connection: Connected, table: QualifiedName, description: Tabl
 
 
 def portable_fingerprint(connection: Connected, table: QualifiedName, columns: Sequence[StoredColumn]) -> Fingerprint:
-    """The fingerprint that `archive/sql_values.py` takes of the same rows in Parquet.
+    """Return the fingerprint that `sql_values.portable_fingerprint` takes of the same rows in Parquet.
 
     Args:
         connection: From `sessions.connect`.
@@ -190,19 +191,19 @@ def portable_fingerprint(connection: Connected, table: QualifiedName, columns: S
 
 
 def export_query(table: QualifiedName, columns: Sequence[StoredColumn], order_by: Sequence[str]) -> sql.Composed:
-    """The query that ADBC reads: values that it carries exactly, for `archive/arrow_schema.to_stored`.
+    """Return the query that ADBC reads: values that it carries exactly, for `parts.to_stored`.
 
     Args:
         table: The leaf.
-        columns: Of the slice's profile.
-        order_by: Names of columns: neighbours in time are neighbours in the file.
+        columns: The columns of the slice's profile.
+        order_by: Names of columns to sort by, so that rows close in time lie close in the file.
     """
     values = sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(exported(column), sql.Identifier(column.name)) for column in columns
     )
     if not order_by:
         return sql.SQL("SELECT {} FROM {}").format(values, table_name(table))
-    # Qualified: a bare name would mean the output column, which may be text by now and would sort as text.
+    # Qualified, because a bare name would mean the output column, which may be text and would sort as text.
     keys = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in order_by)
     return sql.SQL("SELECT {} FROM {} AS t ORDER BY {}").format(values, table_name(table), keys)
 
@@ -226,7 +227,7 @@ def _numbered(columns: Sequence[StoredColumn]) -> sql.Composed:
 def _measure(
     connection: Connected, table: QualifiedName, description: TableDescription, columns: tuple[StoredColumn, ...]
 ) -> tuple[SliceProfile, set[str]]:
-    """The profile, and the names of those columns whose exact type cannot carry a value of theirs."""
+    """Return the profile, and the names of columns that hold a value which their exact type cannot carry."""
     hashed = hashed_columns(description)
     ranged = [column for column in columns if column.storage in RANGED]
     unfit = {c.name: condition for c in columns if (condition := unfit_condition(c)) is not None}
@@ -242,8 +243,8 @@ def _measure(
     figures += [sql.SQL("max({})::text").format(name) for name in values]
     figures += [sql.SQL("bool_or({})::text").format(sql.Identifier(f"f{n}")) for n in range(len(unfit))]
     query = sql.SQL(
-        # Arrays, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from pulling a query up, which
-        # would compute its values as often as they are used; parallel plans stay possible.
+        # An array, since a query has at most 1,664 columns. OFFSET 0 keeps the planner from flattening the subquery,
+        # which would compute its values as often as they are used; parallel plans stay possible.
         "SELECT count(*), sum(hashtextextended(h, {s})), sum(hashtextextended(h, {t})), {sums}, ARRAY[{figures}]"
         " FROM (SELECT *, {digest} AS m FROM (SELECT {inner} FROM {table} OFFSET 0) AS t OFFSET 0) AS r"
     ).format(
@@ -269,7 +270,7 @@ def _measure(
 
 
 class _Figures:
-    """The figures of a profile, one after the other."""
+    """Reads the figures of a profile one after the other."""
 
     def __init__(self, values: Sequence[str | None]) -> None:
         self._values = iter(values)

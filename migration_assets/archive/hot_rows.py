@@ -40,7 +40,7 @@ WHERE c.oid = to_regclass(%s) AND a.privilege_type = 'SELECT' AND a.grantee <> c
 
 @dataclass(frozen=True, order=True)
 class WeekPlace:
-    """Where the rows of a week are: in the base (`attached`), in its archive (by id), or in both."""
+    """Where a week's rows are: in the base (`attached`), in the archive with this id, or in both."""
 
     week: FiscalWeek
     lower_bound: str
@@ -50,12 +50,12 @@ class WeekPlace:
 
     @property
     def is_cold(self) -> bool:
-        """Whether only the archive has them."""
+        """Whether only the archive has the rows."""
         return not self.attached and self.archive is not None
 
 
 def week_places(base: Connected, spec: TableSpec) -> list[WeekPlace]:
-    """Every known week and where its rows are now, oldest first; a leaf that is being detached counts as gone."""
+    """Return every known week and where its rows are, oldest first; a leaf that is being detached counts as gone."""
     rows = base.execute(
         "SELECT s.quarter || '|' || s.week, s.lower_bound, s.upper_bound, EXISTS ("
         "  SELECT FROM pg_inherits l JOIN pg_class c ON c.oid = l.inhrelid"
@@ -72,15 +72,15 @@ def week_places(base: Connected, spec: TableSpec) -> list[WeekPlace]:
 
 
 def _name_of(base: Connected, spec: TableSpec) -> QualifiedName:
-    """The view's name, of this table alone."""
+    """Return the view's name, which is unique to the table."""
     return QualifiedName(own_schema(base), f"hot_{hashlib.sha256(spec.relation.encode()).hexdigest()[:12]}")
 
 
 def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredColumn]) -> QualifiedName:
-    """Make the view, or make it anew where the table's columns have changed since; safe to repeat.
+    """Create the view, or recreate it when the table's columns have changed; safe to repeat.
 
     Raises:
-        MigrationError: It is not as it should be, and our role may not make it.
+        MigrationError: The view is missing or outdated, and our role may not create it; nothing was changed.
     """
     view = _name_of(base, spec)
     statements = _statements(view, spec, columns)
@@ -99,7 +99,7 @@ def ensure_hot_view(base: Connected, spec: TableSpec, columns: Sequence[StoredCo
             with base.transaction():
                 for statement in statements:
                     base.execute(statement)
-                for (reader,) in readers:  # a view that is made anew would be read by nobody
+                for (reader,) in readers:  # the recreated view keeps its readers
                     who = sql.SQL("PUBLIC") if reader is None else sql.Identifier(reader)
                     base.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_name(view), who))
                 base.execute(sql.SQL("COMMENT ON VIEW {} IS {}").format(table_name(view), sql.Literal(digest)))
@@ -115,7 +115,7 @@ def _is_made(base: Connected, view: QualifiedName, digest: str) -> bool:
 
 def _may_not(view: QualifiedName, spec: TableSpec, error: errors.InsufficientPrivilege) -> MigrationError:
     return MigrationError(
-        f"the view {view} has to be made anew, and our role may not: {told(error)}",
+        f"the view {view} has to be created or renewed, and our role may not do that: {told(error)}",
         where=f"{spec.relation} in the base",
         state_left="nothing was changed",
         next_step="run the query once as the role that migrates",
@@ -131,7 +131,7 @@ def _statements(view: QualifiedName, spec: TableSpec, columns: Sequence[StoredCo
     ]
     body = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(values), table_name(spec.table))
     results = [sql.SQL("{} {}").format(name, kind) for name, kind in zip(names, kinds, strict=True)]
-    # What a function returns has no modifiers: DuckDB would take a numeric without them for a double.
+    # A function's result has no type modifiers, and DuckDB reads a numeric without them as a double.
     limits = [raw_sql(_limits(column)) for column in columns]
     shown = [sql.SQL("{}{}").format(*pair) for pair in zip(names, limits, strict=True)]
     shown = [sql.SQL("{} AS {}").format(*pair) for pair in zip(shown, names, strict=True)]
@@ -161,7 +161,7 @@ _TYPES = {
 
 
 def _delivered_type(column: StoredColumn) -> str:
-    """PostgreSQL's own type, of a domain or a user's type what stands for it."""
+    """Return a built-in PostgreSQL type; for a domain or a user's type, the built-in one that carries its values."""
     match column.storage:
         case Storage.INTEGER:
             return _INTEGERS[column.width]
@@ -192,18 +192,18 @@ def _delivered(column: StoredColumn, control_column: str) -> sql.Composable:
     as_it_is = "{0}"
     match column.storage:
         case _ if column.name == control_column:
-            shown = as_it_is  # so that a condition on it prunes partitions
+            shown = as_it_is  # unchanged, so that a condition on it prunes partitions
         case Storage.DECIMAL:
-            # Neither NaN nor infinite.
+            # NaN and infinities become NULL.
             shown = "CASE WHEN abs({0}) < 'Infinity' THEN {0} END"
         case Storage.LIST:
             shown = "CASE WHEN array_ndims({0}) > 1 OR array_lower({0}, 1) <> 1 THEN NULL ELSE {0} END"
         case Storage.TIMESTAMP | Storage.TIMESTAMPTZ:
-            # DuckDB's end; its beginning lies before PostgreSQL's.
+            # The upper limit is DuckDB's; its lower limit lies before PostgreSQL's.
             zone = "tz" if column.storage is Storage.TIMESTAMPTZ else ""
             shown = f"CASE WHEN {{0}} < '{LATEST}'::timestamp{zone} OR NOT isfinite({{0}}) THEN {{0}} END"
         case Storage.TEXT if _is_numeric(column):
-            # 26 digits before the point and 12 after it: what DECIMAL(38,12) holds. Not for infinities and NaN.
+            # What DECIMAL(38,12) holds: 26 digits before the point, 12 after it. Infinities and NaN become NULL.
             shown = "CASE WHEN abs({0}) < 1e27 AND abs(round({0}, 12)) < 1e26 THEN round({0}, 12) END"
         case Storage.TEXT if not column.is_text_type:
             shown = "CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END"
@@ -213,24 +213,24 @@ def _delivered(column: StoredColumn, control_column: str) -> sql.Composable:
 
 
 _ATTACHED = "hot"
-# DuckDB quotes all parameters of a connection that failed, also the passphrase of a key and the secret of an OAuth
-# client, which have no place in its own secrets.
+# When a connection fails, DuckDB quotes all its parameters. These may include the passphrase of a key or the secret of
+# an OAuth client, which DuckDB's own secrets cannot hold.
 _PARAMETERS = re.compile(r'(Unable to connect to Postgres) at ".*": ', re.DOTALL)
 _SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIMESTAMPTZ: "TIMESTAMPTZ"}
 
 
 @dataclass(frozen=True)
 class HotSide:
-    """How DuckDB reaches the base, and the view to read there.
+    """How DuckDB reaches the base, and the view that it reads there.
 
     Attributes:
         connection: libpq's parameters, without the password.
-        password: Where the URL holds one; it is shown nowhere.
-        schema: Of the view.
-        view: Its name.
-        control_column: The column that the bounds are of.
+        schema: Schema of the view.
+        view: Name of the view.
+        control_column: The column that the bounds belong to.
         weeks: Quarter, week, lower and upper bound of every week that is in the base.
-        options: libpq's, for settings under which values are written as an archive has them.
+        options: libpq's `options`, with settings under which values are written as an archive has them.
+        password: The URL's password, if it has one; never shown.
     """
 
     connection: Mapping[str, str]
@@ -243,20 +243,20 @@ class HotSide:
 
 
 def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequence[StoredColumn]) -> list[str]:
-    """Attach the base read-only and give a SELECT for each week: the columns by their place, then what archives add.
+    """Attach the base read-only and return a SELECT for each week: its columns, then fiscal_quarter and fiscal_week.
 
-    The view calls its columns by their place, too: `"a"` and `"A"` are the same to DuckDB. Conditions on values that
-    it gives as they are go to the base, on texts with COLLATE "C"; all others DuckDB looks at itself.
+    The view names its columns by position, because DuckDB takes `"a"` and `"A"` for the same name. DuckDB sends
+    conditions on unconverted values to the base (for texts with COLLATE "C"), and evaluates all others itself.
 
     Raises:
-        ArchiveError: The reader of PostgreSQL does not fit this DuckDB, or the base cannot be reached.
+        ArchiveError: DuckDB's PostgreSQL extension does not fit this DuckDB, or the base cannot be reached.
     """
     load_reader(duck)
     secret = ""
     if hot.password is not None:
         duck.execute(f"CREATE SECRET {_ATTACHED} (TYPE postgres, PASSWORD {literal(hot.password)})")
         secret = f", SECRET {_ATTACHED}"
-    # READ_ONLY is DuckDB's own promise; this one is the server's, and holds for every transaction.
+    # READ_ONLY is only DuckDB's promise; this setting makes the server refuse writes in every transaction.
     given = hot.connection.get("options", "")
     options = f"{given} {hot.options} -c default_transaction_read_only=on".strip()
     parameters = {**hot.connection, "options": options}
@@ -268,7 +268,7 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
             f"the base cannot be read by DuckDB: {without_parameters(error)}",
             where="query",
             state_left="nothing was touched",
-            next_step="see whether the base runs, and whether MIGRATION_QUERY_URL is right where it is set",
+            next_step="check that the base runs, and that MIGRATION_QUERY_URL is right where it is set",
         ) from None
     place = next(number for number, column in enumerate(columns) if column.name == hot.control_column)
     kind, control = _SQL_TYPES[columns[place].storage], numbered_name(place)
@@ -284,7 +284,7 @@ def hot_relation(duck: duckdb.DuckDBPyConnection, hot: HotSide, columns: Sequenc
 
 
 def load_reader(duck: duckdb.DuckDBPyConnection) -> None:
-    """From the package that carries it: DuckDB would download it at run time."""
+    """Load DuckDB's PostgreSQL extension from the installed package; DuckDB would otherwise download it at run time."""
     folder = resources.files("duckdb_extension_postgres_scanner") / "extensions" / f"v{duckdb.__version__}"
     reader = folder / "postgres_scanner.duckdb_extension"
     if not reader.is_file():
@@ -304,7 +304,7 @@ def _folders(added: Sequence[str], quarter: str, week: str) -> list[str]:
 
 
 def _shown(column: StoredColumn, name: str) -> str:
-    """The view gives what an archive would have stored, and numbers within limits."""
+    """Return a column as questions show it; the view already delivers most columns that way."""
     if column.storage is Storage.JSON:
         return f"CAST({name} AS JSON)"
     arrives_so = column.storage is not Storage.TEXT or plain_type(column) == "numeric" or is_padded(column)
@@ -316,5 +316,5 @@ def _conninfo_value(value: str) -> str:
 
 
 def without_parameters(error: BaseException) -> str:
-    """What DuckDB says, without the parameters of the connection to the base."""
+    """Return DuckDB's message without the parameters of the connection to the base."""
     return _PARAMETERS.sub(r"\1: ", str(error)).strip()

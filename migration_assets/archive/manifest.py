@@ -40,13 +40,13 @@ class ArchivedFile:
     """One Parquet file.
 
     Attributes:
-        name: In the week's folder.
-        rows: In it.
-        bytes: Of it.
-        sha256: Of all of its bytes.
-        lower: The least control value in it; None without rows.
-        upper: The greatest one.
-        footer_sha256: Of its last bytes, which say where and what everything else is: see `footer`. None in format 1.
+        name: Its name in the week's folder.
+        rows: Number of rows.
+        bytes: Size of the file.
+        sha256: Of the whole file.
+        lower: The smallest control value in it; None without rows.
+        upper: The largest control value in it; None without rows.
+        footer_sha256: Of the Parquet footer, see `parts.footer_sha256`; None in format 1.
     """
 
     name: str
@@ -58,7 +58,7 @@ class ArchivedFile:
     footer_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest, in which what a format does not have is not there."""
+        """Return the file for the manifest; a field that the format does not have is left out."""
         return {name: value for name, value in vars(self).items() if name != "footer_sha256" or value is not None}
 
 
@@ -68,26 +68,26 @@ class Manifest:
 
     Attributes:
         relation: The table, as in the ledger.
-        week: Which one.
-        control_column: The column that decides a row's week; rows lie in its order.
-        key_columns: The primary key: the order of rows with the same control value.
-        lower_bound: Of the week, as in the ledger; inclusive.
-        upper_bound: Exclusive.
-        generation: The try that wrote these files.
-        rows: In all files.
+        week: The archived week.
+        control_column: The column that decides a row's week; rows are sorted by it.
+        key_columns: The primary key, which orders rows with the same control value.
+        lower_bound: Lower bound of the week, as in the ledger; inclusive.
+        upper_bound: Upper bound of the week; exclusive.
+        generation: The attempt that wrote these files.
+        rows: Rows in all files.
         native: PostgreSQL's fingerprint of the leaf, by `native_method`.
         native_method: See `domain/fingerprint.py`.
-        portable: The fingerprint that PostgreSQL and DuckDB agree on, by `portable_method`.
+        portable: The fingerprint that both PostgreSQL and DuckDB can compute, by `portable_method`.
         portable_method: Its name.
         columns: In the table's order.
         statistics: By column name.
-        lsn: Of the base's snapshot.
-        snapshot_at: When it was taken.
+        lsn: WAL position of the base's snapshot.
+        snapshot_at: When the snapshot was taken.
         archived_at: When this archive was begun.
-        versions: Of the tools that made it, by name.
+        versions: Versions of the tools that made it, by name.
         files: In the order of their rows.
-        ledger: Who wrote it, as `LedgerIdentity` says it; None in format 1.
-        format: Of the manifest itself.
+        ledger: The ledger that wrote it, as the text of a `LedgerIdentity`; None in format 1.
+        format: Format of the manifest itself.
     """
 
     relation: str
@@ -136,11 +136,11 @@ class Manifest:
 
     @property
     def total_bytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files together."""
         return sum(file.bytes for file in self.files)
 
     def head(self) -> dict[str, Any]:
-        """All but the files, as JSON values."""
+        """Return everything except the files, as JSON values."""
         signed = {} if self.ledger is None else {"ledger": self.ledger}
         return {
             "format": self.format,
@@ -170,17 +170,17 @@ class Manifest:
         }
 
     def head_bytes(self) -> bytes:
-        """For the files' key-value metadata."""
+        """Return the head for the files' key-value metadata."""
         return json.dumps(self.head(), ensure_ascii=False, separators=(",", ":")).encode()
 
     def to_bytes(self) -> bytes:
-        """The content of `manifest.json`: the same bytes for the same manifest."""
+        """Return the content of `manifest.json`; equal manifests give equal bytes."""
         content = {**self.head(), "files": [file.to_json() for file in self.files]}
         return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
 
     @property
     def sha256(self) -> str:
-        """Of `to_bytes`, hexadecimal: what the ledger keeps. Of a manifest that was read, hash the bytes read."""
+        """SHA-256 of `to_bytes` in hexadecimal, kept in the ledger. For a manifest that was read, hash its bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
@@ -188,13 +188,13 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ArchiveError: It is damaged, something else, or of a newer program.
+            ArchiveError: It is damaged, is something else, or was written by a newer program.
         """
         return cls._read(data, where, files=True)
 
     @classmethod
     def from_head(cls, data: bytes, *, where: str = "") -> Self:
-        """Read what a Parquet file says of its archive; without files. Raises ArchiveError like `from_bytes`."""
+        """Read a Parquet file's head; the manifest has no files then. Raises ArchiveError like `from_bytes`."""
         return cls._read(data, where, files=False)
 
     @classmethod
@@ -225,13 +225,13 @@ class Manifest:
 
 
 def differences(one: Manifest, other: Manifest) -> list[str]:
-    """Names of what differs between two manifests, their files aside; empty where both describe the same archive."""
+    """Return the names of fields in which two manifests differ, files aside; empty for the same archive."""
     names = [entry.name for entry in fields(Manifest) if entry.name != "files"]
     return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def _sums(fingerprint: Fingerprint) -> dict[str, str]:
-    # As texts: many readers of JSON lose the last digits of large numbers.
+    # As texts: many JSON readers lose the last digits of large numbers.
     return {"sum_a": str(fingerprint.sum_a), "sum_b": str(fingerprint.sum_b)}
 
 
@@ -256,52 +256,52 @@ def _unreadable(where: str, why: str) -> ArchiveError:
 
 MANIFEST = "manifest.json"
 PART_SUFFIX = ".parquet"
-# File systems allow 255 bytes in a name. A table's name with every byte escaped may have three times 131.
+# File systems allow 255 bytes in a name. A table's name may have 131 bytes; escaping can triple that.
 _LONGEST_NAME = 200
 _HASH_DIGITS = 16
 _GENERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PART = re.compile(rf"part-{_GENERATION.pattern}-[0-9]{{5,}}{re.escape(PART_SUFFIX)}")
-# Capitals are escaped too: some file systems take "Bookings" and "bookings" for the same.
+# Capitals are escaped too: some file systems treat "Bookings" and "bookings" as the same name.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_.")
 
 
 def table_folder(relation: str) -> str:
-    """A table's folder, another one for every table: `public.amenity_bookings`; odd bytes become `%` and two digits."""
+    """Return the table's folder, unique to it: `public.amenity_bookings`; odd bytes become `%` and two digits."""
     escaped = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in relation.encode())
     if len(escaped) > _LONGEST_NAME:
         digest = hashlib.sha256(relation.encode()).hexdigest()[:_HASH_DIGITS]
         escaped = f"{escaped[: _LONGEST_NAME - _HASH_DIGITS - 1]}~{digest}"
-    # Only an impossible relation starts with a dot; `..` must never leave the root.
+    # No valid relation starts with a dot, but `..` must never lead out of the root.
     return "%2E" + escaped[1:] if escaped.startswith(".") else escaped
 
 
 def slice_folder(relation: str, week: FiscalWeek) -> str:
-    """A week's folder: `public.amenity_bookings/fiscal_quarter=FY24-Q3/fiscal_week=W05`."""
+    """Return a week's folder: `public.amenity_bookings/fiscal_quarter=FY24-Q3/fiscal_week=W05`."""
     return f"{table_folder(relation)}/fiscal_quarter={week.quarter.key}/fiscal_week={week.name}"
 
 
 def staging_of_week(relation: str, week: FiscalWeek) -> str:
-    """Where all tries at archiving a week write first: whatever is found there later is of a dead one."""
+    """Return the folder in which every attempt at a week writes first; what remains there is from a dead attempt."""
     return f"{table_folder(relation)}/.staging/{week.quarter.key}-{week.name}"
 
 
 def staging_folder(relation: str, week: FiscalWeek, generation: str) -> str:
-    """Where one try writes."""
+    """Return the folder in which one attempt writes."""
     return f"{staging_of_week(relation, week)}/{_checked(generation)}"
 
 
 def part_name(generation: str, number: int) -> str:
-    """`part-<generation>-00000.parquet`."""
+    """Return a file's name: `part-<generation>-00000.parquet`."""
     return f"part-{_checked(generation)}-{number:05d}{PART_SUFFIX}"
 
 
 def is_part(name: str) -> bool:
-    """Whether a file is called as this program calls those that it writes."""
+    """Return whether a name has the form of the files that this program writes."""
     return _PART.fullmatch(name) is not None
 
 
 def new_generation(now: datetime) -> str:
-    """A name that no other try has; they sort by time: `20261122T151500-3fa9c1`."""
+    """Return a unique name for an attempt; names sort by time: `20261122T151500-3fa9c1`."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
@@ -316,13 +316,13 @@ _SUFFIX = ".json"
 
 
 class ManifestShelf:
-    """A local folder of copies; losing it costs reads and nothing else. One process at a time writes to it."""
+    """A local folder of manifest copies. It is a cache; only one process at a time writes to it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, sha256: str) -> Manifest | None:
-        """The manifest whose bytes have this SHA-256; None where there is no such copy, or it was changed."""
+        """Return the manifest whose bytes have this SHA-256; None where there is no intact copy."""
         try:
             data = self._at(sha256).read_bytes()
         except OSError:
@@ -332,10 +332,10 @@ class ManifestShelf:
         try:
             return Manifest.from_bytes(data)
         except ArchiveError:
-            return None  # of another version of this program
+            return None  # written by another version of this program
 
     def put(self, manifest: Manifest) -> None:
-        """Keep a copy; where that cannot be, it is read from the archive again next time."""
+        """Keep a copy. When that fails, the manifest is read from the archive again next time."""
         target = self._at(manifest.sha256)
         aside = target.with_suffix(".part")
         try:
@@ -346,7 +346,7 @@ class ManifestShelf:
             log.warning("a manifest cannot be kept in %s: %s", self._folder, error.strerror)
 
     def keep_only(self, sha256s: Collection[str]) -> None:
-        """Drop the copies of all others."""
+        """Delete the copies of all other manifests."""
         kept = {f"{sha256}{_SUFFIX}" for sha256 in sha256s}
         with suppress(OSError):
             for path in self._folder.iterdir():

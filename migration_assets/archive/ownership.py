@@ -37,12 +37,12 @@ _MOVE_ASIDE = (
 
 
 class ForeignArchiveError(ArchiveError):
-    """An archive lies there that this ledger did not write: it is never replaced, and nothing of it is deleted."""
+    """The archive there was written by another ledger: it is never replaced, and none of its files is deleted."""
 
 
 @dataclass(frozen=True)
 class LedgerIdentity:
-    """A ledger's own number and the database that it lies in; as a text `number/system identifier/oid/timeline`."""
+    """A ledger's identifier and its database; as text `identifier/system identifier/database oid/timeline`."""
 
     ledger: str
     system_identifier: str
@@ -54,26 +54,26 @@ class LedgerIdentity:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError where it is no such text."""
+        """Read the text form; raises ValueError when it is not one."""
         ledger, system, oid, timeline = text.split("/")
         return cls(ledger, system, int(oid), int(timeline))
 
     @property
     def place(self) -> str:
-        """Where it lies, for people."""
+        """The database that the ledger lies in, in words."""
         return f"database {self.database_oid}, timeline {self.timeline}, of server {self.system_identifier}"
 
 
 @dataclass(frozen=True)
 class ArchiveWriter:
-    """On whose behalf files are written.
+    """The ledger on whose behalf files are written.
 
     Attributes:
-        identity: The ledger's, now.
-        before: What it was before its base was moved: a person said so by name.
+        identity: The ledger's identity now.
+        before: Identities that it had before its base was moved; a person confirmed each move by name.
         manifests: SHA-256 of every manifest that this ledger recorded.
-        owns_unsigned: Whether manifests that do not say who wrote them (format 1) may be its own: its base is the
-            one that the ledger has known since the stream began.
+        owns_unsigned: Whether manifests that do not say who wrote them (format 1) may be its own: true while its base
+            is the one that the ledger has known since the stream began.
     """
 
     identity: LedgerIdentity
@@ -82,14 +82,14 @@ class ArchiveWriter:
     owns_unsigned: bool = True
 
     def is_self(self, ledger: str) -> bool:
-        """Whether it is this ledger, now or before its move."""
+        """Whether the identity is this ledger's, now or before a move."""
         return ledger == str(self.identity) or ledger in self.before
 
     def wrote(self, ledger: str | None, sha256: str) -> bool:
-        """Whether an archive in force is its own.
+        """Whether an archive in force was written by this ledger.
 
-        One that it wrote before a move counts only where the ledger knows it: what the other base wrote after it had
-        been copied is not in this ledger. What it wrote itself may be of a try that died before the ledger noted it.
+        What it wrote before a move counts only if the ledger recorded it: the original base may have written more after
+        it was copied. What it wrote under its present identity may be from an attempt that died before it was recorded.
         """
         if ledger == str(self.identity):
             return True
@@ -97,17 +97,17 @@ class ArchiveWriter:
         return mine and sha256 in self.manifests
 
     def refusal(self, ledger: str | None, where: str, *, has_place: bool = False) -> ForeignArchiveError:
-        """Why nothing is written beside what that ledger wrote.
+        """Return the error that says why nothing is written beside the other ledger's files.
 
         Args:
-            ledger: Who wrote it; None where it does not say.
+            ledger: The ledger that wrote them; None where they do not say.
             where: The file or folder.
-            has_place: The place is the writer's own already: to adopt it once more would change nothing.
+            has_place: Whether the writer owns the place already, so that adopting it again would change nothing.
         """
         if ledger is None:
-            found = "an archive lies there that does not say which ledger wrote it, and this one does not know it"
+            found = "the archive there does not say which ledger wrote it, and this ledger did not record it"
         else:
-            found = f"what lies there was written by {self._told(ledger)}"
+            found = f"the archive there was written by {self._describe(ledger)}"
         return ForeignArchiveError(
             found,
             where=where,
@@ -115,11 +115,11 @@ class ArchiveWriter:
             next_step=_MOVE_ASIDE if has_place else _ADOPT,
         )
 
-    def _told(self, ledger: str) -> str:
+    def _describe(self, ledger: str) -> str:
         try:
             other = LedgerIdentity.parse(ledger)
         except ValueError:
-            return "somebody else's ledger"
+            return "an unknown ledger"
         if other.ledger != self.identity.ledger:
             return f"another ledger ({other.place})"
         if self.is_self(ledger):
@@ -135,28 +135,28 @@ _QUARTER, _WEEK = "fiscal_quarter=", "fiscal_week="
 
 
 def require_own(store: ArchiveStore, relation: str, week: FiscalWeek, writer: ArchiveWriter) -> None:
-    """The week's archive may be written on the writer's behalf; a place that is nobody's yet becomes the writer's.
+    """Require that the writer may write the week's archive; claims a place that no ledger owns yet.
 
     Raises:
-        ForeignArchiveError: The place, or something in the week's folder, is of another ledger.
-        ArchiveError: The store says no.
+        ForeignArchiveError: The place, or something in the week's folder, belongs to another ledger.
+        ArchiveError: The store refuses.
     """
     owner = read_owner(store, relation)
     if owner is None:
         for found in _weeks(store, relation):
             _require_own_week(store, relation, found, writer)
         claim(store, relation, writer)
-        owner = read_owner(store, relation)  # two may have claimed it at once: the last one has it
+        owner = read_owner(store, relation)  # two ledgers may have claimed it at once: the last claim counts
     if owner is None or not writer.is_self(owner):
         raise writer.refusal(owner or "", store.url_of(table_folder(relation)))
     _require_own_week(store, relation, week, writer, has_place=True)
 
 
 def read_owner(store: ArchiveStore, relation: str) -> str | None:
-    """The ledger that writes archives of the table there; None where none ever did, or only one of before format 2.
+    """Return the ledger that writes the table's archives there; None where no ledger claimed the place yet.
 
     Raises:
-        ArchiveError: The file is there, and does not say it.
+        ArchiveError: The file is there, but cannot be understood.
     """
     path = f"{table_folder(relation)}/{OWNER}"
     if not store.exists(path):
@@ -174,18 +174,18 @@ def read_owner(store: ArchiveStore, relation: str) -> str | None:
 
 
 def claim(store: ArchiveStore, relation: str, writer: ArchiveWriter) -> None:
-    """From now on this ledger writes there, and nobody else."""
+    """Make this ledger the only one that writes the table's archives there."""
     content = {"ledger": str(writer.identity), "relation": relation}
     try:
         store.publish(f"{table_folder(relation)}/{OWNER}", (json.dumps(content, indent=2) + "\n").encode())
     except ArchiveError:
-        # A server may have taken what it could not answer for.
+        # The request may have succeeded although no answer came back.
         if read_owner(store, relation) != str(writer.identity):
             raise
 
 
 def signers(store: ArchiveStore, relation: str) -> frozenset[str]:
-    """Every ledger that a manifest of the table there names; those that cannot be read name none."""
+    """Return every ledger that a manifest of the table there names; unreadable manifests are skipped."""
     found: set[str] = set()
     for week in _weeks(store, relation):
         with suppress(ArchiveError):
@@ -199,7 +199,7 @@ def _weeks(store: ArchiveStore, relation: str) -> Iterator[FiscalWeek]:
     for quarter in store.list(home):
         if quarter.startswith(_QUARTER):
             for week in store.list(f"{home}/{quarter}"):
-                with suppress(CalendarError):  # another folder of somebody's
+                with suppress(CalendarError):  # a folder that is not this program's
                     yield FiscalWeek.parse(f"{quarter.removeprefix(_QUARTER)}|{week.removeprefix(_WEEK)}")
 
 
@@ -209,9 +209,9 @@ def _require_own_week(
     home = slice_folder(relation, week)
     names = store.list(home)
     if MANIFEST in names:
-        data = store.read(f"{home}/{MANIFEST}")  # one that cannot be had now is not one that says nothing
+        data = store.read(f"{home}/{MANIFEST}")  # an unreachable manifest raises; it must not pass for an unsigned one
         ledger = _signed_by(data)
-        says = ledger is not None or _is_whole(data)  # a damaged one says nothing: its files do
+        says = ledger is not None or _is_whole(data)  # a damaged manifest proves nothing: the files are asked instead
         if says and not writer.wrote(ledger, hashlib.sha256(data).hexdigest()):
             raise writer.refusal(ledger, store.url_of(home), has_place=has_place)
     for name in names:
@@ -222,10 +222,10 @@ def _require_own_week(
 
 
 def _signer(store: ArchiveStore, path: str) -> str | None:
-    """Who wrote a Parquet file, as it says itself; None where it does not, or is none any more.
+    """Return the ledger that a Parquet file names; None where it names none, or is no longer a Parquet file.
 
     Raises:
-        ArchiveError: It cannot be had now, which says nothing of whose it is.
+        ArchiveError: The file cannot be reached now, which says nothing about its owner.
     """
     with store.failures(path, "read"), store.open_input(path) as opened:
         try:
@@ -233,7 +233,7 @@ def _signer(store: ArchiveStore, path: str) -> str | None:
         except ValueError:
             return None
     try:
-        # Out of memory: what fails here is what the bytes say.
+        # Parsed from memory: an error here comes from the bytes, not from the store.
         metadata = parquet.read_metadata(pa.BufferReader(MAGIC + footer)).metadata  # pyright: ignore[reportUnknownMemberType]
     except (pa.ArrowException, OSError):
         return None
@@ -242,7 +242,7 @@ def _signer(store: ArchiveStore, path: str) -> str | None:
 
 
 def _signed_by(head: bytes) -> str | None:
-    """The ledger that a manifest names, or a file's head; also one of a format that only a newer program knows."""
+    """Return the ledger that a manifest or a file's head names, also in a format newer than this program's."""
     try:
         ledger = json.loads(head)["ledger"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -262,14 +262,14 @@ __all__ = ["OWNER", "ForeignArchiveError", "claim", "read_owner", "require_own",
 
 
 def read_archive_writer(base: Connected, relation: str) -> ArchiveWriter:
-    """On whose behalf this base's archives are written.
+    """Return the ledger on whose behalf this base's archives are written.
 
     Args:
-        base: The ledger must be of this version.
-        relation: Whose archives.
+        base: A session with the base, whose ledger has this program's version.
+        relation: The table whose archives are written.
 
     Raises:
-        ServerChangedError: A standby answers.
+        ServerChangedError: The server that answers is a standby.
     """
     number = require_row(base.execute("SELECT id::text FROM migration.ledger_identity").fetchone(), "the identity")[0]
     server = read_identity(base, "base")
@@ -289,7 +289,7 @@ def read_archive_writer(base: Connected, relation: str) -> ArchiveWriter:
 
 
 def adopt(base: Connected, relation: str, adopter: LedgerIdentity, adopted: Iterable[str], by: str) -> None:
-    """Note that this ledger was these before, and what they were; in the caller's transaction, where there is one."""
+    """Record the identities that this ledger had before, and theirs; joins the caller's transaction if there is one."""
     known = list(adopted)
     earlier = base.execute(
         "SELECT DISTINCT adopted FROM migration.archive_adoptions WHERE relation = %s AND adopter = ANY(%s)",

@@ -28,9 +28,9 @@ from migration_assets.domain.errors import ArchiveError
 def row_groups(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, most_rows: int, most_bytes: int
 ) -> Iterator[pa.Table]:
-    """Tables to be written as one row group each; none for no rows.
+    """Yield tables that are to be written as one row group each; nothing is yielded when there are no rows.
 
-    Bytes are those in memory. A single row that is larger than `most_bytes` gets a row group of its own.
+    Bytes are counted in memory. A single row that is larger than `most_bytes` gets a row group of its own.
     """
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
@@ -62,21 +62,21 @@ _TAIL = 8  # four bytes of length, four of magic
 
 
 def footer_in(end: bytes) -> bytes:
-    """The footer with its length and magic, out of the last bytes of a file.
+    """Return the footer, with its length and magic, from the last bytes of a file.
 
     Raises:
-        ValueError: They do not end as a Parquet file does, or do not reach back to where the footer begins.
+        ValueError: The bytes do not end as a Parquet file does, or do not reach back to the footer's beginning.
     """
     if end[-len(MAGIC) :] != MAGIC:
         raise ValueError("it does not end as a Parquet file does")
     size = int.from_bytes(end[-_TAIL : -len(MAGIC)], "little") + _TAIL
     if size > len(end):
-        raise ValueError("its footer is said to be longer than what there is")
+        raise ValueError("its footer claims to be longer than the bytes that were read")
     return end[-size:]
 
 
 def read_footer(file: pa.NativeFile, size: int) -> bytes:
-    """Of an open file of so many bytes, with its length and magic.
+    """Read the footer, with its length and magic, of an open file of `size` bytes.
 
     Raises:
         ValueError: It has no footer.
@@ -92,7 +92,7 @@ def read_footer(file: pa.NativeFile, size: int) -> bytes:
 
 
 def footer_sha256(file: pa.NativeFile, size: int) -> str:
-    """Of an open file of so many bytes, hexadecimal.
+    """Return the SHA-256 of the footer of an open file of `size` bytes, in hexadecimal.
 
     Raises:
         ValueError: It has no footer.
@@ -104,20 +104,20 @@ def footer_sha256(file: pa.NativeFile, size: int) -> str:
 Progress = Callable[[int, int], None]
 """Called with the rows and the bytes written so far."""
 
-_COMPUTE: Any = pc  # its stubs do not know what a column holds
-# Types whose order is the same in PostgreSQL and in Parquet. Texts are sorted by a collation there, by bytes here.
+_COMPUTE: Any = pc  # the type stubs do not know what a column holds
+# Types that PostgreSQL and Parquet sort alike. PostgreSQL sorts texts by a collation, Parquet by bytes.
 _SAME_ORDER = frozenset({Storage.INTEGER, Storage.DATE, Storage.TIMESTAMP, Storage.TIMESTAMPTZ, Storage.UUID})
 
 
 @dataclass(frozen=True)
 class WriteLimits:
-    """Sizes of what is written.
+    """Limits for the sizes of files and row groups.
 
     Attributes:
-        file_bytes: Of a file, about: a new one begins where the next row group would go beyond.
-        row_group_rows: At most.
-        row_group_bytes: In memory, before compression; at most, but for a single row that is larger. This and two
-            batches are what writing holds in memory.
+        file_bytes: Approximate size of a file: a new file begins when the next row group would exceed it.
+        row_group_rows: Most rows in a row group.
+        row_group_bytes: Most bytes of a row group, in memory before compression; a single larger row is allowed.
+            Writing holds this much and two batches in memory.
     """
 
     file_bytes: int = 512 * 1024 * 1024
@@ -138,11 +138,14 @@ def write_parts(
     limits: WriteLimits,
     on_progress: Progress | None = None,
 ) -> tuple[ArchivedFile, ...]:
-    """Write all rows; without rows one empty file, so that the schema is there. Every file is on the disk at the end.
+    """Write all rows to files below `folder`; every file is durable at the end.
+
+    Without rows, one empty file is written so that the schema is kept. When this fails, the files written so far remain
+    in `folder`; the caller deletes them.
 
     Raises:
-        ArchiveError: The store says no, or the rows do not come in the control column's order.
-        Exception: Whatever the batches' source raises.
+        ArchiveError: The store refuses, or the rows are not in the order of the control column.
+        Exception: Whatever the source of the batches raises.
     """
     files: list[ArchivedFile] = []
     part = _Part(store, folder, manifest, schema, number=0)
@@ -177,7 +180,7 @@ class _Part:
         self._sink = _HashedOutput(store.open_output(f"{folder}/{self.name}"))
         try:
             self._writer = _parquet_writer(self._sink, manifest, schema)
-        except BaseException:  # the first bytes are written already
+        except BaseException:  # the first bytes have been written already
             with suppress(Exception):
                 self._sink.end()
             raise
@@ -187,7 +190,7 @@ class _Part:
         return self._sink.bytes
 
     def write(self, group: pa.Table) -> None:
-        """One row group."""
+        """Write one row group."""
         self._note_range(group)
         before = self.bytes
         self._writer.write_table(group, row_group_size=group.num_rows)
@@ -195,7 +198,7 @@ class _Part:
         self.largest_group = max(self.largest_group, self.bytes - before)
 
     def close(self) -> ArchivedFile:
-        """End the file; it is on the disk."""
+        """Finish the file and make it durable."""
         self._sink.keep_rest()
         self._writer.close()
         self._sink.end()
@@ -204,7 +207,7 @@ class _Part:
         return ArchivedFile(self.name, self.rows, self.bytes, self._sink.sha256, lower, upper, footer)
 
     def abandon(self) -> None:
-        """Let go of what is open; the file is to be deleted. An error is on its way already: it counts."""
+        """Close what is open after a failure; the file is to be deleted. The first error is the one reported."""
         with suppress(Exception):
             self._writer.close()
         with suppress(Exception):
@@ -216,7 +219,7 @@ class _Part:
         lower, upper = ends["min"].as_py(), ends["max"].as_py()
         ordered = len(values) < 2 or _COMPUTE.all(_COMPUTE.less_equal(values[:-1], values[1:])).as_py()  # noqa: PLR2004
         if values.null_count or not ordered or (self.upper is not None and lower < self.upper):
-            # The files claim this order, and readers may trust it.
+            # The files' metadata declares this order, and readers may rely on it.
             raise ArchiveError(
                 f"rows do not come in the order of {self._control.name}, or it is NULL in some",
                 next_step="this is a defect of the program: tell its authors",
@@ -226,7 +229,7 @@ class _Part:
 
 
 class _HashedOutput(io.RawIOBase):
-    """Counts and hashes what goes to the store: the manifest tells what was meant, re-reading tells what is there."""
+    """Counts and hashes the bytes on their way to the store; verification later compares them with what is stored."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -236,7 +239,7 @@ class _HashedOutput(io.RawIOBase):
         self.bytes = 0
 
     def keep_rest(self) -> None:
-        """Remember what is written from here on: indexes and footer, and no rows."""
+        """Keep a copy of what is written from here on: indexes and the footer, no rows."""
         self._rest = bytearray()
 
     @property
@@ -282,7 +285,7 @@ def _parquet_writer(sink: Any, manifest: Manifest, schema: pa.Schema) -> parquet
 
 
 def control_text(value: date | datetime | str) -> str:
-    """A control value as PostgreSQL writes it in UTC: `2024-08-01 09:30:00.25+00`, `2024-08-01`."""
+    """Return a control value as PostgreSQL writes it in UTC: `2024-08-01 09:30:00.25+00`, `2024-08-01`."""
     if not isinstance(value, datetime):
         return str(value)
     text = value.replace(tzinfo=None).isoformat(sep=" ")
@@ -303,8 +306,8 @@ def _sorting(manifest: Manifest, schema: pa.Schema) -> list[parquet.SortingColum
 
 
 _Array: TypeAlias = "pa.Array[Any]"
-# Microseconds since 1970: what PostgreSQL's first moment means when `postgres/export_expressions.py` sends it, and
-# DuckDB's -infinity.
+# Microseconds since 1970. `export.exported` sends PostgreSQL's earliest timestamp in place of -infinity; here it
+# becomes DuckDB's -infinity.
 _EARLIEST = -210_866_803_200_000_000
 _MINUS_INFINITY = -(2**63 - 1)
 _INTEGERS: dict[int, pa.DataType] = {2: pa.int16(), 4: pa.int32(), 8: pa.int64()}
@@ -321,22 +324,23 @@ _SIMPLE: dict[Storage, pa.DataType] = {
 
 
 def parquet_schema(columns: Sequence[StoredColumn]) -> pa.Schema:
-    """Fields that may all be NULL: PostgreSQL 18 knows a NOT NULL that was never validated.
+    """Return the Arrow schema of the columns.
 
-    Each field's metadata says its type in PostgreSQL, `postgresql.type`; `postgresql.labels` are an enum's, in JSON.
+    Every field is nullable, because PostgreSQL 18 allows a NOT NULL constraint that was never validated. A field's
+    metadata holds its PostgreSQL type (`postgresql.type`) and, for an enum, its labels as JSON (`postgresql.labels`).
     """
     return pa.schema([pa.field(column.name, _type(column), metadata=_metadata(column)) for column in columns])
 
 
 def to_stored(batch: pa.RecordBatch, columns: Sequence[StoredColumn]) -> pa.RecordBatch:
-    """The batch in exactly `parquet_schema(columns)`.
+    """Convert a batch to exactly `parquet_schema(columns)`.
 
     Args:
-        batch: From `postgres/arrow_stream.py`, of the query that `postgres/export.py` made of the same columns.
-        columns: Of the slice's profile.
+        batch: From `postgres/arrow_stream.py`, read with the query that `export.export_query` made of the same columns.
+        columns: The columns of the slice's profile.
 
     Raises:
-        ArchiveError: The batch has other columns, or a value that does not fit; names the column.
+        ArchiveError: The batch has other columns, or holds a value that does not fit; the column is named.
     """
     if batch.schema.names != [column.name for column in columns]:
         raise ArchiveError(
@@ -381,7 +385,7 @@ def _stored(array: _Array, column: StoredColumn) -> _Array:
     try:
         stored = _CONVERSIONS.get(column.storage, _as_it_is)(plain, _type(column))
     except pa.ArrowException as error:
-        # Arrow's error may quote the value, which is a person's.
+        # Arrow's error is not shown: it may quote the value, which is personal data.
         raise ArchiveError(
             f"a value of column {column.name!r} does not fit {column.storage.value} ({type(error).__name__})",
             state_left="nothing was written",
@@ -414,7 +418,7 @@ def _cast(array: _Array, target: pa.DataType) -> _Array:
 
 
 def _with_infinity(array: _Array, target: pa.DataType) -> _Array:
-    """The last moment already is DuckDB's infinity."""
+    """Map PostgreSQL's earliest timestamp to -infinity; the latest one already is DuckDB's infinity."""
     micros = array.view(pa.int64())
     compute: Any = pc
     return compute.if_else(compute.equal(micros, _EARLIEST), _MINUS_INFINITY, micros).view(target)

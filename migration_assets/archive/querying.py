@@ -46,7 +46,7 @@ _FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".csv": "FORMAT csv,
 
 @dataclass(frozen=True)
 class Answer:
-    """Column names, rows as Python values, and whether there were more than asked for."""
+    """Column names, rows as Python values, and whether rows were left out because of the limit."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -55,21 +55,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Engine:
-    """The session; made by `query_engine`."""
+    """A DuckDB session that answers questions; made by `query_engine`."""
 
     duck: duckdb.DuckDBPyConnection
     schema: str
     table: str
 
     def answer(self, statement: str, limit: int | None = None) -> Answer:
-        """The rows of one SELECT, at most `limit`; days, times and intervals as texts, which hold all of them.
+        """Return the rows of one SELECT, at most `limit`.
+
+        Dates, times and intervals are texts, because Python's types cannot hold all their values.
 
         Raises:
-            ArchiveError: It is no question (`questions`), or DuckDB cannot answer it; says where and why.
+            ArchiveError: It is not a question (see `questions`), or DuckDB cannot answer it; says why.
         """
         question = self._question(statement)
         with _failures():
-            found = self.duck.sql(question)  # what it would give: nothing is run yet
+            found = self.duck.sql(question)  # only describes the result; nothing is run yet
             names, kinds = tuple(found.columns), [str(kind) for kind in found.types]
             values = [answered(f"#{place}", kind) for place, kind in enumerate(kinds, start=1)]
             most = "" if limit is None else f" LIMIT {limit + 1}"
@@ -78,16 +80,16 @@ class Engine:
         return Answer(names, rows[:limit] if truncated else rows, truncated)
 
     def explain(self, statement: str) -> Answer:
-        """Run it, and tell what was read where: files, rows, and the queries that went to the base."""
+        """Run the statement and return DuckDB's plan: files and rows read, and the queries that went to the base."""
         question = self._question(statement)
         with _failures():
             return Answer(("plan",), [(row[1],) for row in self.duck.execute(f"EXPLAIN ANALYZE {question}").fetchall()])
 
     def export(self, statement: str, path: Path, *, like: Path) -> int:
-        """The whole result as one file, in the format of the ending of `like`; how many rows.
+        """Write the whole result to `path`, in the format that the ending of `like` names; return the number of rows.
 
         Raises:
-            ArchiveError: No such format, no question, or it cannot be written.
+            ArchiveError: The ending is not known, it is not a question, or the file cannot be written.
         """
         options = _FORMATS.get(like.suffix.lower())
         if options is None:
@@ -107,7 +109,7 @@ class Engine:
 
 @contextmanager
 def _failures() -> Generator[None]:
-    """Whatever DuckDB says of a statement, also while its rows are taken."""
+    """Turn DuckDB's errors about a statement, also while its rows are fetched, into ArchiveErrors."""
     try:
         yield
     except duckdb.Error as error:
@@ -131,23 +133,23 @@ def query_engine(
     broken: Sequence[str] = (),
     memory_mb: int,
 ) -> Generator[Engine]:
-    """Put both sides together under the table's own name, with and without its schema.
+    """Open a session that shows both sides as one view under the table's own name, with and without its schema.
 
     Args:
         store: Where the archives are.
-        schema: Of the table.
-        table: Its name.
-        hot: The base; None asks the archive alone.
+        schema: Schema of the table.
+        table: Name of the table.
+        hot: How the base is read; None reads the archive alone.
         manifests: Of the weeks that only the archive has.
-        columns: The table's, as they are now.
-        broken: SELECTs that stand for weeks that cannot be read, as `broken_relation` makes them.
-        memory_mb: What DuckDB may use; nothing is ever spilled to disk.
+        columns: The table's columns as they are now.
+        broken: SELECTs from `broken_relation` that stand for weeks whose archive cannot be read.
+        memory_mb: Memory that DuckDB may use, in MB; nothing is spilled to disk.
 
     Raises:
         ArchiveError: The base or the archive cannot be read.
     """
     with store.connect_duckdb(memory_mb=memory_mb) as duck:
-        # The archive first: it is what names the columns and says their types.
+        # The archive comes first, because its branch names the columns and sets their types.
         parts = [cold_relation(store, manifests, columns), *(hot_relation(duck, hot, columns) if hot else []), *broken]
         name, home = (text.replace('"', '""') for text in (table, schema))
         union = " UNION ALL ".join(f"({part})" for part in parts)
@@ -156,7 +158,7 @@ def query_engine(
             duck.execute(f'CREATE VIEW "{home}"."{name}" AS {union}')
             if home != "main":
                 duck.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM "{home}"."{name}"')
-        except duckdb.Error as error:  # a file that was there a moment ago
+        except duckdb.Error as error:  # a file may have vanished since it was checked
             said = store.scrubbed(duckdb.Error(without_parameters(error)))
             raise ArchiveError(
                 f"the table's two sides cannot be read together: {said}",
@@ -164,7 +166,7 @@ def query_engine(
                 state_left="nothing was touched",
                 next_step="`migration-assets archive QUARTER --reread` says which file it is; bring it back",
             ) from None
-        # A name that is no table is no variable of this program either.
+        # Without this, DuckDB would look up an unknown table name among this program's Python variables.
         duck.execute("SET python_enable_replacements = false; SET lock_configuration = true")
         yield Engine(duck, schema, table)
 
@@ -175,7 +177,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Asked:
-    """An answer, and where its rows could come from."""
+    """An answer, the number of hot and cold weeks that were asked, and the seconds that it took."""
 
     answer: Answer
     hot_weeks: int
@@ -194,19 +196,19 @@ class Exported:
 
 
 def ask(migration: Migration, statement: str, *, limit: int | None = None, explain: bool = False) -> Asked:
-    """Answer one SELECT over all rows of the table, wherever they are; the table has its own name.
+    """Answer one SELECT over all rows of the table, wherever they are.
 
-    Besides its columns it has `fiscal_quarter` and `fiscal_week`.
+    The table is addressed by its own name. Besides its columns it has `fiscal_quarter` and `fiscal_week`.
 
     Args:
-        migration: Which migration.
-        statement: DuckDB's SQL, one SELECT.
-        limit: Rows of the answer, at most.
-        explain: Run it, and answer with what was read where instead.
+        migration: The migration whose table is asked.
+        statement: One SELECT in DuckDB's SQL.
+        limit: Most rows in the answer.
+        explain: Run the statement, but answer with its plan and what was read where.
 
     Raises:
-        ArchiveError: An archive that is needed is not the one that the ledger knows; or the statement is wrong.
-        MigrationError: Weeks kept moving between the base and the archive while it was asked.
+        ArchiveError: An archive that is needed is not the one that the ledger knows, or the statement is wrong.
+        MigrationError: Weeks kept moving between the base and the archive while the question was answered.
     """
     started = time.monotonic()
     answer, places = _steady(
@@ -216,13 +218,13 @@ def ask(migration: Migration, statement: str, *, limit: int | None = None, expla
 
 
 def export(migration: Migration, statement: str, target: Path) -> Exported:
-    """The whole answer as one Parquet or CSV file, by the target's ending; written aside and then moved into place.
+    """Write the whole answer to a Parquet or CSV file, by the target's ending; an older file is replaced at the end.
 
     Raises:
         ArchiveError: As `ask`, or the file cannot be written.
     """
     started = time.monotonic()
-    # A name that nobody knows before: in a folder of several people it would be a link to another file of ours.
+    # A random name: in a shared folder, a predictable one could be a link that another user put there.
     aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         rows, _ = _steady(migration, lambda engine: engine.export(statement, aside, like=target))
@@ -234,9 +236,9 @@ def export(migration: Migration, statement: str, target: Path) -> Exported:
 
 
 def refresh_catalogue(migration: Migration) -> Path:
-    """Write `archive.duckdb` anew: views over all archived weeks, for anybody with DuckDB and the files.
+    """Rewrite `archive.duckdb`, which has views over all archived weeks for anybody with DuckDB and the files.
 
-    Only manifests that were not read before are fetched from the archive: with each week of many that is one.
+    Only manifests that are not in the local cache are fetched: one for each week that is archived.
 
     Raises:
         ArchiveError: An archive is not the one that the ledger knows.
@@ -265,7 +267,7 @@ def _shelved(store: ArchiveStore, archive: ArchiveRecord, shelf: ManifestShelf) 
 
 
 def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[_Result, Sequence[WeekPlace]]:
-    """Ask while no week moves: else its rows would be counted twice, or not at all."""
+    """Ask again until no week moved meanwhile; otherwise its rows could be counted twice or not at all."""
     for _ in range(_TRIES):
         with engine_of(migration) as (engine, before):
             result = ask_it(engine)
@@ -273,16 +275,16 @@ def _steady(migration: Migration, ask_it: Callable[[Engine], _Result]) -> tuple[
             if week_places(base, migration.spec) == before:
                 return result, before
     raise MigrationError(
-        f"weeks moved between the base and the archive during each of {_TRIES} tries",
+        f"weeks moved between the base and the archive during each of {_TRIES} attempts",
         where=migration.spec.relation,
         state_left="nothing was changed",
-        next_step="ask again when no retiring or restoring runs",
+        next_step="ask again when no retirement or restore runs",
     )
 
 
 @contextmanager
 def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]:
-    """The session that answers questions, and where each week's rows are."""
+    """Open the session that answers questions; yields it and the place of each week's rows."""
     store, spec = archive_store(migration), migration.spec
     with _base(migration) as base:
         columns = _columns(base, migration)
@@ -318,7 +320,7 @@ def engine_of(migration: Migration) -> Generator[tuple[Engine, list[WeekPlace]]]
 def _readable(
     store: ArchiveStore, archives: Sequence[ArchiveRecord], places: Mapping[FiscalWeek, WeekPlace]
 ) -> tuple[list[Manifest], list[BrokenWeek]]:
-    """Manifests whose files may be read, and the weeks of which something is missing, cut, or another one."""
+    """Split archives into manifests whose files can be read, and weeks with missing, cut or replaced files."""
     manifests: list[Manifest] = []
     broken: list[BrokenWeek] = []
     for archive in archives:
@@ -331,10 +333,10 @@ def _readable(
         if manifest is not None and why is None:
             manifests.append(manifest)
         else:
-            what = f"{week.key} is in its archive alone, and cannot be read: {why}. `migration-assets archive"
+            what = f"{week.key} is in its archive alone, which cannot be read: {why}. `migration-assets archive"
             what += f" {week.quarter.key} {week.name} --reread` says more; bring the files back from a copy of them."
-            what += " Questions that need none of its rows are answered: say so by fiscal_quarter, fiscal_week or the"
-            what += " control column"
+            what += " Questions that need none of its rows are answered: exclude it by fiscal_quarter, fiscal_week or"
+            what += " the control column"
             place = places[week]
             broken.append(BrokenWeek(week.quarter.key, week.name, place.lower_bound, place.upper_bound, what))
     return manifests, broken
@@ -349,7 +351,7 @@ def _base(migration: Migration) -> Generator[Connected]:
 
 def _columns(base: Connected, migration: Migration) -> tuple[StoredColumn, ...]:
     description = require_table(base, migration.spec.table, "base")
-    description.control_kind(migration.spec.control_column)  # it is there: the weeks' bounds are values of it
+    description.control_kind(migration.spec.control_column)  # raises unless the control column is there and fits
     return stored_columns(description)
 
 

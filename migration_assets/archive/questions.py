@@ -1,4 +1,4 @@
-"""What a question may be: one SELECT over the table, and nothing that reads or writes anything else.
+"""Decides whether a statement is a question: one SELECT over the table that reads or writes nothing else.
 
 DuckDB itself can read and write files, change attached databases and show settings, all inside a SELECT. So a question
 is parsed by DuckDB's own parser, and everything that it reads from is checked: the table, its own WITH queries, and
@@ -78,30 +78,30 @@ _NAMES = """
     wavg week weekday weekofyear weighted_avg xor year yearweek
 """
 COMPUTING = frozenset((_OPERATORS + _NAMES).split())
-"""Names in lower case, operators among them."""
+"""Functions that compute from their arguments alone: names in lower case, operators included."""
 
 
-# They make rows of what they are given; every other one reads something.
+# Table functions that make rows of their arguments; every other one reads something.
 _ROWS_OF_ARGUMENTS = frozenset({
     "generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest",
 })  # fmt: skip
 _EXAMPLE = "SELECT fiscal_quarter, count(*) FROM {table} GROUP BY ALL"
 _PLAIN_NAME = re.compile(r"\w+")
-# Views and tables of DuckDB's own; no WITH query may be taken for one.
+# Prefixes of DuckDB's own views and tables; a WITH query must not use such a name, since it could hide one.
 _OWN_NAMES = re.compile(r"(duckdb|pragma|sqlite|pg)_|__")
 
 
 def require_question(duck: duckdb.DuckDBPyConnection, statement: str, schema: str, table: str) -> str:
-    """The statement without its semicolon, if it is a question.
+    """Return the statement without its semicolon, if it is a question.
 
     Args:
-        duck: Any session; its parser is asked, and nothing is run.
-        statement: What somebody wrote.
-        schema: Of the table.
-        table: The only one that may be read.
+        duck: Any session; only its parser is used, and nothing is run.
+        statement: The statement as the user wrote it.
+        schema: Schema of the table.
+        table: The only table that may be read.
 
     Raises:
-        ArchiveError: It is not exactly one SELECT, or reads from something else; names what.
+        ArchiveError: It is not exactly one SELECT, or it reads from or calls something else; the error names it.
     """
     try:
         found = duckdb.extract_statements(statement)

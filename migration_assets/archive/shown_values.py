@@ -14,16 +14,16 @@ from migration_assets.archive.sql_values import day_text, literal, moment_text
 
 
 def renamed_labels(then: Sequence[str], now: Sequence[str]) -> dict[str, str] | None:
-    """Every label of then and its name now; None where that cannot be told, or the type is another one by now.
+    """Map every old label to its present name; None where that is ambiguous, or the type was replaced.
 
     Args:
-        then: The labels in their order, as the rows were written.
-        now: As they are.
+        then: The labels in their order when the rows were archived.
+        now: The labels in their order now.
     """
     names: dict[str, str] = {}
     kept = [label for label in then if label in now]
     if kept != [label for label in now if label in then]:
-        return None  # one was renamed to what another one had been called, or the type was made anew
+        return None  # a label took the former name of another one, or the type was recreated
     for old, new in zip(_between(then, kept), _between(now, kept), strict=True):
         if old and len(old) != len(new):
             return None
@@ -32,7 +32,7 @@ def renamed_labels(then: Sequence[str], now: Sequence[str]) -> dict[str, str] | 
 
 
 def _between(labels: Sequence[str], kept: Sequence[str]) -> list[list[str]]:
-    """The labels before, between and behind those that are on both sides."""
+    """Return the groups of labels before, between and after those that both sides have."""
     gaps: list[list[str]] = [[]]
     for label in labels:
         if label in kept:
@@ -54,7 +54,7 @@ _SIMPLE = {
     Storage.TIMESTAMPTZ: "TIMESTAMPTZ",
 }
 _DATED = {Storage.DATE, Storage.TIMESTAMP, Storage.TIMESTAMPTZ}
-# Types that are stored as texts and have an own one here, by PostgreSQL's names without their modifiers.
+# Types that are stored as texts but have a DuckDB type, by PostgreSQL's names without their modifiers.
 _BY_NAME = {
     "numeric": "DECIMAL(38,12)",
     "money": "DECIMAL(19,2)",
@@ -65,7 +65,7 @@ _BY_NAME = {
     "xid8": "UBIGINT",
 }
 _MODIFIER = re.compile(r"\([\d,-]+\)")
-# An element of an array as PostgreSQL writes it: quoted with backslashes, or bare; an empty one is quoted always.
+# An element of an array as PostgreSQL writes it: quoted with backslashes, or bare; an empty one is always quoted.
 _ELEMENT = r'"(?:[^"\\]|\\.)*"|[^,]+'
 _OF_TIME = re.compile("DATE|TIME|INTERVAL")
 _TEXTS = {"DATE": day_text, "TIMESTAMP": day_text, "TIMESTAMP WITH TIME ZONE": moment_text}
@@ -73,7 +73,7 @@ _DAY, _MONTH = 86_400_000_000, 30 * 86_400_000_000
 
 
 def shown_type(column: StoredColumn) -> str:
-    """DuckDB's type of the column; a numeric without limits has 26 digits before the point and 12 after it."""
+    """Return the column's DuckDB type; an unconstrained numeric gets 26 digits before the point and 12 after it."""
     match column.storage:
         case Storage.INTEGER:
             return _INTEGERS[column.width]
@@ -92,10 +92,10 @@ def shown_type(column: StoredColumn) -> str:
 
 
 def answered(value: str, kind: str) -> str:
-    """SQL of a value of an answer: Python has no infinite days, none of before our era, and intervals without months.
+    """Return SQL that makes a value fit for Python, which lacks infinite dates, dates BC and months in intervals.
 
     Args:
-        value: In SQL.
+        value: The value in SQL.
         kind: DuckDB's name of its type.
     """
     if kind in _TEXTS:
@@ -104,29 +104,29 @@ def answered(value: str, kind: str) -> str:
 
 
 def plain_type(column: StoredColumn) -> str:
-    """The name of the column's type without modifiers; of a domain, what it is made of."""
+    """Return the name of the column's type without modifiers; for a domain, that of its base type."""
     return _MODIFIER.sub("", column.base_type or column.type_name)
 
 
 def is_padded(column: StoredColumn) -> bool:
-    """Whether PostgreSQL pads the column's values with blanks that count in no comparison."""
+    """Return whether PostgreSQL pads the column's values with blanks that it ignores in comparisons."""
     return plain_type(column) in {"character", "bpchar"}
 
 
 def as_shown(column: StoredColumn, name: str, stored: StoredColumn, *, of: str = "") -> str:
-    """SQL of the column's type.
+    """Return SQL that converts a stored value to the column's type in questions.
 
     Args:
-        column: As the table has it now.
-        name: Of the stored value in SQL, quoted where it must be.
-        stored: As the week has it.
+        column: The column as the table has it now.
+        name: The stored value's name in SQL, quoted where necessary.
+        stored: The column as the week's archive has it.
         of: The week, for errors.
     """
     kind, was = shown_type(column), _stored_type(stored)
     if kind == "VARCHAR" and (is_padded(column) or is_padded(stored)):
         return f"rtrim({name}, ' ')"
     if kind == was:
-        return name  # as it is, so that conditions reach the files' statistics
+        return name  # unconverted, so that conditions can use the files' statistics
     if stored.storage is not Storage.TEXT:
         return f"TRY_CAST({name} AS {kind})"
     return _of_text(column, name, stored, of)
@@ -146,7 +146,7 @@ def _of_text(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> 
         case Storage.TEXT if plain_type(column) == "money":
             name = f"regexp_replace({name}, '[$,]', '', 'g')"
         case storage if storage in _DATED:
-            # DuckDB would take "0044-03-15 BC" for a day of our era.
+            # DuckDB would read "0044-03-15 BC" as a date AD.
             name = rf"regexp_replace({name}, '^(\S+)( .*)? BC$', '\1 (BC)\2')"
         case _:
             pass
@@ -158,7 +158,7 @@ def _stored_type(stored: StoredColumn) -> str:
 
 
 def _elements(name: str) -> str:
-    """The elements of an array's text, as texts; NULL for one with several dimensions or odd bounds."""
+    """Return an array's elements as texts; NULL for one with several dimensions or other bounds than from 1."""
     bare = f"regexp_extract_all(substr({name}, 2, length({name}) - 2), '{_ELEMENT}')"
     unquoted = r"regexp_replace(substr(e, 2, length(e) - 2), '\\(.)', '\1', 'gs')"
     element = f"CASE WHEN e = 'NULL' THEN NULL WHEN starts_with(e, '\"') THEN {unquoted} ELSE e END"
@@ -167,7 +167,7 @@ def _elements(name: str) -> str:
 
 
 def _enum(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> str:
-    """With the names that labels have now; where that cannot be told, a question that needs one fails and says so."""
+    """Show labels by their present names; where a name is ambiguous, a question that needs it fails with the reason."""
     kind = shown_type(column)
     if stored.labels == column.labels:
         return f"CAST({name} AS {kind})"
@@ -182,17 +182,17 @@ def _enum(column: StoredColumn, name: str, stored: StoredColumn, of: str) -> str
 def _lost_labels(column: StoredColumn, stored: StoredColumn, of: str) -> str:
     lost = [label for label in stored.labels if label not in column.labels] or list(stored.labels)
     return (
-        f"the labels of {column.type_name} were changed since {of or 'a week'} was archived, and which one of now is"
-        f" meant by {', '.join(map(repr, lost))} in column {column.name} cannot be told: leave the column out, or"
-        " rename the labels back (ALTER TYPE ... RENAME VALUE) while you ask"
+        f"the labels of {column.type_name} were changed since {of or 'a week'} was archived, and it cannot be told"
+        f" which present label is meant by {', '.join(map(repr, lost))} in column {column.name}: leave the column out,"
+        " or rename the labels back (ALTER TYPE ... RENAME VALUE) while you ask"
     )
 
 
 def _interval(name: str) -> str:
-    """Out of PostgreSQL's text.
+    """Return SQL that reads an interval from PostgreSQL's text.
 
-    It takes a month for 30 days and a day for 24 hours when it compares; so does DuckDB, but not where one part is
-    negative and another is not: such a one is shown as the equal one whose parts have the same sign.
+    PostgreSQL compares intervals with months of 30 days and days of 24 hours. DuckDB does the same, except where the
+    parts have different signs. Such an interval is shown as an equal one whose parts have the same sign.
     """
 
     def part(pattern: str) -> str:
@@ -216,7 +216,7 @@ def _interval(name: str) -> str:
     total = f"(p.m::HUGEINT * {_MONTH} + p.d::HUGEINT * {_DAY} + p.u)"
     made = "to_months({}::INTEGER) + to_days({}::INTEGER) + to_microseconds({}::BIGINT)"
     plain = made.format("p.m", "p.d", "p.u")
-    # Divisions of DuckDB's integers go towards zero, remainders have the sign of what is divided.
+    # DuckDB's integer division rounds towards zero, and a remainder has the sign of the dividend.
     even = made.format(f"({total} // {_MONTH})", f"(({total} % {_MONTH}) // {_DAY})", f"({total} % {_DAY})")
     mixed = "least(p.m, p.d, p.u) < 0 AND greatest(p.m, p.d, p.u) > 0"
     return (

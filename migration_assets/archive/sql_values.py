@@ -15,25 +15,25 @@ from migration_assets.domain.fingerprint import Fingerprint
 
 
 def identifier(name: str) -> str:
-    """`"name"`."""
+    """Quote a name for DuckDB's SQL: `"name"`."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """`'text'`."""
+    """Quote a text for DuckDB's SQL: `'text'`."""
     return "'" + text.replace("'", "''") + "'"
 
 
-# What PostgreSQL quotes in an array's text; \v is not in RE2's \s.
+# Characters for which PostgreSQL quotes an element in an array's text; RE2's \s does not include \v.
 _AWKWARD = r'[{}",\\\s\v]'
 
 
 def text_expressions(columns: Sequence[StoredColumn], names: Sequence[str] | None = None) -> list[str]:
-    """One expression a column, NULL for NULL. The session's time zone does not matter.
+    """Return one expression a column that gives PostgreSQL's text, NULL for NULL, whatever the session's time zone.
 
     Args:
-        columns: Of the relation.
-        names: How to call them in SQL, already quoted; by default their own names, which DuckDB tells apart only
+        columns: The relation's columns.
+        names: How the columns are called in SQL, quoted. By default their own names, which DuckDB only tells apart
             where they differ in more than case: see `numbered`.
     """
     called = names or [identifier(column.name) for column in columns]
@@ -41,18 +41,21 @@ def text_expressions(columns: Sequence[StoredColumn], names: Sequence[str] | Non
 
 
 def numbered(relation_sql: str, columns: Sequence[StoredColumn]) -> tuple[str, list[str]]:
-    """The relation with its columns called by their place, and these names: `"a"` and `"A"` are the same to DuckDB.
+    """Rename the relation's columns by position, because DuckDB takes `"a"` and `"A"` for the same name.
 
     Args:
         relation_sql: What can stand behind FROM; gives exactly the columns.
-        columns: Of the relation.
+        columns: The relation's columns.
+
+    Returns:
+        The relation as SQL, and the new names.
     """
     names = [numbered_name(number) for number in range(len(columns))]
     return f"{relation_sql} AS stored({', '.join(names)})", names
 
 
 def text_expression(column: StoredColumn, name: str) -> str:
-    """See `text_expressions`."""
+    """Return the expression for one column; see `text_expressions`."""
     return _TEXTS.get(column.storage, _as_it_is)(column, name)
 
 
@@ -71,7 +74,7 @@ def _decimal_text(column: StoredColumn, name: str) -> str:
     text = f"{name}::VARCHAR"
     if column.precision > column.scale:
         return text
-    # DuckDB leaves the zero before the point out where the type has no place for it.
+    # DuckDB omits the zero before the point where the type has no digit before it.
     return f"CASE WHEN {name} < 0 THEN '-0' || substr({text}, 2) ELSE '0' || {text} END"
 
 
@@ -80,18 +83,18 @@ def _bytes_text(_: StoredColumn, name: str) -> str:
 
 
 def day_text(name: str) -> str:
-    """Of a day, or a time without a zone."""
+    """Return the text of a date, or of a timestamp without a time zone."""
     return _era_last(f"{name}::VARCHAR")
 
 
 def moment_text(name: str) -> str:
-    """In UTC. By its microseconds: the calendar of DuckDB's time zones is not asked."""
+    """Return the text of a timestamp with time zone, in UTC, computed without DuckDB's time zone calendar."""
     finite = _era_last(f"make_timestamp(epoch_us({name}))::VARCHAR", zone="+00")
     return f"CASE WHEN isfinite({name}) THEN {finite} ELSE {name}::VARCHAR END"
 
 
 def _era_last(text: str, zone: str = "") -> str:
-    """`0044-03-15 (BC) 12:00:00` is `0044-03-15 12:00:00 BC` to PostgreSQL."""
+    """Put the era last: `0044-03-15 (BC) 12:00:00` is `0044-03-15 12:00:00 BC` in PostgreSQL."""
     return (
         f"CASE WHEN contains({text}, '(BC)') THEN replace({text}, ' (BC)', '') || '{zone} BC'"
         f" ELSE {text} || '{zone}' END"
@@ -99,7 +102,7 @@ def _era_last(text: str, zone: str = "") -> str:
 
 
 def _list_text(column: StoredColumn, name: str) -> str:
-    """To the byte what PostgreSQL writes, since the portable fingerprint is taken of it."""
+    """Match PostgreSQL's text to the byte, since the portable fingerprint is computed from it."""
     if column.element is Storage.TEXT:
         element = (
             f"CASE WHEN e IS NULL THEN 'NULL' WHEN e = '' OR lower(e) = 'null' OR regexp_matches(e, '{_AWKWARD}')"
@@ -124,9 +127,9 @@ _TEXTS: dict[Storage, Callable[[StoredColumn, str], str]] = {
 }
 
 
-# PostgreSQL counts from 2000.
+# PostgreSQL counts from 2000-01-01; these are the microseconds from 1970 to then.
 _EPOCH_MICROS = 946_684_800_000_000
-# As PostgreSQL sends it, whatever bits a computed one has.
+# NaN as PostgreSQL sends it, whatever bits a computed NaN has.
 _NAN = {4: "7fc00000", 8: "7ff8000000000000"}
 _MIDDLE = {
     Storage.DATE: "DATE '2000-01-01'",
@@ -138,10 +141,10 @@ _MIDDLE = {
 def portable_fingerprint(
     connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
 ) -> Fingerprint:
-    """The fingerprint of the relation's rows.
+    """Return the portable fingerprint of the relation's rows.
 
     Args:
-        connection: Able to read the relation.
+        connection: A connection that can read the relation.
         relation_sql: What can stand behind FROM, `read_parquet([…])`; gives exactly the stored columns, in order.
         columns: As the archive keeps them.
 
@@ -190,7 +193,7 @@ def _plain(column: StoredColumn, name: str) -> str:
 
 
 def _hex(value: str) -> str:
-    """The bits, as PostgreSQL sends them."""
+    """Return the value's bytes in hexadecimal, as PostgreSQL's binary output has them."""
     return f"lower(hex({value}::BIT::BLOB))"
 
 
@@ -202,22 +205,24 @@ def _or_infinite(name: str, middle: str, finite: str, *, digits: int) -> str:
     )
 
 
-# A value may have megabytes, so that few rows are in memory at a time.
+# Few rows a batch, because one value may have megabytes.
 _ROWS = 128
 
 
 def csv_chunks(
     connection: duckdb.DuckDBPyConnection, relation_sql: str, columns: Sequence[StoredColumn]
 ) -> Iterator[bytes]:
-    """For `COPY … (the columns that are not generated) FROM STDIN (FORMAT csv)`: NULL is nothing, '' is "".
+    """Yield CSV for `COPY … (the columns that are not generated) FROM STDIN (FORMAT csv)`.
+
+    NULL is an empty field, the empty string is "".
 
     Args:
-        connection: Able to read the relation; busy until the last chunk was taken.
-        relation_sql: What can stand behind FROM; gives exactly the columns, generated ones too.
-        columns: Of the relation.
+        connection: A connection that can read the relation; it is busy until the last chunk was taken.
+        relation_sql: What can stand behind FROM; gives exactly the columns, generated ones included.
+        columns: The relation's columns.
 
     Raises:
-        ArchiveError: The relation cannot be read, perhaps half-way.
+        ArchiveError: The relation cannot be read, perhaps after some chunks were delivered.
     """
     try:
         yield from _chunks(connection, relation_sql, columns)
@@ -238,10 +243,10 @@ def _chunks(
         for column, name in zip(columns, names, strict=True)
         if not column.generated
     ]
-    # DuckDB reads ahead until so much is buffered, and does not count the bytes of texts: gigabytes of them (seen).
+    # DuckDB reads ahead until this buffer is full, but does not count the bytes of texts: gigabytes were buffered.
     connection.execute("SET streaming_buffer_size = '1KiB'")
     reader = connection.execute(f"SELECT {', '.join(values)} FROM {relation}").to_arrow_reader(_ROWS)
-    # Quoting whatever is not NULL: PostgreSQL takes an empty field without quotes for NULL.
+    # Quote whatever is not NULL: PostgreSQL reads an empty field without quotes as NULL.
     options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
     buffer = io.BytesIO()
     with pa_csv.CSVWriter(buffer, reader.schema, write_options=options) as writer:

@@ -23,25 +23,25 @@ from migration_assets.domain.errors import ArchiveError
 
 
 class LocalStore(ArchiveStore):
-    """A folder; it is made when the first file is written."""
+    """A local folder, which is made when the first file is written."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(label=str(root))
         self.root = root
 
     def open_output(self, path: str) -> Output:
-        """A new file; folders above it are made."""
+        """Open a new file for writing; missing folders above it are made."""
         with self.failures(path, "written"):
             self._make_folder(self._at(path).parent)
             return _LocalOutput(self, path, self._at(path))
 
     def open_input(self, path: str) -> pa.NativeFile:
-        """A file for reading at any position."""
+        """Open a file for reading at any position."""
         with self.failures(path, "read"):
             return pa.OSFile(str(self._at(path)), "rb")
 
     def publish(self, path: str, data: bytes) -> None:
-        """Written aside, then renamed."""
+        """Write a temporary file beside it, then rename that."""
         target = self._at(path)
         aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         with self.failures(path, "written"):
@@ -53,18 +53,18 @@ class LocalStore(ArchiveStore):
                     os.fsync(file.fileno())
                 aside.replace(target)
             finally:
-                with suppress(OSError):  # it is gone already where all went well
+                with suppress(OSError):  # after a success it was renamed and is gone
                     aside.unlink(missing_ok=True)
             sync_folder(target.parent)
 
     def sync(self, path: str) -> None:
-        """The file's bytes and its name."""
+        """Make the file's bytes and its name durable."""
         with self.failures(path, "written"):
             _sync(self._at(path))
             sync_folder(self._at(path).parent)
 
     def move(self, source: str, target: str) -> None:
-        """A rename."""
+        """Rename the file, and make both folders durable."""
         old, new = self._at(source), self._at(target)
         with self.failures(target, "written"):
             self._make_folder(new.parent)
@@ -73,7 +73,7 @@ class LocalStore(ArchiveStore):
             sync_folder(old.parent)
 
     def delete(self, path: str) -> None:
-        """Also makes the deletion last."""
+        """Delete a file durably; no error when it is not there."""
         with self.failures(path, "deleted"):
             file = self._at(path)
             if file.exists():
@@ -81,12 +81,12 @@ class LocalStore(ArchiveStore):
                 sync_folder(file.parent)
 
     def delete_folder(self, folder: str) -> None:
-        """With everything in it."""
+        """Delete a folder and everything in it; no error when it is not there."""
         with self.failures(folder, "deleted"), suppress(FileNotFoundError):
             shutil.rmtree(self._at(folder))
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a folder."""
+        """Return whether there is a file or a folder."""
         with self.failures(path, "read"):
             return self._at(path).exists()
 
@@ -97,26 +97,26 @@ class LocalStore(ArchiveStore):
         return []
 
     def size(self, path: str) -> int:
-        """In bytes."""
+        """Return the size of a file in bytes."""
         with self.failures(path, "read"):
             return self._at(path).stat().st_size
 
     def url_of(self, path: str) -> str:
-        """The plain path: what people type."""
+        """Return the plain path, as people type it."""
         return str(self._at(path))
 
     def duckdb_path(self, path: str) -> str:
-        """The plain path."""
+        """Return the plain path."""
         return str(self._at(path))
 
     def _register(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Folders are what DuckDB reads by itself."""
+        """Do nothing: DuckDB reads local folders by itself."""
 
     def _at(self, path: str) -> Path:
         return self.root / path
 
     def _make_folder(self, folder: Path) -> None:
-        """With those above it; the new names last."""
+        """Make the folder and those above it, and make their names durable."""
         if folder.is_dir():
             return
         if folder != folder.parent:
@@ -126,7 +126,7 @@ class LocalStore(ArchiveStore):
 
 
 class _LocalOutput:
-    """A file whose bytes are on the disk once it is closed. An error while writing is an ArchiveError."""
+    """A file that is durable once it is closed. Errors while writing are ArchiveErrors."""
 
     def __init__(self, store: LocalStore, path: str, place: Path) -> None:
         self._store = store
@@ -143,7 +143,7 @@ class _LocalOutput:
         with self._store.failures(self._path, "written"):
             try:
                 self._file.flush()
-                # On the descriptor that wrote: one opened later may not be told of a failed write.
+                # On the descriptor that wrote: one that is opened later may not learn of a failed write.
                 os.fsync(self._file.fileno())
             finally:
                 with suppress(OSError):  # flushing a full disk's rest fails again; the first error counts
@@ -160,13 +160,13 @@ def _sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last; Windows cannot open folders and needs no such call."""
+    """Make the names in a folder durable; Windows cannot open folders and needs no such call."""
     if os.name != "nt":
         _sync(folder)
 
 
 class ObjectStore(ArchiveStore):
-    """A prefix of a bucket. An object appears when it is whole, so publishing one is one request."""
+    """A prefix of a bucket. An object becomes visible when it is complete, so that publishing is a single write."""
 
     def __init__(
         self, filesystem: fs.FileSystem, root: str, *, scheme: str, query: str = "", secrets: tuple[str, ...] = ()
@@ -178,43 +178,43 @@ class ObjectStore(ArchiveStore):
         super().__init__(label=self.url_of(""), secrets=secrets)
 
     def open_output(self, path: str) -> Output:
-        """A new object; it appears when it is closed."""
+        """Open a new object for writing; it becomes visible when it is closed."""
         with self.failures(path, "written"):
             return _ObjectOutput(self, path, self._filesystem.open_output_stream(self._at(path)))
 
     def open_input(self, path: str) -> pa.NativeFile:
-        """An object for reading at any position."""
+        """Open an object for reading at any position."""
         with self.failures(path, "read"):
             return self._filesystem.open_input_file(self._at(path))
 
     def publish(self, path: str, data: bytes) -> None:
-        """One object, written as a whole."""
+        """Write one object as a whole."""
         output = self.open_output(path)
-        # Not in a `finally`: closing would make an object of the part that was written.
+        # Not in a `finally`: closing after an error would publish the part that was written.
         output.write(data)
         output.close()
 
     def sync(self, path: str) -> None:
-        """Nothing to do: what was stored lasts."""
+        """Do nothing: stored objects are durable."""
 
     def move(self, source: str, target: str) -> None:
-        """A copy inside the store, then a deletion."""
+        """Copy the object inside the store, then delete the source."""
         with self.failures(target, "written"):
             self._filesystem.copy_file(self._at(source), self._at(target))
         self.delete(source)
 
     def delete(self, path: str) -> None:
-        """No error when it is not there."""
+        """Delete an object; no error when it is not there."""
         with self.failures(path, "deleted"), suppress(FileNotFoundError):
             self._filesystem.delete_file(self._at(path))
 
     def delete_folder(self, folder: str) -> None:
-        """Everything under the prefix."""
+        """Delete everything under the prefix."""
         with self.failures(folder, "deleted"), suppress(FileNotFoundError):
             self._filesystem.delete_dir(self._at(folder))
 
     def exists(self, path: str) -> bool:
-        """Whether there is an object, or one below this prefix."""
+        """Return whether there is an object of this name, or one below it."""
         with self.failures(path, "read"):
             return self._filesystem.get_file_info(self._at(path)).type is not fs.FileType.NotFound
 
@@ -225,17 +225,17 @@ class ObjectStore(ArchiveStore):
             return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
 
     def size(self, path: str) -> int:
-        """In bytes."""
+        """Return the size of a file in bytes."""
         with self.open_input(path) as file, self.failures(path, "read"):
             return file.size()
 
     def url_of(self, path: str) -> str:
-        """With the parameters that are no secret; who may enter, and Azure's account, are not in it."""
+        """Return the URL with the parameters that are not secret; user info and Azure's account are left out."""
         place = "/".join(part for part in (self._root, path) if part)
         return f"{self._scheme}://{quote(place, safe='/=')}{self._query}"
 
     def duckdb_path(self, path: str) -> str:
-        """The object's usual URL: a DuckDB with its own reader for it and the keys can use it as well."""
+        """Return the object's usual URL, which also works in another DuckDB that has a reader for it and the keys."""
         return f"{self._scheme}://{self._at(path)}"
 
     def _register(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -246,7 +246,7 @@ class ObjectStore(ArchiveStore):
 
 
 class _ObjectOutput:
-    """An object that is being written; errors are ArchiveErrors."""
+    """An object that is being written. Errors while writing are ArchiveErrors."""
 
     def __init__(self, store: ObjectStore, path: str, stream: pa.NativeFile) -> None:
         self._store = store
@@ -263,7 +263,7 @@ class _ObjectOutput:
 
 
 def _reader(filesystem: fs.FileSystem, scheme: str) -> Any:
-    """The bridge over which DuckDB's own Parquet reader gets its bytes: no extension is downloaded."""
+    """Return a file system for DuckDB's own Parquet reader, so that no extension is downloaded."""
     prefix = f"{scheme}://"
 
     class Reader(ArrowFSWrapper):
@@ -275,7 +275,7 @@ def _reader(filesystem: fs.FileSystem, scheme: str) -> Any:
             return path.removeprefix(prefix)
 
         def glob(self, path: str, **_kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-            # Our paths are names, never patterns; asking the store first would cost requests for every file.
+            # Our paths are names, never patterns. Asking the store would cost a request for every file.
             return [path]
 
     return Reader(filesystem)
@@ -290,19 +290,19 @@ _FORMS = (
 )
 _VIRTUAL = "force_virtual_addressing"
 _S3_PARAMETERS = {"region", "scheme", "endpoint_override", "tls_ca_file_path", _VIRTUAL}
-# Only these are shown: a parameter that we do not know may be a secret.
+# Only these parameters are shown: one that is not known here may be a secret.
 _SHOWN = _S3_PARAMETERS | {"blob_storage_authority", "dfs_storage_authority", "credential_kind", "enable_tls"}
-# Which server it is; all others say how to reach it.
+# Parameters that say which server it is; all others say how it is reached.
 _SERVERS = {"endpoint_override", "blob_storage_authority", "dfs_storage_authority"}
 _REQUEST_SECONDS, _CONNECT_SECONDS, _ATTEMPTS = 60, 10, 5
 _PATTERN = re.compile(r"[*?\[]")
 
 
 def open_store(url: str) -> ArchiveStore:
-    """The store that the URL names. Nothing is made or asked there yet.
+    """Return the store that a folder or URL names. Nothing is created or requested there yet.
 
     Raises:
-        ArchiveError: It is no URL of a store that we know, or one of its parts is wrong; says which forms work.
+        ArchiveError: The URL is not that of a supported store, or a part of it is wrong; says which forms work.
     """
     try:
         parts = urlsplit(url)
@@ -320,17 +320,17 @@ def open_store(url: str) -> ArchiveStore:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Whether two URLs or folders, as `url_of` writes them, are the same place.
+    """Return whether two folders or URLs, as `url_of` writes them, are the same place.
 
-    Region, scheme, certificates and the form of addresses say how a place is reached, and may change. The endpoint may
-    not: a bucket of the same name on another server is another bucket. Whether the files there are the right ones is
-    not asked here: their manifest's SHA-256 says that.
+    Region, scheme, certificates and the form of addresses only say how a place is reached, and may differ. The endpoint
+    may not: a bucket of the same name on another server is another bucket. Whether the files there are the right ones
+    is decided by their manifest's SHA-256, not here.
     """
     return _place(one) == _place(other)
 
 
 def _place(url: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    # No folder has a question mark in its name: see `_folder`.
+    # `_folder` refuses names with a question mark, so the first one begins the parameters.
     place, _, query = url.partition("?")
     return place, frozenset((name, value) for name, value in parse_qsl(query) if name in _SERVERS)
 
@@ -348,7 +348,7 @@ def _bucket(parts: SplitResult, url: str) -> ArchiveStore:
         filesystem, root = _open_s3(parts, parameters) if parts.scheme == "s3" else _open_by_arrow(parts, url)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         text = str(error).partition("\n")[0]
-        # Arrow repeats the URL, or parts of it, in some messages.
+        # Some of Arrow's messages repeat the URL or parts of it.
         tells = any(secret in text for secret in (*secrets, url))
         raise _bad("a part of it is wrong" if tells else text) from None
     _folder(root)
@@ -369,7 +369,7 @@ def _open_s3(parts: SplitResult, parameters: dict[str, str]) -> tuple[fs.FileSys
         request_timeout=_REQUEST_SECONDS,
         connect_timeout=_CONNECT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-        # In the background, parts that the network does not take yet would pile up in memory without a bound.
+        # With background writes, parts that wait for the network would pile up in memory without a limit.
         background_writes=False,
     )
     return filesystem, f"{parts.hostname}/{unquote(parts.path).strip('/')}".rstrip("/")

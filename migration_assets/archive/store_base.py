@@ -1,4 +1,4 @@
-"""What every store of archives can do, whatever lies below: a folder, or a bucket. No knowledge of slices."""
+"""The interface of every archive store, and what all stores share: DuckDB connections and errors without secrets."""
 
 import errno
 import hashlib
@@ -14,29 +14,29 @@ from migration_assets.domain.errors import ArchiveError
 
 HASH_BLOCK = 4 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# What is removed from an error's text is at least this long: a shorter text would blot out half of the message.
+# Shorter secrets are not removed from an error's text: that would blot out half of the message.
 _SHORTEST_SECRET = 4
 
 
 class Output(Protocol):
-    """An open file that is being written; `close` makes it last (local) or appear (object store)."""
+    """An open file that is being written; `close` makes it durable (local) or visible (object store)."""
 
     def write(self, data: bytes, /) -> int:
-        """Append."""
+        """Append the bytes."""
         ...
 
     def close(self) -> None:
-        """End it, on the disk."""
+        """Finish the file and make it durable."""
         ...
 
 
 class ArchiveStore(ABC):
     """A place for files, named by paths relative to its root, separated by "/".
 
-    Every method raises ArchiveError, without credentials in it, when the store says no.
+    Every method raises ArchiveError, without credentials in it, when the store refuses.
 
     Attributes:
-        label: The place as a folder or URL, without user info and secret parameters: fit for logs and the ledger.
+        label: The place as a folder or URL without credentials, fit for logs and the ledger.
     """
 
     def __init__(self, label: str, secrets: tuple[str, ...] = ()) -> None:
@@ -48,23 +48,23 @@ class ArchiveStore(ABC):
 
     @abstractmethod
     def open_output(self, path: str) -> Output:
-        """A new file; folders above it are made."""
+        """Open a new file for writing; missing folders above it are made."""
 
     @abstractmethod
     def open_input(self, path: str) -> pa.NativeFile:
-        """A file for reading at any position."""
+        """Open a file for reading at any position."""
 
     @abstractmethod
     def publish(self, path: str, data: bytes) -> None:
-        """Write a small file at once, or not at all: readers see the old content or the new; it lasts."""
+        """Write a small file atomically and durably: readers see the old content or the new."""
 
     @abstractmethod
     def sync(self, path: str) -> None:
-        """Make a file and its entry in the folder last; object stores do that by themselves."""
+        """Make a file and its name durable; object stores do that by themselves."""
 
     @abstractmethod
     def move(self, source: str, target: str) -> None:
-        """Move a file, in one step where the store can; it lasts."""
+        """Move a file durably, in one step where the store can."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -76,31 +76,31 @@ class ArchiveStore(ABC):
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a folder."""
+        """Return whether there is a file or a folder."""
 
     @abstractmethod
     def list(self, folder: str) -> list[str]:
-        """Names of the files and folders directly in a folder, sorted; none when it is not there."""
+        """Return the sorted names of files and folders directly in a folder; none when it is not there."""
 
     @abstractmethod
     def size(self, path: str) -> int:
-        """Of a file, bytes."""
+        """Return the size of a file in bytes."""
 
     @abstractmethod
     def url_of(self, path: str) -> str:
-        """Where a file or folder is, as a path or URL, without credentials."""
+        """Return the path or URL of a file or folder, without credentials."""
 
     @abstractmethod
     def duckdb_path(self, path: str) -> str:
-        """What DuckDB opens over a connection of `connect_duckdb`; holds no pattern characters."""
+        """Return what DuckDB opens over a connection of `connect_duckdb`; holds no pattern characters."""
 
     def read(self, path: str) -> bytes:
-        """All of a small file."""
+        """Return the content of a small file."""
         with self.open_input(path) as file, self.failures(path, "read"):
             return file.read()
 
     def sha256(self, path: str) -> str:
-        """Of a file's content, hexadecimal; every byte is read."""
+        """Return the SHA-256 of a file in hexadecimal; every byte is read."""
         digest = hashlib.sha256()
         with self.open_input(path) as file, self.failures(path, "read"):
             while block := file.read(HASH_BLOCK):
@@ -110,9 +110,9 @@ class ArchiveStore(ABC):
     def connect_duckdb(
         self, database: str = ":memory:", *, read_only: bool = False, memory_mb: int = 512, threads: int = 2
     ) -> duckdb.DuckDBPyConnection:
-        """DuckDB that reads this store's files, in UTC, within bounds, and downloads nothing.
+        """Open a DuckDB that reads this store's files, in UTC, within limits, and downloads nothing.
 
-        Nothing is spilled to disk: rows would lie there in the clear. Bytes that were read are not kept, so that
+        Nothing is spilled to disk, where rows would lie in clear text. Bytes that were read are not cached, so that
         every query sees the files as they are.
         """
         settings: dict[str, Any] = {
@@ -130,10 +130,10 @@ class ArchiveStore(ABC):
 
     @abstractmethod
     def _register(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Teach the connection to read this store, where it cannot by itself."""
+        """Teach the connection to read this store, where DuckDB cannot by itself."""
 
     def scrubbed(self, error: BaseException) -> str:
-        """The first line of an error's text without anything secret."""
+        """Return the first line of an error's text without secrets."""
         text = str(error).strip().partition("\n")[0] or type(error).__name__
         for secret in self._secrets:
             if len(secret) >= _SHORTEST_SECRET:
@@ -142,7 +142,7 @@ class ArchiveStore(ABC):
 
     @contextmanager
     def failures(self, path: str, doing: str) -> Generator[None]:
-        """Turn what the system, Arrow or the store's server says into an ArchiveError."""
+        """Turn errors of the system, of Arrow or of the store's server into an ArchiveError."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
@@ -153,7 +153,7 @@ class ArchiveStore(ABC):
                     where=where,
                     next_step="free space there, or let MIGRATION_ARCHIVE_URL name another place, then archive again",
                 ) from None
-            # Never the original as the cause: its text may hold what was scrubbed.
+            # The original error is not chained: its text may hold the secrets that were removed.
             raise ArchiveError(
                 f"it cannot be {doing}: {self.scrubbed(error)}",
                 where=where,

@@ -33,7 +33,7 @@ from migration_assets.domain.fiscal_calendar import FiscalWeek
 
 
 def read_manifest(store: ArchiveStore, relation: str, week: FiscalWeek) -> tuple[Manifest, str]:
-    """The manifest of a week's archive, and the SHA-256 of its bytes, to be compared with what the ledger knows.
+    """Return the manifest of a week's archive and the SHA-256 of its bytes, to be compared with the ledger's.
 
     Raises:
         ArchiveError: There is none, it cannot be read, or it is another week's.
@@ -53,25 +53,25 @@ def read_manifest(store: ArchiveStore, relation: str, week: FiscalWeek) -> tuple
             f"the manifest is that of {manifest.relation} {manifest.week}",
             where=store.url_of(path),
             state_left="nothing was touched",
-            next_step=f"somebody moved files: bring those of {relation} {week} back, or archive the week again",
+            next_step=f"files were moved: bring those of {relation} {week} back, or archive the week again",
         )
     return manifest, hashlib.sha256(data).hexdigest()
 
 
 def slice_relation(store: ArchiveStore, manifest: Manifest, *, folder: str | None = None) -> str:
-    """`read_parquet([…])` over the manifest's files, whatever else lies there, with exactly the stored columns.
+    """Return `read_parquet([…])` over the manifest's files alone, with exactly the stored columns.
 
     Args:
-        store: Where the files are; the connection is to be one of its own.
+        store: Where the files are; the DuckDB connection must be one of this store's.
         manifest: With its files.
-        folder: Where they lie now, when not in the week's folder.
+        folder: Where the files lie now, when not in the week's folder.
     """
     home = slice_folder(manifest.relation, manifest.week) if folder is None else folder
     return parquet_relation(store, (f"{home}/{file.name}" for file in manifest.files))
 
 
 def parquet_relation(store: ArchiveStore, paths: Iterable[str]) -> str:
-    """Of one file or several of the same schema; the folders' names add no columns."""
+    """Return `read_parquet([…])` over files of the same schema; the folders' names add no columns."""
     names = ", ".join(literal(store.duckdb_path(path)) for path in paths)
     return f"read_parquet([{names}], hive_partitioning = false)"
 
@@ -80,23 +80,23 @@ _SQL_TYPES = {Storage.DATE: "DATE", Storage.TIMESTAMP: "TIMESTAMP", Storage.TIME
 
 
 class DamagedArchiveError(ArchiveError):
-    """An archive is not what was proven; any other ArchiveError means that this could not be found out."""
+    """An archive is not what was proven. Any other ArchiveError means that this could not be determined."""
 
 
 def verify_archive(store: ArchiveStore, manifest: Manifest, *, folder: str | None = None) -> Fingerprint:
-    """Read everything again and compare; memory stays flat, every byte is read twice.
+    """Read everything again and compare; memory use stays flat, every byte is read twice.
 
     Args:
         store: Where the files are.
-        manifest: What they must be; see `trusted_manifest`.
-        folder: Where they lie, when not in the week's folder.
+        manifest: What the files must be; see `trusted_manifest`.
+        folder: Where the files lie, when not in the week's folder.
 
     Returns:
         The portable fingerprint that DuckDB computed from the files.
 
     Raises:
         DamagedArchiveError: Something is not as the manifest says.
-        ArchiveError: The files cannot be read, or the fingerprint is of a method that this program does not know.
+        ArchiveError: The files cannot be read, or this program does not know the fingerprint's method.
     """
     home = slice_folder(manifest.relation, manifest.week) if folder is None else folder
     if manifest.portable_method != PORTABLE_METHOD:
@@ -118,10 +118,10 @@ def verify_archive(store: ArchiveStore, manifest: Manifest, *, folder: str | Non
 def trusted_manifest(
     store: ArchiveStore, relation: str, week: FiscalWeek, sha256: str, portable: Fingerprint, native: Fingerprint
 ) -> Manifest:
-    """The week's manifest, when it is the one that the ledger knows.
+    """Return the week's manifest, if it is the one that the ledger knows.
 
     Raises:
-        DamagedArchiveError: It is another one; says in what it differs from what its own files or the ledger say.
+        DamagedArchiveError: It is another one; says how it differs from its own files and from the ledger.
         ArchiveError: There is none, or it cannot be read.
     """
     manifest, found = read_manifest(store, relation, week)
@@ -139,7 +139,7 @@ def trusted_manifest(
 
 
 def _contradictions(store: ArchiveStore, manifest: Manifest) -> list[str]:
-    """What the files themselves say of a manifest that is not trusted; nothing where they cannot be read."""
+    """Return how an untrusted manifest contradicts its files; nothing where the files cannot be read."""
     home = slice_folder(manifest.relation, manifest.week)
     for file in manifest.files:
         try:
@@ -178,13 +178,13 @@ def _require_bytes(store: ArchiveStore, home: str, file: ArchivedFile) -> None:
 
 
 def _require_metadata(store: ArchiveStore, manifest: Manifest, home: str, file: ArchivedFile) -> dict[str, int]:
-    """Compare what the file says of itself; gives the NULLs of each column that has no inner structure."""
+    """Compare the file's own metadata with the manifest; return the NULLs of each column that is not a list."""
     try:
         with store.open_input(f"{home}/{file.name}") as source:
             reader = parquet.ParquetFile(source)
             schema, metadata = reader.schema_arrow, reader.metadata
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(store, home, f"{file.name} is no readable Parquet file: {store.scrubbed(error)}") from None
+        raise _damaged(store, home, f"{file.name} is not a readable Parquet file: {store.scrubbed(error)}") from None
     stored = _head(metadata)
     if stored is None:
         raise _damaged(store, home, f"{file.name} does not say what archive it belongs to")
@@ -219,7 +219,7 @@ def _require_range(
 
 
 def _nulls(manifest: Manifest, metadata: parquet.FileMetaData) -> dict[str, int]:
-    """By column; of a list the elements are counted, so it is left out."""
+    """Count NULLs by column. Lists are left out: for them Parquet counts the elements."""
     flat = {column.name for column in manifest.columns if column.storage is not Storage.LIST}
     nulls = dict.fromkeys(flat, 0)
     for name, statistics in _chunk_statistics(metadata):
@@ -276,10 +276,10 @@ def _require_rows(store: ArchiveStore, manifest: Manifest, home: str) -> Fingerp
 
 
 def unreadable(store: ArchiveStore, manifest: Manifest) -> str | None:
-    """Why the files cannot be the manifest's, as far as their sizes and footers tell; None where they may be.
+    """Return why the files cannot be the manifest's, judging by sizes and footers; None where they may be.
 
-    For questions, which cannot read every byte first: a file that is missing, cut, another one, or written anew, is
-    found. Bytes that rotted in between are found by `verify_archive`.
+    For questions, which cannot read every byte first. It finds a file that is missing, cut short, replaced or
+    rewritten. Bytes that changed inside a file are found by `verify_archive`.
     """
     folder = slice_folder(manifest.relation, manifest.week)
     for file in manifest.files:

@@ -1,7 +1,7 @@
-"""Writes the archive of a week: aside, proven there, moved into place, and in force only with its manifest.
+"""Writes the archive of a week to staging, verifies it there, moves it into place and publishes its manifest last.
 
-Whenever this is killed, either the manifest of before is there with all its files, or the new one with all of its own.
-What a dead try left in staging or in the folder is cleared away by the next one.
+Whenever this is killed, either the previous manifest is in place with all its files, or the new one with all of its
+own. What a dead attempt left in staging or in the week's folder is removed by the next attempt.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ from migration_assets.domain.errors import ArchiveError, ConnectionLostError
 
 __all__ = ["Progress", "WriteLimits", "read_manifest", "write_slice"]
 
-_AS_BEFORE = "the archive of before, if any, is as it was; nothing of the new one is left"
+_AS_BEFORE = "the previous archive, if any, is unchanged; nothing of the new one is left"
 
 
 def write_slice(
@@ -40,25 +40,26 @@ def write_slice(
     *,
     writer: ArchiveWriter,
 ) -> Manifest:
-    """Replace the week's archive by these rows, once they are proven.
+    """Replace the week's archive with these rows, once they are verified.
 
-    The caller holds the slice's lock: two at once would clear away each other's staging.
+    The caller holds the slice's lock: two writers at once would remove each other's staging.
 
     Args:
-        store: Where to.
-        manifest: What the rows are, from the snapshot that they are read in; `files` empty, `generation` a new one.
+        store: Where the archive is written.
+        manifest: Describes the rows, from the snapshot that they are read in; without files, with a new generation.
         batches: The rows, in the order of the control column and the key, in `parquet_schema(manifest.columns)`.
-        limits: Sizes of files and row groups.
+        limits: Limits for the sizes of files and row groups.
         on_progress: Called after every row group with the rows and the bytes written so far.
-        writer: On whose behalf; the manifest names it.
+        writer: The ledger on whose behalf it is written; the manifest names it.
 
     Returns:
         The manifest with its files, which is in force now.
 
     Raises:
-        ForeignArchiveError: What lies there is of another ledger.
-        ArchiveError: No space, no permission, rows that are not those of the manifest; the archive is as before.
-        Exception: Whatever the source of the batches raises; the archive is as before.
+        ForeignArchiveError: What lies there belongs to another ledger; nothing of it was changed.
+        ArchiveError: No space, no permission, or rows that the manifest does not describe; its `state_left` says
+            what is left, which is the previous archive unless the new one was already published.
+        Exception: Whatever the source of the batches raises; the previous archive is unchanged.
     """
     home = slice_folder(manifest.relation, manifest.week)
     staging = staging_folder(manifest.relation, manifest.week, manifest.generation)
@@ -72,7 +73,7 @@ def write_slice(
         _require_all(manifest, files)
         written = replace(manifest, files=files)
         verify_archive(store, written, folder=staging)
-        # Again: rows took their time, in which another base may have been given the place.
+        # Checked again: while the rows were written, another base may have claimed the place.
         require_own(store, manifest.relation, manifest.week, writer)
         for file in files:
             moved.append(file.name)
@@ -80,12 +81,12 @@ def write_slice(
         _commit(store, written, home)
     except ForeignArchiveError:
         with suppress(ArchiveError):
-            store.delete_folder(staging)  # of this try alone: all else may be the other's
+            store.delete_folder(staging)  # this attempt's alone: everything else may belong to the other ledger
         raise
     except BaseException as error:
         left = _undo(store, manifest, home, moved)
         if isinstance(error, ArchiveError):
-            # What was worth another try is so still.
+            # The kind is kept, so that a lost connection is still retried.
             kind = ConnectionLostError if isinstance(error, ConnectionLostError) else ArchiveError
             raise kind(
                 error.what, where=error.where or f"{manifest.week}", state_left=left,
@@ -107,7 +108,7 @@ def _require_new(store: ArchiveStore, manifest: Manifest, home: str, writer: Arc
             f"there are files of generation {manifest.generation} already",
             where=store.url_of(home),
             state_left="nothing was touched",
-            next_step="archive the week again: every try has a generation of its own",
+            next_step="archive the week again: every attempt has a generation of its own",
         )
 
 
@@ -128,13 +129,13 @@ def _commit(store: ArchiveStore, written: Manifest, home: str) -> None:
     try:
         store.publish(f"{home}/{MANIFEST}", written.to_bytes())
     except ArchiveError:
-        # A server may have taken what it could not answer for. What is there now decides, not the answer.
+        # The request may have succeeded although no answer came back: what is in place now decides.
         if not _is_in_force(store, written):
             raise
 
 
 def _is_in_force(store: ArchiveStore, manifest: Manifest) -> bool:
-    """Whether the manifest in place is of this generation."""
+    """Return whether the manifest in place is the one of this generation."""
     home = slice_folder(manifest.relation, manifest.week)
     if not store.exists(f"{home}/{MANIFEST}"):
         return False
@@ -143,7 +144,7 @@ def _is_in_force(store: ArchiveStore, manifest: Manifest) -> bool:
 
 
 def _undo(store: ArchiveStore, manifest: Manifest, home: str, moved: Iterable[str]) -> str:
-    """Remove what this try wrote; says what is left. Never hides the error that led here."""
+    """Remove what this attempt wrote and return what is left. Never hides the error that led here."""
     try:
         if _is_in_force(store, manifest):
             return "the new archive is in place and proven; the ledger does not know it yet"
@@ -153,12 +154,14 @@ def _undo(store: ArchiveStore, manifest: Manifest, home: str, moved: Iterable[st
     except ArchiveError:
         with suppress(ArchiveError):
             store.delete_folder(staging_of_week(manifest.relation, manifest.week))
-        return "the archive of before, if any, is as it was; files of the new one are left, the next try removes them"
+        return (
+            "the previous archive, if any, is unchanged; files of the new one are left, the next attempt removes them"
+        )
     return _AS_BEFORE
 
 
 def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
-    """Remove the generations of before, and what dead tries left; nothing that is called otherwise."""
+    """Remove older generations and what dead attempts left; files with other names are kept."""
     try:
         kept = {file.name for file in written.files}
         for name in _parts(store, home):
@@ -167,7 +170,7 @@ def _clear(store: ArchiveStore, written: Manifest, home: str) -> None:
         store.delete_folder(staging_of_week(written.relation, written.week))
     except ArchiveError as error:
         raise ArchiveError(
-            f"the files of the archive before cannot be removed: {error.what}",
+            f"the files of the previous archive cannot be removed: {error.what}",
             where=error.where,
             state_left="the new archive is in place and proven, beside files of an older one",
             next_step="let this program delete there, then archive the week again",

@@ -1,1 +1,1 @@
-"""Evidence packs: facts of the ledger as one HTML file that needs nothing but a reader. Plain Python, no I/O."""
+"""Evidence packs: what the ledger proves, as one HTML file for auditors; and the sign-off of a quarter by a person."""

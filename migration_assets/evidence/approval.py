@@ -1,4 +1,4 @@
-"""The sign-off of a quarter: a named person approves what the ledger proves, or is told what is missing."""
+"""The sign-off of a quarter: a named person approves what the ledger proves, or learns what is missing."""
 
 import logging
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ from migration_assets.watch.look import LookLimits, observe_stream
 
 __all__ = ["SignOffState", "SignedOff", "sign_off_quarter", "sign_off_state"]
 
-# One look cannot tell a worker that is down from one that restarts, which is why the alert begins as a warning; the
-# gate does not take that risk.
+# A single observation cannot tell a worker that is down from one that is restarting. The alert therefore begins as a
+# warning, but the sign-off refuses in that case too.
 _STOPS_AS_A_WARNING = ProblemCode.WORKER_DOWN
 log = logging.getLogger(__name__)
 
@@ -46,21 +46,21 @@ def sign_off_quarter(
     run_id: str | None = None,
     stream_problems: Sequence[str] | None = None,
 ) -> SignedOff:
-    """Sign the quarter off, if everything is proven; signing again adds a new signature and takes none away.
+    """Sign the quarter off, if everything is proven; signing again adds a signature and removes none.
 
     Args:
-        migration: Which migration.
-        quarter: Which quarter.
+        migration: The migration.
+        quarter: The quarter to sign off.
         approved_by: The person who approves.
-        note: What that person adds.
-        run_id: Noted in the ledger.
-        stream_problems: As somebody observed them; by default the stream is looked at here and now.
+        note: That person's note.
+        run_id: Recorded in the ledger.
+        stream_problems: Problems of the stream that were observed already; by default the stream is observed now.
 
     Raises:
-        SignOffRefusedError: A SignOffError that lists every single thing that is missing.
-        SliceBusyError: Somebody works on one of the weeks.
-        StreamError: Somebody works on the stream.
-        BaseInChargeError: The base is in charge: a signature says that it equals the legacy, which decides no more.
+        SignOffRefusedError: A SignOffError that lists everything that is missing.
+        SliceBusyError: Another run works on one of the weeks.
+        StreamError: Another run works on the stream.
+        BaseInChargeError: The base is in charge: a signature says that it equals the legacy, which only follows now.
     """
     spec = migration.spec
     why_not = (
@@ -97,8 +97,8 @@ def sign_off_state(migration: Migration, quarter: FiscalQuarter) -> SignOffState
 def _look(migration: Migration, base: Connected, given: Sequence[str] | None) -> SeenNow:
     """The legacy's version and table, and what stops the stream now; a legacy that cannot be reached does so, too.
 
-    The ledger's own status is for the gate to judge. Other warnings do not stop a sign-off: the lag of the moment
-    says nothing about a cut.
+    A legacy that cannot be reached is such a problem. The ledger's own status is judged by the gate. Other warnings do
+    not prevent a sign-off: the present lag says nothing about a cut.
     """
     package, problems = version("migration-assets"), list(given or ())
     if given is None and read_stream(base, migration.spec.relation) is not None:

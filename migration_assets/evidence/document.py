@@ -84,13 +84,13 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("chain of records", (
         "Every signature, comparison, archive and departure is a record, whose seal also covers the"
         " seal of the record before it. Changing an old record breaks all that follow. The last seal is on this page:"
-        " with it, even a chain that somebody wrote anew from the beginning is found."
+        " with it, even a chain that was rewritten from the beginning is found."
     )),
 )  # fmt: skip
 
 
 def glossary() -> Markup:
-    """All words."""
+    """Return the glossary."""
     entries = [part for word, meaning in _WORDS for part in (element("dt", word), element("dd", meaning))]
     return element("section", element("h2", "Words"), element("dl", *entries), id="words")
 
@@ -146,7 +146,7 @@ _SHOWN = 6
 
 
 class Level(StrEnum):
-    """How the sentence is to be read at a glance."""
+    """How the answer reads at a glance."""
 
     GOOD = "good"
     OPEN = "open"
@@ -155,7 +155,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """The word, the sentence, and what it rests on or what is missing, one thing a line."""
+    """A headline, a sentence, and what it rests on or what is missing, one item a line."""
 
     level: Level
     word: str
@@ -164,7 +164,7 @@ class Answer:
 
 
 def answer(facts: PackFacts) -> Answer:
-    """Is what this page is about proven? A chain that does not hold comes before everything else."""
+    """Answer whether the page's subject is proven. A broken chain comes before everything else."""
     if facts.breaks:
         return Answer(
             Level.BAD,
@@ -256,12 +256,12 @@ def _of_all(facts: PackFacts) -> Answer:
 
 
 _HEAD = "migration-assets-evidence-head"
-# Nothing is fetched, and nothing runs, whatever a value might turn out to be.
+# The page fetches nothing and runs nothing, whatever a value in it contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def document(facts: PackFacts) -> str:
-    """The whole file; every value in it is escaped."""
+    """Return the whole file; every value in it is escaped."""
     scope = f"fiscal quarter {facts.quarter.key}" if facts.quarter else "the whole migration"
     title = f"Evidence: move of {facts.relation}, {scope}"
     head = json.dumps({"relation": facts.head.relation, "id": facts.head.id, "sha256": facts.head.sha256})
@@ -310,10 +310,10 @@ class _Finder(HTMLParser):
 
 
 def head_in(text: str, where: str) -> Head:
-    """The head of the chain that a pack carries.
+    """Return the head of the chain that a pack carries.
 
     Raises:
-        EvidenceError: It is no evidence pack.
+        EvidenceError: The text is not an evidence pack.
     """
     finder = _Finder()
     finder.feed(text)
@@ -326,7 +326,7 @@ def head_in(text: str, where: str) -> Head:
     except ValueError:
         pass
     raise EvidenceError(
-        "this is no evidence pack: it carries no head of a chain",
+        "this is not an evidence pack: it carries no head of a chain",
         where=where,
         state_left="nothing was compared",
         next_step="give the file that `migration-assets evidence write` wrote, as it wrote it",
@@ -337,7 +337,7 @@ def _answer(facts: PackFacts) -> Markup:
     said = answer(facts)
     details = element("ul", *(element("li", line) for line in said.details)) if said.details else None
     word, sentence = element("p", said.word, class_="word"), element("p", said.sentence)
-    # Of a broken record nothing is repeated up here.
+    # Where the record is broken, the answer repeats nothing from it.
     where = element("p", standing(facts)) if last_opened(facts.cutovers) and not facts.breaks else None
     return element("div", word, sentence, details, where, class_=f"answer {said.level}")
 

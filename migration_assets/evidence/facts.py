@@ -37,7 +37,7 @@ from migration_assets.proof.sign_offs import read_week_facts
 
 
 def read_cutover_facts(base: Connected, relation: str) -> tuple[CutoverFacts, ...]:
-    """All of a table, oldest first, those under way included."""
+    """Return all cutovers and rollbacks of a table, oldest first, including one under way."""
     return tuple(map(_facts, read_cutovers(base, relation)))
 
 
@@ -63,17 +63,17 @@ def _facts(record: CutoverRecord) -> CutoverFacts:
 
 
 def _steps(timeline: object) -> tuple[StepTimes, ...]:
-    """What cannot be read was not written by us: the chain tells of it."""
-    named = _named(timeline)
+    """Return the steps of a timeline. What cannot be parsed was not written by us; chain verification reports it."""
+    named = _as_object(timeline)
     found: list[StepTimes] = []
     for state in CutoverState:
-        times = _named(named.get(state.value))
+        times = _as_object(named.get(state.value))
         if (started := _moment(times.get("started"))) is not None:
             found.append(StepTimes(state, started, _moment(times.get("finished"))))
     return tuple(sorted(found, key=lambda step: step.started))
 
 
-def _named(value: object) -> dict[str, object]:
+def _as_object(value: object) -> dict[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
@@ -86,7 +86,7 @@ def _moment(written: object) -> datetime | None:
 
 
 def read_decommission_facts(base: Connected, relation: str) -> DecommissionFacts | None:
-    """How far it got; None where it was never begun."""
+    """Return how far the decommission got; None where it was never begun."""
     with base.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             "SELECT approved_by, note, scope, state, started_at, finished_at, watched_since, last_read_at, final,"
@@ -95,7 +95,7 @@ def read_decommission_facts(base: Connected, relation: str) -> DecommissionFacts
         ).fetchone()
     if row is None:
         return None
-    final = _named(row["final"])
+    final = _as_object(row["final"])
     return DecommissionFacts(
         approved_by=row["approved_by"],
         note=row["note"],
@@ -105,21 +105,21 @@ def read_decommission_facts(base: Connected, relation: str) -> DecommissionFacts
         watched_since=row["watched_since"],
         last_read_at=row["last_read_at"],
         final=_known_fingerprint(final.get("total")),
-        weeks=len(_named(final.get("weeks"))),
+        weeks=len(_as_object(final.get("weeks"))),
         complete=final.get("marker") is not None,
         done_by=doer_text(row["done_by"]),
     )
 
 
 def _known_fingerprint(written: object) -> Fingerprint | None:
-    numbers = _named(written)
+    numbers = _as_object(written)
     try:
         return Fingerprint(*(int(str(numbers[name])) for name in ("rows", "sum_a", "sum_b")))
     except (KeyError, ValueError):
         return None
 
 
-# No plot shows more points than a page is wide; of each stretch it shows the worst.
+# A plot shows no more points than a page is wide. Each point is the worst value of its period.
 _POINTS = 300
 
 
@@ -132,15 +132,15 @@ def read_pack_facts(
     time_zone: str,
     package: str,
 ) -> PackFacts:
-    """Of one quarter, or of all that the ledger knows.
+    """Return the facts of one quarter, or of all that the ledger knows.
 
     Args:
         base: In a REPEATABLE READ transaction; the chain has begun.
         spec: The table.
-        quarter: Which one alone; None for all.
-        held: Quarters of which the legacy holds rows, where it was asked.
-        time_zone: Of the fiscal calendar.
-        package: The version of this program.
+        quarter: The only quarter to read; None for all.
+        held: Quarters of which the legacy holds rows, or None where it was not asked.
+        time_zone: Time zone of the fiscal calendar.
+        package: Version of this program.
     """
     relation = spec.relation
     slices = read_slices(base, relation, quarter)
@@ -236,7 +236,7 @@ def _signed(base: Connected, relation: str, quarter: FiscalQuarter) -> list[Sign
         rows = cursor.fetchall()
     for row in rows:
         if not isinstance(row["evidence"], dict):
-            row["evidence"] = {}  # an edit made it something else, which its hash tells
+            row["evidence"] = {}  # it was edited into something else, which its hash reveals
     return [SignedOff(relation=relation, quarter=quarter, **row) for row in rows]
 
 
@@ -259,7 +259,7 @@ _Proof = tuple[Fingerprint | None, Fingerprint | None, datetime | None, int | No
 
 
 def _as_signed(signed: SignedOff) -> dict[FiscalWeek, _Proof]:
-    """What the evidence says of each week; its hash was checked, so that it is what `sign` wrote."""
+    """Return what the signed evidence says of each week; its hash was verified, so that it is what `sign` wrote."""
     return {
         FiscalWeek.parse(week["week"]): (
             _fingerprint(week["legacy"]),
@@ -316,8 +316,8 @@ def _lags(base: Connected, relation: str, begun: datetime | None) -> tuple[Readi
     return tuple(Reading(*row) for row in rows)
 
 
-# A cut is a quarter's where it was taken for it or for one of its weeks. The longest try is what a writer waited, also
-# where that try failed.
+# A cut belongs to a quarter if it was taken for it or for one of its weeks. Writers waited for the longest attempt,
+# even if that attempt failed.
 def _holds(base: Connected, relation: str, quarter: FiscalQuarter | None) -> tuple[Reading, ...]:
     rows = base.execute(
         "SELECT min(taken_at) AS at, max(held) FROM ("
@@ -342,7 +342,7 @@ def _costs(base: Connected, relation: str, quarter: FiscalQuarter | None) -> Hol
 
 
 def _bare(location: str) -> str:
-    """Without user, password and query, whatever the ledger was told."""
+    """Return the location without user, password and query, whatever the ledger has."""
     parts = urlsplit(location)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -9,7 +9,7 @@ from html import escape
 
 
 class Markup(str):
-    """Text that is HTML; made by `element` and `joined` alone."""
+    """Text that is HTML; only `element` and `joined` make it from values."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ _VOID = frozenset({"br", "meta", "hr"})
 
 
 def element(name: str, /, *children: Child, **attributes: object) -> Markup:
-    """`<name attributes>children</name>`; None is left out, `class_` is `class`, `stroke_width` is `stroke-width`."""
+    """Return an element as text; None is left out, `class_` means `class`, `stroke_width` means `stroke-width`."""
     written = "".join(
         f' {attribute.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for attribute, value in attributes.items()
@@ -31,19 +31,19 @@ def element(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def joined(*children: Child) -> Markup:
-    """One after the other, escaped where they are not markup."""
+    """Return the children one after the other; those that are not markup are escaped."""
     return Markup(
         "".join(child if isinstance(child, Markup) else escape(child) for child in children if child is not None)
     )
 
 
 def named(approved_by: str, done_by: str) -> Markup:
-    """The name that somebody typed, and below it what the machine knew of who it was."""
+    """Return the name that a person typed, and below it what is known of the account that did it."""
     return joined(approved_by, element("p", f"by {done_by}", class_="hint place") if done_by else None)
 
 
 def page(title: str, style: str, head: Markup, *body: Markup) -> str:
-    """A whole document; its style is ours and has no value in it."""
+    """Return a whole document; the style is inserted unescaped, and must contain no value."""
     start = element(
         "head", Markup('<meta charset="utf-8">'), head, element("title", title), Markup(f"<style>{style}</style>")
     )
@@ -56,17 +56,17 @@ NOTHING = "-"
 
 
 def instant(moment: datetime | None) -> str:
-    """`2024-06-24 12:00:31 UTC`."""
+    """Return a time: `2024-06-24 12:00:31 UTC`."""
     return NOTHING if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 row`, `1,204 rows`."""
+    """Return a number with its noun: `1 row`, `1,204 rows`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def size(number: int) -> str:
-    """Bytes, decimal."""
+    """Return bytes in decimal units: `1.2 MB`."""
     for unit, factor in (("TB", _TERA), ("GB", _GIGA), ("MB", _MEGA), ("kB", _KILO)):
         if number >= factor:
             return f"{number / factor:,.1f} {unit}"
@@ -74,7 +74,7 @@ def size(number: int) -> str:
 
 
 def span(length: timedelta) -> str:
-    """`12 seconds`, `3.5 hours`, `4 days`."""
+    """Return a duration: `12 seconds`, `3.5 hours`, `4 days`."""
     seconds = abs(length.total_seconds())
     if seconds < _MINUTE:
         return f"{seconds:.0f} seconds" if round(seconds) != 1 else "1 second"
@@ -85,15 +85,15 @@ def span(length: timedelta) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """`5.7 ms`, `1,204 ms`."""
+    """Return milliseconds: `5.7 ms`, `1,204 ms`."""
     return f"{value:,.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004
 
 
 def state(name: str) -> str:
-    """`signed off`."""
+    """Return a state in words: `signed off`."""
     return name.replace("_", " ")
 
 
 def listed(names: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return a list in words: `a`, `a and b`, `a, b and c`."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""

@@ -13,7 +13,7 @@ from migration_assets.domain.states import BEFORE_OPEN, CutoverKind, CutoverStat
 
 @dataclass(frozen=True)
 class StepTimes:
-    """One step of a cutover; `finished` is None where it never was."""
+    """One step of a cutover; `finished` is None where the step was not finished."""
 
     state: CutoverState
     started: datetime
@@ -22,9 +22,9 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class CutoverFacts:
-    """One cutover, rehearsal or rollback, `outcome` as the ledger says; its steps in the order that they began in.
+    """One cutover, rehearsal or rollback; `outcome` is the ledger's, `steps` are in the order in which they began.
 
-    `done_by` says who really did it, see `doer_text`; empty where the ledger did not note it yet.
+    `done_by` says who really did it, see `doer_text`; it is empty where an older ledger did not record it.
     """
 
     id: int
@@ -46,14 +46,14 @@ class CutoverFacts:
 
     @property
     def stopped_at(self) -> CutoverState | None:
-        """The last step before the opening that was begun; None where the target was opened, or no step is known."""
+        """The last step before the opening that was begun; None where the target was opened, or no step is recorded."""
         if self.opened_at is not None:
             return None
         return next((step.state for step in reversed(self.steps) if step.state in BEFORE_OPEN), None)
 
     @property
     def without_writes(self) -> tuple[StepTimes, ...]:
-        """The steps while no side accepted writes, cut to that time; empty where that never was, or is not known."""
+        """The steps while no side accepted writes, cut to that time; empty where there was none, or it is not known."""
         if self.held_at is None or self.downtime_ms is None:
             return ()
         end = self.held_at + timedelta(milliseconds=self.downtime_ms)
@@ -68,9 +68,10 @@ class CutoverFacts:
 
 @dataclass(frozen=True)
 class DecommissionFacts:
-    """How the old database was closed; `finished_at` is None while it is not.
+    """How the old database was closed; `finished_at` is None until it is closed.
 
-    `final` is its last fingerprint, over `weeks` weeks with rows; `complete`: all that the new one had was in it then.
+    `final` is its last fingerprint, over `weeks` weeks with rows. `complete` says that it then contained all that the
+    new database had.
     """
 
     approved_by: str
@@ -87,19 +88,19 @@ class DecommissionFacts:
 
 
 def last_opened(cutovers: Sequence[CutoverFacts]) -> CutoverFacts | None:
-    """The newest one that let writes in somewhere: its target is in charge. None: the legacy is, as ever."""
+    """Return the newest cutover or rollback that opened its target, the side in charge; None if there was none."""
     return next((one for one in reversed(cutovers) if one.opened_at is not None), None)
 
 
 def in_charge(cutovers: Sequence[CutoverFacts]) -> SideName:
-    """The side that writes belong to."""
+    """Return the side that accepts the applications' writes."""
     opened = last_opened(cutovers)
     return opened.kind.target if opened else "legacy"
 
 
 @dataclass(frozen=True)
 class ArchiveFacts:
-    """A week's files; `location` without credentials, `checksum` as both engines computed it."""
+    """A week's files; `location` has no credentials, `checksum` is the one that both engines computed."""
 
     location: str
     rows: int
@@ -114,7 +115,7 @@ class ArchiveFacts:
 
 @dataclass(frozen=True)
 class DepartureFacts:
-    """The newest time that a week left the base: which step it is at, since when."""
+    """The newest time that a week left the base: its step, and since when."""
 
     step: str
     at: datetime
@@ -125,22 +126,22 @@ class WeekEvidence:
     """One week. Where the quarter is signed off, both fingerprints and the comparison are those that were signed.
 
     Attributes:
-        week: Which week.
+        week: The week.
         lower_bound: Its first instant, as the base writes it.
         upper_bound: The first instant after it.
-        state: What the ledger calls it now.
-        legacy: The old table's fingerprint, at the comparison.
-        base: The new table's, at the same point.
+        state: Its present state in the ledger.
+        legacy: The old table's fingerprint at the comparison.
+        base: The new table's fingerprint at the same point.
         compared_at: When both were compared; None where they never were.
-        marker: The cut at which that was.
+        marker: Number of the cut at which they were compared.
         copied_at: When its copy ended.
-        copy_seconds: How long that took.
-        copy_bytes: How large the copied rows are in the base.
-        comparisons: How often both sides were compared exactly.
-        differing: How many of those found a difference.
-        repairs: How many times rows were mended, those that were undone left out.
-        archive: Its files, where it has any.
-        departure: Whether and how it left the base.
+        copy_seconds: Duration of the copy.
+        copy_bytes: Size of the copied rows in the base.
+        comparisons: Number of exact comparisons of both sides.
+        differing: Number of these that found a difference.
+        repairs: Number of repairs, without those that were undone.
+        archive: Its files, if it has an archive.
+        departure: Its departure from the base, if any.
     """
 
     week: FiscalWeek
@@ -162,18 +163,18 @@ class WeekEvidence:
 
     @property
     def equal(self) -> bool:
-        """Whether both sides were the same at the comparison that counts."""
+        """Whether both sides were equal at the comparison that counts."""
         return self.legacy is not None and self.legacy == self.base
 
     @property
     def megabytes_per_second(self) -> float | None:
-        """10^6 bytes a second of its copy; None where that is not known."""
+        """Speed of its copy in 10^6 bytes a second; None where that is not known."""
         return self.copy_bytes / 1e6 / self.copy_seconds if self.copy_bytes and self.copy_seconds else None
 
 
 @dataclass(frozen=True)
 class SignatureFacts:
-    """Who approved what the ledger proved; `max_age` is how old a proof could be then, `done_by` see `doer_text`."""
+    """An approval of what the ledger proved; `max_age` is the greatest age of a proof that was allowed then."""
 
     id: int
     approved_by: str
@@ -196,7 +197,7 @@ class ReconciliationRecord:
 
 
 class Verdict(StrEnum):
-    """What the ledger says of a quarter."""
+    """The state of a quarter according to the ledger."""
 
     PROVEN = "proven"
     OPEN = "not signed off"
@@ -206,7 +207,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class QuarterEvidence:
-    """One quarter: its 13 weeks, everything that was signed (newest last), and why that does not stand any more."""
+    """One quarter: its 13 weeks, all signatures (newest last), and the reasons why the newest one is void."""
 
     quarter: FiscalQuarter
     weeks: tuple[WeekEvidence, ...]
@@ -216,30 +217,30 @@ class QuarterEvidence:
 
     @property
     def signature(self) -> SignatureFacts | None:
-        """The newest one."""
+        """The newest signature."""
         return self.signatures[-1] if self.signatures else None
 
     @property
     def verdict(self) -> Verdict:
-        """Proven only where a signature stands."""
+        """Proven only where the newest signature is not void."""
         if self.signatures:
             return Verdict.VOID if self.void else Verdict.PROVEN
         return Verdict.OPEN if self.legacy.rows or self.base.rows else Verdict.EMPTY
 
     @property
     def legacy(self) -> Fingerprint:
-        """The old table's, which is the sum of its weeks'."""
+        """The old table's fingerprint of the quarter: the sum over its weeks."""
         return sum((week.legacy or EMPTY for week in self.weeks), EMPTY)
 
     @property
     def base(self) -> Fingerprint:
-        """The new table's, which is the sum of its weeks'."""
+        """The new table's fingerprint of the quarter: the sum over its weeks."""
         return sum((week.base or EMPTY for week in self.weeks), EMPTY)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The worst of a short while: `at` is its beginning, `value` None where nothing could be measured."""
+    """The worst value of a short period: `at` is its beginning, `value` is None where nothing could be measured."""
 
     at: datetime
     value: float | None
@@ -247,7 +248,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class HoldCosts:
-    """For how long cuts made the old table's writers wait, in milliseconds."""
+    """How long cuts made writers of the old table wait, in milliseconds."""
 
     cuts: int
     median: float
@@ -261,20 +262,20 @@ class PackFacts:
 
     Attributes:
         relation: The table's key in the ledger.
-        control_column: Decides a row's week.
-        time_zone: Whose midnights separate the weeks.
-        quarter: Whose page it is; None for the whole migration.
+        control_column: The column that decides a row's week.
+        time_zone: The time zone whose midnights separate the weeks.
+        quarter: The quarter of the page; None for the whole migration.
         written_at: By the base's clock, like all other times.
-        versions: Of what is at work now.
-        quarters: Those on this page, oldest first.
-        held: Quarters of which the old database holds rows; None where it could not be asked, or was not.
-        lags: Seconds.
-        holds: Milliseconds.
-        costs: Of all cuts on this page.
+        versions: Versions of the programs in use now.
+        quarters: The quarters on this page, oldest first.
+        held: Quarters of which the old database holds rows; None where it was not asked, or could not be.
+        lags: The stream's lag over time, in seconds.
+        holds: Waiting times of writers at cuts, in milliseconds.
+        costs: A summary of the waiting times of all cuts on this page.
         head: The chain's newest record when this was read.
-        breaks: What does not hold of the chain.
+        breaks: What is broken in the chain.
         cutovers: Of the whole table, oldest first, on every page.
-        decommission: Of the old database, where it was begun.
+        decommission: Of the old database, if it was begun.
     """
 
     relation: str
@@ -295,10 +296,10 @@ class PackFacts:
 
     @property
     def unmoved(self) -> tuple[FiscalQuarter, ...]:
-        """Quarters that the old database holds rows of, and the new one none.
+        """Quarters of which the old database holds rows and the new one none.
 
-        Once the applications work on the new one, a quarter that is open there has its rows from them, and the old one
-        has them from there.
+        While the base is in charge, an open quarter gets its rows from the applications there, and the old database has
+        its rows from the base.
         """
         born = in_charge(self.cutovers) == "base"
         moved = {quarter.quarter for quarter in self.quarters if born or quarter.verdict is not Verdict.EMPTY}
@@ -306,5 +307,5 @@ class PackFacts:
 
     @property
     def weeks(self) -> tuple[WeekEvidence, ...]:
-        """Of all quarters, oldest first."""
+        """The weeks of all quarters, oldest first."""
         return tuple(week for quarter in self.quarters for week in quarter.weeks)

@@ -24,7 +24,7 @@ _NAMES, _ROW = 210, 26
 
 @dataclass(frozen=True)
 class Limit:
-    """A dashed line across the plot, and what it is."""
+    """A dashed line across the plot, and its label."""
 
     value: float
     label: str
@@ -32,7 +32,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; `group` is written once for all that share it, where there are too many for names of their own."""
+    """One bar; where there are too many bars to name each, `group` is written once for all that share it."""
 
     name: str
     group: str
@@ -41,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Span:
-    """One step: where it begins, and how long it lasts, in the unit of the axis."""
+    """One step: its beginning and its length, in the unit of the axis."""
 
     name: str
     begin: float
@@ -49,7 +49,7 @@ class Span:
 
 
 def bars(data: Sequence[Bar], *, title: str, y: str, x: str, limit: Limit | None = None) -> Markup:
-    """Bars in their order; one without a value stays empty."""
+    """Draw bars in their order; a bar without a value stays empty."""
     top = _top([bar.value for bar in data], limit)
     step = _INSIDE / max(1, len(data))
     drawn: list[Markup] = []
@@ -66,7 +66,7 @@ def bars(data: Sequence[Bar], *, title: str, y: str, x: str, limit: Limit | None
 
 
 def over_time(data: Sequence[Reading], *, title: str, y: str, x: str, dots: bool) -> Markup:
-    """Values over time, as dots or as a line that breaks where nothing could be measured."""
+    """Draw values over time, as dots or as a line that breaks where nothing could be measured."""
     top = _top([reading.value for reading in data], None)
     first, last = data[0].at, data[-1].at
     seconds = max((last - first).total_seconds(), 1.0)
@@ -97,9 +97,9 @@ def over_time(data: Sequence[Reading], *, title: str, y: str, x: str, dots: bool
 
 
 def spans(data: Sequence[Span], *, title: str, x: str) -> Markup:
-    """Steps one below the other, each at its place on a common axis, with its length beside it."""
+    """Draw steps one below the other on a common axis, each with its length beside it."""
     top = max(span.begin + span.length for span in data) or 1.0
-    # Room to the right of the last bar for its length.
+    # Space to the right of the last bar for its length.
     wide, low = WIDTH - _NAMES - 90, _TOP + _ROW * len(data)
     drawn: list[Markup] = []
     step = _step(top)
@@ -164,7 +164,7 @@ def _plot(title: str, y: str, x: str, top: float, inside: Markup, limit: Limit |
 
 
 def _names(data: Sequence[Bar], step: float) -> Markup:
-    """Every bar's where they are few; else every group's, where there is room for it."""
+    """Name every bar where there are few; else every group, where there is space for it."""
     height = HEIGHT - 34
     if len(data) <= _NAMED_BARS:
         return joined(*(
@@ -195,7 +195,7 @@ def _top(values: Sequence[float | None], limit: Limit | None) -> float:
 
 
 def _step(top: float) -> float:
-    """A round distance of about five lines up to the top."""
+    """Return a round distance between grid lines that gives about five of them."""
     rough = top / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
@@ -214,7 +214,7 @@ _HOUR = 3600.0
 
 
 def plots(facts: PackFacts) -> Markup:
-    """All four."""
+    """Draw all four plots."""
     return joined(_throughput(facts), _lag(facts), _holds(facts), _ages(facts))
 
 
@@ -239,7 +239,7 @@ def _lag(facts: PackFacts) -> Markup:
     known = [reading.value for reading in facts.lags if reading.value is not None]
     if not known:
         return _empty(
-            title, "No measurement is kept: nobody watched the change stream, or it was longer ago than they are kept."
+            title, "There are no measurements: the change stream was not watched, or they were too old to be kept."
         )
     said = (
         f"Seconds between a change in the old database and the same change in the new one; the longest is"

@@ -42,7 +42,7 @@ _STEPS = {
 
 
 def quarters_table(facts: PackFacts) -> Markup:
-    """One line a quarter."""
+    """Write one line a quarter."""
     rows = [
         [
             element("a", quarter.quarter.key, href=f"#{quarter.quarter.key}"),
@@ -61,7 +61,7 @@ def quarters_table(facts: PackFacts) -> Markup:
 
 
 def weeks_table(quarter: QuarterEvidence) -> Markup:
-    """One line a week, and their sum."""
+    """Write one line a week, and their sum."""
     rows: list[list[Child]] = [_week(week) for week in quarter.weeks]
     rows.append(
         [element("strong", "all"), "", number(quarter.legacy.rows), number(quarter.base.rows),
@@ -91,7 +91,7 @@ def _week(week: WeekEvidence) -> list[Child]:
 
 
 def signatures_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
-    """Every signature that was ever given, the newest first within its quarter."""
+    """Write every signature that was ever given, the newest first within its quarter."""
     rows: list[list[Child]] = []
     for quarter in quarters:
         for signature in reversed(quarter.signatures):
@@ -119,7 +119,7 @@ def signatures_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
 
 
 def reconciliations_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
-    """Every comparison of a whole quarter at one moment."""
+    """Write every comparison of a whole quarter at one moment."""
     rows: list[list[Child]] = [
         [
             quarter.quarter.key,
@@ -135,7 +135,7 @@ def reconciliations_table(quarters: Iterable[QuarterEvidence]) -> Markup | None:
 
 
 def archives_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
-    """Weeks that are kept as files."""
+    """Write the weeks that are archived as files."""
     rows: list[list[Child]] = []
     for week in weeks:
         if (archive := week.archive) is None:
@@ -158,7 +158,7 @@ def archives_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
 
 
 def departures_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
-    """Weeks that left the new database's table."""
+    """Write the weeks that left the new database's table."""
     rows: list[list[Child]] = [
         [week.week.key, _STEPS.get(week.departure.step, week.departure.step), instant(week.departure.at)]
         for week in weeks
@@ -168,13 +168,13 @@ def departures_table(weeks: Iterable[WeekEvidence]) -> Markup | None:
 
 
 def facts_table(pairs: Sequence[tuple[str, Child]]) -> Markup:
-    """Names on the left, values on the right."""
+    """Write names on the left and values on the right."""
     rows = [element("tr", element("th", name, scope="row"), element("td", value)) for name, value in pairs]
     return element("table", element("tbody", *rows), class_="facts")
 
 
 def table_of(names: Sequence[str], rows: Iterable[Sequence[Child]]) -> Markup:
-    """A head of names, and rows; a column whose first cell is a `number` is set as numbers are."""
+    """Write column names and rows; a column whose first cell is a `number` is aligned as numbers are."""
     written = list(rows)
     numbers = {place for place, cell in enumerate(written[0]) if _is_cell(cell)} if written else set[int]()
     head = element("tr", *(
@@ -191,7 +191,7 @@ def _is_cell(cell: Child) -> bool:
 
 
 def number(figure: int | str) -> Markup:
-    """A cell of a column of numbers."""
+    """Return a cell of a column of numbers."""
     return element("td", figure if isinstance(figure, str) else f"{figure:,}", class_="number")
 
 
@@ -211,7 +211,7 @@ def _code(text: str) -> Markup:
 
 
 def _day(bound: str) -> str:
-    """A bound as the base writes it, without a midnight in UTC that says nothing."""
+    """Return a bound as the base writes it, without a midnight in UTC, which carries no information."""
     return bound.removesuffix("+00").removesuffix(" 00:00:00")
 
 
@@ -242,7 +242,7 @@ _LONGEST_ERROR = 400
 
 
 def standing(facts: PackFacts) -> str:
-    """Where the applications work, since when, who approved it."""
+    """Say where the applications work, since when, and who approved it."""
     opened = last_opened(facts.cutovers)
     if opened is None:
         return "The applications work on the old database: they were not moved yet."
@@ -267,7 +267,7 @@ def _closed(one: DecommissionFacts) -> str:
 
 
 def cutovers_section(facts: PackFacts) -> Markup:
-    """The sentence on every page; on that of the whole migration all there is to it."""
+    """Write the sentence of `standing` on every page, and all details on the page of the whole migration."""
     parts: list[Child] = [element("h2", "Cutover, rollback, decommission"), element("p", standing(facts))]
     if facts.quarter is not None:
         if facts.cutovers:
@@ -319,7 +319,7 @@ def _end(one: CutoverFacts) -> Markup:
 
 
 def _figure(cutovers: tuple[CutoverFacts, ...]) -> Markup | None:
-    """Of the newest that moved the applications to the new database; else of the newest that stopped writing at all."""
+    """Plot the newest cutover that moved the applications; else the newest run that stopped writes at all."""
     held = [one for one in cutovers if one.without_writes]
     moved = [one for one in held if one.kind is CutoverKind.CUTOVER and one.opened_at is not None]
     if not held:
@@ -327,7 +327,7 @@ def _figure(cutovers: tuple[CutoverFacts, ...]) -> Markup | None:
     one = (moved or held)[-1]
     steps = one.without_writes
     begin = steps[0].started
-    # Each as long as until the next one, in milliseconds.
+    # Each step lasts until the next one begins; lengths are in milliseconds.
     data = [Span(_TIMELINE_STEPS[step.state], _ms(step.started - begin), _ms(_length(step))) for step in steps]
     longest = max(data, key=lambda span: span.length)
     what = "rehearsal" if one.rehearse else one.kind.value

@@ -1,4 +1,4 @@
-"""Writes evidence packs, each noted in the chain, and verifies the chain, also against a pack of before."""
+"""Writes evidence packs, records each in the chain, and verifies the chain, also against an older pack."""
 
 import hashlib
 import logging
@@ -32,13 +32,13 @@ from migration_assets.runtime import Migration
 
 _WHOLE = "migration"
 log = logging.getLogger(__name__)
-# Reading all records of years takes longer than the catalogue work that the defaults are for.
+# Reading the records of years takes longer than the catalogue queries that the default timeouts are for.
 _TIMEOUTS = Timeouts(statement=600_000, idle_in_transaction=600_000)
 
 
 @dataclass(frozen=True)
 class WrittenPack:
-    """One file; `quarter` is None for the whole migration, `answer` is the sentence at its top."""
+    """One written file; `quarter` is None for the whole migration, `answer` is the sentence at its top."""
 
     path: Path
     quarter: FiscalQuarter | None
@@ -49,7 +49,7 @@ class WrittenPack:
 
 @dataclass(frozen=True)
 class VerifiedChain:
-    """What a verification found; `head` is None where nothing was ever noted, `pack` the head that a file knew."""
+    """The result of a verification; `head` is None for an empty chain, `pack` is the head that the pack names."""
 
     relation: str
     records: int
@@ -59,7 +59,7 @@ class VerifiedChain:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was changed."""
+        """Whether no record was changed."""
         return not self.breaks
 
 
@@ -70,16 +70,16 @@ def write_packs(
     *,
     run_id: str | None = None,
 ) -> list[WrittenPack]:
-    """A pack of each quarter; without any, of every quarter that was begun, and of the whole migration.
+    """Write the pack of each given quarter; by default of every quarter that was begun, and of the whole migration.
 
     Args:
-        migration: Which migration; the legacy is asked only which quarters it holds, and may be away.
-        quarters: Which quarters alone.
-        folder: Where to; by default `evidence` below `MIGRATION_VAR`.
-        run_id: Noted in the chain.
+        migration: The migration; its legacy is only asked which quarters it holds, and may be unreachable.
+        quarters: The quarters to write; none for all and the whole.
+        folder: Where the files go; by default `evidence` below `MIGRATION_VAR`.
+        run_id: Recorded in the chain.
 
     Raises:
-        EvidenceError: The ledger does not know a quarter, or a file cannot be written.
+        EvidenceError: The ledger does not know a quarter, or a file cannot be written; packs written before remain.
     """
     target = (folder or migration.settings.var / "evidence").absolute()
     with open_ledger(migration, "evidence", _TIMEOUTS) as base:
@@ -89,10 +89,10 @@ def write_packs(
 
 
 def verify_evidence(migration: Migration, pack: Path | None = None) -> VerifiedChain:
-    """Recompute every record, compare it with the ledger, and with what a pack knew; nothing is changed.
+    """Recompute every record and compare it with the ledger, and with the head that a pack names; changes nothing.
 
     Raises:
-        EvidenceError: The file cannot be read, is no pack, or is one of another table.
+        EvidenceError: The file cannot be read, is not a pack, or is the pack of another table.
     """
     relation = migration.spec.relation
     known = content = None
@@ -111,7 +111,7 @@ def verify_evidence(migration: Migration, pack: Path | None = None) -> VerifiedC
         with _one_moment(base):
             records, found = verify_chain(base, relation, pack=known)
     if content is not None and not _was_written(records, content):
-        found = (*found, Break(None, f"no record has the SHA-256 of {pack}: it is not as it was written"))
+        found = (*found, Break(None, f"no record has the SHA-256 of {pack}: the file was changed after it was written"))
     return VerifiedChain(relation, len(records), head_of(records), found, known)
 
 
@@ -121,10 +121,10 @@ def _scopes(migration: Migration, base: Connected, quarters: Sequence[FiscalQuar
     lacking = [quarter.key for quarter in quarters if quarter not in known]
     if lacking or not known:
         raise EvidenceError(
-            f"the ledger knows nothing of {', '.join(lacking) or migration.spec.relation}",
+            f"the ledger has no weeks of {', '.join(lacking) or migration.spec.relation}",
             where="evidence",
             state_left="nothing was written",
-            next_step="see `migration-assets status` for the quarters that there are",
+            next_step="see `migration-assets status` for the quarters that exist",
         )
     begun = sorted({record.week.quarter for record in records if record.state is not SliceState.ABSENT})
     return list(dict.fromkeys(quarters)) or [*begun, None]
@@ -140,7 +140,7 @@ def _write(
     sha256 = hashlib.sha256(content).hexdigest()
     table = re.sub(r"[^A-Za-z0-9_.-]+", "_", migration.spec.relation)
     path = folder / f"evidence-{table}-{quarter.key if quarter else _WHOLE}.html"
-    # A name that nobody knows before: in a folder of several people it would be a link to another file of ours.
+    # A random name: in a shared folder, a predictable one could be a link that another user put there.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _write(
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # Noted before it is in place: no page is ever there that the chain does not know.
+        # Recorded before it is in place, so that no page is ever there that the chain does not know.
         append(
             base,
             migration.spec.relation,
@@ -162,17 +162,17 @@ def _write(
         raise EvidenceError(
             f"the file cannot be written: {error.strerror}",
             where=str(path),
-            state_left="an older file of this name is as it was",
+            state_left="an older file of this name is unchanged",
             next_step="name a folder that can be written to with --to",
         ) from error
     finally:
-        with suppress(OSError):  # it is gone already where all went well
+        with suppress(OSError):  # after a success it was renamed and is gone
             aside.unlink(missing_ok=True)
     return WrittenPack(path, quarter, sha256, answer(facts), facts.head)
 
 
 def _held(migration: Migration) -> list[FiscalQuarter] | None:
-    """What a page on the whole migration must not be silent about; None where the legacy cannot be asked any more."""
+    """Return the quarters that the legacy holds, so that the page omits none; None if it cannot be asked."""
     try:
         with migration.databases.session("legacy", "evidence") as legacy:
             uncounted(legacy)

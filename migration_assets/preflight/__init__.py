@@ -1,1 +1,1 @@
-"""Examines both databases before anything is moved; changes nothing in either."""
+"""Preflight: examines both databases before anything is moved, and changes nothing in either except the ledger."""

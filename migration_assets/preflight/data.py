@@ -30,23 +30,23 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class _Counted:
-    """Rows that meet one condition; `examples` are keys and values as text."""
+    """Rows that meet one condition; `examples` are their keys and control values as text."""
 
     rows: int
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        # Counting stops above the cap where an index is used: the figure is to be read, not to be exact.
+        # With an index, counting stops above the cap: the figure only has to be informative.
         return f"more than {_COUNT_CAP:,} rows" if self.rows > _COUNT_CAP else f"{self.rows:,} rows"
 
     @property
     def shown(self) -> str:
-        """The count with examples."""
+        """Return the count with examples."""
         return f"{self} (e.g. {'; '.join(self.examples)})" if self.examples else str(self)
 
 
 def calendar_span(calendar: FiscalCalendar) -> tuple[FiscalQuarter, FiscalQuarter]:
-    """The first and the last quarter that the calendar can express."""
+    """Return the first and the last quarter that the calendar can express."""
 
     def fits(quarter: FiscalQuarter) -> bool:
         try:
@@ -63,14 +63,14 @@ def calendar_span(calendar: FiscalCalendar) -> tuple[FiscalQuarter, FiscalQuarte
 
 
 def examine_data(legacy: Connected, subject: Subject, order: PhysicalOrder) -> list[Finding]:
-    """Count what has no week. By index where one begins with the control column, else in one scan of the table."""
+    """Count rows without a week, by an index that begins with the control column, else in one scan of the table."""
     conditions = _conditions(subject)
     start = time.perf_counter()
     try:
         with legacy.transaction(force_rollback=True):
             set_limits(legacy, statement=subject.plan.scan_seconds * 1000)
             if order.control_index is not None:
-                # The statistics may not know the few odd values that are looked for here.
+                # The planner's statistics may not know the few odd values that are searched here.
                 legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
                 counted = {name: _by_index(legacy, subject, where) for name, where in conditions.items()}
                 how = f"by index {order.control_index}"
@@ -143,7 +143,7 @@ def _by_index(legacy: Connected, subject: Subject, where: sql.Composable) -> _Co
 
 
 def _by_scan(legacy: Connected, subject: Subject, conditions: dict[str, sql.Composable]) -> dict[str, _Counted]:
-    # One pass for everything; the smallest key as text is an example that costs no memory.
+    # One pass for all conditions; the smallest key as text is an example that needs no memory.
     parts = sql.SQL(", ").join(
         sql.SQL("count(*) FILTER (WHERE {w}), min({key}) FILTER (WHERE {w})").format(w=where, key=_key_text(subject))
         for where in conditions.values()
@@ -179,15 +179,15 @@ def _findings(subject: Subject, counted: dict[str, _Counted], how: str) -> list[
             Area.DATA,
             f"{infinite.shown} where {name} is infinite, {how}",
             good=not infinite.rows,
-            remedy=f"give the rows WHERE {name} IN ('infinity', '-infinity') a real time, or delete them: no week can"
-            " be theirs",
+            remedy=f"give the rows WHERE {name} IN ('infinity', '-infinity') a real time, or delete them: they belong"
+            " to no week",
         ),
         judge(
             "outside_calendar",
             Area.DATA,
             f"{before.shown} before {first.key}, {beyond.shown} after {last.key}, {how}: the calendar ends there",
             good=not before.rows and not beyond.rows,
-            remedy=f"give these rows a real {name}, or delete them: no week can be theirs",
+            remedy=f"give these rows a real {name}, or delete them: they belong to no week",
         ),
     ]
     ahead, far = counted["ahead"], counted["far_ahead"]
@@ -217,13 +217,13 @@ _CODE = "beyond_last_partition"
 _CAP = 10_000
 _TYPES = {ControlKind.TIMESTAMPTZ: "timestamptz", ControlKind.TIMESTAMP: "timestamp", ControlKind.DATE: "date"}
 _REMEDY = (
-    "the stream does not stop for them: they are not published before their quarter is; open it (quarter_opener does so"
-    " in time, or materialize quarter_partitions, then change_stream), or correct {} where no such time was meant"
+    "the stream does not stop for them: they are not published before their quarter is open; open it (quarter_opener"
+    " does so in time, or materialize quarter_partitions, then change_stream), or correct {} where it is a mistake"
 )
 
 
 def examine_runway(legacy: Connected, base: Connected, subject: Subject, order: PhysicalOrder) -> list[Finding]:
-    """Counted by an index where one begins with the control column, else read from the statistics; never by a scan."""
+    """Examine rows beyond the last open partition, by index or else by the statistics; never by a scan."""
     weeks = attached_leaves(subject.spec.table, read_partitions(base, subject.spec.table))
     if not weeks:
         return [info(_CODE, Area.DATA, "no quarter is open in the base yet")]
@@ -236,7 +236,7 @@ def examine_runway(legacy: Connected, base: Connected, subject: Subject, order: 
             legacy.execute("SELECT set_config('enable_seqscan', 'off', true)")
             found = _counted(legacy, subject, end) if order.control_index else _known(legacy, subject, kind, end)
     except errors.QueryCanceled:
-        found = None, f"not known: asking took longer than {subject.plan.scan_seconds:g} s"
+        found = None, f"not known: the query took longer than {subject.plan.scan_seconds:g} s"
     there, evidence = found
     return [
         judge(
@@ -268,7 +268,7 @@ def _counted(legacy: Connected, subject: Subject, end: date) -> tuple[bool, str]
 
 
 def _known(legacy: Connected, subject: Subject, kind: ControlKind, end: date) -> tuple[bool | None, str]:
-    """What ANALYZE last saw: an estimate, which may have missed a few rows and all that came later."""
+    """Judge by what ANALYZE last saw: an estimate, which may miss a few rows and all later ones."""
     row: tuple[Any, ...] = require_row(
         legacy.execute(
             sql.SQL(

@@ -24,9 +24,9 @@ _VALUES = 200
 
 
 def examine_values(legacy: Connected, base: Connected, description: TableDescription) -> list[Finding]:
-    """Some values of each column whose type or collation is not the system's, through both servers.
+    """Compare some values of each column with a user's type or collation on both servers.
 
-    Values come from the table's first and last blocks, which no index is needed for. None of them is shown.
+    The values come from the table's first and last blocks, for which no index is needed. None of them is shown.
     """
     names = {one.name for one in description.types}
     columns = [
@@ -46,7 +46,7 @@ def examine_values(legacy: Connected, base: Connected, description: TableDescrip
             "type_meaning",
             Area.BASE,
             listed(problems)
-            or f"{tried} values of {len(columns)} columns with types or collations of your own mean the"
+            or f"{tried} values of {len(columns)} columns with your own types or collations mean the"
             " same on both servers",
             good=not problems,
             remedy="make the base's types and collations those of the legacy: see the findings `types_differ`, and the"
@@ -103,7 +103,7 @@ def _compare(legacy: Connected, base: Connected, column: Column, texts: Sequence
 
 
 def _seen_by(side: Connected, column: Column, texts: Sequence[str]) -> tuple[Any, Any, Any]:
-    """Texts and hashes of the values, and the places in which they sort; None where the type has no order."""
+    """Return the values' texts and hashes, and their order; None for the order of a type that has none."""
     collate = raw_sql(f"COLLATE {column.collation}" if column.collation else "")
     values = sql.SQL("(SELECT n, x::{} AS v FROM unnest({}::text[]) WITH ORDINALITY AS t(x, n)) AS given").format(
         raw_sql(column.type_name), sql.Literal(list(texts))
@@ -121,20 +121,20 @@ def _seen_by(side: Connected, column: Column, texts: Sequence[str]) -> tuple[Any
             sql.SQL("SELECT array_agg(n ORDER BY v {}, format('%s', v) COLLATE \"C\") FROM {}").format(collate, values)
         ).fetchone()
     except (errors.UndefinedFunction, errors.UndefinedObject):
-        return seen, hashes, None  # a type without an order, on both sides
+        return seen, hashes, None  # the type has no order on either side
     return seen, hashes, require_row(row, "an order")[0]
 
 
 @dataclass(frozen=True)
 class ProbeColumn:
-    """A type, how `introspection` hashes it (a test holds them together), and values that are easily got wrong."""
+    """A type, its send function as the catalogue's description has it (a test compares them), and tricky values."""
 
     type_name: str
     send_function: str | None
     values: tuple[str, ...]
 
     def column(self, name: str) -> Column:
-        """As a column of a table would be described."""
+        """Return the description of a table's column of this type."""
         hashing = Hashing.SEND if self.send_function else Hashing.NATIVE
         return Column(name, self.type_name, False, hashing, True, self.send_function)
 
@@ -174,7 +174,7 @@ _ROWS = 1 + max(len(column.values) for column in PROBE)  # the last row is NULL 
 
 
 def examine_probe(legacy: Connected, base: Connected) -> list[Finding]:
-    """The same fixed rows, hashed by both servers with the expressions that copies are proven by."""
+    """Compare the fingerprints of the same fixed rows, taken by both servers with the expressions that prove copies."""
     figures: list[Fingerprint] = []
     for side, connection in (("legacy", legacy), ("base", base)):
         try:
@@ -199,14 +199,14 @@ def examine_probe(legacy: Connected, base: Connected) -> list[Finding]:
             f"{_ROWS} fixed rows of {len(PROBE)} types: legacy {figures[0]}; base {figures[1]}"
             + (f"; different for {listed(odd)}" if odd else ""),
             good=equal,
-            remedy="equal rows would look different, so that nothing can be proven: use servers of the same byte order"
-            " and encoding, and unpatched builds of PostgreSQL",
+            remedy="equal rows would look different, so that nothing can be proven: use servers with the same byte"
+            " order and encoding, and unpatched builds of PostgreSQL",
         )
     ]
 
 
 def probe_fingerprint(connection: Connected, probe: tuple[ProbeColumn, ...]) -> Fingerprint:
-    """The fingerprint of the fixed rows of these columns; reads no table."""
+    """Return the fingerprint of the fixed rows of these columns; reads no table."""
     names = [f"c{number}" for number in range(len(probe))]
     rows = sql.SQL(", ").join(
         sql.SQL("({})").format(
@@ -238,8 +238,8 @@ def run_row_hash(connection: Connected, description: TableDescription) -> None:
     Raises:
         psycopg.Error: This server cannot run it.
     """
-    # Even for a NULL the server looks up the hash function of each column's type, and fails where there is none.
-    # The one row has no columns, so that none of the table's can have the name of one of ours.
+    # Even for a NULL the server looks up the hash function of each column's type, and fails where there is none. The
+    # one row has no columns of its own, so that no name can collide with the table's.
     query = sql.SQL("SELECT {hash} FROM (SELECT) AS one LEFT JOIN {table} ON false").format(
         hash=row_hash(hashed_columns(description)),
         table=table_name(description.table),

@@ -28,8 +28,8 @@ SELECT s.subname::text, s.subenabled, pg_get_userbyid(s.subowner)::text, min(r.s
 FROM tables t JOIN pg_subscription_rel r ON r.srrelid = t.oid JOIN pg_subscription s ON s.oid = r.srsubid
 WHERE s.subname <> ALL(%(ours)s::text[]) GROUP BY s.oid ORDER BY 1
 """
-# Those of a root are there once more on each partition, as its clones, which somebody may have enabled in another way.
-# Statements' triggers fire for no worker, and a key's own only where a superuser has enabled them so.
+# A root's triggers exist again on each partition as clones, whose ENABLE setting may differ from the root's. Statement
+# triggers never fire for an apply worker; a key's own triggers do so only where a superuser enabled them that way.
 _TRIGGERS = """
 SELECT g.tgname::text, t.oid::regclass::text, t.oid = to_regclass(%(table)s), g.tgenabled::text,
        pg_get_triggerdef(g.oid), _called
@@ -52,7 +52,7 @@ _FIRES = {"A": "ALWAYS", "R": "REPLICA"}
 
 
 def examine_both(legacy: Connected, base: Connected | None, spec: TableSpec) -> list[Finding]:
-    """Of the legacy, and of the base where it answers and has the table; our own streams go by the ledger's names."""
+    """Examine the legacy, and the base where it is reachable; the ledger names our own streams."""
     if base is None:
         return examine_other_writers(legacy, spec, "legacy")
     fence = fence_of_base(base, spec.table)
@@ -65,12 +65,12 @@ def examine_both(legacy: Connected, base: Connected | None, spec: TableSpec) -> 
 def examine_other_writers(
     connection: Connected, spec: TableSpec, side: Side, *, ours: tuple[str, ...] = ()
 ) -> list[Finding]:
-    """One finding for each of them, which blocks until a person accepts it by its name.
+    """Return one finding for each other writer; it blocks until a person accepts it by its name.
 
     Args:
-        connection: The side.
-        spec: The table; where it is partitioned, its partitions too.
-        side: Which.
+        connection: A session with the side.
+        spec: The table; where it is partitioned, its partitions are examined too.
+        side: The side that is examined.
         ours: Names of our own subscriptions.
     """
     asked = {
@@ -113,12 +113,12 @@ def _subscriptions(
             side,
             name,
             f"subscription {name} of {owner}{'' if enabled else ', disabled now,'} writes to {table} on the {side}."
-            f" While {other}, it is refused there and stands, with its slot keeping WAL on its publisher"
+            f" While {other}, its writes are refused there: it stops, and its slot keeps WAL on its publisher"
             + (
                 "" if side == "legacy"
-                else "; and what it wrote to a base in charge does not go back to the legacy: no rollback would find it"
+                else "; and what it writes to a base in charge does not go back to the legacy: a rollback would lack it"
             ),
-            f"let it write to the side in charge alone, or end it before: ALTER SUBSCRIPTION {quote_identifier(name)}"
+            f"let it write only to the side in charge, or end it before: ALTER SUBSCRIPTION {quote_identifier(name)}"
             f" DISABLE; on the {side}, or take {spec.table} out of its publication and REFRESH it",
             made_of,
             publishers.get(name, ""),
@@ -126,7 +126,7 @@ def _subscriptions(
 
 
 def _publishers(connection: Connected) -> dict[str, str]:
-    """Where each subscription's rows come from, as far as our role may see it; no user and no password."""
+    """Return where each subscription's rows come from, if our role may see it; without user and password."""
     row = connection.execute("SELECT has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'SELECT')")
     if not require_row(row.fetchone(), "a privilege")[0]:
         return {}
@@ -147,10 +147,11 @@ def _triggers(connection: Connected, side: Side, asked: Mapping[str, object]) ->
             "always_trigger",
             side,
             name if is_root else f"{name} on {table}",
-            f"trigger {name} of {table} on the {side} is ENABLE {_FIRES[enabled]} ({definition}): it fires also for"
-            f" every row that {stream} brings, which it may change, refuse, or act on a second time: the sides differ",
-            f"on the {side}: ALTER TABLE {table} ENABLE TRIGGER {quote_identifier(name)}; -- it fires for applications"
-            " alone then",
+            f"trigger {name} of {table} on the {side} is ENABLE {_FIRES[enabled]} ({definition}): it also fires for"
+            f" every row that {stream} applies. It may change or refuse the row, or repeat its effects, so that the"
+            " sides differ",
+            f"on the {side}: ALTER TABLE {table} ENABLE TRIGGER {quote_identifier(name)}; -- then it fires for"
+            " applications alone",
             enabled,
             definition,
             called or "",
@@ -163,9 +164,9 @@ def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> It
             "redirecting_rule",
             side,
             name if is_root else f"{name} on {table}",
-            f"rule {name} rewrites statements on {table} of the {side} ({definition}); neither streams nor COPY meet"
-            " it, so that rows come there without what it does",
-            f"give its task to a trigger, or to the application; then on the {side}: DROP RULE"
+            f"rule {name} rewrites statements on {table} of the {side} ({definition}); neither streams nor COPY follow"
+            " it, so that rows arrive there without its effect",
+            f"move its task to a trigger, or to the application; then on the {side}: DROP RULE"
             f" {quote_identifier(name)} ON {table};",
             enabled,
             definition,
@@ -174,19 +175,19 @@ def _rules(connection: Connected, side: Side, asked: Mapping[str, object]) -> It
 
 
 def examine_foreign_publications(connection: Connected, side: Side) -> list[Finding]:
-    """One finding for each, which blocks until a person says that its subscribers are prepared."""
+    """Return a finding for each publication of others; it blocks until a person confirms that subscribers are ready."""
     area = Area.LEGACY if side == "legacy" else Area.BASE
     code = "foreign_publication" if side == "legacy" else "foreign_publication_in_base"
     found = foreign_publications(connection)
     if not found:
-        return [info(code, area, f"no publication of others carries what this program makes in the {side}")]
+        return [info(code, area, f"no publication of others carries what this program creates in the {side}")]
     everything, ours = "FOR ALL TABLES", f"FOR TABLES IN SCHEMA {own_schema(connection)}"
     needed = (
         f"on each of its subscribers run: {in_own_schema(connection, SUBSCRIBERS_TABLES)} (their subscriptions need no"
         " REFRESH, and get no rows of them)"
         if side == "legacy"
         else f"its subscribers need every table of the base's schema {own_schema(connection)}, and every leaf, also"
-        " while it is loaded: nobody can prepare for that"
+        " while it is loaded, which cannot be prepared"
     )
     return [
         Finding(
@@ -194,9 +195,9 @@ def examine_foreign_publications(connection: Connected, side: Side) -> list[Find
             area,
             Severity.BLOCKING,
             f"publication {one.name} {everything if one.all_tables else ours} carries this program's own"
-            " tables: at its first row every subscriber without them stops for good and gets nothing of any table any"
-            f" more. Slots of others: {listed(one.slots) or 'none now'}",
-            f"{needed}; or take it apart, in the {side}: {one.apart} Then accept it, where it is still there",
+            " tables: at the first row of one of them, every subscriber without it stops for good, for all tables."
+            f" Slots of others: {listed(one.slots) or 'none now'}",
+            f"{needed}; or split it, in the {side}: {one.apart} Then accept it, where it is still there",
             subject=one.name,
             acceptable=True,
             definition=everything if one.all_tables else ours,
@@ -206,9 +207,9 @@ def examine_foreign_publications(connection: Connected, side: Side) -> list[Find
 
 
 def examine_followers(connection: Connected, side: Side, spec: TableSpec) -> list[Finding]:
-    """One finding for each who is sent the table's changes.
+    """Return one finding for each other publication or slot that is sent the table's changes.
 
-    On the base it blocks until a person accepts it: that follower will lack rows, and nobody else would tell him.
+    On the base it blocks until a person accepts it: that follower will lack rows, and nothing else would say so.
     """
     area = Area.LEGACY if side == "legacy" else Area.BASE
     code = "follower" if side == "legacy" else "follower_in_base"
@@ -222,22 +223,21 @@ def examine_followers(connection: Connected, side: Side, spec: TableSpec) -> lis
         )
         if side == "legacy":
             evidence += (
-                ". While the legacy follows after a cutover, its rows come by an apply worker: a subscription with"
-                " origin = none gets none of them; and from the decommission on nobody gets any"
+                ". While the legacy follows after a cutover, its rows are written by an apply worker: a subscription"
+                " with origin = none gets none of them; and after the decommission nobody gets any"
             )
             remedy = "let these readers change to the base, with a fresh copy, before the legacy is decommissioned"
             findings.append(Finding(code, area, Severity.WARNING, evidence, remedy))
             continue
         evidence += (
-            ". They get what the stream, a repair, a rollback or an application changes row by row. They never get what"
-            " comes with a whole leaf (a copy, also a live one, a restore) nor the end of one (a retirement, a swap)"
+            ". They get what the stream, a repair, a rollback or an application changes row by row. They never get rows"
+            " that come with a whole leaf (a copy, also a live one, or a restore), nor the removal of a leaf (a"
+            " retirement, a swap)"
         )
         if one.by_leaf:
-            evidence += (
-                "; and each change comes under its leaf's name, at whose first row a subscriber without it stops"
-            )
+            evidence += "; and each change is sent under its leaf's name, and a subscriber without that leaf stops"
         remedy = (
-            "let them begin once the weeks are copied, with a fresh copy, and again after each live copy, restore or"
+            "start them with a fresh copy once the weeks are copied, and again after each live copy, restore or"
             " retirement"
             + ("; with publish_via_partition_root = true they need the root alone" if one.by_leaf else "")
             + "; then accept it"

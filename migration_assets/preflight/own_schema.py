@@ -1,4 +1,4 @@
-"""Examines the schemas where this program keeps its own: whether anything of somebody else's is in its way."""
+"""Examines the schemas of this program's own objects: whether objects or rights of others are in its way."""
 
 from collections.abc import Sequence
 from typing import LiteralString
@@ -18,8 +18,8 @@ from migration_assets.postgres.sessions import Connected, Side
 from migration_assets.postgres.untrusted import TRUSTED
 from migration_assets.preflight.plan import info, listed
 
-# Their owner may give them defaults, checks and triggers that run as our role with every row that we load. Other types,
-# such as enums, run nothing.
+# The owner of a table or domain may add defaults, checks and triggers, which run as our role with every row that we
+# load. Other types, such as enums, run no code.
 _OWNERS: LiteralString = """
 , used AS (
     SELECT 'TABLE' AS kind, c.oid::regclass::text AS name, c.relowner AS owner FROM pg_class c
@@ -39,44 +39,44 @@ _OR_GRANT = "or, where that role is your own team's: GRANT it TO the role that t
 
 
 def examine_own_schema(connection: Connected, side: Side) -> list[Finding]:
-    """Names that collide, owners that are not trusted, the right to make what is missing."""
+    """Examine names that collide, owners that are not trusted, and the right to create what is missing."""
     area = Area.LEGACY if side == "legacy" else Area.BASE
     schema = own_schema(connection)
     seen = read_own_schema(connection, side)
     findings: list[Finding] = []
     if seen.collisions:
-        evidence = f"somebody else's objects have names that this program needs: {listed(seen.collisions)}"
+        evidence = f"objects of others have names that this program needs: {listed(seen.collisions)}"
         evidence += f"; besides them there are: {listed(seen.others)}" if seen.others else ""
         findings.append(
             Finding("own_schema", area, Severity.BLOCKING, evidence, f"in the {side}: {how_to_move(connection)}")
         )
     if seen.untrusted:
-        evidence = "a role that is neither ours nor a superuser could have its statements run as our role: "
+        evidence = "a role that is neither ours nor a superuser could run its statements as our role: "
         evidence += listed([what for what, _ in seen.untrusted])
         remedy = f"in the {side}: " + " ".join(dict.fromkeys(remedy for _, remedy in seen.untrusted))
         remedy += f" -- as a superuser; {_OR_GRANT}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     for who, may in seen.meddlers:
-        evidence = f"{who} is neither our role nor a superuser, and could spoil what this program keeps: {listed(may)}"
+        evidence = f"{who} is neither our role nor a superuser, and could damage this program's data: {listed(may)}"
         remedy = f"in the {side}: {_rights_back(schema, who, may)} -- as a superuser; {_OR_GRANT}"
         subject = f"{who} in the {side}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy, subject, True, "\n".join(may)))
     if seen.missing_right:
-        evidence = f"schema {schema} is there, and role {seen.missing_right} may not use it, or not create in it"
+        evidence = f"schema {schema} exists, but role {seen.missing_right} may not use it, or not create in it"
         remedy = f"in the {side}: GRANT USAGE, CREATE ON SCHEMA {schema} TO {seen.missing_right};"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     if seen.unreadable:
-        evidence = f"a ledger of this program is there, and role {seen.unreadable} may not read it"
+        evidence = f"a ledger of this program exists, but role {seen.unreadable} may not read it"
         remedy = f"in the {side}: " + " ".join(
             f"ALTER {one.split()[0].upper()} {one.partition(' ')[2]} OWNER TO {seen.unreadable};" for one in seen.made
         )
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, remedy))
     if elsewhere := [one for one in our_schemas(connection) if one != schema]:
-        evidence = f"this program keeps its own in schema {listed(elsewhere)}, too: MIGRATION_OWN_SCHEMA names {schema}"
+        evidence = f"this program also has objects in schema {listed(elsewhere)}; MIGRATION_OWN_SCHEMA is {schema}"
         findings.append(Finding("own_schema", area, Severity.BLOCKING, evidence, how_to_agree(elsewhere)))
     if findings:
         return findings
-    others = f"; it also holds, and keeps as they are: {listed(seen.others)}" if seen.others else ""
+    others = f"; it also holds objects of others, which are not touched: {listed(seen.others)}" if seen.others else ""
     return [info("own_schema", area, f"nothing in schema {schema} is in this program's way{others}")]
 
 
@@ -95,11 +95,11 @@ def _rights_back(schema: str, who: str, may: Sequence[str]) -> str:
 
 
 def examine_quarantine(base: Connected) -> list[Finding]:
-    """Whether weeks that leave the root are safe where they lie, and can be put there at all."""
+    """Examine whether weeks that leave the root are safe in the quarantine schema, and can be moved there at all."""
     seen, quarantine = read_quarantine(base), own_quarantine(base)
     findings: list[Finding] = []
     if seen.owner is not None:
-        evidence = f"schema {quarantine} belongs to role {seen.owner}, who may drop the weeks that lie there"
+        evidence = f"schema {quarantine} belongs to role {seen.owner}, who may drop the weeks in it"
         remedy = f"in the base: ALTER SCHEMA {quarantine} OWNER TO CURRENT_USER; -- as a superuser; or"
         remedy += f" GRANT {quote_identifier(seen.owner)} TO the role that this program uses"
         made_of = f"{quarantine} of {seen.owner}"
@@ -108,26 +108,26 @@ def examine_quarantine(base: Connected) -> list[Finding]:
                     definition=made_of)
         )  # fmt: skip
     if seen.missing_right is not None:
-        evidence = f"role {seen.missing_right} may not put anything into schema {quarantine}: no week could be retired"
+        evidence = f"role {seen.missing_right} may not create in schema {quarantine}: no week could be retired"
         remedy = f"in the base: GRANT USAGE, CREATE ON SCHEMA {quarantine} TO {seen.missing_right};"
         findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
     if seen.strangers:
-        evidence = f"in schema {quarantine} lies what no retirement put there: {listed(seen.strangers)}"
+        evidence = f"schema {quarantine} holds objects that no retirement put there: {listed(seen.strangers)}"
         remedy = "move it to another schema: a week whose leaf has the same name cannot be retired"
         findings.append(Finding("quarantine", Area.BASE, Severity.WARNING, evidence, remedy))
     return findings or [info("quarantine", Area.BASE, f"nothing of others is in schema {quarantine}")]
 
 
 def examine_owners(base: Connected, legacy: TableDescription) -> list[Finding]:
-    """Whether somebody else was there first, with the table, a domain of its columns or a sequence that it uses."""
+    """Examine whether another role owns the base's table, a domain of its columns or a sequence that it uses."""
     names = {"types": [one.name for one in legacy.types], "sequences": [one.name for one in legacy.sequences]}
     wanted = {"root": str(legacy.table), **names}
     findings: list[Finding] = []
     for owner, things, statements in base.execute(TRUSTED + _OWNERS, wanted):
-        evidence = f"role {owner}, who is neither our role nor a superuser, owns {listed(things)}: what he gives to"
+        evidence = f"role {owner}, which is neither our role nor a superuser, owns {listed(things)}: what it adds to"
         evidence += " a table or a domain (defaults, checks, triggers) runs as our role with every row that is loaded,"
-        evidence += " and a sequence of his decides which keys come next"
-        remedy = f"in the base: {' '.join(statements)} -- as a superuser, who has seen what is on them; {_OR_GRANT}"
+        evidence += " and a sequence of its decides which keys come next"
+        remedy = f"in the base: {' '.join(statements)} -- as a superuser, after checking what is on them; {_OR_GRANT}"
         made_of = "\n".join(things)
         findings.append(Finding("base_owner", Area.BASE, Severity.BLOCKING, evidence, remedy, owner, True, made_of))
     return findings or [

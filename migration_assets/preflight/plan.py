@@ -14,20 +14,20 @@ from migration_assets.postgres.server_messages import told
 
 @dataclass(frozen=True)
 class PreflightPlan:
-    """The migration that is planned.
+    """The planned migration.
 
-    Args:
-        as_of: "Now", aware: the quarter it lies in is the newest that rows are expected in.
-        parallel_copies: Slices copied at once.
-        wanted_copies: As many were asked for, where the limits of sessions leave no room for them; 0: as many.
-        window_hours: Length of the maintenance window.
-        target_gb_per_hour: Rate that the window asks for, 10^9 bytes an hour.
-        quarter: What has to fit into the window; None for the quarter of `as_of`, or the biggest where that is empty.
-        scan_seconds: Longest reading of the whole control column; only where no index helps does it take long.
-        sample_seconds: Longest timed reading of rows.
-        sample_bytes: Largest timed reading of rows.
-        legacy_url_for_base: The legacy as the base's server reaches it; None where it is as we do.
-        base_url_for_legacy: The base as the legacy's server reaches it.
+    Attributes:
+        as_of: "Now", with a time zone: no rows are expected after the quarter it lies in.
+        parallel_copies: Number of slices that are copied at once.
+        wanted_copies: The number that was asked for, where session limits leave no room for it; 0 for the same.
+        window_hours: Length of the maintenance window, in hours.
+        target_gb_per_hour: The rate that the window requires, in 10^9 bytes an hour.
+        quarter: The quarter that has to fit into the window; None for that of `as_of`, or the biggest if that is empty.
+        scan_seconds: Time limit for reading the control column; only reached where no index helps.
+        sample_seconds: Time limit for the timed reading of rows.
+        sample_bytes: Most bytes that the timed reading reads.
+        legacy_url_for_base: The legacy as the base's server reaches it; None for the URL that we use.
+        base_url_for_legacy: The base as the legacy's server reaches it; None for the URL that we use.
     """
 
     as_of: datetime
@@ -45,7 +45,7 @@ class PreflightPlan:
 
 @dataclass(frozen=True)
 class Subject:
-    """The table under examination: what is planned for it and what the legacy's catalogue says."""
+    """The examined table: its plan, and its description from the legacy's catalogue."""
 
     spec: TableSpec
     calendar: FiscalCalendar
@@ -57,24 +57,24 @@ _NAMES_SHOWN = 12
 
 
 def info(code: str, area: Area, evidence: str) -> Finding:
-    """Examined, and nothing to do."""
+    """Return a finding that needs no action."""
     return Finding(code, area, Severity.INFO, evidence)
 
 
 def judge(
     code: str, area: Area, evidence: str, *, good: bool, remedy: str, severity: Severity = Severity.BLOCKING
 ) -> Finding:
-    """The same evidence either way; remedy and severity only where it is not good."""
+    """Return an info finding where `good`, else one of `severity` with the remedy; the evidence is the same."""
     return info(code, area, evidence) if good else Finding(code, area, severity, evidence, remedy)
 
 
 def error_text(error: Exception) -> str:
-    """What a server or this package said, on one line, without anything that holds values of rows."""
+    """Return the message of a server or of this package on one line, without values of rows."""
     return error.what if isinstance(error, MigrationError) else told(error)
 
 
 def size(number: float) -> str:
-    """Bytes for people, in powers of ten like the target rate."""
+    """Return bytes for people, in powers of ten like the target rate."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= factor:
             return f"{number / factor:,.2f} {unit}"
@@ -82,12 +82,12 @@ def size(number: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A timeout as PostgreSQL takes it; never its 0, which means no timeout at all."""
+    """Return a timeout as PostgreSQL takes it; never 0, which would mean no timeout."""
     return str(max(1, round(seconds * 1000)))
 
 
 def listed(names: Iterable[str]) -> str:
-    """Some names and how many more there are."""
+    """Return the first names, and how many more there are."""
     all_names = list(names)
     shown = ", ".join(all_names[:_NAMES_SHOWN])
     more = len(all_names) - _NAMES_SHOWN

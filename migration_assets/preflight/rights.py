@@ -14,7 +14,7 @@ _SUBSCRIPTION_ROLE_SINCE = 16
 
 
 def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Finding]:
-    """Read, replicate, own: the last for REPLICA IDENTITY FULL and the publication."""
+    """Examine the rights to read, to replicate, and of the owner, who alone may set REPLICA IDENTITY and publish."""
     row = legacy.execute(
         "SELECT current_user::text, r.rolsuper, r.rolreplication,"
         " ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname IN ('rds_superuser', 'rds_replication')"
@@ -46,7 +46,7 @@ def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Findi
             Area.LEGACY,
             f"row security {'hides rows' if hidden else 'hides nothing'} from role {role}",
             good=not hidden,
-            remedy=f"ALTER ROLE {role} BYPASSRLS; -- else the copy misses rows in silence",
+            remedy=f"ALTER ROLE {role} BYPASSRLS; -- otherwise the copy silently misses rows",
         ),
         judge(
             "replication_right",
@@ -61,7 +61,7 @@ def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Findi
             f"{table} belongs to {owner}; role {role} has its rights: {_yes(owns)}",
             good=owns,
             remedy=f"GRANT {quote_identifier(owner)} TO {role};"
-            " -- REPLICA IDENTITY FULL and the publication want the owner",
+            " -- REPLICA IDENTITY FULL and the publication need the owner",
         ),
         judge(
             "create_right",
@@ -75,7 +75,7 @@ def examine_legacy_rights(legacy: Connected, table: QualifiedName) -> list[Findi
 
 
 def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
-    """Create tables, create a subscription."""
+    """Examine the rights to create tables and a subscription, and to see that the subscription was altered."""
     row = base.execute(
         "SELECT current_user::text, r.rolsuper, current_database()::text,"
         " has_database_privilege(current_database(), 'CREATE'),"
@@ -87,7 +87,7 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
     ).fetchone()
     user, superuser, database, create, in_schema, subscriber, managed = require_row(row, "the rights in the base")
     role, schema = quote_identifier(user), quote_identifier(table.schema)
-    schema_text = "does not exist and will be made" if in_schema is None else f"CREATE {_yes(in_schema)}"
+    schema_text = "does not exist and will be created" if in_schema is None else f"CREATE {_yes(in_schema)}"
     has_role = version_of(base)[0] >= _SUBSCRIPTION_ROLE_SINCE
     by = "superuser" if superuser else "rds_superuser" if managed else "pg_create_subscription" if subscriber else ""
     return [
@@ -110,11 +110,11 @@ def examine_base_rights(base: Connected, table: QualifiedName) -> list[Finding]:
         judge(
             "alterations_right",
             Area.BASE,
-            f"role {role} sees when somebody else alters the subscription: {_yes(may_see_subscription(base))}",
+            f"role {role} sees when another role alters the subscription: {_yes(may_see_subscription(base))}",
             good=may_see_subscription(base),
-            remedy=f"GRANT SELECT (xmin) ON pg_catalog.pg_subscription TO {role}; -- else a change that was skipped by"
-            " ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found by the next validation only;"
-            " and MIGRATION_CUTOVER_COMPARE_ALL=false compares every week under hold all the same",
+            remedy=f"GRANT SELECT (xmin) ON pg_catalog.pg_subscription TO {role}; -- otherwise a change that was"
+            " skipped by ALTER SUBSCRIPTION … SKIP, or while the subscription was disabled, is found only by the next"
+            " validation; and MIGRATION_CUTOVER_COMPARE_ALL=false compares every week under hold all the same",
             severity=Severity.WARNING,
         ),
     ]
@@ -143,18 +143,19 @@ SELECT v.statement FROM pg_roles r, LATERAL (VALUES
 
 
 def rights_for_streams(base: Connected) -> list[str]:
-    """The statements that take from our role what it had for streams and cutovers alone; none of a superuser's."""
+    """Return statements that take from our role the rights for streams and cutovers; none for a superuser."""
     return [str(statement) for (statement,) in base.execute(_FOR_STREAMS)]
 
 
-# From 18 on a replica identity must not hold a generated column that is not published, and the base computes its own.
+# From 18 on, a replica identity may only include generated columns that are published. Ours are not: the base computes
+# its own.
 _STRICT_SINCE = 18
 _NAMES = {"d": "the primary key", "n": "nothing", "f": "FULL already"}
 _SECONDS_A_DAY = 86_400.0
 
 
 def examine_publication(legacy: Connected, spec: TableSpec, description: TableDescription) -> list[Finding]:
-    """What REPLICA IDENTITY FULL costs here, and whether it is possible at all."""
+    """Examine what REPLICA IDENTITY FULL costs, and whether the table's columns allow it."""
     generated = [column.name for column in description.columns if column.is_generated]
     major, _ = version_of(legacy)
     possible = not generated or major < _STRICT_SINCE
@@ -175,16 +176,17 @@ def examine_publication(legacy: Connected, spec: TableSpec, description: TableDe
             good=possible,
             remedy="make them plain columns on the legacy: "
             + " ".join(f"ALTER TABLE {spec.table} ALTER COLUMN {name} DROP EXPRESSION;" for name in generated)
-            + " -- and let a trigger fill them; virtual ones must be dropped",
+            + " -- and fill them by a trigger; virtual ones must be dropped",
         ),
     ]
 
 
 def examine_refused_changes(connection: Connected, side: Side, spec: TableSpec) -> list[Finding]:
-    """Publications that do not go with the replica identity which the stream's publisher needs.
+    """Find publications that conflict with the replica identity which the stream needs on this side.
 
-    On the legacy that is FULL. On the base it is the one that the leaves have: there the apply worker would fail, and
-    after the cutover the applications. There is nothing to accept: with such a publication no change gets through.
+    On the legacy that is FULL. On the base it is the identity of the leaves: there the apply worker would fail, and
+    after the cutover the applications. These findings cannot be accepted: with such a publication no update or delete
+    works.
     """
     area = Area.LEGACY if side == "legacy" else Area.BASE
     found = refused_changes(connection, spec.table, identity="f" if side == "legacy" else None)
@@ -197,7 +199,7 @@ def examine_refused_changes(connection: Connected, side: Side, spec: TableSpec) 
 
 
 def _cost_of_full(legacy: Connected, spec: TableSpec) -> Finding:
-    """The stream writes the whole old row into the WAL at every update and delete: how much that was lately."""
+    """Estimate the WAL of REPLICA IDENTITY FULL from recent updates and deletes, each of which logs its old row."""
     row = legacy.execute(
         "SELECT coalesce(t.n_tup_upd + t.n_tup_del, 0)::float8,"
         " pg_table_size(c.oid)::float8 / greatest(c.reltuples::float8, 1),"
@@ -214,7 +216,7 @@ def _cost_of_full(legacy: Connected, spec: TableSpec) -> Finding:
     return info(
         "replica_identity",
         Area.TABLE,
-        f"it is {now}; the change stream sets FULL, under an exclusive lock of an instant. Every update and delete then"
-        f" writes its old row into the WAL, too: about {size(row_bytes)} each, {size(a_day * row_bytes)} a day at"
-        f" {a_day:,.0f} updates and deletes a day, as the statistics have it",
+        f"it is {now}; the change stream sets FULL, under a brief exclusive lock. Every update and delete then also"
+        f" writes its old row to the WAL: about {size(row_bytes)} each, {size(a_day * row_bytes)} a day at"
+        f" {a_day:,.0f} updates and deletes a day, according to the statistics",
     )

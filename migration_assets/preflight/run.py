@@ -73,8 +73,8 @@ def run_preflight(
 ) -> list[Finding]:
     """Examine both databases; everything is read only or rolled back.
 
-    Never raises for what it finds: a database that cannot be reached is the blocking finding `reachable`, and a check
-    that fails is a finding with its own code.
+    It never raises for what it finds: a database that cannot be reached is the blocking finding `reachable`, and a
+    check that fails is a finding with its own code.
 
     Returns:
         A finding for everything that was examined, worst first.
@@ -88,7 +88,7 @@ def run_preflight(
             if session is not None:
                 run.check("encryption", _AREA[side], partial(examine_encryption, session, side))
         if legacy is not None:
-            # Whatever we do there, the server itself refuses to write.
+            # From here on the server itself refuses writes in our session.
             run.check("legacy_server", Area.LEGACY, lambda: _read_only(legacy))
             run.check("version", Area.LEGACY, lambda: servers.examine_version(legacy, "legacy"))
             run.check("legacy_server", Area.LEGACY, lambda: servers.examine_legacy_server(legacy))
@@ -144,7 +144,7 @@ def _examine_table(run: "_Run", legacy: Connected, base: Connected | None, subje
     try:
         description.control_kind(spec.control_column)
     except TableSpecError:
-        return  # nothing that follows makes sense; finding `control_column` says why
+        return  # the following checks need the column; finding `control_column` says what is wrong
     run.check("row_hash", Area.LEGACY, lambda: [table.examine_legacy_hash(legacy, description)])
     run.check("control_values", Area.DATA, lambda: _examine_rows(run, legacy, base, subject))
     if base is None:
@@ -207,11 +207,11 @@ class _Run:
         # ValueError: text that is not valid in the encoding the server says it has, as SQL_ASCII allows.
         except (psycopg.Error, MigrationError, ValueError) as error:
             evidence = f"could not be examined: {error_text(error)}"
-            remedy = "grant the right or mend what the message says, then run preflight again"
+            remedy = "grant the right or resolve what the message says, then run preflight again"
             self.findings.append(judge(code, area, evidence, good=False, remedy=remedy, severity=severity))
 
     def open(self, stack: ExitStack, databases: Databases, side: Side) -> Connected | None:
-        """A session that lives as long as `stack`, or the finding `reachable`."""
+        """Open a session that lives as long as `stack`; on failure add the finding `reachable` and return None."""
         url = databases.url(side)
         try:
             where = _whereabouts(url)
@@ -230,7 +230,7 @@ class _Run:
             self.findings.append(judge("reachable", _AREA[side], evidence, good=False, remedy=remedy))
             return None
         except psycopg.Error:
-            # libpq quotes what it cannot parse, and that may be the password: not a word of it is shown.
+            # libpq quotes what it cannot parse, which may be the password: its message is not shown.
             form = "postgresql://user:password@host:port/database"
             remedy = f"write MIGRATION_{side.upper()}_URL as {form}, odd characters percent-encoded"
             evidence = "the URL cannot be read"
@@ -241,7 +241,7 @@ class _Run:
         return connection
 
     def describe(self, legacy: Connected, spec: TableSpec) -> TableDescription | None:
-        """The description of an ordinary table, else None and a finding that says why."""
+        """Return the description of an ordinary table; else add a finding that says why, and return None."""
         descriptions: list[TableDescription] = []
 
         def examine() -> list[Finding]:
@@ -272,7 +272,7 @@ def _whereabouts(url: str) -> str:
 
 
 def _without_password(text: str, url: str) -> str:
-    # psycopg leaves it out; a proxy's or a plug-in's message may not.
+    # psycopg leaves the password out; the message of a proxy or a plug-in may not.
     password = conninfo_to_dict(url).get("password")
     return text.replace(str(password), "***") if password else text
 
@@ -281,9 +281,9 @@ _CODE = "private_files"
 
 
 def examine_files(migration: Migration) -> list[Finding]:
-    """What this program writes is private; `.env`, files of secrets and folders that were there before may not be.
+    """Examine whether `.env`, files of secrets or older folders are readable by others; new files are private anyway.
 
-    A folder that others may only go through, to a name that they know, is no finding.
+    A folder that others may only pass through, to a name that they know, is not reported.
 
     Raises:
         SettingsError: `.env` cannot be read.
@@ -298,7 +298,7 @@ def examine_files(migration: Migration) -> list[Finding]:
 
 
 def _archive(migration: Migration) -> Iterator[Path]:
-    """The folder of the archive, where it is one."""
+    """Yield the archive's folder, where the archive is a local folder."""
     try:
         store = archive_store(migration)
     except ArchiveError:
@@ -312,25 +312,25 @@ def _open(paths: Iterable[Path]) -> Iterator[Path]:
         try:
             mode = path.stat().st_mode
         except OSError:
-            continue  # not there, or not to be seen
+            continue  # it does not exist, or we may not look at it
         if mode & (stat.S_IROTH | stat.S_IWOTH):
             yield path
 
 
 @dataclass(frozen=True)
 class Examined:
-    """All findings, and the quarters that the legacy holds: none where something blocks."""
+    """All findings, and the quarters of which the legacy holds rows; no quarters where something blocks."""
 
     findings: list[Finding]
     quarters: list[FiscalQuarter]
 
 
 def examine(migration: Migration, run_id: str | None = None) -> Examined:
-    """Run preflight; changes nothing but the ledger, which it creates where it may.
+    """Run preflight; changes nothing but the ledger, which it creates if it can.
 
     Raises:
         LedgerError: The ledger is newer than this program.
-        BaseInChargeError: The base is in charge; the last preflight stays what it was, for the time after a rollback.
+        BaseInChargeError: The base is in charge; the last preflight is kept for the time after a rollback.
     """
     _require_something_to_migrate(migration)
     spec, calendar, settings = migration.spec, migration.calendar, migration.settings
@@ -363,16 +363,16 @@ def _require_something_to_migrate(migration: Migration) -> None:
             what = "there is nothing to migrate from the legacy any more"
             require_legacy_in_charge(base, migration.spec.relation, what)
     except (psycopg.OperationalError, ForeignObjectError, ServerChangedError):
-        return  # a base that is away, a standby, and a ledger that is not ours are findings
+        return  # findings report an unreachable base, a standby, and a ledger that is not ours
 
 
 def _record(migration: Migration, findings: list[Finding], run_id: str | None) -> list[Acceptance]:
-    """Keep the findings in the ledger; blocking ones must get there if at all possible: they are the gate.
+    """Record the findings in the ledger. Blocking ones must be recorded if at all possible: they are the gate.
 
     Returns:
-        What persons have accepted. The findings are kept as they were found: an acceptance can be taken back.
+        What persons have accepted. Findings are recorded without acceptances, which can be withdrawn.
     """
-    # A ledger is made in no database that is not the base.
+    # No ledger is created in a database that is not the base.
     nowhere = {("reachable", Area.BASE), ("two_databases", Area.BASE)}
     if any((finding.code, finding.area) in nowhere for finding in blocking(findings)):
         return []
@@ -382,5 +382,5 @@ def _record(migration: Migration, findings: list[Finding], run_id: str | None) -
             return read_acceptances(base, migration.spec.relation)
     except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, ForeignObjectError, ServerChangedError):
         if not blocking(findings):
-            raise  # else a finding says so already, and nothing can be written to such a base anyway
+            raise  # otherwise a finding reports it already, and such a base accepts no writes anyway
         return []

@@ -15,19 +15,19 @@ from migration_assets.quarters.base_table import type_exists
 
 _OLDEST_MAJOR, _NEWEST_PROVEN_MAJOR = 15, 18
 _ORIGINS_SETTING_SINCE = 18
-# Proven by experiment on 15.20, 16.14 and 18.4: ALTER PUBLICATION takes effect under open transactions. Older minors
-# may keep the stale row filter (16.2 does, and loses rows in silence). 17.10 came out together with 16.14 and 18.4.
+# Tested on 15.20, 16.14 and 18.4: ALTER PUBLICATION takes effect for open transactions. Older minors may keep the stale
+# row filter (16.2 does, and silently loses rows). 17.10 was released together with 16.14 and 18.4.
 _SAFE_MINOR = {15: 20, 16: 14, 17: 10, 18: 4}
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 
 
 def version_of(connection: Connected) -> tuple[int, int]:
-    """Major and minor."""
+    """Return the server's major and minor version."""
     return divmod(connection.info.server_version, 10_000)
 
 
 def examine_version(connection: Connected, side: Side) -> list[Finding]:
-    """Major on both sides; on the legacy the minor too, because it evaluates the row filters."""
+    """Examine the major version, and on the legacy, which evaluates the row filters, also the minor version."""
     major, minor = version_of(connection)
     evidence = f"PostgreSQL {major}.{minor}"
     if major < _OLDEST_MAJOR:
@@ -38,7 +38,7 @@ def examine_version(connection: Connected, side: Side) -> list[Finding]:
             judge(
                 "version",
                 _AREA[side],
-                f"{evidence}; nothing newer than {_NEWEST_PROVEN_MAJOR} was proven",
+                f"{evidence}; nothing newer than {_NEWEST_PROVEN_MAJOR} was tested",
                 good=False,
                 remedy="run this package's tests against this version first",
                 severity=Severity.WARNING,
@@ -46,7 +46,7 @@ def examine_version(connection: Connected, side: Side) -> list[Finding]:
         ]
     least = _SAFE_MINOR[major]
     if side == "legacy":
-        evidence += f"; safe from {major}.{least} on, older ones may keep a stale row filter and lose rows in silence"
+        evidence += f"; safe from {major}.{least} on, older ones may keep a stale row filter and silently lose rows"
     return [
         judge(
             "version",
@@ -59,7 +59,7 @@ def examine_version(connection: Connected, side: Side) -> list[Finding]:
 
 
 def examine_legacy_server(legacy: Connected) -> list[Finding]:
-    """Whether a change stream can begin here."""
+    """Examine whether a change stream can begin here."""
     row = legacy.execute(
         "SELECT pg_is_in_recovery(), current_setting('wal_level'), current_setting('max_replication_slots')::int,"
         " current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_replication_slots),"
@@ -67,7 +67,7 @@ def examine_legacy_server(legacy: Connected) -> list[Finding]:
         " (SELECT count(*) FROM pg_replication_slots WHERE plugin = 'pgoutput' AND database = current_database())"
     ).fetchone()
     standby, wal_level, slots, senders, slots_used, senders_used, kept, own = require_row(row, "the legacy's settings")
-    # A stream of ours that runs already needs no second slot.
+    # A stream of ours that already runs needs no second slot.
     wanted = (0, 0) if own else (1, 2)
     return [
         judge(
@@ -112,7 +112,7 @@ def examine_legacy_server(legacy: Connected) -> list[Finding]:
 
 
 def examine_base_server(base: Connected) -> list[Finding]:
-    """Whether the base accepts writes and can run a subscription."""
+    """Examine whether the base accepts writes and can run a subscription."""
     major, _ = version_of(base)
     origins_setting = "max_active_replication_origins" if major >= _ORIGINS_SETTING_SINCE else "max_replication_slots"
     row = base.execute(
@@ -157,18 +157,18 @@ def examine_base_server(base: Connected) -> list[Finding]:
             Area.BASE,
             f"{origins_setting} = {origins}, {origins_used} in use",
             good=origins - origins_used >= wanted,
-            remedy=f"ALTER SYSTEM SET {origins_setting} = {origins_used + 10}; then restart the base: one subscription"
-            " too many loops without a word",
+            remedy=f"ALTER SYSTEM SET {origins_setting} = {origins_used + 10}; then restart the base: the worker of a"
+            " subscription without a free origin restarts for ever without a message",
         ),
     ]
 
 
 def examine_connections(connection: Connected, side: Side, plan: PreflightPlan) -> list[Finding]:
-    """Whether the copies find free connections, the role's and the database's own limits included."""
+    """Examine whether copies find free connections; limits of the role and the database count too."""
     row = connection.execute(
         "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
         " + coalesce(current_setting('reserved_connections', true)::int, 0),"
-        # Not pg_stat_activity: it hides from weak roles which of its rows are clients.
+        # Not pg_stat_activity: a role without rights does not see which of its rows are clients.
         " (SELECT sum(numbackends)::int FROM pg_stat_database),"
         " (SELECT numbackends FROM pg_stat_database WHERE datname = current_database()),"
         " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),"
@@ -199,7 +199,7 @@ def examine_connections(connection: Connected, side: Side, plan: PreflightPlan) 
             remedy=f"raise max_connections (restart) or the role's or database's CONNECTION LIMIT so that {at_most} are"
             " free, or lower MIGRATION_PARALLEL_COPIES"
             + (
-                f", or set MIGRATION_{side.upper()}_SESSIONS={limit}: then no more weeks at once than fit"
+                f", or set MIGRATION_{side.upper()}_SESSIONS={limit}: then only as many weeks run at once as fit"
                 if fits
                 else ""
             ),
@@ -209,13 +209,13 @@ def examine_connections(connection: Connected, side: Side, plan: PreflightPlan) 
 
 
 def compare_servers(legacy: Connected, base: Connected) -> list[Finding]:
-    """What matters only in pairs: majors, encodings, collations."""
+    """Examine what matters only between two servers: majors, encodings, collations, time zones."""
     majors = version_of(legacy)[0], version_of(base)[0]
     of_legacy, of_base = _locale(legacy), _locale(base)
     encodings = of_legacy["encoding"], of_base["encoding"]
     same_order = _order(of_legacy) == _order(of_base)
     stale = [side for side, of in (("legacy", of_legacy), ("base", of_base)) if of["version"] != of["actual"]]
-    # The server's own default: our sessions use UTC whatever it is.
+    # The server's own default: our sessions use UTC in any case.
     zones = f"default time zone {of_legacy['zone']} in the legacy, {of_base['zone']} in the base"
     return [
         judge(
@@ -262,7 +262,7 @@ def _locale(connection: Connected) -> dict[str, Any]:
 
 
 def _order(of: dict[str, Any]) -> tuple[Any, ...]:
-    """What decides the order of texts."""
+    """Return what decides the order of texts."""
     name = of["locale"] or of["collate"]
     # These sort by code points whatever provides them, and so never change.
     if of["provider"] != "i" and name.upper().replace("-", "") in {"C", "POSIX", "C.UTF8"}:
@@ -280,13 +280,13 @@ _KINDS = {"c": "composite", "r": "range", "m": "multirange", "b": "base"}
 
 
 def examine_types(base: Connected, description: TableDescription) -> list[Finding]:
-    """Enums and domains are made when the table is; all others must be there, and all that are there must be alike."""
+    """Examine user types: enums and domains are created with the table, others must exist; existing ones must match."""
     absent = [one for one in description.types if not type_exists(base, one)]
     missing = [one for one in absent if not one.can_be_created]
     made = [one.name for one in absent if one.can_be_created]
     evidence = f"{len(description.types)} user types are used"
     if made:
-        evidence += f", {listed(made)} will be made"
+        evidence += f", {listed(made)} will be created"
     if missing:
         evidence += ", missing in the base: " + listed(f"{t.name} ({_KINDS.get(t.kind, t.kind)})" for t in missing)
     findings = [
@@ -313,9 +313,9 @@ def examine_types(base: Connected, description: TableDescription) -> list[Findin
 def _creation(
     base: Connected, description: TableDescription, absent: list[UserType], missing: list[UserType]
 ) -> list[str]:
-    """Statements that can be run as they are, in this order; an extension may bring several types."""
+    """Return statements that can be run as they are, in this order; an extension may bring several types."""
     needed = {one.name for one in missing}
-    for one in reversed(description.types):  # each after those that it is made of
+    for one in reversed(description.types):  # each type comes after those that it is made of
         if one.name in needed and one in absent:
             needed |= set(one.uses)
     making = [one for one in absent if one.name in needed]
@@ -339,7 +339,7 @@ def _creation(
 
 
 def examine_collations(base: Connected, description: TableDescription) -> list[Finding]:
-    """Those that columns, fields, domains and ranges name; an index's own are found by the rehearsal."""
+    """Examine the collations of columns, fields, domains and ranges; the rehearsal finds those of indexes."""
     missing = [one for one in description.collations if not has_collation(base, one.name)]
     return [
         judge(
@@ -363,7 +363,7 @@ def _creations(base: Connected, missing: Iterable[Collation]) -> Iterable[str]:
 
 
 def collation_of(one: Collation) -> tuple[str, ...]:
-    """What makes it."""
+    """Return the statements that create the collation."""
     if parse_identifiers(one.name)[0] == "pg_catalog":
         return (
             f"SELECT pg_import_system_collations('pg_catalog'); -- once the system of the base has locale {one.locale}",
@@ -372,8 +372,8 @@ def collation_of(one: Collation) -> tuple[str, ...]:
 
 
 def has_collation(base: Connected, name: str) -> bool:
-    """Whether the base has it, of an encoding that fits."""
-    # A collation of another encoding has the name and cannot be used.
+    """Return whether the base has the collation in an encoding that it can use there."""
+    # A collation of another encoding may have the same name, but cannot be used.
     row = base.execute(
         "SELECT EXISTS (SELECT FROM pg_collation WHERE oid = to_regcollation(%s)"
         " AND collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database())))",

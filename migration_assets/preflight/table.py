@@ -40,7 +40,7 @@ _FINDS_BY_ANY_INDEX = 16
 
 
 def examine_kind(description: TableDescription) -> Finding:
-    """Only an ordinary table has rows of its own that can be published by ranges."""
+    """Require an ordinary table: only it has rows of its own that can be published by ranges."""
     kind = _KINDS.get(description.kind, f"of kind {description.kind!r}")
     remedy = (
         "it is partitioned already: set MIGRATION_TABLE to one of its partitions, or migrate it by other means"
@@ -51,7 +51,7 @@ def examine_kind(description: TableDescription) -> Finding:
 
 
 def examine_table(description: TableDescription, spec: TableSpec, base_major: int | None) -> list[Finding]:
-    """All that the catalogue alone can tell; reads no row."""
+    """Examine everything that the catalogue alone can tell; reads no row."""
     return [
         _primary_key(description, spec),
         *examine_control_column(description, spec),
@@ -62,7 +62,7 @@ def examine_table(description: TableDescription, spec: TableSpec, base_major: in
 
 
 def examine_control_column(description: TableDescription, spec: TableSpec) -> list[Finding]:
-    """It is there, of a type that weeks can be cut from, and fit for the row filter of a publication."""
+    """Examine whether the column exists, has a type that weeks can be cut from, and is allowed in a row filter."""
     try:
         column = description.column(spec.control_column)
         kind = description.control_kind(spec.control_column)
@@ -97,15 +97,15 @@ def _primary_key(description: TableDescription, spec: TableSpec) -> Finding:
     evidence = "there is no primary key" if not key else f"primary key ({', '.join(key)})"
     if key and spec.control_column not in key:
         evidence += (
-            f"; in the base ({', '.join((*key, spec.control_column))}), as a partitioned table wants it: that"
-            f" ({', '.join(key)}) alone is unique is then proven by the reconciliation, not enforced; and INSERT … ON"
+            f"; in the base ({', '.join((*key, spec.control_column))}), as a partitioned table requires: that"
+            f" ({', '.join(key)}) alone is unique is then checked by the reconciliation, not enforced; and INSERT … ON"
             f" CONFLICT ({', '.join(key)}) fails there, so that applications must name the whole key"
         )
     return judge("primary_key", Area.TABLE, evidence, good=bool(key), remedy=how)
 
 
 def _deferrable(description: TableDescription, base_major: int | None) -> list[Finding]:
-    """Keys that a transaction may break for a while: carried as such, with what that costs the streams."""
+    """Examine deferrable keys: they are carried as such, at a cost for the streams."""
     found = [f"unique key {one.name}" for one in description.indexes if one.valid and one.deferrable]
     if not description.primary_key_deferral:
         return [info("deferrable_keys", Area.TABLE, f"{listed(found)}: deferrable in the base, too")] if found else []
@@ -114,8 +114,8 @@ def _deferrable(description: TableDescription, base_major: int | None) -> list[F
         judge(
             "deferrable_keys",
             Area.TABLE,
-            f"{listed(['the primary key', *found])}: deferrable in the base, too. Such a key is no replica identity:"
-            " the stream back carries whole old rows"
+            f"{listed(['the primary key', *found])}: deferrable in the base, too. Such a key cannot be a replica"
+            " identity: the reverse stream carries whole old rows"
             + ("; and the base, before PostgreSQL 16, scans the leaf for every update and delete" if slow else ""),
             good=not slow,
             remedy=f"use a base of PostgreSQL {_FINDS_BY_ANY_INDEX} or newer, or make the key immediate in the legacy",
@@ -136,7 +136,7 @@ def _indexes(description: TableDescription, spec: TableSpec) -> list[Finding]:
             if weakened
             else f"{len(valid)} secondary indexes, none of which loses its uniqueness",
             good=not weakened,
-            remedy="INSERT … ON CONFLICT by such a key fails in the base, and applications must do without;"
+            remedy="INSERT … ON CONFLICT on such a key fails in the base, so applications must avoid it;"
             " let the application or a small table of the keys alone (key PRIMARY KEY) enforce the uniqueness in"
             " the base after the cutover; until then the legacy enforces it",
             severity=Severity.WARNING,
@@ -161,10 +161,10 @@ def _columns(description: TableDescription, base_major: int | None) -> list[Find
         info(
             "copy_format",
             Area.TABLE,
-            f"copied as text, which is slower, because the bytes mean something else in another database: "
+            f"copied as text, which is slower, because their binary form means something else in another database: "
             f"{listed(text_only)}"
             if text_only
-            else f"all {len(description.copied_columns)} copied columns travel in binary form",
+            else f"all {len(description.copied_columns)} copied columns are sent in binary form",
         ),
         info(
             "identity_columns",
@@ -194,7 +194,7 @@ _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
 
 
 def examine_base_table(base: Connected, subject: Subject) -> list[Finding]:
-    """Whether a root that is there already fits."""
+    """Examine whether a root that already exists fits."""
     root = describe_table(base, subject.spec.table)
     found = _examine_root(base, subject, root)
     if root is None:
@@ -213,7 +213,7 @@ def examine_base_table(base: Connected, subject: Subject) -> list[Finding]:
 
 
 def _missing_indexes(subject: Subject, root: TableDescription) -> list[Finding]:
-    """Made on the legacy since the root was: copies go on without them, and readiness blocks until they are there."""
+    """Find indexes that the legacy got after the root was created: copies go on, but readiness blocks without them."""
     table, there = subject.spec.table, {index.tail for index in root.indexes}
     return [
         Finding(
@@ -233,7 +233,7 @@ def _missing_indexes(subject: Subject, root: TableDescription) -> list[Finding]:
 def _examine_root(base: Connected, subject: Subject, root: TableDescription | None) -> Finding:
     spec = subject.spec
     if root is None:
-        return info("base_table", Area.BASE, f"{spec.table} does not exist in the base and will be made")
+        return info("base_table", Area.BASE, f"{spec.table} does not exist in the base and will be created")
     differences = column_differences(subject.description, root)
     if differences:
         return judge(
@@ -253,9 +253,9 @@ def _examine_root(base: Connected, subject: Subject, root: TableDescription | No
 
 
 def rehearse(base: Connected, subject: Subject, quarter: FiscalQuarter) -> Finding:
-    """Run `ensure_ledger` and `ensure_quarter`, and the row hash over the new root; then roll all of it back.
+    """Run `ensure_ledger`, `ensure_quarter` and the row hash over the new root, then roll everything back.
 
-    All that outlives it are gaps in the ledger's sequence of lock keys, which no transaction takes back.
+    Only gaps in the ledger's sequence of lock keys remain, because sequences are not transactional.
     """
     start = time.perf_counter()
     try:
@@ -271,7 +271,7 @@ def rehearse(base: Connected, subject: Subject, quarter: FiscalQuarter) -> Findi
         )
     except psycopg.Error as error:
         if base.closed:
-            raise  # the server is gone, which says nothing about the DDL
+            raise  # the connection is lost, which says nothing about the DDL
         return _failed(error, quarter)
     milliseconds = (time.perf_counter() - start) * 1000
     return info(
@@ -283,19 +283,19 @@ def rehearse(base: Connected, subject: Subject, quarter: FiscalQuarter) -> Findi
 
 
 def not_rehearsed(codes: list[str]) -> Finding:
-    """The finding where the rehearsal could only repeat what other findings say."""
+    """Return the finding for a rehearsal that could only repeat what other findings say."""
     return judge(
         "ddl_rehearsal",
         Area.BASE,
         f"not rehearsed because of: {listed(codes)}",
         good=False,
-        remedy="mend those findings, then run preflight again",
+        remedy="resolve those findings, then run preflight again",
         severity=Severity.WARNING,
     )
 
 
 def examine_legacy_hash(legacy: Connected, description: TableDescription) -> Finding:
-    """Whether the legacy can run the row hash of the real columns (the rehearsal tries the base)."""
+    """Examine whether the legacy can run the row hash of the real columns (the rehearsal tries the base)."""
     try:
         run_row_hash(legacy, description)
     except psycopg.Error as error:
@@ -321,7 +321,7 @@ def _failed(error: psycopg.Error, quarter: FiscalQuarter) -> Finding:
             remedy="run preflight again when no other run opens a quarter or changes the base's table",
             severity=Severity.WARNING,
         )
-    remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "mend what the message says")
+    remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "resolve what the message says")
     return judge("ddl_rehearsal", Area.BASE, f"{quarter.key}: {error_text(error)}", good=False, remedy=remedy)
 
 

@@ -14,19 +14,19 @@ from migration_assets.preflight.plan import info, listed
 from migration_assets.quarters.fences import OUR_TRIGGERS
 from migration_assets.stream.legacy_side import GUARD
 
-# Triggers of ours hang on the table as well.
+# Our own triggers on the table, which are not reported.
 _OURS = (GUARD, *OUR_TRIGGERS)
 
 
 @dataclass(frozen=True)
 class Hanging:
-    """One thing that hangs on the table.
+    """One object or property that depends on the table.
 
     Attributes:
-        kind: As in `preflight/table_features`.
+        kind: A kind of `FEATURES`.
         name: The same on both sides for the same thing.
-        shown: For people.
-        statement: What makes it on the base; None where no statement alone does.
+        shown: Its description for people.
+        statement: The statement that creates it on the base; None where no single statement does.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Hanging:
 
 
 def read_features(connection: Connected, table: QualifiedName) -> list[Hanging]:
-    """All of it; empty where there is no such table. Statements qualify every name, and run as they are."""
+    """Return everything that depends on the table; nothing where it does not exist. Statements qualify every name."""
     oid = relation_oid(connection, table)
     if oid is None:
         return []
@@ -59,7 +59,7 @@ class Fate(StrEnum):
 
 
 class When(StrEnum):
-    """From when on it matters."""
+    """The point from which on it matters."""
 
     STREAM = "before the stream"
     CUTOVER = "before the cutover"
@@ -68,18 +68,18 @@ class When(StrEnum):
 
 @dataclass(frozen=True)
 class Feature:
-    """One kind.
+    """One kind of thing that can depend on the table.
 
     Attributes:
-        kind: As `postgres/table_features.sql` names it, or as people do where another look finds it.
-        code: Of the finding.
+        kind: As `preflight/table_features.sql` names it, or in plain words where another check finds it.
+        code: Code of the finding.
         fate: What becomes of it.
-        when: From when on that matters.
-        remedy: What it means, and what to do; statements that make it on the base are added by the look.
-        preflight: How much it matters before the migration.
-        readiness: How much it matters before the cutover, where the base has none of that name; None: another look
-            there judges it.
-        found: Whether `postgres/table_features.sql` finds it; else the look with that code does.
+        when: The point from which on that matters.
+        remedy: What it means and what to do; the check adds statements that create it on the base.
+        preflight: Severity before the migration.
+        readiness: Severity before the cutover, where the base has none of that name; None if another check judges it
+            then.
+        found: Whether `preflight/table_features.sql` finds it; else the check with that code does.
     """
 
     kind: str
@@ -97,8 +97,8 @@ UNKNOWN = Feature(
     "unknown_kind",
     Fate.BY_HAND,
     When.CUTOVER,
-    "this program knows nothing of such things: find out who needs it, and whether the base, or what takes the table's"
-    " place, must have it",
+    "this program does not know this kind of object: find out who needs it, and whether the base, or what takes the"
+    " table's place, must have it",
 )
 _BLOCKING, _WARNING, _INFO = Severity.BLOCKING, Severity.WARNING, Severity.INFO
 
@@ -122,10 +122,10 @@ FEATURES: tuple[Feature, ...] = (
     _elsewhere("columns, types, defaults, NOT NULL, collations, comments", "columns_differ", Fate.CARRIED, When.CUTOVER,
                "made with the base's root; compared by readiness and by the watch"),
     _elsewhere("structure of types and collations", "types_differ", Fate.CARRIED, When.STREAM,
-               "fields, labels in their order, domains, ranges, collations: compared inside each other, too; enums and"
-               " domains are made with the root, for the others preflight prints statements"),
+               "fields, labels in their order, domains, ranges, collations: compared also where they are nested; enums"
+               " and domains are created with the root, for the others preflight prints statements"),
     _elsewhere("deferrable key", "types_differ", Fate.CARRIED, When.STREAM,
-               "DEFERRABLE as in the legacy; a root that was made otherwise is named with its statement"),
+               "DEFERRABLE as in the legacy; a root that was created otherwise is named with its statement"),
     _elsewhere("primary key", "primary_key", Fate.CHANGES, When.CUTOVER,
                "the base's has the control column as well: that the old key alone is unique is no longer enforced"),
     _elsewhere("unique index without the control column", "unique_indexes", Fate.CHANGES, When.CUTOVER,
@@ -144,11 +144,11 @@ FEATURES: tuple[Feature, ...] = (
     _elsewhere("function for new rows that draws from what it does not name", "unknown_sequence", Fate.ACCEPTED,
                When.CUTOVER, "find out which sequence, make it in the base and set it there"),
     _elsewhere("replica identity", "replica_identity", Fate.CHANGES, When.STREAM,
-               "FULL from the stream's start on: more WAL, and whole old rows for everybody who decodes the table"),
+               "FULL from the stream's start on: more WAL, and whole old rows for everyone who decodes the table"),
     _elsewhere("publication of others with a column list", "updates_refused", Fate.BLOCKS, When.STREAM,
                "with FULL identity every UPDATE and DELETE would fail: it must publish all columns"),
     _elsewhere("publication of others FOR ALL TABLES or of our schema", "foreign_publication", Fate.ACCEPTED,
-               When.STREAM, "its subscribers stop at the first marker, unless they have the tables that hold them"),
+               When.STREAM, "its subscribers stop at the first marker, unless they have the tables that hold markers"),
     _elsewhere("publication of others of the base's table", "follower_in_base", Fate.ACCEPTED, When.STREAM,
                "its subscribers never get what comes or goes with a whole leaf: copies, restores, retirements"),
     _elsewhere("publication of others of the legacy's table", "follower", Fate.BY_HAND, When.CUTOVER,
@@ -159,37 +159,37 @@ FEATURES: tuple[Feature, ...] = (
                "it fires for apply workers, too: see the other writers"),
     _elsewhere("rule that redirects what is written", "redirecting_rule", Fate.ACCEPTED, When.STREAM,
                "no apply worker follows rules: see the other writers"),
-    _elsewhere("somebody else's schema with our schema's name", "own_schema", Fate.BLOCKS, When.STREAM,
+    _elsewhere("schema of others with our schema's name", "own_schema", Fate.BLOCKS, When.STREAM,
                "nothing with a name that this program needs is touched: it must be renamed or moved, or"
                " MIGRATION_OWN_SCHEMA names another schema"),
     _elsewhere("row security that is on", "row_security", Fate.BLOCKS, When.STREAM,
                "our role must see all rows; before the cutover it must be on in the base, too"),
     _elsewhere("owner", "owner", Fate.BY_HAND, When.CUTOVER, "readiness names a difference with its statement"),
     _found("incoming foreign key", Fate.ACCEPTED, When.ROLLBACK,
-           "others point at this table and do not see rows that live in the base alone; after writes on the base a"
-           " rollback leaves them pointing nowhere under a constraint that says it holds, since an apply worker fires"
-           " no trigger of a key, neither its check nor its CASCADE or SET NULL. Decide whether that table moves too,"
-           " or loses the key before the cutover. A rollback counts such rows before and afterwards. In the base the"
-           " key must contain the control column", readiness=_BLOCKING),
+           "other tables point at this one and do not see rows that are in the base alone. After writes on the base, a"
+           " rollback leaves such references without a target under a constraint that claims to hold, since an apply"
+           " worker fires no trigger of a key: neither its check nor its CASCADE or SET NULL. Decide whether that table"
+           " moves too, or loses the key before the cutover. A rollback counts such rows before and afterwards. In the"
+           " base the key must contain the control column", readiness=_BLOCKING),
     _found("outgoing foreign key", Fate.BY_HAND, When.CUTOVER,
-           "carry the tables that are pointed at to the base, and add it there; until then the legacy enforces it for"
-           " every row that comes from there. What comes back by a rollback it does not check: that is counted"),
+           "carry the referenced tables to the base, and add the key there; until then the legacy enforces it for every"
+           " row that comes from there. Rows that come back by a rollback are not checked: violations are counted"),
     _found("exclusion constraint", Fate.BY_HAND, When.CUTOVER,
            "the legacy enforces it until the cutover; after it only ALTER TABLE leaf ADD EXCLUDE … on each leaf (or,"
            " from PostgreSQL 17 on, a constraint that compares the control column for equality) enforces it, per week"),
     Feature("check constraint that was never validated", "unvalidated_check", Fate.BY_HAND, When.CUTOVER,
-            "ALTER TABLE … VALIDATE CONSTRAINT … on the legacy carries it; rows that break it have to be mended first"),
+            "ALTER TABLE … VALIDATE CONSTRAINT … on the legacy carries it; correct rows that violate it first"),
     Feature("domain check that was never validated", "domain_check_that_was_never_validated", Fate.BY_HAND,
             When.CUTOVER, "validate it on the legacy, then add it to the base's domain"),
     _found("trigger", Fate.BY_HAND, When.CUTOVER,
-           "the legacy's triggers go on firing for its writers, and what they write into this table is carried. For the"
-           " time after the cutover create them on the base's root, just before it; never earlier, or rows change"
-           " twice. Those that fire ALWAYS or for replicas are judged by a look of their own"),
+           "the legacy's triggers keep firing for its writers, and what they write into this table is carried. For the"
+           " time after the cutover create them on the base's root just before it, never earlier, or rows change twice."
+           " Triggers that fire ALWAYS or for replicas are judged by another check"),
     _found("rule", Fate.BY_HAND, When.CUTOVER,
-           "rules redirect writes: find out what for, and give the application or a trigger on the base that task at"
-           " the cutover"),
+           "rules redirect writes: find out what for, and move that task to the application or to a trigger on the base"
+           " at the cutover"),
     _found("row security policy", Fate.BY_HAND, When.CUTOVER,
-           "before anybody but the owner reads the base: create them on its root, and ALTER TABLE … ENABLE ROW LEVEL"
+           "create them on the base's root before anybody but the owner reads it, and ALTER TABLE … ENABLE ROW LEVEL"
            " SECURITY; until then grant nothing there"),
     _found("extended statistics", Fate.BY_HAND, When.CUTOVER,
            "create them on the base's root after the first quarter is loaded, and ANALYZE it", _INFO, _WARNING),
@@ -198,34 +198,34 @@ FEATURES: tuple[Feature, ...] = (
     _found("column privilege", Fate.BY_HAND, When.CUTOVER,
            "repeat the GRANTs on the base's root before the cutover; roles have to exist there first", readiness=None),
     _found("default privilege", Fate.BY_HAND, When.CUTOVER,
-           "what such roles make in the base gets these rights only where they are set there, too; leaves are made by"
-           " the role that migrates", _INFO, _INFO),
+           "tables that such roles create in the base get these rights only where they are set there, too; leaves are"
+           " created by the role that migrates", _INFO, _INFO),
     _found("child table", Fate.BLOCKS, When.STREAM,
            "rows of children show in reads of the parent, but not in its publication: move them into the parent and"
-           " ALTER TABLE child NO INHERIT parent; no hold reaches who writes to a child", _BLOCKING, _BLOCKING),
+           " ALTER TABLE child NO INHERIT parent; a hold does not stop writes to a child", _BLOCKING, _BLOCKING),
     _found("parent table", Fate.BLOCKS, When.STREAM,
-           "the table is somebody's child or partition: migrate the parent instead, or ALTER TABLE … NO INHERIT /"
-           " DETACH PARTITION", _BLOCKING, _BLOCKING),
+           "the table is a child or partition of another table: migrate the parent instead, or ALTER TABLE … NO INHERIT"
+           " / DETACH PARTITION", _BLOCKING, _BLOCKING),
     _found("unlogged table", Fate.BLOCKS, When.STREAM,
            "ALTER TABLE … SET LOGGED: changes of an unlogged table are not in the WAL and cannot be published",
            _BLOCKING, _BLOCKING),
     _found("typed table", Fate.CHANGES, When.CUTOVER,
            "the base's root has the columns, not the type: ALTER TYPE no longer alters it", _INFO, _INFO),
     Feature("extension that the table belongs to", "table_of_an_extension", Fate.CHANGES, When.CUTOVER,
-            "an extension's script made this table: in the base CREATE EXTENSION would make one that is not"
-            " partitioned. Ask its authors whether it works with a table that is"),
+            "an extension's script created this table: in the base CREATE EXTENSION would create one that is not"
+            " partitioned. Ask its authors whether it works with a partitioned table"),
     _found("view", Fate.BY_HAND, When.CUTOVER,
-           "views read the legacy for ever: create them in the base (in this order), and their GRANTs"),
+           "views keep reading the legacy: create them in the base (in this order), and their GRANTs"),
     _found("materialized view", Fate.BY_HAND, When.CUTOVER,
-           "they are filled from the legacy for ever: create them in the base, with their indexes and whatever"
-           " refreshes them"),
+           "they keep being filled from the legacy: create them in the base, with their indexes and whatever refreshes"
+           " them"),
     _found("rule of another table", Fate.BY_HAND, When.CUTOVER,
            "it writes to this table of the legacy: where that other table moves, its rule must move too"),
     _found("function that uses it", Fate.BY_HAND, When.CUTOVER,
            "create it in the base, with its GRANTs, before applications call it there"),
     _found("function whose text names it", Fate.BY_HAND, When.CUTOVER,
-           "texts are not in the catalogue: see whether this table is meant, and whether it is called in the base;"
-           " look for ON CONFLICT in it", _INFO, _INFO),
+           "the catalogue does not know what texts refer to: check whether this table is meant, and whether the"
+           " function is called in the base; look for ON CONFLICT in it", _INFO, _INFO),
     _found("function that a default calls", Fate.BY_HAND, When.STREAM,
            "the base's root has the same default, so that the function must be there first, and do the same",
            _INFO, None),
@@ -242,14 +242,14 @@ FEATURES: tuple[Feature, ...] = (
            "set it on every leaf (n_distinct of the whole table: n_distinct_inherited on the root), and ANALYZE",
            _INFO, _WARNING),
     _found("security label", Fate.BY_HAND, When.CUTOVER,
-           "labels rule who may see what: set them on the base's root and leaves before anybody reads them"),
+           "labels decide who may see what: set them on the base's root and leaves before anybody reads them"),
     _found("tablespace", Fate.BY_HAND, When.CUTOVER,
            "leaves are made in the base's default tablespace: set default_tablespace for the role that migrates, or"
            " move them later, each under an exclusive lock", _INFO, None),
     _found("access method", Fate.CHANGES, When.STREAM,
-           "leaves are made with the base's default_table_access_method", _WARNING, None),
+           "leaves are created with the base's default_table_access_method", _WARNING, None),
     _found("event trigger", Fate.CHANGES, When.STREAM,
-           "it fires when this program makes its own tables, publication and triggers, and may refuse that; the base"
+           "it fires when this program creates its own tables, publication and triggers, and may refuse that; the base"
            " has none of it", _INFO, _INFO),
     UNKNOWN,
 )  # fmt: skip
@@ -260,14 +260,14 @@ _ABOUT = """\
 Written from `migration_assets/preflight/table_features.py`, by which preflight and readiness judge, with
 `python -m migration_assets.preflight.table_features > docs/what-hangs-on-a-table.md`; a test fails where they differ.
 
-*Code* is the finding's. What is *made by hand* comes with statements for the base, as preflight and readiness print
-them; readiness leaves out what the base has by then, by kind and name. What *blocks until accepted by name* is accepted
-with `migration-assets accept CODE NAME --by … --reason …`, as it is then: altered or made anew it blocks again. What no
-row names is of kind *unknown*, and never silent."""
+*Code* is the finding's code. For what is *made by hand*, preflight and readiness print statements for the base;
+readiness leaves out what the base already has, by kind and name. What *blocks until accepted by name* is accepted with
+`migration-assets accept CODE NAME --by … --reason …` in its present form: altered or recreated, it blocks again. What
+no row names has the kind *unknown*, and is always reported."""
 
 
 def matrix() -> str:
-    """The documentation's page."""
+    """Return the documentation's page."""
     lines = [
         "# What hangs on a table, and what becomes of it",
         "",
@@ -277,14 +277,14 @@ def matrix() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for one in FEATURES:
-        severities = [str(one.preflight), str(one.readiness or "see its own look")] if one.found else ["", ""]
+        severities = [str(one.preflight), str(one.readiness or "see its own check")] if one.found else ["", ""]
         cells = [one.kind, str(one.fate), str(one.when), f"`{one.code}`", *severities, one.remedy]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def examine_not_carried(legacy: Connected, table: QualifiedName) -> list[Finding]:
-    """One finding for each kind that exists, and one for all that do not."""
+    """Return one finding for each kind that exists, and one for all kinds that do not."""
     hanging = read_features(legacy, table)
     kinds = {one.kind for one in hanging}
     absent = [kind for kind, feature in BY_KIND.items() if kind not in kinds and feature is not UNKNOWN]
@@ -295,7 +295,7 @@ def examine_not_carried(legacy: Connected, table: QualifiedName) -> list[Finding
 
 
 def judge_features(hanging: Sequence[Hanging], *, before_cutover: bool) -> list[Finding]:
-    """A finding for each kind; for each thing where it wants to be accepted by its name."""
+    """Return a finding for each kind, or for each thing where it has to be accepted by its name."""
     by: dict[str, list[Hanging]] = {}
     for one in hanging:
         by.setdefault(one.kind, []).append(one)

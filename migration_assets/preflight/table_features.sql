@@ -1,6 +1,6 @@
--- Everything that hangs on relation %(oid)s: kind, name, what to show of it, and statements that make it on the base.
--- Run with search_path = pg_catalog, so that every name that is not the system's comes out qualified. Run on the base's
--- root it finds what was made there by now: kind and name are the same then. %(ours)s are this program's own names.
+-- Everything that depends on relation %(oid)s: kind, name, a description, and the statements that create it on the base.
+-- Run with search_path = pg_catalog, so that every name outside the system's schemas is qualified. Run on the base's root
+-- it finds what was already created there, under the same kind and name. %(ours)s are this program's own names.
 WITH RECURSIVE
 me AS (
     SELECT c.*, c.oid::regclass::text AS sql_name FROM pg_class c WHERE c.oid = %(oid)s
@@ -9,7 +9,7 @@ leaves AS (
     SELECT relid::oid AS oid FROM pg_partition_tree(%(oid)s) WHERE isleaf AND (SELECT relkind FROM me) = 'p'
     UNION SELECT oid FROM me WHERE relkind <> 'p'
 ),
--- The row's type, its array, and everything that is made of them.
+-- The row type and its array type.
 rowtypes AS (
     SELECT t.oid FROM pg_type t, me WHERE t.oid = me.reltype OR t.typelem = me.reltype AND t.typcategory = 'A'
 ),
@@ -98,7 +98,7 @@ found(kind, name, shown, statement, place) AS (
           FROM me JOIN pg_attribute a ON a.attrelid = me.oid AND a.attnum > 0 AND NOT a.attisdropped,
                aclexplode(a.attacl) x GROUP BY 1, 2, 5) g
     UNION ALL
-    -- What tables that are made later get by themselves: the base's leaves are such tables.
+    -- Rights that tables which are created later get by themselves: the base's leaves are such tables.
     SELECT 'default privilege', format('%%s by %%s', g.who, g.owner),
            format('%%s to %%s on tables that %%s makes%%s', g.what, g.who, g.owner, ' in schema ' || g.schema),
            format('ALTER DEFAULT PRIVILEGES FOR ROLE %%s%%s GRANT %%s ON TABLES TO %%s;', g.owner, ' IN SCHEMA ' || g.schema,
@@ -148,7 +148,7 @@ found(kind, name, shown, statement, place) AS (
              OR d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM views)
              OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (SELECT oid FROM rowtypes)))
     UNION ALL
-    -- The catalogue knows nothing of texts: whoever names the table in one may mean another.
+    -- The catalogue does not record names in texts: a function that contains the table's name may mean another table.
     SELECT 'function whose text names it', p.oid::regprocedure::text, p.oid::regprocedure::text,
            rtrim(pg_get_functiondef(p.oid), E'\n') || ';', 31
     FROM me, pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
@@ -217,7 +217,7 @@ found(kind, name, shown, statement, place) AS (
     SELECT 'event trigger', e.evtname, format('%%s on %%s', e.evtname, e.evtevent), NULL, 0
     FROM pg_event_trigger e WHERE e.evtenabled <> 'D'
     UNION ALL
-    -- Everything else that PostgreSQL notes as depending on the table, or on its row's type.
+    -- Everything else that PostgreSQL records as depending on the table, or on its row type.
     SELECT 'unknown', pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.classid, d.objid, d.objsubid),
            NULL, 0
     FROM pg_depend d LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid

@@ -24,7 +24,7 @@ from migration_assets.stream.way import may_ask_untold, sees_way
 
 _AREA: dict[Side, Area] = {"legacy": Area.LEGACY, "base": Area.BASE}
 _LEADS_TO_PRIMARY = {"read-write", "primary"}
-# `passfile` is not among them: where our own session has a password, the stream's connection is given it.
+# `passfile` is not among them: where our own session has a password, it is passed on to the stream's connection.
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "service", "servicefile")
 _CHECKED = "verify-full"
 _SYSTEM_ROOTS_SINCE = 16
@@ -34,11 +34,11 @@ _SYSTEM_ROOTS_SINCE = 16
 class ServersAddress:
     """A URL with which one server reaches the other one.
 
-    Args:
+    Attributes:
         setting: The variable that it comes from.
-        url: It; may hold a password.
-        to: The side that it leads to; the other one's server reads it.
-        own: Whether `setting` is for the servers alone, and not the URL that we use ourselves.
+        url: The URL; it may hold a password.
+        to: The side that it leads to; the server of the other side reads it.
+        own: Whether `setting` is only for the servers, and not the URL that we use ourselves.
     """
 
     setting: str
@@ -48,23 +48,23 @@ class ServersAddress:
 
     @property
     def reader(self) -> Side:
-        """Whose server reads it."""
+        """The side whose server reads the URL."""
         return "base" if self.to == "legacy" else "legacy"
 
     @property
     def setting_of_its_own(self) -> str:
-        """The variable that gives the servers a URL of their own."""
+        """The variable that would give the servers a URL of their own."""
         return f"MIGRATION_{self.to.upper()}_URL_FOR_{self.reader.upper()}"
 
 
 def files_of(url: str) -> list[str]:
-    """The parameters of a URL that name something on the host that reads it, in libpq's words."""
+    """Return the parameters of a URL that name files or services on the host that reads it, by libpq's names."""
     given = _parameters(url)
     return [name for name in _FILES if given.get(name, "system") != "system"]
 
 
 def examine_hosts(url: str, side: Side, setting: str, code: Literal["hosts", "hosts_between"]) -> list[Finding]:
-    """Of several hosts, whichever answers first is taken, unless the URL says that it must take writes."""
+    """Examine a URL with several hosts: the first that answers is used, unless the URL requires a writable one."""
     given = {**_environment(), **_parameters(url)} if code == "hosts" else _parameters(url)
     names = given.get("host") or given.get("hostaddr") or ""
     hosts = [host for host in names.split(",") if host]
@@ -73,21 +73,21 @@ def examine_hosts(url: str, side: Side, setting: str, code: Literal["hosts", "ho
     evidence = f"{setting} names {max(1, len(hosts))} host" + ("s" if len(hosts) > 1 else "")
     if len(hosts) > 1:
         evidence += f" ({listed(hosts)}), target_session_attrs={wanted}"
-        evidence += "" if fine else ": it leads to whichever answers first, which may be a standby the next time"
+        evidence += "" if fine else ": it leads to the first that answers, which may be a standby the next time"
     return [
         judge(
             code,
             _AREA[side],
             evidence,
             good=fine,
-            remedy=f"add target_session_attrs=read-write to {setting}: then only the primary is taken",
+            remedy=f"add target_session_attrs=read-write to {setting}: then only the primary is used",
             severity=Severity.WARNING,
         )
     ]
 
 
 def examine_encryption(connection: Connected, side: Side) -> list[Finding]:
-    """Whether somebody on the way between this machine and a server could read along, or answer in its place."""
+    """Examine whether the connection from this machine to a server can be read or impersonated on the way."""
     row = connection.execute(
         "SELECT coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false),"
         " coalesce((SELECT encrypted FROM pg_stat_gssapi WHERE pid = pg_backend_pid()), false)"
@@ -98,17 +98,17 @@ def examine_encryption(connection: Connected, side: Side) -> list[Finding]:
 
 
 def judge_encryption(side: Side, host: str, used: Mapping[str, str], *, tls: bool, gss: bool) -> Finding:
-    """What one connection's encryption is worth.
+    """Judge the encryption of one connection.
 
     Args:
-        side: Where it leads.
-        host: Whom it reached: an address, or the folder of a socket.
-        used: Its parameters, in libpq's words.
-        tls: Whether it has TLS.
-        gss: Whether it has GSSAPI's encryption.
+        side: The side that it leads to.
+        host: The host that was reached: an address, or the folder of a socket.
+        used: The connection's parameters, by libpq's names.
+        tls: Whether it uses TLS.
+        gss: Whether it uses GSSAPI encryption.
     """
     setting = f"MIGRATION_{side.upper()}_URL"
-    how = "TLS" if tls else "GSSAPI's encryption" if gss else "no encryption"
+    how = "TLS" if tls else "GSSAPI encryption" if gss else "no encryption"
     evidence = f"{setting} asks for {_asked(used)}; the connection has {how}"
     here = _is_here(host)
     if here:
@@ -117,14 +117,14 @@ def judge_encryption(side: Side, host: str, used: Mapping[str, str], *, tls: boo
 
 
 def examine_encryption_between(address: ServersAddress) -> list[Finding]:
-    """The same of the connection that one server opens to the other: by what its URL asks for."""
+    """Judge the connection that one server opens to the other, by what its URL asks for."""
     given = _parameters(address.url)
     hosts = (given.get("hostaddr") or given.get("host") or "").split(",")
     if all(_is_here(host) for host in hosts):
         evidence = f"with {address.setting} the {address.reader}'s server looks for the {address.to} on its own host"
         return [info("encryption_between", _AREA[address.to], evidence)]
-    evidence = f"the {address.reader}'s server reaches the {address.to} with {_asked(given)}, out of {address.setting}"
-    evidence += "; neither PGSSLMODE nor any other variable of this machine reaches that server"
+    evidence = f"the {address.reader}'s server reaches the {address.to} with {_asked(given)}, from {address.setting}"
+    evidence += "; neither PGSSLMODE nor any other variable of this machine applies there"
     return [_judge_encryption("encryption_between", address.to, evidence, good=_is_checked(given))]
 
 
@@ -134,7 +134,7 @@ def _asked(given: Mapping[str, str]) -> str:
 
 
 def _is_checked(given: Mapping[str, str]) -> bool:
-    """Whether it is asked who answers: by his certificate, or by what he keeps of our password."""
+    """Return whether the server is authenticated: by its certificate, or by its knowledge of our password."""
     return given.get("sslmode") == _CHECKED or given.get("channel_binding") == "require"
 
 
@@ -144,19 +144,19 @@ def _judge_encryption(code: str, side: Side, evidence: str, *, good: bool) -> Fi
         _AREA[side],
         evidence,
         good=good,
-        remedy=f"passwords and rows travel there: put sslmode={_CHECKED} and sslrootcert=… into the URL"
+        remedy=f"passwords and rows are sent there: put sslmode={_CHECKED} and sslrootcert=… into the URL"
         f" (sslrootcert=system from PostgreSQL {_SYSTEM_ROOTS_SINCE} on, where a public authority signed), or"
-        " sslmode=require with channel_binding=require; the server needs ssl = on and a certificate of its name."
-        " Less than that does not ask who answers",
+        " sslmode=require with channel_binding=require; the server needs ssl = on and a certificate with its name."
+        " Anything less does not authenticate the server",
         severity=Severity.WARNING,
     )
 
 
 def examine_files(address: ServersAddress, *, works: bool) -> list[Finding]:
-    """Files that a server's URL names lie on that server's host, not on this machine.
+    """Examine files that a server's URL names: they lie on that server's host, not on this machine.
 
     Args:
-        address: Of the servers.
+        address: The URL that the server reads.
         works: Whether the server was seen to connect with it.
     """
     files = files_of(address.url)
@@ -166,7 +166,7 @@ def examine_files(address: ServersAddress, *, works: bool) -> list[Finding]:
         judge(
             "files_of_the_other_host",
             _AREA[address.reader],
-            named + ("; they are there: it connects" if works else "")
+            named + ("; they exist there: it connects" if works else "")
             if files
             else f"{address.setting} names no file that would have to lie on the host of the {address.reader}'s server",
             good=works or not files,
@@ -180,25 +180,25 @@ def examine_files(address: ServersAddress, *, works: bool) -> list[Finding]:
 
 
 def encryption_remedy(url: str, said: str) -> str | None:
-    """What to do where a connection failed over TLS or GSSAPI; None where it did not.
+    """Return what to do where a connection failed because of TLS or GSSAPI; None where it failed otherwise.
 
     Args:
-        url: Of the connection.
-        said: The error.
+        url: The connection's URL.
+        said: The text of the error.
     """
     if not any(word in said for word in ("SSL", "certificate", "GSSAPI", "channel binding", "sslmode")):
         return None
     mode = {**_environment(), **_parameters(url)}.get("sslmode", "prefer")
     return (
-        f"the connection asks for sslmode={mode}, and the server or its certificate does not go with it: switch TLS on"
-        " there (ssl = on, ssl_cert_file, ssl_key_file, then pg_reload_conf()), with a certificate of the name in the"
+        f"the connection asks for sslmode={mode}, which the server or its certificate does not fit: switch TLS on"
+        " there (ssl = on, ssl_cert_file, ssl_key_file, then pg_reload_conf()), with a certificate for the name in the"
         " URL, and let sslrootcert name the authority that signed it, on the host that connects; lower the sslmode only"
         " where nobody can listen on the way"
     )
 
 
 def _is_here(host: str) -> bool:
-    """Whether a host, as libpq takes it, is the machine that it is read on."""
+    """Return whether a host, as libpq takes it, is the machine on which it is read."""
     if not host or host.startswith(("/", "@")) or host == "localhost":
         return True
     try:
@@ -212,7 +212,7 @@ def _parameters(url: str) -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    """What libpq takes from this machine's environment."""
+    """Return the parameters that libpq takes from this machine's environment."""
     return {
         one.keyword.decode(): one.val.decode()
         for one in psycopg.pq.Conninfo.get_defaults()
@@ -221,7 +221,7 @@ def _environment() -> dict[str, str]:
 
 
 def servers_addresses(databases: Databases, plan: PreflightPlan) -> tuple[ServersAddress, ServersAddress]:
-    """The legacy as the base's server reaches it, and the base as the legacy's does."""
+    """Return how the base's server reaches the legacy, and how the legacy's server reaches the base."""
     legacy, base = plan.legacy_url_for_base, plan.base_url_for_legacy
     return (
         ServersAddress("MIGRATION_LEGACY_URL_FOR_BASE", legacy, "legacy", True)
@@ -234,7 +234,7 @@ def servers_addresses(databases: Databases, plan: PreflightPlan) -> tuple[Server
 
 
 def examine_ways(legacy: Connected, base: Connected, databases: Databases, plan: PreflightPlan) -> list[Finding]:
-    """Both; the way back is only tried before a cutover, since nothing of ours writes to the legacy here."""
+    """Examine both ways. The way to the base is only tried before a cutover: preflight writes nothing to the legacy."""
     to_legacy, to_base = servers_addresses(databases, plan)
     found = _try_way(legacy, base, to_legacy)
     works = [finding for finding in found if finding.severity is Severity.INFO]
@@ -247,16 +247,16 @@ def examine_ways(legacy: Connected, base: Connected, databases: Databases, plan:
 
 
 def _try_way(legacy: Connected, base: Connected, address: ServersAddress) -> list[Finding]:
-    """A subscription that is rolled back, and its connection as the legacy sees it."""
+    """Try a subscription that is rolled back, and look for its connection on the legacy."""
     if is_standby(base) or is_standby(legacy):
-        return []  # another finding says so, and neither can be asked
+        return []  # another finding reports the standby, which cannot be tried
     way = f"the base's server, with {address.setting},"
     if not may_ask_untold(base):
         return [
             info(
                 "way_to_legacy",
                 Area.BASE,
-                f"{way} was not tried: the base's log would have the password, unless our role is let keep it out"
+                f"{way} was not tried: the base's log would contain the password, unless our role may keep it out"
                 " (GRANT SET ON PARAMETER log_min_messages)",
             )
         ]
@@ -269,7 +269,7 @@ def _try_way(legacy: Connected, base: Connected, address: ServersAddress) -> lis
                 Area.BASE,
                 f"{way} was not tried: {error_text(error)}",
                 good=False,
-                remedy="mend subscription_right and base_rights, then run preflight again",
+                remedy="resolve subscription_right and base_rights, then run preflight again",
                 severity=Severity.WARNING,
             )
         ]
@@ -290,49 +290,49 @@ def _try_way(legacy: Connected, base: Connected, address: ServersAddress) -> lis
         judge(
             "way_to_legacy",
             Area.BASE,
-            f"{way} reaches a database, and its connection was never seen in the legacy: it is another one",
+            f"{way} reaches a database, but its connection was not seen in the legacy: it is another one",
             good=False,
             remedy=f"set {address.setting_of_its_own} to the legacy as the base's own host reaches it (localhost is"
-            " that host itself), and the same database; a start of the stream asks once more, and refuses",
+            " that host itself), and the same database; the start of the stream checks this again, and refuses",
             severity=Severity.WARNING,
         )
     ]
 
 
 def examine_two_databases(legacy: Connected, base: Connected) -> list[Finding]:
-    """Two URLs may differ in every word and lead to one database; and a clone has the identifiers of what it is of."""
+    """Examine whether the URLs lead to two databases; identifiers are not enough, because a clone has the same ones."""
     of_legacy, of_base = _identifiers(legacy), _identifiers(base)
     if of_legacy == of_base and _is_seen(legacy, base):
         evidence = f"both URLs lead to the same database: {_name(base)} on the server {of_base[0]}"
     elif of_legacy == of_base and (is_standby(legacy) or is_standby(base)):
         follower, other = ("legacy", "base") if is_standby(legacy) else ("base", "legacy")
-        evidence = f"the {follower}'s URL leads to a standby of the {other}: to the same database, in another place"
+        evidence = f"the {follower}'s URL leads to a standby of the {other}: the same database in another place"
     else:
         where = "on one server" if of_legacy[0] == of_base[0] else "on two servers"
         return [info("two_databases", Area.BASE, f"{_name(legacy)} and {_name(base)} are two databases {where}")]
     remedy = (
         "let MIGRATION_LEGACY_URL lead to the database that has the table, and MIGRATION_BASE_URL to the new one that"
-        " is to have it; nothing can be moved from a database into itself"
+        " will have it; nothing can be moved from a database into itself"
     )
     return [judge("two_databases", Area.BASE, evidence, good=False, remedy=remedy)]
 
 
 def examine_known_server(base: Connected, relation: str, side: Side, connection: Connected) -> list[Finding]:
-    """Whether what answers is the server that the stream was built on: else it is a copy of it, or came back as one."""
+    """Examine whether the server that answers is the one that the stream was built on, and not a copy or a restore."""
     if is_standby(connection) or is_standby(base):
-        return []  # another finding says so, and a standby has no place of its own in the WAL
+        return []  # another finding reports the standby, whose WAL is not its own
     found = changed_server(base, relation, side, connection)
-    which = "this ledger was written in another base: this is a copy of it (a fork), or it has moved"
+    which = "this ledger was written in another base: this one is a copy of it (a fork), or the base was moved"
     return [
         judge(
             "known_server",
             _AREA[side],
             (f"{which}; " if side == "base" else "") + "; ".join(found)
             if found
-            else f"the ledger knows of no other server as the {side}",
+            else f"the ledger knows no other server as the {side}",
             good=not found,
-            remedy=f"where this is a copy or another server by mistake, correct MIGRATION_{side.upper()}_URL: two bases"
-            f" with one ledger must never follow one legacy, nor write one archive. Where the {side} is this one from"
+            remedy=f"if this is a copy or another server by mistake, correct MIGRATION_{side.upper()}_URL: two bases"
+            f" with one ledger must never follow one legacy, nor write one archive. If this server is the {side} from"
             f" now on: {RECOVER}",
         )
     ]
@@ -348,7 +348,7 @@ def _identifiers(connection: Connected) -> tuple[str, int]:
 
 
 def _is_seen(one: Connected, other: Connected) -> bool:
-    """Whether both sessions are of one running server: what one of them locks, the other sees."""
+    """Return whether both sessions are on one running server: then each sees what the other locks."""
     key = secrets.randbits(31), secrets.randbits(31)
     with one.transaction():
         one.execute("SELECT pg_advisory_xact_lock(%s, %s)", key)
@@ -364,18 +364,18 @@ def _name(connection: Connected) -> str:
     return f"{connection.info.dbname} on {connection.info.host}:{connection.info.port}"
 
 
-# A sender of logical changes belongs to a database, with and without a slot; one to a standby belongs to none.
-# The names of physical slots are what synchronized_standby_slots wants.
+# A walsender of logical changes belongs to a database, with or without a slot; one to a standby belongs to none. The
+# names of physical slots are what synchronized_standby_slots needs.
 _STANDBYS = """
 SELECT (SELECT count(*) FROM pg_stat_replication r JOIN pg_stat_activity a USING (pid) WHERE a.datid IS NULL),
        (SELECT array_agg(slot_name::text ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical'),
        coalesce(current_setting('synchronized_standby_slots', true), '')
 """
-_AFTER = "afterwards `migration-assets stream recover --by NAME` trues up every week, and until then no step goes on"
+_AFTER = "afterwards `migration-assets stream recover --by NAME` trues up every week, and every step waits for it"
 
 
 def examine_standbys(connection: Connected, side: Side) -> list[Finding]:
-    """One finding: none, or how many, and what a failover would cost the stream."""
+    """Return one finding: no standbys, or how many there are and what a failover would cost the stream."""
     running, found, waited_for = require_row(connection.execute(_STANDBYS).fetchone(), "the standbys")
     slots: list[str] = found or []
     if not running and not slots:
@@ -390,11 +390,11 @@ def examine_standbys(connection: Connected, side: Side) -> list[Finding]:
         evidence = f"{seen}: before PostgreSQL 17 a failover loses the stream's slot"
         remedy = f"plan switchovers of the legacy outside of the migration; {_AFTER}"
     elif waited_for.strip():
-        evidence = f"{seen}: the stream's slot outlives a failover to one that synchronizes slots, and the base is"
+        evidence = f"{seen}: the stream's slot survives a failover to one that synchronizes slots, and the base is"
         evidence += f" never ahead of {waited_for}"
         return [info("standbys", _AREA[side], evidence)]
     else:
-        evidence = f"{seen}: the stream's slot may outlive a failover, but the base may be ahead of the standby by then"
+        evidence = f"{seen}: the stream's slot may survive a failover, but the base may be ahead of the standby by then"
         names = ", ".join(slots) or "the standby's slot"
         remedy = (
             f"ALTER SYSTEM SET synchronized_standby_slots = '{names}'; SELECT pg_reload_conf(); and on the standby"

@@ -26,19 +26,19 @@ _QUARTERS_EXAMINED = 200
 
 @dataclass(frozen=True)
 class ChosenQuarter:
-    """The quarter, the planner's estimate of its rows (None where the table was never analyzed), and why this one."""
+    """The quarter, the planner's estimate of its rows (None if the table was never analyzed), and why it was chosen."""
 
     quarter: FiscalQuarter
     rows: int | None
     why: str
 
     def fraction_of(self, order: PhysicalOrder) -> float | None:
-        """Its part of all rows, 0..1; None where either is unknown or zero."""
+        """Return the quarter's fraction of all rows, 0..1; None where either number is unknown or zero."""
         return min(1.0, self.rows / order.rows) if self.rows and order.rows else None
 
 
 def choose_quarter(legacy: Connected, subject: Subject, order: PhysicalOrder) -> ChosenQuarter:
-    """The planned quarter; else that of `as_of`; else, where that is empty, the biggest one."""
+    """Choose the planned quarter; else that of `as_of`; else, where that is empty, the biggest one."""
     planned = subject.plan.quarter
     now = subject.calendar.quarter_of(subject.plan.as_of)
     if not order.rows:
@@ -56,7 +56,7 @@ def choose_quarter(legacy: Connected, subject: Subject, order: PhysicalOrder) ->
 
 
 def estimate_rows(legacy: Connected, subject: Subject, quarter: FiscalQuarter) -> int:
-    """What the planner expects; 1 where it expects none."""
+    """Return the number of rows that the planner expects; 1 where it expects none."""
     kind = subject.description.control_kind(subject.spec.control_column)
     query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}").format(
         table_name(subject.spec.table),
@@ -67,11 +67,11 @@ def estimate_rows(legacy: Connected, subject: Subject, quarter: FiscalQuarter) -
 
 
 def _known_quarters(legacy: Connected, subject: Subject) -> tuple[FiscalQuarter, ...]:
-    """The newest quarters between the ends of the column's histogram, which spares a scan of the table."""
+    """Return the newest quarters within the column's histogram, which avoids a scan of the table."""
     calendar = subject.calendar
     first, last = calendar_span(calendar)
     row = legacy.execute(
-        # Infinite values and years that Python lacks would fail on the way here.
+        # Infinite values and years that Python cannot represent would raise when they are read.
         "SELECT min(bound), max(bound) FROM pg_stats s,"
         " LATERAL unnest(s.histogram_bounds::text::timestamptz[]) AS bound"
         " WHERE s.schemaname = %s AND s.tablename = %s AND s.attname = %s AND bound >= %s AND bound < %s",
@@ -90,7 +90,7 @@ def _known_quarters(legacy: Connected, subject: Subject) -> tuple[FiscalQuarter,
 
 
 # A copy with primary key, index and both fingerprints took 4.5 times as long as reading the same million rows of
-# 850 bytes (10.3 s against 2.3 s, two copies on two shared cores). One part of it is the reading itself.
+# 850 bytes (10.3 s against 2.3 s, two copies on two shared cores). One part of the 4.5 is the reading itself.
 _WORK_PER_READING = 4.5
 _REPRESENTATIVE_BYTES = 16_000_000
 _GUESSED_ROW_BYTES = 1000
@@ -100,10 +100,10 @@ _GUESSED_ROW_BYTES = 1000
 class Speed:
     """What one copy alone achieves.
 
-    Args:
-        bytes_per_second: Of heap and TOAST.
-        whole_copies: Whether the figure is of whole copies, disorder on disk included, or of reading alone.
-        representative: Whether enough was measured to judge a rate by.
+    Attributes:
+        bytes_per_second: Bytes of heap and TOAST in a second.
+        whole_copies: Whether whole copies were measured, disorder on disk included, or only reading.
+        representative: Whether enough was measured to judge a rate by it.
         evidence: What was measured and what is assumed.
     """
 
@@ -113,13 +113,13 @@ class Speed:
     evidence: str
 
     def seconds_for(self, total: float, amplification: float, copies: int) -> float:
-        """How long `copies` at once take for `total` bytes."""
+        """Return the seconds that `copies` at once take for `total` bytes."""
         work = 1.0 if self.whole_copies else amplification + _WORK_PER_READING - 1.0
         return total * work / (self.bytes_per_second * copies)
 
 
 def measured_speed(base: Connected, relation: str) -> Speed | None:
-    """From the copies in the ledger; None where there are none worth counting."""
+    """Return the speed of the copies in the ledger; None where there are none to measure."""
     if not ledger_has(base, "slices"):
         return None
     known = read_slices(base, relation)
@@ -139,7 +139,7 @@ def measured_speed(base: Connected, relation: str) -> Speed | None:
 
 
 def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quarter: FiscalQuarter) -> Speed | None:
-    """COPY some rows of the quarter to nowhere; None where not one row came in time."""
+    """Measure how fast some rows of the quarter are read by COPY; None where no row arrived in time."""
     plan, spec, description = subject.plan, subject.spec, subject.description
     row_bytes = order.bytes_per_row or _GUESSED_ROW_BYTES
     where: sql.Composable = sql.SQL("true")
@@ -164,7 +164,7 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
                     for message in rows:
                         messages += 1
                         wire += len(message)
-                # The server's own count knows no header and no trailer; there is none when time ran out.
+                # The server's own count excludes header and trailer; it is missing when time ran out.
                 messages = cursor.rowcount
     except errors.QueryCanceled:
         pass
@@ -178,7 +178,7 @@ def sample_speed(legacy: Connected, subject: Subject, order: PhysicalOrder, quar
         representative=read >= _REPRESENTATIVE_BYTES,
         evidence=f"a sample of {messages:,} rows ({size(wire)} on the wire, {size(read)} on disk) was read in"
         f" {seconds:.2f} s: {size(read / seconds)}/s, from a cache that may have been warm. Writing, indexes and both"
-        f" fingerprints are taken to cost {_WORK_PER_READING - 1:g} times as much again, as measured elsewhere",
+        f" fingerprints are assumed to take {_WORK_PER_READING - 1:g} times as long again, as measured elsewhere",
     )
 
 
@@ -194,7 +194,7 @@ _TOLERABLE_AMPLIFICATION = 3.0
 
 
 def examine_sizes(legacy: Connected, subject: Subject, order: PhysicalOrder) -> list[Finding]:
-    """Heap, TOAST, indexes, and whether the planner's figures can be used at all."""
+    """Examine heap, TOAST and indexes, and whether the planner's figures can be used at all."""
     row = legacy.execute(
         "SELECT pg_relation_size(c.oid), CASE WHEN c.reltoastrelid <> 0 THEN pg_total_relation_size(c.reltoastrelid)"
         " ELSE 0 END, greatest(s.last_analyze, s.last_autoanalyze)::text FROM pg_class c"
@@ -218,7 +218,7 @@ def examine_sizes(legacy: Connected, subject: Subject, order: PhysicalOrder) -> 
 
 
 def examine_order(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter) -> list[Finding]:
-    """The index that finds a week, and what reading a week costs with it."""
+    """Examine the index that finds a week, and what reading a week costs with it."""
     column = quote_identifier(subject.spec.control_column)
     create = f"CREATE INDEX CONCURRENTLY ON {subject.spec.table} ({column});"
     fraction = chosen.fraction_of(order)
@@ -247,8 +247,8 @@ def examine_order(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter)
         remedies.append(f"ANALYZE {subject.spec.table}; -- an unknown order counts as random;")
     remedies.append(
         "each page is then read for several weeks: copy all weeks of the quarter in one go, so that pages are still"
-        " cached for the next one, and expect the window to be that much longer. CLUSTER would sort the table, but"
-        " locks it for as long as it takes: not online"
+        " cached for the next one, and expect the copy to take that much longer. CLUSTER would sort the table, but"
+        " locks it for as long as it takes: it is not online"
     )
     return [
         *findings,
@@ -279,7 +279,7 @@ class _Estimate:
 
 
 def examine_window(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter, speed: Speed | None) -> list[Finding]:
-    """The estimate against the window's length and against the rate that was promised."""
+    """Compare the estimate with the window's length and with the target rate."""
     plan = subject.plan
     row_bytes = order.bytes_per_row
     if speed is None or not chosen.rows or not row_bytes:
@@ -298,11 +298,11 @@ def examine_window(subject: Subject, order: PhysicalOrder, chosen: ChosenQuarter
     total = chosen.rows * row_bytes
     estimate = _Estimate(total, speed.seconds_for(total, order.read_amplification(week), plan.parallel_copies))
     remedy = (
-        "raise MIGRATION_PARALLEL_COPIES while cores and disks are idle, mend physical_order and control_index, copy"
+        "raise MIGRATION_PARALLEL_COPIES while cores and disks are idle, resolve physical_order and control_index, copy"
         " closed weeks before the window (the change stream keeps them exact), or lengthen the window"
     )
     about = f"{chosen.quarter.key} ({chosen.why}): about {chosen.rows:,} rows, {size(total)} of heap and TOAST"
-    assumed = f"{speed.evidence}; {plan.parallel_copies} copies at once are taken to be that many times as fast"
+    assumed = f"{speed.evidence}; {plan.parallel_copies} copies at once are assumed to be that many times as fast"
     return [
         judge(
             "window",

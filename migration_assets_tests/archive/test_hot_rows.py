@@ -63,7 +63,7 @@ def test_whoever_may_only_read_asks_beside_whoever_makes_partitions(databases: U
         assert view_of(reading) == view
         assert view_of(ground) == view
     ground.run("base", "ALTER TABLE bookings ALTER COLUMN guests TYPE bigint")
-    with pytest.raises(MigrationError, match="has to be made anew, and our role may not") as caught:
+    with pytest.raises(MigrationError, match="has to be created or renewed, and our role may not") as caught:
         view_of(reading)
     assert "as the role that migrates" in caught.value.next_step
     ground.run("base", f"DROP OWNED BY {role}; DROP ROLE {role}")  # pyright: ignore[reportArgumentType]

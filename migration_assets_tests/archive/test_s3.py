@@ -183,7 +183,7 @@ def test_a_bucket_that_is_not_there_is_no_place_for_archives(endpoint: str) -> N
         f"s3://key:geheim@no-such-bucket/x?endpoint_override={endpoint}&scheme=http&region=us-east-1"
     )
     error = refusal(archive, elsewhere, bookings(10))
-    assert "the archive of before" in error.state_left
+    assert "the previous archive" in error.state_left
     assert "geheim" not in str(error)
 
 

@@ -135,7 +135,7 @@ def test_a_file_that_is_no_parquet_is_found_though_its_bytes_are_as_listed(
     data = b"not this" * 100
     place(store, written).write_bytes(data)
     entry = replace(written.files[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    assert "no readable Parquet" in finding(store, replace(written, files=(entry, *written.files[1:])))
+    assert "not a readable Parquet" in finding(store, replace(written, files=(entry, *written.files[1:])))
 
 
 CHANGES: Mapping[str, tuple[Callable[[Any], Any], str]] = {

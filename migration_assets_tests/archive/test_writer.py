@@ -145,7 +145,7 @@ def test_rows_that_are_not_those_of_the_snapshot_never_become_an_archive(
         intended = manifest(rows, statistics=counts)
     error = refusal(write_slice, store, intended, batches(rows), SMALL, writer=WRITER)
     assert what in error.what
-    assert "the archive of before" in error.state_left
+    assert "the previous archive" in error.state_left
     assert contents(store) == {
         "manifest.json": before.sha256, **{file.name: file.sha256 for file in before.files}
     }  # fmt: skip

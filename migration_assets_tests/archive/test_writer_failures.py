@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_as_such_and_the_archive_of_before_stays(tmp_path: P
         store.room = room
         error = refusal(archive, store, bookings(600))
         assert "no space" in error.what
-        assert "the archive of before" in error.state_left
+        assert "the previous archive" in error.state_left
         assert "MIGRATION_ARCHIVE_URL" in error.next_step
         assert verify_archive(store, before) == before.portable
         assert not store.exists(STAGING)
@@ -185,7 +185,7 @@ def test_a_manifest_that_could_not_be_published_takes_its_files_with_it(tmp_path
     store.obeys = False
     error = refusal(archive, store, bookings(120), generation="g-2")
     assert error.what == "no answer"
-    assert "the archive of before" in error.state_left
+    assert "the previous archive" in error.state_left
     assert verify_archive(store, before) == before.portable
     assert len(store.list(HOME)) == len(before.files) + 1
 

@@ -210,7 +210,7 @@ def test_a_quarantine_that_a_stranger_may_empty_is_refused_and_what_he_keeps_the
         found = patient.examine()
         assert found.blocking == ["quarantine"]
         owned, kept = (one for one in found.all if one.code == "quarantine")
-        assert f"belongs to role {role}, who may drop the weeks that lie there" in owned.evidence
+        assert f"belongs to role {role}, who may drop the weeks in it" in owned.evidence
         assert (owned.acceptable, owned.subject) == (True, role)
         assert "bookings_fy25_q2_w05" in kept.evidence
         # The same is said, in other words, where a week is to leave the root.

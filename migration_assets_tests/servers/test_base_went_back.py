@@ -70,7 +70,7 @@ def test_a_standby_of_the_base_that_lagged_is_told_by_its_timeline(spare: Spare)
     spare.promote("base", standby)
     after = spare.ground(ground)
     [copy] = [one for one in findings(after) if one.code == "known_server" and one.severity is Blocks.BLOCKING]
-    assert "this is a copy of it" in copy.evidence
+    assert "this one is a copy of it" in copy.evidence
     assert "two bases with one ledger" in copy.remedy
     book(after, [2001])
     wait_for(lambda: after.one("base", "SELECT count(*) FROM bookings WHERE id = 2001") == 1, "it goes on")
