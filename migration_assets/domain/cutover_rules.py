@@ -226,7 +226,7 @@ CUTOVER_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.WRITES_HELD: "run `migration-assets release-writes`",
     ProblemCode.CUTOVER_UNFINISHED: "run `migration-assets release-writes`",
     ProblemCode.LEGACY_WRITABLE: "run `migration-assets hold-again`; then `migration-assets repair-legacy` over every"
-    " quarter shows what was written there meanwhile: it reached nobody. A hold of an earlier version held all but"
+    " quarter shows what was written there meanwhile: it was not replicated. A hold of an earlier version held all but"
     " sessions with session_replication_role = replica",
     ProblemCode.BASE_UNGUARDED: "run `migration-assets hold-again`; where a TRUNCATE took rows from the base, the"
     " legacy has them still",

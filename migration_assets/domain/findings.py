@@ -97,7 +97,7 @@ def with_acceptances(findings: Iterable[Finding], acceptances: Iterable[Acceptan
         decision = accepted.get((finding.code, finding.subject))
         if decision is None or decision.digest != finding.digest:
             command = f"migration-assets accept {finding.code} {shlex.quote(finding.subject)} --by NAME --reason TEXT"
-            remedy = f"{finding.remedy.rstrip('.')}. Or, where somebody answers for it as it is: {command}"
+            remedy = f"{finding.remedy.rstrip('.')}. Or, if a person takes responsibility for it as it is: {command}"
             evidence = finding.evidence
             if decision is not None:
                 evidence += (
