@@ -235,4 +235,4 @@ def test_between_two_looks_it_costs_nothing(ground: Ground) -> None:
 
 def test_a_throttle_that_cannot_look_holds_nothing_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert Throttle(NOWHERE, SPEC.relation, ThrottleLimits(lag_seconds=1)).reasons() == []
-    assert "could not look" in caplog.text
+    assert "could not measure the load" in caplog.text

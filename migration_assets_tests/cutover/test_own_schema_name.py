@@ -206,7 +206,7 @@ def test_a_schema_in_the_way_of_the_beginning_is_named(empty: CutoverGround) -> 
     empty.run("legacy", "CREATE SCHEMA migration_assets_begins")
     with (
         empty.databases.session("legacy", "test") as legacy,
-        pytest.raises(LedgerError, match="migration_assets_begins is there"),
+        pytest.raises(LedgerError, match="there is a schema migration_assets_begins"),
     ):
         make_session_locks(legacy)
 
