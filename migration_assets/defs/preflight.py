@@ -1,4 +1,4 @@
-"""Both databases examined; what blocks, stops all that follows."""
+"""The asset preflight: both databases are examined, and a blocking finding stops everything downstream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from migration_assets.runtime import Migration
 _NAME = "preflight"
 _CHECKS = {
     "nothing_blocks": "No finding is blocking.",
-    "nothing_warns": "No finding wants a decision. A warning does not stop the migration.",
+    "nothing_warns": "No finding needs a decision. A warning does not stop the migration.",
 }
 
 
@@ -24,15 +24,15 @@ _CHECKS = {
     owners=OWNERS,
     kinds=KINDS,
     description=(
-        "Both databases were examined: versions, settings, rights, keys, physical order, sizes, the window. Every"
-        " finding has its evidence and its remedy. Registers the quarters that the legacy holds."
+        "Both databases were examined: versions, settings, privileges, keys, physical order, sizes, the migration"
+        " window. Every finding has its evidence and its remedy. Registers the quarters that the legacy holds."
     ),
     check_specs=[dg.AssetCheckSpec(name, asset=_NAME, description=text) for name, text in _CHECKS.items()],
 )
 def preflight(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Examine, keep the findings in the ledger, register quarters."""
+    """Examine both sides, keep the findings in the ledger, and register quarters; fail if a finding blocks."""
     with readable_failures():
         examined = examine(migration, run_id=context.run.run_id)
     results = [
@@ -75,10 +75,10 @@ def _check(
 
 
 def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
-    """What wants somebody's attention first, then everything that was examined."""
+    """First the findings that need attention, then everything that was examined."""
     urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
     attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
-    # What is well has no remedy; its column would only push the evidence out of sight.
+    # Most findings here have no remedy; an empty column would push the evidence out of sight.
     return {"findings": attention, "everything_examined": _table(findings, remedies=False)}
 
 

@@ -71,7 +71,7 @@ def test_a_week_without_differences_stays_green_through_a_repair(streamed: Proje
     result = streamed.run_job("repair_slices", WEEK, config)
     assert result.success, failure_text(result)
     [event] = result.asset_materializations_for_node("validated_slice")
-    assert event.metadata["repair"].value == "nothing was to be repaired"
+    assert event.metadata["repair"].value == "nothing had to be repaired"
 
 
 @pytest.mark.long
