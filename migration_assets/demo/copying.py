@@ -1,8 +1,7 @@
-"""The demo's copies: every week of a quarter as a run of its own, with a line that shows how far it is.
+"""The demo's copies: each week of a quarter is a Dagster run in a worker process, with a progress line of its own.
 
-One progress line a week, fed by what the base says of the sessions that work.
-
-The demo's worker processes: each loads Dagster once and then runs one week after the other.
+A worker loads Dagster once and then runs one week after the other. The progress comes from the base's own views of its
+sessions. Without a terminal, each week has one line when it is finished.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -28,7 +27,7 @@ from migration_assets.terminal.figures import gigabytes, megabytes_per_second
 
 
 class WeekLines:
-    """A context manager; `refresh` looks at the base, `finish` settles a week's line."""
+    """A context manager with a progress line per week; `refresh` reads the progress, `finish` ends a week's line."""
 
     def __init__(self, console: Console, migration: Migration, weeks: tuple[FiscalWeek, ...]) -> None:
         self._console = console
@@ -44,6 +43,7 @@ class WeekLines:
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,
+            disable=not console.is_terminal,  # `finish` prints the lines then
         )
 
     def __enter__(self) -> Self:
@@ -69,7 +69,7 @@ class WeekLines:
         return self._base
 
     def refresh(self) -> None:
-        """Show what is going on now."""
+        """Show the progress of the copies that run now."""
         for week, activity in current_activity(self._connected()).items():
             task = self._tasks[week]
             self._progress.start_task(task)
@@ -78,7 +78,7 @@ class WeekLines:
             self._progress.update(task, description=activity.phase)
 
     def finish(self, week: FiscalWeek, error: str) -> None:
-        """Settle the week's line with what the ledger says."""
+        """End the week's line with the result in the ledger, or with the first line of the error."""
         record = read_slice(self._connected(), self._migration.spec.relation, week)
         task = self._tasks[week]
         if error or record is None or record.base is None:
@@ -97,31 +97,31 @@ class WeekLines:
 
 
 def prepare(log_folder: Path) -> None:
-    """Called once in every new worker."""
+    """Initialize a new worker: its output goes to a file."""
     quiet_worker(log_folder / "workers.log")
 
 
 def ready() -> None:
-    """Nothing: whoever waits for it waits for a worker that has loaded Dagster."""
+    """Do nothing; the call returns when the worker has loaded Dagster."""
 
 
 def materialize(asset: str, quarter: FiscalQuarter | None, config: Mapping[str, Any] | None = None) -> RunOutcome:
-    """One run that materializes one asset."""
+    """Materialize one asset in one run."""
     return run_asset(defs, asset, quarter, config)
 
 
 def run_job(job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
-    """One run of a job for one week."""
+    """Run a job for one week."""
     return run_week(defs, job, week, config)
 
 
 def run_plain(job: str, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
-    """One run of a job without partitions."""
+    """Run a job without partitions."""
     return run_alone(defs, job, config)
 
 
 def tick(sensor: str) -> list[tuple[str, RunOutcome]]:
-    """One tick of a sensor, and the runs that it asks for."""
+    """Evaluate a sensor once and execute the runs that it requests."""
     return run_sensor(defs, sensor)
 
 
@@ -132,7 +132,7 @@ def copy_weeks(
     pool: ProcessPoolExecutor,
     failures: MutableMapping[str, str],
 ) -> None:
-    """Copy the quarter's 13 weeks; `failures` gets the error of each that failed."""
+    """Copy the quarter's 13 weeks; `failures` receives the error of each week that failed, by its key."""
     weeks = migration.calendar.weeks_of(quarter)
     copies = migration.settings.weeks_at_once
     console.print(
