@@ -3,7 +3,7 @@
 Making the legacy inactive is the only step without a way back.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -15,8 +15,16 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.partitions import CUT_OVER, KINDS, OWNERS
 from migration_assets.defs.proofs import sign_off
 from migration_assets.defs.resources import CODE
-from migration_assets.defs.shown import Metadata, record_metadata, refuse_retries, result_of, table, told_states
-from migration_assets.domain.findings import Finding, Severity
+from migration_assets.defs.shown import (
+    Metadata,
+    findings_table,
+    logged_states,
+    record_metadata,
+    refuse_retries,
+    result_of,
+    table,
+)
+from migration_assets.domain.findings import Severity
 from migration_assets.domain.plain_text import for_chat
 from migration_assets.domain.states import CutoverKind, Scope
 from migration_assets.readiness.readiness import examine_cutover
@@ -81,25 +89,6 @@ def cutover_readiness(
     )
 
 
-def findings_table(findings: Sequence[Finding]) -> dg.TableMetadataValue:
-    """A table of the findings with severity, evidence and remedy."""
-    columns = ("severity", "finding", "evidence", "remedy")
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {
-                    "severity": one.severity.value,
-                    "finding": f"{one.area.value}: {one.code}",
-                    "evidence": one.evidence,
-                    "remedy": one.remedy,
-                }
-            )
-            for one in findings
-        ],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
-    )
-
-
 class LegacyCutoverConfig(dg.Config):
     """Who approves the cutover, and whether it is only rehearsed."""
 
@@ -131,7 +120,7 @@ def legacy_cutover(
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Rehearse the cutover, or do it."""
     refuse_retries(context, migration, "cutover")
-    with readable_failures(), told_states(context) as on_state:
+    with readable_failures(), logged_states(context) as on_state:
         try:
             done = cut_over(
                 migration,

@@ -21,7 +21,7 @@ from migration_assets.defs.cutover import legacy_cutover
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.proofs import ValidationAction, validated_slice
 from migration_assets.defs.resources import CODE, CODE_OF_REFUSAL, CONFIRM, confirmed
-from migration_assets.defs.shown import record_metadata, refuse_retries, result_of, told_states
+from migration_assets.defs.shown import logged_states, record_metadata, refuse_retries, result_of
 from migration_assets.defs.slices import SliceAction, legacy_slice, migrated_slice
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.proof.deletions import confirmed_deletions
@@ -157,7 +157,7 @@ def roll_back_to_legacy(
     refuse_retries(context, migration, "rollback")
     if config.approved_by.strip() and not config.confirm.strip():
         _show_preview(context, migration)
-    with readable_failures(), told_states(context) as on_state:
+    with readable_failures(), logged_states(context) as on_state:
         done = roll_back(
             migration, config.approved_by, confirm=config.confirm, run_id=context.run.run_id, on_state=on_state
         )

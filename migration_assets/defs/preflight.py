@@ -7,11 +7,14 @@ import dagster as dg
 
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.partitions import KINDS, OWNERS, PREPARE, register_quarters
+from migration_assets.defs.shown import findings_table
 from migration_assets.domain.findings import Finding, Severity, blocking, worst_first
 from migration_assets.preflight.run import examine
 from migration_assets.runtime import Migration
 
 _NAME = "preflight"
+_COLUMNS = ("severity", "finding", "remedy", "evidence")
+_COLUMNS_WITHOUT_REMEDY = ("severity", "finding", "evidence")
 _CHECKS = {
     "nothing_blocks": "No finding is blocking.",
     "nothing_warns": "No finding needs a decision. A warning does not stop the migration.",
@@ -70,30 +73,18 @@ def _check(
         passed=not hits,
         severity=check_severity,
         description="; ".join(f"{hit.code}: {hit.evidence}" for hit in hits) or None,
-        metadata={"count": dg.MetadataValue.int(len(hits)), "findings": _table(hits)},
+        metadata={"count": dg.MetadataValue.int(len(hits)), "findings": findings_table(worst_first(hits), _COLUMNS)},
     )
 
 
 def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
     """First the findings that need attention, then everything that was examined."""
-    urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
-    attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
-    # Most findings here have no remedy; an empty column would push the evidence out of sight.
-    return {"findings": attention, "everything_examined": _table(findings, remedies=False)}
-
-
-def _table(findings: list[Finding], *, remedies: bool = True) -> dg.TableMetadataValue:
-    columns = ("severity", "finding", *(("remedy",) if remedies else ()), "evidence")
-    records = [
-        {
-            "severity": f.severity.value,
-            "finding": f"{f.area.value}: {f.code}",
-            "remedy": f.remedy,
-            "evidence": f.evidence,
-        }
-        for f in worst_first(findings)
-    ]
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord({name: record[name] for name in columns}) for record in records],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
-    )
+    everything = worst_first(findings)
+    urgent = [finding for finding in everything if finding.severity is not Severity.INFO]
+    return {
+        "findings": findings_table(urgent, _COLUMNS)
+        if urgent
+        else dg.MetadataValue.text("nothing blocks and nothing warns"),
+        # Most of these findings have no remedy; an empty column would push the evidence out of sight.
+        "everything_examined": findings_table(everything, _COLUMNS_WITHOUT_REMEDY),
+    }

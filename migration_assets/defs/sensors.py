@@ -242,7 +242,7 @@ def run_failure_alert(context: dg.RunFailureSensorContext, migration_source: dg.
     try:
         sent = send_failure(migration_source.open(), title, body)
     except MigrationError as error:
-        context.log.error("nobody was told of %r: %s", title, error)  # noqa: TRY400 - the error's own text says what happened
+        context.log.error("nobody was told of %r: %s", title, error)  # noqa: TRY400 - the text says enough
         return
     if not sent:
         context.log.info("MIGRATION_ALERT_URLS is not set, nobody was told: %s", title)

@@ -5,7 +5,7 @@ column names, never by their values.
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -14,6 +14,7 @@ import dagster as dg
 
 from migration_assets.cutover.plan import steps_of
 from migration_assets.defs.failures import readable_failures
+from migration_assets.domain.findings import Finding
 from migration_assets.domain.fingerprint import Differences, Fingerprint
 from migration_assets.domain.samples import CutoverSample, StreamSample
 from migration_assets.domain.states import CutoverKind, CutoverState
@@ -123,6 +124,22 @@ def table(columns: Iterable[str], rows: Iterable[Mapping[str, str | int | float]
         records=[dg.TableRecord(dict(row)) for row in rows],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
     )
+
+
+def findings_table(
+    findings: Iterable[Finding], columns: Sequence[str] = ("severity", "finding", "evidence", "remedy")
+) -> dg.TableMetadataValue:
+    """A table of the findings in the given order, with the given columns."""
+    return table(columns, ({name: cells[name] for name in columns} for cells in map(_finding_cells, findings)))
+
+
+def _finding_cells(finding: Finding) -> dict[str, str]:
+    return {
+        "severity": finding.severity.value,
+        "finding": f"{finding.area.value}: {finding.code}",
+        "evidence": finding.evidence,
+        "remedy": finding.remedy,
+    }
 
 
 def equality_results(
@@ -281,7 +298,7 @@ def observed_progress(context: dg.AssetExecutionContext, expected_rows: int, eve
 
 
 @contextmanager
-def told_states(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Generator[OnState]:
+def logged_states(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Generator[OnState]:
     """A callback that logs every state. A thread of its own writes, since Dagster's storage must not prolong a hold."""
     waiting: SimpleQueue[str | None] = SimpleQueue()
 

@@ -212,7 +212,7 @@ def validate_weeks(
         for week, future in [(week, pool.submit(run_job, "validate_slices", week)) for week in weeks]:
             equal += story.note(f"validated_slice {week.key}", future.result())
             status.update(f"{title}: {equal} are equal")
-    story.validated += equal
+    story.validated = equal
     console.print(f"{quarter.key}: {equal} of {len(weeks)} weeks were proven equal at their cuts, under live traffic.")
 
 
