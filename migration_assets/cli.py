@@ -1,4 +1,7 @@
-"""The command line `migration-assets`: the group, what the demo and a first look need; the rest is in `commands`."""
+"""The command line `migration-assets`: the group, how its errors are shown, and the commands for a first look.
+
+Settings, embedded servers, preflight, demo and UI are here; the other commands are in `terminal`, one module a topic.
+"""
 
 import errno
 import os
@@ -11,10 +14,10 @@ import click
 import psycopg
 from rich.table import Table
 
-from migration_assets.domain.errors import MigrationError, SettingsError
+from migration_assets.domain.errors import MigrationError, NoRoomError, SettingsError
 from migration_assets.domain.findings import blocking
 from migration_assets.embedded.servers import EmbeddedServers
-from migration_assets.postgres.server_messages import clean, limit_error, on_side, told
+from migration_assets.postgres.server_messages import COMMITTED_STAYS, clean, on_side, server_error, told
 from migration_assets.preflight.run import examine
 from migration_assets.runtime import dagster_environment, keep_files_private, open_migration
 from migration_assets.settings import PREFIX, MigrationSettings, load_settings
@@ -29,17 +32,17 @@ from migration_assets.terminal.proof import repair, repair_legacy, sign_off, val
 from migration_assets.terminal.readiness import accept, print_findings, readiness
 from migration_assets.terminal.stream import alert, stream
 
-# No connection, nobody who may log in, a server that ends. A statement that is cancelled, or finds no room, is none.
+# Classes of SQLSTATE: connection failed, login refused, server shutting down. Not 57014 (canceled) and 53 (no room).
 _UNREACHABLE = ("08", "28", "57P")
 
 
 class _Readable(click.Group):
-    """Errors are shown as text with exit code 2; 1 is an answer, and Python's own code for whatever went wrong."""
+    """Shows errors as text and ends with exit code 2, since 1 is an answer: "not equal", "not ready"."""
 
     def invoke(self, ctx: click.Context) -> object:
         if not _is_text(ctx.args):
             complain(
-                "An argument has bytes that are no UTF-8.\nNext: type it anew, in a terminal that is set to UTF-8."
+                "An argument has bytes that are not UTF-8.\nNext: type it again, in a terminal that is set to UTF-8."
             )
         try:
             return super().invoke(ctx)
@@ -48,19 +51,10 @@ class _Readable(click.Group):
         except MigrationError as error:
             complain(f"{type(error).__name__}: {error}")
         except psycopg.Error as error:
-            said = f"PostgreSQL{on_side(error)}: {told(error)}"
-            limit = limit_error(error)
-            if limit is not None:
-                complain(f"{type(limit).__name__}: {limit}")
-            if (error.sqlstate or _UNREACHABLE[0]).startswith(_UNREACHABLE):
-                complain(f"{said}\nNext: see whether both servers run and the URLs are right.")
-            complain(
-                f"{said} (SQLSTATE {error.sqlstate})\nState left: what was committed stays,"
-                " everything else was rolled back.\nNext: mend the cause, then run this again."
-            )
+            complain(_of_server(error))
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # nobody reads on, as behind `| head`: click ends it in silence
+                raise  # the reader has closed the pipe, as `| head` does: click then exits silently
             complain(f"{type(error).__name__}: {clean(str(error))}\nNext: mend the cause, then run this again.")
         except Exception as error:  # noqa: BLE001
             complain(_bug(error))
@@ -74,13 +68,24 @@ def _is_text(words: Sequence[str]) -> bool:
     return True
 
 
+def _of_server(error: psycopg.Error) -> str:
+    shown = server_error(error, next_step="mend the cause, then run this again.")
+    if isinstance(shown, NoRoomError):
+        return f"{type(shown).__name__}: {shown}"
+    if (error.sqlstate or _UNREACHABLE[0]).startswith(_UNREACHABLE):
+        return (
+            f"PostgreSQL{on_side(error)}: {told(error)}\nNext: check that both servers run and that the URLs are right."
+        )
+    return str(shown)
+
+
 def _bug(error: Exception) -> str:
-    """Where it happened, for a report. What it says may hold rows, and is left out."""
+    """The error's type and place, for a report. Its text is left out, since it may hold rows."""
     places = [f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_tb(error.__traceback__)]
     return (
         f"{type(error).__name__}, which was not expected, at {' < '.join(reversed(places[-8:]))}\n"
-        "State left: what was committed stays, everything else was rolled back.\n"
-        "Next: `migration-assets status` shows what is; report this line: it is a bug."
+        f"State left: {COMMITTED_STAYS}.\n"
+        "Next: `migration-assets status` shows the state of the migration; report the first line: it is a bug."
     )
 
 
@@ -92,7 +97,7 @@ def main() -> None:
 
 @main.command()
 def settings() -> None:
-    """List the settings: names, values (never secrets) and meaning."""
+    """List the settings: variables, values (never secrets) and meanings."""
     loaded = load_settings()
     table = Table(show_lines=False)
     for column in ("variable", "value", "meaning"):
@@ -104,7 +109,7 @@ def settings() -> None:
 
 @main.group()
 def servers() -> None:
-    """The embedded PostgreSQL servers of the demo."""
+    """Start, stop and remove the embedded PostgreSQL servers of the demo."""
 
 
 def _embedded() -> EmbeddedServers:
@@ -114,7 +119,7 @@ def _embedded() -> EmbeddedServers:
             f"{PREFIX}LEGACY_URL and {PREFIX}BASE_URL point at real databases",
             where="servers",
             state_left="nothing was touched",
-            next_step="unset them to work with the embedded servers",
+            next_step="unset both to work with the embedded servers",
         )
     keep_files_private(loaded)
     return EmbeddedServers(loaded.var)
@@ -144,7 +149,7 @@ def remove(yes: bool) -> None:
     if not yes:
         click.confirm(f"Delete the embedded databases and {embedded.var}?", abort=True)
     embedded.remove()
-    console.print("The embedded servers and their data are gone.")
+    console.print("The embedded servers and their data were removed.")
 
 
 @servers.command("status")
@@ -170,25 +175,25 @@ def _print_servers(embedded: EmbeddedServers) -> None:
 
 
 @main.command()
-@click.option("--all", "everything", is_flag=True, help="Show what is well, too.")
+@click.option("--all", "everything", is_flag=True, help="Also show what is in order.")
 def preflight(everything: bool) -> None:
-    """Examine both databases; exit code 1 where something blocks."""
+    """Examine both databases; exit code 1 if a finding blocks the migration."""
     examined = examine(open_migration(load_settings()))
     print_findings(console, examined.findings, everything=everything)
     if examined.quarters:
-        console.print(f"The legacy holds: {', '.join(quarter.key for quarter in examined.quarters)}.")
+        console.print(f"Quarters in the legacy: {', '.join(quarter.key for quarter in examined.quarters)}.")
     if blocking(examined.findings):
         sys.exit(1)
 
 
 @main.command()
-@click.option("--rows", default=1_000_000, show_default=True, help="Bookings in the legacy.")
-@click.option("--seed", default=20240624, show_default=True, help="Same seed and rows: same bookings.")
-@click.option("--rate", default=50.0, show_default=True, help="Transactions a second of live traffic.")
-@click.option("--until", default="decommissioned", show_default=True, help="How far it goes.",
+@click.option("--rows", default=1_000_000, show_default=True, help="Number of bookings in the legacy.")
+@click.option("--seed", default=20240624, show_default=True, help="The same seed and rows give the same bookings.")
+@click.option("--rate", default=50.0, show_default=True, help="Live traffic, in transactions a second.")
+@click.option("--until", default="decommissioned", show_default=True, help="The chapter that the demo ends with.",
               type=click.Choice(["signed-off", "archived", "decommissioned"]))  # fmt: skip
 def demo(rows: int, seed: int, rate: float, until: str) -> None:
-    """Move FY25-Q2 of a made-up legacy on the embedded servers, under live traffic."""
+    """Migrate a made-up legacy on the embedded servers under live traffic, up to the decommission."""
     from migration_assets.demo.story import run_demo  # noqa: PLC0415  Dagster takes seconds to import
     from migration_assets.demo.summary import Chapter, Story  # noqa: PLC0415
 
@@ -207,11 +212,11 @@ def demo(rows: int, seed: int, rate: float, until: str) -> None:
 )
 @click.option("--read-only", is_flag=True, help="The page shows and starts nothing; the daemon works as ever.")
 def ui(port: int, host: str, read_only: bool) -> None:
-    """Open Dagster's UI and daemon on the migration; starts the embedded servers where they are wanted."""
+    """Run Dagster's UI and daemon for the migration; starts the embedded servers where they are used."""
     from migration_assets.terminal.ui import serve_ui  # noqa: PLC0415  Dagster takes seconds to import
 
     loaded = load_settings()
-    keep_files_private(loaded)  # before the first of them
+    keep_files_private(loaded)  # before the first file is written
     if loaded.embedded:
         EmbeddedServers(loaded.var).start()
     os.environ.update(dagster_environment(loaded))

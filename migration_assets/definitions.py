@@ -1,4 +1,4 @@
-"""The composition root: everything that Dagster loads, and the only place where it is put together."""
+"""The composition root: the only place where the definitions that Dagster loads are put together."""
 
 import dagster as dg
 
@@ -27,11 +27,11 @@ from migration_assets.runtime import Migration
 
 
 def build_defs(migration: Migration | None = None) -> dg.Definitions:
-    """All definitions.
+    """All assets, checks, jobs, schedules and sensors, with their resources.
 
     Args:
-        migration: What runs work on; by default the settings are read when a run starts, so that definitions load in
-            an empty environment.
+        migration: The migration that runs work on. By default the settings are read when a run starts, so that the
+            definitions load in an empty environment.
     """
     return dg.Definitions(
         assets=[

@@ -71,8 +71,8 @@ def test_whatever_goes_wrong_is_text_and_exit_code_2_since_1_is_an_answer(
         assert "Traceback" not in result.output
         return str(result.stderr)
 
-    assert "no UTF-8" in wrong("stream", "pause", "--reason", "\udcff")
-    assert "no UTF-8" in wrong("query", "SELECT '\udcff'")
+    assert "not UTF-8" in wrong("stream", "pause", "--reason", "\udcff")
+    assert "not UTF-8" in wrong("query", "SELECT '\udcff'")
     assert "1<=x<=" in wrong("query", "SELECT 1", "--limit", "9" * 30)
     Path(".env").write_bytes(b"MIGRATION_TABLE=\xff\n")
     assert ".env cannot be read" in wrong("status")

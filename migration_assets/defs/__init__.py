@@ -1,10 +1,10 @@
-"""The migration as Dagster sees it. Thin: a body calls, records and returns; gates read the ledger."""
+"""The migration as Dagster sees it. Bodies are thin: call a step, record, return; the steps hold the logic."""
 
 import warnings
 
 import dagster as dg
 
-# Partitioned checks and multi-dimensional partitions are preview and beta API; the version is pinned exactly for that
-# reason, and a warning at every import of every run would teach people to overlook warnings.
+# Partitioned checks and multi-dimensional partitions are preview and beta API, which is why Dagster's version is pinned
+# exactly. A warning at every import of every run would teach people to overlook warnings.
 for _category in (dg.BetaWarning, dg.PreviewWarning):
     warnings.filterwarnings("ignore", category=_category)

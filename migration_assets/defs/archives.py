@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -31,12 +32,78 @@ from migration_assets.retirement.restoring import drill_week
 from migration_assets.retirement.retiring import Back, bring_back, retire_week, told
 from migration_assets.runtime import Migration
 
-_CHECK = "archive_matches"
 _MB = 1e6
+_CHECK = "archive_matches"
+_PARQUET_ARCHIVE = "parquet_archive"
+
+# What the three assets have in common.
+_archive_asset = partial(dg.asset, group_name=ARCHIVE, owners=OWNERS, pool=ARCHIVE_POOL, partitions_def=fiscal_weeks)
+
+
+class ArchiveAction(Enum):
+    """What a materialization of parquet_archive does."""
+
+    ARCHIVE = "archive"
+    REREAD = "reread"
+
+
+class ParquetArchiveConfig(dg.Config):
+    """Whether to archive the week, or only to read its files again."""
+
+    action: ArchiveAction = Field(
+        default=ArchiveAction.ARCHIVE, description="ARCHIVE writes the files; REREAD only reads and compares them."
+    )
+
+
+@_archive_asset(
+    name=_PARQUET_ARCHIVE,
+    kinds={"parquet", "duckdb"},
+    deps=[validated_slice, dg.AssetDep(sign_off, partition_mapping=quarter_of_its_weeks)],
+    check_specs=[
+        dg.AssetCheckSpec(
+            _CHECK,
+            asset=_PARQUET_ARCHIVE,
+            partitions_def=fiscal_weeks,
+            description=(
+                "DuckDB read the files again, and its fingerprint over all columns equals PostgreSQL's over the leaf."
+                " Every file has the SHA-256 that the manifest states, and the manifest is the one that the ledger"
+                " recorded. Runs with every archive and with the job verify_archives, never alone."
+            ),
+        )
+    ],
+    description=(
+        "The signed-off week was read in one snapshot of its leaf and written as Parquet with a manifest. The files"
+        " were written aside, fsynced, read again by DuckDB and proven equal, and only then replaced an older archive."
+        " A late booking makes the archive stale: materialize it again. While the base is in charge, a week that is"
+        " over needs no sign-off. With action REREAD (job verify_archives) the files are only read again;"
+        " a byte that changed fails the partition."
+    ),
+)
+def parquet_archive(
+    context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migration: dg.ResourceParam[Migration]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Archive the week or read its files again; a difference fails the check and the partition."""
+    with readable_failures():
+        try:
+            done = _archive(context, config, migration)
+        except ArchiveError as error:
+            # Before the Failure: a check that fails after a materialization would leave the partition green.
+            yield failed_archive_result(_PARQUET_ARCHIVE, error)
+            raise
+    yield dg.MaterializeResult(metadata=archive_metadata(done), check_results=[archive_result(_PARQUET_ARCHIVE, done)])
+
+
+def _archive(context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migration: Migration) -> Archived:
+    week, run_id = week_of(context), context.run.run_id
+    if config.action is ArchiveAction.REREAD:
+        return reread_archive(migration, week, run_id=run_id)
+    done = archive_week(migration, week, run_id=run_id)
+    refresh_catalogue(migration)
+    return done
 
 
 def archive_metadata(done: Archived) -> Metadata:
-    """Rows, sizes (10^6 bytes), rates, where it lies, its files and how each column is kept."""
+    """Rows, sizes, location and checksums of an archive, its files, and how each column is stored."""
     archive, manifest = done.record, done.manifest
     rows = manifest.rows
     return {
@@ -66,7 +133,7 @@ def archive_metadata(done: Archived) -> Metadata:
                         "column": column.name,
                         "PostgreSQL": column.type_name,
                         "Parquet": column.storage.value,
-                        "as text, since a value fits no exact type": column.name in _ways_out(done),
+                        "as text, since a value fits no exact type": column.name in _stored_as_text(done),
                     }
                 )
                 for column in manifest.columns
@@ -76,7 +143,7 @@ def archive_metadata(done: Archived) -> Metadata:
 
 
 def archive_result(asset: str, done: Archived) -> dg.AssetCheckResult:
-    """Both engines' figure; it is one."""
+    """The check passed: rows and checksum, which are the same for both engines."""
     portable = done.record.portable
     return dg.AssetCheckResult(
         passed=True,
@@ -92,11 +159,12 @@ def archive_result(asset: str, done: Archived) -> dg.AssetCheckResult:
 
 
 def failed_archive_result(asset: str, error: ArchiveError) -> dg.AssetCheckResult:
-    """What is wrong with the archive."""
+    """The check failed; the description says what is wrong with the archive."""
     return dg.AssetCheckResult(passed=False, asset_key=asset, check_name=_CHECK, description=str(error))
 
 
-def _ways_out(done: Archived) -> set[str]:
+def _stored_as_text(done: Archived) -> set[str]:
+    """Columns that are not text in PostgreSQL, but have a value that no exact Parquet type can hold."""
     return {
         column.name
         for column in done.manifest.columns
@@ -174,51 +242,41 @@ def _do(context: dg.AssetExecutionContext, config: ParquetArchiveConfig, migrati
 
 
 class RetiredSliceConfig(dg.Config):
-    """Whether the week really leaves."""
+    """Whether the week really leaves the base."""
 
     dry_run: bool = Field(default=True, description="Only say what would be done, and what stands in the way.")
 
     confirm: str = Field(default="", description=CODES + " None is asked for with MIGRATION_AUTO_RETIRE=true.")
 
 
-@dg.asset(
-    group_name=ARCHIVE,
-    owners=OWNERS,
+@_archive_asset(
     kinds=KINDS,
-    pool=ARCHIVE_POOL,
-    partitions_def=fiscal_weeks,
     deps=[parquet_archive],
     output_required=False,
     description=(
-        "The week's leaf has left the base: its sign-off stands, its archive was read again, nothing has come since,"
-        " the change stream was narrowed at a cut (while the base is in charge: the legacy was seen to hold of"
-        " it what the archive does, for a rollback), the leaf was detached without blocking anybody and lies in the"
-        " schema of quarantine until MIGRATION_QUARANTINE_DAYS are over; materialized again after that, it is"
-        " dropped. A dry run by default, which leaves an observation with everything that stands in the way, or with"
-        " the code that its leaving, and later the drop, asks for (not with MIGRATION_AUTO_RETIRE=true). The asset"
-        " restored_slice brings it back."
+        "The week's leaf has left the base. Before that the sign-off was valid, the archive was read again, and no"
+        " change had arrived since it was written. The change stream was narrowed at a cut; while the base is in"
+        " charge, the legacy was seen to hold the same rows of the week as the archive instead, for the sake of a"
+        " rollback. The leaf was detached without blocking anybody and is kept in the quarantine schema for"
+        " MIGRATION_QUARANTINE_DAYS; materialized again after that, it is dropped. A dry run is the default: it leaves"
+        " an observation with everything that stands in the way, or with the code that the retirement, and later the"
+        " drop, asks for (not with MIGRATION_AUTO_RETIRE=true). The asset restored_slice brings the week back."
     ),
 )
 def retired_slice(
     context: dg.AssetExecutionContext, config: RetiredSliceConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Let it leave, as far as that is due; or say what stands in the way."""
+    """Take the next step of the retirement that is due, or show what stands in the way."""
     week = week_of(context)
     with readable_failures():
         done = retire_week(migration, week, dry_run=config.dry_run, confirm=config.confirm, run_id=context.run.run_id)
+    metadata = _retired_metadata(done)
     if config.dry_run:
         # No materialization: a week that is still there must not look as if it had left.
-        context.log_event(
-            dg.AssetObservation(
-                asset_key=context.asset_key,
-                partition=partition_key(week),
-                description="; ".join(done.obstacles) or "nothing stands in the way",
-                metadata=_retired_metadata(done),
-            )
-        )
+        _observe(context, context.asset_key, "; ".join(done.obstacles) or "nothing stands in the way", metadata)
         return
     refresh_catalogue(migration)
-    yield dg.MaterializeResult(metadata=_retired_metadata(done))
+    yield dg.MaterializeResult(metadata=metadata)
 
 
 def _retired_metadata(done: Retired) -> Metadata:
@@ -243,14 +301,14 @@ def _retired_metadata(done: Retired) -> Metadata:
 
 
 class RestoreAction(Enum):
-    """What a run does."""
+    """What a run of restored_slice does."""
 
     RESTORE = "restore"
     DRILL = "drill"
 
 
 class RestoredSliceConfig(dg.Config):
-    """Whether the week comes back, or only proves that it could."""
+    """Whether the week comes back, or is only shown to be restorable."""
 
     action: RestoreAction = Field(
         default=RestoreAction.RESTORE,
@@ -258,42 +316,29 @@ class RestoredSliceConfig(dg.Config):
     )
 
 
-@dg.asset(
-    group_name=ARCHIVE,
-    owners=OWNERS,
+@_archive_asset(
     kinds=KINDS,
-    pool=ARCHIVE_POOL,
-    partitions_def=fiscal_weeks,
     deps=[parquet_archive, retired_slice],
     output_required=False,
     description=(
-        "A retired week is an attached leaf again: taken out of quarantine, or loaded from its Parquet files, and equal"
+        "A retired week is an attached leaf again: taken out of quarantine or loaded from its Parquet files, and equal"
         " to what was archived by fingerprint. The change stream does not cover it: materialize change_stream for its"
-        " quarter where the legacy may still change it. With action DRILL (job restore_drill) the files are loaded into"
-        " a scratch table, compared and dropped: the run leaves an observation, and the base as it was."
+        " quarter if the legacy may still change it. With action DRILL (job restore_drill) the files are loaded into"
+        " a scratch table, compared and dropped: the run leaves an observation and does not change the base."
     ),
 )
 def restored_slice(
     context: dg.AssetExecutionContext, config: RestoredSliceConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Restore, or only try it."""
-    week = week_of(context)
+    """Restore the week, or drill its restore."""
+    week, run_id = week_of(context), context.run.run_id
     with readable_failures():
-        if config.action is RestoreAction.RESTORE:
-            back = bring_back(migration, week, run_id=context.run.run_id)
-            metadata = _restored_metadata(back)
-        else:
-            done = drill_week(migration, week, run_id=context.run.run_id)
+        if config.action is RestoreAction.DRILL:
+            done = drill_week(migration, week, run_id=run_id)
             metadata = _restored_metadata(Back(week, "drill", done.fingerprint, done.seconds))
-            context.log_event(
-                dg.AssetObservation(
-                    asset_key=parquet_archive.key,
-                    partition=partition_key(week),
-                    description="restored into a scratch table, compared, dropped",
-                    metadata=metadata,
-                )
-            )
+            _observe(context, parquet_archive.key, "restored into a scratch table, compared, dropped", metadata)
             return
+        metadata = _restored_metadata(bring_back(migration, week, run_id=run_id))
     yield dg.MaterializeResult(metadata=metadata)
 
 
@@ -305,3 +350,9 @@ def _restored_metadata(back: Back) -> Metadata:
         "from": dg.MetadataValue.text(back.source),
         "seconds": dg.MetadataValue.float(round(back.seconds, 3)),
     }
+
+
+def _observe(context: dg.AssetExecutionContext, asset: dg.AssetKey, text: str, metadata: Metadata) -> None:
+    """Log an observation of the run's week, for a run that materializes nothing."""
+    week = partition_key(week_of(context))
+    context.log_event(dg.AssetObservation(asset_key=asset, partition=week, description=text, metadata=metadata))

@@ -1,6 +1,6 @@
-"""A quarter under CDC: its weeks follow the legacy in real time."""
+"""The asset change_stream: the weeks of a quarter are under CDC and follow the legacy in real time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -38,19 +38,19 @@ class ChangeStreamConfig(dg.Config):
     kinds=KINDS,
     pool=MANY_WEEKS_POOL,
     partitions_def=fiscal_quarters,
-    # On the quarter's places too: a run of both, as quarter_opener asks for, goes in this order.
+    # Also on quarter_partitions: a run of both assets, as quarter_opener launches it, must execute in this order.
     deps=[quarter_partitions, dg.AssetDep(migrated_slice, partition_mapping=quarter_of_its_weeks)],
     description=(
-        "The quarter's 13 weeks are under CDC and equal the legacy from the stated position on: what had changed since"
-        " they were copied was found and put right. Weeks that were opened ahead and hold at most MIGRATION_JOIN_ROWS"
-        " join without a copy. The first quarter activates the stream, later ones join it while it runs. Safe to"
-        " repeat, also after a crash; with `rebuild` the stream is made anew. Its two checks can be run alone."
+        "The quarter's 13 weeks are under CDC and equal the legacy from the stated position on: a true-up found and"
+        " repaired what had changed since they were copied. Weeks that were opened ahead and hold at most"
+        " MIGRATION_JOIN_ROWS join without a copy. The first quarter activates the stream, later ones join it while it"
+        " runs. Safe to repeat, also after a crash; `rebuild` creates the stream anew. Its two checks can be run alone."
     ),
 )
 def change_stream(
     context: dg.AssetExecutionContext, config: ChangeStreamConfig, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
-    """Activate, join or rebuild."""
+    """Activate the stream, let the quarter join it, or rebuild it."""
     run_id, rows = context.run.run_id, confirmed(config.confirm_deletes)
     with readable_failures(), confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
         joined = start_stream(
@@ -65,7 +65,7 @@ def change_stream(
 
 
 def _observed_week(context: dg.AssetExecutionContext) -> Callable[[TruedUp], None]:
-    """A callback that logs an observation for every week that was trued up; called from several threads."""
+    """A callback that logs an observation for each week that was trued up. Several threads may call it."""
     lock, done = Lock(), 0
 
     def report(trued_up: TruedUp) -> None:
@@ -76,7 +76,7 @@ def _observed_week(context: dg.AssetExecutionContext) -> Callable[[TruedUp], Non
                 dg.AssetObservation(
                     asset_key=context.asset_key,
                     partition=str(context.partition_key),
-                    description=f"{trued_up.week.key} is true: {trued_up.differences}, mended; {trued_up.base}",
+                    description=f"{trued_up.week.key} was trued up: {trued_up.differences}, repaired; {trued_up.base}",
                     metadata={"weeks_so_far": dg.MetadataValue.int(done), **_counts([trued_up])},
                 )
             )
@@ -105,5 +105,5 @@ def _metadata(joined: Joined) -> Metadata:
     }
 
 
-def _counts(weeks: "tuple[TruedUp, ...] | list[TruedUp]") -> Metadata:
+def _counts(weeks: Sequence[TruedUp]) -> Metadata:
     return {name: dg.MetadataValue.int(sum(getattr(one.differences, name) for one in weeks)) for name in _COUNTS}

@@ -32,7 +32,8 @@ from migration_assets.retirement.retiring import late_in
 from migration_assets.runtime import Migration
 from migration_assets.watch.watching import Observed, observe
 
-# Of the stream that is to run now.
+_NO_QUARTER = "Nothing to check: no quarter was ever opened in the base."
+# The problems that lag_within_threshold reports.
 _OF_LAG = frozenset({ProblemCode.LAG, ProblemCode.HEARTBEAT_FAILED, ProblemCode.REVERSE_DOWN})
 
 
@@ -40,13 +41,13 @@ _OF_LAG = frozenset({ProblemCode.LAG, ProblemCode.HEARTBEAT_FAILED, ProblemCode.
     asset=change_stream,
     partitions_def=fiscal_quarters,
     description=(
-        "Both sides answer, the subscription and its worker run, the slot is kept, nothing was altered by hand, nothing"
-        " fails to apply. While the base is in charge: the reverse stream runs, and one side alone accepts writes. One"
-        " look, now; it speaks for the whole stream. Can be run alone."
+        "Both sides answer, the subscription and its worker run, the slot is kept, nothing was altered by hand, no"
+        " change fails to apply. While the base is in charge: the reverse stream runs, and only one side accepts"
+        " writes. One look now, for the whole stream. Can be run alone."
     ),
 )
 def stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """Everything but the lag."""
+    """Every problem of the stream except its lag."""
     observed = _look(migration)
     of_lag = _OF_LAG - {ProblemCode.REVERSE_DOWN}
     result = _result(observed, [problem for problem in observed.problems if problem.code not in of_lag])
@@ -55,7 +56,7 @@ def stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckRe
     if result.passed and case is not None:
         return result._replace(description=_sentence(case))
     if result.passed and sample.status != StreamStatus.LIVE:
-        # Whether it is an alert depends on how long it stands; that it stands is no health in any case.
+        # It depends on the duration whether a paused stream is an alert, but it is never healthy.
         why = f"The stream is {sample.status} ({sample.reason})."
         return result._replace(passed=False, severity=dg.AssetCheckSeverity.WARN, description=why)
     return result
@@ -66,22 +67,22 @@ def stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckRe
     partitions_def=fiscal_quarters,
     description=(
         "A marker written on the legacy just now arrived on the base within MIGRATION_LAG_WARNING_SECONDS. Around month"
-        " and quarter ends the limit is stricter. While the base is in charge it is the other way round. Can be run"
-        " alone."
+        " and quarter ends the limit is stricter. While the base is in charge, the marker goes from base to legacy. Can"
+        " be run alone."
     ),
 )
 def lag_within_threshold(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """The lag; one that cannot be measured is not within anything."""
+    """The lag; the check fails if it cannot be measured."""
     observed = _look(migration)
     result = _result(observed, [problem for problem in observed.problems if problem.code in _OF_LAG])
     cutover = observed.sample.cutover
     if result.passed and cutover is not None and cutover.case is not None:
-        # A cutover that works keeps the stream from being measured; after a decommission there is none.
-        at_work = cutover.under_way is not None and cutover.under_way.alive
-        fine = at_work or cutover.decommissioned is not None or observed.sample.seconds_behind is not None
-        return result._replace(passed=fine, description=_sentence(cutover.case))
+        # During a cutover the stream cannot be measured; after a decommission there is none.
+        running = cutover.under_way is not None and cutover.under_way.alive
+        passed = running or cutover.decommissioned is not None or observed.sample.seconds_behind is not None
+        return result._replace(passed=passed, description=_sentence(cutover.case))
     if result.passed and observed.sample.lag_seconds is None:
-        why = "; ".join(problem.what for problem in observed.problems) or "the stream stands"
+        why = "; ".join(problem.what for problem in observed.problems) or "the stream does not run"
         return result._replace(passed=False, description=f"The lag cannot be measured: {why}")
     return result
 
@@ -90,12 +91,12 @@ def lag_within_threshold(migration: dg.ResourceParam[Migration]) -> dg.AssetChec
     asset=sign_off,
     partitions_def=fiscal_quarters,
     description=(
-        "Nothing happened to the quarter since it was signed off: all its slices are still signed_off, and the evidence"
-        " in the ledger still has the SHA-256 that was signed. Can be run alone."
+        "The quarter is unchanged since its sign-off: all its slices are still signed_off, and the evidence in the"
+        " ledger still has the SHA-256 that was signed. Can be run alone."
     ),
 )
 def still_stands(context: dg.AssetCheckExecutionContext, migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """The newest sign-off, as it is now."""
+    """Whether the newest sign-off is still valid."""
     with readable_failures():
         state = sign_off_state(migration, FiscalQuarter.parse(context.partition_key))
     if state.signed is None:
@@ -104,7 +105,7 @@ def still_stands(context: dg.AssetCheckExecutionContext, migration: dg.ResourceP
         passed=state.stands,
         description="\n".join(["The sign-off is void:", *(f"- {reason}" for reason in state.void)])
         if state.void
-        else f"Signed off by {state.signed.approved_by}, and nothing happened since.",
+        else f"Signed off by {state.signed.approved_by}, and the quarter is unchanged since.",
         metadata={
             "approved_by": dg.MetadataValue.text(state.signed.approved_by),
             "signed_at": dg.MetadataValue.timestamp(state.signed.signed_at),
@@ -126,7 +127,7 @@ def _look(migration: Migration) -> Observed:
 def _result(observed: Observed, problems: Sequence[Problem]) -> dg.AssetCheckResult:
     sample = observed.sample
     if sample.status is None and sample.base_error is None and not problems:
-        return dg.AssetCheckResult(passed=False, description="Nothing to look at: no change stream was begun yet.")
+        return dg.AssetCheckResult(passed=False, description="Nothing to check: no change stream was begun yet.")
     critical = any(problem.severity is Severity.CRITICAL for problem in problems)
     return dg.AssetCheckResult(
         passed=not problems,
@@ -136,35 +137,44 @@ def _result(observed: Observed, problems: Sequence[Problem]) -> dg.AssetCheckRes
     )
 
 
-_NOTHING = "Nothing to look at: no quarter was ever opened in the base."
+def _severity(severity: Severity | None) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.WARN if severity is Severity.WARNING else dg.AssetCheckSeverity.ERROR
+
+
+def _not_known(error: Exception) -> dg.AssetCheckResult:
+    """The check fails, since what cannot be seen must not be reported as healthy."""
+    return dg.AssetCheckResult(
+        passed=False,
+        description=f"It cannot be checked now: {told(error)}",
+        metadata={"error": dg.MetadataValue.text(type(error).__name__)},
+    )
 
 
 @dg.asset_check(
     asset=quarter_partitions,
     partitions_def=fiscal_quarters,
-    # Within the opener's run a quarter is under CDC only then.
+    # In a run of quarter_opener the quarter is under CDC only after change_stream.
     additional_deps=[change_stream],
     description=(
-        "From now on every instant of the next MIGRATION_RUNWAY_DAYS has a leaf, MIGRATION_RUNWAY_QUARTERS quarters are"
-        " open, today's included, and where the change stream has reached the present they are under CDC. A warning"
-        " below that, an error below a quarter of the days. One look, now; it speaks for the whole table. Can be run"
-        " alone."
+        "Every instant of the next MIGRATION_RUNWAY_DAYS has a leaf, MIGRATION_RUNWAY_QUARTERS quarters are open, the"
+        " current one included, and they are under CDC if the change stream has reached the present. A warning below"
+        " that, an error below a quarter of the days. One look now, for the whole table. Can be run alone."
     ),
 )
 def runway_is_sufficient(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """How long everything is ready from now on."""
+    """How far ahead the base is prepared."""
     with readable_failures():
         seen = see_runway(migration)
     if seen.runway is None:
-        return dg.AssetCheckResult(passed=False, description=_NOTHING)
+        return dg.AssetCheckResult(passed=False, description=_NO_QUARTER)
     policy = migration.runway_policy
     wanted = f"wanted: {policy.days} days and {policy.quarters} quarters"
     return dg.AssetCheckResult(
         passed=seen.severity is None,
         severity=_severity(seen.severity),
         description=f"{seen.runway}; whole quarters: {seen.runway.quarters}; {wanted}."
-        + ("" if seen.severity is None else " Next: see what the last tick of quarter_opener says."),
-        metadata=_figures(seen),
+        + ("" if seen.severity is None else " Next: read the last tick of quarter_opener."),
+        metadata=_runway_metadata(seen),
     )
 
 
@@ -172,17 +182,17 @@ def runway_is_sufficient(migration: dg.ResourceParam[Migration]) -> dg.AssetChec
     asset=quarter_partitions,
     partitions_def=fiscal_quarters,
     description=(
-        "Every partition of the base is the calendar's and has its bounds, no week between the first and the last open"
-        " quarter lacks its leaf unless it was retired, there is no default partition, and no detach was left pending."
-        " Reads the catalogue alone; it speaks for the whole table. Can be run alone."
+        "Every partition of the base belongs to the calendar and has its bounds. Every week from the first to the last"
+        " open quarter has its leaf, unless it was retired. There is no default partition and no pending detach. Reads"
+        " only the catalogue, for the whole table. Can be run alone."
     ),
 )
 def no_gap_no_overlap(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """The catalogue's bounds against the calendar's."""
+    """Compare the partition bounds in the catalogue with the calendar."""
     with readable_failures():
         flaws = see_flaws(migration)
     if flaws is None:
-        return dg.AssetCheckResult(passed=False, description=_NOTHING)
+        return dg.AssetCheckResult(passed=False, description=_NO_QUARTER)
     critical = any(flaw.severity is Severity.CRITICAL for flaw in flaws)
     return dg.AssetCheckResult(
         passed=not flaws,
@@ -192,11 +202,7 @@ def no_gap_no_overlap(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckRe
     )
 
 
-def _severity(severity: Severity | None) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.WARN if severity is Severity.WARNING else dg.AssetCheckSeverity.ERROR
-
-
-def _figures(seen: RunwaySeen) -> Metadata:
+def _runway_metadata(seen: RunwaySeen) -> Metadata:
     runway, places = seen.runway, seen.places
     if runway is None or places is None:
         return {}
@@ -223,12 +229,12 @@ def _flaws_table(flaws: Sequence[Flaw]) -> dg.TableMetadataValue:
 @dg.asset_check(
     asset=legacy_cutover,
     description=(
-        "The side that is in charge accepts the applications' writes, or a cutover that lives holds them for a moment."
-        " Red where its process died; says how to release them. Can be run alone."
+        "The side that is in charge accepts the applications' writes, or a running cutover holds them for a moment."
+        " Fails if the process of that cutover died, and then says how to release the writes. Can be run alone."
     ),
 )
 def writes_are_accepted(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """The servers themselves are asked."""
+    """Ask the servers whether writes are held."""
     try:
         held = writes_held(migration)
     except (psycopg.Error, MigrationError) as error:
@@ -246,13 +252,13 @@ def writes_are_accepted(migration: dg.ResourceParam[Migration]) -> dg.AssetCheck
 @dg.asset_check(
     asset=legacy_cutover,
     description=(
-        "While the base is in charge: what is written there arrives on the legacy, and its slot is kept, so that a"
-        " rollback would find everything. Green while the legacy is in charge: there is no reverse stream then. Can be"
-        " run alone."
+        "While the base is in charge: its writes arrive on the legacy and the reverse stream's slot is kept, so that a"
+        " rollback would lose nothing. Passes while the legacy is in charge, since there is no reverse stream then. Can"
+        " be run alone."
     ),
 )
 def reverse_stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
-    """One look, with a marker of its own."""
+    """Look once, with a marker sent from base to legacy."""
     try:
         health = reverse_health(migration)
     except (psycopg.Error, MigrationError) as error:
@@ -274,8 +280,8 @@ def reverse_stream_is_healthy(migration: dg.ResourceParam[Migration]) -> dg.Asse
         passed=not problems,
         description="A rollback would lose nothing: the legacy follows the base."
         if not problems
-        else "A rollback could not be done now: " + "; ".join(problems) + ". Next: mend it while the base is in charge"
-        " (`migration-assets rollback` shows it again); what the slot has lost no rollback can bring back.",
+        else "A rollback is not possible now: " + "; ".join(problems) + ". Next: repair it while the base is in charge"
+        " (`migration-assets rollback` shows it again); no rollback can bring back what the slot has lost.",
         metadata=metadata,
     )
 
@@ -284,31 +290,22 @@ def _accepting(migration: Migration) -> str:
     try:
         return f"The {side_in_charge(migration)} is in charge and accepts writes."
     except psycopg.OperationalError as error:
-        # The legacy alone was asked; were the base in charge, it would refuse.
+        # Only the legacy answered; it would refuse writes if the base were in charge.
         return f"The legacy accepts writes; the base cannot be reached: {told(error)}"
-
-
-def _not_known(error: Exception) -> dg.AssetCheckResult:
-    """What cannot be seen is not taken for well."""
-    return dg.AssetCheckResult(
-        passed=False,
-        description=f"It cannot be seen now: {told(error)}",
-        metadata={"error": dg.MetadataValue.text(type(error).__name__)},
-    )
 
 
 @dg.asset_check(
     asset=parquet_archive,
     partitions_def=fiscal_weeks,
     description=(
-        "The week was archived, restored or drilled within MIGRATION_DRILL_MAX_AGE_DAYS: an archive that nobody has"
-        " tried for long is a hope. The job restore_drill tries it. Can be run alone."
+        "The week was archived, restored or drilled within MIGRATION_DRILL_MAX_AGE_DAYS: an archive that was not"
+        " restored for a long time is not known to be restorable. The job restore_drill tries it. Can be run alone."
     ),
 )
 def drilled_lately(
     context: dg.AssetCheckExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> dg.AssetCheckResult:
-    """How old the last proof is that this archive can be brought back."""
+    """The age of the last proof that the archive can be restored."""
     with readable_failures():
         trial = last_trial(migration, FiscalWeek.parse(str(context.partition_key)))
     if trial is None:
@@ -331,21 +328,21 @@ def drilled_lately(
     asset=retired_slice,
     partitions_def=fiscal_weeks,
     description=(
-        "While the legacy is still in charge: it holds of the retired week exactly what was archived. A booking that"
-        " came after the week had left shows here, and stops the week from being dropped. While the base is in charge"
-        " nothing comes late. Can be run alone."
+        "While the legacy is in charge: it holds exactly the archived rows of the retired week. A booking that came"
+        " after the retirement shows here and prevents the week from being dropped. While the base is in charge"
+        " nothing can come late. Can be run alone."
     ),
 )
 def nothing_came_late(
     context: dg.AssetCheckExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> dg.AssetCheckResult:
-    """The legacy's rows of the week against the archive's fingerprint."""
+    """Compare the legacy's rows of the week with the archive's fingerprint."""
     with readable_failures():
-        nobody = why_nobody_compares(migration)
+        not_compared = why_nobody_compares(migration)
         late = late_in(migration, FiscalWeek.parse(str(context.partition_key)))
-    if nobody is not None:
-        why, well = nobody
-        return dg.AssetCheckResult(passed=well, severity=dg.AssetCheckSeverity.WARN, description=f"{why}.")
+    if not_compared is not None:
+        why, passed = not_compared
+        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, description=f"{why}.")
     return dg.AssetCheckResult(
         passed=late is None,
         description=None

@@ -1,6 +1,6 @@
 """The assets of the cutover: readiness, the move of the writes, and the legacy's end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -12,44 +12,57 @@ from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.partitions import CUT_OVER, KINDS, OWNERS
 from migration_assets.defs.proofs import sign_off
 from migration_assets.defs.resources import CODE
-from migration_assets.defs.shown import Metadata, record_metadata, refuse_retries, result_of, table, told_states
-from migration_assets.domain.findings import Finding, Severity
+from migration_assets.defs.shown import (
+    Metadata,
+    findings_table,
+    logged_states,
+    record_metadata,
+    refuse_retries,
+    result_of,
+    table,
+)
+from migration_assets.domain.findings import Severity
 from migration_assets.domain.plain_text import for_chat
 from migration_assets.domain.states import CutoverKind, Scope
 from migration_assets.readiness.readiness import examine_cutover
 from migration_assets.readiness.step import NotReadyError, cut_over, give_code_for
 from migration_assets.runtime import Migration
 
-_NAME = "cutover_readiness"
-_CHECK = "ready_for_cutover"
-_TEXT = "No finding blocks the cutover. Warnings want a decision and do not stop it."
+_READINESS = "cutover_readiness"
+_READY = "ready_for_cutover"
 
 
 @dg.asset(
-    name=_NAME,
+    name=_READINESS,
     deps=[sign_off],
     group_name=CUT_OVER,
     owners=OWNERS,
     kinds=KINDS,
     description=(
         "Both databases were examined for the cutover: sign-offs of every quarter that holds rows, rows outside the"
-        " base's weeks, the change stream, sequences, rights, indexes and constraints, statistics, open transactions,"
-        " settings, extensions. Every finding has its evidence and its remedy. Changes nothing."
+        " base's weeks, the change stream, sequences, privileges, indexes and constraints, statistics, open"
+        " transactions, settings, extensions. Every finding has its evidence and its remedy. Changes nothing."
     ),
-    check_specs=[dg.AssetCheckSpec(_CHECK, asset=_NAME, description=_TEXT)],
+    check_specs=[
+        dg.AssetCheckSpec(
+            _READY,
+            asset=_READINESS,
+            description="No finding blocks the cutover. Warnings need a decision and do not stop it.",
+        )
+    ],
 )
 def cutover_readiness(
     context: dg.AssetExecutionContext,
     migration: dg.ResourceParam[Migration],
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Examine; fails where something blocks."""
+    """Examine both sides; fail if a finding blocks the cutover."""
     with readable_failures():
         examined = examine_cutover(migration)
         code = give_code_for(migration, CutoverKind.CUTOVER, context.run.run_id) if examined.ready else None
     stops = [one for one in examined.findings if one.severity is Severity.BLOCKING]
     check = dg.AssetCheckResult(
-        check_name=_CHECK,
-        asset_key=_NAME,
+        check_name=_READY,
+        asset_key=_READINESS,
         passed=examined.ready,
         description="; ".join(f"{one.code}: {one.evidence}" for one in stops) or None,
         metadata={"findings": findings_table(stops)},
@@ -73,25 +86,6 @@ def cutover_readiness(
     )
 
 
-def findings_table(findings: list[Finding] | tuple[Finding, ...]) -> dg.TableMetadataValue:
-    """Severity, what, evidence and remedy."""
-    columns = ("severity", "finding", "evidence", "remedy")
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {
-                    "severity": one.severity.value,
-                    "finding": f"{one.area.value}: {one.code}",
-                    "evidence": one.evidence,
-                    "remedy": one.remedy,
-                }
-            )
-            for one in findings
-        ],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
-    )
-
-
 class LegacyCutoverConfig(dg.Config):
     """Who answers for it, and whether it is meant."""
 
@@ -99,6 +93,11 @@ class LegacyCutoverConfig(dg.Config):
 
     rehearse: bool = Field(default=True, description="Do everything but open the base, measure it, and go back.")
 
+    approved_by: str = Field(description="The name of the person who approves the cutover.")
+    rehearse: bool = Field(
+        default=True,
+        description="Do everything except opening the base, measure how long writes are held, and go back.",
+    )
     confirm: str = Field(default="", description=CODE + " A rehearsal and cutover_readiness show one.")
 
 
@@ -109,20 +108,20 @@ class LegacyCutoverConfig(dg.Config):
     kinds=KINDS,
     output_required=False,
     description=(
-        "The base is the system of record: readiness was looked at once more, writes were held on the legacy, all of"
-        " them arrived, both sides were compared, sequences were set, the reverse stream ran, the base was opened, and"
-        " the applications were told. Whatever fails before the base is open, or takes longer than"
-        " MIGRATION_CUTOVER_TIMEOUT_SECONDS, or is terminated, is undone: writes go on on the legacy. A rehearsal by"
-        " default: it leaves an observation with the downtime and changes nothing. The job rollback goes back. Its two"
-        " checks can be run alone."
+        "The base is the system of record: readiness was examined again, writes were held on the legacy, all of them"
+        " arrived, both sides were compared, sequences were set, the reverse stream was running, the base was opened,"
+        " and the applications were switched. A cutover that fails, takes longer than"
+        " MIGRATION_CUTOVER_TIMEOUT_SECONDS or is terminated before the base is open is undone: writes continue on the"
+        " legacy. A rehearsal is the default: it leaves an observation with the downtime and changes nothing. The job"
+        " rollback goes back. Its two checks can be run alone."
     ),
 )
 def legacy_cutover(
     context: dg.AssetExecutionContext, config: LegacyCutoverConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Rehearse it, or do it."""
+    """Rehearse the cutover, or do it."""
     refuse_retries(context, migration, "cutover")
-    with readable_failures(), told_states(context) as on_state:
+    with readable_failures(), logged_states(context) as on_state:
         try:
             done = cut_over(
                 migration,
@@ -133,10 +132,10 @@ def legacy_cutover(
                 on_state=on_state,
             )
         except NotReadyError as error:
-            table = {"findings": findings_table(error.findings)}
-            raise dg.Failure(description=str(error), metadata=table, allow_retries=False) from None
+            findings = {"findings": findings_table(error.findings)}
+            raise dg.Failure(description=str(error), metadata=findings, allow_retries=False) from None
     if config.rehearse:
-        # No materialization: a legacy that is still in charge must not look as if it had been left.
+        # No materialization: while the legacy is in charge, the asset must not look as if the writes had moved.
         metadata = {**record_metadata(done), "confirm": str(done.confirmation)}
         context.log_event(dg.AssetObservation(context.asset_key, description=result_of(done), metadata=metadata))
         return
@@ -144,16 +143,16 @@ def legacy_cutover(
 
 
 class DecommissionScope(Enum):
-    """What is closed."""
+    """What of the legacy is closed."""
 
     AUTOMATIC = "automatic"
-    """The whole database where nothing else is in it, else the table alone."""
+    """The whole database if nothing else is in it, otherwise the table."""
 
     DATABASE = "database"
-    """Nobody may connect but us; it is read-only. Refused where other tables are in it."""
+    """Only our roles may connect, and the database is read-only. Refused if other tables are in it."""
 
     TABLE = "table"
-    """Nobody but its owner has a privilege on the table."""
+    """Only the owner keeps privileges on the table."""
 
 
 _SCOPES: Mapping[DecommissionScope, Scope | None] = {
@@ -172,6 +171,9 @@ class DecommissionConfig(dg.Config):
 
     dry_run: bool = Field(default=True, description="Only say what would be done, and what stands in the way.")
 
+    approved_by: str = Field(description="The name of the person who approves the decommission.")
+    note: str = Field(default="", description="Anything that belongs to the approval.")
+    dry_run: bool = Field(default=True, description="Only show what would be done and what stands in the way.")
     confirm: str = Field(default="", description=CODE)
 
     scope: DecommissionScope = Field(
@@ -192,16 +194,16 @@ class DecommissionConfig(dg.Config):
     output_required=False,
     description=(
         "The legacy is inactive: its last fingerprints are in the ledger and in the chain of evidence, applications can"
-        " neither connect to nor read nor write it, the reverse stream is gone. Refuses until the rollback window is"
-        " over, nobody has read the legacy for MIGRATION_LEGACY_QUIET_DAYS, archives are verified and the evidence is"
-        " complete. There is no rollback afterwards; the data itself is never deleted by us. A dry run by default,"
-        " which leaves an observation with everything that stands in the way."
+        " neither read nor write it, and the reverse stream is removed. Refuses until the rollback window is over,"
+        " nobody has read the legacy for MIGRATION_LEGACY_QUIET_DAYS, archives are verified and the evidence is"
+        " complete. There is no rollback afterwards; the data itself is never deleted by us. A dry run is the default:"
+        " it leaves an observation with everything that stands in the way."
     ),
 )
 def decommissioned_legacy(
     context: dg.AssetExecutionContext, config: DecommissionConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Close it, or say what stands in the way."""
+    """Close the legacy, or show what stands in the way."""
     with readable_failures():
         done = decommission(
             migration,
@@ -215,19 +217,19 @@ def decommissioned_legacy(
             on_step=context.log.info,
         )
     if config.dry_run and not done.done:
-        # No materialization: a legacy that is open must not look as if it were closed.
+        # No materialization: a legacy that is still open must not look closed.
         context.log_event(
             dg.AssetObservation(
                 asset_key=context.asset_key,
                 description="; ".join(one.what for one in done.obstacles) or "nothing stands in the way",
-                metadata=_plan(done),
+                metadata=_plan_metadata(done),
             )
         )
         return
-    yield dg.MaterializeResult(metadata=_deed(done))
+    yield dg.MaterializeResult(metadata=_result_metadata(done))
 
 
-def _plan(done: Decommissioning) -> Metadata:
+def _plan_metadata(done: Decommissioning) -> Metadata:
     return {
         "scope": dg.MetadataValue.text(f"{done.scope}: {done.why}"),
         "obstacles": dg.MetadataValue.md(_listed(str(one) for one in done.obstacles)),
@@ -236,7 +238,7 @@ def _plan(done: Decommissioning) -> Metadata:
     }
 
 
-def _deed(done: Decommissioning) -> Metadata:
+def _result_metadata(done: Decommissioning) -> Metadata:
     record = done.record
     if record is None:
         return {}
@@ -264,5 +266,5 @@ def _fingerprints(final: Mapping[str, Any]) -> dg.TableMetadataValue:
     )
 
 
-def _listed(lines: Any) -> str:
+def _listed(lines: Iterable[object]) -> str:
     return "\n".join(f"- {for_chat(str(one))}" for one in lines) or "none"

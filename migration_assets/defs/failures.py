@@ -1,4 +1,4 @@
-"""How an error on purpose is shown in Dagster."""
+"""Shows errors in Dagster as a Failure whose text says what happened, what state is left and what to do next."""
 
 import traceback
 from collections.abc import Generator
@@ -9,41 +9,42 @@ import psycopg
 
 from migration_assets.domain.errors import MigrationError
 from migration_assets.domain.plain_text import plain
-from migration_assets.postgres.server_messages import limit_error, on_side, told
+from migration_assets.postgres.server_messages import server_error
+
+_AGAIN = "mend the cause, then materialize this again: it goes on from there."
 
 
 @contextmanager
 def readable_failures() -> Generator[None]:
-    """Turn our own errors into a Failure whose text says what happened and what to do; never retried by Dagster.
+    """Turn our own errors and those of the servers into a Failure that Dagster does not retry.
 
-    What is worth a retry was tried again below, where the reason is known.
+    Errors that are worth a retry were retried further down, where their cause is known.
+
+    Raises:
+        dg.Failure: The body raised a MigrationError or a psycopg.Error.
     """
     try:
         yield
     except MigrationError as error:
-        # Its own stack trace would only bury the text.
+        # The stack trace would only bury the text.
         raise failure(error) from None
     except psycopg.Error as error:
-        limit = limit_error(error)
-        if limit is not None:
-            raise failure(limit) from None
-        # Tried again as often as it was worth it. The error itself is not chained: Dagster would keep all of it, and
-        # what the server adds to its first line holds rows. Where it happened holds none.
-        raise dg.Failure(
-            description=f"PostgreSQL{on_side(error)}: {told(error)}\nState left: what was committed stays,"
-            " everything else was rolled back.\nNext: mend the cause, then materialize this again: it goes on from"
-            " there.",
-            metadata={
-                "sqlstate": dg.MetadataValue.text(error.sqlstate or "none: the connection itself failed"),
-                "where": dg.MetadataValue.text("".join(traceback.format_tb(error.__traceback__)).strip()),
-            },
-            allow_retries=False,
-        ) from None
+        # The error itself is not chained: Dagster would keep all of it, and what the server adds below its first line
+        # holds rows. The stack holds none.
+        stack = "".join(traceback.format_tb(error.__traceback__)).strip()
+        sqlstate = error.sqlstate or "none: the connection itself failed"
+        shown = server_error(error, next_step=_AGAIN, code=False)
+        raise failure(shown, sqlstate=sqlstate, stack=stack) from None
 
 
-def failure(error: MigrationError) -> dg.Failure:
-    """The Failure for one of our errors."""
-    metadata = {"where": error.where, "state left": error.state_left, "next": error.next_step}
+def failure(error: MigrationError, **more: str) -> dg.Failure:
+    """The Failure for one of our errors.
+
+    Args:
+        error: Its text becomes the description; place, state left and next step also become metadata.
+        more: Further metadata.
+    """
+    metadata = {"where": error.where, "state left": error.state_left, "next": error.next_step, **more}
     return dg.Failure(
         description=plain(str(error)),
         metadata={name: dg.MetadataValue.text(plain(text)) for name, text in metadata.items() if text},

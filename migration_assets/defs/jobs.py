@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from functools import partial
+
 import dagster as dg
 from pydantic import Field
 
@@ -18,7 +20,7 @@ from migration_assets.defs.cutover import legacy_cutover
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.proofs import ValidationAction, validated_slice
 from migration_assets.defs.resources import CODE, CODE_OF_REFUSAL, CONFIRM, confirmed
-from migration_assets.defs.shown import record_metadata, refuse_retries, result_of, told_states
+from migration_assets.defs.shown import logged_states, record_metadata, refuse_retries, result_of
 from migration_assets.defs.slices import SliceAction, legacy_slice, migrated_slice
 from migration_assets.domain.fiscal_calendar import FiscalWeek
 from migration_assets.proof.deletions import confirmed_deletions
@@ -26,21 +28,33 @@ from migration_assets.readiness.readiness import accept_finding as accept
 from migration_assets.readiness.step import broken_keys, preview_rollback, roll_back, rollback_begins
 from migration_assets.runtime import Migration
 
+# One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
+_asset_job = partial(
+    dg.define_asset_job,  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    executor_def=dg.in_process_executor,
+)
+# A machine must not repeat what a person decided.
+_deed = partial(
+    dg.job,  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+    tags={"dagster/max_retries": "0"},
+    executor_def=dg.in_process_executor,
+)
+
 
 class AcceptanceConfig(dg.Config):
-    """Which finding, about what, and who answers for it."""
+    """Which finding is accepted, about what, by whom and why."""
 
     code: str = Field(description="The finding's code, as preflight or cutover_readiness prints it.")
-    subject: str = Field(description="The name of the one thing that the finding is about, as it is printed.")
+    subject: str = Field(description="The name of the one thing that the finding is about, as printed.")
     accepted_by: str = Field(description="The name of the person who answers for it; kept in the evidence.")
-    reason: str = Field(description="Why it may be so.")
+    reason: str = Field(description="Why the finding is acceptable.")
 
 
-@dg.op(description="Keep the decision in the ledger and in the chain of evidence.")
+@dg.op(description="Record the decision in the ledger and in the chain of evidence.")
 def accept_one_finding(
     context: dg.OpExecutionContext, config: AcceptanceConfig, migration: dg.ResourceParam[Migration]
 ) -> None:
-    """Refuses what neither the newest preflight nor readiness offers for acceptance."""
+    """Record the acceptance; refuse a finding that neither the newest preflight nor readiness offers for it."""
     with readable_failures():
         accept(
             migration,
@@ -53,13 +67,11 @@ def accept_one_finding(
     context.log.info("%s about %s is accepted by %s", config.code, config.subject, config.accepted_by)
 
 
-@dg.job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+@_deed(
     description=(
-        "Go on in spite of one finding of preflight or cutover_readiness about one thing: it is shown as a warning from"
-        " then on, with the name. `migration-assets accept … --withdraw` takes it back."
+        "Go on in spite of one finding of preflight or cutover_readiness about one thing. From then on it is shown as a"
+        " warning, with the person's name. `migration-assets accept … --withdraw` takes it back."
     ),
-    tags={"dagster/max_retries": "0"},
-    executor_def=dg.in_process_executor,
 )
 def accept_finding() -> None:
     """One step."""
@@ -67,19 +79,19 @@ def accept_finding() -> None:
 
 
 class LegacyRepairConfig(dg.Config):
-    """Which weeks, and whether it is meant."""
+    """Which weeks are compared, and whether the legacy is changed."""
 
-    weeks: list[str] = Field(description="The weeks, as FY25-Q2|W05; name all that differ at once")
-    dry_run: bool = Field(default=True, description="Only show what differs; with false mend it on the legacy")
+    weeks: list[str] = Field(description="The weeks, as FY25-Q2|W05. Name all that differ at once.")
+    dry_run: bool = Field(default=True, description="Only show what differs; with false repair it on the legacy.")
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
 
-@dg.op(description="Compare weeks at a cut of the reverse stream; with dry_run: false mend the legacy's rows.")
+@dg.op(description="Compare weeks at a cut of the reverse stream; with dry_run: false repair the legacy's rows.")
 def repair_legacy_slices(
     context: dg.OpExecutionContext, config: LegacyRepairConfig, migration: dg.ResourceParam[Migration]
 ) -> None:
-    """Do it, and note it on the page of legacy_cutover; keys and columns are in the log, values never."""
+    """Compare or repair; observe a repair on legacy_cutover. The log has keys and column names, never values."""
     weeks = [FiscalWeek.parse(text) for text in config.weeks]
     run_id, rows = context.run.run_id, {} if config.dry_run else confirmed(config.confirm_deletes)
     with readable_failures(), confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
@@ -90,12 +102,12 @@ def repair_legacy_slices(
             columns = ", ".join(difference.columns)
             context.log.info("%s: %s: %s %s", one.week.key, difference.kind, dict(difference.key), columns)
     differing = [one for one in done if one.differences.rows]
-    said = "; ".join(_line(one) for one in differing) or f"{len(done)} weeks of the legacy are as the base has them"
+    result = "; ".join(_line(one) for one in differing) or f"{len(done)} weeks of the legacy equal the base"
     if not config.dry_run:
-        context.log_event(dg.AssetObservation(legacy_cutover.key, description=f"Repair of the legacy: {said}"))
+        context.log_event(dg.AssetObservation(legacy_cutover.key, description=f"Repair of the legacy: {result}"))
     elif differing:
         raise dg.Failure(
-            description=f"The legacy differs from the base: {said}\nState left: nothing was changed."
+            description=f"The legacy differs from the base: {result}\nState left: nothing was changed."
             "\nNext: launch this job again with dry_run: false; the rows are in this run's log.",
             allow_retries=False,
         )
@@ -104,19 +116,17 @@ def repair_legacy_slices(
 def _line(one: LegacyRepaired) -> str:
     if not one.differences.rows:
         return f"{one.week.key}: equal, {one.base.rows:,} rows"
-    return f"{one.week.key}: {one.differences} on the legacy" + (f", mended by repair {one.repair_id}" if (
-        one.repair_id) else "")  # fmt: skip
+    repaired = f", repaired by repair {one.repair_id}" if one.repair_id else ""
+    return f"{one.week.key}: {one.differences} on the legacy{repaired}"
 
 
-@dg.job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+@_deed(
     name="repair_legacy",
     description=(
-        "While the base is in charge: show which rows of weeks the legacy has not as the base has them, at a cut of the"
-        " reverse stream. With dry_run: false mend exactly these on the legacy, with the images of before in the"
-        " ledger; a rollback finds them equal then."
+        "While the base is in charge: show which rows of the weeks differ between legacy and base, at a cut of the"
+        " reverse stream. With dry_run: false make exactly these rows on the legacy equal to the base's. The ledger"
+        " keeps the rows as they were before. A rollback finds the weeks equal afterwards."
     ),
-    tags={"dagster/max_retries": "0"},
-    executor_def=dg.in_process_executor,
 )
 def repair_legacy_job() -> None:
     """One step."""
@@ -124,26 +134,29 @@ def repair_legacy_job() -> None:
 
 
 class RollbackConfig(dg.Config):
-    """Who answers for it."""
+    """Who approves the rollback."""
 
     approved_by: str = Field(description="The person's name.")
 
-    confirm: str = Field(default="", description=CODE + " A run without it shows one, and fails: nothing is done yet.")
+    confirm: str = Field(
+        default="", description=CODE + " A run without a code shows one and fails; nothing is done yet."
+    )
 
 
-@dg.op(description="Hold the base, let everything arrive, compare, open the legacy; then the base follows again.")
+@dg.op(description="Hold the base, drain the reverse stream, compare, open the legacy; then the base follows again.")
 def roll_back_to_legacy(
     context: dg.OpExecutionContext, config: RollbackConfig, migration: dg.ResourceParam[Migration]
 ) -> None:
-    """Do it, and note it on the page of legacy_cutover.
+    """Roll back, and record an observation on legacy_cutover.
 
-    It is no asset: nothing new exists afterwards. Where only telling the applications failed, the rollback itself is
-    noted as done and the run fails: green, everybody would go home while the applications are refused by the base.
+    This is an op and no asset, since nothing new exists afterwards. If only switching the applications failed, the
+    observation says that the rollback is done, and the run fails: a green run would hide that the base refuses the
+    applications.
     """
     refuse_retries(context, migration, "rollback")
     if config.approved_by.strip() and not config.confirm.strip():
-        _look(context, migration)
-    with readable_failures(), told_states(context) as on_state:
+        _show_preview(context, migration)
+    with readable_failures(), logged_states(context) as on_state:
         done = roll_back(
             migration, config.approved_by, confirm=config.confirm, run_id=context.run.run_id, on_state=on_state
         )
@@ -153,7 +166,7 @@ def roll_back_to_legacy(
     if done.error:
         raise dg.Failure(
             description=f"The rollback is done and nothing was lost, but the applications were not told: {done.error}"
-            "\nState left: the legacy is in charge and accepts writes; the base refuses them and follows it."
+            "\nState left: the legacy is in charge and accepts writes; the base refuses writes and follows the legacy."
             "\nNext: switch the applications to the legacy now (run the hook by hand); do not roll back again.",
             metadata=record_metadata(done),
             allow_retries=False,
@@ -161,34 +174,33 @@ def roll_back_to_legacy(
     context.log.info(result_of(done))
 
 
-def _look(context: dg.OpExecutionContext, migration: Migration) -> None:
-    """Show what a rollback rests on, and its code; not where there is only one to finish that died.
+def _show_preview(context: dg.OpExecutionContext, migration: Migration) -> None:
+    """Show what the rollback depends on, and its code. Does nothing where an interrupted rollback is only finished.
 
     Raises:
-        dg.Failure: Always then: green, somebody would take it for done.
+        dg.Failure: Always after showing it: a green run could be taken for a rollback that was done.
     """
     with readable_failures():
-        looked = preview_rollback(migration, context.run.run_id) if rollback_begins(migration) else None
-    if looked is None:
+        preview = preview_rollback(migration, context.run.run_id) if rollback_begins(migration) else None
+    if preview is None:
         return
-    found = [*looked.problems, *looked.broken]
+    found = [*preview.problems, *preview.broken]
     raise dg.Failure(
-        description=f"Nothing was rolled back yet. {'; '.join(found) or 'Nothing is known that would stop it'}."
+        description=f"Nothing was rolled back yet. {'; '.join(found) or 'No known problem would stop it'}."
         "\nState left: nothing was changed, the base is in charge."
-        f"\nNext: to do it, launch this job again with confirm: {looked.confirmation}",
-        metadata={"confirm": str(looked.confirmation)},
+        f"\nNext: to do it, launch this job again with confirm: {preview.confirmation}",
+        metadata={"confirm": str(preview.confirmation)},
         allow_retries=False,
     )
 
 
-@dg.job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
+@_deed(
     description=(
-        "Writes go back from the base to the legacy: the base is held, the reverse stream drained, both sides compared,"
-        " the legacy opened, the applications told; then the base follows again. Possible until the legacy is"
-        " decommissioned. What fails before the legacy is open is undone: the base stays in charge."
+        "Move writes back from the base to the legacy: the base is held, the reverse stream is drained, both sides are"
+        " compared, the legacy is opened, the applications are switched; then the base follows the legacy again."
+        " Possible until the legacy is decommissioned. A failure before the legacy is open is undone: the base stays"
+        " in charge."
     ),
-    tags={"dagster/max_retries": "0"},
-    executor_def=dg.in_process_executor,
 )
 def rollback() -> None:
     """One step."""
@@ -224,8 +236,8 @@ verify_slices = _job_of_weeks(
     selection=[migrated_slice],
     config={"ops": {"migrated_slice": {"config": {"action": SliceAction.VERIFY.name}}}},
     description=(
-        "Read copied weeks in the base again and compare them with the copy's fingerprint; for weeks that are not yet"
-        " under CDC, others want the job validate_slices. A week that differs fails."
+        "Read copied weeks in the base again and compare them with the copy's fingerprint. For weeks that are not yet"
+        " under CDC; for the others use the job validate_slices. A week that differs fails."
         " To copy exactly those again: on the page of the asset migrated_slice, Materialize, only failed and missing."
     ),
 )
@@ -241,9 +253,9 @@ repair_slices = _job_of_weeks(
     selection=[validated_slice],
     config={"ops": {"validated_slice": {"config": {"action": ValidationAction.REPAIR.name, "dry_run": True}}}},
     description=(
-        "Show what differs in weeks under CDC, as it stands; a week with differences fails and lists them. With"
-        " dry_run: false mend exactly these rows, keep what was there before, and validate the week again in the same"
-        " run: it turns green."
+        "Show what differs in weeks under CDC. With dry_run: true (the default) a week with differences fails and lists"
+        " them. With dry_run: false exactly these rows are repaired, the ledger keeps the rows as they were before, and"
+        " the same run validates the week again, so that it turns green."
     ),
 )
 
@@ -262,13 +274,13 @@ verify_archives = _job_of_weeks(
 
 retire_slices = _job_of_weeks(
     "retire_slices",
-    # Its check reads the legacy's week once more, which the step itself has just done.
+    # The check would read the legacy's week again, which the step itself has just done.
     selection=dg.AssetSelection.assets(retired_slice).without_checks(),
     config={"ops": {"retired_slice": {"config": {"dry_run": True}}}},
     description=(
-        "Show what stands in the way of weeks leaving the base, and the code of each that may. With dry_run: false and"
-        " these codes as confirm they leave: into quarantine, and when that is over, with new codes, for good."
-        " Destructive only then."
+        "Show what prevents weeks from leaving the base, and the code of each week that may leave. With dry_run: false"
+        " and these codes as confirm they go into quarantine; when the quarantine is over, a second run with new codes"
+        " drops them. Only that second run is destructive."
     ),
 )
 

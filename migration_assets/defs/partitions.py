@@ -18,22 +18,22 @@ quarter_of_its_weeks = dg.MultiToSingleDimensionPartitionMapping(partition_dimen
 
 
 def quarter_of(context: dg.AssetExecutionContext) -> FiscalQuarter:
-    """The quarter of a run of a quarter asset."""
+    """The quarter that a run of a quarter asset works on."""
     return FiscalQuarter.parse(context.partition_key)
 
 
 def week_of(context: dg.AssetExecutionContext) -> FiscalWeek:
-    """The week of a run of a week asset."""
+    """The week that a run of a week asset works on."""
     return FiscalWeek.parse(str(context.partition_key))
 
 
 def partition_key(week: FiscalWeek) -> dg.MultiPartitionKey:
-    """The key that Dagster gives the week: `FY25-Q2|W05`."""
+    """Dagster's key of the week: `FY25-Q2|W05`."""
     return dg.MultiPartitionKey({QUARTER: week.quarter.key, WEEK: week.name})
 
 
 def register_quarters(instance: dg.DagsterInstance, quarters: Iterable[FiscalQuarter]) -> list[FiscalQuarter]:
-    """Add the keys that are missing, chronologically, since Dagster shows them in the order of their insertion.
+    """Add the missing keys, oldest first, since Dagster shows keys in the order in which they were added.
 
     Returns:
         The quarters that were added.

@@ -1,4 +1,4 @@
-"""Both databases examined; what blocks, stops all that follows."""
+"""The asset preflight: both databases are examined, and a blocking finding stops everything downstream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,14 +7,17 @@ import dagster as dg
 
 from migration_assets.defs.failures import readable_failures
 from migration_assets.defs.partitions import KINDS, OWNERS, PREPARE, register_quarters
+from migration_assets.defs.shown import findings_table
 from migration_assets.domain.findings import Finding, Severity, blocking, worst_first
 from migration_assets.preflight.run import examine
 from migration_assets.runtime import Migration
 
 _NAME = "preflight"
+_COLUMNS = ("severity", "finding", "remedy", "evidence")
+_COLUMNS_WITHOUT_REMEDY = ("severity", "finding", "evidence")
 _CHECKS = {
     "nothing_blocks": "No finding is blocking.",
-    "nothing_warns": "No finding wants a decision. A warning does not stop the migration.",
+    "nothing_warns": "No finding needs a decision. A warning does not stop the migration.",
 }
 
 
@@ -24,15 +27,15 @@ _CHECKS = {
     owners=OWNERS,
     kinds=KINDS,
     description=(
-        "Both databases were examined: versions, settings, rights, keys, physical order, sizes, the window. Every"
-        " finding has its evidence and its remedy. Registers the quarters that the legacy holds."
+        "Both databases were examined: versions, settings, privileges, keys, physical order, sizes, the migration"
+        " window. Every finding has its evidence and its remedy. Registers the quarters that the legacy holds."
     ),
     check_specs=[dg.AssetCheckSpec(name, asset=_NAME, description=text) for name, text in _CHECKS.items()],
 )
 def preflight(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Examine, keep the findings in the ledger, register quarters."""
+    """Examine both sides, keep the findings in the ledger, and register quarters; fail if a finding blocks."""
     with readable_failures():
         examined = examine(migration, run_id=context.run.run_id)
     results = [
@@ -70,30 +73,18 @@ def _check(
         passed=not hits,
         severity=check_severity,
         description="; ".join(f"{hit.code}: {hit.evidence}" for hit in hits) or None,
-        metadata={"count": dg.MetadataValue.int(len(hits)), "findings": _table(hits)},
+        metadata={"count": dg.MetadataValue.int(len(hits)), "findings": findings_table(worst_first(hits), _COLUMNS)},
     )
 
 
 def _tables(findings: list[Finding]) -> dict[str, dg.MetadataValue]:
-    """What wants somebody's attention first, then everything that was examined."""
-    urgent = [finding for finding in findings if finding.severity is not Severity.INFO]
-    attention = _table(urgent) if urgent else dg.MetadataValue.text("nothing blocks and nothing warns")
-    # What is well has no remedy; its column would only push the evidence out of sight.
-    return {"findings": attention, "everything_examined": _table(findings, remedies=False)}
-
-
-def _table(findings: list[Finding], *, remedies: bool = True) -> dg.TableMetadataValue:
-    columns = ("severity", "finding", *(("remedy",) if remedies else ()), "evidence")
-    records = [
-        {
-            "severity": f.severity.value,
-            "finding": f"{f.area.value}: {f.code}",
-            "remedy": f.remedy,
-            "evidence": f.evidence,
-        }
-        for f in worst_first(findings)
-    ]
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord({name: record[name] for name in columns}) for record in records],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
-    )
+    """First the findings that need attention, then everything that was examined."""
+    everything = worst_first(findings)
+    urgent = [finding for finding in everything if finding.severity is not Severity.INFO]
+    return {
+        "findings": findings_table(urgent, _COLUMNS)
+        if urgent
+        else dg.MetadataValue.text("nothing blocks and nothing warns"),
+        # Most of these findings have no remedy; an empty column would push the evidence out of sight.
+        "everything_examined": findings_table(everything, _COLUMNS_WITHOUT_REMEDY),
+    }

@@ -34,23 +34,28 @@ from migration_assets.proof.reconciliation import Reconciled, reconcile_quarter
 from migration_assets.proof.repair import Repaired
 from migration_assets.runtime import LEGACY_READ_POOL, MANY_WEEKS_POOL, Migration
 
-_VALIDATED_NAME = "validated_slice"
+_VALIDATED = "validated_slice"
 _ALONE = " Runs with every validation and repair, never alone."
 _VALIDATED_CHECKS = {
     ROW_COUNT: "At the cut the base held as many rows of the week as the legacy." + _ALONE,
-    CHECKSUM: "At the cut all columns of these rows agreed; where not, the keys that differ are listed." + _ALONE,
+    CHECKSUM: "At the cut all columns of these rows agreed; otherwise the differing keys are listed." + _ALONE,
+}
+_RECONCILED = "reconciled_quarter"
+_RECONCILED_CHECKS = {
+    "every_week_matches": "All 13 weeks held the same rows on both sides at one cut.",
+    "no_key_is_twice": "No key of the legacy is in two rows of the base, neither in one week nor in two.",
 }
 
 
 class ValidationAction(Enum):
-    """What a materialization does."""
+    """What a materialization of validated_slice does."""
 
     VALIDATE = "validate"
     REPAIR = "repair"
 
 
 class ValidatedSliceConfig(dg.Config):
-    """Whether to compare only, or to mend what differs and then compare."""
+    """Whether to compare only, or to repair what differs and then compare."""
 
     action: ValidationAction = Field(
         default=ValidationAction.VALIDATE,
@@ -62,7 +67,7 @@ class ValidatedSliceConfig(dg.Config):
 
 
 @dg.asset(
-    name=_VALIDATED_NAME,
+    name=_VALIDATED,
     group_name=FOLLOW,
     owners=OWNERS,
     kinds=KINDS,
@@ -70,20 +75,19 @@ class ValidatedSliceConfig(dg.Config):
     partitions_def=fiscal_weeks,
     deps=[dg.AssetDep(change_stream, partition_mapping=quarter_of_its_weeks), migrated_slice],
     check_specs=[
-        dg.AssetCheckSpec(name, asset=_VALIDATED_NAME, description=text, partitions_def=fiscal_weeks)
+        dg.AssetCheckSpec(name, asset=_VALIDATED, description=text, partitions_def=fiscal_weeks)
         for name, text in _VALIDATED_CHECKS.items()
     ],
     description=(
-        "Legacy and base held the same rows of the week at one position of the stream, which ran on; the legacy's"
-        " writers waited for milliseconds. A week that differs fails and lists the keys: the job repair_slices shows"
-        " and then mends them. Safe at any time, as often as wanted; the schedule ongoing_validation does it in"
-        " rotation."
+        "Legacy and base held the same rows of the week at one position of the running stream; the legacy's writers"
+        " waited for milliseconds. A week that differs fails and lists the keys: the job repair_slices shows and then"
+        " repairs them. Safe at any time and as often as wanted; the schedule ongoing_validation validates in rotation."
     ),
 )
 def validated_slice(
     context: dg.AssetExecutionContext, config: ValidatedSliceConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Validate, or repair and validate; a mismatch is a failed check and a failed partition."""
+    """Validate the week, or repair and validate it; a mismatch fails the check and the partition."""
     week, run_id = week_of(context), context.run.run_id
     with readable_failures():
         try:
@@ -91,11 +95,9 @@ def validated_slice(
             metadata, legacy, base = _validate(migration, week, run_id)
         except SliceMismatchError as mismatch:
             # Before the Failure: a check that fails after a materialization would leave the partition green.
-            yield from equality_results(_VALIDATED_NAME, mismatch.legacy, mismatch.base, mismatch.differences)
+            yield from equality_results(_VALIDATED, mismatch.legacy, mismatch.base, mismatch.differences)
             raise
-    yield dg.MaterializeResult(
-        metadata=metadata | repaired, check_results=equality_results(_VALIDATED_NAME, legacy, base)
-    )
+    yield dg.MaterializeResult(metadata=metadata | repaired, check_results=equality_results(_VALIDATED, legacy, base))
 
 
 def _validate(migration: Migration, week: FiscalWeek, run_id: str) -> tuple[Metadata, Fingerprint, Fingerprint]:
@@ -111,13 +113,13 @@ def _repair(migration: Migration, week: FiscalWeek, run_id: str, config: Validat
     with confirmed_deletions(migration, rows, config.confirm, run_id=run_id) as allowed:
         done = repair_week(migration, week, dry_run=config.dry_run, run_id=run_id, confirmed_deletes=allowed)
     if config.dry_run and done.differences.rows:
-        # No success: the week was just seen to differ, and a run that succeeds would take the red from its partition.
+        # The week was just seen to differ, and a run that succeeds would turn its red partition green.
         raise SliceMismatchError(
             done.legacy,
             done.base,
             where=week.key,
             state_left="nothing was changed: it was a dry run",
-            next_step="job repair_slices with dry_run: false mends these rows, keeping what was there before",
+            next_step="job repair_slices with dry_run: false repairs these rows and keeps them as they were before",
             differences=done.differences,
         )
     return _repair_metadata(done)
@@ -125,9 +127,9 @@ def _repair(migration: Migration, week: FiscalWeek, run_id: str, config: Validat
 
 def _repair_metadata(done: Repaired) -> Metadata:
     found, number = done.differences, done.repair_id
-    did = f"repair {number}: {found}" if number is not None else "nothing was to be repaired"
+    result = f"repair {number}: {found}" if number is not None else "nothing had to be repaired"
     return {
-        "repair": dg.MetadataValue.text(did),
+        "repair": dg.MetadataValue.text(result),
         "repaired_missing": dg.MetadataValue.int(found.missing),
         "repaired_extra": dg.MetadataValue.int(found.extra),
         "repaired_changed": dg.MetadataValue.int(found.changed),
@@ -135,15 +137,8 @@ def _repair_metadata(done: Repaired) -> Metadata:
     }
 
 
-_NAME = "reconciled_quarter"
-_CHECKS = {
-    "every_week_matches": "All 13 weeks held the same rows on both sides at one cut.",
-    "no_key_is_twice": "No key of the legacy is in two rows of the base, in one week or in two.",
-}
-
-
 @dg.asset(
-    name=_NAME,
+    name=_RECONCILED,
     group_name=FOLLOW,
     owners=OWNERS,
     kinds=KINDS,
@@ -151,18 +146,18 @@ _CHECKS = {
     partitions_def=fiscal_quarters,
     deps=[dg.AssetDep(validated_slice, partition_mapping=quarter_of_its_weeks)],
     check_specs=[
-        dg.AssetCheckSpec(name, asset=_NAME, description=text, partitions_def=fiscal_quarters)
-        for name, text in _CHECKS.items()
+        dg.AssetCheckSpec(name, asset=_RECONCILED, description=text, partitions_def=fiscal_quarters)
+        for name, text in _RECONCILED_CHECKS.items()
     ],
     description=(
-        "All 13 weeks equalled the legacy at ONE position of the stream, which ran on, and no key was there twice:"
-        " nothing was lost, doubled or left between two weeks. A quarter that differs fails and says which weeks."
+        "All 13 weeks equalled the legacy at ONE position of the running stream, and no key was in two rows:"
+        " nothing was lost, duplicated or left between two weeks. A quarter that differs fails and names the weeks."
     ),
 )
 def reconciled_quarter(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Compare; a difference is a failed check and a failed partition."""
+    """Compare the quarter; a difference fails the check and the partition."""
     started = time.monotonic()
     with readable_failures():
         done = reconcile_quarter(migration, quarter_of(context), run_id=context.run.run_id)
@@ -178,17 +173,17 @@ def _results(done: Reconciled) -> list[dg.AssetCheckResult]:
     return [
         dg.AssetCheckResult(
             check_name="every_week_matches",
-            asset_key=_NAME,
+            asset_key=_RECONCILED,
             passed=not differing,
             description=f"Differing: {', '.join(differing)}." if differing else "13 of 13 are equal.",
             metadata={"differing_weeks": dg.MetadataValue.int(len(differing)), "weeks": _weeks(done)},
         ),
         dg.AssetCheckResult(
             check_name="no_key_is_twice",
-            asset_key=_NAME,
+            asset_key=_RECONCILED,
             passed=not done.duplicates,
             metadata={
-                # At most the first twenty are looked for.
+                # The search stops at the first twenty.
                 "keys_found_twice": dg.MetadataValue.int(len(done.duplicates)),
                 "keys": table(
                     ("key", "control_values"),
@@ -229,11 +224,11 @@ def _difference(done: Reconciled) -> str:
     keys = [f"{one.key} at {' and '.join(one.control_values)}" for one in done.duplicates]
     what = "; ".join([
         *([f"differing weeks: {', '.join(weeks)}"] if weeks else []),
-        *([f"keys that are there twice: {', '.join(keys)}"] if keys else []),
+        *([f"keys that are in several rows: {', '.join(keys)}"] if keys else []),
     ])  # fmt: skip
     return (
-        f"{done.quarter.key}: {what}\nState left: the base is as it was found; the ledger notes the differences.\n"
-        "Next: job repair_slices for these weeks, first as a dry run; then this again."
+        f"{done.quarter.key}: {what}\nState left: the base is unchanged; the ledger records the differences.\n"
+        "Next: job repair_slices for these weeks, first as a dry run; then reconcile again."
     )
 
 
@@ -253,15 +248,16 @@ class SignOffConfig(dg.Config):
     deps=[reconciled_quarter],
     description=(
         "A named person approved what the ledger proves: 13 weeks validated since we last changed them, the quarter"
-        " reconciled, the stream healthy. Refuses otherwise, and lists everything that is missing. The evidence is"
-        " kept with its SHA-256. A later copy, repair or failed validation makes it void: its check still_stands, which"
-        " can be run alone, says so. While the base is in charge nobody can sign: what was signed before stands."
+        " reconciled, the stream healthy. Otherwise it refuses and lists everything that is missing. The evidence is"
+        " kept with its SHA-256. A later copy, repair or failed validation makes the sign-off void, which its check"
+        " still_stands shows; it can be run alone. While the base is in charge nobody can sign; earlier sign-offs stay"
+        " valid."
     ),
 )
 def sign_off(
     context: dg.AssetExecutionContext, config: SignOffConfig, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
-    """Sign, or refuse."""
+    """Sign the quarter off, or refuse."""
     with readable_failures():
         signed = sign_off_quarter(
             migration, quarter_of(context), config.approved_by, config.note, run_id=context.run.run_id

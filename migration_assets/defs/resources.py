@@ -16,7 +16,7 @@ MIGRATION_SOURCE = "migration_source"
 
 @dataclass(frozen=True)
 class MigrationSource:
-    """The migration for a tick, opened inside it: what cannot be opened is a tick's reason to skip, not its error."""
+    """Opens the migration inside a tick, so that a failure to open it makes the tick skip instead of fail."""
 
     migration: Migration | None
 
@@ -30,9 +30,9 @@ class MigrationSource:
 
 
 def migration_resource(migration: Migration | None) -> dg.ResourceDefinition:
-    """The migration itself; without one the settings are read when a run starts, never when definitions load.
+    """The migration as a resource; without one, the settings are read when a run starts, never when definitions load.
 
-    It is no configurable resource on purpose: what such a one holds is shown in the UI, and URLs hold passwords.
+    It is not a configurable resource, because Dagster shows the configuration in the UI, and URLs hold passwords.
     """
     return dg.ResourceDefinition(
         resource_fn=lambda context: _of_run(MigrationSource(migration).open(), context),
@@ -45,30 +45,28 @@ def _of_run(migration: Migration, context: dg.InitResourceContext) -> Migration:
 
 
 def source_resource(migration: Migration | None) -> dg.ResourceDefinition:
-    """The same for schedules and sensors, not opened yet."""
+    """The resource for schedules and sensors, which open the migration themselves."""
     return dg.ResourceDefinition(
         resource_fn=lambda _: MigrationSource(migration), description="Opens the migration inside a tick."
     )
 
 
-CODE = (
-    "The code that a dry run shows, typed back: good once, for 15 minutes, as long as what was looked at is the same."
-)
-CODES = CODE + " Several may stand there, between blanks or commas: each week takes its own."
+CODE = "The code that a dry run shows. It is valid once, for 15 minutes, as long as what the dry run saw is unchanged."
+CODES = CODE + " Several codes may be given, separated by blanks or commas; each week uses its own."
 CONFIRM = (
-    'Of these weeks so many rows may be deleted, as the refusal says: {"FY25-Q2|W05": 70}; only with the code that it'
-    " shows, as `confirm`."
+    'How many rows of each week may be deleted, as the refusal states: {"FY25-Q2|W05": 70}. Needs the code that the'
+    " refusal shows, as `confirm`."
 )
 CODE_OF_REFUSAL = (
-    "The code that the refusal showed, for the number in confirm_deletes: good once, for 15 minutes. Several may stand"
-    " there, between blanks or commas."
+    "The code that the refusal shows for the numbers in confirm_deletes. It is valid once, for 15 minutes. Several"
+    " codes may be given, separated by blanks or commas."
 )
 
 
 def confirmed(config: Mapping[str, int]) -> dict[FiscalWeek, int]:
-    """Keys of weeks and rows as the launchpad has them.
+    """The confirmed rows of each week, from the launchpad's `confirm_deletes`.
 
     Raises:
-        CalendarError: A key is no week.
+        CalendarError: A key is not a week.
     """
     return parse_confirmations(f"{week}={rows}" for week, rows in config.items())

@@ -1,4 +1,4 @@
-"""Runs of the project's own jobs in this process, recorded in the instance like any other run."""
+"""Runs jobs and assets in this process and records the runs in the Dagster instance like any other run."""
 
 import atexit
 import os
@@ -24,12 +24,12 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-"""A run in one of these may still do something."""
+"""States of a run that is not over."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended; `error` is its first failed step's message."""
+    """How a run ended; `error` is the message of its first failed step."""
 
     run_id: str
     success: bool
@@ -39,7 +39,7 @@ class RunOutcome:
 def run_week(
     definitions: dg.Definitions, job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None
 ) -> RunOutcome:
-    """One run of a week job, for one week; `config` maps assets to their configuration."""
+    """Run a job for one week; `config` maps its assets to their configuration."""
     arguments: dict[str, Any] = {"partition_key": partition_key(week)}
     return _run(definitions.resolve_job_def(job), arguments | _configured(config))
 
@@ -47,7 +47,7 @@ def run_week(
 def run_alone(
     definitions: dg.Definitions, job: str, config: Mapping[str, Mapping[str, Any]] | None = None
 ) -> RunOutcome:
-    """One run of a job that knows no partitions; `config` maps its ops to their configuration."""
+    """Run a job that has no partitions; `config` maps its ops to their configuration."""
     return _run(definitions.resolve_job_def(job), _configured(config))
 
 
@@ -57,7 +57,7 @@ def run_asset(
     quarter: FiscalQuarter | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
-    """One run that materializes one asset, for a quarter where it has quarters."""
+    """Materialize one asset in one run; `quarter` is for an asset that is partitioned by quarter."""
     job = definitions.resolve_implicit_global_asset_job_def()
     arguments: dict[str, Any] = {"asset_selection": [dg.AssetKey(asset)]}
     arguments |= {"partition_key": quarter.key} if quarter else {}
@@ -65,10 +65,10 @@ def run_asset(
 
 
 def run_sensor(definitions: dg.Definitions, sensor: str) -> list[tuple[str, RunOutcome]]:
-    """One tick of a sensor, and the runs that it asks for, one after the other: what Dagster's daemon would do.
+    """Evaluate a sensor once and execute the runs that it requests, one after the other, as Dagster's daemon would.
 
     Returns:
-        Partition and outcome of each run; none where the sensor skipped.
+        Partition and outcome of each run; empty if the sensor skipped.
     """
     job, instance = definitions.resolve_implicit_global_asset_job_def(), _lasting_instance()
     with dg.build_sensor_context(instance=instance, resources={MIGRATION_SOURCE: MigrationSource(None)}) as context:
@@ -77,10 +77,10 @@ def run_sensor(definitions: dg.Definitions, sensor: str) -> list[tuple[str, RunO
             return []
         for request in result.dynamic_partitions_requests or []:
             instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
-        return [(str(request.partition_key), _run(job, _asked(request))) for request in result.run_requests or []]
+        return [(str(request.partition_key), _run(job, _arguments(request))) for request in result.run_requests or []]
 
 
-def _asked(request: dg.RunRequest) -> dict[str, Any]:
+def _arguments(request: dg.RunRequest) -> dict[str, Any]:
     return {
         "partition_key": request.partition_key,
         "asset_selection": list(request.asset_selection or []),
@@ -97,10 +97,11 @@ def _configured(config: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any
 
 @cache
 def _lasting_instance() -> dg.DagsterInstance:
-    """Opened once a process, with connections that stay: one run writes to Dagster's storage some ninety times.
+    """The instance, opened once a process with pooled connections.
 
-    Left to itself Dagster opens a connection for each of them, which costs more than all else in the run of a small
-    week. Its own web server asks for lasting ones by the same call.
+    One run writes to Dagster's storage about ninety times. By default Dagster opens a connection for each write, which
+    costs more than everything else in the run of a small week. Dagster's web server asks for pooled connections by the
+    same call.
     """
     instance = dg.DagsterInstance.get()
     instance.optimize_for_webserver(
@@ -126,7 +127,7 @@ def _first_error(result: dg.ExecuteInProcessResult) -> str:
 
 
 def quiet_worker(log_file: Path) -> None:
-    """Send everything that Dagster prints in this worker process to a file."""
+    """Send everything that this worker process prints to a file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(target, 1)

@@ -24,38 +24,39 @@ from migration_assets.retirement.policy import DueWeek, Step, due_weeks
 from migration_assets.runtime import Migration
 
 EVERY_QUARTER_OF_AN_HOUR = "*/15 * * * *"
+EVERY_SECONDS = 15 * 60
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The weeks under CDC, and why none of them is to be validated now."""
+    """The weeks under CDC; `obstacle` says why none of them may be validated now."""
 
     weeks: Sequence[SliceRecord]
     obstacle: str | None = None
 
 
-# Stopped until somebody starts it: it reads the legacy, and how much of that is welcome only people know.
+# Stopped until a person starts it: it reads the legacy, and only people know how much of that is acceptable.
 @dg.schedule(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
     cron_schedule=EVERY_QUARTER_OF_AN_HOUR,
     job=validate_slices,
     description=(
-        "Validates weeks under CDC in rotation, oldest validation first, at most MIGRATION_ONGOING_VALIDATION_ROWS a"
-        " tick, and none while a MIGRATION_THROTTLE_* limit is exceeded or the stream does not run. Start it when the"
-        " first quarter is under CDC."
+        "Validates weeks under CDC in rotation, the oldest validation first, at most MIGRATION_ONGOING_VALIDATION_ROWS"
+        " per tick, and none while a MIGRATION_THROTTLE_* limit is exceeded or the stream does not run. Start it when"
+        " the first quarter is under CDC."
     ),
 )
 def ongoing_validation(
     context: dg.ScheduleEvaluationContext, migration_source: dg.ResourceParam[MigrationSource]
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """One request a week."""
+    """Request one run for each week whose turn it is."""
     try:
         migration = migration_source.open()
         seen = _see(migration)
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"cannot look: {told(error)}")
+        return dg.SkipReason(f"the weeks cannot be read: {told(error)}")
     if seen.obstacle:
         return dg.SkipReason(seen.obstacle)
-    on_their_way = _unfinished_partitions(context.instance)
+    running = _unfinished_partitions(context.instance, job_name=validate_slices.name)
     chosen = next_in_turn(
         [
             Candidate(
@@ -71,7 +72,7 @@ def ongoing_validation(
     if not chosen:
         return dg.SkipReason("every week under CDC is being worked on already")
     register_quarters(context.instance, {week.quarter for week in chosen})
-    # The same tick, evaluated twice, asks for the same runs.
+    # A tick that is evaluated twice requests the same runs.
     tick = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
     return [dg.RunRequest(run_key=f"{week.key}@{tick}", partition_key=partition_key(week)) for week in chosen]
 
@@ -95,37 +96,29 @@ def _see(migration: Migration) -> _Seen:
     return _Seen(weeks, f"held back: {'; '.join(reasons)}" if reasons else None)
 
 
-def _unfinished_partitions(instance: dg.DagsterInstance) -> set[str]:
-    runs = instance.get_runs(filters=dg.RunsFilter(job_name=validate_slices.name, statuses=UNFINISHED))
-    return {run.tags.get("dagster/partition", "") for run in runs}
-
-
-EVERY_SECONDS = 15 * 60
-
-
 @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
     asset_selection=[parquet_archive, retired_slice],
     minimum_interval_seconds=EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
         "Launches parquet_archive for signed-off weeks older than MIGRATION_RETENTION_QUARTERS (while the base is in"
-        " charge: for all weeks of that age), and again for those that received a late booking since."
-        " Only with MIGRATION_AUTO_RETIRE it also lets archived weeks leave the"
-        " base, and drops them when their quarantine is over. A week whose run failed is tried again once a day."
+        " charge: for all weeks of that age), and again for weeks that received a late booking since. With"
+        " MIGRATION_AUTO_RETIRE it also retires archived weeks from the base, and drops them when their quarantine is"
+        " over. A week whose run failed is tried again once a day."
     ),
 )
 def retention(
     context: dg.SensorEvaluationContext, migration_source: dg.ResourceParam[MigrationSource]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One look at what is due."""
+    """Request a run for each week that is due and not being worked on."""
     try:
         migration = migration_source.open()
         due = due_weeks(migration)
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"nothing can be looked at: {told(error)}")
+        return dg.SkipReason(f"what is due cannot be determined: {told(error)}")
     if not due.weeks:
         return dg.SkipReason(due.why_nothing)
-    busy = _busy(context.instance)
+    busy = _unfinished_partitions(context.instance)
     requests = list(_requests(migration, [one for one in due.weeks if partition_key(one.week) not in busy]))
     if not requests:
         return dg.SkipReason(f"{len(due.weeks)} weeks are due, and all of them are being worked on")
@@ -138,7 +131,7 @@ def _requests(migration: Migration, weeks: list[DueWeek]) -> Iterator[dg.RunRequ
     for one in weeks:
         asset, config = _asset_of(one)
         yield dg.RunRequest(
-            # What is due for another reason than before is due at once; a failure is tried again tomorrow.
+            # A new reason makes the week due at once; a failed run for the same reason is repeated the next day.
             run_key=f"{one.step.value}:{one.week.key}:{one.why}:{today}",
             partition_key=partition_key(one.week),
             asset_selection=[asset.key],
@@ -153,6 +146,7 @@ def _asset_of(one: DueWeek) -> tuple[dg.AssetsDefinition, Mapping[str, object]]:
     return retired_slice, {"dry_run": False}
 
 
-def _busy(instance: dg.DagsterInstance) -> set[str]:
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
+def _unfinished_partitions(instance: dg.DagsterInstance, job_name: str | None = None) -> set[str]:
+    """The partition keys of runs that are not over, of one job or of all."""
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name=job_name, statuses=UNFINISHED))
     return {run.tags.get("dagster/partition", "") for run in runs}

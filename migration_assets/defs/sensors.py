@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import dagster as dg
 import psycopg
@@ -29,18 +30,31 @@ from migration_assets.watch.notify import send_failure
 from migration_assets.watch.watching import Watched, watch_stream
 
 WATCH_EVERY_SECONDS = 30
+OPENER_EVERY_SECONDS = 60
+OPENS_TAG = "migration_assets/opens"
+# A run that failed, or did not open what it was launched for, is not requested again earlier.
+RETRY_AFTER = timedelta(hours=1)
+_PARTITION_TAG = "dagster/partition"
+_SHOWN_LINES = 6
+# Our own errors hold no secrets; those of others may quote a URL or a connection string.
+_SECRETS = (
+    (re.compile(r"(?<=://)[^\s/@]*@"), "***@"),
+    (re.compile(r"(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
+    # A confirmation code is only for people who look at the page of the run.
+    (SHOWN_CODE, "the code on the run's page"),
+)
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """What one tick tells the next: quarters under CDC, none where there was no stream, and open alerts."""
+    """What one tick passes to the next: the quarters under CDC, the open alerts, and whether a stream was begun."""
 
     quarters: tuple[str, ...] = ()
     alerts: tuple[Alert, ...] = ()
     begun: bool = False
 
     @classmethod
-    def parse(cls, cursor: str | None) -> "_Memory":
+    def parse(cls, cursor: str | None) -> Self:
         if not cursor:
             return cls()
         stored = json.loads(cursor)
@@ -50,21 +64,21 @@ class _Memory:
         return json.dumps({"quarters": self.quarters, "alerts": dump_alerts(self.alerts), "begun": self.begun})
 
 
-# Running from the first day: where no stream was begun it only asks for one, and whether the legacy refuses writes.
+# Without a stream it only asks the base whether one was begun, and the legacy whether it refuses writes.
 @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
     minimum_interval_seconds=WATCH_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Looks at the change stream: lag, retained WAL, apply errors, what was altered by hand; while the base is in"
-        " charge at the reverse stream, and always at writes that are held. Keeps every look in the ledger, shows it as"
-        " observations of change_stream, which plot over time, and alerts MIGRATION_ALERT_URLS."
-        " Skips, saying why, where there is no stream or no server."
+        "Looks at the change stream: lag, retained WAL, apply errors, changes by hand. While the base is in charge it"
+        " looks at the reverse stream instead, and in every case at writes that are held. Keeps each look in the"
+        " ledger, shows it as an observation of change_stream, which plots over time, and sends alerts to"
+        " MIGRATION_ALERT_URLS. Skips with the reason if there is no stream or a server does not answer."
     ),
 )
 def change_stream_monitor(
     context: dg.SensorEvaluationContext, migration_source: dg.ResourceParam[MigrationSource]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One watch."""
+    """Look once."""
     memory = _Memory.parse(context.cursor)
     try:
         migration = migration_source.open()
@@ -72,7 +86,7 @@ def change_stream_monitor(
         return dg.SkipReason(f"nothing to watch: {told(error)}")
     try:
         quarters = _quarters_under_cdc(migration)
-    except (psycopg.Error, ForeignObjectError):  # the watch says what it is
+    except (psycopg.Error, ForeignObjectError):  # watch_stream meets the same error and reports it
         quarters = memory.quarters if memory.begun else None
     watched = watch_stream(migration, memory.alerts, begun=quarters is not None)
     if watched.idle:
@@ -87,7 +101,7 @@ def change_stream_monitor(
 
 
 def _quarters_under_cdc(migration: Migration) -> Sequence[str] | None:
-    """Their keys, oldest first; None where no stream was ever begun."""
+    """The keys of the quarters under CDC, oldest first; None if no stream was ever begun."""
     relation = migration.spec.relation
     with migration.databases.session("base", "monitor", or_standby=True) as base:
         if not has_ledger(base) or read_stream(base, relation) is None:
@@ -117,38 +131,36 @@ def _summary(watched: Watched) -> str:
         "; ".join(problem.what for problem in watched.problems) or "nothing is wrong",
         *([f"{watched.high_change}: stricter thresholds"] if watched.high_change else []),
         *([watched.note] if watched.note else []),
-        *(f"channel {delivery.channel} not told: {delivery.error}" for delivery in watched.sent if delivery.error),
+        *(
+            f"channel {delivery.channel} was not reached: {delivery.error}"
+            for delivery in watched.sent
+            if delivery.error
+        ),
     ]
     return "; ".join(parts)
 
 
-OPENER_EVERY_SECONDS = 60
-OPENS_TAG = "migration_assets/opens"
-# A run that failed, or did not bring what it was asked for, is not asked for again before.
-RETRY_AFTER = timedelta(hours=1)
-
-
-# Running from the first day: until a quarter was opened by people it only asks the base whether one was.
+# Until people have opened a first quarter it only asks the base whether there is one.
 @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
     minimum_interval_seconds=OPENER_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     asset_selection=dg.AssetSelection.assets(quarter_partitions, change_stream),
     description=(
-        "Looks MIGRATION_RUNWAY_DAYS ahead, and keeps MIGRATION_RUNWAY_QUARTERS quarters open, today's included: adds"
-        " their partition keys and launches quarter_partitions, with change_stream behind it where there is a stream:"
-        " bookings of a new quarter flow from their first second. While the base is in charge a leaf is all that they"
-        " need, and nobody asks the legacy. Skips, saying how far the runway reaches, or why"
-        " nothing can be done. What failed is tried again after an hour."
+        "Looks MIGRATION_RUNWAY_DAYS ahead and keeps MIGRATION_RUNWAY_QUARTERS quarters open, the current one included:"
+        " adds their partition keys and launches quarter_partitions, followed by change_stream if there is a stream, so"
+        " that bookings of a new quarter are replicated from the first second. While the base is in charge they only"
+        " need a leaf, and the legacy is not asked. Skips with the length of the runway, or with the reason why nothing"
+        " can be done. A failed run is repeated after an hour."
     ),
 )
 def quarter_opener(
     context: dg.SensorEvaluationContext, migration_source: dg.ResourceParam[MigrationSource]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One look ahead."""
+    """Look ahead once, and request the runs that are needed."""
     try:
         outlook = look_ahead(migration_source.open())
     except (MigrationError, psycopg.OperationalError) as error:
-        return dg.SkipReason(f"cannot look ahead: {told(error)}")
+        return dg.SkipReason(f"the runway cannot be determined: {told(error)}")
     if outlook.obstacle:
         return dg.SkipReason(outlook.obstacle)
     keys = _missing_keys(context.instance, outlook)
@@ -165,23 +177,23 @@ def quarter_opener(
         return dg.SkipReason(reason)
     return dg.SensorResult(
         run_requests=requests,
-        # Together with requests Dagster takes no reason.
+        # Dagster accepts a skip reason only without run requests.
         skip_reason=None if requests else dg.SkipReason(reason),
         dynamic_partitions_requests=[fiscal_quarters.build_add_request(keys)] if keys else [],
     )
 
 
 def _missing_keys(instance: dg.DagsterInstance, outlook: Outlook) -> list[str]:
-    """Of every quarter that is open or is to be, oldest first: Dagster shows keys in the order of their insertion."""
+    """Keys that Dagster lacks, oldest first, since it shows keys in the order in which they were added."""
     known = set(instance.get_dynamic_partitions(QUARTERS_NAME))
     wanted = {*outlook.opened, *(opening.quarter for opening in outlook.openings)}
     return [quarter.key for quarter in sorted(wanted) if quarter.key not in known]
 
 
 def _request(instance: dg.DagsterInstance, opening: Opening) -> dg.RunRequest | str:
-    """A run, or why there is to be none yet.
+    """A run request, or the reason why there is none yet.
 
-    The key counts the runs that there were, so that a tick that is evaluated twice asks for one run.
+    The run key counts the earlier runs, so that a tick that is evaluated twice requests one run.
     """
     quarter, selection = opening.quarter, [quarter_partitions.key, *([change_stream.key] if opening.join else [])]
     if _is_under_way(instance, quarter):
@@ -200,26 +212,15 @@ def _request(instance: dg.DagsterInstance, opening: Opening) -> dg.RunRequest | 
 
 
 def _is_under_way(instance: dg.DagsterInstance, quarter: FiscalQuarter) -> bool:
-    """Whoever launched it."""
-    tags = {"dagster/partition": quarter.key}
+    """Whether a run of the quarter is not over, whether a sensor or a person launched it."""
+    tags = {_PARTITION_TAG: quarter.key}
     return bool(instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED), limit=1))
 
 
 def _last_end(records: Sequence[dg.RunRecord]) -> datetime | None:
-    # A run that Dagster gave up on may have no end.
+    # A run that Dagster gave up on may have no end time.
     ends = [datetime.fromtimestamp(r.end_time, UTC) if r.end_time else r.update_timestamp for r in records]
     return max((end if end.tzinfo else end.replace(tzinfo=UTC) for end in ends), default=None)
-
-
-_SHOWN_LINES = 6
-_PARTITION_TAG = "dagster/partition"
-# Our own errors hold none; those of others may quote a URL or a connection string.
-_SECRETS = (
-    (re.compile(r"(?<=://)[^\s/@]*@"), "***@"),
-    (re.compile(r"(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
-    # A code is for whoever looks at the run's own page.
-    (SHOWN_CODE, "the code on the run's page"),
-)
 
 
 @dg.run_failure_sensor(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
@@ -227,16 +228,16 @@ _SECRETS = (
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Tells MIGRATION_ALERT_URLS of every run that failed: asset, partition, and the first lines of its error."
+        "Sends asset, partition and the first lines of the error of every failed run to MIGRATION_ALERT_URLS."
     ),
 )
 def run_failure_alert(context: dg.RunFailureSensorContext, migration_source: dg.ResourceParam[MigrationSource]) -> None:
-    """One message a failed run."""
+    """Send one message for a failed run."""
     title, body = failure_message(context.dagster_run, failed_steps(context))
     try:
         sent = send_failure(migration_source.open(), title, body)
     except MigrationError as error:
-        context.log.error("nobody was told of %r: %s", title, error)  # noqa: TRY400 - says itself what it is
+        context.log.error("nobody was told of %r: %s", title, error)  # noqa: TRY400 - the text says enough
         return
     if not sent:
         context.log.info("MIGRATION_ALERT_URLS is not set, nobody was told: %s", title)
@@ -246,7 +247,7 @@ def run_failure_alert(context: dg.RunFailureSensorContext, migration_source: dg.
 
 
 def failed_steps(context: dg.RunFailureSensorContext) -> dict[str, str]:
-    """Step → its error's text; a run that ended before its first step has what the run's own event says."""
+    """The error's text by step; for a run that ended before its first step the message of its failure event."""
     found: dict[str, str] = {}
     for event in context.get_step_failure_events():
         data = event.step_failure_data
@@ -260,7 +261,7 @@ def failed_steps(context: dg.RunFailureSensorContext) -> dict[str, str]:
 
 
 def failure_message(run: dg.DagsterRun, steps: dict[str, str]) -> tuple[str, str]:
-    """Title and text."""
+    """Title and text of the message, without secrets."""
     partition = run.tags.get(_PARTITION_TAG)
     title = f"[FAILED] {', '.join(steps)}" + (f" {partition}" if partition else "")
     texts = [_first_lines(text) for text in steps.values()]

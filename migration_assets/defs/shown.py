@@ -5,7 +5,7 @@ shown, never values.
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -14,6 +14,7 @@ import dagster as dg
 
 from migration_assets.cutover.plan import steps_of
 from migration_assets.defs.failures import readable_failures
+from migration_assets.domain.findings import Finding
 from migration_assets.domain.fingerprint import Differences, Fingerprint
 from migration_assets.domain.samples import CutoverSample, StreamSample
 from migration_assets.domain.states import CutoverKind, CutoverState
@@ -29,10 +30,23 @@ from migration_assets.runtime import Migration
 Metadata = dict[str, dg.MetadataValue]
 _MB = 1e6
 _GB = 1e9
+ROW_COUNT, CHECKSUM = "row_count_matches", "checksum_matches"
+_FLOATS = ("lag_seconds", "runway_days")
+_INTEGERS = (
+    "retained_wal_bytes",
+    "unconfirmed_bytes",
+    "safe_wal_bytes",
+    "apply_errors",
+    "legacy_active_sessions",
+)
+_LIVE = "live"
+# On runs that the daemon's run retries launched. Retries of an op are counted by `retry_number`.
+_RETRY = "dagster/retry_number"
+_LAST_WORDS_SECONDS = 10.0
 
 
 def copy_metadata(evidence: CopyEvidence, *, target_gb_per_hour: float) -> Metadata:
-    """Rows, bytes, rates and the seconds of each phase; bytes are the leaf's heap with TOAST, 10^6 and 10^9."""
+    """Rows, bytes, rates and the seconds of each phase. Bytes are the leaf's heap with TOAST; MB and GB are decimal."""
     seconds = evidence.seconds["total"]
     rate = evidence.table_bytes / seconds
     metadata: Metadata = {
@@ -56,7 +70,7 @@ def copy_metadata(evidence: CopyEvidence, *, target_gb_per_hour: float) -> Metad
 
 
 def fingerprint_metadata(legacy: Fingerprint, base: Fingerprint) -> Metadata:
-    """Both sides' figures; checksums as hexadecimal text, since they are too big to plot and mean nothing plotted."""
+    """Rows and checksums of both sides. Checksums are hexadecimal text: a plot of them would mean nothing."""
     return {
         "legacy_rows": dg.MetadataValue.int(legacy.rows),
         "base_rows": dg.MetadataValue.int(base.rows),
@@ -66,7 +80,7 @@ def fingerprint_metadata(legacy: Fingerprint, base: Fingerprint) -> Metadata:
 
 
 def measure_metadata(measure: SliceMeasure, *, window_hours: float, target_gb_per_hour: float) -> Metadata:
-    """What is to be moved; the predicted duration is that at the target rate, read amplification included."""
+    """What is to be moved, and the predicted duration at the target rate, read amplification included."""
     hours = measure.table_bytes * measure.amplification / _GB / target_gb_per_hour
     return {
         "result": dg.MetadataValue.text(
@@ -104,21 +118,34 @@ def schema_metadata(description: TableDescription) -> Metadata:
     }
 
 
-ROW_COUNT, CHECKSUM = "row_count_matches", "checksum_matches"
-
-
 def table(columns: Iterable[str], rows: Iterable[Mapping[str, str | int | float]]) -> dg.TableMetadataValue:
-    """A table with these columns, also where it has no rows."""
+    """A table with these columns, even if it has no rows."""
     return dg.MetadataValue.table(
         records=[dg.TableRecord(dict(row)) for row in rows],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
     )
 
 
+def findings_table(
+    findings: Iterable[Finding], columns: Sequence[str] = ("severity", "finding", "evidence", "remedy")
+) -> dg.TableMetadataValue:
+    """A table of the findings in the given order, with the given columns."""
+    return table(columns, ({name: cells[name] for name in columns} for cells in map(_finding_cells, findings)))
+
+
+def _finding_cells(finding: Finding) -> dict[str, str]:
+    return {
+        "severity": finding.severity.value,
+        "finding": f"{finding.area.value}: {finding.code}",
+        "evidence": finding.evidence,
+        "remedy": finding.remedy,
+    }
+
+
 def equality_results(
     asset: str, legacy: Fingerprint, base: Fingerprint, differences: Differences | None = None
 ) -> list[dg.AssetCheckResult]:
-    """Both checks of a week. Rows that differ fail the checksum's, whatever the sums say."""
+    """The results of the two checks of a week. Differing rows fail the checksum check even if the checksums agree."""
     known = differences or Differences()
     passed = {ROW_COUNT: legacy.rows == base.rows, CHECKSUM: legacy.same_checksums(base) and not known.rows}
     metadata = {
@@ -139,7 +166,7 @@ def equality_results(
 
 
 def difference_metadata(differences: Differences) -> Metadata:
-    """Counts by kind, and the keys of a sample with the columns that differ."""
+    """Counts by kind, and a sample of keys with the columns that differ."""
     return {
         "missing": dg.MetadataValue.int(differences.missing),
         "extra": dg.MetadataValue.int(differences.extra),
@@ -160,7 +187,7 @@ def difference_metadata(differences: Differences) -> Metadata:
 
 
 def proof_metadata(cut: CutRecord, legacy: Fingerprint, base: Fingerprint, *, what: str, seconds: float) -> Metadata:
-    """Equality at a cut, and what the cut cost writers and stream; numbers, so that they plot over the partitions."""
+    """Equality at a cut, and how long the cut held the writers and the stream."""
     return {
         "result": dg.MetadataValue.text(
             f"{what} at {cut.taken_at:%Y-%m-%d %H:%M:%S} UTC, marker {cut.marker}, LSN {cut.lsn}: {legacy.rows:,} rows"
@@ -173,7 +200,7 @@ def proof_metadata(cut: CutRecord, legacy: Fingerprint, base: Fingerprint, *, wh
 
 
 def cut_metadata(cut: CutRecord) -> Metadata:
-    """See the ledger's comments on migration.cuts."""
+    """The cut's position, and its cost in milliseconds; comments on the ledger's table `cuts` explain each figure."""
     return {
         "marker": dg.MetadataValue.int(cut.marker),
         "lsn": dg.MetadataValue.text(cut.lsn),
@@ -185,19 +212,8 @@ def cut_metadata(cut: CutRecord) -> Metadata:
     }
 
 
-_FLOATS = ("lag_seconds", "runway_days")
-_INTEGERS = (
-    "retained_wal_bytes",
-    "unconfirmed_bytes",
-    "safe_wal_bytes",
-    "apply_errors",
-    "legacy_active_sessions",
-)
-_LIVE = "live"
-
-
 def look_metadata(sample: StreamSample) -> Metadata:
-    """What could be measured; a figure that is not known is left out, since a zero would be a lie in a plot."""
+    """What could be measured. An unknown figure is left out, since a zero would be false in a plot."""
     figures: Metadata = {}
     for name in _FLOATS:
         if (number := getattr(sample, name)) is not None:
@@ -209,16 +225,16 @@ def look_metadata(sample: StreamSample) -> Metadata:
         figures["conflicts"] = dg.MetadataValue.int(sum(sample.conflicts.values()))
     if sample.status is not None:
         figures["status"] = dg.MetadataValue.text(sample.status + (f": {sample.reason}" if sample.reason else ""))
-        stands = sample.status != _LIVE and sample.status_seconds is not None
-        figures["paused_seconds"] = dg.MetadataValue.float(round(sample.status_seconds or 0.0, 3) if stands else 0.0)
+        paused = sample.status != _LIVE and sample.status_seconds is not None
+        figures["paused_seconds"] = dg.MetadataValue.float(round(sample.status_seconds or 0.0, 3) if paused else 0.0)
     if sample.cutover is not None:
-        figures.update(_of_cutover(sample.cutover))
+        figures.update(_cutover_figures(sample.cutover))
     if sample.wal_status is not None:
         figures["wal_status"] = dg.MetadataValue.text(sample.wal_status)
     return figures
 
 
-def _of_cutover(cutover: CutoverSample) -> Metadata:
+def _cutover_figures(cutover: CutoverSample) -> Metadata:
     figures: Metadata = {}
     if cutover.case is not None:
         figures["cutover"] = dg.MetadataValue.text(cutover.case)
@@ -237,7 +253,7 @@ def _of_cutover(cutover: CutoverSample) -> Metadata:
 
 
 def problems_table(problems: Iterable[Problem]) -> dg.TableMetadataValue:
-    """What is wrong, how bad, since when, and what to do."""
+    """A table of the problems: severity, since when, and what to do."""
     return table(
         ("severity", "problem", "what", "since", "next"),
         (
@@ -254,7 +270,7 @@ def problems_table(problems: Iterable[Problem]) -> dg.TableMetadataValue:
 
 
 def observed_progress(context: dg.AssetExecutionContext, expected_rows: int, every_seconds: float) -> Progress:
-    """A callback that logs an observation at most every `every_seconds`."""
+    """A callback that logs the progress of a copy as an observation, at most every `every_seconds`."""
     started = last = time.monotonic()
 
     def report(rows: int, wire_bytes: int) -> None:
@@ -268,7 +284,7 @@ def observed_progress(context: dg.AssetExecutionContext, expected_rows: int, eve
             dg.AssetObservation(
                 asset_key=context.asset_key,
                 partition=str(context.partition_key),
-                description=f"{rows:,} of about {expected_rows:,} rows on their way",
+                description=f"{rows:,} of about {expected_rows:,} rows copied",
                 metadata={
                     "rows_so_far": dg.MetadataValue.int(rows),
                     "wire_bytes_so_far": dg.MetadataValue.int(wire_bytes),
@@ -281,14 +297,9 @@ def observed_progress(context: dg.AssetExecutionContext, expected_rows: int, eve
     return report
 
 
-# Launched by the daemon's run retries or an op's retry policy, whatever a deployment sets.
-_RETRY = "dagster/retry_number"
-_LAST_WORDS_SECONDS = 10.0
-
-
 @contextmanager
-def told_states(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Generator[OnState]:
-    """A callback that logs every state. Another thread writes: Dagster's storage must not lengthen a hold."""
+def logged_states(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Generator[OnState]:
+    """A callback that logs every state. A thread of its own writes, since Dagster's storage must not prolong a hold."""
     waiting: SimpleQueue[str | None] = SimpleQueue()
 
     def write() -> None:
@@ -310,37 +321,37 @@ def told_states(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Ge
 
 
 def refuse_retries(context: dg.OpExecutionContext | dg.AssetExecutionContext, migration: Migration, what: str) -> None:
-    """A machine's second try begins nothing; it settles what the first left, so that writes are accepted again.
+    """Refuse an automatic retry, after settling what the first try left, so that writes are accepted again.
 
     Raises:
-        dg.Failure: This is one.
+        dg.Failure: This run is an automatic retry.
     """
     if not context.retry_number and _RETRY not in context.run.tags:
         return
     with readable_failures():
         settled = release_writes(migration, context.run.run_id)
     raise dg.Failure(
-        description=f"This run is an automatic retry, and a {what} is never repeated by a machine.\nState left:"
+        description=f"This run is an automatic retry, and a {what} is never repeated automatically.\nState left:"
         f" {settled}.\nNext: read why the first run failed; then launch it again yourself.",
         allow_retries=False,
     )
 
 
 def result_of(record: CutoverRecord) -> str:
-    """What happened and what comes next, in two sentences."""
+    """What happened, who is in charge now, and what is possible next."""
     held = f"; writes were held for {record.downtime_ms:,.0f} ms" if record.downtime_ms is not None else ""
     if record.rehearse:
-        return f"rehearsed by {record.approved_by}{held}. The legacy goes on as before; the real one takes as long"
+        return f"rehearsed by {record.approved_by}{held}. The legacy goes on as before; a real cutover takes as long"
     if record.kind is CutoverKind.ROLLBACK:
-        return f"rolled back by {record.approved_by}{held}. The legacy is in charge, the base follows it again"
+        return f"rolled back by {record.approved_by}{held}. The legacy is in charge, and the base follows it again"
     return (
-        f"cut over by {record.approved_by}{held}. The base is in charge, the legacy follows it: the job rollback goes"
-        " back with nothing lost, until the legacy is decommissioned"
+        f"cut over by {record.approved_by}{held}. The base is in charge, and the legacy follows it: the job rollback"
+        " goes back without loss, until the legacy is decommissioned"
     )
 
 
 def record_metadata(record: CutoverRecord) -> Metadata:
-    """Everything that the ledger has of it; the downtime is plotted."""
+    """Everything that the ledger records of a cutover or rollback; Dagster plots the downtime."""
     metadata: Metadata = {
         "result": dg.MetadataValue.text(result_of(record)),
         "approved_by": dg.MetadataValue.text(record.approved_by),

@@ -39,6 +39,16 @@ from migration_assets.proof.deletions import confirmed_deletions
 from migration_assets.quarters.opening import open_quarter
 from migration_assets.runtime import LEGACY_READ_POOL, Migration
 
+_MIGRATED = "migrated_slice"
+_ALONE = " Runs with every copy and with the job verify_slices, never alone."
+_CHECKS = {
+    ROW_COUNT: ("The base holds as many rows of the week as the legacy held in the copy's snapshot." + _ALONE),
+    CHECKSUM: (
+        "The checksums of both sides over all columns of these rows agree; the base's is computed by reading it again."
+        + _ALONE
+    ),
+}
+
 
 @dg.asset(
     group_name=PREPARE,
@@ -47,15 +57,15 @@ from migration_assets.runtime import LEGACY_READ_POOL, Migration
     partitions_def=fiscal_quarters,
     deps=[preflight],
     description=(
-        "The quarter's partition and its 13 leaves exist in the base, made from the legacy's own catalogue: no default"
+        "The quarter's partition and its 13 leaves exist in the base, created from the legacy's catalogue: no default"
         " partition, primary key extended by the control column. While the base is in charge its own table is the"
-        " pattern, and nobody asks the legacy. Safe to repeat."
+        " model, and the legacy is not asked. Safe to repeat."
     ),
 )
 def quarter_partitions(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
-    """Open the quarter."""
+    """Open the quarter in the base."""
     with readable_failures():
         opened, description = open_quarter(migration, quarter_of(context))
     return dg.MaterializeResult(
@@ -69,7 +79,7 @@ def quarter_partitions(
 
 
 class LegacySliceConfig(dg.Config):
-    """How to measure."""
+    """How to measure the week."""
 
     exact: bool = Field(
         default=False, description="Read the slice to count rows and bytes, instead of asking the planner."
@@ -83,15 +93,15 @@ class LegacySliceConfig(dg.Config):
     partitions_def=fiscal_weeks,
     deps=[dg.AssetDep(quarter_partitions, partition_mapping=quarter_of_its_weeks)],
     description=(
-        "What the legacy holds of the week: rows, bytes, first and last value, predicted duration against the window."
-        " Reads next to nothing unless `exact` is set."
+        "What the legacy holds of the week: rows, bytes, first and last value, and the predicted duration as a share of"
+        " the migration window. Reads almost nothing unless `exact` is set."
     ),
     pool=LEGACY_READ_POOL,
 )
 def legacy_slice(
     context: dg.AssetExecutionContext, config: LegacySliceConfig, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[Any]:
-    """Measure the slice."""
+    """Measure the week on the legacy."""
     settings = migration.settings
     with readable_failures():
         measure = measure_week(migration, week_of(context), exact=config.exact)
@@ -102,28 +112,15 @@ def legacy_slice(
     )
 
 
-_NAME = "migrated_slice"
-_CHECKS = {
-    ROW_COUNT: (
-        "The base holds as many rows of the week as the legacy held in the copy's snapshot."
-        " Runs with every copy and with the job verify_slices, never alone."
-    ),
-    CHECKSUM: (
-        "Both checksums over all columns of these rows agree; the base is read again for its own."
-        " Runs with every copy and with the job verify_slices, never alone."
-    ),
-}
-
-
 class SliceAction(Enum):
-    """What a materialization does."""
+    """What a materialization of migrated_slice does."""
 
     COPY = "copy"
     VERIFY = "verify"
 
 
 class MigratedSliceConfig(dg.Config):
-    """Whether to copy the week, or only to read the base again and compare it with the copy's fingerprint.
+    """Whether to copy the week, or only to read the base again and compare it with the copy's fingerprint."""
 
     VERIFY makes sense until the week is under CDC; from then on `validated_slice` compares it with the legacy itself.
     """
@@ -137,7 +134,7 @@ class MigratedSliceConfig(dg.Config):
 
 
 @dg.asset(
-    name=_NAME,
+    name=_MIGRATED,
     group_name=MIGRATE,
     owners=OWNERS,
     kinds=KINDS,
@@ -145,20 +142,20 @@ class MigratedSliceConfig(dg.Config):
     partitions_def=fiscal_weeks,
     deps=[legacy_slice],
     check_specs=[
-        dg.AssetCheckSpec(name, asset=_NAME, description=text, partitions_def=fiscal_weeks)
+        dg.AssetCheckSpec(name, asset=_MIGRATED, description=text, partitions_def=fiscal_weeks)
         for name, text in _CHECKS.items()
     ],
     description=(
         "The week was copied in one snapshot of the legacy into a new leaf, indexed, fingerprinted on both sides and"
-        " attached, all in one transaction of the base. Materialize it again to replace the leaf at once: always safe,"
-        " since a week under CDC is copied live, at a cut, and stays under CDC; its validation and sign-off are void"
-        " then. With action VERIFY the base is only read again and compared, as long as the week is not under CDC."
+        " attached, all in one transaction of the base. Materialize it again to replace the leaf atomically. That is"
+        " always safe: a week under CDC is copied live, at a cut, and stays under CDC; its validation and sign-off"
+        " become void. With action VERIFY the base is only read again and compared, while the week is not under CDC."
     ),
 )
 def migrated_slice(
     context: dg.AssetExecutionContext, config: MigratedSliceConfig, migration: dg.ResourceParam[Migration]
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """Copy or verify; a mismatch is a failed check and a failed partition."""
+    """Copy or verify the week; a mismatch fails the check and the partition."""
     with readable_failures():
         try:
             metadata, legacy, base = (
@@ -166,9 +163,9 @@ def migrated_slice(
             )
         except SliceMismatchError as mismatch:
             # Before the Failure: a check that fails after a materialization would leave the partition green.
-            yield from equality_results(_NAME, mismatch.legacy, mismatch.base)
+            yield from equality_results(_MIGRATED, mismatch.legacy, mismatch.base)
             raise
-    yield dg.MaterializeResult(metadata=metadata, check_results=equality_results(_NAME, legacy, base))
+    yield dg.MaterializeResult(metadata=metadata, check_results=equality_results(_MIGRATED, legacy, base))
 
 
 def _copy(

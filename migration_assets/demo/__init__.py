@@ -1,1 +1,1 @@
-"""The story that `make demo` tells, on servers of its own."""
+"""The demo: a complete migration of a made-up legacy on embedded servers, as `make demo` runs it."""

@@ -1,4 +1,4 @@
-"""The demo's third part: the next quarter opens by itself, an old one leaves for Parquet, is asked, and comes back."""
+"""The demo's third part: the next quarter opens by itself; an old one is archived, retired, queried and restored."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ from migration_assets.terminal.figures import bytes_of
 OLD = FiscalQuarter(2024, 3)
 NEXT = FiscalQuarter(2025, 3)
 STILL_WRITTEN = datetime(2023, 10, 1, tzinfo=UTC)
-"""The end of FY24-Q3: nobody changes older bookings any more."""
+"""The end of FY24-Q3: the traffic no longer changes older bookings."""
 NEXT_WEEK = datetime(2024, 7, 2, 12, tzinfo=UTC)
-"""The traffic's present from then on: in the first week of FY25-Q3."""
+"""The traffic's present from then on, in the first week of FY25-Q3."""
 _LATE_WEEK = 9
 _RESTORED_WEEK = 5
-# Sums of exact types, so that one lost or doubled row or one changed price cannot hide.
+# Sums of exact types, so that one lost or duplicated row or one changed price shows.
 _QUESTION = (
     "SELECT fiscal_quarter, fiscal_week, count(*) AS bookings, sum(price) AS revenue, sum(id) AS ids"
     " FROM amenity_bookings WHERE fiscal_quarter = '{}' GROUP BY ALL ORDER BY ALL"
@@ -67,7 +67,7 @@ class ArchiveStory:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every part of it was seen."""
+        """Whether every step succeeded."""
         compared = bool(self.comparisons) and not any(one.differing for one in self.comparisons.values())
         return (
             self.opened == [NEXT.key]
@@ -82,7 +82,7 @@ class ArchiveStory:
         )
 
     def compare(self, migration: Migration) -> None:
-        """The writes are over: what opened by itself and what was restored, row by row against the legacy."""
+        """After the last write: compare the new quarter and the restored week with the legacy, row by row."""
         if self.signed:
             week = migration.calendar.weeks_of(OLD)[_RESTORED_WEEK - 1]
             self.comparisons = {str(period): compare_everything(migration, period) for period in (NEXT, week)}
@@ -90,10 +90,10 @@ class ArchiveStory:
 
 
 def clear_archive(migration: Migration) -> None:
-    """What the base that is about to be made anew had archived goes with it; nothing that another base wrote does.
+    """Delete the archive of the base that the demo is about to recreate, but never what another base wrote.
 
     Raises:
-        ArchiveError: Archives of another base lie there.
+        ArchiveError: The folder holds archives of another base.
     """
     store, relation = archive_store(migration), migration.spec.relation
     folder = table_folder(relation)
@@ -103,16 +103,16 @@ def clear_archive(migration: Migration) -> None:
         own = str(read_archive_writer(base, relation).identity)
     if read_owner(store, relation) != own:
         raise ArchiveError(
-            "archives lie there that the embedded base did not write",
+            "the folder holds archives that the embedded base did not write",
             where=store.url_of(folder),
             state_left="nothing was touched; the servers run",
-            next_step="move them away, or delete them where they are of an earlier demo; then run the demo again",
+            next_step="move them away, or delete them if they are of an earlier demo; then run the demo again",
         )
     store.delete_folder(folder)
 
 
 def bring_in(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: ArchiveStory) -> None:
-    """The next quarter, opened by the sensor; and the oldest one, migrated like the first, into the running stream."""
+    """Let the sensor open the next quarter, and migrate the oldest quarter into the running stream."""
     with console.status(f"quarter_opener looks ahead from {migration.now():%Y-%m-%d}"):
         for quarter, outcome in pool.submit(tick, "quarter_opener").result():
             if story.cdc.note(f"opening of {quarter}", outcome):
@@ -128,12 +128,12 @@ def bring_in(console: Console, migration: Migration, pool: ProcessPoolExecutor, 
     with console.status(f"{OLD.key} joins the running stream at a cut"):
         if not story.cdc.note("change_stream", pool.submit(materialize, "change_stream", OLD).result()):
             return
-    # No week by itself as in the first quarter: the reconciliation proves all 13 at one cut.
+    # Unlike in the first quarter, no week is validated by itself: the reconciliation proves all 13 at one cut.
     approve(console, OLD, pool, story.cdc)
 
 
 def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: ArchiveStory) -> None:
-    """Archive, a late booking, retire, ask, restore."""
+    """Archive the old quarter, change a booking late, retire the quarter, query it, and restore a week."""
     weeks = migration.calendar.weeks_of(OLD)
     story.archived = _each(console, f"Archiving {OLD.key}", "archive_slices", weeks, pool, story)
     _come_late(console, migration, weeks[_LATE_WEEK - 1], pool, story)
@@ -147,19 +147,19 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
         leave = _leave(migration, *weeks)
     story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, leave)
     console.print(
-        f"{OLD.key}: {story.archived} weeks in Parquet, read again by DuckDB, {story.retired} gone from the base:"
+        f"{OLD.key}: {story.archived} weeks in Parquet, read again by DuckDB, {story.retired} retired from the base:"
         f" {story.leaf_bytes / 1e6:,.1f} MB of leaves became {story.archive_bytes / 1e6:,.1f} MB."
     )
     truth = _truth(migration)
-    with console.status("One question over both sides"):
+    with console.status("One query over the base and Parquet"):
         asked = ask(migration, _QUESTION.format(OLD.key))
         total = ask(migration, "SELECT fiscal_quarter, count(*) FROM amenity_bookings GROUP BY ALL ORDER BY ALL")
     story.answers_equal = asked.answer.rows == truth
     story.rows_asked = sum(int(row[1]) for row in total.answer.rows)
     spread = ", ".join(f"{quarter} {count:,}" for quarter, count in total.answer.rows)
     console.print(
-        f"Asked over {asked.hot_weeks} weeks in the base and {asked.cold_weeks} in Parquet as one table: {spread}."
-        f" The cold quarter's figures {'are the legacy' if story.answers_equal else 'DIFFER from the legacy'}'s."
+        f"Queried {asked.hot_weeks} weeks in the base and {asked.cold_weeks} in Parquet as one table: {spread}."
+        f" The figures of the archived quarter {'equal' if story.answers_equal else 'DIFFER from'} the legacy's."
     )
     week = weeks[_RESTORED_WEEK - 1]
     with console.status(f"Restoring {week.key} from its Parquet files"):
@@ -171,8 +171,8 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
 def _come_late(
     console: Console, migration: Migration, week: FiscalWeek, pool: ProcessPoolExecutor, story: ArchiveStory
 ) -> None:
-    """A booking arrives in a week that is in Parquet, and was looked at: it must not leave with the old files."""
-    spec, leave = migration.spec, _leave(migration, week)
+    """Change a booking of a week after its archive and the look at it: the week must not leave with stale files."""
+    spec, config = migration.spec, _retire_config(migration, week)
     with migration.databases.session("legacy", "demo late booking") as legacy:
         legacy.execute(
             sql.SQL("UPDATE {} SET guests = guests + 1 WHERE id = (SELECT min(id) FROM {} WHERE {})").format(
@@ -181,18 +181,20 @@ def _come_late(
         )
     drain(migration)
     with console.status(f"A late change in {week.key}"):
-        outcome = pool.submit(run_job, "retire_slices", week, leave).result()
+        outcome = pool.submit(run_job, "retire_slices", week, config).result()
         if outcome.success:
             story.cdc.failures.append(f"{week.key}: left the base although its archive was stale")
             return
         story.late_refused = next((line for line in outcome.error.splitlines() if "stale" in line), outcome.error)
         story.cdc.note(f"second archive of {week.key}", pool.submit(run_job, "archive_slices", week).result())
-    console.print(f"Late change, noticed and archived again: {story.late_refused.strip(' -')}", markup=False)
+    console.print(
+        f"A late change was noticed, and the week was archived again: {story.late_refused.strip(' -')}", markup=False
+    )
 
 
-def _leave(migration: Migration, *weeks: FiscalWeek) -> dict[str, Any]:
-    """The runs' configuration, with the code of each week that a look at it gave."""
-    codes = [looked.code for week in weeks if (looked := retire_week(migration, week).confirmation) is not None]
+def _retire_config(migration: Migration, *weeks: FiscalWeek) -> dict[str, Any]:
+    """The configuration of the retiring runs, with the codes that dry runs of the weeks gave."""
+    codes = [given.code for week in weeks if (given := retire_week(migration, week).confirmation) is not None]
     return {"retired_slice": {"dry_run": False, "confirm": " ".join(codes)}}
 
 
@@ -205,6 +207,7 @@ def _each(
     story: ArchiveStory,
     config: dict[str, Any] | None = None,
 ) -> int:
+    """Run the job for each week; the number of runs that succeeded."""
     done = 0
     with console.status(what) as status:
         for week, future in [(week, pool.submit(run_job, job, week, config)) for week in weeks]:
@@ -214,7 +217,7 @@ def _each(
 
 
 def _truth(migration: Migration) -> list[tuple[Any, ...]]:
-    """What the question has to answer, from the legacy."""
+    """The answer that the query must give, computed on the legacy."""
     with migration.databases.session("legacy", "demo truth") as legacy:
         return [
             (

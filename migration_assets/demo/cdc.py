@@ -32,12 +32,16 @@ from migration_assets.runtime import Migration
 from migration_assets.stream.heartbeats import has_arrived, reverse_arrived, send_heartbeat, send_reverse_marker
 from migration_assets.watch.watching import watch_stream
 
-_DRAIN_SECONDS = 900.0  # on a machine without time for it, too: what stands still for good is told by the watch
+_DRAIN_SECONDS = 900.0  # also enough for a slow machine; the watch reports a stream that does not move
+_EVERY_SECONDS = 0.5
+_DAMAGED_WEEK = 5
+_REPAIR: dict[str, Any] = {"validated_slice": {"action": "REPAIR", "dry_run": False}}
+_APPROVAL = {"approved_by": "the demo", "note": "made-up data on embedded servers"}
 
 
 @dataclass(frozen=True)
 class FullComparison:
-    """Rows read on both sides, and of those that differ how many and the first."""
+    """The rows that were compared, how many of them differ, and the first that differs."""
 
     rows: int
     differing: int
@@ -45,10 +49,12 @@ class FullComparison:
 
 
 def drain(migration: Migration) -> None:
-    """Until a marker that is written now, where writes belong, is on the other side, and so everything before it.
+    """Wait until everything written so far on the side in charge has arrived on the other side.
+
+    A marker that is written now shows it: the stream delivers it after everything before it.
 
     Raises:
-        StreamError: It did not arrive.
+        StreamError: The marker did not arrive in time.
     """
     relation, side = migration.spec.relation, side_in_charge(migration)
     with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
@@ -64,7 +70,7 @@ def drain(migration: Migration) -> None:
 
 
 def compare_everything(migration: Migration, period: FiscalQuarter | FiscalWeek) -> FullComparison:
-    """Every row of the quarter or week, all columns as text, in the order of the base's primary key, side by side."""
+    """Compare every row of the quarter or week as text, in the order of the base's primary key."""
     with migration.databases.session("legacy", "demo") as legacy, migration.databases.session("base", "demo") as base:
         statement = _everything(migration, legacy, period)
         rows = differing = 0
@@ -90,17 +96,14 @@ def _everything(migration: Migration, legacy: Connected, period: FiscalQuarter |
 
 
 def _lines(connection: Connected, statement: sql.Composed) -> Iterator[bytes]:
-    """COPY sends one message a row."""
+    """The rows; COPY sends one message for each."""
     with connection.cursor().copy(statement) as copy:
         for message in copy:
             yield bytes(message)
 
 
-_EVERY_SECONDS = 0.5
-
-
 class StreamWatch:
-    """A context manager; `lags` are seconds, in the order of their measurement. The ledger keeps the samples."""
+    """A context manager that measures the lag in the background; `lags` are seconds, in the order of measurement."""
 
     def __init__(self, migration: Migration) -> None:
         self.lags: list[float] = []
@@ -111,7 +114,7 @@ class StreamWatch:
         self._thread = threading.Thread(target=self._run, name="stream watch", daemon=True)
 
     def __enter__(self) -> Self:
-        # Alerts are told at the end; a log line in the middle of a progress bar is hard to read.
+        # The demo reports alerts at the end; a log line would break a progress bar.
         logging.getLogger("migration_assets").setLevel(logging.ERROR)
         self._thread.start()
         return self
@@ -131,12 +134,12 @@ class StreamWatch:
                 if watched.sample.lag_seconds is not None:
                     self.lags.append(watched.sample.lag_seconds)
                 self.alerts += [f"{alert.code}: {alert.what}" for alert in watched.raised]
-        except BaseException as error:  # noqa: BLE001 - raised where the watch is left
+        except BaseException as error:  # noqa: BLE001 - raised again in __exit__
             self._error = error
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed; 0.0 for none."""
+    """The smallest value that at least the share (0 to 1) of all values does not exceed; 0.0 if there are none."""
     if not values:
         return 0.0
     ordered = sorted(values)
@@ -144,19 +147,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def applied_changes(base: Connected, spec: TableSpec) -> int:
-    """Row changes that all leaves together have seen; the difference of two looks is what came in between."""
+    """The row changes of all leaves so far; the difference of two calls is what came in between."""
     leaves = [record.leaf for record in read_slices(base, spec.relation)]
     return sum(changes_by_leaf(base, spec.table, leaves).values())
 
 
-_DAMAGED_WEEK = 5
-_REPAIR: dict[str, Any] = {"validated_slice": {"action": "REPAIR", "dry_run": False}}
-_APPROVAL = {"approved_by": "the demo", "note": "made-up data on embedded servers"}
-
-
 @dataclass
 class CdcStory:
-    """What the second half measured; everything else is in the ledger."""
+    """What the second part measured; everything else is in the ledger."""
 
     changes_before: int = 0
     changes_after: int = 0
@@ -172,7 +170,7 @@ class CdcStory:
     failures: list[str] = field(default_factory=list[str])
 
     def note(self, what: str, outcome: RunOutcome) -> bool:
-        """Whether a run succeeded; a failure is kept."""
+        """Keep the error of a failed run; whether the run succeeded."""
         if not outcome.success:
             self.failures.append(f"{what}: {outcome.error}")
         return outcome.success
@@ -181,7 +179,7 @@ class CdcStory:
 def tell_cdc(
     console: Console, migration: Migration, quarter: FiscalQuarter, pool: ProcessPoolExecutor, story: CdcStory
 ) -> None:
-    """From the last copy to the sign-off, while the traffic goes on; every step is a Dagster run."""
+    """Tell the part from the last copy to the sign-off, under live traffic; every step is a Dagster run."""
     with console.status("Change stream: slot, publication, every week trued up against the slot's snapshot"):
         if not story.note("change_stream", pool.submit(materialize, "change_stream", quarter).result()):
             return
@@ -196,8 +194,8 @@ def tell_cdc(
 
 
 def approve(console: Console, quarter: FiscalQuarter, pool: ProcessPoolExecutor, story: CdcStory) -> None:
-    """Reconcile the quarter, and sign it off."""
-    with console.status(f"Reconciliation of the 13 weeks of {quarter.key} at one cut, then the sign-off"):
+    """Reconcile the quarter and sign it off."""
+    with console.status(f"Reconciling the 13 weeks of {quarter.key} at one cut, then signing off"):
         outcome = pool.submit(materialize, "reconciled_quarter", quarter).result()
         story.reconciled = story.note("reconciled_quarter", outcome)
         outcome = pool.submit(materialize, "sign_off", quarter, _APPROVAL).result()
@@ -210,12 +208,13 @@ def validate_weeks(
     """Prove every week of the quarter equal at a cut of its own."""
     weeks = migration.calendar.weeks_of(quarter)
     equal = 0
-    with console.status("Validating 13 weeks at consistent cuts") as status:
+    title = f"Validating {len(weeks)} weeks at consistent cuts"
+    with console.status(title) as status:
         for week, future in [(week, pool.submit(run_job, "validate_slices", week)) for week in weeks]:
             equal += story.note(f"validated_slice {week.key}", future.result())
-            status.update(f"Validating 13 weeks at consistent cuts: {equal} are equal")
-    story.validated += equal
-    console.print(f"{quarter.key}: {equal} of 13 weeks are proven equal at their cuts, under live traffic.")
+            status.update(f"{title}: {equal} are equal")
+    story.validated = equal
+    console.print(f"{quarter.key}: {equal} of {len(weeks)} weeks were proven equal at their cuts, under live traffic.")
 
 
 def _break_and_mend(
@@ -223,7 +222,7 @@ def _break_and_mend(
 ) -> None:
     week = migration.calendar.weeks_of(quarter)[_DAMAGED_WEEK - 1]
     story.injected = damage(migration, week)
-    console.print(f"Fault injected into {week.key} of the base: {story.injected} rows changed or lost behind our back.")
+    console.print(f"Fault injected into {week.key} of the base: {story.injected} rows were changed or deleted by hand.")
     with console.status(f"Validating {week.key} again, then repairing it"):
         outcome = pool.submit(run_job, "validate_slices", week).result()
         if outcome.success:
@@ -237,7 +236,7 @@ def _break_and_mend(
 
 
 def damage(migration: Migration, week: FiscalWeek) -> int:
-    """Lose one row of the week and change two others, in the base alone, as a person with psql might."""
+    """Delete one row of the week and change two others, only in the base, as a person with psql might."""
     spec = migration.spec
     with migration.databases.session("base", "demo fault") as base:
         description = require_table(base, spec.table, "base")
@@ -249,8 +248,8 @@ def damage(migration: Migration, week: FiscalWeek) -> int:
         ).fetchall()
         if not rows:
             raise MigrationError("the week has no rows to damage", where=week.key, next_step="run it with more rows")
-        lost, *changed = [row[0] for row in rows]
-        base.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(table_name(spec.table)), [lost])
+        deleted, *changed = [row[0] for row in rows]
+        base.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(table_name(spec.table)), [deleted])
         base.execute(
             sql.SQL("UPDATE {} SET guests = guests + 1 WHERE id = ANY(%s)").format(table_name(spec.table)), [changed]
         )

@@ -23,7 +23,7 @@ from migration_assets.terminal.figures import bytes_of, gigabytes, megabytes_per
 
 
 class WeekLines:
-    """A context manager; `refresh` looks at the base, `finish` settles a week's line."""
+    """A context manager with a progress line per week; `refresh` reads the progress, `finish` ends a week's line."""
 
     def __init__(self, console: Console, migration: Migration, weeks: tuple[FiscalWeek, ...]) -> None:
         self._console = console
@@ -66,7 +66,7 @@ class WeekLines:
         return self._base
 
     def refresh(self) -> None:
-        """Show what is going on now."""
+        """Show the progress of the copies that run now."""
         for week, activity in current_activity(self._connected()).items():
             task = self._tasks[week]
             self._progress.start_task(task)
@@ -75,7 +75,7 @@ class WeekLines:
             self._progress.update(task, description=activity.phase)
 
     def finish(self, week: FiscalWeek, error: str) -> None:
-        """Settle the week's line with what the ledger says."""
+        """End the week's line with the result in the ledger, or with the first line of the error."""
         record = read_slice(self._connected(), self._migration.spec.relation, week)
         task = self._tasks[week]
         if error or record is None or record.base is None:
@@ -94,7 +94,7 @@ class WeekLines:
 
 
 def prepare(log_folder: Path) -> None:
-    """Called once in every new worker."""
+    """Initialize a new worker: its output goes to a file."""
     quiet_worker(log_folder / "workers.log")
 
 
@@ -103,22 +103,22 @@ def ready() -> None:
 
 
 def materialize(asset: str, quarter: FiscalQuarter | None, config: Mapping[str, Any] | None = None) -> RunOutcome:
-    """One run that materializes one asset."""
+    """Materialize one asset in one run."""
     return run_asset(defs, asset, quarter, config)
 
 
 def run_job(job: str, week: FiscalWeek, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
-    """One run of a job for one week."""
+    """Run a job for one week."""
     return run_week(defs, job, week, config)
 
 
 def run_plain(job: str, config: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
-    """One run of a job without partitions."""
+    """Run a job without partitions."""
     return run_alone(defs, job, config)
 
 
 def tick(sensor: str) -> list[tuple[str, RunOutcome]]:
-    """One tick of a sensor, and the runs that it asks for."""
+    """Evaluate a sensor once and execute the runs that it requests."""
     return run_sensor(defs, sensor)
 
 
@@ -129,7 +129,7 @@ def copy_weeks(
     pool: ProcessPoolExecutor,
     failures: MutableMapping[str, str],
 ) -> None:
-    """Copy the quarter's 13 weeks; `failures` gets the error of each that failed."""
+    """Copy the quarter's 13 weeks; `failures` receives the error of each week that failed, by its key."""
     weeks = migration.calendar.weeks_of(quarter)
     copies = migration.settings.weeks_at_once
     console.print(

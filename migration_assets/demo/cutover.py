@@ -1,6 +1,6 @@
-"""The demo's last part: the other quarters follow, the applications move to the base, back, and again; the legacy goes.
+"""The demo's last part: the other quarters follow, the applications move to the base, back and again, decommission.
 
-The traffic follows the switch that the cutover's hook points, as a team's own applications would.
+The traffic follows a switch that the cutover's hook sets, as a team's own applications would.
 """
 
 import json
@@ -33,14 +33,14 @@ from migration_assets.readiness.step import (
 from migration_assets.runtime import Migration
 
 REST = (FiscalQuarter(2024, 4), FiscalQuarter(2025, 1))
-"""The quarters that are still on the legacy alone."""
+"""The quarters that are still only on the legacy."""
 _WHO = {"approved_by": "the demo"}
 _FOLLOW_SECONDS = 60.0
 _SEEN_THERE = 20
 
 
 def hook_command(switch: Path) -> str:
-    """What MIGRATION_CUTOVER_HOOK_COMMAND is in the demo: points the traffic's switch."""
+    """The demo's MIGRATION_CUTOVER_HOOK_COMMAND, which sets the traffic's switch."""
     words = [sys.executable, "-m", "migration_assets.embedded.switch", str(switch), "{to}"]
     return shlex.join(words).replace("'{to}'", "{to}")
 
@@ -58,7 +58,7 @@ class CutoverStory:
 
     @property
     def failures(self) -> list[str]:
-        """Everything that failed."""
+        """The errors of all steps that failed."""
         return [*self.copy_failures.values(), *self.cdc.failures]
 
     @property
@@ -68,9 +68,9 @@ class CutoverStory:
 
     @property
     def in_base(self) -> bool:
-        """Whether the story went as it should up to the second cutover."""
-        told = [(one.kind, one.rehearse, one.outcome) for one in self.records]
-        return not self.failures and told == [
+        """Whether everything up to the second cutover succeeded, so that the base is in charge."""
+        outcomes = [(one.kind, one.rehearse, one.outcome) for one in self.records]
+        return not self.failures and outcomes == [
             (CutoverKind.CUTOVER, True, "rehearsed"),
             (CutoverKind.CUTOVER, False, "succeeded"),
             (CutoverKind.ROLLBACK, False, "succeeded"),
@@ -79,13 +79,13 @@ class CutoverStory:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every part of it was seen."""
+        """Whether every step succeeded."""
         equal = bool(self.comparisons) and not any(one.differing for one in self.comparisons.values())
         return self.in_base and equal and self.decommissioned
 
 
 def bring_in_rest(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
-    """The remaining quarters of the past, and the sign-off of the one that has begun: nothing may be left behind."""
+    """Migrate the remaining quarters and sign them off, and the quarter that has begun: a cutover needs them all."""
     for quarter in REST:
         opened = pool.submit(materialize, "quarter_partitions", quarter).result()
         if not story.cdc.note(f"quarter_partitions {quarter.key}", opened):
@@ -106,7 +106,7 @@ def bring_in_rest(console: Console, migration: Migration, pool: ProcessPoolExecu
 
 @dataclass(frozen=True)
 class CutoverTale:
-    """Readiness, rehearsal, cutover, rollback, cutover; the traffic is seen on the other side after each."""
+    """Readiness, rehearsal, cutover, rollback and second cutover; after each the traffic is seen where it belongs."""
 
     console: Console
     migration: Migration
@@ -115,7 +115,7 @@ class CutoverTale:
     stats_file: Path
 
     def tell(self) -> None:
-        """All of it; ends where something failed, which the story then knows."""
+        """Tell all of it, up to the first failure, which the story keeps."""
         _ = (
             self._made_ready()
             and self._move("Rehearsal", "legacy", CutoverKind.CUTOVER, rehearse=True)
@@ -125,20 +125,20 @@ class CutoverTale:
         )
 
     def _made_ready(self) -> bool:
-        """What a person does: read what blocks, follow the remedy, look again."""
-        with self.console.status("Is everything ready for a cutover?"):
+        """Do what a person would: read what blocks, follow the remedy, examine again."""
+        with self.console.status("Examining whether everything is ready for a cutover"):
             first = self.pool.submit(materialize, "cutover_readiness", None).result()
             if first.success:
                 return True
-            self.console.print(f"Readiness, first look: {first.error}", markup=False)
+            self.console.print(f"Readiness, first examination: {first.error}", markup=False)
             with self.migration.databases.session("base", "demo remedy") as base:
                 base.execute(sql.SQL("ANALYZE {}").format(table_name(self.migration.spec.table)))
             second = self.pool.submit(materialize, "cutover_readiness", None).result()
         return self.story.cdc.note("cutover_readiness", second)
 
     def _move(self, name: str, side: str, kind: CutoverKind, *, rehearse: bool = False) -> bool:
-        """One run of legacy_cutover, or of the job rollback; whether the traffic follows."""
-        with self.console.status(f"{name}: readiness, then writes are held, drained, compared, and let in again"):
+        """Run legacy_cutover or the job rollback, then wait for the traffic; whether the run succeeded."""
+        with self.console.status(f"{name}: examine, hold the writes, drain, compare, release the writes"):
             config: dict[str, Any] = {**_WHO, "confirm": "" if rehearse else self._code(kind)}
             outcome = (
                 self.pool.submit(materialize, "legacy_cutover", None, {**config, "rehearse": rehearse}).result()
@@ -157,18 +157,18 @@ class CutoverTale:
         return True
 
     def _code(self, kind: CutoverKind) -> str:
-        """What a person types who has looked at what it rests on; empty where that says no."""
+        """The code that a person would type after the examination; empty if something blocks."""
         if kind is CutoverKind.ROLLBACK:
-            looked = preview_rollback(self.migration)
-            return looked.confirmation.code if looked is not None else ""
+            preview = preview_rollback(self.migration)
+            return preview.confirmation.code if preview is not None else ""
         ready = examine_cutover(self.migration).ready
         return give_code_for(self.migration, kind).code if ready else ""
 
     def _await_traffic(self, side: str) -> None:
-        """Until the applications' writes are seen on that side.
+        """Wait until the applications write to that side.
 
         Raises:
-            CutoverError: They do not come.
+            CutoverError: Their writes do not arrive in time.
         """
         before = self._written(side)
         if not wait_until(lambda: self._written(side) >= before + _SEEN_THERE, seconds=_FOLLOW_SECONDS):
@@ -185,17 +185,17 @@ class CutoverTale:
 
 
 def compare_rest(migration: Migration, story: CutoverStory) -> None:
-    """The writes are over, and the last one has travelled back to the legacy: the other quarters, row by row."""
+    """After the last write has arrived on the legacy: compare the other quarters row by row."""
     for quarter in REST:
         story.comparisons[quarter.key] = compare_everything(migration, quarter)
 
 
 def decommission(console: Console, migration: Migration, pool: ProcessPoolExecutor, story: CutoverStory) -> None:
-    """The point of no return: the legacy takes no more connections, and keeps every row."""
+    """Decommission the legacy, which has no way back: it accepts no connections and keeps every row."""
     config: dict[str, Any] = {**_WHO, "note": "made-up data on embedded servers", "dry_run": False}
     with console.status("Decommissioning the legacy"):
-        looked = steps.decommission(migration, _WHO["approved_by"])
-        config["confirm"] = looked.confirmation.code if looked.confirmation is not None else ""
+        plan = steps.decommission(migration, _WHO["approved_by"])
+        config["confirm"] = plan.confirmation.code if plan.confirmation is not None else ""
         outcome = pool.submit(materialize, "decommissioned_legacy", None, config).result()
         story.decommissioned = story.cdc.note("decommissioned_legacy", outcome)
     if story.decommissioned:

@@ -1,7 +1,7 @@
 """The demo: a made-up legacy moves into the base under live traffic, through the same Dagster runs as in the UI.
 
-The quarter is copied (here), then followed and proven (`demo_cdc`); an old one is archived (`demo_archive`), the others
-follow, and the applications move (`demo_cutover`).
+The quarter is copied (here and in `copying`), then put under CDC and proven (`cdc`). An old quarter is archived
+(`archive`), the others follow, and the applications move (`cutover`). `summary` holds what was measured.
 """
 
 import contextlib
@@ -64,25 +64,25 @@ DEMO_POLICY = {
     "rollback_window_days": "0",
     "legacy_quiet_days": "0",
 }
-"""A year of bookings is all there is: the oldest quarter is due, and nobody waits for a week or two."""
+"""The legacy has one year of bookings: its oldest quarter must be due, and no waiting period may delay the demo."""
 
 
 def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedServers, story: Story) -> bool:
-    """Make a legacy, migrate FY25-Q2, prove it, write `demo/summary.json` below `var`.
+    """Make a legacy, migrate it up to the chapter that is asked for, and write `demo/summary.json` below `var`.
 
-    Only ever touches the embedded servers, whose three databases it makes anew, and the archive of the base before.
+    Touches only the embedded servers, whose three databases it recreates, and the archive of the former base.
 
     Args:
-        console: Where it is told.
-        settings: For the folder `var`; the databases are the embedded servers'.
-        servers: What is made anew.
-        story: How many rows, at what rate of traffic, and how far; gets what was measured.
+        console: Where the progress is printed.
+        settings: For the folder `var`; the databases are those of the embedded servers.
+        servers: The embedded servers.
+        story: Rows, rate of the traffic, and the last chapter; receives what was measured.
 
     Returns:
-        Whether every week arrived, was proven and signed off, and equals the legacy to the last byte at the end.
+        Whether every part succeeded, and both sides were equal row by row at the end.
 
     Raises:
-        MigrationError: A step before the copies failed; says what to do.
+        MigrationError: A step before the copies failed; the error says what to do.
     """
     folder = settings.var / "demo"
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedSer
         os.environ.update({f"{PREFIX}{name}".upper(): value for name, value in policy.items()})
         settings = load_settings()
         migration = open_migration(settings)
-        with console.status("Three empty databases"):
+        with console.status("Creating three empty databases"):
             clear_archive(migration)
             servers.recreate_database("legacy", "legacy")
             servers.recreate_database("base", "base")
@@ -126,7 +126,7 @@ def run_demo(console: Console, settings: MigrationSettings, servers: EmbeddedSer
 def _archive_and_cut_over(
     console: Console, migration: Migration, servers: EmbeddedServers, story: Story, pool: ProcessPoolExecutor
 ) -> None:
-    """The old quarter rests from now on; everybody else goes on writing, also into the quarter that begins."""
+    """Tell the later chapters. The traffic no longer writes to the old quarter, but also to the one that begins."""
     plan = TrafficPlan(rate=story.rate, seed=story.seed, first=STILL_WRITTEN, as_of=NEXT_WEEK)
     folder = migration.settings.var / "demo"
     point(folder / "switch", "legacy")
@@ -147,9 +147,9 @@ def _archive_and_cut_over(
 
 
 def _home_without_compute_logs(folder: Path) -> Path:
-    """Dagster's settings are the project's; only what the runs print is not kept: for that each starts four processes.
+    """A DAGSTER_HOME with the project's settings, but without compute logs, for which each run starts four processes.
 
-    They print nothing: what they have to say is in their events.
+    The runs print nothing; everything that they report is in their events.
     """
     settings = yaml.safe_load((project_folder() / "dagster.yaml").read_text())
     settings["compute_logs"] = {
@@ -189,7 +189,7 @@ def _make_legacy(console: Console, servers: EmbeddedServers, story: Story) -> No
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f} %"),
                TimeElapsedColumn())  # fmt: skip
     with story.timed("legacy"), Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"Making {story.rows:,} bookings in one unpartitioned table", total=story.rows or 1)
+        task = progress.add_task(f"Creating {story.rows:,} bookings in one unpartitioned table", total=story.rows or 1)
         with psycopg.connect(servers.legacy_url()) as connection:
             create_bookings(
                 connection,
@@ -202,7 +202,7 @@ def _make_legacy(console: Console, servers: EmbeddedServers, story: Story) -> No
 
 def _prepare(console: Console, migration: Migration, story: Story, pool: ProcessPoolExecutor) -> None:
     with story.timed("preflight and partitions"):
-        with console.status("Preflight, then the 13 places of FY25-Q2"):
+        with console.status("Preflight, then the 13 partitions of FY25-Q2"):
             with dg.DagsterInstance.get() as instance:
                 size_pool(instance, migration.settings)
             for asset, quarter in (("preflight", None), ("quarter_partitions", QUARTER)):
@@ -215,18 +215,18 @@ def _prepare(console: Console, migration: Migration, story: Story, pool: Process
 
 
 def _workers(count: int, folder: Path) -> ProcessPoolExecutor:
-    # Spawned: a forked child would share Dagster's connections with us.
+    # Spawned, since a forked child would share Dagster's connections with this process.
     pool = ProcessPoolExecutor(
         count, mp_context=multiprocessing.get_context("spawn"), initializer=prepare, initargs=(folder,)
     )
-    # They load Dagster, which takes seconds, while the server makes the legacy.
+    # The workers load Dagster, which takes seconds, while the server creates the legacy.
     for _ in range(count):
         pool.submit(ready)
     return pool
 
 
 def _compare_whole(console: Console, migration: Migration, story: Story) -> None:
-    """The writes are over: when the last one is in the base, both sides are read whole, without fingerprints."""
+    """After the last write: drain the stream, then read both sides whole and compare them without fingerprints."""
     with story.timed("full comparison"), console.status("Draining the stream, then comparing every row as text"):
         drain(migration)
         story.cdc.equality = compare_everything(migration, QUARTER)
@@ -239,7 +239,7 @@ def _compare_whole(console: Console, migration: Migration, story: Story) -> None
 
 
 def _write_evidence(console: Console, migration: Migration, story: Story, folder: Path) -> None:
-    """The files for an auditor, and whether the chain of records behind them holds."""
+    """Write the files for an auditor, and verify the chain of records behind them."""
     with (
         story.timed("evidence"),
         console.status("Writing the evidence, and recomputing the chain of records behind it"),

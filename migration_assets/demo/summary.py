@@ -1,4 +1,4 @@
-"""What the demo measured, as `summary.json` and as its last lines."""
+"""What the demo measured, and how it is reported: in `summary.json` and in the demo's last lines."""
 
 import contextlib
 import json
@@ -23,30 +23,31 @@ from migration_assets.terminal.figures import bytes_of, gigabytes, megabytes_per
 
 
 class Chapter(StrEnum):
-    """How far the demo goes, each from the end of the one before."""
+    """The chapters of the demo, in their order; each begins where the one before ended."""
 
     SIGNED_OFF = "signed-off"
     ARCHIVED = "archived"
     DECOMMISSIONED = "decommissioned"
 
     @property
-    def told(self) -> str:
-        """What was seen where it succeeded."""
-        return _TOLD[self]
+    def result(self) -> str:
+        """What a successful chapter has shown, in a sentence."""
+        return _RESULTS[self]
 
 
-_TOLD = {
+_RESULTS = {
     Chapter.SIGNED_OFF: "Every week was proven equal at a cut under live traffic, the injected fault was found and"
     " repaired, the quarter is reconciled and signed off",
-    Chapter.ARCHIVED: "the next quarter opened by itself, an old one left for Parquet, one of its weeks came back",
-    Chapter.DECOMMISSIONED: "the applications moved to the base, back, and again, both sides were the same to the last"
-    " byte, and the legacy is decommissioned",
+    Chapter.ARCHIVED: "the next quarter opened by itself, an old one was archived and retired, one of its weeks was"
+    " restored",
+    Chapter.DECOMMISSIONED: "the applications moved to the base, back and to the base again, both sides were equal to"
+    " the last byte, and the legacy is decommissioned",
 }
 
 
 @dataclass
 class Story:
-    """What was measured while the demo went on, up to the chapter that is asked for."""
+    """The demo's parameters, and what was measured up to the last chapter."""
 
     rows: int
     seed: int
@@ -64,12 +65,12 @@ class Story:
 
     @property
     def chapters(self) -> tuple[Chapter, ...]:
-        """Those that are asked for, in their order."""
+        """The chapters up to the last one that is asked for, in their order."""
         return tuple(Chapter)[: tuple(Chapter).index(self.until) + 1]
 
     @property
     def succeeded(self) -> bool:
-        """Whether every part of every chapter was seen."""
+        """Whether every step of every chapter succeeded."""
         seen = {
             Chapter.SIGNED_OFF: _cdc_succeeded(self.cdc) and bool(self.evidence.get("holds")),
             Chapter.ARCHIVED: self.archive.succeeded,
@@ -79,7 +80,7 @@ class Story:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Generator[None]:
-        """Measure the body as seconds of `phase`, failed or not."""
+        """Record the duration of the body as `phase`, in seconds, even if it fails."""
         start = time.monotonic()
         try:
             yield
@@ -90,7 +91,7 @@ class Story:
 def summarize(
     story: Story, quarter: FiscalQuarter, records: list[SliceRecord], settings: MigrationSettings
 ) -> dict[str, Any]:
-    """What `summary.json` says, from what was measured and what the ledger proves; bytes are of the leaves' tables."""
+    """The content of `summary.json`, from what was measured and the ledger. Bytes are those of the leaves' tables."""
     copied = [record for record in records if record.base is not None and record.legacy is not None]
     table_bytes = sum(bytes_of(record) for record in copied)
     seconds = story.seconds["snapshot"]
@@ -124,7 +125,7 @@ def _cdc_succeeded(cdc: CdcStory) -> bool:
 
 
 def _cdc(story: Story) -> dict[str, Any]:
-    """Durations in seconds for the lag, and in milliseconds for what a cut held."""
+    """The lag is in seconds; what a cut held is in milliseconds."""
     cdc = story.cdc
     held = [cut.longest_try_ms for _, cut in story.cuts]
     return {
@@ -153,7 +154,7 @@ def _cdc(story: Story) -> dict[str, Any]:
 
 
 def _archive(story: ArchiveStory) -> dict[str, Any]:
-    """Sizes in bytes; `rows_asked` are hot and cold ones together."""
+    """Sizes are in bytes; `rows_asked` counts rows in the base and in Parquet together."""
     return {
         "opened_by_sensor": story.opened,
         "rows_in_opened_quarter": story.rows_in_next,
@@ -176,7 +177,7 @@ def _archive(story: ArchiveStory) -> dict[str, Any]:
 
 
 def _cutover(story: CutoverStory, traffic: TrafficStats | None) -> dict[str, Any]:
-    """Durations in milliseconds: how long no side took writes, and the longest that the applications waited."""
+    """Durations are in milliseconds: how long no side accepted writes, and the longest wait of an application."""
     return {
         "quarters_signed_off": story.signed,
         "runs": [
@@ -236,7 +237,7 @@ def _week(record: SliceRecord) -> dict[str, Any]:
 
 
 def print_farewell(console: Console, summary: dict[str, Any], path: Path) -> None:
-    """The last lines of the demo: rate, failures, where the figures are, what to do next."""
+    """Print the last lines of the demo: rate, failures, where the figures are, what to do next."""
     rate, target = summary["gb_per_hour"], summary["gb_per_hour_target"]
     console.print(
         f"{summary['rows']:,} rows, {gigabytes(summary['table_bytes'])} in {summary['seconds']['snapshot']:.1f} s,"
@@ -257,9 +258,9 @@ def print_farewell(console: Console, summary: dict[str, Any], path: Path) -> Non
     runs = ", ".join(f"{one['kind']} {one['downtime_ms'] or 0:,.0f} ms" for one in summary["cutover"]["runs"])
     if runs:
         waited = summary["cutover"]["applications"]["longest_wait_ms"]
-        console.print(f"No side took writes for: {runs}. The longest that an application waited: {waited:,.0f} ms.")
+        console.print(f"No side accepted writes for: {runs}. The longest wait of an application: {waited:,.0f} ms.")
     if summary["success"]:
-        console.print("; ".join(Chapter(one).told for one in summary["chapters"]) + ".", style="green")
+        console.print("; ".join(Chapter(one).result for one in summary["chapters"]) + ".", style="green")
     console.print(
         f"Figures: {path}\nNext: `make ui` shows these runs; the servers stay up (`migration-assets servers stop`)."
     )

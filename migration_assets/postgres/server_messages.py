@@ -190,3 +190,24 @@ def limit_error(error: psycopg.Error, *, where: str = "") -> NoRoomError | None:
         state_left="what was committed stays, everything else was rolled back; `status` shows what there is",
         next_step=f"{advice}, then run this again",
     )
+
+
+COMMITTED_STAYS = "what was committed stays, everything else was rolled back"
+"""What is left by an error that no step has turned into one of ours."""
+
+
+def server_error(error: psycopg.Error, *, next_step: str, code: bool = True) -> MigrationError:
+    """A server's error as one of ours: the limit that was reached, or what the server says, without any row of data.
+
+    Args:
+        error: Its text may hold rows; only what may be shown of it is taken over.
+        next_step: What to do, where no limit was reached; a limit has advice of its own.
+        code: Whether the text ends with the SQLSTATE.
+    """
+    sqlstate = f" (SQLSTATE {error.sqlstate})" if code else ""
+    return limit_error(error) or MigrationError(
+        f"{told(error)}{sqlstate}",
+        where=f"PostgreSQL{on_side(error)}",
+        state_left=COMMITTED_STAYS,
+        next_step=next_step,
+    )

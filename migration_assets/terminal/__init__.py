@@ -1,1 +1,1 @@
-"""What people see in a terminal: tables, progress, the demo. Measures nothing itself; it asks the ledger."""
+"""The commands and what they print: tables, progress, the dashboard. Nothing is measured here."""

@@ -27,9 +27,12 @@ from migration_assets.terminal.arguments import asks, confirm, in_one_line, open
 from migration_assets.terminal.figures import WeekByWeek
 from migration_assets.terminal.output import console, say
 
+_OF_ONE_WEEK = (ArchiveError, ConfirmationError, RestoreError, RetirementError, SliceBusyError, SliceStateError)
+_PERIODS = click.argument("periods", nargs=-1, required=True, metavar="QUARTER [WEEK | WEEK-WEEK]...")
+
 
 def print_answer(console: Console, asked: Asked) -> None:
-    """The rows as a table; NULL is told from an empty text."""
+    """Print the rows as a table in which NULL differs from an empty text."""
     answer = asked.answer
     table = Table(show_header=True, header_style="bold")
     for column in answer.columns:
@@ -37,30 +40,26 @@ def print_answer(console: Console, asked: Asked) -> None:
     for row in answer.rows:
         table.add_row(*(Text("NULL", style="dim") if value is None else Text(str(value)) for value in row))
     console.print(table)
-    rows = f"{len(answer.rows):,} rows" + (", and there are more: --limit, or --to FILE" if answer.truncated else "")
-    console.print(f"{rows}; {_places(asked)}")
+    rows = f"{len(answer.rows):,} rows" + ("; there are more: use --limit or --to FILE" if answer.truncated else "")
+    console.print(f"{rows}; {_sources(asked)}")
 
 
 def print_plan(console: Console, asked: Asked) -> None:
-    """What DuckDB read where, as it draws it."""
+    """Print DuckDB's plan with the files and partitions that it read."""
     for row in asked.answer.rows:
         console.print(Text(str(row[0])), soft_wrap=True)
-    console.print(_places(asked))
+    console.print(_sources(asked))
 
 
-def _places(asked: Asked) -> str:
-    return f"{asked.hot_weeks} weeks in the base, {asked.cold_weeks} in Parquet alone; {asked.seconds:,.2f} s"
-
-
-_OF_ONE_WEEK = (ArchiveError, ConfirmationError, RestoreError, RetirementError, SliceBusyError, SliceStateError)
-_PERIODS = click.argument("periods", nargs=-1, required=True, metavar="QUARTER [WEEK | WEEK-WEEK]...")
+def _sources(asked: Asked) -> str:
+    return f"{asked.hot_weeks} weeks in the base, {asked.cold_weeks} only in Parquet; {asked.seconds:,.2f} s"
 
 
 @click.command()
 @_PERIODS
 @click.option("--reread", is_flag=True, help="Only read the files again and compare them with the ledger.")
 def archive(periods: tuple[str, ...], reread: bool) -> None:
-    """Write signed-off weeks to Parquet and prove them with DuckDB; exit code 1 where one is not equal."""
+    """Write signed-off weeks to Parquet and prove them with DuckDB. Exit code 2 if a week fails."""
     weeks = parse_weeks(periods)
     migration = opened()
 
@@ -75,13 +74,13 @@ def archive(periods: tuple[str, ...], reread: bool) -> None:
 
 @click.command()
 @_PERIODS
-@click.option("--apply", "do_it", is_flag=True, help="Let them leave; without this nothing is changed.")
+@click.option("--apply", "do_it", is_flag=True, help="Retire the weeks; without this nothing is changed.")
 @confirm
 def retire(periods: tuple[str, ...], do_it: bool, code: str) -> None:
-    """Let archived weeks leave the base: detached, kept in quarantine, dropped when that is over.
+    """Retire archived weeks from the base: detach them, keep them in quarantine, drop them when that is over.
 
-    Without --apply it shows what stands in the way of each, exit code 1 where something does; and the codes of those
-    that may leave, or be dropped, which --apply asks for: --confirm CODE,CODE with those of several weeks.
+    Without --apply it shows what stands in the way of each week (exit code 1 if something does), and the codes of the
+    weeks that may leave or be dropped. --apply asks for these codes: --confirm CODE,CODE for several weeks.
     """
     weeks = parse_weeks(periods)
     migration = opened()
@@ -100,24 +99,26 @@ def retire(periods: tuple[str, ...], do_it: bool, code: str) -> None:
 
     if do_it and not code and asks() and not migration.settings.auto_retire:
         _week_by_week("looked at", weeks, look)
-        code = typed(in_one_line(codes), "let them leave") if codes else ""
+        code = typed(in_one_line(codes), "retire them") if codes else ""
     if do_it:
         _week_by_week("retired", weeks, leave)
         refresh_catalogue(migration)
         return
     _week_by_week("looked at", weeks, look)
-    say("Nothing was changed: --apply lets them leave.", "yellow")
+    say("Nothing was changed: --apply retires them.", "yellow")
     if codes:
-        say(f"It asks for the code: --confirm {in_one_line(codes)}.", fold=False)
+        say(f"Needed for that: --confirm {in_one_line(codes)}.", fold=False)
     if hindered:
         sys.exit(1)
 
 
 @click.command()
 @_PERIODS
-@click.option("--drill", is_flag=True, help="Into a scratch table, compare, drop; the base stays as it is.")
+@click.option(
+    "--drill", is_flag=True, help="Only load them into a scratch table, compare and drop it; the base is not changed."
+)
 def restore(periods: tuple[str, ...], drill: bool) -> None:
-    """Bring retired weeks back, from quarantine or from their archive, proven equal; or try whether that would work."""
+    """Bring retired weeks back from quarantine or from their archive, proven equal; or test that this would work."""
     weeks = parse_weeks(periods)
     migration = opened()
 
@@ -134,14 +135,19 @@ def restore(periods: tuple[str, ...], drill: bool) -> None:
 
 
 @click.command("adopt-archive")
-@click.option("--by", required=True, help="Who says that this base has taken the place of the one that wrote it.")
+@click.option(
+    "--by", required=True, help="The person who states that this base has replaced the one that wrote the archive."
+)
 def adopt_archive_of(by: str) -> None:
-    """After the base was moved, upgraded or failed over: it writes the archive from now on, and the other must not."""
+    """Take over an archive after the base was moved, upgraded or failed over; the former base must not write to it."""
     done = adopt_archive(opened(), by)
     if not done.ledgers:
-        say(f"{done.where} is this base's own already.", "green")
+        say(f"{done.where} belongs to this base already.", "green")
         return
-    say(f"{done.where} is this base's from now on; what these wrote there is its own, as far as it knows it:", "green")
+    say(
+        f"{done.where} belongs to this base from now on. It takes over what these wrote, as far as it knows it:",
+        "green",
+    )
     for ledger in done.ledgers:
         say(f"  {ledger}")
 
@@ -149,19 +155,22 @@ def adopt_archive_of(by: str) -> None:
 @click.command()
 @click.argument("statement")
 @click.option(
-    "--limit", default=100, show_default=True, type=click.IntRange(1, 10_000_000), help="Rows that are shown at most."
+    "--limit", default=100, show_default=True, type=click.IntRange(1, 10_000_000), help="The most rows to show."
 )
-@click.option("--explain", is_flag=True, help="Run it, and show which files and partitions were read.")
+@click.option("--explain", is_flag=True, help="Run the query and show which files and partitions were read.")
 @click.option(
-    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Whole answer as .parquet or .csv."
+    "--to",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the whole answer to a .parquet or .csv file.",
 )
 def query(statement: str, limit: int, explain: bool, target: Path | None) -> None:
     """Answer a SELECT over all rows, those in the base and those in Parquet, as one table.
 
-    It has the table's own name and columns, besides fiscal_quarter and fiscal_week. DuckDB's SQL.
+    The table has its own name and columns, and the columns fiscal_quarter and fiscal_week. The SQL is DuckDB's.
     """
     if target is not None and explain:
-        raise click.UsageError("--to writes rows, --explain shows a plan: one of the two.")
+        raise click.UsageError("--to writes rows and --explain shows a plan: give only one of them.")
     migration = opened()
     if target is not None:
         with console.status(f"Writing {target}"):
@@ -184,7 +193,7 @@ def _archived(week: FiscalWeek, done: Archived) -> str:
 
 
 def _week_by_week(word: str, weeks: Sequence[FiscalWeek], one: Callable[[FiscalWeek], str]) -> None:
-    """Each week, whatever happens to the others; the first error is raised at the end."""
+    """Work on each week, also after one has failed; the first error is raised at the end."""
     errors: list[MigrationError] = []
     with WeekByWeek(console, word, len(weeks)) as progress:
         for week in weeks:

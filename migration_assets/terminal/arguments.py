@@ -16,6 +16,13 @@ from migration_assets.terminal.output import say
 
 _RANGE = re.compile(r"(W\d+)-(W\d+)")
 _HOW = "Write a quarter and its weeks: FY25-Q2 W05, FY25-Q2 W03-W07, 'FY25-Q2|W05', or the quarter alone for all 13"
+confirm = click.option(
+    "--confirm",
+    "code",
+    default="",
+    metavar="CODE",
+    help="The code that the dry run printed; valid once, for 15 minutes.",
+)
 
 
 def _confirmations(_context: click.Context, _option: click.Parameter, texts: Sequence[str]) -> dict[FiscalWeek, int]:
@@ -28,22 +35,36 @@ confirm_deletes = click.option(
     multiple=True,
     metavar="WEEK=ROWS",
     callback=_confirmations,
-    help="Of this week so many rows may be deleted, as the refusal says: 'FY25-Q2|W05=70'. Repeatable.",
+    help="How many rows of a week may be deleted, as the refusal states: 'FY25-Q2|W05=70'. Repeatable.",
 )
 
 
+def opened() -> Migration:
+    """The migration that the settings describe; no connection is made yet.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+        EmbeddedServerError: The embedded servers are to be used and were never started.
+    """
+    return open_migration(load_settings())
+
+
 def parse_quarter(text: str) -> FiscalQuarter:
-    """A quarter, in any case of letters; CalendarError else."""
+    """A quarter as typed, in upper or lower case.
+
+    Raises:
+        CalendarError: The text is not a quarter.
+    """
     return FiscalQuarter.parse(text.strip().upper())
 
 
 def parse_weeks(words: Sequence[str]) -> tuple[FiscalWeek, ...]:
-    """The weeks that are meant, each once, in the order in which they are named.
+    """The weeks that were named, each once, in the order in which they were named.
 
-    A quarter that no week follows means all of its weeks; weeks belong to the quarter before them.
+    A quarter that no week follows stands for all its weeks. Weeks belong to the quarter before them.
 
     Raises:
-        CalendarError: Says what cannot be read and how it is written.
+        CalendarError: A word cannot be read; the error says which, and how to write it.
     """
     found: dict[FiscalWeek, None] = {}
     quarter: FiscalQuarter | None = None
@@ -84,33 +105,18 @@ def _week(quarter: FiscalQuarter, name: str) -> FiscalWeek:
         raise CalendarError(f"{name!r} is not a week", where=quarter.key, next_step=_HOW) from None
 
 
-confirm = click.option(
-    "--confirm", "code", default="", metavar="CODE", help="The code that looking at it printed; good once, 15 minutes."
-)
-
-
 def asks() -> bool:
-    """Whether somebody sits there who can be asked."""
+    """Whether a person can be asked: input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def in_one_line(given: Sequence[GivenCode]) -> str:
-    """Several codes to copy, without a blank in between; good as long as the first of them is."""
+    """Several codes in one text to copy, without blanks, with the earliest end of their validity."""
     first = min(given, key=lambda one: one.until)
     return str(replace(first, code=",".join(one.code for one in given)))
 
 
 def typed(given: GivenCode | CodeOfSeen | str, what: str) -> str:
-    """The code as a person types it back, who has read what it is for."""
+    """Show the code and what it is for, and ask the person to type it."""
     say(f"To {what}, type {given}.", "yellow", fold=False)
     return str(click.prompt("Code", default="", show_default=False))
-
-
-def opened() -> Migration:
-    """The migration of the settings; nothing is connected to yet.
-
-    Raises:
-        SettingsError: A setting is missing or wrong.
-        EmbeddedServerError: The embedded servers are wanted and were never started.
-    """
-    return open_migration(load_settings())

@@ -26,25 +26,26 @@ from migration_assets.terminal.figures import count, duration, gigabytes, millis
 from migration_assets.terminal.output import console, say
 
 _LOOKS_A_SECOND = 5
+_SHOWN = "`migration-assets cutovers` lists what was done"
 _MEANS = {
-    CutoverState.BEGUN: "looks at both sides, prepares the way back",
+    CutoverState.BEGUN: "examines both sides, prepares the way back",
     CutoverState.WAITING: "waits for a small lag",
     CutoverState.HELD: "holds the writes",
-    CutoverState.DRAINED: "lets everything arrive",
+    CutoverState.DRAINED: "waits until every change has arrived",
     CutoverState.COMPARED: "compares both sides",
     CutoverState.SEQUENCES: "sets the sequences",
-    CutoverState.REVERSED: "turns the stream round",
+    CutoverState.REVERSED: "reverses the stream",
     CutoverState.OPEN: "opens the other side",
-    CutoverState.SWITCHED: "tells the applications",
-    CutoverState.DONE: "puts the old stream away",
-    CutoverState.UNDOING: "lets the writes go on where they were, undoes the rest",
-    CutoverState.UNDONE: "is as before",
+    CutoverState.SWITCHED: "switches the applications",
+    CutoverState.DONE: "removes the old stream",
+    CutoverState.UNDOING: "releases the writes where they were, undoes the rest",
+    CutoverState.UNDONE: "has restored the state from before",
 }
 _STYLES = {"succeeded": "green", "rehearsed": "cyan", "aborted": "red", "running": "bold yellow"}
 
 
 class _Progress:
-    """Is told states by one thread and drawn by another."""
+    """The states so far; one thread adds them and another draws them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -59,7 +60,7 @@ class _Progress:
         table = Table.grid(padding=(0, 2))
         reached = list(self._reached)
         if not reached:
-            table.add_row(Text("looking whether everything is ready", "bold"))
+            table.add_row(Text("examining whether everything is ready", "bold"))
             return table
         ends = [*(at for _, _, at in reached[1:]), time.monotonic()]
         for number, ((kind, state, at), end) in enumerate(zip(reached, ends, strict=True), 1):
@@ -74,7 +75,7 @@ class _Progress:
 
 @contextmanager
 def cutover_progress(console: Console) -> Generator[OnState]:
-    """Show every state with its seconds while it lasts; line by line where nobody looks."""
+    """Show every state with its duration as it happens; without a terminal print a line for each."""
     progress = _Progress(console)
     if not console.is_terminal:
         yield progress.on_state
@@ -84,7 +85,7 @@ def cutover_progress(console: Console) -> Generator[OnState]:
 
 
 def print_cutover(console: Console, record: CutoverRecord) -> None:
-    """Its timeline, what was compared, and how long writes were held."""
+    """Print the timeline, what was compared, and how long writes were held."""
     table = Table()
     for column in ("state", "what it did", "began", "took"):
         table.add_column(column, justify="right" if column == "took" else "left")
@@ -98,7 +99,7 @@ def print_cutover(console: Console, record: CutoverRecord) -> None:
 
 
 def print_cutovers(console: Console, records: Sequence[CutoverRecord]) -> None:
-    """All of them, oldest first; what went wrong below, where it has room."""
+    """Print all of them as a table, oldest first, and the errors below it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("id", "what", "approved by", "began", "outcome", "state", "writes held"):
         table.add_column(column, overflow="fold", no_wrap=column != "approved by")
@@ -115,33 +116,30 @@ def print_cutovers(console: Console, records: Sequence[CutoverRecord]) -> None:
 
 
 def print_reverse(console: Console, health: ReverseHealth, problems: Sequence[str]) -> None:
-    """What a rollback would rest on."""
+    """Print the state of the reverse stream, on which a rollback depends."""
     kept = "no slot" if health.retained_wal_bytes is None else gigabytes(health.retained_wal_bytes)
     arrives = "a marker came through" if health.arrives else "no marker came through"
     console.print(
-        f"Reverse stream (base to legacy): {arrives}; WAL that it keeps on the base: {kept}.", highlight=False
+        f"Reverse stream (base to legacy): {arrives}; WAL that it retains on the base: {kept}.", highlight=False
     )
     for problem in problems:
         console.print(Text(f"In the way: {problem}.", "red"))
 
 
 def downtime(record: CutoverRecord) -> str:
-    """How long no side accepted writes."""
+    """How long no side accepted writes, as text; `-` if writes were never held."""
     return "-" if record.downtime_ms is None else milliseconds(record.downtime_ms)
 
 
-_SHOWN = "`migration-assets cutovers` lists what was done"
-
-
 @click.command()
-@click.option("--approved-by", required=True, help="The person who answers for it.")
-@click.option("--for-real", is_flag=True, help="Open the base; without this it is rehearsed and undone.")
+@click.option("--approved-by", required=True, help="The person who approves it.")
+@click.option("--for-real", is_flag=True, help="Open the base; without this the cutover is rehearsed and undone.")
 @confirm
 def cutover(approved_by: str, for_real: bool, code: str) -> None:
-    """Move the applications' writes to the base, or rehearse it. Holds writes for a moment in both cases.
+    """Move the applications' writes to the base, or rehearse it. Both hold writes for a moment.
 
-    For real it asks for the code that `readiness` and a rehearsal print. Ctrl-C undoes it, until the base is open. Exit
-    code 1 where it was refused, stopped or undone.
+    --for-real asks for the code that `readiness` and a rehearsal print. Ctrl-C undoes it until the base is open. Exit
+    code 1 if it was refused, stopped or undone.
     """
     migration = opened()
     if for_real and not code and asks():
@@ -153,27 +151,27 @@ def cutover(approved_by: str, for_real: bool, code: str) -> None:
         _stopped(error)
     print_cutover(console, done)
     if done.rehearse:
-        say("Rehearsed: the legacy goes on as before. With --for-real it is done, and takes as long.", "green")
-        say(f"It asks for the code: --confirm {done.confirmation}.")
+        say("Rehearsed: the legacy goes on as before. The cutover with --for-real takes as long.", "green")
+        say(f"Needed for that: --confirm {done.confirmation}.")
         return
     say(
-        "The base is in charge; the legacy follows it. `migration-assets rollback` goes back, with nothing lost.",
+        "The base is in charge; the legacy follows it. `migration-assets rollback` goes back without loss.",
         "green",
     )
 
 
 @click.command()
-@click.option("--approved-by", help="The person who answers for it.")
-@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+@click.option("--approved-by", help="The person who approves it.")
+@click.option("--yes", is_flag=True, help="Do it; without this only show what would be done.")
 @confirm
 def rollback(approved_by: str | None, yes: bool, code: str) -> None:
-    """Move the writes back to the legacy, with all that was written to the base; then the base follows again.
+    """Move the writes back to the legacy, with everything written to the base; then the base follows again.
 
-    It asks for the code that looking at it prints. Ctrl-C undoes it, until the legacy is open. Exit code 1 where it was
-    stopped or undone, or could not be done now.
+    Without --yes it shows what would be done, and the code that --yes asks for. Ctrl-C undoes it until the legacy is
+    open. Exit code 1 if it was stopped or undone, or is not possible now.
     """
     if yes and not approved_by:
-        raise click.UsageError("say who answers for it: --approved-by")
+        raise click.UsageError("--yes needs the person who approves it: --approved-by")
     migration = opened()
     if not yes or not approved_by:
         _preview(migration)
@@ -187,7 +185,7 @@ def rollback(approved_by: str | None, yes: bool, code: str) -> None:
         _stopped(error)
     print_cutover(console, done)
     _say_broken_keys(steps.broken_keys(migration, done.id), "after the rollback")
-    say("The legacy is in charge, with all that was written to the base; the base follows it again.", "green")
+    say("The legacy is in charge, with everything written to the base; the base follows it again.", "green")
     if done.error:
         say(f"The applications were NOT told: {done.error}", "bold red")
         say("Next: switch them to the legacy now (run the hook by hand); do not roll back again.", "red")
@@ -196,10 +194,10 @@ def rollback(approved_by: str | None, yes: bool, code: str) -> None:
 
 @click.command("release-writes")
 def release_writes() -> None:
-    """After a cutover or rollback died: finish it where the other side is open, else undo it. Safe to repeat."""
+    """After a cutover or rollback died: finish it if the other side is open, else undo it. Safe to repeat."""
     migration = opened()
     try:
-        with console.status("Looking who may write"):
+        with console.status("Examining which side accepts writes"):
             done = steps.release_writes(migration)
     except CutoverError as error:
         _stopped(error)
@@ -211,7 +209,7 @@ def hold_again() -> None:
     """While the base is in charge: hold the legacy's writes again after somebody ended the hold. Safe to repeat."""
     migration = opened()
     try:
-        with console.status("Looking for a moment without an open writer"):
+        with console.status("Waiting for a moment without an open writer"):
             done = steps.hold_again(migration)
     except CutoverError as error:
         _stopped(error)
@@ -220,7 +218,7 @@ def hold_again() -> None:
 
 @click.command()
 def cutovers() -> None:
-    """List every cutover, rehearsal and rollback so far, and say who is in charge."""
+    """List every cutover, rehearsal and rollback so far, and the side in charge."""
     migration = opened()
     found = steps.cutovers(migration)
     if found:
@@ -241,43 +239,46 @@ def _ask_for_cutover(migration: Migration) -> str:
     with console.status("Looking at both sides"):
         examined = examine_cutover(migration)
     if not examined.ready:
-        return ""  # the step says what blocks it
+        return ""  # the step itself reports what blocks it
     return typed(steps.give_code_for(migration, CutoverKind.CUTOVER), "move the writes to the base")
 
 
 def _ask_for_rollback(migration: Migration) -> str:
-    looked = _look_at_rollback(migration)
-    return "" if looked is None else typed(looked.confirmation, "move the writes back to the legacy")
+    preview = _show_rollback(migration)
+    return "" if preview is None else typed(preview.confirmation, "move the writes back to the legacy")
 
 
-def _look_at_rollback(migration: Migration) -> steps.RollbackPreview | None:
-    with console.status("Looking at the reverse stream"):
-        looked = steps.preview_rollback(migration)
-    if looked is not None:
-        print_reverse(console, looked.health, looked.problems)
-        _say_broken_keys(looked.broken, "already now, and after a rollback")
-    return looked
+def _show_rollback(migration: Migration) -> steps.RollbackPreview | None:
+    with console.status("Examining the reverse stream"):
+        preview = steps.preview_rollback(migration)
+    if preview is not None:
+        print_reverse(console, preview.health, preview.problems)
+        _say_broken_keys(preview.broken, "already now, and after a rollback")
+    return preview
 
 
 def _preview(migration: Migration) -> None:
     _say_charge(migration)
-    looked = _look_at_rollback(migration)
-    if looked is None:
+    preview = _show_rollback(migration)
+    if preview is None:
         say("Nothing to roll back. Nothing was changed.")
         return
     say(
-        "A rollback holds the base's writes, lets all of them arrive on the legacy, compares both sides, opens the"
-        " legacy, tells the applications, and lets the base follow again. Nothing was changed."
+        "A rollback holds the base's writes, waits until all of them have arrived on the legacy, compares both sides,"
+        " opens the legacy, switches the applications, and lets the base follow again. Nothing was changed."
     )
-    say(f"With --approved-by NAME --yes it is done; it asks for the code: --confirm {looked.confirmation}.")
-    if looked.problems:
+    say(f"To do it: --approved-by NAME --yes --confirm {preview.confirmation}.")
+    if preview.problems:
         sys.exit(1)
 
 
 def _say_broken_keys(found: list[str], when: str) -> None:
-    """No rollback stops at them: it is the way out. They want to be mended by hand, on either side."""
+    """A rollback goes on in spite of them, since it is the way out. They need a repair by hand, on either side."""
     for line in found:
-        say(f"Rows of the legacy that point nowhere {when}, which its foreign key does not notice: {line}", "yellow")
+        say(
+            f"Rows of the legacy that reference missing rows {when}, which its foreign key does not detect: {line}",
+            "yellow",
+        )
 
 
 def _stopped(error: CutoverError) -> NoReturn:

@@ -64,10 +64,18 @@ from migration_assets.terminal.status import (
 from migration_assets.watch.overview import Overview, quantile, read_overview
 
 _FULL_FIGURES_FROM = 96
+_WRONG, _AT_WORK, _ALERTS, _CUTS = 4, 6, 4, 5
+# Lines that the page needs besides the grid's rows and the lists. The table of cuts may be cut off at the bottom.
+_FURNITURE = 12
+_ENDLESS = 1000
+_TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
+# For a frozen base, which neither answers nor closes the connection.
+_PATIENCE_SECONDS = 5.0
+_REDRAW_SECONDS = 0.25
 
 
 def week_grid(overview: Overview, seen: Seen, *, width: int, rows: int, plain: bool) -> Iterator[RenderableType]:
-    """The newest `rows` quarters, the others as a sum of states, and a legend of the marks that are there."""
+    """The newest `rows` quarters as a grid, the states of the others in one line, and a legend of the marks in use."""
     quarters = [(quarter, list(group)) for quarter, group in groupby(overview.slices, lambda r: r.week.quarter)]
     hidden, shown = quarters[: max(0, len(quarters) - rows)], quarters[-rows:]
     grid = Table.grid(padding=(0, 1, 0, 0))
@@ -83,7 +91,7 @@ def week_grid(overview: Overview, seen: Seen, *, width: int, rows: int, plain: b
         rest = states_summary([record for _, records in hidden for record in records])
         yield Text.assemble((f"and {count(len(hidden), 'earlier quarter')}: ", "dim"), rest)
     marks = {mark_of(record, seen) for record in overview.slices}
-    # Columns, so that no mark is parted from its word.
+    # As columns, so that a line break never separates a mark from its word.
     legend = [
         Text.assemble((f" {mark.plain if plain else mark.symbol} ", mark.cell), " ", mark.word)
         for mark in (*STATES.values(), STALE, WORKING, FAILED, DIFFERS)
@@ -115,15 +123,9 @@ def _short(rows: int) -> str:
     return str(rows)
 
 
-_WRONG, _AT_WORK, _ALERTS, _CUTS = 4, 6, 4, 5
-# Lines that everything but the grid's rows and the lists needs: the cuts' table may fall off.
-_FURNITURE = 12
-_ENDLESS = 1000
-
-
 @dataclass(frozen=True)
 class Lost:
-    """Why the base cannot be asked, and since when by `time.monotonic`."""
+    """Why the base does not answer, and since when by `time.monotonic`."""
 
     why: str
     since: float
@@ -131,7 +133,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One frame; renders to the width and height it is given. While the base is away the last look stays."""
+    """One frame, rendered to the given width and height. It keeps the last look while the base does not answer."""
 
     max_age: timedelta
     lag_warning: float
@@ -144,16 +146,16 @@ class Dashboard:
             yield self._banner(self.lost)
         if self.overview is None:
             if self.lost is None:
-                yield Text("Asking the base …", "dim")
+                yield Text("Reading the ledger in the base …", "dim")
             return
         page = Group(*self._page(self.overview, options))
         yield page if self.lost is None else Styled(page, "dim")
 
     def _banner(self, lost: Lost) -> Text:
         away = duration(time.monotonic() - lost.since)
-        shown = "" if self.overview is None else f"; below is what it said at {self.overview.now:%H:%M:%S} UTC"
+        shown = "" if self.overview is None else f"; the page below is from {self.overview.now:%H:%M:%S} UTC"
         return Text(
-            f"The base cannot be asked for {away} now: {lost.why}. Trying on{shown}.", "bold white on color(160)"
+            f"The base has not answered for {away}: {lost.why}. Trying again{shown}.", "bold white on color(160)"
         )
 
     def _page(self, overview: Overview, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -170,7 +172,7 @@ class Dashboard:
         seen = Seen.of(overview, self.max_age)
         wrong = [record for record in overview.slices if differs(record) or failed(record)]
         working = [record for record in overview.slices if record.working]
-        # What is cut off at the bottom of a low terminal is the least that one has to know.
+        # A low terminal cuts off the bottom of the page, so the least important part is there.
         lists = _lines(wrong, _WRONG) + 2 * _lines(overview.alerts, _ALERTS) + _lines(working, _AT_WORK)
         rows = max(2, (options.height or _ENDLESS) - _FURNITURE - lists)
         yield _rule("weeks", plain=plain)
@@ -195,9 +197,7 @@ class Dashboard:
         lags = overview.lags[-max(10, width - 2) :]
         known = sorted(lag for _, lag in lags if lag is not None)
         if not lags:
-            yield Text(
-                "No samples: nobody watches the stream (sensor change_stream_monitor); nothing is measured here.", "dim"
-            )
+            yield Text("No samples: the sensor change_stream_monitor does not run; nothing is measured here.", "dim")
             return
         yield sparkline((lag for _, lag in lags), warning=self.lag_warning, critical=self.lag_critical, plain=plain)
         first, last = lags[0][0], lags[-1][0]
@@ -216,7 +216,7 @@ def _rule(title: str, *, plain: bool, style: str = "dim") -> Rule:
 
 
 def _lines(listed: Sequence[object], most: int) -> int:
-    """How many lines a section needs, with its heading and a line for what is left out."""
+    """The lines that a section needs, with its heading and a line for what is left out."""
     return 0 if not listed else 1 + min(len(listed), most) + (len(listed) > most)
 
 
@@ -270,7 +270,7 @@ def _at_work(overview: Overview, working: list[SliceRecord], *, plain: bool) -> 
 
 
 def _expected(overview: Overview, record: SliceRecord) -> tuple[int, bool]:
-    """Rows that the week should have, and whether that is a guess from the other weeks of its quarter; 0: no idea."""
+    """The rows that the week should have (0: unknown), and whether they are guessed from the quarter's other weeks."""
     if record.legacy is not None:
         return record.legacy.rows, False
     known = [
@@ -286,11 +286,11 @@ def _cuts(overview: Overview, shown: int) -> RenderableType:
         table.add_column(justify="left" if name in {"at", "for"} else "right", no_wrap=True, overflow="ellipsis")
     table.add_row(*(Text(name, "dim") for name in names))
     for cut in reversed(overview.cuts[-shown:]):
-        stood = "stands" if cut.apply_held_ms is None else milliseconds(cut.apply_held_ms)
+        held = "paused" if cut.apply_held_ms is None else milliseconds(cut.apply_held_ms)
         table.add_row(
             f"{cut.taken_at:%H:%M:%S}", Text(cut.purpose), str(cut.tries),
             Text(milliseconds(cut.writers_held_ms), "bold"),
-            milliseconds(cut.reached_ms), stood,
+            milliseconds(cut.reached_ms), held,
         )  # fmt: skip
     return table
 
@@ -302,7 +302,7 @@ _REDRAW_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class _Look:
-    """What one try brought: an overview, or why there is none; a bug is neither, and ends the watch."""
+    """The result of one look: an overview, or the reason why there is none. A bug ends the watch."""
 
     overview: Overview | None = None
     error: str = ""
@@ -310,7 +310,7 @@ class _Look:
 
 
 class _Looker:
-    """Asks in a thread of its own, so that the page stays alive while nobody answers."""
+    """Looks at the base in a thread of its own, so that the page is redrawn while the base does not answer."""
 
     def __init__(self, settings: MigrationSettings, every: float) -> None:
         self._settings = settings
@@ -324,7 +324,7 @@ class _Looker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Not waited for: a base that does not answer must not keep anybody here."""
+        """Ask the thread to stop, without waiting: a base that does not answer must not block the exit."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -332,23 +332,23 @@ class _Looker:
             try:
                 self.looks.put(_Look(self._look()))
             except (psycopg.OperationalError, psycopg.InterfaceError, EmbeddedServerError) as error:
-                self._leave()
+                self._disconnect()
                 self.looks.put(_Look(error=told(error)))
-            except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
+            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
                 self.looks.put(_Look(bug=error))
                 break
             self._stop.wait(self._every)
-        self._leave()
+        self._disconnect()
 
     def _look(self) -> Overview:
-        # Opened anew each time: embedded servers may come back on another port.
+        # Opened again for each look: embedded servers may come back on another port.
         migration = open_migration(self._settings)
         if self._base is None:
             self._base = migration.databases.connect("base", "status", LOOK)
             require_ledger(self._base)
         return read_overview(self._base, migration.spec)
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         if self._base is not None:
             self._base.close()
         self._base = None
@@ -357,16 +357,16 @@ class _Looker:
 def watch_base(
     console: Console, settings: MigrationSettings, *, every: float, until: Callable[[Dashboard], bool] | None = None
 ) -> None:
-    """Show the dashboard until Ctrl-C; where there is no terminal, print each look.
+    """Show the dashboard until Ctrl-C; without a terminal, print each look.
 
     Args:
-        console: Where to.
-        settings: Whose base.
+        console: Where the dashboard is shown.
+        settings: The settings of the migration.
         every: Seconds between two looks.
-        until: Asked after each frame whether that is enough.
+        until: Called after each frame; the dashboard ends when it returns true.
 
     Raises:
-        MigrationError: The base cannot be looked at whatever is waited for: the ledger is newer than this program.
+        MigrationError: Waiting cannot help, for example since the ledger is newer than this program.
     """
     page = Dashboard(
         max_age=timedelta(hours=settings.validation_max_age_hours),
@@ -400,7 +400,7 @@ def watch_base(
 
 
 def _next(looker: _Looker, page: Dashboard, *, timeout: float) -> tuple[Dashboard, bool]:
-    """The page with the newest look in it, and whether there was one."""
+    """The page with the newest look, and whether there was a new look."""
     try:
         look = looker.looks.get(timeout=timeout)
     except queue.Empty:
@@ -414,12 +414,12 @@ def _next(looker: _Looker, page: Dashboard, *, timeout: float) -> tuple[Dashboar
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="A live dashboard, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show a live dashboard until Ctrl-C.")
 @click.option(
     "--every", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
 )
 def status(watch: bool, every: float) -> None:
-    """Show weeks, states, proofs, the stream and what its cuts cost."""
+    """Show the weeks with their states and proofs, the stream, and what its cuts cost."""
     migration = opened()
     if watch:
         watch_base(console, migration.settings, every=every)

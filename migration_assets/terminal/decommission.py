@@ -12,46 +12,50 @@ from migration_assets.domain.states import Scope
 from migration_assets.terminal.arguments import asks, confirm, opened, typed
 from migration_assets.terminal.output import say
 
+_IDENTITIES = {"default": "d", "nothing": "n", "full": "f"}
+
 
 @click.command()
-@click.option("--approved-by", default="", metavar="NAME", help="The person who answers for it.")
+@click.option("--approved-by", default="", metavar="NAME", help="The person who approves it.")
 @click.option("--note", default="", help="Anything that belongs to the approval.")
 @click.option(
     "--scope",
     type=click.Choice(["database", "table"]),
-    help="What is closed; by default the database where nothing else is in it, else the table.",
+    help="What is closed; by default the database if nothing else is in it, otherwise the table.",
 )
-@click.option("--accept-stale", is_flag=True, help="The reverse stream is lost, and no rollback is possible any more.")
-@click.option("--call-off", is_flag=True, help="Give up one whose process died before anything was closed.")
-@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
+@click.option(
+    "--accept-stale",
+    is_flag=True,
+    help="Go on although the reverse stream is lost and no rollback is possible any more.",
+)
+@click.option("--call-off", is_flag=True, help="Call off a decommission whose process died before anything was closed.")
+@click.option("--yes", is_flag=True, help="Do it; without this only show what would be done.")
 @confirm
 def decommission(
     approved_by: str, note: str, scope: Scope | None, accept_stale: bool, call_off: bool, yes: bool, code: str
 ) -> None:
-    """Make the legacy inactive: the only point of no return. Its data is never deleted.
+    """Make the legacy inactive: the only step without a way back. Its data is never deleted.
 
-    Without --yes it shows what stands in the way, exit code 1 where something does; else the code that --yes asks for.
+    Without --yes it shows what stands in the way (exit code 1 if something does), or the code that --yes asks for.
     """
     migration = opened()
     if call_off:
         gone = call_off_decommission(migration)
-        say("It is called off: the reverse stream goes on." if gone else "None was begun.")
+        say("It was called off: the reverse stream goes on." if gone else "No decommission was begun.")
         return
-    deed = partial(
-        make_inactive, migration, approved_by, note=note, scope=scope, accept_stale=accept_stale, on_step=say
-    )
+    run = partial(make_inactive, migration, approved_by, note=note, scope=scope, accept_stale=accept_stale, on_step=say)
     if yes and not code and asks():
-        looked = deed(dry_run=True)
-        code = typed(looked.confirmation, "close the legacy, with no way back") if looked.confirmation else ""
-    done = deed(dry_run=not yes, confirm=code)
+        plan = run(dry_run=True)
+        code = typed(plan.confirmation, "close the legacy, with no way back") if plan.confirmation else ""
+    done = run(dry_run=not yes, confirm=code)
     if done.done:
-        _tell_deed(done)
+        _print_result(done)
     else:
-        _tell_plan(done)
+        _print_plan(done)
 
 
-def _tell_plan(done: Decommissioning) -> None:
-    say(f"Nothing was changed. To decommission the legacy of {done.relation} would be to do this,")
+def _print_plan(done: Decommissioning) -> None:
+    say(f"Nothing was changed. The decommission of the legacy of {done.relation} would do this,")
     say(f"with scope {done.scope} ({done.why}):")
     for number, what in enumerate(done.steps, 1):
         say(f"{number:3}. {what}")
@@ -60,19 +64,19 @@ def _tell_plan(done: Decommissioning) -> None:
         say(f"    Remedy: {one.remedy}.")
     if done.obstacles:
         sys.exit(1)
-    say("Nothing stands in the way. With --yes it is done, and there is no way back.", "green")
+    say("Nothing stands in the way. --yes does it, and there is no way back.", "green")
     if done.confirmation is not None:
-        say(f"It asks for the code: --confirm {done.confirmation}.")
+        say(f"Needed for that: --confirm {done.confirmation}.")
 
 
-def _tell_deed(done: Decommissioning) -> None:
+def _print_result(done: Decommissioning) -> None:
     record = done.record
     if record is None:
         return
     total = record.final["total"]
     say(
         f"The legacy of {done.relation} is decommissioned ({done.scope}), approved by {record.approved_by}, since"
-        f" {record.finished_at:%Y-%m-%d %H:%M:%S} UTC: {int(total['rows']):,} rows, which nobody will change."
+        f" {record.finished_at:%Y-%m-%d %H:%M:%S} UTC: {int(total['rows']):,} rows, which nobody can change."
     )
     for one in done.still_open:
         say(f"Still open: {one}.", "yellow")
@@ -80,45 +84,42 @@ def _tell_deed(done: Decommissioning) -> None:
     for statement in done.reopening:
         say(f"    {statement}")
     if done.needless:
-        say("On the base our role needs these no more; a DBA takes them back:")
+        say("Our role on the base no longer needs these; a DBA takes them back:")
         for statement in done.needless:
             say(f"    {statement}")
 
 
-_IDENTITIES = {"default": "d", "nothing": "n", "full": "f"}
-
-
 @click.command()
-@click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
-@click.option("--legacy-only", is_flag=True, help="The base is gone for good: clean the legacy alone.")
-@click.option("--name", help="With --legacy-only: the publication and slot, where several could be meant.")
+@click.option("--yes", is_flag=True, help="Do it; without this only show what would be done.")
+@click.option("--legacy-only", is_flag=True, help="The base is lost for good: clean up the legacy only.")
+@click.option("--name", help="With --legacy-only: the name of publication and slot, if there are several.")
 @click.option(
     "--identity", help="With --legacy-only: the replica identity from before: default, nothing, full, or an index."
 )
 @confirm
 def abandon(yes: bool, legacy_only: bool, name: str | None, identity: str | None, code: str) -> None:
-    """Undo an unfinished migration: the legacy is as it was found; the base keeps its rows and follows nothing.
+    """Undo an unfinished migration: the legacy is as it was before; the base keeps its rows and follows nothing.
 
     Without --yes it shows what would be done, and the code that --yes asks for.
     """
     if (name or identity) and not legacy_only:
-        raise click.UsageError("--name and --identity are for --legacy-only: else the base's ledger knows them")
+        raise click.UsageError("--name and --identity go with --legacy-only: otherwise the base's ledger knows them")
     migration = opened()
     if legacy_only:
         former = _IDENTITIES.get(identity.lower(), f"i:{identity}") if identity else None
-        deed = partial(clean_legacy, migration, name=name, former_identity=former, on_step=say)
+        run = partial(clean_legacy, migration, name=name, former_identity=former, on_step=say)
     else:
-        deed = partial(abandon_migration, migration, on_step=say)
+        run = partial(abandon_migration, migration, on_step=say)
     if yes and not code and asks():
-        looked = deed(apply=False)
-        _tell(looked)
-        code = typed(looked.confirmation, "abandon the migration") if looked.confirmation else ""
-    _tell(deed(apply=yes, confirm=code))
+        plan = run(apply=False)
+        _print_abandoned(plan)
+        code = typed(plan.confirmation, "abandon the migration") if plan.confirmation else ""
+    _print_abandoned(run(apply=yes, confirm=code))
 
 
-def _tell(done: Abandoned) -> None:
+def _print_abandoned(done: Abandoned) -> None:
     if not done.applied:
-        say(f"Nothing was changed. To abandon the migration of {done.relation} would be to do this:")
+        say(f"Nothing was changed. Abandoning the migration of {done.relation} would do this:")
         for number, what in enumerate(done.done, 1):
             say(f"{number:3}. {what}")
     for note in done.notes:
@@ -126,6 +127,6 @@ def _tell(done: Abandoned) -> None:
     if done.applied:
         say(f"The migration of {done.relation} is abandoned; its rows stay in the base, which follows nothing.")
     else:
-        say("With --yes it is done.")
+        say("--yes does it.")
     if done.confirmation is not None:
-        say(f"It asks for the code: --confirm {done.confirmation}.")
+        say(f"Needed for that: --confirm {done.confirmation}.")

@@ -15,7 +15,7 @@ _SHOWN = 20
 
 @click.group()
 def evidence() -> None:
-    """Pages that prove the migration to an auditor, and the chain of records behind them."""
+    """Write the pages that prove the migration to an auditor, and verify the chain of records behind them."""
 
 
 @evidence.command()
@@ -24,7 +24,7 @@ def evidence() -> None:
     "--to", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder; default: evidence in VAR."
 )
 def write(quarters: tuple[str, ...], folder: Path | None) -> None:
-    """Write one HTML file a quarter; without QUARTER, of every quarter that was begun and of the whole migration."""
+    """Write an HTML file for each QUARTER; without one, for every quarter that was begun and the whole migration."""
     wanted = [parse_quarter(text) for text in quarters]
     migration = opened()
     with console.status("Reading the ledger"):
@@ -38,10 +38,10 @@ def write(quarters: tuple[str, ...], folder: Path | None) -> None:
 @evidence.command()
 @click.option(
     "--pack", type=click.Path(dir_okay=False, path_type=Path), help="A file of `evidence write`: the chain must contain"
-    " what it knew, and the file must be as it was written.",
+    " its records, and the file must be unchanged.",
 )  # fmt: skip
 def verify(pack: Path | None) -> None:
-    """Recompute the whole chain and compare it with the ledger; exit code 1 where something was changed."""
+    """Recompute the whole chain and compare it with the ledger; exit code 1 if something was changed."""
     migration = opened()
     with console.status("Reading the chain"):
         done = verify_evidence(migration, pack)
@@ -51,27 +51,32 @@ def verify(pack: Path | None) -> None:
             say(f"  {one}", "red")
         if len(done.breaks) > _SHOWN:
             say(f"  and {len(done.breaks) - _SHOWN} more", "red")
-        say("Nothing was changed. Find out who wrote to the ledger in the base, and bring it back from a backup.")
+        say(
+            "Nothing was changed now. Next: find out who wrote to the ledger in the base, and restore it from a backup."
+        )
         sys.exit(1)
     if done.head is None:
         say(f"There is no evidence of {done.relation} yet: the chain begins with the first reconciliation.", "yellow")
         return
     say(
-        f"The evidence of {done.relation} holds: {done.records} records, each unchanged, as is what they speak of.",
+        f"The evidence of {done.relation} holds: {done.records} records are unchanged, and so is"
+        " the ledger data that they describe.",
         "green",
     )
     say(f"Last record: {done.head.id}, SHA-256 {done.head.sha256}")
     if done.pack is not None:
-        say(f"{pack} is as it was written, and the chain still contains its last record, {done.pack.id}.", "green")
+        say(f"{pack} is unchanged, and the chain still contains its last record, {done.pack.id}.", "green")
 
 
 @click.group()
 def ledger() -> None:
-    """The ledger, schema `migration` in the base."""
+    """Maintain the ledger, the schema `migration` in the base."""
 
 
 @ledger.command()
 def upgrade() -> None:
-    """Bring the ledger to this program's version; an older program refuses it from then on."""
+    """Upgrade the ledger to this program's version; older programs refuse it from then on."""
     before, now = upgrade_ledger(opened())
-    say(f"the ledger has version {now} already" if before == now else f"the ledger has version {now}; it had {before}")
+    say(
+        f"The ledger has version {now} already." if before == now else f"The ledger has version {now}; it had {before}."
+    )

@@ -38,7 +38,7 @@ def bytes_of(record: SliceRecord) -> int:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes as people say them, decimal."""
+    """A size in decimal units: `1.2 GB`, `340.0 MB`, `12 B`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """`5.7 ms` below 100, then whole ones, then seconds."""
+    """`5.7 ms` below 100 ms; longer times as `duration` writes them."""
     return f"{value:.1f} ms" if value < 100 else duration(value / 1000)  # noqa: PLR2004
 
 
@@ -70,9 +70,9 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def sparkline(values: Iterable[float | None], *, warning: float, critical: float, plain: bool = False) -> Text:
-    """One bar a value, from nought to the greatest; a blank where nothing was known, coloured by the thresholds."""
+    """One bar for each value, from zero to the greatest, coloured by the thresholds; a dot for an unknown value."""
     drawn = list(values)
-    # A calm stream is flat: a few milliseconds are not blown up to the height of an outage.
+    # The scale has a minimum, so that a few milliseconds are not drawn as high as an outage.
     highest = max([value for value in drawn if value is not None], default=0.0)
     top = max(highest, min(_LOWEST_TOP, warning))
     bars = _PLAIN_BARS if plain else _BARS
@@ -88,7 +88,7 @@ def sparkline(values: Iterable[float | None], *, warning: float, critical: float
 
 @dataclass(frozen=True)
 class Mark:
-    """`plain` is for terminals without Unicode, `style` for text, `cell` for a coloured cell."""
+    """How a state is shown: `plain` replaces `symbol` without Unicode; `style` is for text, `cell` for a grid cell."""
 
     symbol: str
     plain: str
@@ -114,7 +114,7 @@ FAILED = Mark("!", "!", "bold red", "bold white on color(160)", "failed")
 
 @dataclass(frozen=True)
 class Seen:
-    """What is needed to say how fresh a proof is; without `now` no age is told."""
+    """What is needed to say how fresh a proof is. Without `now`, ages are not shown and no proof is too old."""
 
     now: datetime | None = None
     max_age: timedelta = timedelta(days=1)
@@ -122,23 +122,23 @@ class Seen:
     altered: Mapping[FiscalWeek, str] = field(default_factory=dict[FiscalWeek, str])
 
     @classmethod
-    def of(cls, overview: Overview, max_age: timedelta) -> "Seen":
-        """As the overview has it; while the base is in charge nothing can be validated, and no proof is too old."""
+    def of(cls, overview: Overview, max_age: timedelta) -> Self:
+        """From an overview. While the base is in charge nothing can be validated, so no proof is too old."""
         now = None if overview.cutover.in_charge == "base" else overview.now
         return cls(now, max_age, overview.changes, overview.altered)
 
     def last(self, record: SliceRecord) -> LastValidation:
-        """The slice's last validation, with what the stream applied since then."""
+        """The slice's last validation, with the changes that the stream applied since."""
         return last_validation(record, self.changes.get(record.leaf), self.altered.get(record.week))
 
     def freshness(self, record: SliceRecord) -> Freshness:
-        """Without a clock nothing is too old."""
+        """How fresh the last validation is; NEVER if there was none."""
         last = self.last(record)
         return Freshness.NEVER if last.at is None else last.freshness(now=self.now or last.at, max_age=self.max_age)
 
 
 def differs(record: SliceRecord) -> bool:
-    """Whether the last look at both sides found that they differ, and nothing was done about it since then."""
+    """Whether the last comparison found a difference that nobody has repaired since."""
     if record.state is SliceState.ABSENT:
         return False
     if record.validated is not None:
@@ -152,7 +152,7 @@ def failed(record: SliceRecord) -> bool:
 
 
 def mark_of(record: SliceRecord, seen: Seen) -> Mark:
-    """The one thing to know of a slice: that it differs, is at work, failed, is stale; or else its state."""
+    """The most important fact about a slice: it differs, is being worked on, failed, is stale; otherwise its state."""
     if differs(record):
         return DIFFERS
     if record.working:
@@ -164,7 +164,10 @@ def mark_of(record: SliceRecord, seen: Seen) -> Mark:
 
 
 class WeekByWeek:
-    """A context manager; tell it `at` which week the work is, and what came of it with `done`."""
+    """A progress bar over many weeks with a line for each finished week; without a terminal only the lines.
+
+    A context manager: call `at` when the work on a week begins, and `done` with its result.
+    """
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._progress = Progress(
@@ -190,12 +193,12 @@ class WeekByWeek:
         self._progress.stop()
 
     def at(self, week: FiscalWeek) -> None:
-        """The work on this week begins."""
+        """Show that the work on this week begins."""
         self._progress.update(self._task, description=week.key)
 
     def done(self, line: Text | str, style: str = "") -> None:
-        """One more week has its line."""
+        """Print the line of a finished week, and advance the bar."""
         console = self._progress.console
-        # In a file a week is a line, however long.
+        # In a file, each week is one line, however long.
         console.print(Text(line, style) if isinstance(line, str) else line, soft_wrap=not console.is_terminal)
         self._progress.advance(self._task)

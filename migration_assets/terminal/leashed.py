@@ -1,8 +1,8 @@
-"""Runs a module as a process that ends with the one that started it, however that one ends: also by kill -9.
+"""Runs a module in a process that ends when the process that started it ends, even by kill -9.
 
-python -m migration_assets.terminal.leashed MODULE ARGUMENT…
+    python -m migration_assets.terminal.leashed MODULE ARGUMENT…
 
-Its standard input is a pipe from that process: the pipe's end says that nobody is left to stop it.
+Standard input is a pipe from the starting process. When the pipe is closed, that process is gone.
 """
 
 import os
@@ -16,18 +16,18 @@ GOODBYE_SECONDS = 60.0
 
 
 def main() -> None:
-    """Become the module, with its arguments, under a thread that waits for the end of standard input."""
+    """Run the module with its arguments, while a thread waits for the end of standard input."""
     leash = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # what the module starts must not read from it, nor keep it
+    os.dup2(nothing, 0)  # the module and its children must neither read from the pipe nor keep it open
     os.close(nothing)
-    threading.Thread(target=_follow, args=(leash,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(leash,), daemon=True).start()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _follow(leash: int) -> None:
+def _end_with_parent(leash: int) -> None:
     while os.read(leash, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

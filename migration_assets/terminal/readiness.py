@@ -21,7 +21,7 @@ _STYLES = {Severity.BLOCKING: "bold red", Severity.WARNING: "yellow", Severity.I
 
 
 def print_readiness(console: Console, findings: list[Finding], *, everything: bool) -> None:
-    """What blocks and warns, and with `everything` also what is well; then the count."""
+    """Print what blocks and warns, and with `everything` also what is in order; then the count."""
     for finding in worst_first(findings):
         if finding.severity is Severity.INFO and not everything:
             continue
@@ -36,22 +36,8 @@ def print_readiness(console: Console, findings: list[Finding], *, everything: bo
     console.print(f"Readiness examined {len(findings)} things: {counts}.", highlight=False)
 
 
-@click.command()
-@click.option("--all", "everything", is_flag=True, help="Show what is well, too.")
-def readiness(everything: bool) -> None:
-    """Examine whether everything is ready for the cutover; exit code 1 where something blocks. Changes nothing."""
-    migration = opened()
-    with console.status("Looking at both sides"):
-        examined = examine_cutover(migration)
-    print_readiness(console, list(examined.findings), everything=everything)
-    if not examined.ready:
-        sys.exit(1)
-    say("Nothing stands in the way of the cutover.", "green")
-    say(f"For real it asks for a code: --confirm {give_code_for(migration, CutoverKind.CUTOVER)}.")
-
-
 def print_findings(console: Console, findings: list[Finding], *, everything: bool) -> None:
-    """Print what blocks and warns, and with `everything` also what is well."""
+    """Print what blocks and warns, and with `everything` also what is in order."""
     shown = [f for f in worst_first(findings) if everything or f.severity is not Severity.INFO]
     if shown:
         table = Table(title="Preflight", title_justify="left", show_lines=True)
@@ -60,7 +46,7 @@ def print_findings(console: Console, findings: list[Finding], *, everything: boo
         table.add_column("evidence", ratio=3)
         table.add_column("remedy", ratio=2)
         for finding in shown:
-            # As Text: evidence may hold brackets, which rich would take for markup.
+            # As Text, since rich would take brackets in the evidence for markup.
             table.add_row(
                 Text(finding.severity.value, style=_STYLES[finding.severity]),
                 Text(f"{finding.area.value}\n{finding.code}"),
@@ -73,7 +59,7 @@ def print_findings(console: Console, findings: list[Finding], *, everything: boo
 
 
 def print_acceptances(console: Console, acceptances: list[Acceptance]) -> None:
-    """Print who answers for which finding, and why."""
+    """Print the accepted findings: who accepted each, and why."""
     table = Table(title="Accepted findings", title_justify="left")
     for column in ("finding", "about", "by", "at", "reason"):
         table.add_column(column, overflow="fold")
@@ -84,15 +70,29 @@ def print_acceptances(console: Console, acceptances: list[Acceptance]) -> None:
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="Also show what is in order.")
+def readiness(everything: bool) -> None:
+    """Examine whether everything is ready for the cutover; exit code 1 if something blocks. Changes nothing."""
+    migration = opened()
+    with console.status("Looking at both sides"):
+        examined = examine_cutover(migration)
+    print_readiness(console, list(examined.findings), everything=everything)
+    if not examined.ready:
+        sys.exit(1)
+    say("Nothing stands in the way of the cutover.", "green")
+    say(f"The cutover asks for a code: --confirm {give_code_for(migration, CutoverKind.CUTOVER)}.")
+
+
+@click.command()
 @click.argument("code", required=False)
 @click.argument("subject", required=False)
-@click.option("--by", help="Who answers for it.")
-@click.option("--reason", help="Why it may be so.")
-@click.option("--withdraw", "taken_back", is_flag=True, help="Take it back: the finding blocks again.")
+@click.option("--by", help="The person who accepts the finding.")
+@click.option("--reason", help="Why the finding is acceptable.")
+@click.option("--withdraw", "taken_back", is_flag=True, help="Withdraw the acceptance: the finding blocks again.")
 def accept(code: str | None, subject: str | None, by: str | None, reason: str | None, taken_back: bool) -> None:
     """Go on in spite of one finding about one thing; without arguments, list what was accepted.
 
-    CODE and SUBJECT stand in the remedy that `preflight` or `readiness` prints.
+    CODE and SUBJECT are in the remedy that `preflight` or `readiness` prints.
     """
     if code is None:
         _list()
@@ -105,7 +105,7 @@ def accept(code: str | None, subject: str | None, by: str | None, reason: str | 
         say(f"{code} about {subject} blocks again.")
         return
     if not by or not reason:
-        raise click.UsageError("--by and --reason are needed: somebody answers for it")
+        raise click.UsageError("--by and --reason are needed: a person must answer for it")
     accept_finding(migration, code, subject, by=by, reason=reason)
     say(f"{code} about {subject} is accepted by {by}; preflight and readiness show it as a warning from now on.")
 

@@ -31,12 +31,18 @@ from migration_assets.terminal.figures import (
 )
 from migration_assets.watch.overview import CutCosts, Overview, Signature
 
+EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
 _LOOK = "`migration-assets stream status`"
+_RESUME = "`migration-assets stream resume`"
 _OLD_LOOK_SECONDS = 300.0
+# The width from which each column is shown; only the column with the proof is folded.
+_SIZE_FROM, _RATE_FROM, _COPIES_FROM = 88, 112, 126
+# States in which a slice counts as signed off.
+_SIGNED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED})
 
 
 def cutover_line(overview: Overview, *, plain: bool = False) -> Text | None:
-    """What is said in place of the change stream's line; None where that one is to be said."""
+    """Who is in charge, or the cutover under way; None while only the change stream's line applies."""
     facts = overview.cutover
     good, bad = ("*", "X") if plain else ("●", "✗")
     if facts.under_way is not None:
@@ -44,13 +50,13 @@ def cutover_line(overview: Overview, *, plain: bool = False) -> Text | None:
     if facts.in_charge == "legacy":
         return None
     case = CutoverSample(facts.in_charge, facts.since, facts.cutover, decommissioned=facts.decommissioned)
-    said = case.text or ""
+    text = case.text or ""
     if case.decommission_text is not None:
-        return Text.assemble((good, "bold green"), " ", (said, "bold green"), f"; {case.decommission_text}")
+        return Text.assemble((good, "bold green"), " ", (text, "bold green"), f"; {case.decommission_text}")
     trouble = _cutover_trouble(overview.reverse)
     if trouble:
-        return Text(f"{bad} {said}, but {trouble}: {_LOOK}", "bold red")
-    return Text.assemble((good, "bold green"), " ", (said, "bold green"), "; the reverse stream is read",
+        return Text(f"{bad} {text}, but {trouble}: {_LOOK}", "bold red")
+    return Text.assemble((good, "bold green"), " ", (text, "bold green"), "; the reverse stream is being read",
                          *_cutover_figures(overview, overview.reverse))  # fmt: skip
 
 
@@ -75,10 +81,10 @@ def _cutover_trouble(reverse: ReverseSample | None) -> str:
 
 
 def _cutover_figures(overview: Overview, reverse: ReverseSample | None) -> list[str | tuple[str, str]]:
-    """The slot's now, and the lag of the newest look with its age."""
+    """The WAL that the slot retains now, and the lag at the newest look with its age."""
     known: list[str | tuple[str, str]] = []
     if reverse is not None and reverse.retained_wal_bytes is not None:
-        known += [", ", (gigabytes(reverse.retained_wal_bytes), "bold"), " of WAL kept for it"]
+        known += [", ", (gigabytes(reverse.retained_wal_bytes), "bold"), " of WAL retained for it"]
     if overview.latest is None or overview.latest.sample.seconds_behind is None:
         return known
     age = overview.latest.age_seconds
@@ -86,11 +92,8 @@ def _cutover_figures(overview: Overview, reverse: ReverseSample | None) -> list[
     return [*known, ", lag ", (duration(overview.latest.sample.seconds_behind), "bold"), ago]
 
 
-_RESUME = "`migration-assets stream resume`"
-
-
 def stream_line(overview: Overview, *, plain: bool = False) -> Text:
-    """Status and since when, whether it really runs, and the newest look's figures with their age."""
+    """Status and its age, whether the stream really runs, and the figures of the newest look with their age."""
     stream = overview.stream
     of_cutover = cutover_line(overview, plain=plain)
     if of_cutover is not None:
@@ -101,7 +104,7 @@ def stream_line(overview: Overview, *, plain: bool = False) -> Text:
     if stream.status is not StreamStatus.LIVE:
         why = f": {stream.reason}" if stream.reason else ""
         dot = "||" if plain else "‖"
-        return Text(f"{dot} stream {stream.status} for {age}{why}; {_RESUME} lets it go on", "bold yellow")
+        return Text(f"{dot} stream {stream.status} for {age}{why}; {_RESUME} resumes it", "bold yellow")
     trouble = _stream_trouble(overview)
     if trouble:
         return Text(f"{'X' if plain else '✗'} stream live for {age}, but {trouble}", "bold red")
@@ -119,13 +122,13 @@ def _stream_trouble(overview: Overview) -> str:
 
 def _stream_figures(overview: Overview) -> list[str | tuple[str, str]]:
     if overview.latest is None:
-        return [("; nobody has looked at its lag yet", "dim")]
+        return [("; its lag was not measured yet", "dim")]
     sample, age = overview.latest.sample, overview.latest.age_seconds
     known: list[str | tuple[str, str]] = []
     if sample.lag_seconds is not None:
         known += [", lag ", (duration(sample.lag_seconds), "bold")]
     if sample.retained_wal_bytes is not None:
-        known += [", ", (gigabytes(sample.retained_wal_bytes), "bold"), " of WAL kept"]
+        known += [", ", (gigabytes(sample.retained_wal_bytes), "bold"), " of WAL retained"]
     return [*known, (f" ({duration(age)} ago)", "yellow" if age > _OLD_LOOK_SECONDS else "dim")]
 
 
@@ -140,16 +143,8 @@ def costs_line(costs: CutCosts | None) -> Text:
     )
 
 
-EMPTY = "The ledger knows no slice yet: materialize quarter_partitions first."
-# Columns that a terminal must be this wide for; the proof is folded before anything else is.
-_SIZE_FROM, _RATE_FROM, _COPIES_FROM = 88, 112, 126
-
-# Whoever leaves for the archive takes the signature along.
-_SIGNED = frozenset({SliceState.SIGNED_OFF, SliceState.ARCHIVED, SliceState.RETIRED})
-
-
 def status_page(overview: Overview, max_age: timedelta) -> RenderableType:
-    """Everything that one look says: the stream, the quarters, what the cuts cost."""
+    """The whole page of one look: the stream, the quarters, and what the cuts cost."""
     if not overview.slices:
         return Text(EMPTY)
     seen = Seen.of(overview, max_age)
@@ -166,7 +161,7 @@ def status_tables(
     seen: Seen | None = None,
     signatures: Mapping[FiscalQuarter, Signature] | None = None,
 ) -> RenderableType:
-    """One table a quarter; slices at work show what the server says of them now."""
+    """A table for each quarter; slices that are being worked on show what the server reports of them now."""
     if not records:
         return Text(EMPTY)
     return Group(
@@ -178,7 +173,7 @@ def status_tables(
 
 
 class _Quarter:
-    """A table that has as many columns as the terminal has room for."""
+    """The table of one quarter, with as many columns as the terminal has room for."""
 
     def __init__(
         self,
@@ -246,7 +241,7 @@ def _shown(width: int) -> list[tuple[str, bool]]:
 
 
 def states_summary(records: Sequence[SliceRecord]) -> Text:
-    """`10 validated, 3 streaming`, in the order of a slice's life."""
+    """The number of slices in each state, in the order of a slice's life: `10 validated, 3 streaming`."""
     counted = Counter(record.state for record in records)
     parts = [Text(f"{counted[state]} {mark.word}", mark.style) for state, mark in STATES.items() if counted[state]]
     return Text(", ").join(parts)
@@ -288,7 +283,7 @@ def _at_work(now: Activity | None) -> str:
 
 
 def proof_text(record: SliceRecord, seen: Seen) -> Text:
-    """What is proven of the slice, how old the proof is, and what the stream changed since then."""
+    """What is proven of the slice, how old the proof is, and how many changes the stream applied since."""
     if record.legacy is None or record.base is None or record.state is SliceState.ABSENT:
         return Text("")
     if record.validated is not None:
@@ -302,7 +297,7 @@ def _validation(record: SliceRecord, at: datetime, seen: Seen) -> Text:
     ago = "" if seen.now is None else f" {duration((seen.now - at).total_seconds())} ago"
     changes = seen.last(record).stream_changes
     since = "" if changes is None else f"; since then {count(changes, 'change') if changes else 'no changes'}"
-    # A slice that joined the stream was equal then, which is not yet the validation that a sign-off asks for.
+    # A slice was equal when it joined the stream, which is not yet the validation that a sign-off requires.
     word = "equal" if record.state is SliceState.STREAMING else "validated"
     match seen.freshness(record):
         case Freshness.FAILED:

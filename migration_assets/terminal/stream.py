@@ -28,16 +28,19 @@ from migration_assets.terminal.figures import count, duration, gigabytes, millis
 from migration_assets.terminal.output import console, say
 from migration_assets.watch.watching import Observed, observe, send_test_alert
 
+_STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow"}
+_UNKNOWN = Text("not known", "dim")
+
 
 def measured(value: str | None, limits: str = "") -> Text:
-    """A figure with its limits, or that it is not known."""
+    """A figure with its limits; `not known` for None."""
     if value is None:
         return Text("not known", "dim")
     return Text(value, "bold").append(f"  ({limits})" if limits else "", "not bold dim")
 
 
 def cutover_figures(observed: Observed) -> Iterator[tuple[str, Text]]:
-    """Rows of the page; none before any cutover."""
+    """The rows of the page about the cutover; none before the first one."""
     cutover = observed.sample.cutover
     if cutover is None:
         return
@@ -53,17 +56,17 @@ def cutover_figures(observed: Observed) -> Iterator[tuple[str, Text]]:
         yield "legacy", Text(cutover.decommission_text)
         return
     if cutover.base_in_charge:
-        yield "legacy", _legacy(cutover)
+        yield "legacy", _legacy_writes(cutover)
         if cutover.reverse is not None:
             yield from _reverse(observed, cutover.reverse)
 
 
-def _legacy(cutover: CutoverSample) -> Text:
+def _legacy_writes(cutover: CutoverSample) -> Text:
     if cutover.legacy_accepts is None:
         return measured(None)
     if cutover.legacy_accepts:
         return Text("accepts writes", "bold red")
-    return Text("refuses writes of applications, as it should; follows the base")
+    return Text("refuses writes of applications, as intended; follows the base")
 
 
 def _reverse(observed: Observed, reverse: ReverseSample) -> Iterator[tuple[str, Text]]:
@@ -78,7 +81,7 @@ def _reverse(observed: Observed, reverse: ReverseSample) -> Iterator[tuple[str, 
     )  # fmt: skip
     kept = gigabytes(reverse.retained_wal_bytes) if reverse.retained_wal_bytes is not None else None
     warning, critical = limits.retained_wal_warning_gb, limits.retained_wal_critical_gb
-    yield "WAL kept on the base", measured(kept, f"warning {warning:g} GB, critical {critical:g} GB")
+    yield "WAL retained on the base", measured(kept, f"warning {warning:g} GB, critical {critical:g} GB")
     if reverse.slot_exists is not None:
         read = "read from" if reverse.slot_active else "nobody reads it"
         slot = Text(f"{read}, WAL {reverse.wal_status}") if reverse.slot_exists else Text("gone", "bold red")
@@ -92,15 +95,11 @@ def _subscription(reverse: ReverseSample) -> str:
         return "no subscription on the legacy"
     if not reverse.subscription_enabled:
         return "disabled on the legacy"
-    return "runs" if reverse.arrived else "enabled, but what is sent does not arrive"
-
-
-_STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow"}
-_UNKNOWN = Text("not known", "dim")
+    return "runs" if reverse.arrived else "enabled, but changes do not arrive"
 
 
 def health_page(observed: Observed) -> RenderableType:
-    """Everything that `stream status` shows."""
+    """The whole page of `stream status`."""
     sample = observed.sample
     of_cutover = sample.cutover is not None and sample.cutover.worth_watching
     if sample.status is None and not observed.problems and not of_cutover:
@@ -159,7 +158,7 @@ def _figures(observed: Observed) -> Iterator[tuple[str, Text]]:
         met = {name: number for name, number in sample.conflicts.items() if number}
         yield "conflicts", Text(", ".join(f"{number:,} {name}" for name, number in met.items()) or "none")
     active = sample.legacy_active_sessions
-    yield "legacy", measured(None if active is None else f"{count(active, 'session')} of others at work")
+    yield "legacy", measured(None if active is None else f"{count(active, 'active session')} of others")
     yield from _ahead(observed)
 
 
@@ -185,8 +184,8 @@ def _room(sample: StreamSample, minutes: float | None) -> Text:
     if sample.safe_wal_bytes is None:
         return Text("the legacy sets no max_slot_wal_keep_size: its disk is the limit", "dim")
     if minutes is None:
-        return measured(gigabytes(sample.safe_wal_bytes), "too few looks to tell for how long")
-    for_how_long = "WAL kept does not grow" if minutes == float("inf") else f"full in {duration(minutes * 60)}"
+        return measured(gigabytes(sample.safe_wal_bytes), "too few looks to predict for how long")
+    for_how_long = "the retained WAL does not grow" if minutes == float("inf") else f"full in {duration(minutes * 60)}"
     return measured(gigabytes(sample.safe_wal_bytes), for_how_long)
 
 
@@ -210,7 +209,7 @@ def _worker(sample: StreamSample) -> Text:
 
 
 def problems_text(problems: tuple[Problem, ...], alerts: tuple[Alert, ...]) -> RenderableType:
-    """Each problem with its remedy; open alerts that this look does not see any more are said to be so."""
+    """Each problem with its remedy, then the open alerts whose problem this look did not see."""
     text = Text()
     for problem in problems:
         _append(text, problem.severity, problem.code.replace("_", " "), problem.what, problem.next_step)
@@ -218,7 +217,7 @@ def problems_text(problems: tuple[Problem, ...], alerts: tuple[Alert, ...]) -> R
     for alert in gone:
         text.append(f"~ open alert, not seen now: {alert.code.replace('_', ' ')}, {alert.what}\n", "dim")
     if not problems:
-        text.append("Nothing is wrong with it.", "green")
+        text.append("No problem was found.", "green")
     text.rstrip()
     return text
 
@@ -232,28 +231,28 @@ def _append(text: Text, severity: Severity, name: str, what: str, next_step: str
 
 @contextmanager
 def weeks_progress(console: Console, title: str) -> Generator[OnWeek]:
-    """A line for every week that is true, as it becomes so."""
-    finished = itertools.count(1)  # several threads call
+    """Print a line for each week as soon as it was trued up."""
+    finished = itertools.count(1)  # several threads call on_week
     with console.status(title) as status:
 
         def on_week(week: TruedUp) -> None:
             found = week.differences
-            mended = Text(f"mended: {found}", "yellow") if found.rows else Text("equal", "green")
+            result = Text(f"repaired: {found}", "yellow") if found.rows else Text("equal", "green")
             rows = count(week.base.rows, "row")
-            console.print(Text(f"{week.week.key} ", "bold").append_text(mended).append(f"  {rows}", "not bold default"))
+            console.print(Text(f"{week.week.key} ", "bold").append_text(result).append(f"  {rows}", "not bold default"))
             status.update(f"{title} ({next(finished)} so far)")
 
         yield on_week
 
 
 def print_joined(console: Console, joined: Joined) -> None:
-    """What it took, in two lines."""
+    """Print how the quarter came under CDC, and since which position it is exact."""
     quarter = joined.quarter.key if joined.quarter else "the stream"
     marker = f" (marker {joined.marker})" if joined.marker else ""
-    stood = f"; the stream stood for {milliseconds(joined.paused_ms)}" if joined.paused_ms else ""
+    paused = f"; the stream was paused for {milliseconds(joined.paused_ms)}" if joined.paused_ms else ""
     console.print(
         f"{quarter} {joined.how}: exact since {joined.lsn}{marker}; {count(len(joined.weeks), 'week')} trued up in"
-        f" {duration(joined.seconds)}{stood}.",
+        f" {duration(joined.seconds)}{paused}.",
         style="green",
         highlight=False,
         markup=False,
@@ -262,12 +261,12 @@ def print_joined(console: Console, joined: Joined) -> None:
 
 @click.group()
 def stream() -> None:
-    """The change stream: how it is, and its brake."""
+    """Look at the change stream, pause, resume, start or recover it."""
 
 
 @stream.command("status")
 def stream_status() -> None:
-    """Look at both sides now; exit code 1 where something is critical. Tells nobody else."""
+    """Look at both sides now; exit code 1 if a problem is critical. Sends no alerts."""
     migration = opened()
     with console.status("Looking at both sides"):
         observed = observe(migration)
@@ -277,9 +276,9 @@ def stream_status() -> None:
 
 
 @stream.command()
-@click.option("--reason", required=True, help="Why; everybody who looks at the stream is told.")
+@click.option("--reason", required=True, help="Why; shown to everyone who looks at the stream.")
 def pause(reason: str) -> None:
-    """Stop the stream until somebody resumes it; the legacy keeps its WAL meanwhile."""
+    """Pause the stream until a person resumes it; the legacy retains its WAL meanwhile."""
     if not reason.strip():
         raise click.BadParameter(
             "say why: a colleague who finds the stream standing will want to know", param_hint="--reason"
@@ -290,16 +289,16 @@ def pause(reason: str) -> None:
 @stream.command()
 @confirm_deletes
 def resume(confirmed: dict[FiscalWeek, int]) -> None:
-    """Let the stream go on; a join that was never finished is finished by a rebuild."""
+    """Resume the stream; an unfinished join is finished by a rebuild."""
     migration = opened()
-    with console.status("Letting the stream go on"):
+    with console.status("Resuming the stream"):
         done = resume_stream(migration, confirmed_deletes=confirmed)
     say(done)
 
 
 @stream.command("start")
 @click.argument("quarter")
-@click.option("--rebuild", is_flag=True, help="A new slot, and every week under CDC trued up against it.")
+@click.option("--rebuild", is_flag=True, help="Create a new slot and true up every week under CDC against it.")
 @confirm_deletes
 def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) -> None:
     """Bring a quarter whose weeks are copied under CDC."""
@@ -311,21 +310,21 @@ def stream_start(quarter: str, rebuild: bool, confirmed: dict[FiscalWeek, int]) 
 
 
 @stream.command("recover")
-@click.option("--by", required=True, help="Who says that these are the servers from now on.")
+@click.option("--by", required=True, help="The person who states that these are the servers from now on.")
 @confirm_deletes
 def stream_recover(by: str, confirmed: dict[FiscalWeek, int]) -> None:
-    """After a failover, a restore or a move of a server: begin anew, every week trued up, nothing thrown away.
+    """Rebuild the stream after a failover, a restore or a move of a server, and true up every week.
 
-    Of the side that follows; what it has and the side in charge has not is kept in the ledger's table repaired_rows.
+    Rows of the following side that differ from the side in charge are kept in the ledger's table repaired_rows.
     """
     migration = opened()
     with weeks_progress(console, "weeks under CDC") as on_week:
         joined = recover_stream(migration, by, on_week=on_week, confirmed_deletes=confirmed)
     if joined is None:
-        say("both servers are those that the stream was built on: there is nothing to recover", "green")
+        say("Both servers are the ones that the stream was built on: there is nothing to recover.", "green")
     elif isinstance(joined, ReverseRecovered):
         changed = [one for one in joined.weeks if one.repair_id is not None]
-        say(f"the legacy follows again from {joined.lsn} on; {len(joined.weeks)} weeks were compared")
+        say(f"The legacy follows again from {joined.lsn} on; {len(joined.weeks)} weeks were compared.")
         for one in changed:
             say(f"{one.week.key}: {one.differences} on the legacy, kept as repair {one.repair_id}")
     else:
@@ -334,12 +333,12 @@ def stream_recover(by: str, confirmed: dict[FiscalWeek, int]) -> None:
 
 @click.group()
 def alert() -> None:
-    """Where alerts go."""
+    """Test where alerts go."""
 
 
 @alert.command("test")
 def alert_test() -> None:
-    """Send a text to every channel; exit code 1 where one did not take it. Never prints a URL."""
+    """Send a test message to every channel; exit code 1 if one was not delivered. Never prints a URL."""
     sent = send_test_alert(opened())
     if not sent:
         raise SettingsError(

@@ -21,20 +21,22 @@ from migration_assets.settings import MigrationSettings
 from migration_assets.terminal.leashed import GOODBYE_SECONDS
 from migration_assets.terminal.output import console
 
-_NAME = "ui.lock"
+_LOCK_FILE = "ui.lock"
+_LOOK_SECONDS = 0.5
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def take_ui_lock(var: Path) -> int:
-    """Take the lock; it goes when the last process that inherited the descriptor ends, however it ends.
+    """Take the lock. It is released when the last process that inherited the descriptor ends, however it ends.
 
     Returns:
-        The open descriptor, inheritable: it survives the exec into Dagster.
+        The open descriptor. It is inheritable, so that it survives the exec into Dagster.
 
     Raises:
         MigrationError: Dagster is running on this `var`.
     """
     var.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(var / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(var / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -43,29 +45,25 @@ def take_ui_lock(var: Path) -> int:
             "Dagster is running here already",
             where=str(var),
             state_left="nothing was changed",
-            next_step="use the one that runs, or stop it (Ctrl-C where `make ui` runs) and try again",
+            next_step="use the running one, or stop it (Ctrl-C where `make ui` runs) and try again",
         ) from None
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
-_LOOK_SECONDS = 0.5
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 def size_pool(instance: dg.DagsterInstance, settings: MigrationSettings) -> None:
-    """Bound the weeks that are worked on at once, and the steps that work on several of them, whoever starts them."""
+    """Limit the weeks that are worked on at once, and the steps on several weeks, across all runs of the instance."""
     instance.event_log_storage.set_concurrency_slots(LEGACY_READ_POOL, settings.weeks_at_once)
     instance.event_log_storage.set_concurrency_slots(MANY_WEEKS_POOL, 1)
 
 
 def serve_ui(settings: MigrationSettings, host: str, port: int, *, read_only: bool) -> None:
-    """Run Dagster's web server and daemon until a signal stops both. The environment is complete already.
+    """Run Dagster's web server and daemon until a signal stops both. The environment must be complete.
 
-    `dagster dev` would do the same with a web server that takes orders from any page in the operator's browser.
+    `dagster dev` is not used, since its web server accepts requests from any page in the operator's browser.
 
     Raises:
-        MigrationError: Dagster is running on this `var` already, or one of the two ended by itself.
+        MigrationError: Dagster is already running on this `var`, or one of the two processes ended by itself.
     """
     lock = take_ui_lock(settings.var)
     with dg.DagsterInstance.get() as instance:
@@ -77,19 +75,19 @@ def serve_ui(settings: MigrationSettings, host: str, port: int, *, read_only: bo
     page += ["--read-only"] if read_only else []
     daemon = [*leashed, "dagster._daemon", "run", "--workspace", workspace]
     name = f"[{host}]" if ":" in host else host
-    console.print(f"Dagster's page is at http://{name}:{port} in a moment; Ctrl-C ends it.")
+    console.print(f"Dagster's page will be at http://{name}:{port} in a moment; Ctrl-C ends it.")
     _run_both({"web server": page, "daemon": daemon}, lock)
 
 
 def _run_both(commands: dict[str, Sequence[str]], lock: int) -> None:
-    # Ours before anything is started: in a script's `ui &` SIGINT is ignored, and a child would inherit that.
+    # Before any child is started: a shell starts `ui &` with SIGINT ignored, and children would inherit that.
     for stop in _STOPS:
         signal.signal(stop, _interrupt)
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
-            # In groups of their own, so that Ctrl-C reaches them once, from here. They keep the lock while they live,
-            # and live no longer than this process: see `leashed`.
+            # In process groups of their own, so that Ctrl-C reaches them only through this process. They hold the lock
+            # while they live, and `leashed` ends them when this process ends.
             children[name] = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(lock,), process_group=0)
         while not any(child.poll() is not None for child in children.values()):
             time.sleep(_LOOK_SECONDS)
@@ -97,8 +95,8 @@ def _run_both(commands: dict[str, Sequence[str]], lock: int) -> None:
         raise MigrationError(
             f"Dagster's {ended} ended by itself, exit code {children[ended].returncode}",
             where="ui",
-            state_left="runs that were under way may go on; what each of them changed is whole or not there",
-            next_step="read what it printed above (a port in use: --port); then start it again",
+            state_left="runs that were under way may go on; each of their changes is complete or absent",
+            next_step="read its output above (for a port in use: --port), then start it again",
         )
     except KeyboardInterrupt:
         pass
@@ -112,7 +110,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 def _stop(children: Collection[subprocess.Popen[bytes]]) -> None:
     for stop in _STOPS:
-        signal.signal(stop, signal.SIG_IGN)  # they are being ended already
+        signal.signal(stop, signal.SIG_IGN)  # the children are already being ended
     for child in children:
         child.terminate()
     for child in children:

@@ -74,7 +74,7 @@ def test_a_week_from_the_archive_to_its_return(run: Run, signed: Migration, tmp_
         "query \"SELECT fiscal_week, count(*) AS n FROM amenity_bookings WHERE fiscal_week = 'W02' GROUP BY 1\""
     )
     assert asked.exit_code == 0, asked.output
-    assert "12 weeks in the base, 1 in Parquet alone" in asked.output
+    assert "12 weeks in the base, 1 only in Parquet" in asked.output
     assert (
         "PARQUET" in run("query --explain \"SELECT count(*) FROM amenity_bookings WHERE fiscal_week = 'W02'\"").output
     )

@@ -115,7 +115,7 @@ def test_a_base_that_was_moved_takes_its_archive_along_by_name_and_the_old_one_i
         archive_week(production, week(2))
     assert contents(production) == before
     again = CliRunner().invoke(main, ["adopt-archive", "--by", "Ada"], env=environment, catch_exceptions=False)
-    assert "this base's own already" in " ".join(again.output.split())
+    assert "belongs to this base already" in " ".join(again.output.split())
     # Moved once more: what the first one left half-written is this one's own, too, as it was the second one's.
     with fork.databases.session("base", "test") as base:
         second = identity_of(fork)

@@ -47,7 +47,7 @@ def test_rehearsed_cut_over_and_rolled_back_with_nothing_lost(ready: Offered) ->
     assert isinstance(figures["downtime_ms"], float)
     assert (figures["compared_weeks"], figures["compared_rows"], figures["approved_by"]) == (13, 28 * 13, "Ada")
     assert {"held_at", "opened_at"} <= set(figures)
-    assert "the job rollback goes back with nothing lost" in str(figures["result"])
+    assert "the job rollback goes back without loss" in str(figures["result"])
     rows = table_rows(event.metadata["timeline"])
     assert [row["state"] for row in rows] == [*STATES, "open", "switched", "done"]
     assert all(row["finished"] for row in rows)

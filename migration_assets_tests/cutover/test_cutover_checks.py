@@ -94,7 +94,7 @@ def test_the_reverse_stream_is_looked_at_while_the_base_is_in_charge(ready: Offe
 def test_what_cannot_be_seen_is_not_taken_for_well(ready: Offered, check: str, side: str) -> None:
     evaluation = ready.under(**{side: NOWHERE}).check(check)
     assert not evaluation.passed
-    assert "It cannot be seen now" in (evaluation.description or "")
+    assert "It cannot be checked now" in (evaluation.description or "")
     assert "open-sesame" not in (evaluation.description or "")
 
 

@@ -57,11 +57,11 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert again.exit_code == 1
     assert "the base is in charge already" in again.output
     written = ready.ground.insert("base")
-    assert "13 of 13 weeks of the legacy are as the base has them" in run("repair-legacy FY25-Q2").output
+    assert "13 of 13 weeks of the legacy equal the base" in run("repair-legacy FY25-Q2").output
     past_the_hold(ready.ground, "UPDATE bookings SET guests = 77 WHERE id = (SELECT min(id) FROM bookings)")
     shown = run("repair-legacy FY25-Q2")
     assert "guests" in shown.output
-    assert "`migration-assets repair-legacy FY25-Q2 W01 --apply` mends it" in shown.output
+    assert "`migration-assets repair-legacy FY25-Q2 W01 --apply` repairs it" in shown.output
     mended = run("repair-legacy FY25-Q2 W01 --apply")
     assert lines_of(mended, "repair-legacy --undo [0-9]+` takes all of it back"), mended.output
     assert "Every row of the legacy is in a week" in run("repair-legacy --outside").output
@@ -76,7 +76,7 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert ready.charge == "base"
     back = run(f"rollback --approved-by Ada --yes {confirm_in(look)}")
     assert back.exit_code == 0, back.output
-    assert "The legacy is in charge, with all that was written to the base" in back.output
+    assert "The legacy is in charge, with everything written to the base" in back.output
     ready.require_as_before()
     assert ready.ground.one("legacy", "SELECT count(*) FROM bookings WHERE id = %s", written) == 1
 

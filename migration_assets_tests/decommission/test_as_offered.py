@@ -124,7 +124,7 @@ def test_from_every_obstacle_to_a_legacy_that_is_gone(scene: Scene) -> None:
     may = scene.type("decommission --approved-by Ada", **free)
     assert may.exit_code == 0, may.output
     for text in ("read the archives of 1 retired weeks again", "refuse every rollback", "revoke CONNECT on database",
-                 "With --yes it is done, and there is no way back"):  # fmt: skip
+                 "--yes does it, and there is no way back"):  # fmt: skip
         assert text in may.output, text
 
     looked = scene.run(scene.patient(), scope=DecommissionScope.TABLE.name)

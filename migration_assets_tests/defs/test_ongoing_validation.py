@@ -143,7 +143,7 @@ def test_without_a_stream_a_tick_says_so(empty_project: Project) -> None:
 def test_with_a_dead_base_a_tick_says_so_and_does_not_fail(empty_project: Project) -> None:
     reason = tick(dead(empty_project))
     assert isinstance(reason, str)
-    assert reason.startswith("cannot look: ")
+    assert reason.startswith("the weeks cannot be read: ")
 
 
 def dead(project: Project) -> Project:

@@ -98,7 +98,7 @@ def test_a_server_that_is_away_is_a_reason_to_skip(followed: Project, side: str)
     nowhere = SecretStr("postgresql://migrator:secret@127.0.0.1:1/nowhere")
     settings = followed.migration.settings.model_copy(update={f"{side}_url": nowhere})
     reason = skipped(Project(open_migration(settings), followed.instance))
-    assert reason.startswith("cannot look ahead: ")
+    assert reason.startswith("the runway cannot be determined: ")
     assert "secret" not in reason
 
 
@@ -111,7 +111,7 @@ def test_where_nothing_was_ever_started_it_skips(tmp_path: Path, monkeypatch: py
     ):
         found = opener.quarter_opener(context)
     assert isinstance(found, dg.SkipReason)
-    assert str(found.skip_message).startswith("cannot look ahead: ")
+    assert str(found.skip_message).startswith("the runway cannot be determined: ")
 
 
 def test_without_a_preflight_that_lets_pass_nothing_is_asked_for(opened: Project) -> None:

@@ -54,7 +54,7 @@ def test_two_open_quarters_are_enough_and_the_figures_can_be_plotted(ahead: Proj
 def test_the_runway_is_red_long_before_its_end(ahead: Project, now: datetime, severity: dg.AssetCheckSeverity) -> None:
     found = runway(at(ahead, now))
     assert (found.passed, found.severity) == (False, severity), found.description
-    assert "Next: see what the last tick of quarter_opener says" in str(found.description)
+    assert "Next: read the last tick of quarter_opener" in str(found.description)
 
 
 def test_days_alone_are_red_where_one_quarter_is_enough(ahead: Project) -> None:

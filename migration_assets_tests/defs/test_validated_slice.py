@@ -71,7 +71,7 @@ def test_a_week_without_differences_stays_green_through_a_repair(streamed: Proje
     result = streamed.run_job("repair_slices", WEEK, config)
     assert result.success, failure_text(result)
     [event] = result.asset_materializations_for_node("validated_slice")
-    assert event.metadata["repair"].value == "nothing was to be repaired"
+    assert event.metadata["repair"].value == "nothing had to be repaired"
 
 
 @pytest.mark.long
@@ -102,7 +102,7 @@ def test_a_key_that_is_there_twice_fails_its_own_check(streamed: Project) -> Non
     assert check_results(red) == {"every_week_matches": False, "no_key_is_twice": False}
     [twice] = [one for one in red.get_asset_check_evaluations() if one.check_name == "no_key_is_twice"]
     assert twice.metadata["keys_found_twice"].value == 1
-    assert "keys that are there twice" in failure_text(red)
+    assert "keys that are in several rows" in failure_text(red)
 
 
 def test_a_week_under_cdc_is_not_verified_against_its_old_copy_but_sent_to_validation(streamed: Project) -> None:

@@ -55,7 +55,7 @@ def test_every_command_asks_and_takes_the_answer(quarter: LiveQuarter) -> None:
     assert "--confirm-deletes" not in dry.output, "it is asked for where something would go"
     surplus(quarter)
     dry = quarter.run("repair FY25-Q2 W05", **_ENVIRONMENT)
-    assert "3 rows would be deleted: --apply asks for --confirm-deletes 'FY25-Q2|W05=3', too." in dry.output
+    assert "3 rows would be deleted: --apply also asks for --confirm-deletes 'FY25-Q2|W05=3'." in dry.output
     assert quarter.run("repair FY25-Q2 W05 --apply").exit_code == 0, "few rows go without"
     gone(quarter)
 

@@ -42,7 +42,7 @@ def test_every_state_is_shown_while_it_lasts(*, terminal: bool) -> None:
         for state in (*BEFORE_OPEN, CutoverState.UNDOING, CutoverState.UNDONE):
             on_state(CutoverKind.CUTOVER, state)
     assert "compares both sides" in text_of(console)
-    assert "looking whether everything is ready" in text_of(console) or not terminal
+    assert "examining whether everything is ready" in text_of(console) or not terminal
 
 
 def test_the_timeline_is_in_the_order_of_the_machine_and_an_unfinished_step_has_no_time() -> None:

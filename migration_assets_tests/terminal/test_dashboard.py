@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_with_what_to_do(ground: Ground) -> None:
 
 def test_a_lag_that_nobody_measured_is_not_drawn(ground: Ground) -> None:
     text = drawn(Dashboard(DAY, 30, 300, replace(look(ground), lags=(), latest=None)))
-    assert "No samples: nobody watches the stream" in text
+    assert "No samples: the sensor change_stream_monitor does not run" in text
     assert "▁" not in text
 
 

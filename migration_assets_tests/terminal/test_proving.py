@@ -37,7 +37,7 @@ def test_damage_is_found_shown_without_values_repaired_undone_and_repaired_again
     dry = quarter.run("repair FY25-Q2 W05")
     assert dry.exit_code == 0, dry.output
     assert lines_of(dry, r"^missing +\d+ ")
-    assert "Nothing was changed. `migration-assets repair FY25-Q2 W05 --apply` mends it." in dry.output
+    assert "Nothing was changed. `migration-assets repair FY25-Q2 W05 --apply` repairs it." in dry.output
     assert quarter.ground.contents("base", 5) == damaged
 
     mended = quarter.run("repair FY25-Q2 W05 --apply")
@@ -102,7 +102,7 @@ def test_a_week_that_is_busy_is_said_and_the_others_are_looked_at(quarter: LiveQ
     with quarter.ground.holding(f"slice {quarter.ground.record(6).lock_key}"):
         result = quarter.run("validate FY25-Q2 W06-W07", MIGRATION_RETRY_ATTEMPTS="1")
     assert result.exit_code == 2, result.output
-    assert "FY25-Q2|W06 not looked at" in result.output
+    assert "FY25-Q2|W06 not validated" in result.output
     assert "FY25-Q2|W07 equal" in result.output
     assert "SliceBusyError" in result.stderr
 

@@ -40,7 +40,7 @@ def test_a_base_without_a_stream_is_told_how_to_start_one(databases: Databases, 
 def test_a_healthy_stream_shows_its_figures_and_nothing_is_kept_or_sent(quarter: LiveQuarter) -> None:
     result = quarter.run("stream status")
     assert result.exit_code == 0, result.output
-    for text in ("live for", "FY25-Q2 (13 weeks)", "retained WAL", "warning 30 s", "Nothing is wrong"):
+    for text in ("live for", "FY25-Q2 (13 weeks)", "retained WAL", "warning 30 s", "No problem was found"):
         assert text in result.output
     kept = "SELECT (SELECT count(*) FROM migration.stream_samples) + (SELECT count(*) FROM migration.alerts)"
     assert quarter.ground.one("base", kept) == 0
@@ -93,7 +93,7 @@ def test_a_rebuild_trues_up_every_week_and_says_what_it_mended(quarter: LiveQuar
     quarter.damage()
     rebuilt = quarter.run("stream start FY25-Q2 --rebuild")
     assert rebuilt.exit_code == 0, rebuilt.output
-    assert "FY25-Q2|W05 mended: 1 missing, 0 extra, 1 changed" in rebuilt.output
+    assert "FY25-Q2|W05 repaired: 1 missing, 0 extra, 1 changed" in rebuilt.output
     assert "FY25-Q2 rebuilt: exact since" in rebuilt.output
     assert quarter.ground.contents("base", 5) == quarter.ground.contents("legacy", 5)
 

@@ -65,7 +65,7 @@ def test_a_base_that_goes_away_is_said_so_and_comes_back(servers: EmbeddedServer
     with _opened_at_last(servers, database):
         watch_base(console, settings_of(ground), every=0.1, until=act)
     assert acts == ["seen", "lost", "back"]
-    assert "The base cannot be asked for" in screen.getvalue()
+    assert "The base has not answered for" in screen.getvalue()
 
 
 def test_a_base_that_was_never_there_is_waited_for(ground: Ground) -> None:
@@ -74,7 +74,7 @@ def test_a_base_that_was_never_there_is_waited_for(ground: Ground) -> None:
     )
     screen = io.StringIO()
     watch_base(Console(file=screen, width=80), settings, every=0.1, until=lambda page: page.lost is not None)
-    assert "The base cannot be asked" in screen.getvalue()
+    assert "The base has not answered" in screen.getvalue()
     assert "open-sesame" not in screen.getvalue()
 
 
