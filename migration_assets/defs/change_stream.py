@@ -26,7 +26,8 @@ class ChangeStreamConfig(dg.Config):
 
     rebuild: bool = Field(
         default=False,
-        description="Make a new slot and true up every week under CDC: mends a stream that was lost or altered.",
+        description="Create a new slot and true up every week under CDC against it: for a stream that was lost, dropped"
+        " or altered.",
     )
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)

@@ -1,6 +1,7 @@
-"""The checks that can be run alone at any time: of the runway, the stream, sign-offs, archives and cutovers.
+"""The asset checks that can be run alone at any time, whenever their assets were materialized.
 
-Each is one look at what is now, and belongs to the asset that it judges. Checks that a step yields stand with the step.
+They check the change stream, the sign-off, the partitions ahead, the cutover and the archives. Each looks at the
+servers or the ledger now; what cannot be seen is never reported as healthy.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The assets of the cutover: readiness, the move of the writes, and the legacy's end."""
+"""The assets of the cutover: its readiness, the writes moved to the base, and the legacy made inactive.
+
+Making the legacy inactive is the only step without a way back.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -87,11 +90,7 @@ def cutover_readiness(
 
 
 class LegacyCutoverConfig(dg.Config):
-    """Who answers for it, and whether it is meant."""
-
-    approved_by: str = Field(description="The person's name.")
-
-    rehearse: bool = Field(default=True, description="Do everything but open the base, measure it, and go back.")
+    """Who approves the cutover, and whether it is only rehearsed."""
 
     approved_by: str = Field(description="The name of the person who approves the cutover.")
     rehearse: bool = Field(
@@ -163,26 +162,20 @@ _SCOPES: Mapping[DecommissionScope, Scope | None] = {
 
 
 class DecommissionConfig(dg.Config):
-    """Who answers for it, and whether it really happens."""
-
-    approved_by: str = Field(description="The person's name.")
-
-    note: str = Field(default="", description="Anything that belongs to the approval.")
-
-    dry_run: bool = Field(default=True, description="Only say what would be done, and what stands in the way.")
+    """Who approves the decommission, what is closed, and whether it really happens."""
 
     approved_by: str = Field(description="The name of the person who approves the decommission.")
     note: str = Field(default="", description="Anything that belongs to the approval.")
     dry_run: bool = Field(default=True, description="Only show what would be done and what stands in the way.")
     confirm: str = Field(default="", description=CODE)
-
     scope: DecommissionScope = Field(
-        default=DecommissionScope.AUTOMATIC, description="What is closed: the database, or the table alone."
+        default=DecommissionScope.AUTOMATIC,
+        description="What is closed: DATABASE, TABLE, or AUTOMATIC: the database if nothing else is in it, otherwise"
+        " the table.",
     )
-
     accept_stale: bool = Field(
         default=False,
-        description="The reverse stream need not be whole: it was lost, and no rollback is possible any more.",
+        description="Do not require an intact reverse stream: for one that was lost, so that no rollback is possible.",
     )
 
 

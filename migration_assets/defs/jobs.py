@@ -1,7 +1,8 @@
-"""What a person launches by name: jobs of assets, and deeds that are no asset."""
+"""The jobs that a person launches by name: over weeks of the assets, and three single acts that are no assets.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+The single acts are `accept_finding` (go on in spite of a finding), `repair_legacy` (make the legacy's rows equal to the
+base's while the base is in charge) and `rollback` (move the writes back to the legacy).
+"""
 
 from functools import partial
 
@@ -136,7 +137,7 @@ def repair_legacy_job() -> None:
 class RollbackConfig(dg.Config):
     """Who approves the rollback."""
 
-    approved_by: str = Field(description="The person's name.")
+    approved_by: str = Field(description="The name of the person who approves the rollback.")
 
     confirm: str = Field(
         default="", description=CODE + " A run without a code shows one and fails; nothing is done yet."
@@ -207,31 +208,13 @@ def rollback() -> None:
     roll_back_to_legacy()
 
 
-# One run a week, each in its own process: 13 weeks in one multiprocess run were measured three times slower.
-def _job_of_weeks(
-    name: str,
-    *,
-    selection: Sequence[dg.AssetsDefinition] | dg.AssetSelection,
-    description: str,
-    config: Mapping[str, Any] | None = None,
-) -> Any:
-    """A job over partitions of assets; each partition is a run in this process."""
-    return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  Dagster leaves a PathLike open
-        name,
-        selection=selection,
-        config=dict(config) if config else None,
-        description=description,
-        executor_def=dg.in_process_executor,
-    )
-
-
-migrate_quarter = _job_of_weeks(
+migrate_quarter = _asset_job(
     "migrate_quarter",
     selection=[legacy_slice, migrated_slice],
-    description="Measure and copy weeks. Choose a quarter and all its weeks; every week is a run of its own.",
+    description="Measure and copy weeks. Choose a quarter and all its weeks; each week is a separate run.",
 )
 
-verify_slices = _job_of_weeks(
+verify_slices = _asset_job(
     "verify_slices",
     selection=[migrated_slice],
     config={"ops": {"migrated_slice": {"config": {"action": SliceAction.VERIFY.name}}}},
@@ -242,13 +225,13 @@ verify_slices = _job_of_weeks(
     ),
 )
 
-validate_slices = _job_of_weeks(
+validate_slices = _asset_job(
     "validate_slices",
     selection=[validated_slice],
     description="Compare weeks under CDC with the legacy at a cut. A week that differs fails and lists the keys.",
 )
 
-repair_slices = _job_of_weeks(
+repair_slices = _asset_job(
     "repair_slices",
     selection=[validated_slice],
     config={"ops": {"validated_slice": {"config": {"action": ValidationAction.REPAIR.name, "dry_run": True}}}},
@@ -259,20 +242,20 @@ repair_slices = _job_of_weeks(
     ),
 )
 
-archive_slices = _job_of_weeks(
+archive_slices = _asset_job(
     "archive_slices",
     selection=[parquet_archive],
-    description="Write signed-off weeks to Parquet and prove them by another engine; again where they are stale.",
+    description="Write signed-off weeks to Parquet and prove them with a second engine; write stale archives again.",
 )
 
-verify_archives = _job_of_weeks(
+verify_archives = _asset_job(
     "verify_archives",
     selection=[parquet_archive],
     config={"ops": {"parquet_archive": {"config": {"action": ArchiveAction.REREAD.name}}}},
     description="Read archived files again, hash them, and let DuckDB compute their fingerprint. A changed byte fails.",
 )
 
-retire_slices = _job_of_weeks(
+retire_slices = _asset_job(
     "retire_slices",
     # The check would read the legacy's week again, which the step itself has just done.
     selection=dg.AssetSelection.assets(retired_slice).without_checks(),
@@ -284,13 +267,13 @@ retire_slices = _job_of_weeks(
     ),
 )
 
-restore_slices = _job_of_weeks(
+restore_slices = _asset_job(
     "restore_slices",
     selection=[restored_slice],
     description="Bring retired weeks back as attached leaves, from quarantine or from Parquet, proven equal.",
 )
 
-restore_drill = _job_of_weeks(
+restore_drill = _asset_job(
     "restore_drill",
     selection=[restored_slice],
     config={"ops": {"restored_slice": {"config": {"action": RestoreAction.DRILL.name}}}},

@@ -1,4 +1,4 @@
-"""The two partitionings, how their keys become the domain's quarters and weeks, and what all assets have in common."""
+"""The partitions of the assets (fiscal quarters and weeks), and their groups, owners, kinds and pools in the UI."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,8 @@
-"""The assets that prove and approve: a week at a consistent cut, a quarter at one cut, and a person's sign-off."""
+"""The assets that prove and approve: a week validated, a quarter reconciled, and the sign-off.
+
+Both sides are compared at a consistent cut while the applications go on writing: one week at a cut of its own, or all
+weeks of a quarter at one cut. Then a named person signs the quarter off.
+"""
 
 import time
 from collections.abc import Iterator
@@ -58,10 +62,9 @@ class ValidatedSliceConfig(dg.Config):
     """Whether to compare only, or to repair what differs and then compare."""
 
     action: ValidationAction = Field(
-        default=ValidationAction.VALIDATE,
-        description="VALIDATE compares both sides; REPAIR mends what differs, then compares.",
+        default=ValidationAction.VALIDATE, description="VALIDATE compares; REPAIR repairs what differs, then compares."
     )
-    dry_run: bool = Field(default=True, description="Of a repair: only say what it would do.")
+    dry_run: bool = Field(default=True, description="Only show what a repair would do. No effect on a validation.")
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)
 
@@ -235,8 +238,7 @@ def _difference(done: Reconciled) -> str:
 class SignOffConfig(dg.Config):
     """Who approves, and what that person adds."""
 
-    approved_by: str = Field(description="The person's name.")
-
+    approved_by: str = Field(description="The name of the person who approves.")
     note: str = Field(default="", description="Anything that belongs to the approval.")
 
 

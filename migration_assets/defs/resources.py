@@ -1,4 +1,4 @@
-"""What assets, schedules and sensors are given to work with, and the fields with which a person confirms a deed."""
+"""The resources of assets, schedules and sensors, and the launchpad's fields for confirming deletions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

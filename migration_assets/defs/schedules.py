@@ -1,4 +1,8 @@
-"""What Dagster does by the clock: validation in rotation, and retention."""
+"""Work that Dagster starts by itself: the rotating validation of weeks under CDC, and archiving by age.
+
+`ongoing_validation` is a schedule, `retention` a sensor that looks every quarter of an hour; both are stopped until a
+person starts them.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +67,7 @@ def ongoing_validation(
                 record.week,
                 record.base.rows if record.base else 0,
                 record.validated.at if record.validated else None,
-                busy=record.working or record.week.key in on_their_way,
+                busy=record.working or record.week.key in running,
             )
             for record in seen.weeks
         ],

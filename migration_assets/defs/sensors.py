@@ -1,4 +1,9 @@
-"""What Dagster watches: the change stream, the quarters ahead, and runs that failed."""
+"""The sensors that run from the first day: watch the change stream, open quarters ahead of need, report failed runs.
+
+- `change_stream_monitor` looks at the stream every half minute, keeps each look and raises alerts.
+- `quarter_opener` adds the partition keys of the next quarters and launches the runs that open them.
+- `run_failure_alert` sends asset, partition and the first lines of the error of a failed run, without secrets.
+"""
 
 import json
 import re

@@ -1,7 +1,7 @@
-"""How figures, proofs, looks and cutovers appear in Dagster: metadata, check results, observations.
+"""How copies, comparisons, looks at the stream and cutovers are shown in Dagster: metadata, check results, live logs.
 
-Numbers are numbers, so that Dagster plots them over partitions and over time. Of rows that differ, keys and columns are
-shown, never values.
+Numbers stay numbers, so that Dagster plots them over partitions or time. Rows that differ are shown by their keys and
+column names, never by their values.
 """
 
 import time

@@ -1,4 +1,7 @@
-"""The assets of a week's way into the base: its place, what is to be moved, and the copy that is proven equal."""
+"""The assets of a copy: the quarter's partitions in the base, a week measured on the legacy, and the week copied.
+
+The copy is proven equal to the legacy as the legacy was in the copy's own snapshot.
+"""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -82,7 +85,7 @@ class LegacySliceConfig(dg.Config):
     """How to measure the week."""
 
     exact: bool = Field(
-        default=False, description="Read the slice to count rows and bytes, instead of asking the planner."
+        default=False, description="Read the week to count rows and bytes, instead of using the planner's estimate."
     )
 
 
@@ -122,12 +125,10 @@ class SliceAction(Enum):
 class MigratedSliceConfig(dg.Config):
     """Whether to copy the week, or only to read the base again and compare it with the copy's fingerprint."""
 
-    VERIFY makes sense until the week is under CDC; from then on `validated_slice` compares it with the legacy itself.
-    """
-
     action: SliceAction = Field(
         default=SliceAction.COPY,
-        description="COPY copies the week; VERIFY only reads the base again and compares it with the copy.",
+        description="COPY copies the week. VERIFY reads the base again and compares it with the copy's fingerprint,"
+        " until the week is under CDC; from then on validated_slice compares it with the legacy itself.",
     )
     confirm_deletes: dict[str, int] = Field(default={}, description=CONFIRM)
     confirm: str = Field(default="", description=CODE_OF_REFUSAL)

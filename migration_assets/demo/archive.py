@@ -143,9 +143,9 @@ def tell_archive(console: Console, migration: Migration, pool: ProcessPoolExecut
     story.rows = sum(one.native.rows for one in archives)
     story.archive_bytes = sum(one.bytes for one in archives)
     story.leaf_bytes = sum(bytes_of(record) for record in records)
-    with console.status(f"What stands in the way of {OLD.key}, and the codes that its leaving asks for"):
-        leave = _leave(migration, *weeks)
-    story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, leave)
+    with console.status(f"Examining whether {OLD.key} may be retired, and getting the codes for it"):
+        config = _retire_config(migration, *weeks)
+    story.retired = _each(console, f"Retiring {OLD.key}", "retire_slices", weeks, pool, story, config)
     console.print(
         f"{OLD.key}: {story.archived} weeks in Parquet, read again by DuckDB, {story.retired} retired from the base:"
         f" {story.leaf_bytes / 1e6:,.1f} MB of leaves became {story.archive_bytes / 1e6:,.1f} MB."

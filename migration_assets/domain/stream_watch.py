@@ -421,9 +421,9 @@ NEXT_STEPS: Mapping[ProblemCode, str] = {
     ProblemCode.COLUMNS_DIFFER: "run the statements named here, or make the same change on the base's table; then the"
     " stream goes on" + _TO_FIT,
     ProblemCode.RIGHTS_MISSING: "grant the rights named here again; the stream then goes on by itself",
-    ProblemCode.LEAF_MISSING: "run the statements named here if nothing was written to what was detached, and the stream"
-    " goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream with"
-    " rebuild set, which brings every row back",
+    ProblemCode.LEAF_MISSING: "run the statements named here if nothing was written to what was detached, and the"
+    " stream goes on by itself; for what is gone materialize quarter_partitions for its quarter, then change_stream"
+    " with rebuild set, which brings every row back",
     ProblemCode.UPDATES_REFUSED: "run the statements named here at once, on that side: until then its changes fail",
     ProblemCode.FOREIGN_SLOT_STANDS: "see that its subscriber has the tables that `migration-assets preflight` names"
     " at foreign_publication, and read its server log: until then the legacy keeps WAL for it without end",

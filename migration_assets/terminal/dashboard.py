@@ -1,7 +1,7 @@
-"""The command `status`, once or live.
+"""The command `status`, and its live dashboard with `--watch`.
 
-The live dashboard shows the weeks as a grid, work in progress, problems, the lag, and what the cuts cost. It outlives a
-base that goes away and comes back.
+The dashboard shows the weeks as a grid (a row per quarter, a cell per week, then a legend), what goes on, what is
+wrong, the lag, and what the cuts cost. It looks at the base repeatedly and goes on when the base goes away and returns.
 """
 
 import queue
@@ -68,7 +68,6 @@ _WRONG, _AT_WORK, _ALERTS, _CUTS = 4, 6, 4, 5
 # Lines that the page needs besides the grid's rows and the lists. The table of cuts may be cut off at the bottom.
 _FURNITURE = 12
 _ENDLESS = 1000
-_TIMEOUTS = Timeouts(lock=2_000, statement=10_000)
 # For a frozen base, which neither answers nor closes the connection.
 _PATIENCE_SECONDS = 5.0
 _REDRAW_SECONDS = 0.25
@@ -293,11 +292,6 @@ def _cuts(overview: Overview, shown: int) -> RenderableType:
             milliseconds(cut.reached_ms), held,
         )  # fmt: skip
     return table
-
-
-# A base that is frozen neither answers nor breaks the connection.
-_PATIENCE_SECONDS = 5.0
-_REDRAW_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
