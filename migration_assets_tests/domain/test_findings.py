@@ -18,7 +18,7 @@ def test_one_that_waits_says_which_command_accepts_it() -> None:
     (waiting,) = with_acceptances([_KEY], [])
     assert blocking([waiting])
     assert waiting.remedy == (
-        "drop it. Or, where somebody answers for it as it is:"
+        "drop it. Or, if a person takes responsibility for it as it is:"
         " migration-assets accept incoming_foreign_key 'inv fk' --by NAME --reason TEXT"
     )
 
