@@ -152,7 +152,7 @@ class Throttle:
             return self._judge(self._measure())
         except psycopg.Error as error:
             # The copy's own sessions will find out what is wrong; the throttle must not be what stops it.
-            log.warning("the throttle could not look, and holds nothing back: %s", told(error))
+            log.warning("the throttle could not measure the load, and lets the copy go on: %s", told(error))
             self.close()
             return []
 

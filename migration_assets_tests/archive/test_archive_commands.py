@@ -124,7 +124,7 @@ def test_on_a_terminal_it_looks_by_itself_and_asks(run: Run, environment: dict[s
         shown = ""
         while "Code: " not in shown:
             shown += os.read(ours, 4096).decode()
-        [codes] = re.findall(r"To let them leave, type (\S+) \(good once, until [\d:]+ UTC\)", shown)
+        [codes] = re.findall(r"To retire them, type (\S+) \(good once, until [\d:]+ UTC\)", shown)
         assert codes.count(",") == 1, "one for each week"
         assert state_of(signed, WEEKS[9]) == "archived"
         os.write(ours, f"{codes}\n".encode())

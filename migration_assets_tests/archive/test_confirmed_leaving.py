@@ -152,7 +152,7 @@ def test_what_died_half_way_goes_on_without_a_code_into_quarantine_and_no_furthe
     assert (state_of(soon, week), spent(soon, code)) == ("retired", True)
     looked = retire_week(soon, week)
     assert (looked.step, looked.confirmation) == (Step.DETACHING, None)
-    assert "asks for no code" in told(looked)
+    assert "needs no code" in told(looked)
     assert leave(soon, week).step is Step.QUARANTINED, "that it is dropped nobody has said"
     refused(soon, week, code, "this confirmation code was used at")
     drop = code_to_retire(soon, week)

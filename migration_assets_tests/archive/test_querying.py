@@ -247,7 +247,7 @@ def test_a_week_that_cannot_be_read_stops_the_questions_that_need_it_and_no_othe
             "SELECT id FROM amenity_bookings WHERE booked_at > '2024-04-10' AND booked_at < '2024-04-11'",
             "SELECT fiscal_week, count(*) FROM amenity_bookings GROUP BY ALL",
         ):
-            with pytest.raises(ArchiveError, match=r"FY25-Q2\|W02 is in its archive alone, and cannot be read: "):
+            with pytest.raises(ArchiveError, match=r"FY25-Q2\|W02 is in its archive alone, which cannot be read: "):
                 ask(split, needs_it)
         for needs_it_not in (
             "SELECT count(*) FROM amenity_bookings WHERE fiscal_week IN ('W04', 'W05')",

@@ -37,7 +37,7 @@ def test_a_lock_on_the_legacy_costs_time_and_no_week(databases: Urls, exact: boo
     with psycopg.connect(ground.databases.legacy_url) as holder:
         holder.execute("LOCK TABLE bookings IN ACCESS EXCLUSIVE MODE")
         releases = _Releases(holder, "measuring of FY25-Q2|W05: try 1 of 3 failed")
-        log = logging.getLogger("migration_assets.copying.weeks")
+        log = logging.getLogger("migration_assets.ledger.steps")
         log.addHandler(releases)
         try:
             measure = measure_week(migration, week(5), exact=exact)

@@ -115,7 +115,7 @@ def test_a_step_that_lost_the_stream_before_it_changed_anything_changes_nothing_
         go_on(child)
         ended = child.wait()
         assert ended.failed, ended.said
-        assert "somebody let it go on" in str(ended.said), ended.said
+        assert "another step let the stream go on" in str(ended.said), ended.said
         judge.require_gone()
         judge.back(step, "again", ended)
     judge.conclude("copy")

@@ -52,7 +52,9 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     done = run(f"cutover --approved-by Ada --for-real {confirm_in(rehearsed)}")
     assert done.exit_code == 0, done.output
     assert "The base is in charge" in done.output
-    assert "cutover: drained: lets everything arrive" in done.output, "live, line by line where nobody looks"
+    assert "cutover: drained: waits until every change has arrived" in done.output, (
+        "live, line by line where nobody looks"
+    )
     again = run("cutover --approved-by Ada --for-real")
     assert again.exit_code == 1
     assert "the base is in charge already" in again.output
@@ -63,7 +65,7 @@ def test_rehearsed_cut_over_rolled_back_and_listed(ready: Offered) -> None:
     assert "guests" in shown.output
     assert "`migration-assets repair-legacy FY25-Q2 W01 --apply` repairs it" in shown.output
     mended = run("repair-legacy FY25-Q2 W01 --apply")
-    assert lines_of(mended, "repair-legacy --undo [0-9]+` takes all of it back"), mended.output
+    assert lines_of(mended, "repair-legacy --undo [0-9]+` undoes all of it"), mended.output
     assert "Every row of the legacy is in a week" in run("repair-legacy --outside").output
 
     look = run("rollback")
@@ -141,7 +143,7 @@ def test_in_a_terminal_the_states_are_drawn_while_they_last_and_ctrl_c_is_answer
     ):
         os.close(slave)
         seen = b""
-        while b"lets everything arrive" not in seen:
+        while b"waits until every change has arrived" not in seen:
             seen += os.read(master, 4096)
         ready.until_it_stays()
         process.send_signal(signal.SIGINT)

@@ -218,7 +218,7 @@ def test_preflight_names_a_second_schema_like_ours(empty: CutoverGround) -> None
     ground.run("base", "CREATE SCHEMA brought", "CREATE TABLE brought.markers (LIKE migration.markers INCLUDING ALL)")
     found = blocking(run_preflight(ground.databases, ground.spec, ground.calendar, plan=_PLAN))
     (one,) = [one for one in found if one.code == "own_schema"]
-    assert "keeps its own in schema brought, too" in one.evidence
+    assert "this program also has objects in schema brought" in one.evidence
     assert "may it be dropped" in one.remedy
 
 

@@ -40,7 +40,7 @@ def test_rows_of_before_a_repair_go_by_their_age_and_then_it_is_not_taken_back(r
         assert ground.one("base", _IMAGES) == 3, "somebody takes it back at this moment"
     prune(ground)
     assert ground.one("base", _IMAGES) == 0
-    with pytest.raises(LedgerError, match=rf"of repair {repair_id} the rows .* were removed at .*REPAIR_IMAGE_DAYS"):
+    with pytest.raises(LedgerError, match=rf"the row images of repair {repair_id} were removed at .*REPAIR_IMAGE_DAYS"):
         ground.undo(repair_id)
     ground.assert_same()
     assert ground.one("base", "SELECT missing FROM migration.repairs") == 3, "that it was done stays known"

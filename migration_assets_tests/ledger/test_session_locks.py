@@ -207,7 +207,7 @@ def test_whoever_has_no_row_any_more_has_no_lock_and_takes_none_away(ground: Gro
             wait_for(lambda: ground.queue(_STREAM) == 2, "it waits")
             ground.run("base", "TRUNCATE migration.session_locks")
             waiting.join(patience(30))
-            assert "removed the row of this session" in str(raised[0])
+            assert "the waiting row of this session was removed" in str(raised[0])
             stack.enter_context(session_lock(second, _STREAM, refuse))
             # The first one, which lets go now, has the number that the second has.
             stack.enter_context(session_lock(second, "another", refuse))
@@ -321,7 +321,7 @@ def test_a_ledger_is_not_upgraded_while_a_program_with_the_older_locks_is_at_wor
             older.execute("SELECT pg_advisory_lock(71004, 5)")
             with pytest.raises(LedgerError, match=f"is at work: backend {older.info.backend_pid}") as caught:
                 ensure_ledger(base)
-            assert caught.value.state_left == "the ledger is as it was"
+            assert caught.value.state_left == "the ledger is unchanged"
             assert ground.one("base", "SELECT max(version) FROM migration.schema_versions") == 10
         # Whoever has lost the trigger by which the worker waited at markers was told so, and need not make it anew.
         base.execute("DROP TRIGGER wait_at_marker ON migration.markers")

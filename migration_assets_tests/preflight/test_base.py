@@ -50,7 +50,7 @@ def test_a_function_that_a_default_calls_and_the_base_lacks_is_found_by_the_rehe
     finding = patient.examine().one("ddl_rehearsal")
     assert finding.severity is Severity.BLOCKING
     assert "function public.lucky() does not exist" in finding.evidence
-    assert "functions and collations are not carried" in finding.remedy
+    assert "functions and collations are not copied" in finding.remedy
     assert catalogue_counts(patient.ground.databases.base_url) == before
 
 
