@@ -156,7 +156,7 @@ def read_pack_facts(
         ).fetchone(),
         "the versions",
     )
-    begun = min((record.copied.copied_at for record in slices if record.copied), default=None) if quarter else None
+    begun = min((record.copied_at for record in slices if record.copied_at), default=None) if quarter else None
     return PackFacts(
         relation=relation,
         control_column=spec.control_column,
@@ -201,7 +201,7 @@ def _quarter(
                 base=there,
                 compared_at=at,
                 marker=marker,
-                copied_at=copied.copied_at if copied else None,
+                copied_at=record.copied_at,
                 copy_seconds=copied.seconds.get("total") if copied else None,
                 copy_bytes=copied.table_bytes if copied else None,
                 comparisons=comparisons,

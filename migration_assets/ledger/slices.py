@@ -37,7 +37,6 @@ class NewestCopy:
     `seconds` has those of each phase, some of which run side by side, and `total`: from the snapshot to the record.
     """
 
-    copied_at: datetime
     snapshot_lsn: str
     snapshot_at: datetime
     wire_bytes: int
@@ -100,6 +99,7 @@ class SliceRecord:
         base: Its newest fingerprint in the base.
         definitions: How both tables were defined when these were taken.
         changed_at: When a step last changed its rows.
+        copied_at: When the leaf got the rows: by the newest copy, or by joining the stream without one.
         copied: None where it was never copied.
         verified: None where its copy was not read again.
         validated: None where it was not compared at a cut since its rows were copied.
@@ -122,6 +122,7 @@ class SliceRecord:
     base: Fingerprint | None
     definitions: Definitions | None
     changed_at: datetime | None
+    copied_at: datetime | None
     copied: NewestCopy | None
     verified: NewestReread | None
     validated: NewestValidation | None
@@ -219,7 +220,7 @@ def _record(row: dict[str, Any]) -> SliceRecord:
         "legacy": fingerprint("legacy"),
         "base": fingerprint("base"),
         "definitions": Definitions.from_json(row["definitions"]),
-        "copied": _part(NewestCopy, row, "", tells="copied_at"),
+        "copied": _part(NewestCopy, row, "", tells="snapshot_lsn"),
         "verified": _part(NewestReread, row, "verified_", tells="verified_at"),
         "validated": _part(NewestValidation, row, "validated_", tells="validated_at"),
         "released": _part(Release, row, "released_", tells="released_at"),

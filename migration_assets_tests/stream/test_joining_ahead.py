@@ -44,7 +44,8 @@ def test_bookings_of_a_quarter_that_joined_ahead_arrive_from_their_first_second(
     assert {(one.legacy, one.base) for one in joined.weeks} == {(EMPTY, EMPTY)}
     record = streamed.record(1, _NEXT)
     assert (record.state, record.under_cdc, validation_of(record).equal) == (SliceState.STREAMING, True, True)
-    assert record.copied is not None
+    # It got its rows by joining, and no copy: what shows a copy's figures has none of it.
+    assert (record.copied, record.copied_at is not None) == (None, True)
     assert (attempt_of(record).action, attempt_of(record).outcome) == ("join", "succeeded")
     streamed.run(
         "legacy",
