@@ -64,6 +64,7 @@ from migration_assets.retirement.quarantine import (
     place_of,
     size_of,
 )
+from migration_assets.stream.cut import STREAM_LOCK_MS
 from migration_assets.stream.plan import StreamPlan
 from migration_assets.stream.releasing import release_weeks
 from migration_assets.stream.servers import require_servers
@@ -199,8 +200,6 @@ def drop(
     retry_locked(look_and_drop, patience_seconds=plan.limits.cut_patience_seconds)
 
 
-# A joining quarter keeps the stream's lock for as long as truing up its rows takes.
-_STREAM_LOCK_MS = 600_000
 _BACK = Step.RETURNED
 
 
@@ -315,7 +314,7 @@ def retire_slice(
                 return found
             archive = _require_allowed(call, base, record, found)
         call.confirm(base, looked=True)
-        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
+        set_limits(base, lock=STREAM_LOCK_MS, whole_session=True)
         # Until the slice is `retired`, so that a step that computes a filter has it in the filter or knows that it is
         # gone.
         with stream_lock(base, plan.relation, lock=StreamLock.START):

@@ -201,7 +201,7 @@ def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms:
 
 _WORKER_ENDS_SECONDS = 60.0
 # A pause or a join of a whole quarter keeps the stream's lock for as long as copying its rows takes.
-_STREAM_LOCK_MS = 600_000
+STREAM_LOCK_MS = 600_000
 
 
 @dataclass(frozen=True)
@@ -379,4 +379,4 @@ def _gate(plan: StreamPlan, holder: Connected, marker: int) -> AbstractContextMa
 
 
 def _holding(plan: StreamPlan) -> Timeouts:
-    return Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
+    return Timeouts(lock=STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)

@@ -31,7 +31,7 @@ from migration_assets.ledger.stream_parts import note_publication
 from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
 from migration_assets.stream.buckets import same_table
 from migration_assets.stream.claims import PublicationChange, claimed
-from migration_assets.stream.cut import paused_stream
+from migration_assets.stream.cut import STREAM_LOCK_MS, paused_stream
 from migration_assets.stream.joining_ahead import (
     in_root,
     joins,
@@ -70,7 +70,6 @@ from migration_assets.stream.subscription import (
 from migration_assets.stream.true_up import Joining, OnWeek, TruedUp
 from migration_assets.stream.way import require_way
 
-_STREAM_LOCK_MS = 600_000
 _SLICE_LOCK_MS = 5_000
 
 
@@ -133,7 +132,7 @@ def join_stream(
         psycopg.OperationalError: The base's server does not reach the legacy; no slot is left there.
     """
     started = time.monotonic()
-    timeouts = Timeouts(lock=_STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
+    timeouts = Timeouts(lock=STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
         base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
@@ -146,7 +145,7 @@ def join_stream(
             records = in_root(base, plan) if whole_root else _under_cdc(base, plan)
         set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
         held = stack.enter_context(slice_locks(base, records))
-        set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
+        set_limits(base, lock=STREAM_LOCK_MS, whole_session=True)
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))
         description = same_table(plan, legacy, base)
         # Checked early: later it would fail in the middle, after the old stream was cleared away.

@@ -3,7 +3,6 @@
 `make reference` writes them; `test_reference` says when they are stale.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from html import escape
 
@@ -90,18 +89,17 @@ def assets_picture() -> str:
 
 
 def imports_picture() -> str:
-    """A square for each pair: the folder of the row imports the folder of the column so often."""
-    counted: Counter[tuple[str, str]] = Counter()
+    """A square for each pair of folders of which the one of the row imports the one of the column."""
+    found: set[tuple[str, str]] = set()
     for path in FILES:
         here = layer_of(path)
         for name in imported(parsed(path)):
             package, _, rest = name.partition(".")
             there = rest.split(".")[0]
             if package == ROOT.name and there and here not in {there, "__init__"}:
-                counted[here, there] += 1
+                found.add((here, there))
     size, left, top = 26, 120, 110
     names = list(HOUSE)
-    most = max(counted.values())
     parts: list[str] = []
     for place, name in enumerate(names):
         middle = top + place * size + size // 2
@@ -110,19 +108,18 @@ def imports_picture() -> str:
         parts.append(f'<text transform="translate({across + 4} {top - 8}) rotate(-60)">{name}</text>')
     for row, here in enumerate(names):
         for column, there in enumerate(names):
-            x, y, many = left + column * size, top + row * size, counted[here, there]
+            x, y = left + column * size, top + row * size
             shade = "#cfd8dc" if row == column else "#fff"
-            opacity = 0.0 if not many else 0.25 + 0.75 * (many / most) ** 0.5
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{size}" height="{size}" style="fill:{shade};stroke:#eceff1"/>'
                 + (
                     f'<rect x="{x + 3}" y="{y + 3}" width="{size - 6}" height="{size - 6}" rx="4"'
-                    f' style="fill:#37474f;fill-opacity:{opacity:.2f};stroke:none"/>'
-                    if many
+                    ' style="fill:#546e7a;stroke:none"/>'
+                    if (here, there) in found
                     else ""
                 )
             )
-    said = "Rows import columns; darker squares import more. Nothing lies right of the diagonal: imports go down only."
+    said = "Rows import columns. Nothing lies right of the diagonal: imports go down only."
     foot = top + len(names) * size + 24
     parts.append(f'<text class="small" x="20" y="{foot}">{said}</text>')
     return _svg(max(left + len(names) * size + 70, 620), foot + 16, "Which folder imports which", *parts)
