@@ -24,6 +24,7 @@ from migration_assets.ledger.slices import SliceRecord, read_slices, slice_locks
 from migration_assets.ledger.stream import StreamLock, StreamNames, names_of, stream_lock
 from migration_assets.postgres.server_messages import told
 from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
+from migration_assets.stream.plan import SLICE_LOCK_MS
 from migration_assets.stream.running import require_stream
 
 # The steps give up by themselves a little earlier; the watchdog is for steps that hang.
@@ -143,7 +144,6 @@ class Deadline:
 
 # A step on the stream may take long; nobody is held while we wait for it.
 _STREAM_LOCK_MS = 60_000
-_SLICE_LOCK_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -247,9 +247,9 @@ def stream_to_ourselves(base: Connected, plan: CutoverPlan) -> Generator[None]:
     with ExitStack() as stack:
         set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
-        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
+        set_limits(base, lock=SLICE_LOCK_MS, whole_session=True)
         stack.enter_context(slice_locks(base, read_slices(base, plan.relation)))
         set_limits(base, lock=_STREAM_LOCK_MS, whole_session=True)
         stack.enter_context(stream_lock(base, plan.relation))
-        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
+        set_limits(base, lock=SLICE_LOCK_MS, whole_session=True)
         yield

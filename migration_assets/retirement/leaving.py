@@ -64,12 +64,10 @@ from migration_assets.retirement.quarantine import (
     place_of,
     size_of,
 )
-from migration_assets.stream.cut import STREAM_LOCK_MS
-from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.plan import SLICE_LOCK_MS, STREAM_LOCK_MS, StreamPlan
 from migration_assets.stream.releasing import release_weeks
 from migration_assets.stream.servers import require_servers
 
-SLICE_LOCK_MS = 5_000
 SHORT_LOCK_MS = 200
 
 

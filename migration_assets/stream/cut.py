@@ -200,8 +200,6 @@ def _no_moment(plan: StreamPlan, legacy: LegacySessions, tries: int, longest_ms:
 
 
 _WORKER_ENDS_SECONDS = 60.0
-# A pause or a join of a whole quarter keeps the stream's lock for as long as copying its rows takes.
-STREAM_LOCK_MS = 600_000
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ def paired_snapshots(
         psycopg.Error: A session was lost; nothing was changed.
     """
     with ExitStack() as stack:
-        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:cut", _holding(plan)))
+        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:cut", plan.limits.stream_timeouts()))
         require_not_barred(holder, plan.relation)
         reader = stack.enter_context(plan.databases.session("base", f"{purpose}:snapshot", plan.limits.timeouts()))
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
@@ -313,7 +311,7 @@ def paused_stream(
     """
     intent = StreamStatus.JOINING if as_join else StreamStatus.PAUSED
     with ExitStack() as stack:
-        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:pause", _holding(plan)))
+        holder = stack.enter_context(plan.databases.session("base", f"{purpose}:pause", plan.limits.stream_timeouts()))
         require_not_barred(holder, plan.relation)
         legacy = stack.enter_context(legacy_sessions(plan, purpose))
         stack.enter_context(stream_lock(holder, plan.relation))
@@ -376,7 +374,3 @@ def _after_failure(holder: Connected, stream: StreamRecord, error: BaseException
 
 def _gate(plan: StreamPlan, holder: Connected, marker: int) -> AbstractContextManager[Callable[[], None]]:
     return marker_gate(holder, MARKER_TABLE, plan.relation, marker, moment_seconds=plan.limits.cut_patience_seconds)
-
-
-def _holding(plan: StreamPlan) -> Timeouts:
-    return Timeouts(lock=STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)

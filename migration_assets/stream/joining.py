@@ -28,10 +28,10 @@ from migration_assets.ledger.stream import (
     stream_names,
 )
 from migration_assets.ledger.stream_parts import note_publication
-from migration_assets.postgres.sessions import Connected, Timeouts, set_limits
+from migration_assets.postgres.sessions import Connected, set_limits
 from migration_assets.stream.buckets import same_table
 from migration_assets.stream.claims import PublicationChange, claimed
-from migration_assets.stream.cut import STREAM_LOCK_MS, paused_stream
+from migration_assets.stream.cut import paused_stream
 from migration_assets.stream.joining_ahead import (
     in_root,
     joins,
@@ -50,7 +50,7 @@ from migration_assets.stream.legacy_side import (
     replica_identity,
     row_filter,
 )
-from migration_assets.stream.plan import StreamPlan
+from migration_assets.stream.plan import SLICE_LOCK_MS, STREAM_LOCK_MS, StreamPlan
 from migration_assets.stream.running import require_not_barred, require_running, require_stream
 from migration_assets.stream.servers import look_at_servers, note_pair, require_same_servers
 from migration_assets.stream.slots import (
@@ -69,8 +69,6 @@ from migration_assets.stream.subscription import (
 )
 from migration_assets.stream.true_up import Joining, OnWeek, TruedUp
 from migration_assets.stream.way import require_way
-
-_SLICE_LOCK_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,9 @@ def join_stream(
         psycopg.OperationalError: The base's server does not reach the legacy; no slot is left there.
     """
     started = time.monotonic()
-    timeouts = Timeouts(lock=STREAM_LOCK_MS, statement=plan.limits.statement_seconds * 1000, idle_in_transaction=0)
     label = quarter.key if quarter else "all"
     with ExitStack() as stack:
-        base = stack.enter_context(plan.databases.session("base", f"{label}:join", timeouts))
+        base = stack.enter_context(plan.databases.session("base", f"{label}:join", plan.limits.stream_timeouts()))
         require_not_barred(base, plan.relation, mending=rebuild)
         # Two quarters that begin at once would each publish the weeks that they know of, without the other quarter's.
         stack.enter_context(stream_lock(base, plan.relation, lock=StreamLock.START))
@@ -143,7 +140,7 @@ def join_stream(
             records = _wanted(base, plan, quarter)
         else:
             records = in_root(base, plan) if whole_root else _under_cdc(base, plan)
-        set_limits(base, lock=_SLICE_LOCK_MS, whole_session=True)
+        set_limits(base, lock=SLICE_LOCK_MS, whole_session=True)
         held = stack.enter_context(slice_locks(base, records))
         set_limits(base, lock=STREAM_LOCK_MS, whole_session=True)
         legacy = stack.enter_context(plan.databases.session("legacy", f"{label}:join"))

@@ -1,7 +1,7 @@
 """The plan of work on the change stream: which stream, and how patiently and gently the work is done."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from migration_assets.domain.confirmation import DeletionLimit, Deletions
 from migration_assets.domain.fiscal_calendar import FiscalCalendar, FiscalWeek
@@ -9,6 +9,11 @@ from migration_assets.domain.table_spec import TableSpec
 from migration_assets.postgres.sessions import Databases, Timeouts
 from migration_assets.runtime import Migration
 from migration_assets.settings import MigrationSettings
+
+# A pause or a join of a whole quarter keeps the stream's lock for as long as copying its rows takes.
+STREAM_LOCK_MS = 600_000
+# Who holds a week's lock works on that week and may do so for hours: it is not waited for.
+SLICE_LOCK_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,10 @@ class StreamLimits:
     def timeouts(self) -> Timeouts:
         """Timeouts of sessions that read whole slices, or that stay idle in a transaction while others do."""
         return Timeouts(lock=10_000, statement=self.statement_seconds * 1000, idle_in_transaction=0)
+
+    def stream_timeouts(self) -> Timeouts:
+        """Timeouts of sessions that wait for the stream's lock and keep it for the whole step."""
+        return replace(self.timeouts(), lock=STREAM_LOCK_MS)
 
     @classmethod
     def of(cls, settings: MigrationSettings) -> "StreamLimits":
